@@ -1,0 +1,33 @@
+"""`python -m hpc_localsgd COMMAND`: everything beside training."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "train": ("hpc_localsgd.train", "train; the same as python -m hpc_localsgd.train"),
+    "plan": ("hpc_localsgd.plan_command", "what a run would do and cost, before it starts"),
+    "doctor": ("hpc_localsgd.environment.doctor", "check this machine, environment and launcher"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hand over to a command; returns its exit status."""
+    command, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    if command in ("-h", "--help"):
+        print("usage: python -m hpc_localsgd COMMAND [options]\n")
+        print("\n".join(f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()))
+        return 0
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        guess = f" - did you mean {near[0]!r}?" if near else ""
+        print(f"unknown command {command!r}{guess} ({', '.join(COMMANDS)})", file=sys.stderr)
+        return 2
+    return int(import_module(COMMANDS[command][0]).main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What an algorithm is: the exchange at the end of a round, and what is done with its result.
+
+An algorithm is a frozen dataclass: its fields are hyper-parameters with the paper's defaults, its
+`repr` is the legend of a figure. What it remembers between rounds is an explicit state of tensors
+and plain values that it returns. It never asks where the workers live.
+
+The rows x and g are the run's own storage: an algorithm works on them in place and returns them,
+as the collectives do, so that no method needs a second copy of the model unless its equation has
+one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hpc_localsgd.types import Footprint, Now, Rows, State, Vector
+    from hpc_localsgd.worlds.base import World
+
+
+class Algorithm(ABC):
+    """A method of distributed training.
+
+    Attributes:
+        ends_equal: Whether all workers are equal after every exchange, so that the model to
+            evaluate is there without asking anybody.
+    """
+
+    ends_equal = True
+
+    def init(self, x: Rows, world: World, model: Footprint) -> State:
+        """What the algorithm remembers before the first step.
+
+        Args:
+            x: [R, P], equal on all workers.
+            world: Who the workers are.
+            model: Lengths of the model's tensors.
+
+        Raises:
+            ConfigurationError: The algorithm cannot run with these workers; on all ranks alike.
+        """
+        del x, world, model
+        return {}
+
+    def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """The gradients [R, P] the local optimiser will use, from those of the batches."""
+        del world, now
+        return g, state
+
+    def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """The parameters [R, P] after a local step that does not end the round."""
+        del world, now
+        return x, state
+
+    @abstractmethod
+    def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """The parameters [R, P] the next round starts from. Called after the round's last step."""
+
+    def readout(self, x: Rows, state: State, world: World) -> Vector:
+        """The model to evaluate, [P]: the mean of all workers. A collective, not billed."""
+        del state
+        with world.ledger.unbilled():
+            return world.mean(x.clone())[0]
+
+    def resume(self, state: State, world: World) -> State:
+        """A saved state made whole again: exchanges that were under way are begun anew."""
+        del world
+        return state
+
+    @abstractmethod
+    def payload(self, model: Footprint, K: int, now: Now) -> int | np.ndarray:
+        """Bytes a worker asks to send in the round that `now` ends; [K] where workers differ.
+
+        Compared with the ledger by the contract test.
+        """

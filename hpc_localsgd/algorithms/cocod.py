@@ -1,0 +1,52 @@
+"""CoCoD-SGD: the average computed while the next round runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.algorithms.base import Algorithm
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.worlds.base import World
+
+
+@dataclass(frozen=True)
+class CoCoD(Algorithm):
+    """Computation and communication decoupled: the average of the last exchange, one round late.
+
+        x_k <- A + (x_k - sent_k)        A = mean_j sent_j, under way since the last exchange
+        sent_k <- x_k                    begin mean_j sent_j
+
+    Source: Shen et al., Faster distributed deep net training, IJCAI 2019.
+    Here differs: the last exchange of the run is waited for, so that all workers end equal.
+    Sends: P numbers per worker and round, hidden behind the next round.
+    Equals: LocalSGD when K = 1.
+    """
+
+    ends_equal = False
+
+    def init(self, x: Rows, world: World, model: Footprint) -> State:
+        """Nothing is under way: all workers are equal."""
+        del x, world, model
+        return {"sent": None, "begun": None}
+
+    def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """The late average plus what the round itself did; then begin the next one."""
+        if state["begun"] is not None:
+            x.sub_(state["sent"]).add_(state["begun"].wait())
+        if now.last:
+            return world.mean(x), {"sent": None, "begun": None}
+        return x, {"sent": x.clone(), "begun": world.begin_mean(x)}
+
+    def resume(self, state: State, world: World) -> State:
+        """Begin the average under way anew, from what was sent."""
+        if state["sent"] is None:
+            return state
+        return {**state, "begun": world.begin_mean(state["sent"])}
+
+    def payload(self, model: Footprint, K: int, now: Now) -> int:
+        """One copy of the parameters a round."""
+        del K, now
+        return model.nbytes

@@ -1,0 +1,65 @@
+"""D2 (exact diffusion): decentralised SGD without the bias of unequal data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.plan.topology import Topology, lambda_min, lazy, ring, vectors_sent
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.worlds.base import World
+
+
+@dataclass(frozen=True)
+class D2(Algorithm):
+    """Exact diffusion; y is where the local steps of a round lead from x.
+
+        x(s+1) <- W (y(s) + x(s) - y(s-1))        x(1) <- W y(0)
+
+    For one step of plain SGD, y = x - lr g, this is W (2 x(s) - x(s-1) - lr g(s) + lr g(s-1)).
+
+    Source: Tang et al., D2, ICML 2018; Yuan et al., exact diffusion, 2019.
+    Here differs: written with y, so that any local optimiser and several local steps fit.
+    Needs: a symmetric W that does not change, with lambda_min > -1/3: lazy(of=...) has it.
+    Sends: P numbers per neighbour and round.
+    Equals: LocalSGD(average="parameters") on the complete graph.
+
+    Attributes:
+        topology: Who mixes with whom; (I + W) / 2 of a ring by default.
+    """
+
+    ends_equal = False
+
+    topology: Topology = field(default_factory=lambda: lazy(of=ring()))
+
+    def init(self, x: Rows, world: World, model: Footprint) -> State:
+        """`x` [R, P], the beginning of the round, and `y` [R, P] of the round before."""
+        del model
+        if self.topology.period(world.size) != 1:
+            raise ConfigurationError(f"d2 needs a graph that does not change, not {self.topology}")
+        least = lambda_min(self.topology.matrix(world.size))
+        if least <= -1 / 3 + 1e-9:
+            raise ConfigurationError(
+                f"d2 needs a topology with lambda_min > -1/3, and {self.topology} of {world.size} "
+                f"workers has {least:.3g}: use lazy(of={self.topology})"
+            )
+        return {"x": x.clone(), "y": x.clone()}
+
+    def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """The corrected mix of the neighbourhood."""
+        start, y = state["x"], state["y"]
+        corrected = start.sub_(y)  # 0 in the first round
+        y.copy_(x)
+        x = world.mix(x.add_(corrected), self.topology.matrix(world.size, now.s))
+        start.copy_(x)
+        return x, state
+
+    def payload(self, model: Footprint, K: int, now: Now) -> np.ndarray:
+        """One copy of the parameters for each neighbour, [K]."""
+        return vectors_sent(self.topology.matrix(K, now.s)) * model.nbytes

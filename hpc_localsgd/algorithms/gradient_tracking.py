@@ -1,0 +1,68 @@
+"""Gradient tracking: every worker follows an estimate of the average gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.plan.topology import Topology, ring, vectors_sent
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.worlds.base import World
+
+
+@dataclass(frozen=True)
+class GradientTracking(Algorithm):
+    """Decentralised SGD along tracked gradients y, whose mean is always the mean gradient.
+
+        x(t+1) <- W (x(t) - lr y(t))        y(t+1) <- W (y(t) + g(t+1) - g(t)),    y(0) = g(0)
+
+    Source: Di Lorenzo & Scutari 2016; Nedic et al. 2017 (the adapt-then-combine form).
+    Here differs: the local optimiser takes y for its gradient, so momentum acts on y.
+    Needs: rounds of one step.
+    Sends: 2 P numbers per neighbour and step.
+    Equals: AllReduce on the complete graph, for SGD with or without momentum.
+
+    Attributes:
+        topology: Who mixes with whom.
+    """
+
+    ends_equal = False
+
+    topology: Topology = field(default_factory=ring)
+
+    def init(self, x: Rows, world: World, model: Footprint) -> State:
+        """`y` and `g` [R, P], the tracked and the last gradient; there are none yet."""
+        del x, model
+        self.topology.matrix(world.size)
+        return {"y": None, "g": None}
+
+    def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """The tracked gradients [R, P]."""
+        if now.H != 1:
+            raise ConfigurationError(
+                f"gradient_tracking mixes at every step, and a round has {now.H}: "
+                "use --schedule every --schedule.steps 1"
+            )
+        if state["y"] is None:
+            return g, {"y": g.clone(), "g": g.clone()}
+        y, last = state["y"], state["g"]
+        y.add_(g).sub_(last)
+        last.copy_(g)
+        world.mix(y, self.topology.matrix(world.size, now.s))
+        g.copy_(y)
+        return g, state
+
+    def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """The mix of the neighbourhood."""
+        return world.mix(x, self.topology.matrix(world.size, now.s)), state
+
+    def payload(self, model: Footprint, K: int, now: Now) -> np.ndarray:
+        """X and y for each neighbour, [K]; in the first step only x."""
+        vectors = vectors_sent(self.topology.matrix(K, now.s)) * (1 if now.t == 0 else 2)
+        return vectors * model.nbytes

@@ -1,0 +1,88 @@
+"""Hierarchical Local SGD: average within a node often, across nodes seldom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.worlds.base import World
+
+
+@dataclass(frozen=True)
+class Hierarchical(Algorithm):
+    """Two or more levels of averaging, each with its own period.
+
+        every round:                      x_k <- mean over the workers of k's block
+        every rounds[0] rounds:           x_k <- mean over the next larger block
+        every prod(rounds) rounds:        x_k <- mean over all K workers
+
+    The schedule gives H, the steps of a round; across all workers there is an exchange every
+    H x prod(rounds) steps, and one at the end of the run.
+
+    Source: Lin et al., ICLR 2020, section on hierarchical local SGD (two levels, H and H^b).
+    Here differs: any number of levels. An exchange at a level replaces those below it, since the
+        larger average contains the smaller.
+    Sends: P numbers per worker and round.
+    Equals: LocalSGD(average="parameters") when rounds = (1,).
+
+    Attributes:
+        blocks: Workers in a block at each level but the last, small to large, each dividing the
+            next and the last dividing K. Empty: the workers of one host.
+        rounds: For each level but the first, exchanges of the level below between two of its own.
+    """
+
+    ends_equal = False
+
+    blocks: Sequence[int] = ()
+    rounds: Sequence[int] = (4,)
+
+    def __post_init__(self) -> None:
+        if len(self.rounds) != max(1, len(self.blocks)) or min(self.rounds) < 1:
+            raise ConfigurationError(
+                f"hierarchical: {len(self.blocks) or 1} block sizes need as many periods of at "
+                f"least 1 round, got rounds={list(self.rounds)}"
+            )
+
+    def init(self, x: Rows, world: World, model: Footprint) -> State:
+        """`levels`: block sizes with the whole world last."""
+        del x, model
+        blocks = tuple(self.blocks) or (world.workers_per_host(),)
+        levels = (*blocks, world.size)
+        for small, large in zip(levels, levels[1:], strict=False):
+            if large % small:
+                raise ConfigurationError(
+                    f"hierarchical: blocks of {small} do not divide {large} workers; "
+                    "give block sizes that divide each other and the number of workers"
+                )
+        for block in levels:
+            world.ranks_of_block(block)
+        return {"levels": levels}
+
+    def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """The average over the largest block whose turn it is."""
+        return world.mean(x, state["levels"][self.level(now)]), state
+
+    def level(self, now: Now) -> int:
+        """Which level the round ends with: 0 is the smallest blocks, len(rounds) all workers."""
+        if now.last:
+            return len(self.rounds)
+        periods = accumulate(self.rounds, lambda a, b: a * b)
+        return sum((now.s + 1) % period == 0 for period in periods)
+
+    def payload(self, model: Footprint, K: int, now: Now) -> int:
+        """One copy of the parameters a round (nothing from a block of one)."""
+        alone = self.level(now) == 0 and tuple(self.blocks)[:1] == (1,)
+        return 0 if alone or K == 1 else model.nbytes
+
+    @property
+    def global_every(self) -> int:
+        """Rounds between two averages over all workers."""
+        return prod(self.rounds)

@@ -1,0 +1,80 @@
+"""Local SGD: H local steps, then the average of the parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.compressed import compressed_mean
+from hpc_localsgd.compressors.base import Compressor
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.worlds.base import World
+
+
+@dataclass(frozen=True)
+class LocalSGD(Algorithm):
+    """Local SGD; with the schedule `post_local` Post-local SGD, with `qsr` the quadratic rule.
+
+        x_k <- optimiser(x_k, g_k(x_k))    H times        x_k <- mean_j x_j
+
+    With a compressor C, in the difference form of Lin et al. (c is the last average):
+
+        c <- c - mean_j C(c - x_j + memory_j)             x_k <- c
+
+    Source: Stich, ICLR 2019; Lin et al., ICLR 2020 (also local sign and EF-sign SGD); Gu et al.,
+        ICLR 2023.
+    Here differs: a round of length 1 averages the gradient instead of the parameters while all
+        workers are exactly equal, which is right for Adam too and can overlap with the backward
+        pass. Once local steps have made the momentum buffers differ, rounds of length 1 average
+        the parameters. The decoded differences are averaged, mean(scale sign).
+    Sends: P numbers per worker and round; with a compressor its code, except in parallel rounds.
+    Equals: AllReduce with every(1).
+
+    Attributes:
+        average: In rounds of length 1, "gradients" or "parameters". The same parameters for SGD
+            with momentum (both are linear), not for Adam; with "parameters" the workers enter the
+            local phase with momenta of their own.
+        compressor: How the difference is coded; None averages the parameters themselves.
+    """
+
+    average: Literal["gradients", "parameters"] = "gradients"
+    compressor: Compressor | None = None
+
+    def init(self, x: Rows, world: World, model: Footprint) -> State:
+        """`parallel`: no local step has been taken yet, so workers and momenta are equal."""
+        del world
+        anchor = x[0].clone() if self.compressor else None
+        parallel = self.average == "gradients"
+        return {"parallel": parallel, "anchor": anchor, "memory": None, "sizes": model.sizes}
+
+    def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """The average gradient in the parallel phase, each worker's own after it."""
+        parallel = state["parallel"] and now.H == 1
+        return (world.mean(g) if parallel else g), {**state, "parallel": parallel}
+
+    def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """The average parameters on every worker."""
+        del now
+        anchor, memory = state["anchor"], state["memory"]
+        if state["parallel"]:
+            if anchor is not None:
+                anchor.copy_(x[0])
+            return x, state
+        if anchor is None:
+            return world.mean(x), state
+        x.sub_(anchor).neg_()
+        x, memory = compressed_mean(x, self.compressor, memory, state["sizes"], world)
+        anchor -= x[0]
+        x[:] = anchor
+        return x, {**state, "memory": memory}
+
+    def payload(self, model: Footprint, K: int, now: Now) -> int:
+        """One copy of the parameters a round, coded after the parallel phase."""
+        del K
+        parallel = now.parallel and self.average == "gradients"
+        if self.compressor is None or parallel:
+            return model.nbytes
+        return self.compressor.payload(model.sizes)

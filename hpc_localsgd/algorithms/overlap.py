@@ -1,0 +1,62 @@
+"""Overlap Local SGD: workers pulled towards an anchor whose average is computed meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.algorithms.base import Algorithm
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.worlds.base import World
+
+
+@dataclass(frozen=True)
+class Overlap(Algorithm):
+    """Overlap-Local-SGD: z is the anchor, whose average has been under way since the last exchange.
+
+        x_k <- (1 - pull) x_k + pull z
+        v_k <- beta v_k + (z - x_k)        z_k <- z - v_k        begin z <- mean_k z_k
+
+    Source: Wang et al., Overlap Local-SGD, ICASSP 2020, arXiv:2002.09539 (pull 0.6, beta 0.7).
+    Here differs: v is in units of parameters, not of gradients (no division by the learning rate),
+        so a decay does not rescale it; the run ends with the average of the workers.
+    Sends: P numbers per worker and round, hidden behind the next round.
+    Equals: LocalSGD with one round for the whole run (one-shot averaging) when pull = 0.
+
+    Attributes:
+        pull: How far a worker is pulled to the anchor.
+        beta: Momentum of the anchor.
+    """
+
+    ends_equal = False
+
+    pull: float = 0.6
+    beta: float = 0.7
+
+    def init(self, x: Rows, world: World, model: Footprint) -> State:
+        """`z` [R, P] of every worker, `v` [R, P], and nothing under way."""
+        del world, model
+        return {"z": x.clone(), "v": x.new_zeros(x.shape), "begun": None}
+
+    def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """Pull back to the anchor that arrived, move it, and send it on its way again."""
+        z, v = state["z"], state["v"]
+        if state["begun"] is not None:
+            z[:] = state["begun"].wait()
+        x.lerp_(z, self.pull)
+        if now.last:
+            return world.mean(x), {**state, "begun": None}
+        v.mul_(self.beta).add_(z - x)
+        z -= v
+        return x, {**state, "begun": world.begin_mean(z)}
+
+    def resume(self, state: State, world: World) -> State:
+        """Begin the average under way anew, from each worker's z."""
+        return {**state, "begun": world.begin_mean(state["z"])}
+
+    def payload(self, model: Footprint, K: int, now: Now) -> int:
+        """One copy of the parameters a round."""
+        del K, now
+        return model.nbytes

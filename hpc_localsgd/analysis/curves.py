@@ -1,0 +1,120 @@
+"""Numbers made ready for drawing: one finite value a step, no more than a page can show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_localsgd.trajectory import Series, Trajectory
+
+PIXELS = 700
+"""Bins across a panel: about one for two pixels, so nothing that could be seen is lost."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line to draw, with its spread when points were put together.
+
+    Attributes:
+        x: ``[n]`` positions.
+        y: ``[n]`` values, the median of a bin.
+        low: ``[n]`` least value of a bin, equal to `y` when nothing was put together.
+        high: ``[n]`` greatest value of a bin.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def series_or_none(run: Trajectory, name: str) -> Series | None:
+    """A series as one finite value a step (the mean over other axes), None if it has none.
+
+    Args:
+        run: The run.
+        name: Name of the series.
+    """
+    if name not in run.names():
+        return None
+    found = run.series(name)
+    y = mean_over_rest(found.value)
+    fine = np.isfinite(y)
+    if not fine.any():
+        return None
+    return Series(found.step[fine], y[fine], found.units, (), found.meaning, name)
+
+
+def mean_over_rest(value: np.ndarray) -> np.ndarray:
+    """Mean over every axis but the first of what is not NaN. ``[n, ...] -> [n]``.
+
+    Args:
+        value: ``[n, ...]``.
+    """
+    flat = np.asarray(value, dtype=float).reshape(len(value), -1) if value.size else value
+    if not flat.size:
+        return np.full(len(value), np.nan)
+    there = ~np.isnan(flat)
+    count = there.sum(axis=1)
+    total = np.where(there, flat, 0.0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def thinned(x: np.ndarray, y: np.ndarray, bins: int = PIXELS) -> Curve:
+    """At most `bins` points, each with the range of the values it stands for.
+
+    Args:
+        x: ``[n]`` ascending.
+        y: ``[n]`` finite.
+        bins: Most points wanted.
+    """
+    if len(x) <= 2 * bins:
+        return Curve(x, y, y, y)
+    # Equal widths in x, not in count: a bin is a place on the page.
+    place = np.floor((x - x[0]) / max(x[-1] - x[0], 1e-12) * (bins - 1e-9)).astype(int)
+    starts = np.flatnonzero(np.diff(place, prepend=-1))
+    groups = np.split(y, starts[1:])
+    middle = np.array([np.median(group) for group in groups])
+    low, high = np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)
+    return Curve(np.maximum.reduceat(x, starts), middle, low, high)
+
+
+def smoothed(y: np.ndarray, window: int) -> np.ndarray:
+    """Centred running mean whose window shrinks at both ends. ``[n] -> [n]``.
+
+    Args:
+        y: ``[n]`` finite.
+        window: Points in the window; made odd.
+    """
+    half = window // 2
+    sums = np.concatenate([[0.0], np.cumsum(y)])
+    at = np.arange(len(y))
+    reach = np.minimum(half, np.minimum(at, len(y) - 1 - at))
+    return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
+
+
+def communication_s(run: Trajectory, step: np.ndarray) -> np.ndarray:
+    """Seconds the mean worker has spent waiting and transferring up to each step. ``[n] -> [n]``.
+
+    Between two exchanges it stands still: a value belongs to the exchanges that came before it.
+
+    Args:
+        run: The run.
+        step: ``[n]`` global steps.
+    """
+    spent = np.nan_to_num(mean_over_rest(run.rounds.wait_s + run.rounds.transfer_s))
+    total = np.concatenate([[0.0], np.cumsum(spent)])
+    return total[np.searchsorted(run.rounds.step_end, step, side="right")]
+
+
+def first_local_step(run: Trajectory) -> int | None:
+    """Global step at which rounds of one step give way to longer ones, None if they never do.
+
+    Args:
+        run: The run.
+    """
+    longer = np.flatnonzero(run.rounds.local_steps > 1)
+    if not len(longer) or longer[0] == 0:
+        return None
+    return int(run.rounds.step_begin[longer[0]])

@@ -1,0 +1,178 @@
+"""Loss and accuracy against steps, and against the seconds that communication cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.trajectory import Series, Trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRAIN, TEST_LOSS, ACCURACY = "train/loss", "eval/test/loss", "eval/test/accuracy"
+
+
+def draw_accuracy(run: Trajectory) -> Figure:
+    """Two rows (loss, test accuracy), two columns (steps, communication); one column when K = 1.
+
+    Args:
+        run: The run.
+    """
+    last = _last_step(run)
+    spent = float(curves.communication_s(run, np.array([last]))[0])
+    columns = 2 if spent > 0 else 1
+    figure = style.sheet(9.6 if columns == 2 else 7.4, 5.4, "Loss and accuracy", run)
+    margins = style.frame(figure, 0.62, 1.15, 1.05, 0.55)
+    grid: dict[str, Any] = {**margins, "hspace": 0.16, "wspace": 0.1}
+    panels = figure.subplots(2, columns, squeeze=False, sharey="row", gridspec_kw=grid)
+    for column, seconds in enumerate((False, True)[:columns]):
+        _draw_column(run, panels[:, column], seconds)
+        _place_axis(panels[:, column], last, spent, seconds, str(run.attrs["clock"]))
+        _mark_switch(run, panels[:, column], seconds)
+    style.end_labels(panels[0, -1], _loss_labels(run))
+    style.end_labels(panels[1, -1], _accuracy_labels(run))
+    return figure
+
+
+def _draw_column(run: Trajectory, panels: np.ndarray, seconds: bool) -> None:
+    loss, accuracy = panels
+    train, test = (curves.series_or_none(run, name) for name in (TRAIN, TEST_LOSS))
+    score = curves.series_or_none(run, ACCURACY)
+    if train is not None:
+        _draw_noisy(loss, _x(run, train, seconds), train.value)
+    if test is not None:
+        _draw_points(loss, _x(run, test, seconds), test.value, style.BLUE)
+    if score is not None:
+        _draw_points(accuracy, _x(run, score, seconds), score.value, style.RED)
+    _scale_loss(loss, [s.value for s in (train, test) if s is not None])
+    _scale_accuracy(accuracy, score)
+    if not seconds:
+        loss.set_ylabel("loss")
+        accuracy.set_ylabel("test accuracy")
+
+
+def _x(run: Trajectory, series: Series, seconds: bool) -> np.ndarray:
+    return curves.communication_s(run, series.step) if seconds else series.step
+
+
+def _draw_noisy(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """The loss of batches: every value pale, their course strong."""
+    window = max(1, len(y) // 40)
+    course = curves.thinned(x, curves.smoothed(y, window))
+    every = curves.thinned(x, y)
+    axes.plot(every.x, every.y, color=style.YELLOW, alpha=0.35, linewidth=0.7)
+    if len(every.x) < len(x):
+        band: dict[str, Any] = {"color": style.YELLOW, "alpha": 0.18, "linewidth": 0}
+        axes.fill_between(every.x, every.low, every.high, **band)
+    axes.plot(course.x, course.y, color=style.YELLOW)
+
+
+def _draw_points(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
+    """Few exact values: a dot each, as long as dots can be told apart."""
+    curve = curves.thinned(x, y)
+    drawn: list[Artist] = [*axes.plot(curve.x, curve.y, color=colour, zorder=3)]
+    if len(curve.x) <= 40:
+        dots: dict[str, Any] = {"s": 13, "color": colour, "edgecolor": "white", "linewidth": 0.6}
+        drawn.append(axes.scatter(curve.x, curve.y, zorder=4, **dots))
+    style.clip_sideways(axes, drawn)
+
+
+def _scale_loss(axes: Axes, values: list[np.ndarray]) -> None:
+    if not values:
+        style.note(axes, "no loss recorded yet")
+        return
+    every = np.concatenate(values)
+    if every.min() > 0 and every.max() > 15 * every.min():
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        axes.set_yscale("log")
+        decades = np.log10(every.max() / every.min())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if decades < 3 else (1,), numticks=9))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.margins(y=0.08)
+
+
+def _scale_accuracy(axes: Axes, score: Series | None) -> None:
+    if score is None:
+        style.note(axes, "no evaluation yet")
+        return
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    # The first evaluations, near chance, would take the room of all the others.
+    early, best = np.quantile(score.value, 0.1), score.value.max()
+    bottom = min(early, best - 0.02)
+    top = min(1.0, best + 0.15 * (best - bottom)) if best <= 1 else best * 1.05
+    axes.set_ylim(max(0.0, bottom - 0.08 * (top - bottom)), top)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g} %"))
+
+
+def _place_axis(panels: np.ndarray, last: int, spent_s: float, seconds: bool, clock: str) -> None:
+    for row, axes in enumerate(panels):
+        if seconds:
+            style.seconds_axis(axes, spent_s)
+            axes.tick_params(labelbottom=row == 1, labelleft=False)
+        else:
+            style.step_axis(axes, last, label=row == 1)
+    if seconds:
+        _, unit = style.time_unit(spent_s)
+        panels[1].set_xlabel(f"{unit} waiting and transferring, mean worker ({clock})")
+
+
+def _mark_switch(run: Trajectory, panels: np.ndarray, seconds: bool) -> None:
+    step = curves.first_local_step(run)
+    if step is None:
+        return
+    x = float(curves.communication_s(run, np.array([step]))[0]) if seconds else step
+    for axes in panels:
+        axes.axvline(x, color=style.INK, linewidth=0.8, linestyle=(0, (1, 2.5)), zorder=1)
+    later = run.rounds.local_steps[run.rounds.step_begin >= step]
+    low, high = int(np.median(later)), int(later.max())
+    above: dict[str, Any] = {
+        "xycoords": ("data", "axes fraction"),
+        "textcoords": "offset points",
+        "fontsize": 8,
+    }
+    sides = (("← H = 1", -4, "right"), (f"H = {_range(later, low, high)} →", 4, "left"))
+    for text, shift, side in sides:
+        panels[0].annotate(text, (x, 1.03), xytext=(shift, 0), ha=side, color=style.GREY, **above)
+
+
+def _range(later: np.ndarray, middle: int, high: int) -> str:
+    """``8`` for a constant H (a short last round aside), ``4-32`` for one that grows."""
+    return f"{high}" if middle == high else f"{int(later.min())}-{high}"
+
+
+def _loss_labels(run: Trajectory) -> list[tuple[float, str, str]]:
+    labels = []
+    train, test = (curves.series_or_none(run, name) for name in (TRAIN, TEST_LOSS))
+    if train is not None:
+        end = curves.smoothed(train.value, max(1, len(train) // 40))
+        end_value = float(np.mean(end[-max(1, len(end) // 40) :]))
+        labels.append((end_value, "train loss", "#a87a10"))  # darker: yellow text is hard to read
+    if test is not None:
+        labels.append((float(test.value[-1]), "test loss", style.BLUE))
+    return labels
+
+
+def _accuracy_labels(run: Trajectory) -> list[tuple[float, str, str]]:
+    score = curves.series_or_none(run, ACCURACY)
+    if score is None:
+        return []
+    end = float(score.value[-1])
+    return [(end, f"{100 * end:.2f} %\nmean model", style.RED)]
+
+
+def _last_step(run: Trajectory) -> int:
+    """Last step of which anything is known."""
+    ends = [int(run.rounds.step_end[-1])] if len(run.rounds) else [0]
+    for name in (TRAIN, TEST_LOSS, ACCURACY):
+        found = curves.series_or_none(run, name)
+        ends += [int(found.step[-1])] if found is not None else []
+    return max(ends)

@@ -1,0 +1,49 @@
+"""The figures a run leaves behind, drawn from its trajectory and from nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
+from hpc_localsgd.analysis.draw_spread import draw_spread
+from hpc_localsgd.analysis.draw_time import draw_time
+from hpc_localsgd.trajectory import Trajectory
+
+FIGURES = {"accuracy": draw_accuracy, "spread": draw_spread, "time": draw_time}
+"""File name -> what draws it."""
+
+
+def draw_run(
+    trajectory: Trajectory | str | Path, folder: str | Path, *, pdf: bool = False
+) -> list[Path]:
+    """Draws ``accuracy.png``, ``spread.png`` and ``time.png``.
+
+    Figures are made without pyplot, so nothing of the caller's matplotlib (backend, open figures,
+    style) is touched, and no display is needed.
+
+    Args:
+        trajectory: The run, or the path of one.
+        folder: Where the files go; made if missing. Existing ones are replaced.
+        pdf: Whether to write each as PDF too.
+
+    Returns:
+        The files, in the order of `FIGURES`.
+    """
+    import matplotlib
+
+    run = trajectory if isinstance(trajectory, Trajectory) else Trajectory(trajectory)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, draw in FIGURES.items():
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            parameters: Any = matplotlib.rcParams  # its type lists every key there is
+            parameters.update(style.RC)
+            figure = draw(run)
+            for suffix in ("png", "pdf") if pdf else ("png",):
+                files.append(folder / f"{name}.{suffix}")
+                figure.savefig(files[-1])
+    return files

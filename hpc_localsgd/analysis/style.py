@@ -1,0 +1,227 @@
+"""The look of every figure: one type size, three colours, thin grey axes, words beside the lines.
+
+Colours are Paul Tol's high-contrast set: told apart by every reader, and in a grey print.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from hpc_localsgd.trajectory import Trajectory
+
+BLUE, YELLOW, RED = "#004488", "#DDAA33", "#BB5566"
+INK, GREY, PALE = "#20242b", "#767c86", "#e6e8ec"
+
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures look alike everywhere
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": GREY,
+    "axes.edgecolor": "#b4b8bf",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.7,
+    "xtick.color": "#b4b8bf",
+    "ytick.color": "#b4b8bf",
+    "xtick.labelcolor": GREY,
+    "ytick.labelcolor": GREY,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "ytick.minor.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.major.size": 0,
+    "xtick.major.size": 3,
+    "lines.linewidth": 1.7,
+    "lines.solid_capstyle": "round",
+    "lines.solid_joinstyle": "round",
+    "figure.facecolor": "white",
+    "figure.dpi": 160,
+    "savefig.dpi": 160,
+    "pdf.fonttype": 42,  # text stays text
+}
+
+_DOWN_IN, _LEFT_IN = 0.30, 0.62  # where the title stands
+
+
+def sheet(width_in: float, height_in: float, title: str, run: Trajectory) -> Figure:
+    """An empty figure with its heading: what it shows, and of which run.
+
+    Args:
+        width_in: Width in inches.
+        height_in: Height in inches; the heading takes the first 0.75.
+        title: What the figure shows.
+        run: The run.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in))
+    x, y = _LEFT_IN / width_in, 1 - _DOWN_IN / height_in
+    figure.text(x, y, title, fontsize=12.5, fontweight="bold", va="center")
+    facts = [f"K = {run.K}"] + ([] if run.status == "complete" else [run.status])
+    facts += [str(run.attrs[name]) for name in ("task", "algorithm", "schedule")]
+    line = textwrap.shorten(" · ".join(facts), int(width_in * 13), placeholder=" …")
+    figure.text(x, y - 0.24 / height_in, line, color=GREY, va="center")
+    return figure
+
+
+def frame(figure: Figure, left: float, right: float, top: float, bottom: float) -> dict[str, float]:
+    """Margins in inches as the fractions matplotlib's grid wants.
+
+    Args:
+        figure: The figure.
+        left: Left margin in inches; the others likewise.
+        right: Right margin, where line labels stand.
+        top: Top margin, heading included.
+        bottom: Bottom margin.
+    """
+    width, height = figure.get_size_inches()
+    return {
+        "left": left / width,
+        "right": 1 - right / width,
+        "top": 1 - top / height,
+        "bottom": bottom / height,
+    }
+
+
+def end_labels(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Writes the name of each line at its right end, moved apart where they would touch.
+
+    Args:
+        axes: Axes whose limits are final.
+        labels: (last value, text, colour) of each line.
+    """
+    if not labels:
+        return
+    height_in = axes.bbox.height / axes.figure.dpi
+    wanted = [(_fraction(axes, y), text, colour) for y, text, colour in labels]
+    wanted.sort(key=lambda label: label[0])
+    heights = [0.155 * (1 + text.count("\n")) / height_in for _, text, _ in wanted]
+    centres = _apart([at for at, _, _ in wanted], heights)
+    for centre, (_, text, colour) in zip(centres, wanted, strict=True):
+        axes.annotate(
+            text,
+            (1, centre),
+            xycoords="axes fraction",
+            xytext=(7, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            linespacing=1.25,
+            annotation_clip=False,
+        )
+
+
+def note(axes: Axes, text: str) -> None:
+    """Says quietly why a panel is empty.
+
+    Args:
+        axes: The panel.
+        text: Why.
+    """
+    at: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+    axes.text(0.5, 0.5, text, color=GREY, bbox={"color": "white"}, **at)
+    axes.set_yticks([])
+    axes.grid(False)
+
+
+def clip_sideways(axes: Axes, artists: Sequence[Artist]) -> None:
+    """Lets dots at the first and last step be whole, and still cuts what is above or below.
+
+    Args:
+        axes: The panel.
+        artists: Lines and dots in it.
+    """
+    from matplotlib.transforms import Bbox, TransformedBbox
+
+    for artist in artists:
+        artist.set_clip_path(None)
+        artist.set_clip_box(TransformedBbox(Bbox([(-0.02, 0), (1.02, 1.02)]), axes.transAxes))
+
+
+def step_axis(axes: Axes, last: int, label: bool = True) -> None:
+    """Global steps from 0 to the end of the run, whole numbers with separators.
+
+    Args:
+        axes: The panel.
+        last: Last step.
+        label: Whether the axis is named and its numbers are shown.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.set_xlim(0, max(1, last))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.tick_params(labelbottom=label)
+    if label:
+        axes.set_xlabel("global step")
+
+
+def seconds_axis(axes: Axes, longest_s: float) -> None:
+    """Seconds from 0 to `longest_s`, with ticks at round numbers of the unit that reads best.
+
+    Args:
+        axes: The panel, whose x is in seconds.
+        longest_s: The largest duration shown.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    size, _ = time_unit(longest_s)
+    ticks = np.asarray(MaxNLocator(6).tick_values(0, longest_s / size)) * size
+    axes.set_xlim(0, longest_s)
+    axes.set_xticks(ticks[(ticks >= 0) & (ticks <= 1.0001 * longest_s)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / size:g}"))
+
+
+def time_unit(seconds: float) -> tuple[float, str]:
+    """The unit that reads best: (seconds in it, its name).
+
+    Args:
+        seconds: The largest duration shown.
+    """
+    for size, name, above in ((3600.0, "hours", 7200), (60.0, "minutes", 300), (1.0, "seconds", 1)):
+        if seconds >= above:
+            return size, name
+    return 1e-3, "milliseconds"
+
+
+def duration(seconds: float) -> str:
+    """A duration in a few characters: ``812 ms``, ``12.3 s``, ``7.4 min``, ``3.1 h``.
+
+    Args:
+        seconds: The duration.
+    """
+    if not seconds > 0:
+        return "0 s"
+    size, name = time_unit(seconds)
+    short = {"hours": "h", "minutes": "min", "seconds": "s", "milliseconds": "ms"}[name]
+    return f"{seconds / size:.3g} {short}"
+
+
+def _fraction(axes: Axes, y: float) -> float:
+    at = axes.transData.transform((0, y))[1]
+    return float(np.clip(axes.transAxes.inverted().transform((0, at))[1], 0, 1))
+
+
+def _apart(centres: list[float], heights: list[float]) -> list[float]:
+    """Pushes sorted `centres` up until labels do not overlap, then back below the top."""
+    placed = list(centres)
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + (heights[i] + heights[i - 1]) / 2)
+    for i in range(len(placed) - 1, -1, -1):
+        above = 1.05 if i == len(placed) - 1 else placed[i + 1] - heights[i + 1] / 2
+        placed[i] = min(placed[i], above - heights[i] / 2)
+    return placed

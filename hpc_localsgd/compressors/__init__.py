@@ -1,0 +1,10 @@
+"""Floor 3: what is sent, one file a codec. Pure torch, no communication."""
+
+from hpc_localsgd.compressors.base import Compressor, compress
+from hpc_localsgd.compressors.bf16 import BF16
+from hpc_localsgd.compressors.fp16 import FP16
+from hpc_localsgd.compressors.int8 import Int8
+from hpc_localsgd.compressors.sign import Sign
+from hpc_localsgd.compressors.top_k import TopK
+
+__all__ = ["BF16", "FP16", "Compressor", "Int8", "Sign", "TopK", "compress"]

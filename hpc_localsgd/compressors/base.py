@@ -1,0 +1,102 @@
+"""What a codec is: a vector turned into bytes and back, and the memory of what was lost.
+
+N rows are N workers' vectors, each coded by itself: the bytes of a row do not depend on the rows
+beside it, so a worker sends the same bytes whichever process it lives in. Numbers lie in the bytes
+in the machine's own order. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Compressor(ABC):
+    """A codec; concrete ones are frozen dataclasses whose `repr` is the legend of a figure.
+
+    In every method `sizes` holds the lengths of the model's tensors in the flat vector, in order,
+    so that a codec may keep one scale per tensor; they sum to P.
+
+    NaN and infinity are never laundered: a row with one decodes to a row with at least one
+    number that is not finite. Which ones, each codec says.
+
+    Attributes:
+        error_feedback: Whether `compress` adds what was lost to what is sent next. True by default
+            for the biased codecs, False for those whose error is mere rounding.
+        elementwise: Whether each number is coded by itself, so that ranks may average shares of the
+            vector (reduce-scatter, all-gather) instead of gathering every worker's whole row.
+    """
+
+    elementwise: ClassVar[bool] = False
+    error_feedback: bool
+
+    @abstractmethod
+    def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """The bytes to send: [N, P] float32 or float64 -> [N, payload(sizes)] uint8."""
+
+    @abstractmethod
+    def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """What the receiver makes of the bytes: [N, payload(sizes)] uint8 -> [N, P] of `dtype`."""
+
+    @abstractmethod
+    def payload(self, sizes: Sequence[int]) -> int:
+        """Bytes one worker's row occupies."""
+
+    @abstractmethod
+    def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """At least ||decode(encode(x)) - x||_2 of each row, for x the codec can hold: [N]."""
+
+
+def compress(
+    codec: Compressor, x: Tensor, memory: Tensor | None, sizes: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """Codes x [N, P], with error feedback where the codec has it.
+
+        p = x + memory        sent = encode(p)        memory <- p - decode(sent)
+
+    so that all that was ever decoded equals all that was ever given, less the last memory.
+
+    Source: Karimireddy et al., Error Feedback Fixes SignSGD, arXiv:1901.09847, Algorithm 2.
+
+    Args:
+        codec: What codes.
+        x: One row per worker, not changed.
+        memory: What this function returned last time; None the first time.
+        sizes: Lengths of the model's tensors.
+
+    Returns:
+        The bytes [N, payload] and the new memory [N, P], None for a codec without error feedback.
+        A number that is not finite stays in the memory and shows in everything sent afterwards.
+    """
+    if not codec.error_feedback:
+        return codec.encode(x, sizes), None
+    p = x if memory is None else x + memory
+    sent = codec.encode(p, sizes)
+    return sent, p - codec.decode(sent, sizes, p.dtype)
+
+
+def to_bytes(numbers: Tensor) -> Tensor:
+    """[N, n] of any type as [N, n * itemsize] uint8."""
+    rows, columns = numbers.shape
+    return numbers.reshape(-1).view(torch.uint8).reshape(rows, columns * numbers.element_size())
+
+
+def from_bytes(raw: Tensor, dtype: torch.dtype) -> Tensor:
+    """The inverse of `to_bytes`; copies, since a slice of a message may start at any byte."""
+    return raw.clone(memory_format=torch.contiguous_format).view(dtype)
+
+
+def per_tensor(x: Tensor, sizes: Sequence[int], measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """One number per row and tensor: [N, P] -> [N, len(sizes)]; 0 for a tensor without entries."""
+    parts = x.split(list(sizes), dim=1)
+    return torch.stack([measure(p) if p.shape[1] else x.new_zeros(len(x)) for p in parts], dim=1)
+
+
+def per_entry(scales: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Each tensor's number repeated over its entries: [N, len(sizes)] -> [N, P]."""
+    columns = scales.split(1, dim=1)
+    return torch.cat([s.expand(-1, n) for s, n in zip(columns, sizes, strict=True)], dim=1)

@@ -1,0 +1,296 @@
+"""The options of a run, and how a command line and YAML files become them.
+
+Everything is jsonargparse: YAML files with `--config`, dotted overrides, help from docstrings. This
+file adds the short names (`--algorithm local_sgd` is the class in `algorithms/local_sgd.py`) and
+messages that list them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pkgutil
+from argparse import ArgumentError
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib import import_module
+from itertools import zip_longest
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, set_loader
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.compressors import Compressor
+from hpc_localsgd.gradients.base import GradientAt
+from hpc_localsgd.gradients.plain import plain
+from hpc_localsgd.plan.rates import Rate, cosine
+from hpc_localsgd.plan.schedule import Schedule, post_local
+from hpc_localsgd.plan.topology import Topology
+from hpc_localsgd.tasks.base import TaskSpec
+from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.types import ConfigurationError
+
+# Option -> (base class, where its classes live). A package's files are its registry.
+CHOICES: dict[str, tuple[type, str]] = {
+    "task": (TaskSpec, "hpc_localsgd.tasks"),
+    "algorithm": (Algorithm, "hpc_localsgd.algorithms"),
+    "gradient": (GradientAt, "hpc_localsgd.gradients"),
+    "schedule": (Schedule, "hpc_localsgd.plan.schedule"),
+    "rate": (Rate, "hpc_localsgd.plan.rates"),
+    "topology": (Topology, "hpc_localsgd.plan.topology"),
+    "compressor": (Compressor, "hpc_localsgd.compressors"),
+}
+NOT_THE_RUN = ("config", "out", "resume", "overwrite", "figures")  # may differ when resuming
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9, "weight_decay": 1e-4}}
+
+
+@dataclass
+class Config:
+    """A run of Local SGD or one of its family.
+
+    Durations take any unit: 3000 (steps), "250 epochs", "2e6 samples", "50%" (of the run).
+
+    Args:
+        task: Model and data.
+        algorithm: What is communicated, and what is done with it.
+        gradient: Where the gradient is taken: at the worker's parameters or elsewhere (SAM, noise).
+        schedule: Length in steps of the round that starts now.
+        rate: Learning rate of a step.
+        momentum_at_sync: Of the optimiser's state at the end of a round of local steps: each worker
+            keeps its own, it is averaged (and sent), or reset.
+        batchnorm: Of BatchNorm's statistics: re-estimated on training batches before an
+            evaluation, averaged at every exchange, or local.
+        batchnorm_batches: Training batches used to re-estimate them, by all workers together.
+        workers: K, model replicas; a multiple of the number of ranks. Default: one a rank.
+        world: Where workers live: simulated (this process), horovod, mpi; auto takes horovod, or
+            mpi where Horovod is missing, if a launcher started several ranks.
+        fabric: For the simulated world, whose seconds of communication are modelled: 1GbE, 10GbE,
+            100GbE, hdr200, nvlink.
+        steps: Length of the run in optimiser steps (any unit but %). Give this or epochs.
+        epochs: Length of the run in epochs. Default: 60 epochs.
+        batch_per_worker: Samples per worker and step.
+        sampling: Deal one permutation per epoch to the workers, or draw with replacement.
+        remainder: Samples left at the end of an epoch: carried into the next or dropped.
+        seed: Of the initial parameters and the order of the data.
+        dtype: Of the parameters.
+        device: auto takes a GPU if there is one for this rank.
+        out: Folder for trajectory.h5, config.yaml, figures and checkpoints.
+        resume: Go on from the last checkpoint in --out.
+        overwrite: Replace what is in --out.
+        evaluate_every: Cadence of test loss and accuracy of the mean model.
+        evaluate_workers: Also evaluate every worker's own model.
+        spread_every: Cadence of the spread, mean_k ||x_k - mean||^2 before an exchange.
+        snapshot_every: Cadence of parameter snapshots; 0 for none.
+        snapshot_workers: Snapshots also keep every worker's parameters.
+        snapshot_dtype: Of stored snapshots.
+        checkpoint_every: Cadence of checkpoints, at ends of rounds; 0 for the end only.
+        figures: Draw accuracy.png, spread.png and time.png at the end.
+    """
+
+    task: TaskSpec = field(default_factory=digits)
+    algorithm: Algorithm = field(default_factory=LocalSGD)
+    gradient: GradientAt = field(default_factory=plain)
+    schedule: Schedule = field(default_factory=lambda: post_local(switch="50%", every=16))
+    rate: Rate = field(default_factory=lambda: cosine(lr=0.1, warmup="5%"))
+    momentum_at_sync: Literal["keep", "average", "reset"] = "keep"
+    batchnorm: Literal["reestimate", "average", "local"] = "reestimate"
+    batchnorm_batches: int = 100
+    workers: int | None = None
+    world: Literal["auto", "simulated", "horovod", "mpi"] = "auto"
+    fabric: str = "10GbE"
+    steps: int | str | None = None
+    epochs: float | None = None
+    batch_per_worker: int = 16
+    sampling: Literal["permutation", "replacement"] = "permutation"
+    remainder: Literal["carry", "drop"] = "carry"
+    seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    device: str = "auto"
+    out: str = "runs/digits"
+    resume: bool = False
+    overwrite: bool = False
+    evaluate_every: int | str = "2%"
+    evaluate_workers: bool = False
+    spread_every: int | str = "0.5%"
+    snapshot_every: int | str = 0
+    snapshot_workers: bool = False
+    snapshot_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    checkpoint_every: int | str = "25%"
+    figures: bool = True
+
+
+FLAGS = {f.name for f in fields(Config) if isinstance(f.default, bool)}
+MakeOptimizer = Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A parsed configuration: the objects, and the text that makes them again.
+
+    Attributes:
+        config: The options as objects.
+        optimizer: Makes the torch optimiser from parameter groups.
+        text: The whole configuration as YAML, without where it runs and where it is written.
+    """
+
+    config: Config
+    optimizer: MakeOptimizer
+    text: str
+
+
+def parser(prog: str) -> ArgumentParser:
+    """The parser of everything that takes the options of a run."""
+    set_loader("yaml_short_names", _load, (yaml.YAMLError, ConfigurationError))
+    _import_choices()
+    about = (Config.__doc__ or "").split("\n\n")[0]
+    made = ArgumentParser(prog=prog, description=about, exit_on_error=False)
+    made.parser_mode = "yaml_short_names"
+    made.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options")
+    made.add_class_arguments(Config, nested_key=None)
+    made.add_argument(
+        "--optimizer",
+        type=MakeOptimizer,
+        default=SGD,
+        help="Local optimiser, a class of torch.optim. Its learning rate is --rate.",
+    )
+    return made
+
+
+def parse(argv: Sequence[str], prog: str = "python -m hpc_localsgd.train") -> Resolved:
+    """Options of a run from a command line.
+
+    Raises:
+        ConfigurationError: Unknown names or keys, or contradicting options.
+        SystemExit: jsonargparse refused the command line (it has printed why), or printed help.
+    """
+    return resolve(parser(prog), argv)
+
+
+def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
+    """Options of a run from a command line, by a parser that may have further options."""
+    try:
+        parsed = made.parse_args(expand(argv))
+    except ArgumentError as error:  # without the page of usage that argparse prints
+        raise ConfigurationError(f"{error} (see {made.prog} --help)") from error
+    _check_lr(parsed.optimizer)
+    names = {f.name for f in fields(Config)}
+    objects = made.instantiate(parsed)
+    config = Config(**{name: objects[name] for name in names})
+    if config.steps is not None and config.epochs is not None:
+        raise ConfigurationError("give --steps or --epochs, not both")
+    return Resolved(config, objects.optimizer, _text(made, parsed))
+
+
+def expand(argv: Sequence[str]) -> list[str]:
+    """A command line as jsonargparse wants it.
+
+    `-` in option names becomes `_`, a bare flag (`--overwrite`) gets its `true`, and short names
+    become class paths.
+    """
+    out: list[str] = []
+    option = ""
+    for word, following in zip_longest(argv, argv[1:], fillvalue=""):
+        if word.startswith("--"):
+            option, equals, value = word[2:].partition("=")
+            option = option.replace("-", "_")
+            if option in FLAGS and not equals and following.lower() not in ("true", "false"):
+                equals, value = "=", "true"
+            word = f"--{option}" + (f"={short_name(option, value)}" if equals else "")
+        else:
+            word = short_name(option, word)
+            option = ""
+        out.append(word)
+    return out
+
+
+def short_name(option: str, value: Any) -> Any:
+    """A class path for a short name, when `option` is one that takes a class.
+
+    Raises:
+        ConfigurationError: No such name; lists the known ones.
+    """
+    option = option.rpartition(".")[2]  # algorithm.topology is a topology
+    if option not in CHOICES or not isinstance(value, str) or not value.isidentifier():
+        return value
+    if value in ("null", "None"):
+        return value
+    known = choices(option)
+    if value in known:
+        return known[value]
+    by_class = {path.rsplit(".", 1)[1]: path for path in known.values()}
+    if value in by_class:
+        return by_class[value]
+    near = difflib.get_close_matches(value, [*known, *by_class], n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigurationError(f"unknown {option} {value!r} - {guess}({', '.join(sorted(known))})")
+
+
+@cache
+def choices(option: str) -> dict[str, str]:
+    """Short name -> class path of everything an option can be."""
+    base, where = CHOICES[option]
+    found = {}
+    for module in _modules(where):
+        for name, item in vars(module).items():
+            ours = isinstance(item, type) and item.__module__ == module.__name__
+            if ours and issubclass(item, base) and not getattr(item, "__abstractmethods__", None):
+                short = name if name.islower() else module.__name__.rsplit(".", 1)[1]
+                found[short] = f"{module.__name__}.{name}"
+    return found
+
+
+def _modules(where: str) -> list[Any]:
+    package = import_module(where)
+    inside = pkgutil.iter_modules(getattr(package, "__path__", []))
+    return [package, *(import_module(f"{where}.{m.name}") for m in inside)]
+
+
+def _import_choices() -> None:
+    for option in CHOICES:
+        choices(option)
+
+
+def _load(text: str) -> Any:
+    """YAML, with the short names in it replaced by class paths."""
+    return _with_class_paths(yaml.safe_load(text))
+
+
+def _with_class_paths(value: Any, option: str = "") -> Any:
+    """A loaded value, in which what belongs to an option of `CHOICES` is a class path."""
+    if isinstance(value, dict):
+        inside = value.get("class_path")
+        named = {k: _with_class_paths(v, k) for k, v in value.items()}
+        return {**named, "class_path": short_name(option, inside)} if inside else named
+    return short_name(option, value)
+
+
+def _check_lr(optimizer: Any) -> None:
+    """The learning rate has one place; the optimiser's own default is never used."""
+    lr = optimizer.init_args.pop("lr", None) if "init_args" in optimizer else None
+    # A class named on the command line keeps the arguments of the default one, SGD.
+    defaults = [_default_lr(path) for path in (optimizer.class_path, SGD["class_path"])]
+    if lr is not None and lr not in defaults:
+        raise ConfigurationError(
+            f"--optimizer.lr {lr}: the learning rate is set by --rate.lr {lr} (and its schedule)"
+        )
+
+
+def _default_lr(path: Any) -> Any:
+    parameter = inspect.signature(_class(path)).parameters.get("lr")
+    return parameter and parameter.default
+
+
+def _class(path: str) -> Any:
+    module, name = path.rsplit(".", 1)
+    return getattr(import_module(module), name)
+
+
+def _text(made: ArgumentParser, parsed: Any) -> str:
+    whole = yaml.safe_load(made.dump(parsed, skip_unset=False))
+    for name in NOT_THE_RUN:
+        whole.pop(name, None)
+    return str(yaml.safe_dump(whole, sort_keys=False))

@@ -1,0 +1,131 @@
+"""What a person sees of a run: progress, as a bar or as plain lines, and a closing table.
+
+Launchers give their ranks a terminal even when their own output is a file, and put a tag in front
+of every write: so there is a bar only without a launcher, and every line is one write.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hpc_localsgd.trajectory import Trajectory
+from hpc_localsgd.trajectory.estimate import human_bytes
+
+if TYPE_CHECKING:
+    from hpc_localsgd.loop import Run
+
+LABELS = {
+    "train/loss": "train loss",
+    "eval/test/loss": "test loss",
+    "eval/test/accuracy": "test accuracy",
+    "spread": "spread",
+}
+PLAIN_EVERY_S = 1.0  # between plain lines
+
+
+class Display:
+    """Progress of a run on rank 0, and silence on the others."""
+
+    def __init__(self, rank: int, terminal: bool) -> None:
+        self._on, self._terminal = rank == 0, terminal
+        self._steps = 0
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._latest: dict[str, float] = {}
+        self._said_s = 0.0
+
+    def begin(self, run: Run) -> None:
+        """Say what is about to run, and start the bar."""
+        self._steps = run.steps
+        if not self._on:
+            return
+        _say(f"{run.algorithm}, {run.schedule}, {run.rate}")
+        _say(f"{run.steps} steps of {run.world}, {run.task.dim:,} parameters")
+        if run.world.size == 1:
+            _say("one worker has nobody to average with: add --workers 4, or start more ranks")
+        if self._terminal:
+            self._bar = _bar()
+            self._bar.start()
+            self._task = self._bar.add_task("", total=run.steps, values="")
+
+    def show(self, t: int, values: dict[str, float]) -> None:
+        """The latest values after t steps."""
+        self._latest |= values
+        known = (name for name in LABELS if name in self._latest)
+        text = "  ".join(f"{LABELS[name]} {self._latest[name]:.3g}" for name in known)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=t, values=text)
+        elif self._on and "eval/test/accuracy" in values:
+            self._plain(t, text)
+
+    def _plain(self, t: int, text: str) -> None:
+        now = time.monotonic()
+        if now - self._said_s > PLAIN_EVERY_S or t == self._steps:
+            self._said_s = now
+            _say(f"step {t:>{len(str(self._steps))}}/{self._steps}  {text}")
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("step {task.completed:>6.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=30),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[values]}"),
+    )
+
+
+def show_conclusion(trajectory: Trajectory, run: Run, files: Sequence[Path]) -> None:
+    """Print what a run achieved and what it cost."""
+    console = Console(width=100, highlight=False, no_color=True)
+    with console.capture() as captured:
+        console.print(conclusion(trajectory, run, files))
+    _say("\n".join(["", *(line.rstrip() for line in captured.get().splitlines())]))
+
+
+def conclusion(trajectory: Trajectory, run: Run, files: Sequence[Path]) -> Table:
+    """The closing table: accuracy, rounds, payload, and where the seconds went."""
+    totals = trajectory.totals
+    parallel = run.task.x[0].nbytes * totals.steps
+    share = 100 * totals.rounds / totals.steps
+    of = "per worker" + (", modelled" if run.world.ledger.modelled else "")
+    sent, would = human_bytes(totals.payload_bytes), human_bytes(parallel)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    if "eval/test/accuracy" in trajectory.names():  # --evaluate-every 0 leaves it out
+        accuracy = trajectory.series("eval/test/accuracy").value[-1]
+        table.add_row("test accuracy of the mean model", f"{accuracy:.4f}")
+    table.add_row(
+        "rounds", f"{totals.rounds}, where parallel SGD syncs {totals.steps} times ({share:.0f} %)"
+    )
+    table.add_row("payload per worker", f"{sent}, where parallel SGD sends {would}")
+    table.add_row("computing", f"{totals.compute_s:.2f} s per worker")
+    table.add_row("waiting for the slowest", f"{totals.wait_s:.2f} s {of}")
+    table.add_row("transferring", f"{totals.transfer_s:.2f} s {of}")
+    table.add_row("files", os.linesep.join(str(path) for path in files))
+    return table
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,42 @@
+"""Sharing a host's cores among the ranks on it, settled before torch and MPI start.
+
+MPI ranks spin while they wait, and torch takes all cores by default. With more ranks than cores
+that makes a run of seconds one of minutes (measured: 4 ranks on 2 cores, 300 steps, over 45 s
+spinning and under 1 s yielding). What the user has set stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+
+_LOCAL_SIZES = (
+    "HOROVOD_LOCAL_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "SLURM_NTASKS_PER_NODE",
+)
+
+
+def local_size(environ: Mapping[str, str]) -> int:
+    """Ranks on this host, from the launcher's variables; 1 if none says."""
+    for name in _LOCAL_SIZES:
+        if environ.get(name, "").isdecimal():
+            return int(environ[name])
+    return 1
+
+
+def share_cores(environ: MutableMapping[str, str] = os.environ, cores: int | None = None) -> None:
+    """Set threads per rank, and yielding where ranks outnumber cores, unless already set.
+
+    Args:
+        environ: Changed in place; read by torch's OpenMP and by MPI when they start.
+        cores: Of this process's host; by default those it may run on.
+    """
+    ranks = local_size(environ)
+    if ranks == 1:
+        return
+    cores = cores or len(os.sched_getaffinity(0))
+    environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
+    if ranks > cores:
+        environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")

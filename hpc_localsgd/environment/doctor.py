@@ -1,0 +1,68 @@
+"""Say what is wrong with this machine or this launch, and what to type.
+
+    python -m hpc_localsgd doctor
+    mpirun -np 4 python -m hpc_localsgd doctor        # or horovodrun, or srun --mpi=pmix
+
+Every rank contributes what it sees, rank 0 prints, and all of them leave with the same exit
+status: 1 when there is a problem, else 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from hpc_localsgd.environment import findings
+from hpc_localsgd.environment.checks import ON_EACH
+from hpc_localsgd.environment.facts import Facts
+from hpc_localsgd.environment.findings import Finding
+from hpc_localsgd.environment.launch_checks import ON_ALL
+from hpc_localsgd.environment.meeting import meet
+
+_SERIOUS = (findings.OK, findings.WARNING, findings.PROBLEM)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Examine, print on rank 0, and return the exit status."""
+    first, _, rest = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m hpc_localsgd doctor",
+        description=first,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    options = parser.parse_args(argv)
+    everyone, own_rank = meet(os.environ)
+    found = examine(everyone)
+    if own_rank == 0:
+        _print(findings.as_json(found) if options.json else findings.as_table(found))
+    return findings.exit_status(found)
+
+
+def examine(everyone: Sequence[Facts]) -> list[Finding]:
+    """Return all findings: on each rank's software the worst rank's, then those on the launch."""
+    return [worst(check, everyone) for check in ON_EACH] + [check(everyone) for check in ON_ALL]
+
+
+def worst(check: Callable[[Facts], Finding], everyone: Sequence[Facts]) -> Finding:
+    """Return the most serious finding of one check over all ranks, and whose it is."""
+    found = [check(facts) for facts in everyone]
+    chosen = max(range(len(found)), key=lambda i: _SERIOUS.index(found[i].level))
+    finding, facts = found[chosen], everyone[chosen]
+    if finding.level == findings.OK or len(everyone) == 1:
+        return finding
+    return replace(finding, text=f"{finding.text} (rank {facts.rank} on {facts.host})")
+
+
+def _print(text: str) -> None:
+    # In one piece: launchers that tag every line would otherwise tear it apart.
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

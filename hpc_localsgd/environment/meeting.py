@@ -1,0 +1,127 @@
+"""Let all ranks of a launch tell each other their facts.
+
+The one part of the doctor that communicates. It looks for trouble before it calls a library:
+Gloo, for one, ends in a segmentation fault when the host's name does not resolve.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpc_localsgd.environment.facts import Facts, collect
+
+PATIENCE_S = 120.0
+GLOO = "horovodrun --gloo"
+_THREAD_LEVELS = {0: "single", 1: "funneled", 2: "serialized", 3: "multiple"}
+
+
+def meet(environ: Mapping[str, str] = os.environ) -> tuple[list[Facts], int]:
+    """Return the facts of every rank that can be reached, in order, and our own rank.
+
+    Processes that do not find each other each return one row; the launcher's rank tells them apart.
+    """
+    facts, errors = collect(environ), dict[str, str]()
+    watchdog = threading.Timer(PATIENCE_S, _give_up)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        _look(facts, errors, "Horovod", _horovod)
+        by_horovod = facts["launch"].launcher == GLOO or facts["mpi4py"] is None
+        gather = _gather_by_horovod if by_horovod else _gather_by_mpi
+        table = gather(facts, errors)
+    finally:
+        watchdog.cancel()
+    return [Facts(**row) for row in table], facts["rank"]
+
+
+def _look(
+    facts: dict[str, Any], errors: dict[str, str], name: str, look: Callable[..., dict[str, Any]]
+) -> None:
+    try:
+        facts.update(look(facts))
+    except Exception as error:  # whatever a broken installation raises is a finding, not a crash
+        errors[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    facts["errors"] = errors
+
+
+def _horovod(facts: Mapping[str, Any]) -> dict[str, Any]:
+    if facts["horovod"] is None:
+        return {}
+    built_for = horovod_built_for()
+    if built_for not in (None, facts["torch"]):
+        return {"horovod_torch": built_for}  # importing it would fail, or crash
+    import horovod.torch as hvd
+
+    built = {
+        "MPI": hvd.mpi_built(),
+        "Gloo": hvd.gloo_built(),
+        "CUDA": hvd.cuda_built(),
+        "NCCL": hvd.nccl_built(),
+    }
+    names = tuple(name for name, there in built.items() if there)
+    return {"horovod_torch": built_for, "horovod_with": names}
+
+
+def horovod_built_for() -> str | None:
+    """Return the torch version Horovod was compiled for, read without importing it."""
+    for folder in sys.path:
+        path = Path(folder, "horovod", "metadata.json")
+        if path.is_file():
+            return str(json.loads(path.read_text(encoding="utf-8")).get("pytorch")) or None
+    return None
+
+
+def _gather_by_horovod(facts: dict[str, Any], errors: dict[str, str]) -> list[dict[str, Any]]:
+    # Gloo ends in a segmentation fault when the host's name does not resolve.
+    if not facts["host_resolves"] or not facts.get("horovod_with"):
+        return [facts]
+    _look(facts, errors, "Horovod", _horovod_world)
+    if facts.get("started") is None:
+        return [facts]
+    import horovod.torch as hvd
+
+    return list(hvd.allgather_object(facts, name="doctor"))
+
+
+def _horovod_world(facts: Mapping[str, Any]) -> dict[str, Any]:
+    import horovod.torch as hvd
+
+    hvd.init()
+    rank = hvd.rank() if hvd.size() > 1 else facts["rank"]  # a singleton believes to be rank 0
+    return {"started": hvd.size(), "rank": rank}
+
+
+def _gather_by_mpi(facts: dict[str, Any], errors: dict[str, str]) -> list[dict[str, Any]]:
+    _look(facts, errors, "MPI", _mpi)
+    if facts.get("started") is None:
+        return [facts]
+    from mpi4py import MPI
+
+    return list(MPI.COMM_WORLD.allgather(facts))
+
+
+def _mpi(facts: Mapping[str, Any]) -> dict[str, Any]:
+    if facts["mpi4py"] is None:
+        return {}
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    library = MPI.Get_library_version().replace("\x00", "").split(",")[0].splitlines()[0].strip()
+    rank = world.rank if world.size > 1 else facts["rank"]
+    threads = _THREAD_LEVELS.get(MPI.Query_thread(), "unknown")
+    return {"mpi_library": library, "mpi_threads": threads, "started": world.size, "rank": rank}
+
+
+def _give_up() -> None:
+    print(
+        f"problem: the ranks did not all answer within {PATIENCE_S:.0f} s; one of them is missing, "
+        "or they cannot reach each other. Try fewer hosts, then look at the network interface.",
+        flush=True,
+    )
+    os._exit(1)

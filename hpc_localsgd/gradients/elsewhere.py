@@ -1,0 +1,143 @@
+"""Tasks whose gradient is taken at another point than x, by one pass or by two."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hpc_localsgd.tasks.base import Batch, Task
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Losses, Rows, Vector
+
+_STREAM = 3  # the data of a run with the same seed are drawn from streams 1 and 2
+
+Climb = Callable[["Rows", "Rows"], None]  # (x, g): moves the rows of x, in place; may use up g
+Shift = Callable[["Rows", Sequence[int], int], None]  # (x, workers, t): moves x, in place
+
+
+class Elsewhere(Task):
+    """The wrapped task in all but `loss_and_grad`.
+
+    Storage is never copied: x, gradients and buffers are the wrapped task's. Inside
+    `loss_and_grad` its x is moved, and afterwards bitwise what it was.
+
+    Which step it is, a task is told by `batch(ranks, t)` alone. That call is passed through and
+    remembered: `loss_and_grad` belongs to the batch that was drawn last.
+
+    Attributes:
+        task: The wrapped task, to take plain gradients with.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._ranks: Sequence[int] = ()
+        self._t = 0
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes are the wrapped task's."""
+        if name == "task":  # an instance that is being copied has nothing yet
+            raise AttributeError(name)
+        return getattr(self.task, name)
+
+    @abstractmethod
+    def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
+        """Each worker's loss [R], and its gradient [R, P] at the point the method names."""
+
+    def batch(self, ranks: Sequence[int], t: int) -> Batch:
+        """The wrapped task's batches; the step is remembered."""
+        self._ranks, self._t = ranks, t
+        return self.task.batch(ranks, t)
+
+    def init(self, seed: int) -> Vector:
+        """See `Task.init`."""
+        return self.task.init(seed)
+
+    def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
+        """The plain loss, which curvature is measured on: see `Task.loss`."""
+        return self.task.loss(x, batch, buffers)
+
+    def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
+        """See `Task.evaluate`."""
+        return self.task.evaluate(x, split, rows, buffers)
+
+    def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
+        """See `Task.statistics`."""
+        return self.task.statistics(x, batches)
+
+    @contextmanager
+    def _restoring(self, x: Rows) -> Iterator[Rows]:
+        """The task's own storage holding x, free to be moved; x is put back bitwise."""
+        own = self.task.x
+        if x.data_ptr() != own.data_ptr():
+            own.copy_(x)
+        kept = own.clone()  # adding eps and taking it off again would leave rounding errors
+        try:
+            yield own
+        finally:
+            own.copy_(kept)
+
+
+class Ascent(Elsewhere):
+    """Two passes: the first finds the way up, the second takes the gradient there.
+
+    The loss is that at x, of the first pass. So are BatchNorm's running statistics: they are
+    updated once, with what the plain gradient would have made of them, and those of the second
+    pass are thrown away, as in the usual code of SAM. (Its integer counters advance twice; torch
+    uses them with `momentum=None` only.) Dropout draws anew in the second pass.
+    """
+
+    def __init__(self, task: Task, climb: Climb) -> None:
+        super().__init__(task)
+        self._climb = climb
+
+    def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
+        """Losses [R] at x, gradients [R, P] at the point above it, both on the same batch."""
+        with self._restoring(x) as point:
+            loss, g = self.task.loss_and_grad(point, batch)
+            statistics = self.task.buffers.clone()
+            self._climb(point, g)
+            _, g = self.task.loss_and_grad(point, batch)
+            self.task.buffers.copy_(statistics)
+        return loss, g
+
+
+class Shifted(Elsewhere):
+    """One pass, at a point that depends on the step but not on the batch.
+
+    Loss and BatchNorm's statistics are those of the shifted point, the only one seen.
+    """
+
+    def __init__(self, task: Task, shift: Shift) -> None:
+        super().__init__(task)
+        self._shift = shift
+
+    def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
+        """Losses [R] and gradients [R, P] at the shifted points.
+
+        Raises:
+            RuntimeError: The batch drawn last was not one for each row of x.
+        """
+        if len(self._ranks) != len(x):
+            raise RuntimeError(
+                f"the point of a step is a function of the step: draw the batch of these {len(x)} "
+                f"workers with batch(ranks, t) first (the last was of {len(self._ranks)} workers)"
+            )
+        with self._restoring(x) as point:
+            self._shift(point, self._ranks, self._t)
+            return self.task.loss_and_grad(point, batch)
+
+
+def normal(like: Vector, seed: int, worker: int, t: int) -> Vector:
+    """Standard normal numbers [P] on the device of `like`: a function of (seed, worker, t) only.
+
+    They are drawn on the device, whose numbers are its own: a CPU and a GPU give different ones.
+    """
+    words = np.random.SeedSequence([_STREAM, seed, worker, t]).generate_state(1, np.uint64)
+    generator = torch.Generator(like.device).manual_seed(int(words[0]))
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)

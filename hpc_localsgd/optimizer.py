@@ -1,0 +1,90 @@
+"""The local optimiser: `torch.optim` itself, on the flat storage of all workers at once.
+
+The optimiser sees two tensors, the part of x that takes weight decay and the part that does not.
+Every element-wise optimiser (SGD, Adam, AdamW, ...) then steps all R workers in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.tasks.base import Task
+    from hpc_localsgd.types import Now, Rows
+    from hpc_localsgd.worlds.base import World
+
+MakeOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
+AtSync = Literal["keep", "average", "reset"]
+
+
+class LocalOptimizer:
+    """One torch optimiser for the rows x [R, P] of the workers of this process.
+
+    What happens to its state (momentum, Adam's moments) at the end of a round of local steps is a
+    choice: "keep" leaves each worker its own, as all released codes of the papers do; "average"
+    averages it with the parameters, which doubles what is sent; "reset" forgets it.
+    """
+
+    def __init__(self, make: MakeOptimizer, task: Task, at_sync: AtSync = "keep") -> None:
+        """Wrap the storage of a task, without copying it.
+
+        Args:
+            make: Makes the optimiser from parameter groups, e.g. `partial(SGD, momentum=0.9)`.
+            task: Gives x [R, P] and how many of its columns take weight decay.
+            at_sync: "keep", "average" or "reset".
+
+        Raises:
+            ConfigurationError: The optimiser refuses its hyper-parameters, or parameter groups.
+        """
+        self.at_sync = at_sync
+        self._cuts = [(0, task.decayed), (task.decayed, task.dim)]
+        parameters = [nn.Parameter(task.x[:, a:b], requires_grad=True) for a, b in self._cuts]
+        groups: list[dict[str, Any]] = [{"params": [p]} for p in parameters if p.numel()]
+        try:
+            self.torch = make(groups)
+        except ValueError as error:  # torch's own, which names the hyper-parameter
+            raise ConfigurationError(f"--optimizer: {error}") from error
+        if task.decayed < task.dim and "weight_decay" in self.torch.defaults:
+            self.torch.param_groups[-1]["weight_decay"] = 0.0
+        self._parameters = parameters
+
+    def step(self, g: Rows, lr: float) -> None:
+        """One step of all R workers along the gradients g [R, P] with learning rate lr."""
+        for parameter, (a, b) in zip(self._parameters, self._cuts, strict=True):
+            parameter.grad = g[:, a:b]
+        for group in self.torch.param_groups:
+            group["lr"] = lr
+        self.torch.step()
+
+    def on_sync(self, world: World, now: Now) -> None:
+        """Keep, average or reset the state, after a round of local steps (H > 1)."""
+        if self.at_sync == "keep" or now.H == 1:
+            return
+        if self.at_sync == "reset":
+            self.torch.state.clear()
+            return
+        for tensor in self._row_state():
+            world.mean(tensor)
+
+    def _row_state(self) -> list[torch.Tensor]:
+        """State tensors that have one row for each worker, in a fixed order."""
+        return [
+            tensor
+            for parameter in self._parameters
+            for _, tensor in sorted(self.torch.state.get(parameter, {}).items())
+            if isinstance(tensor, torch.Tensor) and tensor.shape == parameter.shape
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the torch optimiser of these R workers."""
+        return self.torch.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.torch.load_state_dict(state)

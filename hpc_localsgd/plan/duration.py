@@ -1,0 +1,66 @@
+"""Durations in any unit, turned into optimiser steps before the loop starts.
+
+The loop knows only steps. A user may write 3000, "3000 steps", "250 epochs", "1.5 epochs",
+"2e6 samples" or "50%" (of the run).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from hpc_localsgd.types import ConfigurationError
+
+Duration: TypeAlias = int | str
+
+_PATTERN = re.compile(r"^\s*([0-9_.]+(?:e[+-]?[0-9]+)?)\s*(%|[a-z]*)\s*$")
+_STEPS, _EPOCHS, _SAMPLES = {"", "step", "steps"}, {"epoch", "epochs", "ep"}, {"sample", "samples"}
+
+
+@dataclass(frozen=True)
+class Units:
+    """What turns a duration into steps.
+
+    Attributes:
+        steps_per_epoch: Optimiser steps in one pass over the training data, not rounded.
+        samples_per_step: Samples all K workers together use in one step.
+        total: Steps of the whole run; None while that is what is being computed.
+    """
+
+    steps_per_epoch: float
+    samples_per_step: int
+    total: int | None = None
+
+    def steps(self, duration: Duration) -> int:
+        """The duration in whole optimiser steps, rounded to the nearest.
+
+        Raises:
+            ConfigurationError: The text is not a number with a known unit, or is negative.
+        """
+        number, unit = _parse(duration)
+        if unit in _STEPS:
+            exact = number
+        elif unit in _EPOCHS:
+            exact = number * self.steps_per_epoch
+        elif unit in _SAMPLES:
+            exact = number / self.samples_per_step
+        elif self.total is not None:
+            exact = number / 100 * self.total
+        else:
+            raise ConfigurationError(f"the length of the run cannot itself be {duration!r}")
+        return round(exact)
+
+
+def _parse(duration: Duration) -> tuple[float, str]:
+    match = _PATTERN.match(str(duration).lower())
+    unit = match.group(2) if match else None
+    if match is None or unit not in _STEPS | _EPOCHS | _SAMPLES | {"%"}:
+        raise ConfigurationError(
+            f"{duration!r} is not a duration: type steps (3000), "
+            '"250 epochs", "2e6 samples" or "50%" of the run'
+        )
+    try:
+        return float(match.group(1)), str(unit)
+    except ValueError as error:
+        raise ConfigurationError(f"{duration!r} does not begin with a number") from error

@@ -1,0 +1,198 @@
+"""Schedules: how long is the round that starts now?
+
+A schedule is a pure function `(t, lr) -> H` of the global step and the learning rate, so every
+rank computes the same H and nobody can deadlock, and a run can be planned before it starts. They
+are spelled like the functions they are: `post_local(switch=30_000, every=16)`.
+
+One convention for all: a round that starts at step t with length H ends after exactly H optimiser
+steps, and the loop shortens the last round so that the run ends with an exchange. (PyTorch's
+averager starts with a round of length 1, Lin's code tests `t mod H`, Gu's counts from the last
+decay: four conventions are in use.)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeVar
+
+from hpc_localsgd.plan.duration import Duration, Units
+from hpc_localsgd.plan.rates import Rate
+from hpc_localsgd.types import ConfigurationError
+
+S = TypeVar("S", bound="Schedule")
+
+
+class Schedule(ABC):
+    """Length of the round that starts at step t, where the learning rate is lr."""
+
+    @abstractmethod
+    def __call__(self, t: int, lr: float) -> int:
+        """H >= 1, the length in steps of the round that starts now."""
+
+    def in_steps(self: S, units: Units) -> S:
+        """The same schedule with its durations in steps, which the loop needs."""
+        del units
+        return self
+
+
+@dataclass(frozen=True)
+class every(Schedule):
+    """A constant number of local steps: Local SGD. `every(1)` is parallel SGD.
+
+    Source: Stich, Local SGD converges fast and communicates little, ICLR 2019.
+
+    Attributes:
+        steps: H, local steps in a round.
+    """
+
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.steps, "every.steps")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """H, always the same."""
+        del t, lr
+        return self.steps
+
+
+@dataclass(frozen=True)
+class post_local(Schedule):
+    """Parallel SGD (H = 1) before `switch`, `every` local steps in a round after it.
+
+    Source: Lin et al., Don't use large mini-batches, use Local SGD, ICLR 2020. The papers switch
+    at the first (Lin) or second (Gu, ImageNet) decay of the learning rate.
+
+    Attributes:
+        switch: When local steps begin, in any unit.
+        every: H after the switch.
+    """
+
+    switch: Duration = "50%"
+    every: int = 16
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.every, "post_local.every")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """1 before the switch, `every` from it on."""
+        del lr
+        return 1 if t < int(self.switch) else self.every
+
+    def in_steps(self, units: Units) -> post_local:
+        """The same schedule with `switch` in steps."""
+        return replace(self, switch=units.steps(self.switch))
+
+
+@dataclass(frozen=True)
+class phases(Schedule):
+    """One H per phase, as in Gu et al.'s scripts, where each decay has its own H.
+
+    A round never runs across the beginning of a phase: it is shortened to end there, so that a
+    decay of the learning rate at the same step takes effect on equal workers.
+
+    Attributes:
+        at: When the second and later phases begin, in any unit.
+        every: H of each phase, one more than `at`.
+    """
+
+    at: Sequence[Duration] = ("50%", "75%")
+    every: Sequence[int] = (1, 16, 64)
+
+    def __post_init__(self) -> None:
+        if len(self.every) != len(self.at) + 1:
+            raise ConfigurationError(
+                f"phases: {len(self.at)} beginnings (at) need {len(self.at) + 1} lengths (every), "
+                f"got {list(self.every)}: the first length holds from step 0"
+            )
+        for H in self.every:
+            _at_least_one(H, "phases.every")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """H of the phase of step t, shortened at the end of the phase."""
+        del lr
+        phase = sum(t >= int(begin) for begin in self.at)
+        H = self.every[phase]
+        return min(H, int(self.at[phase]) - t) if phase < len(self.at) else H
+
+    def in_steps(self, units: Units) -> phases:
+        """The same schedule with `at` in steps, checked to be in order."""
+        at = tuple(units.steps(begin) for begin in self.at)
+        if any(b <= a for a, b in pairwise(at)):
+            raise ConfigurationError(f"phases.at must be in increasing order, got {at} steps")
+        return replace(self, at=at)
+
+
+@dataclass(frozen=True)
+class qsr(Schedule):
+    """Quadratic synchronisation rule: H = max(at_least, floor((alpha / lr)^power)).
+
+    Source: Gu et al., A quadratic synchronization rule for distributed deep learning, ICLR 2024.
+    The value is floored with a margin of 1e-9, since (0.3 / 0.1)^2 is 8.999... in floating point.
+    With a decaying rate the last rounds are very long (26 epochs in the paper's ViT run): plan the
+    run before you start it.
+
+    Attributes:
+        alpha: Growth coefficient, in units of the learning rate. 0 means constant `at_least`.
+        at_least: H_base, the shortest round.
+        power: 2 is the paper's rule; 1 and 3 are its ablations.
+        warmup: While t is below it, H is `at_least`, since a small rate would ask for a huge H.
+    """
+
+    alpha: float = 0.0175
+    at_least: int = 4
+    power: float = 2.0
+    warmup: Duration = 0
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.at_least, "qsr.at_least")
+        if self.alpha < 0:
+            raise ConfigurationError(f"qsr.alpha must not be negative, got {self.alpha}")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """H of the round that starts at step t with rate lr; a rate of 0 asks for no end."""
+        if t < int(self.warmup) or self.alpha == 0:
+            return self.at_least
+        if lr <= 0:
+            return 2**31
+        return max(self.at_least, min(2**31, int((self.alpha / lr) ** self.power + 1e-9)))
+
+    def in_steps(self, units: Units) -> qsr:
+        """The same schedule with `warmup` in steps."""
+        return replace(self, warmup=units.steps(self.warmup))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One planned round: steps begin..end-1, then an exchange. `lr` is that of its first step."""
+
+    begin: int
+    end: int
+    lr: float
+
+    @property
+    def H(self) -> int:
+        """Length in steps."""
+        return self.end - self.begin
+
+
+def round_length(schedule: Schedule, t: int, lr: float, steps: int) -> int:
+    """H of the round that starts at t, shortened to end with the run."""
+    return min(schedule(t, lr), steps - t)
+
+
+def rounds(schedule: Schedule, rate: Rate, steps: int) -> Iterator[Round]:
+    """All rounds of a run of `steps` steps, known before anything starts."""
+    t = 0
+    while t < steps:
+        H = round_length(schedule, t, rate(t), steps)
+        yield Round(t, t + H, rate(t))
+        t += H
+
+
+def _at_least_one(H: int, name: str) -> None:
+    if H < 1:
+        raise ConfigurationError(f"{name} must be at least 1 step, got {H}")

@@ -1,0 +1,29 @@
+"""Numbers and seconds for a person, and for Slurm."""
+
+from __future__ import annotations
+
+import math
+
+
+def grouped(number: float) -> str:
+    """A whole number for a person: ``93 600``."""
+    return f"{number:,.0f}".replace(",", " ")
+
+
+def human_seconds(seconds: float) -> str:
+    """Seconds for a person: ``12 ms``, ``90 s``, ``42 min``, ``7 h 05 min``, ``2 d 03 h``."""
+    if seconds < 119.5:
+        return f"{1000 * seconds:.3g} ms" if 0 < seconds < 0.9995 else f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = round(seconds / 3600)
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{hours // 24} d {hours % 24:02d} h"
+
+
+def slurm_time(seconds: float) -> str:
+    """A time limit as Slurm takes it, rounded up to minutes: ``36:20:00``."""
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:00"

@@ -1,0 +1,134 @@
+"""All that a plan says, gathered in one object."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.assemble import probes
+from hpc_localsgd.plan.advice import Advice, Circumstances, advise
+from hpc_localsgd.plan.costmodel import Network, allreduce_messages, allreduce_wire_bytes
+from hpc_localsgd.plan.preview import Preview, preview
+from hpc_localsgd.plan.time_limit import seconds_of
+from hpc_localsgd.plan.topology import Topology, gap
+from hpc_localsgd.plan_command.rehearsal import Memory, Rehearsal
+from hpc_localsgd.plan_command.slurm import job_limit_s
+from hpc_localsgd.plan_command.subject import Options, Subject
+from hpc_localsgd.probes import Evaluation, Snapshot
+from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
+from hpc_localsgd.types import Now
+
+
+@dataclass(frozen=True)
+class Report:
+    """A plan and everything it was made from."""
+
+    planned: Subject
+    plan: Preview
+    network: Network
+    memory: Memory
+    disk: DiskEstimate
+    topology: str
+    gap: float
+    time_limit_s: float
+    advice: tuple[Advice, ...]
+
+
+def report(planned: Subject, network: Network, options: Options) -> Report:
+    """Plan a run, with its exchanges rehearsed on this network."""
+    rehearsal = Rehearsal(planned, network)
+    plan = _preview(planned, network, rehearsal, options)
+    topology = getattr(planned.config.algorithm, "topology", None)
+    given = Circumstances(
+        K=planned.workers,
+        time_limit_s=job_limit_s()
+        if options.time_limit is None
+        else seconds_of(options.time_limit),
+        evaluate_every=_evaluate_every(planned),
+        momentum=_momentum(rehearsal.optimizer),
+        topology=repr(topology) if isinstance(topology, Topology) else "",
+        gap=gap(topology, planned.workers) if isinstance(topology, Topology) else math.nan,
+        parallel=isinstance(planned.config.algorithm, AllReduce),
+    )
+    return Report(
+        planned=planned,
+        plan=plan,
+        network=network,
+        memory=rehearsal.memory(),
+        disk=_disk(planned, plan),
+        topology=given.topology,
+        gap=given.gap,
+        time_limit_s=given.time_limit_s,
+        advice=tuple(advise(plan, given)),
+    )
+
+
+def _preview(planned: Subject, network: Network, rehearsal: Rehearsal, options: Options) -> Preview:
+    K, model = planned.workers, planned.model
+    wire = allreduce_wire_bytes(K, model.nbytes)
+    return preview(
+        planned.schedule,
+        planned.rate,
+        planned.steps,
+        lambda now: _payload(planned, rehearsal, now),
+        exchange_s=rehearsal,
+        parallel_bytes=model.nbytes if K > 1 else 0,
+        parallel_s=network.seconds(allreduce_messages(K), wire),
+        step_s=math.nan if options.step_time is None else options.step_time,
+        steps_per_epoch=planned.units.steps_per_epoch,
+    )
+
+
+def _payload(planned: Subject, rehearsal: Rehearsal, now: Now) -> Any:
+    """Bytes of the algorithm, and of optimiser and BatchNorm where they are averaged."""
+    config, model, K = planned.config, planned.model, planned.workers
+    if K == 1:
+        return 0.0
+    sent: Any = config.algorithm.payload(model, K, now)
+    if config.momentum_at_sync == "average" and now.H > 1:
+        sent = sent + model.nbytes * rehearsal.optimizer_numbers
+    if config.batchnorm == "average":
+        sent = sent + planned.buffers * model.itemsize
+    return sent
+
+
+def _momentum(optimizer: torch.optim.Optimizer) -> float | None:
+    """Of SGD; None for other optimisers."""
+    if not isinstance(optimizer, torch.optim.SGD):
+        return None
+    return float(optimizer.param_groups[0]["momentum"])
+
+
+def _evaluate_every(planned: Subject) -> int:
+    found, _ = probes(planned.config, planned.units)
+    return next((probe.every for probe in found if isinstance(probe, Evaluation)), 0)
+
+
+def _disk(planned: Subject, plan: Preview) -> DiskEstimate:
+    """Of the trajectory: rounds, the loss of each worker and round, evaluations, snapshots."""
+    config, K = planned.config, planned.workers
+    found, spread = probes(config, planned.units)
+    values, snapshots = plan.rounds * K + _times(spread.every, plan), 0
+    for probe in found:
+        if isinstance(probe, Evaluation):
+            values += _times(probe.every, plan) * 2 * (1 + K * probe.per_worker)
+        elif isinstance(probe, Snapshot):
+            snapshots += _times(probe.every, plan)
+    return disk_estimate(
+        K,
+        planned.model.P,
+        rounds=plan.rounds,
+        series_values=values,
+        snapshots=snapshots,
+        dtype=config.snapshot_dtype,
+        workers=config.snapshot_workers,
+    )
+
+
+def _times(every: int, plan: Preview) -> int:
+    """How often something with this cadence happens, step 0 and the end included."""
+    return -(-plan.steps // every) + 1 if every else 0

@@ -1,0 +1,134 @@
+"""What is planned: the objects of a run, its durations in steps, without its storage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hpc_localsgd.assemble import _steps, started
+from hpc_localsgd.config import Config, MakeOptimizer, Resolved
+from hpc_localsgd.environment.launch import Launch
+from hpc_localsgd.plan.duration import Units
+from hpc_localsgd.plan.rates import Rate
+from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.types import ConfigurationError, Footprint
+from hpc_localsgd.worlds.base import check_workers
+
+TENSORS = 16  # a model of which only P is known is taken for so many equal tensors
+
+
+@dataclass
+class Options:
+    """What a plan asks beyond the options of the run.
+
+    Args:
+        step_time: Seconds of one local step, from a short run; gives the time of the whole run.
+        time_limit: Of the job, as for sbatch: minutes, 2:30:00 or 1-12:00:00. Default: what Slurm
+            says, inside a job.
+        parameters: P, in place of the task's model.
+        samples: Size of the training set, in place of the task's. With both, no task is made.
+    """
+
+    step_time: float | None = None
+    time_limit: str | None = None
+    parameters: float | None = None
+    samples: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float | int) and not value > 0:
+                option = "--" + name.replace("_", "-")
+                raise ConfigurationError(f"{option} must be positive, got {value:g}")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run that is not going to be started here.
+
+    Attributes:
+        config: Its options.
+        optimizer: Makes its optimiser.
+        workers: K.
+        model: Lengths of the model's tensors.
+        buffers: Q, floating-point buffers of BatchNorm.
+        samples: Size of the training set.
+        units: Of its durations.
+        schedule: In steps.
+        rate: In steps.
+    """
+
+    config: Config
+    optimizer: MakeOptimizer
+    workers: int
+    model: Footprint
+    buffers: int
+    samples: int
+    units: Units
+    schedule: Schedule
+    rate: Rate
+
+    @property
+    def steps(self) -> int:
+        """Length of the run."""
+        return self.units.total or 0
+
+
+def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
+    """The run of these options, with one worker's model at most.
+
+    Raises:
+        ConfigurationError: Contradictions, or data that is missing.
+    """
+    config, n = resolved.config, started(launch) or 1
+    K = n if config.workers is None else config.workers
+    check_workers(K, n)
+    setting = Setting(
+        workers=K,
+        batch=config.batch_per_worker,
+        seed=config.seed,
+        dtype=getattr(torch, config.dtype),
+        replacement=config.sampling == "replacement",
+        remainder=config.remainder,
+    )
+    model, buffers, samples = _weighed(config, options, setting)
+    partition = setting.partition(samples)
+    units = Units(partition.steps_per_epoch, partition.per_step)
+    units = Units(units.steps_per_epoch, units.samples_per_step, _steps(config, units))
+    return Subject(
+        config=config,
+        optimizer=resolved.optimizer,
+        workers=K,
+        model=model,
+        buffers=buffers,
+        samples=samples,
+        units=units,
+        schedule=config.schedule.in_steps(units),
+        rate=config.rate.in_steps(units),
+    )
+
+
+def _weighed(config: Config, options: Options, setting: Setting) -> tuple[Footprint, int, int]:
+    """The model's footprint, its buffers, and the number of training samples."""
+    given = options.parameters, options.samples
+    itemsize = setting.dtype.itemsize
+    if given[0] is not None and given[1] is not None:
+        return _even(round(given[0]), itemsize), 0, round(given[1])
+    try:
+        task = config.task.build(setting)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{error} (a plan does without the task if given --parameters P and --samples N)"
+        ) from error
+    model = (
+        Footprint(task.sizes, itemsize) if given[0] is None else _even(round(given[0]), itemsize)
+    )
+    samples = task.splits["train"] if given[1] is None else round(given[1])
+    return model, int(task.buffers.shape[1]), samples
+
+
+def _even(P: int, itemsize: int) -> Footprint:
+    """P parameters in tensors of nearly equal length."""
+    parts = min(TENSORS, P)
+    return Footprint(tuple((i + 1) * P // parts - i * P // parts for i in range(parts)), itemsize)

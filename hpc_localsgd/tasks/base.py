@@ -1,0 +1,113 @@
+"""What a task is: loss, gradient and evaluation as functions of one flat parameter vector."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from hpc_localsgd.plan.partition import Partition
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Losses, Rows, Vector
+
+Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs [R, B, ...], targets [R, B]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The part of a run a task has to know.
+
+    Attributes:
+        workers: K.
+        ranks: The workers living in this process, R numbers out of 0..K-1.
+        batch: Samples per worker and step.
+        seed: Of the initial parameters and of the order of the data.
+        device: Where the parameters live.
+        dtype: Of the parameters: torch.float32 or torch.float64.
+        replacement: Draw the batches with replacement.
+        remainder: See `Partition`.
+    """
+
+    workers: int = 1
+    ranks: Sequence[int] = (0,)
+    batch: int = 16
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    replacement: bool = False
+    remainder: Any = "carry"
+
+    def partition(self, samples: int) -> Partition:
+        """How `samples` training samples are dealt to the workers of this run."""
+        return Partition(
+            samples, self.workers, self.batch, self.seed, self.replacement, self.remainder
+        )
+
+
+class TaskSpec(ABC):
+    """The hyper-parameters of a task, a frozen dataclass; `build` makes the task itself."""
+
+    @abstractmethod
+    def build(self, setting: Setting) -> Task:
+        """Load the data, make the model, and allocate the flat storage of the R workers.
+
+        Raises:
+            ConfigurationError: The batch is larger than the data, or data is missing.
+        """
+
+
+class Task(ABC):
+    """Model and data of the R workers of one process.
+
+    Attributes:
+        dim: P, the number of parameters.
+        sizes: Lengths of the model's tensors in the flat vector, in order; they sum to P.
+        decayed: The first `decayed` of the P parameters get weight decay, the rest (biases and
+            parameters of norms) do not.
+        x: [R, P], the storage of the workers' parameters; stable for the life of the task.
+        buffers: [R, Q], the floating-point buffers (BatchNorm statistics) of the workers.
+        partition: How the training data is dealt.
+        splits: Number of samples of each split, e.g. {"train": 1437, "test": 360}.
+    """
+
+    dim: int
+    sizes: tuple[int, ...]
+    decayed: int
+    x: torch.Tensor
+    buffers: torch.Tensor
+    partition: Partition
+    splits: Mapping[str, int]
+
+    @abstractmethod
+    def init(self, seed: int) -> Vector:
+        """Initial parameters [P], the same on every worker."""
+
+    @abstractmethod
+    def batch(self, ranks: Sequence[int], t: int) -> Batch:
+        """The batches of the given workers at step t: a function of (seed, worker, t) only."""
+
+    @abstractmethod
+    def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
+        """Each worker's loss [R] on its own batch, and its gradient [R, P].
+
+        The gradient is returned in storage that the next call overwrites.
+        """
+
+    @abstractmethod
+    def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
+        """Mean loss [] of one model over a batch of one worker [B, ...], differentiable in x.
+
+        In evaluation mode, with the given buffers: what curvature is measured on.
+        """
+
+    @abstractmethod
+    def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
+        """Sums over some rows of a split: float64 [3] of loss, right answers, samples."""
+
+    @abstractmethod
+    def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
+        """Buffers [Q] re-estimated on training batches at x (cumulative mean over the batches)."""

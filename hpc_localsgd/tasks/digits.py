@@ -1,0 +1,87 @@
+"""scikit-learn's handwritten digits: 1797 real 8x8 images, bundled, no download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.classification import Classification
+
+
+@dataclass(frozen=True)
+class digits(TaskSpec):
+    """Ten handwritten digits, 8x8 pixels (Alpaydin & Kaynak, UCI, 1998), from scikit-learn.
+
+    Attributes:
+        model: "mlp" (64-hidden-10, ReLU) or "conv" (two 3x3 convolutions, 16 and 32 channels).
+        norm: Of the convolutional net: "group", "batch" or "none". BatchNorm's running statistics
+            are the classic trap of Local SGD; see `--batchnorm`.
+        hidden: Width of the hidden layer.
+        test_fraction: Share of the images kept for testing, stratified by digit.
+        split_seed: Chooses the test images, independently of the run's seed.
+    """
+
+    model: Literal["mlp", "conv"] = "mlp"
+    norm: Literal["group", "batch", "none"] = "group"
+    hidden: int = 128
+    test_fraction: float = 0.2
+    split_seed: int = 0
+
+    def build(self, setting: Setting) -> Classification:
+        """Load and standardise the images, and make the task of this process's workers."""
+        make: dict[str, Callable[[], nn.Module]] = {
+            "mlp": lambda: mlp(self.hidden),
+            "conv": lambda: conv(self.norm, self.hidden),
+        }
+        return Classification(make[self.model], self._splits(), setting)
+
+    def _splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        images, labels = load_digits(return_X_y=True)
+        train, test, train_labels, test_labels = train_test_split(
+            images.reshape(-1, 1, 8, 8),
+            labels,
+            test_size=self.test_fraction,
+            random_state=self.split_seed,
+            stratify=labels,
+        )
+        mean, std = train.mean(), train.std()
+        return {
+            "train": ((train - mean) / std, train_labels),
+            "test": ((test - mean) / std, test_labels),
+        }
+
+
+def mlp(hidden: int) -> nn.Module:
+    """64 - hidden - 10 with one ReLU layer."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+
+
+def conv(norm: str, hidden: int) -> nn.Module:
+    """Two 3x3 convolutions with a norm each, one pooling, one hidden layer."""
+    return nn.Sequential(
+        *_block(1, 16, norm),
+        *_block(16, 32, norm),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * 4 * 4, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, 10),
+    )
+
+
+def _block(inputs: int, outputs: int, norm: str) -> list[nn.Module]:
+    norms: dict[str, Callable[[], nn.Module]] = {
+        "group": lambda: nn.GroupNorm(4, outputs),
+        "batch": lambda: nn.BatchNorm2d(outputs),
+        "none": nn.Identity,
+    }
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=norm == "none")
+    return [convolution, norms[norm](), nn.ReLU()]

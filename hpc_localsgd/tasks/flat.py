@@ -1,0 +1,180 @@
+"""A torch module as a function of one flat vector, without copies.
+
+The R workers of a process are R copies of the module whose parameters, gradients and
+floating-point buffers are views into three matrices x [R, P], g [R, P] and buffers [R, Q]. Forward
+and backward then work as in any torch program, and everything else sees flat vectors.
+
+Parameters that take weight decay come first in the vector, so that the optimiser's two groups are
+two slices of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad_and_value, vmap
+
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits, targets -> mean []
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each tensor of a module lies in the flat vector.
+
+    Attributes:
+        names: Parameter names in the order of the vector.
+        shapes: Their shapes.
+        decayed: Length of the leading part that takes weight decay.
+        buffers: Names of the floating-point buffers.
+        buffer_shapes: Their shapes. Integer buffers (BatchNorm's counters) are never exchanged.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    decayed: int
+    buffers: tuple[str, ...]
+    buffer_shapes: tuple[torch.Size, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of elements of each parameter tensor."""
+        return tuple(shape.numel() for shape in self.shapes)
+
+    @property
+    def buffer_sizes(self) -> tuple[int, ...]:
+        """Number of elements of each floating-point buffer."""
+        return tuple(shape.numel() for shape in self.buffer_shapes)
+
+    @staticmethod
+    def of(module: nn.Module) -> Layout:
+        """The layout of a module: matrices and filters first, then vectors (biases, norms)."""
+        named = sorted(module.named_parameters(), key=lambda item: item[1].ndim < 2)
+        floats = [(n, b) for n, b in module.named_buffers() if b.is_floating_point()]
+        return Layout(
+            names=tuple(name for name, _ in named),
+            shapes=tuple(p.shape for _, p in named),
+            decayed=sum(p.numel() for _, p in named if p.ndim >= 2),
+            buffers=tuple(name for name, _ in floats),
+            buffer_shapes=tuple(b.shape for _, b in floats),
+        )
+
+    def flatten(self, module: nn.Module) -> torch.Tensor:
+        """The parameters of a module as one vector [P], copied."""
+        named = dict(module.named_parameters())
+        return torch.cat([named[name].detach().reshape(-1) for name in self.names])
+
+    def flatten_buffers(self, module: nn.Module) -> torch.Tensor:
+        """The floating-point buffers of a module as one vector [Q], copied."""
+        named = dict(module.named_buffers())
+        flat = [named[name].reshape(-1) for name in self.buffers]
+        return torch.cat(flat) if flat else torch.empty(0)
+
+    def views(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Parameters by name as views of a vector [P]; one `split`, cheap under autograd."""
+        parts = x.split(self.sizes)
+        return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+
+    def buffer_views(self, buffers: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Buffers by name as views of a vector [Q]."""
+        parts = buffers.split(self.buffer_sizes)
+        named = zip(self.buffers, parts, self.buffer_shapes, strict=True)
+        return {n: p.view(s) for n, p, s in named}
+
+
+def bind(
+    module: nn.Module,
+    layout: Layout,
+    x: torch.Tensor,
+    buffers: torch.Tensor,
+    g: torch.Tensor | None = None,
+) -> nn.Module:
+    """Make a module's parameters, buffers and gradients views of x [P], buffers [Q], g [P]."""
+    parameters = dict(module.named_parameters())
+    for name, view in layout.views(x).items():
+        parameters[name].data = view
+    if g is not None:
+        for name, view in layout.views(g).items():
+            parameters[name].grad = view
+    for name, view in layout.buffer_views(buffers).items():
+        owner, _, leaf = name.rpartition(".")
+        module.get_submodule(owner)._buffers[leaf] = view
+    return module
+
+
+class Replicas:
+    """R copies of a module over flat storage, and their gradients, by a loop or by vmap.
+
+    The loop is exact for every module. vmap runs all workers in one batched program: 4-7 times
+    faster for 16 small MLPs, slower for convolutions on a CPU, and impossible with BatchNorm's
+    running statistics; `vmapped=None` chooses accordingly. A test holds both equal.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        R: int,
+        loss: LossFunction,
+        device: torch.device,
+        dtype: torch.dtype,
+        vmapped: bool | None = None,
+    ) -> None:
+        module = module.to(device=device, dtype=dtype)
+        self.layout = Layout.of(module)
+        self.dim = sum(self.layout.sizes)
+        self.criterion = loss
+        Q = sum(self.layout.buffer_sizes)
+        self.x = torch.empty(R, self.dim, device=device, dtype=dtype)
+        self.g = torch.zeros_like(self.x)
+        self.buffers = torch.empty(R, Q, device=device, dtype=dtype)
+        self.x[:] = self.layout.flatten(module)
+        self.buffers[:] = self.layout.flatten_buffers(module).to(self.buffers)
+        self.modules = [
+            bind(copy.deepcopy(module), self.layout, self.x[r], self.buffers[r], self.g[r])
+            for r in range(R)
+        ]
+        self.vmapped = worth_vmapping(module, R, device) if vmapped is None else vmapped
+
+    def loss_and_grad(
+        self, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses [R] and gradients [R, P] (in `self.g`) of inputs [R, B, ...], targets [R, B]."""
+        return (self._vmap if self.vmapped else self._loop)(inputs, targets)
+
+    def _loop(
+        self, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.g.zero_()
+        losses = []
+        for module, batch, target in zip(self.modules, inputs, targets, strict=True):
+            loss = self.criterion(module(batch), target)
+            loss.backward()
+            losses.append(loss.detach())
+        return torch.stack(losses), self.g
+
+    def _vmap(
+        self, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        gradient = vmap(grad_and_value(self._loss_of), randomness="different")
+        parts = self.x.split(self.layout.sizes, dim=1)
+        shapes, names = self.layout.shapes, self.layout.names
+        stacked = {n: p.reshape(-1, *s) for n, p, s in zip(names, parts, shapes, strict=True)}
+        gradients, losses = gradient(stacked, inputs, targets)
+        torch.cat([gradients[n].flatten(1) for n in names], dim=1, out=self.g)
+        return losses.detach(), self.g
+
+    def _loss_of(
+        self, parameters: dict[str, torch.Tensor], inputs: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        return self.criterion(functional_call(self.modules[0], parameters, inputs), targets)
+
+
+def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool:
+    """Whether R workers in one batched program are possible, and faster than a loop."""
+    kinds = list(module.modules())
+    if R == 1 or any(getattr(m, "track_running_stats", False) for m in kinds):
+        return False
+    return device.type == "cuda" or not any(isinstance(m, nn.modules.conv._ConvNd) for m in kinds)

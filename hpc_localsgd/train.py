@@ -1,0 +1,115 @@
+"""The main job: `horovodrun -np 4 python -m hpc_localsgd.train`.
+
+Parses the options, assembles the run, trains, and shows what came of it. Exit status: 0 done,
+2 a fault of the request, 3 the training diverged, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.environment.cores import share_cores
+from hpc_localsgd.environment.launch import Launch, detect
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.assemble import Job
+    from hpc_localsgd.config import Resolved
+    from hpc_localsgd.worlds.base import World
+
+PROG = "python -m hpc_localsgd.train"
+OK, FAULT, DIVERGED = 0, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says; returns the exit status."""
+    share_cores(os.environ)  # before torch and MPI are imported
+    from hpc_localsgd.config import parse
+
+    launch = detect(os.environ)
+    try:
+        return run(parse(sys.argv[1:] if argv is None else argv, PROG), launch)
+    except ConfigurationError as error:
+        return refuse(str(error), launch, PROG)
+
+
+def refuse(message: str, launch: Launch, prog: str) -> int:
+    """One message for the whole job, whatever the number of ranks; returns the exit status.
+
+    The silent ranks wait a moment: a launcher ends the job at the first exit with a status, and
+    the one that speaks must have spoken by then.
+    """
+    if message and (launch.rank == 0 or message.startswith("rank ")):
+        sys.stderr.write(f"{prog}: {message}\n")
+        sys.stderr.flush()
+    else:
+        time.sleep(1.0)
+    return FAULT
+
+
+def run(resolved: Resolved, launch: Launch) -> int:
+    """Train with parsed options in the world this process was launched into."""
+    from hpc_localsgd.assemble import make_world
+
+    world = make_world(resolved.config, launch)
+    try:
+        status = _train(resolved, world)
+    except ConfigurationError:
+        world.close()
+        raise
+    except BaseException:  # of this rank alone: the others may be waiting for it
+        traceback.print_exc()
+        sys.stderr.flush()
+        world.abort(1)
+        raise
+    world.close()
+    return status
+
+
+def _train(resolved: Resolved, world: World) -> int:
+    from hpc_localsgd.assemble import make_job
+    from hpc_localsgd.display import Display
+    from hpc_localsgd.loop import train
+    from hpc_localsgd.recorder import Diverged
+
+    with Display(world.rank, sys.stdout.isatty() and world.n == 1) as display:
+        job = make_job(resolved, world, display.show)
+        display.begin(job.run)
+        try:
+            job.record.start(job.position)
+            train(job.run, job.position, job.record)
+        except Diverged as error:
+            job.close("diverged")
+            if world.rank == 0:
+                sys.stderr.write(f"{PROG}: {error}\n")
+            return DIVERGED
+        except BaseException:
+            job.close("stopped")
+            raise
+        job.close("complete")
+    if world.rank == 0:
+        _conclude(job, resolved.config.figures)
+    return OK
+
+
+def _conclude(job: Job, figures: bool) -> None:
+    """Rank 0: draw the figures and print the closing table."""
+    from hpc_localsgd.display import show_conclusion
+    from hpc_localsgd.trajectory import Trajectory
+
+    trajectory = Trajectory(job.out)
+    drawn = []
+    if figures:
+        from hpc_localsgd.analysis.figures import draw_run
+
+        drawn = draw_run(trajectory, job.out)
+    show_conclusion(trajectory, job.run, [job.out / "trajectory.h5", *drawn])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

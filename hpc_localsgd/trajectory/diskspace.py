@@ -1,0 +1,90 @@
+"""Opening a file to write, and taking its disk space before HDF5 needs it.
+
+HDF5 does not survive a full disk: after one failed write it has forgotten chunks it believes
+written, and the superblock promises more bytes than there are, so the file does not open again
+(both seen with HDF5 2.0). So nothing is given to HDF5 before the file system has promised the
+space. A refusal then costs nothing: the file is untouched and the rows are still in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import h5py
+
+_SLACK_BYTES = 256 * 1024  # HDF5 takes metadata blocks a few at a time
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_NO_RESERVATIONS = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ENOSYS)
+
+
+def open_to_write(path: Path, mode: str) -> h5py.File:
+    """Opens with HDF5's default format, the one that survives a kill and can be reopened.
+
+    Args:
+        path: The file.
+        mode: ``x`` to create, ``r+`` to go on.
+
+    Raises:
+        OSError: As h5py raises it; BlockingIOError when another process is writing the file.
+    """
+    try:
+        return h5py.File(path, mode, locking="best-effort")
+    except OSError as error:
+        # Lustre without -o flock and some NFS mounts have no locks at all: rank 0 is alone anyway.
+        if error.errno not in _NO_LOCKS:
+            raise
+        path.unlink() if mode == "x" else None
+        return h5py.File(path, mode, locking=False)
+
+
+def reserve(file: h5py.File, needed_bytes: int) -> None:
+    """Has the file system promise `needed_bytes` behind the present end of the file.
+
+    Args:
+        file: A file opened by `open_to_write`.
+        needed_bytes: Upper bound of what the next write takes.
+
+    Raises:
+        OSError: When the space is not there (disk full, quota, file size limit).
+    """
+    allocate = getattr(os, "posix_fallocate", None)  # not on macOS
+    if allocate is None:
+        return
+    descriptor = file.id.get_vfd_handle()
+    end = os.fstat(descriptor).st_size
+    try:
+        allocate(descriptor, end, needed_bytes + _SLACK_BYTES)
+    except OSError as error:
+        os.ftruncate(descriptor, end)  # a refusal may have extended the file part of the way
+        if error.errno not in _NO_RESERVATIONS:
+            raise
+
+
+def give_back(file: h5py.File) -> None:
+    """Returns what was reserved and not used; call it right after a flush.
+
+    Args:
+        file: A file opened by `open_to_write`.
+    """
+    # HDF5's own idea of the end is never below what its metadata promise.
+    os.ftruncate(file.id.get_vfd_handle(), file.id.get_filesize())
+
+
+def why(error: BaseException) -> str:
+    """What went wrong, as a person would say it.
+
+    Args:
+        error: What the operating system or HDF5 raised.
+    """
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full or the quota used up ({os.strerror(number)})"
+    if number == errno.EFBIG:
+        return "the file may not grow further (File too large: ulimit -f)"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"this account may not write there ({os.strerror(number)})"
+    if number == errno.EAGAIN:
+        return "another process is writing this file"
+    return os.strerror(number) if number else str(error).split("\n")[0]

@@ -1,0 +1,284 @@
+"""Reads a run back: its segments put together, everything as NumPy arrays, nothing kept open."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpc_localsgd.trajectory.encoding import PLUGINS, decode, load_plugin
+from hpc_localsgd.trajectory.estimate import human_bytes
+from hpc_localsgd.trajectory.reading import opened
+from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals
+from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError
+from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
+from hpc_localsgd.trajectory.tables import complete_rows
+
+_FOREVER = int(np.iinfo(np.int64).max)
+
+
+class Trajectory:
+    """The record of a run, finished or going on.
+
+    What is read is kept, so a run in progress is looked at afresh with a new `Trajectory`.
+
+    Args:
+        path: A ``trajectory.h5``, or the run folder that holds it.
+        segments: Whether to add the files of a resumed run (``trajectory-0001.h5``, ...). Rows that
+            an earlier segment recorded after the step a later one begins at are dropped.
+
+    Attributes:
+        path: The first file.
+        paths: All files that are read, in order.
+
+    Raises:
+        TrajectoryError: If a file is missing, damaged, or of another schema.
+
+    Example:
+        >>> run = Trajectory("runs/a")                                      # doctest: +SKIP
+        >>> run.rounds.local_steps.max(), run.series("spread").value[-1]    # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path, *, segments: bool = True) -> None:
+        """See the class."""
+        self.path = trajectory_file(path)
+        several = segments and self.path.exists()
+        self.paths = segment_paths(self.path) if several else [self.path]
+        self._attrs = [_attrs_of(segment) for segment in self.paths]
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Attributes of the run: those of its last segment, `created` and `t0` of its first."""
+        first, last = self._attrs[0], self._attrs[-1]
+        return {**last, "created": first.get("created", ""), "t0": first.get("t0", 0)}
+
+    @property
+    def K(self) -> int:
+        """Workers of the run."""
+        return int(self._attrs[-1]["K"])
+
+    @property
+    def P(self) -> int:
+        """Parameters of the model."""
+        return int(self._attrs[-1]["P"])
+
+    @property
+    def status(self) -> str:
+        """``running`` (also of a killed run), ``complete``, ``stopped`` or ``diverged``."""
+        return str(self._attrs[-1]["status"])
+
+    @property
+    def config_text(self) -> str:
+        """The whole resolved configuration, YAML."""
+        return str(self._attrs[-1]["config"])
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration as a dictionary.
+
+        Raises:
+            TrajectoryError: If PyYAML is missing or the text is not YAML; `config_text` has the
+                text.
+        """
+        try:
+            import yaml
+        except ImportError as error:
+            raise TrajectoryError(
+                "reading the configuration as a dictionary needs PyYAML: pip install pyyaml."
+                " The text itself is in config_text."
+            ) from error
+        try:
+            parsed = yaml.safe_load(self.config_text) or {}
+        except yaml.YAMLError as error:
+            raise TrajectoryError(
+                f"{self.paths[-1]}: its configuration is not YAML: {error}. config_text has it."
+            ) from error
+        return parsed if isinstance(parsed, dict) else {"config": parsed}
+
+    @cached_property
+    def rounds(self) -> Rounds:
+        """The table of rounds. Workers that a segment did not have are NaN."""
+        parts = self._each("rounds", "step_end", [c.name for c in ROUND_COLUMNS])
+        wide = max(int(attrs["K"]) for attrs in self._attrs)
+        columns = {}
+        for column in ROUND_COLUMNS:
+            empty = np.empty((0, wide) if column.per_worker else (0,), column.dtype)
+            found = [part[column.name] for part in parts]
+            columns[column.name] = np.concatenate([empty, *(_widened(x, wide) for x in found)])
+        return Rounds(**columns)
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Rounds, steps, bytes and seconds of the whole run."""
+        return Totals.of(self.rounds)
+
+    def names(self) -> list[str]:
+        """Names of the series, sorted."""
+        return sorted(self._series_names)
+
+    def series(self, name: str) -> Series:
+        """A series by name.
+
+        Args:
+            name: For example ``eval/test/accuracy``; `names` lists them.
+
+        Raises:
+            TrajectoryError: If there is no such series.
+        """
+        if name not in self._series_names:
+            raise TrajectoryError(self._unknown(name))
+        parts = self._each(f"series/{name}", "step", ["step", "value"])
+        if len({part["value"].shape[1:] for part in parts}) > 1:
+            raise TrajectoryError(
+                f"{self.path}: segments of this run hold {name!r} in different shapes; read them"
+                f' one by one with Trajectory("{self.paths[-1]}", segments=False).'
+            )
+        nothing = {"step": np.empty(0, np.int64), "value": np.empty(0)}
+        step, value = (np.concatenate([p[key] for p in parts or [nothing]]) for key in nothing)
+        said = self._series_names[name]
+        dims = tuple(said["dims"].split())
+        return Series(step, value, said["units"], dims, said["meaning"], name)
+
+    @cached_property
+    def snapshot_steps(self) -> np.ndarray:
+        """``[m]`` global steps of which parameters are kept."""
+        kept = self._each("snapshots", "step", ["step"], whole=("step", "mean"))
+        return np.concatenate([np.empty(0, np.int64), *(part["step"] for part in kept)])
+
+    def snapshot(self, step: int | None = None, *, workers: bool = False) -> Snapshot:
+        """Reads the parameters of one step, and no others.
+
+        Args:
+            step: One of `snapshot_steps`; by default the last.
+            workers: Whether to read every worker's parameters too, K times as much.
+
+        Raises:
+            TrajectoryError: If there is none at that step, or workers were not recorded.
+        """
+        steps = self.snapshot_steps
+        if step is None and len(steps):
+            step = int(steps[-1])
+        if step is None or step not in steps:
+            some = ", ".join(str(s) for s in steps[:8]) or "none"
+            more = f", ... {steps[-1]}" if len(steps) > 8 else ""
+            raise TrajectoryError(
+                f"{self.path}: no snapshot at step {step}; there are: {some}{more}."
+            )
+        for path in reversed(self.paths):  # where two segments have a step, the later one counts
+            with opened(path) as file:
+                if "snapshots" in file:
+                    group = file["snapshots"]
+                    rows = complete_rows(group, ["step", "mean"])
+                    at = np.flatnonzero(group["step"][:rows] == step)
+                    if len(at):
+                        return _snapshot(group, int(at[-1]), workers, path)
+        raise TrajectoryError(
+            f"{self.path}: the snapshot of step {step} has gone; open the run again."
+        )
+
+    def __repr__(self) -> str:
+        """A few calm lines: what ran, how it ended, what is recorded."""
+        a, sums, snapshots = self.attrs, self.totals, len(self.snapshot_steps)
+        seconds = f"computing {sums.compute_s:.4g}, waiting {sums.wait_s:.4g}"
+        sent = human_bytes(sums.payload_bytes)
+        parts = [f"{name} [{len(self.series(name))}]" for name in self.names()]
+        lines = [
+            f'Trajectory("{self.path}")  {self.status}',
+            f"  {a['task']} | {a['algorithm']} | {a['schedule']} | {a['world']}",
+            f"  K = {self.K} workers, P = {self.P:,} parameters, seed {a['seed']}",
+            f"  {self.rounds!r}, {sent} sent per worker",
+            f"  seconds: {seconds}, transferring {sums.transfer_s:.4g} ({a['clock']})",
+            f"  series: {', '.join(parts) or 'none yet'}",
+        ]
+        lines += [f"  snapshots: {snapshots}"] if snapshots else []
+        lines += [f"  segments: {len(self.paths)}"] if len(self.paths) > 1 else []
+        return "\n".join(lines)
+
+    @cached_property
+    def _series_names(self) -> dict[str, dict[str, str]]:
+        """Name of each series -> its attributes, the first segment's where several have it."""
+        found: dict[str, dict[str, str]] = {}
+        for path in self.paths:
+            with opened(path) as file:
+                for name, said in _series_in(file).items():
+                    found.setdefault(name, said)
+        return found
+
+    def _each(
+        self, group: str, clock: str, names: list[str], whole: tuple[str, ...] = ()
+    ) -> list[dict[str, np.ndarray]]:
+        """Columns of `group`, segment by segment, without the rows that a later segment did again.
+
+        Args:
+            group: Path of the table.
+            clock: Its column of global steps.
+            names: Columns to read.
+            whole: Columns that must have a row for it to count, `names` by default.
+        """
+        parts, limit = [], _FOREVER
+        for path, attrs in zip(reversed(self.paths), reversed(self._attrs), strict=True):
+            with opened(path) as file:
+                rows = complete_rows(file[group], whole or names) if group in file else 0
+                if rows:
+                    columns = {name: file[group][name][:rows] for name in names}
+                    kept = columns[clock] <= limit
+                    parts.append({name: x[kept] for name, x in columns.items()})
+                    # A resumed job may measure the step it begins at once more: the later one
+                    # counts.
+                    limit = min(limit, int(columns[clock][0]) - 1)
+            limit = min(limit, int(attrs.get("t0", 0)))
+        return parts[::-1]
+
+    def _unknown(self, name: str) -> str:
+        known = self.names()
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" - did you mean {close[0]!r}?" if close else "."
+        return (
+            f"{self.path}: no series {name!r}{hint} (there are: {', '.join(known) or 'none yet'})"
+        )
+
+
+def _attrs_of(path: Path) -> dict[str, Any]:
+    with opened(path) as file:
+        return {name: _plain(value) for name, value in file.attrs.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _widened(x: np.ndarray, K: int) -> np.ndarray:
+    """``[S, k]`` -> ``[S, K]`` with NaN for the workers of other segments; ``[S]`` stays."""
+    if x.ndim < 2:
+        return x
+    return np.pad(x, ((0, 0), (0, K - x.shape[1])), constant_values=np.nan)
+
+
+def _series_in(file: h5py.File) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Group) and {"step", "value"} <= set(item):
+            found[name] = {
+                key: str(item.attrs.get(key, "")) for key in ("units", "dims", "meaning")
+            }
+
+    if "series" in file:
+        file["series"].visititems(visit)
+    return found
+
+
+def _snapshot(group: h5py.Group, row: int, workers: bool, path: Path) -> Snapshot:
+    if workers and "workers" not in group:
+        raise TrajectoryError(
+            f"{path}: its snapshots hold the mean model only, not every worker's."
+        )
+    if group["mean"].attrs.get("compression") in PLUGINS:
+        load_plugin(str(group["mean"].attrs["compression"]))
+    names = ("mean", "workers") if workers else ("mean",)
+    read = {n: decode(group[n][row], str(group[n].attrs["encoding"])) for n in names}
+    return Snapshot(int(group["step"][row]), **read)

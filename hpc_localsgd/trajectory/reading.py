@@ -1,0 +1,107 @@
+"""Opening a trajectory to read, and saying in one sentence why it cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, TrajectoryError
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """The file, open for reading as long as the block lasts.
+
+    Without locks: parallel file systems often have none (errno 37 and 38 on Lustre and NFS), and a
+    lock would keep a running job from its own file. The price is that a read may fall into a flush;
+    it then fails with the message below and works a moment later.
+
+    Args:
+        path: One file of a run.
+
+    Raises:
+        TrajectoryError: If the file is missing, unreadable, damaged, or of another schema.
+    """
+    _check_bytes(path)
+    try:
+        with _open(path) as file:
+            _check_version(path, file)
+            yield file
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, TrajectoryError):
+            raise
+        raise TrajectoryError(_explained(path, error)) from error
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        # The writer of this same process holds the file: HDF5 wants both to agree about locks.
+        if "file locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r", locking="best-effort")
+
+
+def _check_bytes(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(len(_SIGNATURE))
+    except FileNotFoundError:
+        raise TrajectoryError(_missing(path)) from None
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot be read: {error.strerror}.") from error
+    if begin != _SIGNATURE:
+        found = f"begins with {begin!r}" if begin else "is empty"
+        raise TrajectoryError(
+            f"{path}: not an HDF5 file (it {found}). Give a trajectory.h5, or the folder of a run."
+        )
+
+
+def _missing(path: Path) -> str:
+    text = f"{path}: no such trajectory."
+    if not path.parent.is_dir():
+        return f"{text} The folder {path.parent} does not exist either."
+    others = sorted(file.name for file in path.parent.glob("*.h5"))
+    runs = sorted(str(file.parent) for file in path.parent.glob("*/trajectory.h5"))
+    if others:
+        return f"{text} The folder holds {', '.join(others[:5])}."
+    if runs:
+        return f"{text} There are runs in {', '.join(runs[:5])}."
+    return f"{text} A run writes it into the folder given with --out."
+
+
+def _check_version(path: Path, file: h5py.File) -> None:
+    version = file.attrs.get("schema_version")
+    if version is None:
+        raise TrajectoryError(
+            f"{path}: an HDF5 file, but not a trajectory: it has no schema_version. Give the"
+            " trajectory.h5 of a run, or its folder."
+        )
+    if int(version) != SCHEMA_VERSION:
+        writer = file.attrs.get("package_version", "of unknown version")
+        raise TrajectoryError(
+            f"{path}: has schema version {int(version)}, written by hpc_localsgd {writer};"
+            f" this one reads version {SCHEMA_VERSION}. Read it with hpc_localsgd {writer}."
+        )
+
+
+def _explained(path: Path, error: Exception) -> str:
+    cut = re.search(r"eof = (\d+).*stored_eof = (\d+)", str(error))
+    if cut:
+        here, whole = (int(number) for number in cut.groups())
+        return (
+            f"{path}: cut short: {here:,} of {whole:,} bytes are there. Copy it again from where"
+            " it was written; if this is the original, its last part is lost."
+        )
+    first = str(error).split("\n")[0]
+    return (
+        f"{path}: damaged, or being written at this moment (HDF5 says: {first}). If the run is"
+        " going on, read it again in a moment; otherwise copy it again from where it was written."
+    )

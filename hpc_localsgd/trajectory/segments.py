@@ -1,0 +1,73 @@
+"""A run that was resumed is several files: ``trajectory.h5``, ``trajectory-0001.h5``, ...
+
+A requeued job never touches the file of the job before it, so nothing that job wrote can be harmed.
+Each segment says in ``t0`` at which global step it begins; the reader puts them together and drops
+what an earlier segment recorded after that step, because the resumed job did those steps again.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hpc_localsgd.trajectory.schema import TrajectoryError
+
+FILE_NAME = "trajectory.h5"
+
+
+def trajectory_file(path: str | Path) -> Path:
+    """The file a user means: `path` itself, or the ``trajectory.h5`` of a run folder.
+
+    Args:
+        path: A file, known by its suffix ``.h5`` when it does not exist yet, or a run folder.
+    """
+    path = Path(path)
+    is_file = path.is_file() or (path.suffix in (".h5", ".hdf5") and not path.is_dir())
+    return path if is_file else path / FILE_NAME
+
+
+def segment_paths(path: str | Path) -> list[Path]:
+    """Existing segments of a run in order, the first file included.
+
+    Args:
+        path: The first file (``trajectory.h5``), or the run folder.
+
+    Raises:
+        TrajectoryError: If a segment between two others is missing.
+    """
+    base = trajectory_file(path)
+    numbered = _numbered(base)
+    missing = [_name(base, i) for i in range(1, max(numbered, default=0)) if i not in numbered]
+    if missing and base.exists():
+        raise TrajectoryError(
+            f"{base.parent}: the segment {missing[0].name} of this run is missing, later ones are"
+            " there. Put it back, or open the others one by one with"
+            f' Trajectory("{numbered[max(numbered)]}").'
+        )
+    later = [numbered[i] for i in sorted(numbered)]
+    return [base, *later] if base.exists() else later
+
+
+def next_segment(path: str | Path) -> Path:
+    """The file a resumed run should write: the first name after every existing segment.
+
+    Args:
+        path: The first file (``trajectory.h5``), or the run folder.
+    """
+    base = trajectory_file(path)
+    numbered = _numbered(base)
+    if not numbered and not base.exists():
+        return base
+    return _name(base, max(numbered, default=0) + 1)
+
+
+def _name(base: Path, index: int) -> Path:
+    return base.with_name(f"{base.stem}-{index:04d}{base.suffix}")
+
+
+def _numbered(base: Path) -> dict[int, Path]:
+    pattern = re.compile(re.escape(base.stem) + r"-(\d{4,})" + re.escape(base.suffix))
+    if not base.parent.is_dir():
+        return {}
+    found = ((pattern.fullmatch(file.name), file) for file in base.parent.iterdir())
+    return {int(match.group(1)): file for match, file in found if match}

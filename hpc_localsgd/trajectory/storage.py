@@ -1,0 +1,130 @@
+"""The HDF5 file behind a writer: born whole, its space taken first, mistrusted after a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from hpc_localsgd.trajectory import diskspace
+from hpc_localsgd.trajectory.header import Header
+from hpc_localsgd.trajectory.reading import opened
+from hpc_localsgd.trajectory.schema import TrajectoryError
+from hpc_localsgd.trajectory.segments import next_segment, segment_paths, trajectory_file
+from hpc_localsgd.trajectory.tables import Table
+
+Mode = Literal["new", "overwrite", "resume", "append"]
+
+FAILURES = (OSError, RuntimeError, ValueError)
+"""What h5py raises when a write fails, depending on the layer that noticed."""
+
+
+class Storage:
+    """One file that rows are written to.
+
+    Args:
+        path: The first file of the run, or the run folder.
+        header: Attributes of a new file.
+        mode: As in `writer.Writer`.
+
+    Attributes:
+        path: The file.
+        file: The open file. It may be another object after a failed write.
+
+    Raises:
+        TrajectoryError: If the file may not be touched, is damaged, or cannot be made.
+    """
+
+    def __init__(self, path: Path, header: Header, mode: Mode) -> None:
+        """See the class."""
+        self.path = _place(path, mode)
+        self._tainted = False
+        try:
+            if mode == "append":
+                self._check(header)
+            else:
+                self._create(header, mode)
+            self.file = diskspace.open_to_write(self.path, "r+")
+        except OSError as error:
+            raise TrajectoryError(
+                f"{self.path}: cannot be opened for writing: {diskspace.why(error)}."
+            ) from error
+        if mode == "append":
+            self.write([], {"status": "running", "closed": ""})
+
+    def write(self, tables: Sequence[Table], attrs: Mapping[str, str]) -> None:
+        """Writes the waiting rows of `tables`, then `attrs`, then flushes; may be repeated.
+
+        Args:
+            tables: Tables with rows to write; the caller commits them when this returns.
+            attrs: Root attributes to set.
+
+        Raises:
+            OSError: Or another of `FAILURES`, when it did not work.
+        """
+        if self._tainted:
+            self._reopen()
+        diskspace.reserve(self.file, sum(table.needed_bytes() for table in tables))
+        self._tainted = True
+        for table in tables:
+            table.write(self.file)
+        for name, value in attrs.items():
+            self.file.attrs[name] = value
+        self.file.flush()
+        diskspace.give_back(self.file)
+        self._tainted = False
+
+    def close(self) -> None:
+        """Closes the file, which holds nothing unwritten."""
+        self.file.close()
+
+    def _create(self, header: Header, mode: Mode) -> None:
+        # Under another name until the header is on the disk: a job killed here leaves no half-born
+        # file that the next one would have to explain.
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unborn = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
+        try:
+            with diskspace.open_to_write(unborn, "w") as file:
+                file.attrs.update(header.attrs())
+            if mode == "overwrite":
+                for old in segment_paths(self.path)[1:]:
+                    old.unlink()
+            os.replace(unborn, self.path)
+        finally:
+            unborn.unlink(missing_ok=True)
+
+    def _check(self, header: Header) -> None:
+        with opened(self.path) as file:
+            K, P = int(file.attrs["K"]), int(file.attrs["P"])
+        if (K, P) != (header.K, header.P):
+            raise TrajectoryError(
+                f"{self.path} was written with K={K}, P={P}; this run has"
+                f' K={header.K}, P={header.P}. Go on in a file of its own with mode="resume".'
+            )
+
+    def _reopen(self) -> None:
+        # HDF5's caches are not to be believed after a failed write: start again from the disk.
+        with contextlib.suppress(*FAILURES):
+            self.file.close()
+        self.file = diskspace.open_to_write(self.path, "r+")
+
+
+def _place(path: Path, mode: Mode) -> Path:
+    """The file that `mode` means, if it may be written."""
+    if mode not in get_args(Mode):
+        raise TrajectoryError(
+            f"mode {mode!r} is unknown; write one of {', '.join(get_args(Mode))}."
+        )
+    if mode == "resume":
+        return next_segment(path)
+    base = trajectory_file(path)
+    if mode == "append" and not base.exists():
+        raise TrajectoryError(f'{base}: nothing to append to. Use mode="new".')
+    if mode == "new" and next_segment(base) != base:
+        raise TrajectoryError(
+            f"{base}: a run is already there and was not touched."
+            ' Choose another folder, resume it (mode="resume"), or replace it (mode="overwrite").'
+        )
+    return base

@@ -1,0 +1,85 @@
+"""The legend of the package: the letters and the array shapes used in every signature.
+
+    K  workers of the run          R  workers living in this process (K = ranks x R)
+    P  parameters, one flat vector H  local steps in a round
+    t  global step, counted in optimiser steps (0-based: step t is the one about to be taken)
+    s  round (0-based)             lr learning rate (eta in the papers)
+
+A *worker* is one model replica that takes local steps, a *rank* one process, a *round* H local
+steps and the exchange that ends them. *Spread* (the consensus distance of the papers) is
+mean_k ||x_k - mean||^2.
+
+This file imports nothing of ours, and torch only for the type checker, so that planning a run and
+reading its record need neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+
+    Rows: TypeAlias = torch.Tensor  # [R, P]: one row for each worker living in this process
+    Vector: TypeAlias = torch.Tensor  # [P]
+    Losses: TypeAlias = torch.Tensor  # [R]
+
+State: TypeAlias = dict[str, Any]  # what an algorithm remembers between two calls
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where in the run an algorithm is called.
+
+    Attributes:
+        t: The optimiser step being taken (`on_gradient`), or just taken (`on_sync`).
+        s: The round, counted from 0.
+        H: Length of this round in steps.
+        h: Place of step t in the round, 0..H-1; H-1 in `on_sync`.
+        lr: Learning rate of the step t.
+        lr_round: Learning rate at the first step of the round. Rules that divide by the learning
+            rate (SlowMo) use this one, so that a decay inside a round does not change their units.
+        last: Whether this is the last round of the run, whose exchange is the final average.
+        parallel: Whether all rounds so far, this one included, had length 1.
+    """
+
+    t: int
+    s: int
+    H: int
+    h: int
+    lr: float
+    lr_round: float
+    last: bool = False
+    parallel: bool = False
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model weighs: the lengths of its tensors in the flat vector, and a number's bytes.
+
+    Attributes:
+        sizes: Length of each tensor; they sum to P.
+        itemsize: Bytes of one number: 4 in float32, 8 in float64.
+    """
+
+    sizes: tuple[int, ...]
+    itemsize: int = 4
+
+    @property
+    def P(self) -> int:
+        """Numbers in the flat vector."""
+        return sum(self.sizes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one uncompressed copy."""
+        return self.P * self.itemsize
+
+
+class ConfigurationError(ValueError):
+    """A fault of the user's request: what was given, what is allowed, what to type.
+
+    Raised before any rank communicates, and by all ranks alike. The front door prints its text
+    without a traceback.
+    """

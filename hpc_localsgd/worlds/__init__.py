@@ -1,0 +1,1 @@
+"""Floor 2: where workers live and how they talk."""

@@ -1,0 +1,253 @@
+"""What a world is: who the workers are, and the only ways they talk.
+
+Every exchange acts on the rows [R, P] of the workers living in this process, in place, as
+`hvd.allreduce_` does: a run needs no second copy of the parameters, and their storage is stable.
+Averages go over the R rows first and over the ranks then, so K workers give the same numbers on
+any number of ranks, up to the order of floating-point sums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hpc_localsgd.plan.costmodel import Network, allreduce_messages, allreduce_wire_bytes
+from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.ledger import Ledger
+from hpc_localsgd.worlds.pending import Pending
+from hpc_localsgd.worlds.routes import Routes
+from hpc_localsgd.worlds.transport import Transport
+
+if TYPE_CHECKING:
+    from hpc_localsgd.compressors.base import Compressor
+    from hpc_localsgd.types import Rows
+
+
+class World(ABC):
+    """K workers on n ranks, R = K / n in each.
+
+    What differs between worlds is the transport, which moves contiguous tensors between ranks;
+    everything here is the same for all.
+
+    Attributes:
+        size: K.
+        rank: This process, 0..n-1.
+        n: Number of processes.
+        ranks: The workers living here, a range of R numbers out of 0..K-1.
+        device: Where their parameters live.
+        ledger: Clock and byte counter.
+        network: Predicts the seconds of an exchange where nothing real is sent; else None.
+    """
+
+    def __init__(
+        self,
+        workers: int | None,
+        transport: Transport,
+        device: torch.device,
+        network: Network | None = None,
+    ) -> None:
+        self.n, self.rank, self._transport = transport.n, transport.rank, transport
+        self.size = self.n if workers is None else workers
+        check_workers(self.size, self.n)
+        R = self.size // self.n
+        self.ranks = range(self.rank * R, (self.rank + 1) * R)
+        self.device, self.network = device, network
+        self.ledger = Ledger(R, device, modelled=network is not None)
+        self.ledger.staged = device.type == "cuda" and transport.staged
+        self._routes: dict[bytes, Routes] = {}
+
+    @abstractmethod
+    def __repr__(self) -> str:
+        """Fit for a bug report and for the head of a trajectory."""
+
+    def mean(self, x: Rows, block: int | None = None) -> Rows:
+        """Replace each worker's row by the average over all K workers, or over its block, in place.
+
+        Args:
+            x: [R, P], the rows of the workers living here.
+            block: Average only workers with the same k // block: those of one node, say. Divides K,
+                and a block is made of whole ranks or lies within one.
+
+        Returns:
+            The same tensor.
+
+        Raises:
+            ConfigurationError: The block does not fit.
+        """
+        block = self.size if block is None else block
+        ranks = self.ranks_of_block(block)
+        payload = x[0].numel() * x.element_size()
+        self._bill_allreduce(payload if block > 1 else 0, block, ranks)
+        with self.ledger.transferring():
+            if ranks > 1:
+                row = x[0] if len(x) == 1 else x.mean(0)
+                self._transport.average(row, ranks)
+                if len(x) > 1:
+                    x[:] = row
+            elif block > 1:
+                blocks = x.unflatten(0, (-1, min(block, len(x))))
+                x[:] = blocks.mean(1, keepdim=True).expand_as(blocks).flatten(0, 1)
+        return x
+
+    def begin_mean(self, x: Rows) -> Pending:
+        """Begin the average over all K workers while they go on computing.
+
+        x is not changed: `Pending.wait` gives the average [P] of what x was now.
+        """
+        payload = x[0].numel() * x.element_size()
+        modelled_s = self._allreduce_s(payload, self.size)
+        wire = allreduce_wire_bytes(self.n, payload) / len(self.ranks)
+        self.ledger.bill(payload, wire, 0.0)
+        with self.ledger.transferring():
+            row = x[0].clone() if len(x) == 1 else x.mean(0)
+            finish = self._transport.begin_average(row)
+        return Pending(row, finish, self.ledger, modelled_s)
+
+    def mix(self, x: Rows, W: np.ndarray) -> Rows:
+        """Replace each worker's row by its row of W @ X, in place; only neighbours are sent to.
+
+        Args:
+            x: [R, P], the rows of the workers living here.
+            W: [K, K], float64; row k holds the weights with which worker k mixes all workers.
+        """
+        routes = self._routes_of(W)
+        nbytes = x[0].numel() * x.element_size()
+        messages = int(routes.vectors_sent.max(initial=0))
+        modelled_s = self.network.seconds(messages, messages * nbytes) if self.network else 0.0
+        wire = routes.rows_to_ranks * nbytes / len(self.ranks)
+        self.ledger.bill(routes.vectors_sent * nbytes, wire, modelled_s)
+        with self.ledger.transferring():
+            received = self._transport.exchange(routes.pack(x), routes.receive, x)
+            x[:] = routes.combine(x, received)
+        return x
+
+    def gather_bytes(self, sent: torch.Tensor) -> torch.Tensor:
+        """Every worker's bytes on every rank: uint8 [R, m] -> [K, m]. Billed: m bytes a worker."""
+        m = sent.shape[1]
+        elsewhere = self.size - len(self.ranks)
+        modelled_s = self.network.seconds(self.size - 1, (self.size - 1) * m) if self.network else 0
+        self.ledger.bill(m, elsewhere * m, modelled_s)
+        with self.ledger.transferring():
+            return self._transport.allgather(sent.contiguous()).reshape(self.size, m)
+
+    def mean_elementwise(self, x: Rows, codec: Compressor) -> Rows:
+        """The average of encoded rows, for codecs that encode each number by itself; in place.
+
+        Each rank averages its share of the numbers, decoded, and sends the average encoded again,
+        so that a rank sends 2 (n - 1) / n encoded copies, as an all-reduce does.
+        """
+        P, dtype = x.shape[1], x.dtype
+        share = -(-P // self.n)
+        padded = torch.nn.functional.pad(x, (0, share * self.n - P))
+        sent = codec.encode(padded.reshape(-1, share), (share,))  # [R n, m]
+        m = sent.shape[1]
+        self.ledger.bill(
+            codec.payload((P,)),
+            allreduce_wire_bytes(self.n, m * self.n),
+            self._allreduce_s(codec.payload((P,)), self.size),
+        )
+        with self.ledger.transferring():
+            by_rank = sent.unflatten(0, (-1, self.n)).transpose(0, 1).contiguous()
+            shares = self._transport.alltoall(by_rank).reshape(-1, m)  # [K, m], mine of all
+            mine = codec.decode(shares, (share,), dtype).mean(0, keepdim=True)
+            mean = self._transport.allgather(codec.encode(mine, (share,))).reshape(self.n, m)
+        x[:] = codec.decode(mean, (share,), dtype).reshape(-1)[:P]
+        return x
+
+    def broadcast(self, x: Rows) -> Rows:
+        """Replace every row by that of worker 0, in place; not billed: part of starting a run."""
+        with self.ledger.unbilled():
+            row = x[0].contiguous()
+            self._transport.broadcast(row)
+            x[:] = row
+        return x
+
+    def gather(self, v: np.ndarray) -> np.ndarray:
+        """Small host values of all workers, on every rank; not billed, for measurement.
+
+        Args:
+            v: [R, ...], one entry for each worker living here.
+
+        Returns:
+            [K, ...], of the same dtype.
+        """
+        with self.ledger.unbilled():
+            raw = np.ascontiguousarray(v).view(np.uint8).reshape(-1)
+            stacked = self._transport.allgather(torch.from_numpy(raw)).cpu().numpy()
+        return stacked.reshape(-1).view(v.dtype).reshape(self.size, *v.shape[1:])
+
+    def close(self) -> None:
+        """End the ranks' connection; no exchange is possible after it."""
+        self._transport.close()
+
+    def abort(self, code: int) -> None:
+        """End this process, and with it the job, whatever the other ranks are waiting for."""
+        self._transport.abort(code)
+
+    def workers_per_host(self) -> int:
+        """Workers on this rank's host. A collective the first time.
+
+        Raises:
+            ConfigurationError: Hosts have unequal numbers of workers, or ranks go round the hosts.
+        """
+        name = int.from_bytes(hashlib.sha256(socket.gethostname().encode()).digest()[:6], "big")
+        hosts = self.gather(np.full(len(self.ranks), float(name)))
+        runs = np.flatnonzero(np.diff(hosts, prepend=np.nan, append=np.nan))
+        lengths = np.diff(runs)
+        if len(set(lengths)) != 1 or len(lengths) != len(set(hosts)):
+            raise ConfigurationError(
+                f"hosts have {lengths.tolist()} workers in a row: start the same number of ranks "
+                "on every host, filling one host after the other, or give block sizes"
+            )
+        return int(lengths[0])
+
+    def ranks_of_block(self, block: int) -> int:
+        """Ranks that a block of workers covers, 1 if it lies within a rank.
+
+        Raises:
+            ConfigurationError: The block does not divide K, or cuts a rank in pieces unevenly.
+        """
+        R = len(self.ranks)
+        if block < 1 or self.size % block or (block % R and R % block):
+            raise ConfigurationError(
+                f"blocks of {block} workers do not fit {self.size} workers on {self.n} ranks of "
+                f"{R}: a block divides {self.size}, and is made of whole ranks or lies within one"
+            )
+        return max(1, block // R)
+
+    def _bill_allreduce(self, payload: int, block: int, ranks: int) -> None:
+        wire = allreduce_wire_bytes(ranks, payload) / len(self.ranks)
+        self.ledger.bill(payload, wire, self._allreduce_s(payload, block))
+
+    def _allreduce_s(self, payload: int, workers: int) -> float:
+        if self.network is None:
+            return 0.0
+        wire = allreduce_wire_bytes(workers, payload)
+        return self.network.seconds(allreduce_messages(workers), wire)
+
+    def _routes_of(self, W: np.ndarray) -> Routes:
+        """Who sends what to whom for this W; remembered, since a topology repeats itself."""
+        key = W.tobytes()
+        if key not in self._routes:
+            if len(self._routes) > 64:  # random topologies never repeat
+                self._routes.clear()
+            self._routes[key] = Routes(W, self.rank, self.n)
+        return self._routes[key]
+
+
+def check_workers(K: int, n: int) -> None:
+    """Whether K workers can be dealt to n ranks.
+
+    Raises:
+        ConfigurationError: K is no multiple of n.
+    """
+    if K < 1 or K % n:
+        raise ConfigurationError(
+            f"{K} workers cannot be dealt to {n} ranks: every rank hosts the same number of "
+            f"workers, so --workers must be a multiple of {n}"
+        )

@@ -1,0 +1,166 @@
+"""The only clock and the only byte counter of communication.
+
+A world opens `ledger.transfer(...)` around every exchange; nobody else times communication. What
+is done for measurement goes inside `ledger.unbilled()` and is neither counted nor taken for
+computing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What this rank spent since the previous bill.
+
+    Attributes:
+        payload_bytes: [R], what the algorithm asked each worker of this rank to send.
+        wire_bytes: What this rank put on the wire for one of its workers, on average.
+        calls: Number of exchanges.
+        transfer_s: Seconds in exchanges: measured, or modelled if `Ledger.modelled`. A measured
+            figure includes waiting for slower ranks; the record splits the two, since the rank
+            that arrived last waited for nobody.
+        elsewhere_s: Real seconds that were not computing: exchanges and measurements.
+    """
+
+    payload_bytes: np.ndarray
+    wire_bytes: float
+    calls: int
+    transfer_s: float
+    elsewhere_s: float
+
+
+class Ledger:
+    """Counts bytes and seconds of the R workers of one rank.
+
+    Attributes:
+        modelled: Whether the seconds of exchanges are predicted instead of measured.
+        staged: Whether exchanges go through host memory though the parameters are on a GPU.
+        clock: Of the device.
+    """
+
+    def __init__(self, R: int, device: torch.device, modelled: bool = False) -> None:
+        self.R, self.modelled, self.staged = R, modelled, False
+        self.clock = Clock(device)
+        self._billing = True
+        self._clear()
+
+    def _clear(self) -> None:
+        self._payload = np.zeros(self.R)
+        self._wire, self._calls, self._modelled_s = 0.0, 0, 0.0
+        self._transfers: list[Span] = []
+        self._measurements: list[Span] = []
+
+    def bill(self, payload_bytes: float | np.ndarray, wire_bytes: float, modelled_s: float) -> None:
+        """Count an exchange.
+
+        Args:
+            payload_bytes: What the algorithm asked to send: per worker, one figure or [R].
+            wire_bytes: What this rank puts on the wire, per worker.
+            modelled_s: Predicted seconds, used where nothing real is sent.
+        """
+        if self._billing:
+            self._payload += payload_bytes
+            self._wire += wire_bytes
+            self._modelled_s += modelled_s
+            self._calls += 1
+
+    def add_modelled(self, seconds: float) -> None:
+        """Predicted seconds of an exchange already counted, once it is known how many."""
+        if self._billing:
+            self._modelled_s += seconds
+
+    @contextmanager
+    def transferring(self) -> Iterator[None]:
+        """Around the part of an exchange that this rank spends in it."""
+        begin = self.clock.stamp()
+        yield
+        if self._billing:
+            self._transfers.append((begin, self.clock.stamp()))
+
+    @contextmanager
+    def unbilled(self) -> Iterator[None]:
+        """Around what is done for measurement: not counted as training or communication."""
+        if not self._billing:  # nested: the outer one times it
+            yield
+            return
+        begin = self.clock.stamp()
+        self._billing = False
+        try:
+            yield
+        finally:
+            self._billing = True
+            self._measurements.append((begin, self.clock.stamp()))
+
+    def take(self) -> OpenBill:
+        """The bill since the last `take`; its seconds are worked out when it is closed."""
+        taken = OpenBill(
+            self,
+            self._payload,
+            self._wire,
+            self._calls,
+            self._modelled_s,
+            self._transfers,
+            self._measurements,
+        )
+        self._clear()
+        return taken
+
+
+@dataclass(frozen=True)
+class OpenBill:
+    """A bill whose clock may still be running on a GPU."""
+
+    ledger: Ledger
+    payload_bytes: np.ndarray
+    wire_bytes: float
+    calls: int
+    modelled_s: float
+    transfers: list[Span]
+    measurements: list[Span]
+
+    def close(self) -> Bill:
+        """The finished bill. On a GPU this waits for the last exchange to end."""
+        clock = self.ledger.clock
+        transfer_s = sum(clock.seconds(*span) for span in self.transfers)
+        measured_s = sum(clock.seconds(*span) for span in self.measurements)
+        shown_s = self.modelled_s if self.ledger.modelled else transfer_s
+        elsewhere_s = transfer_s + measured_s
+        return Bill(self.payload_bytes, self.wire_bytes, self.calls, shown_s, elsewhere_s)
+
+
+Stamp: TypeAlias = float | torch.cuda.Event
+Span: TypeAlias = tuple[Stamp, Stamp]
+
+
+class Clock:
+    """Moments in time: of the host on a CPU, of the device's stream on a GPU.
+
+    On a GPU a stamp is a recorded event, read later, so that timing never stops the host.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+
+    def stamp(self) -> Stamp:
+        """Now."""
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin: Stamp, end: Stamp) -> float:
+        """Seconds from one stamp to another."""
+        if isinstance(begin, float) or isinstance(end, float):
+            return float(end) - float(begin)  # type: ignore[arg-type]
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000

@@ -1,0 +1,111 @@
+"""Ranks that talk through MPI directly (mpi4py), for clusters where Horovod is not built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.base import World
+from hpc_localsgd.worlds.transport import Transport
+
+
+class Mpi(World):
+    """One rank per MPI process, R workers in each."""
+
+    def __init__(self, workers: int | None = None, device: torch.device | str = "cpu") -> None:
+        super().__init__(workers, MpiTransport(), torch.device(device))
+
+    def __repr__(self) -> str:
+        """Says how workers lie on ranks."""
+        return f"mpi({self.n} x {len(self.ranks)} workers, {self.device})"
+
+
+class MpiTransport(Transport):
+    """Buffers through MPI, on a communicator of our own so that our messages meet nobody else's.
+
+    Tensors on a GPU travel through host memory: whether an MPI can take device pointers cannot be
+    asked in a portable way, and guessing wrong is a segmentation fault.
+    """
+
+    staged = True
+
+    def __init__(self) -> None:
+        try:
+            from mpi4py import MPI
+        except ImportError as error:
+            raise ConfigurationError(
+                f"the mpi world needs mpi4py, which cannot be imported ({error}): "
+                "type `make env`, or `pip install mpi4py`"
+            ) from error
+        self._MPI = MPI
+        self._comm = MPI.COMM_WORLD.Dup()
+        self.rank, self.n = self._comm.Get_rank(), self._comm.Get_size()
+        self._blocks: dict[int, Any] = {self.n: self._comm}
+
+    def average(self, v: torch.Tensor, ranks: int) -> None:
+        """MPI_Allreduce, then a division."""
+        host = v.cpu()  # the same tensor if it is on the CPU
+        self._block(ranks).Allreduce(self._MPI.IN_PLACE, host.numpy(), self._MPI.SUM)
+        host /= ranks
+        if host is not v:
+            v.copy_(host)
+
+    def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
+        """MPI_Iallreduce."""
+        host = v.cpu()
+        request = self._comm.Iallreduce(self._MPI.IN_PLACE, host.numpy(), self._MPI.SUM)
+
+        def finish() -> None:
+            request.Wait()
+            v.copy_(host / self.n)
+
+        return finish
+
+    def broadcast(self, v: torch.Tensor) -> None:
+        """MPI_Bcast."""
+        host = v.cpu()
+        self._comm.Bcast(host.numpy(), root=0)
+        if host is not v:
+            v.copy_(host)
+
+    def allgather(self, v: torch.Tensor) -> torch.Tensor:
+        """MPI_Allgather."""
+        received = torch.empty((self.n, *v.shape), dtype=v.dtype)
+        self._comm.Allgather(v.cpu().numpy(), received.numpy())
+        return received.to(v.device)
+
+    def alltoall(self, v: torch.Tensor) -> torch.Tensor:
+        """MPI_Alltoall."""
+        received = torch.empty(v.shape, dtype=v.dtype)
+        self._comm.Alltoall(v.cpu().numpy(), received.numpy())
+        return received.to(v.device)
+
+    def exchange(
+        self, send: Mapping[int, torch.Tensor], receive: Mapping[int, int], like: torch.Tensor
+    ) -> dict[int, torch.Tensor]:
+        """MPI_Irecv and MPI_Isend."""
+        P = like.shape[1]
+        came = {s: torch.empty((m, P), dtype=like.dtype) for s, m in receive.items()}
+        gone = {d: rows.cpu().contiguous() for d, rows in send.items()}
+        requests = [self._comm.Irecv(rows.numpy(), source=s) for s, rows in came.items()]
+        requests += [self._comm.Isend(rows.numpy(), dest=d) for d, rows in gone.items()]
+        self._MPI.Request.Waitall(requests)
+        return {s: rows.to(like.device) for s, rows in came.items()}
+
+    def close(self) -> None:
+        """Give the communicators back; MPI itself is finalised at exit."""
+        for comm in self._blocks.values():
+            comm.Free()
+
+    def abort(self, code: int) -> None:
+        """MPI_Abort: the launcher ends all ranks."""
+        self._MPI.COMM_WORLD.Abort(code)
+
+    def _block(self, ranks: int) -> Any:
+        """The communicator of this rank's block; made once, by all ranks together."""
+        if ranks not in self._blocks:
+            self._blocks[ranks] = self._comm.Split(color=self.rank // ranks, key=self.rank)
+        return self._blocks[ranks]

@@ -1,0 +1,41 @@
+"""Who sends which rows to whom, so that every worker can mix its neighbours' models."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+class Routes:
+    """The messages behind one mixing matrix W [K, K], seen from one of n ranks.
+
+    Attributes:
+        vectors_sent: [R], rows each worker of this rank is asked for by other workers.
+        receive: Rank -> number of rows that come from it.
+        rows_to_ranks: Rows that leave this rank (a row wanted by two workers of a rank goes once).
+    """
+
+    def __init__(self, W: np.ndarray, rank: int, n: int) -> None:
+        K = len(W)
+        R = K // n
+        blocks = (W != 0).reshape(n, R, K).any(1)  # [n, K]: rank d wants the row of worker j
+        np.fill_diagonal(wanted := W != 0, False)
+        mine = slice(rank * R, (rank + 1) * R)
+        self.vectors_sent = wanted.sum(0)[mine]
+        wants = {s: np.flatnonzero(blocks[rank, s * R : (s + 1) * R]) for s in range(n)}
+        gives = {d: np.flatnonzero(blocks[d, mine]) for d in range(n)}
+        self._give = {d: rows for d, rows in gives.items() if len(rows) and d != rank}
+        self.receive = {s: len(rows) for s, rows in wants.items() if len(rows) and s != rank}
+        self.rows_to_ranks = sum(len(rows) for rows in self._give.values())
+        columns = [np.arange(rank * R, (rank + 1) * R)]
+        columns += [s * R + wants[s] for s in self.receive]
+        self._weights = W[mine][:, np.concatenate(columns)]  # [R, R + received]
+
+    def pack(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Rank -> the rows of x [R, P] that go there."""
+        return {d: x[torch.from_numpy(rows).to(x.device)] for d, rows in self._give.items()}
+
+    def combine(self, x: torch.Tensor, received: dict[int, torch.Tensor]) -> torch.Tensor:
+        """The mixed rows [R, P] from this rank's own and those that came."""
+        pool = torch.cat([x, *(received[s] for s in self.receive)])
+        return torch.from_numpy(self._weights).to(x) @ pool

@@ -1,0 +1,107 @@
+"""What a library must bring to be a world: contiguous tensors moved between ranks."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+class Transport(ABC):
+    """n ranks that can talk. Tensors are contiguous; operations in place return nothing.
+
+    All ranks call the same operations in the same order with the same shapes.
+
+    Attributes:
+        rank: This process.
+        n: Number of processes.
+        staged: Whether tensors on a GPU travel through host memory.
+    """
+
+    rank: int = 0
+    n: int = 1
+    staged: bool = False
+
+    @abstractmethod
+    def average(self, v: torch.Tensor, ranks: int) -> None:
+        """Average over all ranks, or over `ranks` neighbouring ones (rank // ranks), in place."""
+
+    @abstractmethod
+    def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
+        """Begin the average over all ranks; calling the result waits until v holds it."""
+
+    @abstractmethod
+    def broadcast(self, v: torch.Tensor) -> None:
+        """Rank 0's v on all ranks, in place."""
+
+    @abstractmethod
+    def allgather(self, v: torch.Tensor) -> torch.Tensor:
+        """The v of all ranks, stacked: [n, *v.shape]."""
+
+    @abstractmethod
+    def alltoall(self, v: torch.Tensor) -> torch.Tensor:
+        """v[d] goes to rank d; the result's [s] came from rank s. v: [n, ...]."""
+
+    @abstractmethod
+    def exchange(
+        self, send: Mapping[int, torch.Tensor], receive: Mapping[int, int], like: torch.Tensor
+    ) -> dict[int, torch.Tensor]:
+        """Rows to and from single ranks.
+
+        Args:
+            send: Rank -> rows [m, P] that go there.
+            receive: Rank -> how many rows come from there.
+            like: Gives P, dtype and device of what comes.
+
+        Returns:
+            Rank -> the rows [m, P] that came.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the connection."""
+
+    def abort(self, code: int) -> None:
+        """End this process at once; by default without any clean-up that might wait for others."""
+        os._exit(code)
+
+
+class Alone(Transport):
+    """One rank: everything is already where it should be."""
+
+    def average(self, v: torch.Tensor, ranks: int) -> None:
+        """Its own average."""
+        del v, ranks
+
+    def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
+        """Done at once."""
+        del v
+        return lambda: None
+
+    def broadcast(self, v: torch.Tensor) -> None:
+        """There is nobody else."""
+        del v
+
+    def allgather(self, v: torch.Tensor) -> torch.Tensor:
+        """Its own."""
+        return v[None]
+
+    def alltoall(self, v: torch.Tensor) -> torch.Tensor:
+        """Its own."""
+        return v
+
+    def exchange(
+        self, send: Mapping[int, torch.Tensor], receive: Mapping[int, int], like: torch.Tensor
+    ) -> dict[int, torch.Tensor]:
+        """Nothing to send."""
+        del send, receive, like
+        return {}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def abort(self, code: int) -> None:
+        """An ordinary exit."""
+        raise SystemExit(code)

@@ -1,0 +1,47 @@
+"""The package; exact versions are in constraints.txt, tool settings in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+
+# Enough to read trajectories, plan runs, analyse them, and train in the simulated world.
+REQUIRES = [
+    "h5py>=3.8",
+    "jsonargparse[signatures]>=4.41",
+    "matplotlib>=3.8",
+    "networkx>=3.2",
+    "numpy>=1.26",
+    "pyyaml>=6.0",
+    "rich>=13.0",
+    "scikit-learn>=1.4",
+    "scipy>=1.11",
+    "torch>=2.4",
+]
+
+EXTRAS = {
+    # Horovod itself is not on this list: `python -m hpc_localsgd.environment.horovod` compiles it
+    # against the torch and the MPI that are there. These are what its Python code and its build
+    # need.
+    "horovod": ["cffi>=1.4", "cloudpickle", "packaging", "psutil", "setuptools", "wheel"],
+    "mpi": ["mpi4py>=4.0"],
+    "compression": ["hdf5plugin>=5.0"],
+    "vision": ["torchvision", "pillow"],
+    "dev": ["hypothesis", "mypy", "pre-commit", "pytest>=8.0", "pytest-timeout>=2.3", "ruff"],
+}
+
+setup(
+    name="hpc_localsgd",
+    version="0.1.0",
+    description="Local SGD and its family on Horovod and MPI, every number in one HDF5 file",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["hpc_localsgd", "hpc_localsgd.*"]),
+    package_data={"hpc_localsgd": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,29 @@
+"""What all tests share: one thread, no marks of a launcher, and the helpers beside this file.
+
+Modules of this folder (`launching`, `small_runs`) can be imported by every test: pytest puts the
+folder of a conftest on the path.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+# Runs started inside this process are alone, whatever started pytest.
+for name in [n for n in os.environ if n.startswith(("OMPI_COMM_", "PMIX_", "PMI_", "HOROVOD_"))]:
+    del os.environ[name]
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+settings.register_profile("here", deadline=None)
+settings.load_profile("here")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """A test's global random numbers do not depend on the tests before it."""
+    torch.manual_seed(1234)

@@ -1,0 +1,324 @@
+"""What holds for every file in `algorithms/`. A new file is tested without being listed here."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_runs import go, sgd, small_run
+from variants import DEFAULTS, VARIANTS, name, run_of
+
+from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.cocod import CoCoD
+from hpc_localsgd.algorithms.d2 import D2
+from hpc_localsgd.algorithms.diloco import DiLoCo
+from hpc_localsgd.algorithms.gossip import Gossip
+from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
+from hpc_localsgd.algorithms.hierarchical import Hierarchical
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.algorithms.overlap import Overlap
+from hpc_localsgd.algorithms.slowmo import SlowMo
+from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
+from hpc_localsgd.loop import Position, Run, train
+from hpc_localsgd.plan.schedule import every
+from hpc_localsgd.plan.topology import complete
+from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.types import Footprint, Now
+from hpc_localsgd.worlds.base import World
+from hpc_localsgd.worlds.pending import Pending
+from hpc_localsgd.worlds.simulated import Simulated
+
+local = LocalSGD(average="parameters")
+# A single worker does something else than its local optimiser: (why)
+NOT_ALONE = {
+    SlowMo: "slow momentum acts on one worker too (Lookahead, heavy ball)",
+    DiLoCo: "the outer optimiser acts on one worker too",
+    StreamingDiLoCo: "the outer optimiser acts on one worker too",
+    Overlap: "a worker is pulled to its own late anchor",
+}
+# The `Equals:` lines of the docstrings: (algorithm, what it equals, options of both runs)
+EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
+    (AllReduce(), LocalSGD(), {"H": every(1)}),
+    (AllReduce(), local, {"H": every(1)}),
+    (LocalSGD(), local, {"H": every(1)}),
+    (Hierarchical(blocks=(2,), rounds=(1,)), local, {}),
+    (SlowMo(alpha=1.0, beta=0.0), local, {}),
+    (DiLoCo(lr=1.0, momentum=0.0), local, {}),
+    (StreamingDiLoCo(fragments=1), DiLoCo(), {}),
+    (StreamingDiLoCo(fragments=1, lr=1.0, momentum=0.0), local, {}),
+    (CoCoD(), local, {"K": 1}),
+    (Gossip(topology=complete()), local, {}),
+    (D2(topology=complete()), local, {}),
+    (GradientTracking(topology=complete()), AllReduce(), {"H": every(1)}),
+]
+
+
+def outcome(algorithm: Algorithm, **options: Any) -> torch.Tensor:
+    """The mean model [P] at the end of a run."""
+    run = run_of(algorithm, **options)
+    p, _ = go(run)
+    return algorithm.readout(p.x, p.sync, run.world)
+
+
+@pytest.mark.parametrize("algorithm", DEFAULTS, ids=name)
+def test_its_docstring_says_what_a_reader_needs(algorithm: Algorithm) -> None:
+    text = inspect.getdoc(type(algorithm)) or ""
+    for part in ("<-", "Source:", "Sends:", "Equals:"):
+        assert part in text, f"{type(algorithm).__name__} does not say {part}"
+    assert len(inspect.getsource(inspect.getmodule(type(algorithm))).splitlines()) <= 185
+
+
+@pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
+def test_it_is_a_frozen_value_with_a_legend(algorithm: Any) -> None:
+    assert replace(algorithm) == algorithm
+    assert repr(algorithm).startswith(type(algorithm).__name__ + "(")
+    with pytest.raises(AttributeError):
+        algorithm.anything = 1
+
+
+@pytest.mark.parametrize("algorithm", DEFAULTS, ids=name)
+def test_one_worker_is_plain_training(algorithm: Algorithm) -> None:
+    if type(algorithm) in NOT_ALONE:
+        different = outcome(algorithm, K=1) - outcome(AllReduce(), K=1)
+        assert different.abs().max() > 1e-6, "documented as different, and is not"
+        return
+    torch.testing.assert_close(
+        outcome(algorithm, K=1), outcome(AllReduce(), K=1), rtol=0, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize(("one", "other", "options"), EQUALS, ids=lambda v: name(v))
+def test_it_equals_what_its_docstring_says(one: Any, other: Any, options: dict[str, Any]) -> None:
+    apart = (outcome(one, **options) - outcome(other, **options)).abs().max()
+    assert apart < 1e-12
+
+
+def test_overlap_without_pull_is_one_shot_averaging() -> None:
+    one_round = outcome(local, H=every(18))
+    late = outcome(Overlap(pull=0.0, beta=0.0), H=every(3))
+    torch.testing.assert_close(late, one_round, rtol=0, atol=1e-12)
+
+
+def test_slowmo_of_one_worker_and_one_step_is_heavy_ball() -> None:
+    slow = outcome(SlowMo(beta=0.6), K=1, H=every(1), optimizer=sgd())
+    heavy = outcome(AllReduce(), K=1, H=every(1), optimizer=sgd(momentum=0.6))
+    torch.testing.assert_close(slow, heavy, rtol=0, atol=1e-12)
+
+
+def test_every_equals_line_is_in_the_table() -> None:
+    tested = {type(one) for one, _, _ in EQUALS} | {Overlap}
+    assert tested == {type(algorithm) for algorithm in DEFAULTS}
+
+
+class Bills:
+    """A recorder that compares the ledger with what the algorithm declared, round by round."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.model = run, Footprint(run.task.sizes, run.task.x.element_size())
+        self.rounds = 0
+        run.world.ledger.take()
+
+    def after_step(self, loss: torch.Tensor) -> None: ...
+
+    def before_sync(self, p: Position, now: Now) -> None: ...
+
+    def measure(self, p: Position) -> None: ...
+
+    def after_sync(self, p: Position, now: Now) -> None:
+        world = self.run.world
+        declared = np.asarray(self.run.algorithm.payload(self.model, world.size, now), float)
+        billed = world.ledger.take().payload_bytes
+        np.testing.assert_array_equal(billed, np.broadcast_to(declared, world.size))
+        self.rounds += 1
+
+
+@pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
+def test_the_ledger_agrees_with_the_declared_payload(algorithm: Algorithm) -> None:
+    run = run_of(algorithm)
+    record = Bills(run)
+    train(run, begun(run), record)  # type: ignore[arg-type]
+    assert record.rounds > 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
+def test_storage_and_dtype_are_kept(algorithm: Algorithm, dtype: torch.dtype) -> None:
+    run = run_of(algorithm, dtype=dtype)
+    before = run.task.x.data_ptr()
+    p, _ = go(run)
+    assert p.x.data_ptr() == before and p.x.dtype == dtype and p.x.isfinite().all()
+
+
+class Equal(Bills):
+    """A recorder that finds all workers equal after every exchange."""
+
+    def after_sync(self, p: Position, now: Now) -> None:
+        assert (p.x - p.x[0]).abs().max() < 1e-13
+        self.rounds += 1
+
+
+@pytest.mark.parametrize("algorithm", [a for a in VARIANTS if a.ends_equal], ids=name)
+def test_workers_that_are_said_to_end_equal_do(algorithm: Algorithm) -> None:
+    run = run_of(algorithm)
+    record = Equal(run)
+    train(run, begun(run), record)  # type: ignore[arg-type]
+    assert record.rounds > 4
+
+
+@pytest.mark.parametrize("at", [8, 11])
+@pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
+def test_interrupted_and_resumed_is_uninterrupted_bitwise(algorithm: Algorithm, at: int) -> None:
+    whole, _ = go(run_of(algorithm))
+    first = run_of(algorithm)
+    p = until(first, at)
+    saved = through_a_file(
+        {
+            "x": p.x,
+            "optimizer": first.optimizer.state_dict(),
+            "sync": {k: v for k, v in p.sync.items() if not isinstance(v, Pending)},
+            "place": (p.t, p.s, p.begin, p.end),
+        }
+    )
+    second = run_of(algorithm)
+    second.task.x.copy_(saved["x"])
+    second.optimizer.load_state_dict(saved["optimizer"])
+    q = Position(second.task.x, algorithm.resume(saved["sync"], second.world), *saved["place"])
+    q = train(second, q, Recorder(second))
+    assert torch.equal(q.x, whole.x)
+
+
+def begun(run: Run) -> Position:
+    model = Footprint(run.task.sizes, run.task.x.element_size())
+    return Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
+
+
+class Interrupted(Exception):
+    """Raised after a given step."""
+
+
+class Until(Recorder):
+    """Stops the loop after step `at`, wherever that is in a round."""
+
+    def __init__(self, run: Run, at: int) -> None:
+        super().__init__(run)
+        self.at = at
+
+    def measure(self, p: Position) -> None:
+        self.place = p
+        if p.t == self.at:
+            raise Interrupted
+
+
+def until(run: Run, at: int) -> Position:
+    """The position after `at` steps of a longer run."""
+    record = Until(run, at)
+    with pytest.raises(Interrupted):
+        train(run, begun(run), record)
+    return record.place
+
+
+def through_a_file(state: dict[str, Any]) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "algorithm", [a for a in VARIANTS if isinstance(a, Gossip | D2 | Hierarchical)], ids=name
+)
+def test_mixing_leaves_the_mean_where_it_is(algorithm: Any) -> None:
+    world = Simulated(4)
+    x = torch.randn(4, 5, dtype=torch.float64)
+    state = algorithm.init(x.clone().zero_(), world, Footprint((5,), 8))
+    mean = x.mean(0)
+    for s in range(6):
+        now = Now(t=s, s=s, H=1, h=0, lr=0.1, lr_round=0.1)
+        x, state = algorithm.on_sync(x, state, world, now)
+        torch.testing.assert_close(x.mean(0), mean, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "bias"),
+    [(Gossip(), 1e-2), (D2(), None), (GradientTracking(), None)],
+    ids=["gossip", "d2", "gradient_tracking"],
+)
+def test_unequal_data_bias_only_plain_gossip(algorithm: Algorithm, bias: float | None) -> None:
+    """O12: eight workers with different minima; D2 and gradient tracking reach the common one."""
+    from small_runs import quadratic
+
+    spec = quadratic(h=(1.0, 2.0, 0.5, 1.5, 3.0, 0.7, 1.2, 2.5), c=tuple(range(8)), dim=1)
+    p, _ = go(small_run(spec=spec, K=8, H=1, steps=1500, lr=0.1, algorithm=algorithm))
+    h, c = (torch.tensor(v, dtype=torch.float64) for v in (spec.h, spec.c))
+    optimum = float((h * c).sum() / h.sum())
+    error = (p.x[:, 0] - optimum).abs().max()
+    assert error > bias if bias else error < 1e-10
+
+
+def test_diloco_takes_the_steps_of_its_outer_optimiser() -> None:
+    """O10: outer Nesterov .7/.9 on a constant difference of 1."""
+    world, anchor, steps = Simulated(2), torch.zeros(2, 1, dtype=torch.float64), []
+    algorithm = DiLoCo()
+    state = algorithm.init(anchor, world, Footprint((1,), 8))
+    x = anchor.clone()
+    for s in range(60):
+        before = x.clone()
+        x = x - 1.0  # what the local steps did: anchor - mean = 1
+        x, state = algorithm.on_sync(x, state, world, Now(s, s, 1, 0, 0.1, 0.1))
+        steps.append(float(before[0, 0] - x[0, 0]))
+    np.testing.assert_allclose(steps[:5], [1.33, 1.897, 2.4073, 2.86657, 3.279913], rtol=1e-12)
+    assert abs(steps[-1] - 7.0) < 0.02
+
+
+def test_hierarchical_makes_the_exchanges_of_lin_et_al() -> None:
+    """O8: T = 1000, H = 4, H^b = 5 gives 200 exchanges within nodes and 50 across."""
+    algorithm = Hierarchical(blocks=(2,), rounds=(5,))
+    rounds = [
+        Now(t=4 * s + 3, s=s, H=4, h=3, lr=0.1, lr_round=0.1, last=s == 249) for s in range(250)
+    ]
+    levels = [algorithm.level(now) for now in rounds]
+    assert (levels.count(0), levels.count(1)) == (200, 50)
+
+
+@pytest.mark.parametrize("make", [lambda: Gossip(order="awc"), Gossip], ids=["awc", "atc"])
+def test_gossip_has_the_consensus_distance_of_theory(make: Callable[[], Gossip]) -> None:
+    """O11: f = h w^2 / 2 with unit noise on a ring; the sum over the modes of the ring."""
+    from small_runs import quadratic
+
+    n, h, lr, steps, dim = 8, 1.0, 0.1, 400, 400
+    algorithm = make()
+    spec = quadratic(h=(h,), c=(0.0,), noise=1.0, start=0.0, dim=dim)
+    p, _ = go(small_run(spec=spec, K=n, H=1, steps=steps, lr=lr, algorithm=algorithm))
+    spread = float((p.x - p.x.mean(0)).square().sum(1).mean()) / dim
+    modes = (1 + 2 * np.cos(2 * np.pi * np.arange(1, n) / n)) / 3
+    if algorithm.order == "awc":
+        variance = lr**2 / (1 - (modes - lr * h) ** 2)
+    else:
+        variance = modes**2 * lr**2 / (1 - modes**2 * (1 - lr * h) ** 2)
+    assert spread == pytest.approx(variance.sum() / n, rel=0.1)
+
+
+def test_awc_is_unstable_where_atc_is_not() -> None:
+    """O11: on an even ring AWC needs lr h < 2/3, ATC lr h < 2."""
+    from small_runs import quadratic
+
+    spec = quadratic(h=(1.0,), c=tuple(range(4)), dim=1)
+    options: dict[str, Any] = {"spec": spec, "K": 4, "H": 1, "steps": 200, "lr": 1.0}
+    awc, _ = go(small_run(algorithm=Gossip(order="awc"), **options))
+    atc, _ = go(small_run(algorithm=Gossip(order="atc"), **options))
+    assert awc.x.abs().max() > 1e6 and atc.x.abs().max() < 10
+
+
+@pytest.mark.parametrize("blocks", [(3,), (2, 3)])
+def test_blocks_that_do_not_fit_are_refused(blocks: tuple[int, ...]) -> None:
+    algorithm = Hierarchical(blocks=blocks, rounds=(2,) * len(blocks))
+    world: World = Simulated(4)
+    with pytest.raises(ValueError, match="divide"):
+        algorithm.init(torch.zeros(4, 3), world, Footprint((3,)))

@@ -1,0 +1,72 @@
+"""Every algorithm of the folder with its defaults, and the variants worth testing beside them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from small_runs import sgd, small_run
+
+from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.diloco import DiLoCo
+from hpc_localsgd.algorithms.gossip import Gossip
+from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
+from hpc_localsgd.algorithms.hierarchical import Hierarchical
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.algorithms.overlap import Overlap
+from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
+from hpc_localsgd.compressors import BF16, FP16, Int8, Sign, TopK
+from hpc_localsgd.config import choices
+from hpc_localsgd.loop import Run
+from hpc_localsgd.plan.schedule import Schedule, every, post_local
+from hpc_localsgd.plan.topology import one_peer_exponential, random_pairs, star
+from hpc_localsgd.worlds.base import World
+
+
+def _of_the_folder() -> list[Algorithm]:
+    made = []
+    for path in choices("algorithm").values():
+        module, name = path.rsplit(".", 1)
+        made.append(getattr(import_module(module), name)())
+    return made
+
+
+DEFAULTS: list[Any] = _of_the_folder()
+VARIANTS: list[Any] = [
+    *DEFAULTS,
+    LocalSGD(average="parameters"),
+    *(LocalSGD(compressor=codec) for codec in (FP16(), BF16(), Int8(), Sign(), TopK(fraction=0.1))),
+    LocalSGD(compressor=BF16(error_feedback=True)),
+    AllReduce(compressor=Sign()),
+    DiLoCo(compressor=Sign()),
+    DiLoCo(optimizer="Adam", lr=0.01, momentum=0.0),
+    Gossip(order="awc"),
+    Gossip(topology=one_peer_exponential()),
+    Gossip(topology=star()),
+    Gossip(topology=random_pairs()),
+    Hierarchical(blocks=(2,), rounds=(2,)),
+    Hierarchical(blocks=(1, 2), rounds=(2, 2)),
+    StreamingDiLoCo(fragments=3, delay=2, keep_local=0.5),
+    Overlap(pull=0.5, beta=0.0),
+]
+
+
+def name(algorithm: Algorithm) -> str:
+    """For the list of tests."""
+    return repr(algorithm).replace(" ", "")
+
+
+def schedule_for(algorithm: Algorithm) -> Schedule:
+    """Parallel rounds, local ones, a short last round; single steps where nothing else goes."""
+    return every(1) if isinstance(algorithm, GradientTracking) else post_local(switch=4, every=4)
+
+
+def run_of(
+    algorithm: Algorithm, steps: int = 18, world: World | None = None, **options: Any
+) -> Run:
+    """A short run of the algorithm on the digits, float64, momentum 0.9, K = 4."""
+    options = {"H": schedule_for(algorithm), "optimizer": sgd(momentum=0.9), "lr": 0.05} | options
+    options.setdefault("dtype", torch.float64)
+    return small_run(algorithm=algorithm, steps=steps, world=world, **options)

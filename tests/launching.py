@@ -1,0 +1,205 @@
+"""Start a command alone, under mpirun or under horovodrun, and be sure that all of it ends.
+
+Every process of a job carries a mark in its environment, which launchers hand down to their ranks:
+that is how the processes are found and ended, and nobody else's are touched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TRAIN = ("-m", "hpc_localsgd.train")
+TIMEOUT_S = 100
+_MARK = "HPC_LOCALSGD_TEST_JOB"
+_OF_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HOROVOD_", "SLURM_")
+_SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+    "HOROVOD_CYCLE_TIME": "0.1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended. `text` is everything it said, without the tags launchers put in front."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        return self.stdout + self.stderr
+
+    def succeeded(self) -> Outcome:
+        """Itself, if the exit status is 0; fails the test with the end of its output if not."""
+        assert self.status == 0, f"exit status {self.status}\n{self.text[-3000:]}"
+        return self
+
+
+@dataclass
+class Job:
+    """A job that is going on."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+    stdout: Path
+    stderr: Path
+
+    def pids(self) -> set[int]:
+        """Every living process of the job: launcher, daemons and ranks."""
+        wanted = f"{_MARK}={self.mark}".encode()
+        return {pid for pid in _all_pids() if wanted in _words(pid, "environ")}
+
+    def ranks(self) -> dict[int, int]:
+        """Rank -> pid of the Python processes that train."""
+        found = {}
+        for pid in self.pids():
+            if _words(pid, "cmdline")[1:3] == [word.encode() for word in TRAIN]:
+                variables = dict(word.partition(b"=")[::2] for word in _words(pid, "environ"))
+                rank = variables.get(b"HOROVOD_RANK", variables.get(b"OMPI_COMM_WORLD_RANK", b"0"))
+                found[int(rank)] = pid
+        return found
+
+    def wait(self, timeout_s: float = TIMEOUT_S) -> Outcome:
+        """Until the launcher has ended; fails the test when it takes too long."""
+        try:
+            status = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still running after {timeout_s} s:\n{self._outcome(-1).text[-3000:]}")
+        return self._outcome(status)
+
+    def kill(self) -> None:
+        """End every process of the job, by its number."""
+        for _ in range(3):  # a daemon may be starting another one just now
+            for pid in self.pids():
+                with _already_gone():
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _outcome(self, status: int) -> Outcome:
+        return Outcome(
+            status, self.stdout.read_text(errors="replace"), self.stderr.read_text(errors="replace")
+        )
+
+
+@contextmanager
+def started(launcher: Sequence[str], arguments: Sequence[str]) -> Iterator[Job]:
+    """A Python command under a launcher (`alone`, `mpirun(2)`, ...); killed when the block ends."""
+    mark = uuid.uuid4().hex
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_OF_LAUNCHERS)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    env = {**inherited, **_SETTINGS, _MARK: mark, "PYTHONPATH": path, "PATH": programs}
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "stdout", Path(folder) / "stderr"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*launcher, sys.executable, *arguments],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        job = Job(process, mark, out, err)
+        try:
+            yield job
+        finally:
+            job.kill()
+
+
+def run(launcher: Sequence[str], arguments: Sequence[str], timeout_s: float = TIMEOUT_S) -> Outcome:
+    """Run a Python command under a launcher to its end."""
+    with started(launcher, arguments) as job:
+        return job.wait(timeout_s)
+
+
+def train(launcher: Sequence[str], *options: str, timeout_s: float = TIMEOUT_S) -> Outcome:
+    """Run the main job under a launcher to its end, without figures."""
+    return run(launcher, [*TRAIN, "--figures=false", *options], timeout_s)
+
+
+alone: tuple[str, ...] = ()
+
+
+def mpirun(n: int) -> list[str]:
+    """`mpirun -np n`, fit for fewer cores than ranks; skips the test where it cannot be had."""
+    _need("mpi4py")
+    return [_program("mpirun"), "-np", str(n), "--bind-to", "none", "--oversubscribe"]
+
+
+def horovodrun(n: int, *options: str) -> list[str]:
+    """`horovodrun -np n`; skips the test where it cannot be had."""
+    _need("horovod")
+    return [_program("horovodrun"), *options, "-np", str(n)]
+
+
+def gloo(n: int) -> list[str]:
+    """`horovodrun --gloo -np n`; skips the test where it cannot be had."""
+    return horovodrun(n, "--gloo")
+
+
+def torchrun(n: int) -> list[str]:
+    """`torchrun` with n processes on this host, on a free port."""
+    return [_program("torchrun"), "--standalone", f"--nproc-per-node={n}", "--no-python"]
+
+
+def until(claim: Callable[[], object], timeout_s: float, what: str) -> None:
+    """Wait for a claim to become true; fails the test when it does not in time."""
+    end = time.monotonic() + timeout_s
+    while not claim():
+        if time.monotonic() > end:
+            pytest.fail(f"after {timeout_s} s, still not: {what}")
+        time.sleep(0.1)
+
+
+def _need(module: str) -> None:
+    if importlib.util.find_spec(module) is None:  # one that is there and broken must fail, not skip
+        pytest.skip(f"{module} is missing: `make env` installs it")
+
+
+def _program(name: str) -> str:
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"there is no {name} here: `make env` brings one")
+    return found
+
+
+def _all_pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+
+
+def _words(pid: int, file: str) -> list[bytes]:
+    """The NUL-separated words of a file of a process; none if it has ended or is a zombie."""
+    try:
+        return Path(f"/proc/{pid}/{file}").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+@contextmanager
+def _already_gone() -> Iterator[None]:
+    try:
+        yield
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,66 @@
+"""A rank is killed in mid-run: the job ends promptly, and its record can be read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launching import TRAIN, Job, gloo, horovodrun, mpirun, started, until
+
+from hpc_localsgd.trajectory import Trajectory, TrajectoryError
+
+GONE_WITHIN_S = 30
+# An endless run. Its record is flushed with every checkpoint, so that there is something to read.
+ENDLESS = ["--steps=10000000", "--schedule.switch=0", "--schedule.every=8", "--task.hidden=8"]
+ENDLESS += ["--batch-per-worker=4", "--checkpoint-every=50", "--evaluate-every=1000000"]
+
+
+def flushed_steps(out: Path) -> int:
+    """How far the record on the disk goes; 0 while there is none, or a flush is going on."""
+    try:
+        ends = Trajectory(out).rounds.step_end
+    except (TrajectoryError, OSError):
+        return 0
+    return int(ends[-1]) if len(ends) else 0
+
+
+def is_training(job: Job, out: Path, n: int) -> bool:
+    if job.process.poll() is not None:
+        job.wait().succeeded()
+        pytest.fail("the run has ended by itself")
+    return set(job.ranks()) == set(range(n)) and flushed_steps(out) > 100
+
+
+@pytest.mark.parametrize(
+    ("launcher", "world", "victim"),
+    [
+        (lambda: mpirun(2), "mpi", 1),
+        (lambda: horovodrun(2), "horovod", 1),
+        (lambda: gloo(2), "horovod", 0),
+    ],
+    ids=["mpirun", "horovodrun", "horovodrun --gloo"],
+)
+def test_when_a_rank_dies_the_job_is_gone_within_30_s_and_the_record_opens(
+    launcher: Callable[[], list[str]], world: str, victim: int, tmp_path: Path
+) -> None:
+    arguments = [*TRAIN, *ENDLESS, f"--world={world}", f"--out={tmp_path}"]
+    with started(launcher(), arguments) as job:
+        until(lambda: is_training(job, tmp_path, 2), 90, "both ranks train and have recorded")
+        before = flushed_steps(tmp_path)
+        killed_at = time.monotonic()
+        os.kill(job.ranks()[victim], signal.SIGKILL)
+        until(lambda: not job.pids(), GONE_WITHIN_S, "every process of the job is gone")
+        assert time.monotonic() - killed_at < GONE_WITHIN_S
+        assert job.process.wait() != 0
+    record = Trajectory(tmp_path)
+    assert record.status == "running"  # nobody was left to close it
+    ends = record.rounds.step_end
+    assert ends[-1] >= before > 0
+    np.testing.assert_array_equal(ends, np.arange(8, ends[-1] + 1, 8))
+    assert np.isfinite(record.series("train/loss").value).all()
+    assert list((tmp_path / "checkpoints").glob("step-*"))

@@ -1,0 +1,179 @@
+"""Small runs inside the test's own process, and a record that is kept in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.batchnorm import BatchNorm
+from hpc_localsgd.loop import Position, Run, train
+from hpc_localsgd.optimizer import LocalOptimizer, MakeOptimizer
+from hpc_localsgd.plan.partition import Partition
+from hpc_localsgd.plan.rates import Rate, constant
+from hpc_localsgd.plan.schedule import Schedule, every
+from hpc_localsgd.probes import Probe, Spread
+from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.tasks.base import Batch, Setting, Task, TaskSpec
+from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.types import Footprint
+from hpc_localsgd.worlds.base import World
+from hpc_localsgd.worlds.simulated import Simulated
+
+
+def sgd(**options: Any) -> MakeOptimizer:
+    """Makes torch.optim.SGD; its learning rate is the run's."""
+    return lambda parameters: torch.optim.SGD(parameters, lr=0.0, **options)
+
+
+def adam(**options: Any) -> MakeOptimizer:
+    """Makes torch.optim.Adam; its learning rate is the run's."""
+    return lambda parameters: torch.optim.Adam(parameters, lr=0.0, **options)
+
+
+def small_run(
+    *,
+    spec: TaskSpec | None = None,
+    K: int = 4,
+    H: Schedule | int = 1,
+    steps: int = 20,
+    lr: Rate | float = 0.1,
+    optimizer: MakeOptimizer | None = None,
+    algorithm: Algorithm | None = None,
+    at_sync: Any = "keep",
+    batchnorm: BatchNorm | None = None,
+    world: World | None = None,
+    dtype: torch.dtype = torch.float64,
+    batch: int = 8,
+    seed: int = 0,
+) -> Run:
+    """The objects of a run on the digits (or another task) in a simulated world."""
+    world = world or Simulated(K)
+    setting = Setting(world.size, world.ranks, batch, seed, dtype=dtype)
+    task = (spec or digits(hidden=16)).build(setting)
+    task.x[:] = task.init(seed)
+    return Run(
+        task=task,
+        algorithm=algorithm or LocalSGD(),
+        schedule=every(H) if isinstance(H, int) else H,
+        rate=constant(lr) if isinstance(lr, float) else lr,
+        optimizer=LocalOptimizer(optimizer or sgd(), task, at_sync),
+        batchnorm=batchnorm or BatchNorm(),
+        world=world,
+        steps=steps,
+    )
+
+
+@dataclass
+class Memory:
+    """Stands in for the writer of a trajectory."""
+
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    values: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
+    snapshots: list[tuple[int, Any, Any]] = field(default_factory=list)
+
+    def round(self, **row: Any) -> None:
+        self.rounds.append(row)
+
+    def series(self, name: str, step: int, value: Any, **said: Any) -> None:
+        self.values.setdefault(name, []).append((step, np.array(value)))
+
+    def snapshot(self, step: int, mean: Any, workers: Any = None) -> None:
+        self.snapshots.append((step, np.array(mean), None if workers is None else workers.copy()))
+
+    def steps(self, name: str) -> list[int]:
+        return [step for step, _ in self.values[name]]
+
+
+def go(
+    run: Run,
+    probes: Sequence[Probe] = (),
+    spread: int = 0,
+    memory: Memory | None = None,
+    show: Any = lambda t, values: None,
+) -> tuple[Position, Memory]:
+    """Train from the beginning to the end; the final position and what was recorded."""
+    memory = memory or Memory()
+    model = Footprint(run.task.sizes, run.task.x.element_size())
+    p = Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
+    record = Recorder(run, probes, Spread(spread), memory, show)  # type: ignore[arg-type]
+    record.start(p)
+    return train(run, p, record), memory
+
+
+@dataclass(frozen=True)
+class quadratic(TaskSpec):
+    """Worker k minimises h_k (w - c_k)^2 / 2 in each of `dim` coordinates, with gradient noise.
+
+    Attributes:
+        h: Curvature of every worker; repeated when there are more workers.
+        c: Minimum of every worker.
+        noise: Standard deviation of the gradient's noise, in each coordinate.
+        start: All workers start here.
+        dim: P.
+    """
+
+    h: tuple[float, ...] = (1.0,)
+    c: tuple[float, ...] = (0.0,)
+    noise: float = 0.0
+    start: float = 1.0
+    dim: int = 1
+
+    def build(self, setting: Setting) -> Quadratic:
+        return Quadratic(self, setting)
+
+
+class Quadratic(Task):
+    def __init__(self, spec: quadratic, setting: Setting) -> None:
+        self.spec, self.setting = spec, setting
+        self.dim, self.sizes, self.decayed = spec.dim, (spec.dim,), 0
+        self.x = torch.empty(len(setting.ranks), spec.dim, dtype=setting.dtype)
+        self.buffers = torch.empty(len(setting.ranks), 0, dtype=setting.dtype)
+        self.partition = Partition(setting.workers, setting.workers, 1)
+        self.splits = {"train": setting.workers}
+        self.h, self.c = (
+            torch.tensor([values[k % len(values)] for k in setting.ranks], dtype=setting.dtype)[
+                :, None
+            ]
+            for values in (spec.h, spec.c)
+        )
+
+    def init(self, seed: int) -> torch.Tensor:
+        return torch.full((self.dim,), self.spec.start, dtype=self.setting.dtype)
+
+    def batch(self, ranks: Sequence[int], t: int) -> Batch:
+        streams = [np.random.default_rng([self.setting.seed, k, t]) for k in ranks]
+        noise = np.stack([stream.standard_normal(self.dim) for stream in streams])
+        return torch.from_numpy(noise) * self.spec.noise, torch.tensor(ranks)
+
+    def loss_and_grad(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        away = x - self.c
+        return (0.5 * self.h * away**2).sum(1), self.h * away + batch[0]
+
+    def loss(
+        self, x: torch.Tensor, batch: Batch, buffers: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        raise NotImplementedError
+
+    def evaluate(
+        self, x: torch.Tensor, split: str, rows: range, buffers: torch.Tensor
+    ) -> torch.Tensor:
+        raise NotImplementedError
+
+    def statistics(self, x: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+        return self.buffers[0]
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Every file with its bytes, to see that nothing was touched."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,263 @@
+"""The options of a run: what a person may write, and what is refused with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.config import Config, choices, parse, parser
+from hpc_localsgd.plan.rates import constant, cosine
+from hpc_localsgd.plan.schedule import every, phases, post_local, qsr
+from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.types import ConfigurationError
+
+# What people have written into scripts and files. A change here is a change for all of them.
+OPTIONS = """
+    --algorithm --batch_per_worker --batchnorm --batchnorm_batches --checkpoint_every --config
+    --device --dtype --epochs --evaluate_every --evaluate_workers --fabric --figures --gradient
+    --help --momentum_at_sync --optimizer --out --overwrite --print_config --rate --remainder
+    --resume --sampling --schedule --seed --snapshot_dtype --snapshot_every --snapshot_workers
+    --spread_every --steps --task --workers --world
+"""
+SHORT_NAMES = {
+    "task": {"digits"},
+    "algorithm": {"allreduce", "local_sgd"},
+    "schedule": {"every", "post_local", "phases", "qsr"},
+    "rate": {"constant", "multi_step", "cosine"},
+}
+DEFAULTS: dict[str, Any] = {
+    "task": digits(),
+    "algorithm": LocalSGD(),
+    "schedule": post_local("50%", 16),
+    "rate": cosine(0.1, "5%"),
+    "momentum_at_sync": "keep",
+    "batchnorm": "reestimate",
+    "workers": None,
+    "world": "auto",
+    "batch_per_worker": 16,
+    "seed": 0,
+    "dtype": "float32",
+    "out": "runs/digits",
+}
+
+
+def config(*argv: str) -> Config:
+    return parse(argv).config
+
+
+def refusal(*argv: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(argv)
+    return str(caught.value)
+
+
+def in_file(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return f"--config={path}"
+
+
+def test_no_option_has_come_or_gone() -> None:
+    known = parser("train")._actions
+    names = {text for action in known for text in action.option_strings if text.startswith("--")}
+    top = {name for name in names if "." not in name and not name.endswith("+")}
+    assert top == set(OPTIONS.split())
+
+
+def test_no_short_name_has_gone_and_every_one_works() -> None:
+    for option, names in SHORT_NAMES.items():
+        assert names <= set(choices(option))
+        for name in choices(option):
+            made = getattr(config(f"--{option}={name}"), option)
+            assert f"{type(made).__module__}.{type(made).__name__}" == choices(option)[name]
+
+
+def test_the_defaults_have_not_changed() -> None:
+    made = config()
+    assert {name: getattr(made, name) for name in DEFAULTS} == DEFAULTS
+    optimizer = parse([]).optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert (optimizer.defaults["momentum"], optimizer.defaults["weight_decay"]) == (0.9, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        ["--algorithm", "allreduce"],
+        ["--algorithm=allreduce"],
+        ["--algorithm", "AllReduce"],
+        ["--algorithm", "hpc_localsgd.algorithms.allreduce.AllReduce"],
+    ],
+)
+def test_a_class_has_a_short_name_its_own_name_and_a_path(spelling: list[str]) -> None:
+    assert config(*spelling).algorithm == AllReduce()
+
+
+def test_dotted_options_set_fields_of_the_default_and_of_a_named_class() -> None:
+    assert config("--schedule.every", "8").schedule == post_local("50%", 8)
+    assert config("--schedule=every", "--schedule.steps=8").schedule == every(8)
+    assert config("--schedule=qsr", "--schedule.alpha=.2").schedule == qsr(alpha=0.2)
+    assert config("--task.model=conv", "--task.norm=batch").task == digits("conv", "batch")
+
+
+def test_another_class_keeps_what_it_has_in_common_with_the_default() -> None:
+    """So `--rate constant` keeps the default warm-up, and says so in --print_config."""
+    assert config("--rate=constant", "--rate.lr=.3").rate == constant(0.3, warmup="5%")
+    assert config("--rate=constant", "--rate.warmup=0").rate == constant(0.1)
+    assert config("--rate=multi_step").rate.warmup == "5%"
+
+
+def test_lists_may_be_given() -> None:
+    made = config("--schedule=phases", '--schedule.at=["20%", 500]', "--schedule.every=[1, 4, 8]")
+    assert made.schedule == phases(["20%", 500], [1, 4, 8])
+    assert config("--rate=multi_step", "--rate.at=[5 epochs]").rate.at == ["5 epochs"]
+
+
+def test_hyphens_and_underscores_are_the_same() -> None:
+    assert config("--batch-per-worker", "4").batch_per_worker == 4
+    assert config("--batch_per_worker=4").batch_per_worker == 4
+    assert config("--momentum-at-sync=average").momentum_at_sync == "average"
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [
+        (["--overwrite"], True),
+        (["--overwrite", "--seed=1"], True),
+        (["--seed=1", "--overwrite"], True),
+        (["--overwrite", "true"], True),
+        (["--overwrite", "false"], False),
+        (["--overwrite=false"], False),
+        (["--overwrite", "False"], False),
+        ([], False),
+    ],
+)
+def test_a_flag_may_stand_bare(argv: list[str], value: bool) -> None:
+    assert config(*argv).overwrite is value
+    assert config("--figures", "false").figures is False
+
+
+def test_durations_reach_the_objects_as_written() -> None:
+    made = config("--steps=3000", "--evaluate-every", "1 epoch", "--schedule.switch=2e6 samples")
+    assert (made.steps, made.evaluate_every) == (3000, "1 epoch")
+    assert made.schedule == post_local("2e6 samples", 16)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "algorithm: allreduce\nschedule: every\nseed: 7\n",
+        "algorithm: AllReduce\nschedule: {class_path: every, init_args: {steps: 1}}\nseed: 7\n",
+        "algorithm:\n  class_path: allreduce\nschedule:\n  class_path: every\nseed: 7\n",
+        "algorithm: hpc_localsgd.algorithms.allreduce.AllReduce\n"
+        "schedule: {class_path: hpc_localsgd.plan.schedule.every}\nseed: 7\n",
+    ],
+)
+def test_a_file_may_use_short_names_or_class_paths(tmp_path: Path, text: str) -> None:
+    made = config(in_file(tmp_path, text))
+    assert (made.algorithm, made.schedule, made.seed) == (AllReduce(), every(1), 7)
+
+
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    file = in_file(tmp_path, "schedule: {class_path: post_local, init_args: {every: 8}}\nseed: 7\n")
+    made = config(file, "--seed=8", "--schedule.switch=30")
+    assert (made.schedule, made.seed) == (post_local(30, 8), 8)
+
+
+def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
+    tmp_path: Path,
+) -> None:
+    options = ["--algorithm=allreduce", "--rate=constant", "--rate.lr=.3", "--epochs=2"]
+    options += ["--optimizer=torch.optim.AdamW", "--optimizer.weight_decay=.1", "--workers=4"]
+    first = parse([*options, "--out=elsewhere", "--overwrite"])
+    again = parse([in_file(tmp_path, first.text)])
+    assert again.text == first.text
+    assert (again.config.algorithm, again.config.rate) == (AllReduce(), constant(0.3, "5%"))
+    assert set(yaml.safe_load(first.text)) == {
+        name.removeprefix("--")
+        for name in OPTIONS.split()
+        if name not in ("--help", "--print_config", "--config")
+        and name not in ("--out", "--resume", "--overwrite", "--figures")
+    }
+
+
+def test_print_config_prints_the_whole_configuration_and_ends(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--seed=5", "--algorithm=allreduce", "--print_config"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["seed"] == 5
+    assert config(in_file(tmp_path, printed)) == config("--seed=5", "--algorithm=allreduce")
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert [name for name in OPTIONS.split() if name not in text] == []
+    assert "Samples per worker and step" in text
+
+
+def test_the_optimizer_is_any_of_torch() -> None:
+    made = parse(["--optimizer=torch.optim.Adam", "--optimizer.betas=[0.8, 0.99]"])
+    optimizer = made.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert tuple(optimizer.defaults["betas"]) == (0.8, 0.99)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "RMSprop", "Adagrad", "Adadelta", "NAdam", "Rprop"])
+def test_an_optimizer_s_own_default_rate_is_nobody_s_wish(name: str) -> None:
+    made = parse([f"--optimizer=torch.optim.{name}"])
+    assert type(made.optimizer([torch.nn.Parameter(torch.zeros(1))])).__name__ == name
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--algorithm", "locl_sgd"], "unknown algorithm 'locl_sgd' - did you mean 'local_sgd'?"),
+        (["--algorithm=locl_sgd"], "(allreduce"),
+        (["--schedule=post_locl"], "unknown schedule 'post_locl' - did you mean 'post_local'?"),
+        (["--task=mnist"], "unknown task 'mnist'"),
+        (["--rate", "cosin"], "did you mean 'cosine'?"),
+        (["--sede=3"], "sede"),
+        (["--schedule.evry=3"], "evry"),
+        (["--batch-per-worker=many"], "batch_per_worker"),
+        (["--world=moon"], "world"),
+        (["--optimizer.lr=0.5"], "the learning rate is set by --rate.lr 0.5"),
+        (
+            ["--optimizer=torch.optim.RMSprop", "--optimizer.lr=0.5"],
+            "the learning rate is set by --rate.lr 0.5",
+        ),
+        (["--steps=5", "--epochs=2"], "--steps or --epochs, not both"),
+        (["--rate.lr=0"], "rate.lr must be positive"),
+        (["--schedule.every=0"], "post_local.every must be at least 1"),
+        (["--config=nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_what_is_wrong_is_named(argv: list[str], said: str) -> None:
+    message = refusal(*argv)
+    assert said in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("algorithm: locl_sgd\n", "did you mean 'local_sgd'?"),
+        ("algorithm: {class_path: locl_sgd}\n", "did you mean 'local_sgd'?"),
+        ("sede: 3\n", "sede"),
+        ("schedule: {class_path: every, init_args: {stps: 3}}\n", "stps"),
+        ("seed: [\n", "line 2"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refusal(in_file(tmp_path, text))

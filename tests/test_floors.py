@@ -1,0 +1,192 @@
+"""The floors of the house: a file imports its own floor or lower, and only the door sees all."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "hpc_localsgd"
+
+# Parts that share a floor do not see each other, except those of one tuple with an ellipsis.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("types", ""),  # "" is the package itself, which has the version
+    ("plan", "trajectory"),
+    ("tasks", "curvature"),
+    ("worlds",),
+    ("algorithms", "compressors", "gradients"),
+    ("probes", "checkpoint", "recorder", "optimizer", "batchnorm"),
+    ("loop", "attach"),
+)
+SEES_ITS_FLOOR = {"probes", "checkpoint", "recorder", "optimizer", "batchnorm", "algorithms"}
+OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}
+DOOR = {"config", "assemble", "display", "train", "__main__", "environment", "plan_command"}
+FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}
+
+TRANSPORTS = ("mpi4py", "horovod", "torch.distributed")
+MAY_TALK = {"worlds", "environment"}
+WITHOUT_TORCH = {"types", "plan", "trajectory"}
+TOO_HEAVY_TO_PLAN_AND_READ = ("torch", "torchvision", *TRANSPORTS)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: what, on which line, inside a function, or for the type checker only."""
+
+    module: str
+    line: int
+    in_function: bool
+    for_types: bool
+
+
+def imports(source: str) -> Iterator[Import]:
+    """Every import of a module; `from a import b` counts as `a.b`, which also names `a`."""
+    yield from _walk(ast.parse(source), in_function=False, for_types=False)
+
+
+def _walk(node: ast.AST, in_function: bool, for_types: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, child.lineno, in_function, for_types)
+        elif isinstance(child, ast.ImportFrom):
+            for alias in child.names:
+                module = f"{'.' * child.level}{child.module or ''}.{alias.name}"
+                yield Import(module, child.lineno, in_function, for_types)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from _walk(ast.Module(child.body, []), in_function, for_types=True)
+            yield from _walk(ast.Module(child.orelse, []), in_function, for_types)
+        else:
+            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _walk(child, in_function or function, for_types)
+
+
+def part_of(module: str) -> str | None:
+    """`plan` for `hpc_localsgd.plan.rates`; "" for the package itself; None for strangers."""
+    first, *rest = module.split(".")
+    if first != PACKAGE:
+        return None
+    known = {*FLOOR, *OTHER_TOWER, *DOOR}
+    return rest[0] if rest and (rest[0] in known or not rest[0].startswith("__")) else ""
+
+
+def may_see(here: str, there: str, for_types: bool) -> bool:
+    """Whether a part of the house may import another."""
+    if here in DOOR or here == there:
+        return True
+    if here in OTHER_TOWER:
+        return there in OTHER_TOWER[here]
+    if there not in FLOOR:
+        return False  # nobody but the door looks at the door or at the other tower
+    if for_types:
+        return True  # a name in a signature: nothing is loaded and nothing can be called
+    same = FLOOR[here] == FLOOR[there] and here in SEES_ITS_FLOOR
+    return FLOOR[there] < FLOOR[here] or same
+
+
+def begins(module: str, names: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+def faults(here: str, source: str) -> list[str]:
+    """What a module of the part `here` does that the house forbids."""
+    found = []
+    for item in imports(source):
+        there = part_of(item.module)
+        if item.module.startswith("."):
+            found.append(f"line {item.line}: a relative import hides the floor")
+        if there is not None and not may_see(here, there, item.for_types):
+            found.append(f"line {item.line}: {here} must not see {there} ({item.module})")
+        if begins(item.module, TRANSPORTS) and not item.for_types:
+            if here not in MAY_TALK:
+                found.append(f"line {item.line}: {item.module} belongs to a world")
+            elif not item.in_function:
+                found.append(f"line {item.line}: {item.module} must be imported in a function")
+        if here in WITHOUT_TORCH and begins(item.module, ("torch",)) and not item.for_types:
+            found.append(f"line {item.line}: {here} works without torch")
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / PACKAGE).rglob("*.py"))
+
+
+def part_of_file(path: Path) -> str:
+    part = path.relative_to(ROOT / PACKAGE).parts[0].removesuffix(".py")
+    return "" if part == "__init__" else part
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_the_floors_hold(path: Path) -> None:
+    here = part_of_file(path)
+    assert here in {*FLOOR, *OTHER_TOWER, *DOOR}, f"{here} has no floor in this test: give it one"
+    assert faults(here, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("here", "line", "complaint"),
+    [
+        ("plan", "import hpc_localsgd.worlds.base", "must not see worlds"),
+        ("plan", "from hpc_localsgd import tasks", "must not see tasks"),
+        ("plan", "from hpc_localsgd.trajectory import Trajectory", "must not see trajectory"),
+        ("types", "from hpc_localsgd.plan.rates import Rate", "must not see plan"),
+        ("tasks", "def f():\n    from hpc_localsgd.worlds import base", "must not see worlds"),
+        ("worlds", "from hpc_localsgd.algorithms.base import Algorithm", "must not see algorithms"),
+        ("probes", "from hpc_localsgd.loop import Run", "must not see loop"),
+        ("loop", "import hpc_localsgd.config", "must not see config"),
+        ("loop", "if TYPE_CHECKING:\n    import hpc_localsgd.config", "must not see config"),
+        ("algorithms", "from hpc_localsgd.analysis import style", "must not see analysis"),
+        ("analysis", "from hpc_localsgd.worlds.base import World", "must not see worlds"),
+        ("analysis", "if TYPE_CHECKING:\n    import hpc_localsgd.loop", "must not see loop"),
+        ("worlds", "from . import base", "relative import"),
+        ("worlds", "from mpi4py import MPI", "imported in a function"),
+        ("worlds", "class W:\n    import horovod.torch", "imported in a function"),
+        ("worlds", "from torch import distributed", "imported in a function"),
+        ("train", "def f():\n    import horovod.torch as hvd", "belongs to a world"),
+        ("plan", "import torch", "without torch"),
+        ("trajectory", "def f():\n    import torch.nn", "without torch"),
+        ("trajectory", "if not TYPE_CHECKING:\n    pass\nelse:\n    import torch", "without torch"),
+    ],
+)
+def test_a_module_that_breaks_a_rule_is_caught(here: str, line: str, complaint: str) -> None:
+    assert any(complaint in fault for fault in faults(here, line)), faults(here, line)
+
+
+@pytest.mark.parametrize(
+    ("here", "line"),
+    [
+        ("loop", "from hpc_localsgd.plan.schedule import every"),
+        ("plan", "if TYPE_CHECKING:\n    import torch"),
+        ("worlds", "def f():\n    from mpi4py import MPI"),
+        ("analysis", "from hpc_localsgd.trajectory import Trajectory"),
+        ("train", "from hpc_localsgd.analysis.figures import draw_run"),
+        ("probes", "if TYPE_CHECKING:\n    from hpc_localsgd.loop import Run"),
+        ("trajectory", "from hpc_localsgd import __version__"),
+    ],
+)
+def test_a_module_that_keeps_the_rules_is_let_through(here: str, line: str) -> None:
+    assert faults(here, line) == []
+
+
+def test_planning_and_reading_load_neither_torch_nor_a_transport() -> None:
+    names = [name_of(path) for path in modules() if part_of_file(path) in WITHOUT_TORCH]
+    assert len(names) > 10
+    code = (
+        f"import sys; from importlib import import_module\n"
+        f"for name in {names!r}: import_module(name.removesuffix('.__init__'))\n"
+        f"print([m for m in {TOO_HEAVY_TO_PLAN_AND_READ!r} if m in sys.modules])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert said.stdout.strip() == "[]", said.stdout + said.stderr[-2000:]

@@ -1,0 +1,275 @@
+"""The loop: plain training with one worker, the equalities of the papers with several."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_runs import adam, go, quadratic, sgd, small_run
+
+from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.loop import Position, Run
+from hpc_localsgd.optimizer import MakeOptimizer
+from hpc_localsgd.plan.rates import cosine
+from hpc_localsgd.plan.schedule import post_local
+from hpc_localsgd.tasks.digits import digits
+
+MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
+
+
+def final(**options: Any) -> torch.Tensor:
+    """Parameters [K, P] at the end of a small run."""
+    return go(small_run(**options))[0].x.clone()
+
+
+# One worker is plain training.
+
+
+def plain_training(run: Run, make: MakeOptimizer, decay: float) -> torch.Tensor:
+    """The same steps with a module, a DataLoader's batches and torch.optim: no code of the loop."""
+    model = run.task._module(0).to(torch.float32)  # type: ignore[attr-defined]
+    named = sorted(model.named_parameters(), key=lambda item: item[1].ndim < 2)
+    groups = [
+        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = make(groups)
+    for t in range(run.steps):
+        inputs, labels = run.task.batch([0], t)
+        for group in optimizer.param_groups:
+            group["lr"] = run.rate(t)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs[0]), labels[0]).backward()
+        optimizer.step()
+    return torch.cat([p.detach().flatten() for _, p in named])
+
+
+@pytest.mark.parametrize("H", [1, 4])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("make", [sgd(**MOMENTUM), adam(weight_decay=1e-3)], ids=["sgd", "adam"])
+def test_one_worker_is_torch_optim_bit_for_bit(make: MakeOptimizer, norm: Any, H: int) -> None:
+    spec = digits("conv", norm, hidden=8)
+    rate = cosine(lr=0.05, warmup=3, until=12)
+    run = small_run(spec=spec, K=1, H=H, steps=12, lr=rate, optimizer=make, dtype=torch.float32)
+    expected = plain_training(run, make, decay=1e-3)
+    start = run.task.x[0].clone()
+    x = go(run)[0].x[0]
+    assert torch.equal(x, expected)
+    assert (x - start).norm() > 0.1
+
+
+# O1: H = 1.
+
+
+@pytest.mark.parametrize("make", [sgd(), sgd(momentum=0.9), sgd(**MOMENTUM)])
+def test_averaging_gradients_or_parameters_at_every_step_is_the_same_for_sgd(
+    make: MakeOptimizer,
+) -> None:
+    options: dict[str, Any] = {"steps": 30, "optimizer": make}
+    parameters = final(algorithm=LocalSGD(average="parameters"), **options)
+    gradients = final(algorithm=LocalSGD(average="gradients"), **options)
+    torch.testing.assert_close(parameters, gradients, rtol=0, atol=1e-12)
+    torch.testing.assert_close(final(algorithm=AllReduce(), **options), gradients, rtol=0, atol=0)
+
+
+def test_averaging_gradients_or_parameters_is_not_the_same_for_adam() -> None:
+    options: dict[str, Any] = {"steps": 30, "optimizer": adam(), "lr": 0.01}
+    parameters = final(algorithm=LocalSGD(average="parameters"), **options)
+    gradients = final(algorithm=LocalSGD(average="gradients"), **options)
+    assert (parameters - gradients).abs().max() > 1e-3
+
+
+def test_parallel_adam_is_adam_on_the_mean_gradient() -> None:
+    """Every worker keeps the same moments, as with hvd.DistributedOptimizer."""
+    run = small_run(steps=10, optimizer=adam(), lr=0.01)
+    reference = small_run(K=1, steps=10, optimizer=adam(), lr=0.01)
+    for t in range(10):
+        x = reference.task.x.expand(4, -1)
+        _, g = run.task.loss_and_grad(x.clone(), run.task.batch(range(4), t))
+        reference.optimizer.step(g.mean(0, keepdim=True), 0.01)
+    run.task.x[:] = run.task.init(0)
+    x = go(run)[0].x
+    torch.testing.assert_close(x, reference.task.x.expand(4, -1), rtol=0, atol=1e-12)
+
+
+def test_post_local_is_parallel_before_the_switch_and_not_after() -> None:
+    schedule = post_local(switch=10, every=5)
+    options: dict[str, Any] = {"optimizer": sgd(momentum=0.9)}
+    assert torch.equal(final(H=schedule, steps=10, **options), final(H=1, steps=10, **options))
+    after = final(H=schedule, steps=20, **options) - final(H=1, steps=20, **options)
+    assert after.abs().max() > 1e-4
+
+
+def test_after_local_steps_a_round_of_length_1_averages_parameters() -> None:
+    """Momentum buffers differ then, so that averaging gradients would leave the workers apart."""
+    run = small_run(H=4, steps=9, optimizer=sgd(momentum=0.9))
+    x = go(run)[0].x
+    assert torch.equal(x, x[:1].expand_as(x))
+
+
+# Rounds.
+
+
+def test_the_run_ends_with_an_exchange_and_reports_every_round() -> None:
+    p, memory = go(small_run(H=4, steps=10))
+    assert [(r["step_begin"], r["step_end"]) for r in memory.rounds] == [(0, 4), (4, 8), (8, 10)]
+    assert (p.t, p.s) == (10, 2)
+    assert torch.equal(p.x, p.x[:1].expand_as(p.x))
+
+
+def test_an_algorithm_is_told_where_it_is() -> None:
+    seen: list[tuple[str, Any]] = []
+
+    class Watching(LocalSGD):
+        def on_gradient(self, g, state, world, now):  # type: ignore[no-untyped-def]
+            seen.append(("gradient", now))
+            return super().on_gradient(g, state, world, now)
+
+        def on_sync(self, x, state, world, now):  # type: ignore[no-untyped-def]
+            seen.append(("sync", now))
+            return super().on_sync(x, state, world, now)
+
+    rate = cosine(lr=0.1, until=5)
+    go(small_run(H=3, steps=5, lr=rate, algorithm=Watching()))
+    assert [kind for kind, _ in seen] == ["gradient"] * 3 + ["sync"] + ["gradient"] * 2 + ["sync"]
+    assert [n.t for _, n in seen] == [0, 1, 2, 2, 3, 4, 4]
+    assert [n.h for _, n in seen] == [0, 1, 2, 2, 0, 1, 1]
+    assert [(n.s, n.H) for _, n in seen] == [(0, 3)] * 4 + [(1, 2)] * 3
+    assert [n.last for _, n in seen] == [False] * 4 + [True] * 3
+    assert [n.lr for _, n in seen] == [rate(n.t) for _, n in seen]
+    assert [n.lr_round for _, n in seen] == [rate(0)] * 4 + [rate(3)] * 3
+
+
+def test_the_parameters_stay_in_the_task_s_storage() -> None:
+    run = small_run(H=2, steps=4)
+    assert go(run)[0].x.data_ptr() == run.task.x.data_ptr()
+
+
+def test_more_workers_in_one_process_are_the_workers_of_several() -> None:
+    """Worker 2 of 4 alone takes the steps it takes among the others, until the first exchange."""
+    run = small_run(H=6, steps=6, optimizer=sgd(**MOMENTUM))
+    single = small_run(K=1, H=6, steps=6, optimizer=sgd(**MOMENTUM))
+    before: list[torch.Tensor] = []
+
+    class Looking(LocalSGD):
+        def on_sync(self, x, state, world, now):  # type: ignore[no-untyped-def]
+            before.append(x.clone())
+            return super().on_sync(x, state, world, now)
+
+    go(replace(run, algorithm=Looking()))
+    single.task.batch = lambda ranks, t: run.task.batch([2], t)  # type: ignore[method-assign]
+    torch.testing.assert_close(go(single)[0].x[0], before[0][2], rtol=0, atol=1e-12)
+
+
+# What happens to momentum at a sync.
+
+
+def momentum_after(at_sync: str, **options: Any) -> list[torch.Tensor]:
+    run = small_run(H=4, steps=4, at_sync=at_sync, optimizer=sgd(momentum=0.9), **options)
+    go(run)
+    return [state["momentum_buffer"].clone() for state in run.optimizer.torch.state.values()]
+
+
+def test_momentum_at_a_sync_is_kept_averaged_or_forgotten() -> None:
+    kept, averaged = momentum_after("keep"), momentum_after("average")
+    assert len(kept) == len(averaged) == 2  # with and without weight decay
+    for own, mean in zip(kept, averaged, strict=True):
+        assert (own - own.mean(0)).abs().max() > 1e-3
+        torch.testing.assert_close(mean, own.mean(0).expand_as(own), rtol=0, atol=1e-15)
+    assert momentum_after("reset") == []
+
+
+def test_averaged_momentum_is_sent_and_billed() -> None:
+    def payload(at_sync: str, make: MakeOptimizer) -> float:
+        run = small_run(H=4, steps=4, at_sync=at_sync, optimizer=make)
+        return float(go(run)[1].rounds[0]["payload_bytes"][0]) / (8 * run.task.dim)
+
+    assert payload("keep", sgd(momentum=0.9)) == 1
+    assert payload("average", sgd(momentum=0.9)) == 2
+    assert payload("average", adam()) == 3
+    assert payload("average", sgd()) == 1
+
+
+def test_momentum_is_left_alone_in_the_parallel_phase() -> None:
+    options: dict[str, Any] = {"H": 1, "steps": 6, "optimizer": sgd(momentum=0.9)}
+    kept = final(at_sync="keep", **options)
+    assert torch.equal(final(at_sync="reset", **options), kept)
+    assert torch.equal(final(at_sync="average", **options), kept)
+
+
+def test_a_reset_is_a_new_start_of_the_optimiser() -> None:
+    run = small_run(H=4, steps=8, at_sync="reset", optimizer=adam(), lr=0.01)
+    steps = []
+    step = run.optimizer.torch.step
+    run.optimizer.torch.step = lambda: (  # type: ignore[method-assign]
+        step(),
+        steps.append({int(s["step"]) for s in run.optimizer.torch.state.values()}),
+    )
+    go(run)
+    assert steps == [{1}, {2}, {3}, {4}] * 2
+
+
+# O2: quadratics with closed forms. eta = 0.1, h = 1, noise of variance 1, K = 8.
+
+ETA, K = 0.1, 8
+RHO = 1 - ETA
+
+
+def noisy(H: int, steps: int, dim: int, start: float = 0.0, **options: Any) -> tuple[Position, Any]:
+    spec = quadratic(noise=1.0, dim=dim, start=start)
+    return go(small_run(spec=spec, K=K, H=H, steps=steps, lr=ETA, **options), spread=1)
+
+
+@pytest.mark.parametrize("H", [1, 4, 7, 30])
+def test_the_mean_takes_the_same_path_for_every_H(H: int) -> None:
+    reference = noisy(1, 30, dim=50, start=1.0, algorithm=AllReduce())[0].x
+    x = noisy(H, 30, dim=50, start=1.0)[0].x
+    torch.testing.assert_close(x, reference, rtol=0, atol=1e-12)
+
+
+def test_the_mean_has_the_variance_and_expectation_of_the_closed_form() -> None:
+    x = noisy(16, 60, dim=40_000, start=2.0)[0].x[0]
+    variance = ETA**2 / K * (1 - RHO**120) / (1 - RHO**2)
+    assert variance == pytest.approx(0.006578947, rel=1e-4)
+    assert x.var().item() == pytest.approx(variance, rel=0.02)  # 3 standard errors
+    assert x.mean().item() == pytest.approx(2.0 * RHO**60, abs=3 * (variance / 40_000) ** 0.5)
+
+
+@pytest.mark.parametrize(("j", "expected"), [(1, 0.00875), (4, 0.0262285), (16, 0.0444713)])
+def test_the_spread_j_steps_after_a_sync_is_that_of_the_closed_form(
+    j: int, expected: float
+) -> None:
+    dim, rounds = 5_000, 3
+    spec = quadratic(noise=1.0, dim=dim, start=0.0)
+    run = small_run(spec=spec, K=K, H=j, steps=j * rounds, lr=ETA)
+    seen: list[float] = []
+
+    class Looking(LocalSGD):
+        def on_sync(self, x, state, world, now):  # type: ignore[no-untyped-def]
+            seen.append(float((x - x.mean(0)).square().sum(1).mean()) / dim)
+            return super().on_sync(x, state, world, now)
+
+    _, memory = go(replace(run, algorithm=Looking("parameters")), spread=1)
+    assert len(seen) == rounds
+    assert np.mean(seen) == pytest.approx(expected, rel=0.02)
+    if j > 1:  # the probe leaves rounds of length 1 out
+        probed = [value / dim for _, value in memory.values["spread"]]
+        assert probed == pytest.approx(seen, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("H", "expected"), [(1, 0.75), (2, 0.7285714), (10, 0.5987111), (100, 0.5000066)]
+)
+def test_unequal_workers_come_to_rest_at_the_fixed_point_of_H(H: int, expected: float) -> None:
+    h, c = (1.0, 3.0), (0.0, 1.0)
+    weights = [1 - (1 - ETA * hk) ** H for hk in h]
+    exact = sum(w * ck for w, ck in zip(weights, c, strict=True)) / sum(weights)
+    assert exact == pytest.approx(expected, abs=5e-7)
+    run = small_run(spec=quadratic(h, c), K=2, H=H, steps=300 // H * H, lr=ETA)
+    torch.testing.assert_close(
+        go(run)[0].x, torch.full((2, 1), exact, dtype=torch.float64), rtol=0, atol=1e-12
+    )
