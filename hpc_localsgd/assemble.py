@@ -13,26 +13,31 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.batchnorm import BatchNorm
 from hpc_localsgd.checkpoint import Checkpoints
 from hpc_localsgd.config import Config, Resolved
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.loop import Position, Run
+from hpc_localsgd.measured import Measured
 from hpc_localsgd.optimizer import LocalOptimizer
 from hpc_localsgd.plan.costmodel import network
 from hpc_localsgd.plan.duration import Units
+from hpc_localsgd.plan.schedule import spread_triggered
 from hpc_localsgd.probes import Evaluation, Probe, Snapshot, Spread
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, Writer
 from hpc_localsgd.trajectory.header import Header
-from hpc_localsgd.types import ConfigurationError, Footprint
+from hpc_localsgd.types import ConfigurationError, Footprint, legend
 from hpc_localsgd.worlds.base import World, check_workers
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
 from hpc_localsgd.worlds.simulated import Simulated
+from hpc_localsgd.worlds.torch import Torch
 
 DEFAULT_EPOCHS = 60.0
+_WORLDS = {"horovod": Horovod, "mpi": Mpi, "torch": Torch}
 
 
 def make_world(config: Config, launch: Launch) -> World:
@@ -41,9 +46,10 @@ def make_world(config: Config, launch: Launch) -> World:
     Raises:
         ConfigurationError: The world cannot be had, or K is no multiple of the ranks.
     """
-    kind, n = config.world, started(launch)
+    kind: str = config.world
+    n = started(launch)
     if kind == "auto":
-        kind = "simulated" if n == 1 else "horovod" if find_spec("horovod") else "mpi"
+        kind = "simulated" if n == 1 else _kind(launch)
         _refuse_lone_process(config, launch)
     if kind == "simulated":
         if n != 1:
@@ -55,7 +61,7 @@ def make_world(config: Config, launch: Launch) -> World:
     if n is not None and config.workers is not None:
         check_workers(config.workers, n)
     device = _device(config, launch.local_rank or 0)
-    world = {"horovod": Horovod, "mpi": Mpi}[kind](config.workers, device)
+    world = _WORLDS[kind](config.workers, device)
     if n is not None and world.n != n:
         raise ConfigurationError(
             f"{launch.launcher} started {n} processes, but {kind} joined {world.n}: "
@@ -68,6 +74,13 @@ def make_world(config: Config, launch: Launch) -> World:
 def started(launch: Launch) -> int | None:
     """How many processes the launcher started; None if it does not say."""
     return 1 if launch.launcher in ("none", "sbatch") else launch.size
+
+
+def _kind(launch: Launch) -> str:
+    """The world of a launched job that did not name one."""
+    if launch.launcher == "torchrun":
+        return "torch"
+    return "horovod" if find_spec("horovod") else "mpi"
 
 
 def _refuse_lone_process(config: Config, launch: Launch) -> None:
@@ -90,7 +103,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     units = Units(units.steps_per_epoch, units.samples_per_step, _steps(config, units))
     run = Run(
         task=task,
-        algorithm=config.algorithm,
+        algorithm=_measuring(config),
         schedule=config.schedule.in_steps(units),
         rate=config.rate.in_steps(units),
         optimizer=LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync),
@@ -138,6 +151,7 @@ def make_job(
     agree(world, lambda: check_folder(config, resolved.text) if world.rank == 0 else None)
     check_same(world, resolved.text)
     run, units = make_run(resolved, world)
+    check_same(world, f"{run.task.sizes} {run.task.x.dtype}")
     model = Footprint(run.task.sizes, run.task.x.element_size())
     position = Position(run.task.x, run.algorithm.init(run.task.x, world, model))
     checkpoints = Checkpoints(out, run, _cadence(units, config.checkpoint_every))
@@ -160,8 +174,8 @@ def open_record(resolved: Resolved, run: Run, t0: int) -> Writer:
     (out / "config.yaml").write_text(resolved.text)
     header = Header(
         config=resolved.text,
-        task=repr(config.task),
-        algorithm=repr(run.algorithm),
+        task=legend(config.task),
+        algorithm=legend(config.algorithm),
         schedule=repr(run.schedule),
         world=repr(run.world),
         K=run.world.size,
@@ -270,6 +284,13 @@ def _steps(config: Config, units: Units) -> int:
     if steps < 1:
         raise ConfigurationError(f"a run of {given} is {steps} steps: give at least one")
     return steps
+
+
+def _measuring(config: Config) -> Algorithm:
+    """The algorithm, which also measures where the schedule asks for it."""
+    if isinstance(config.schedule, spread_triggered):
+        return Measured(config.algorithm, config.schedule)
+    return config.algorithm
 
 
 def _cadence(units: Units, every: int | str) -> int:

@@ -66,8 +66,9 @@ class Config:
             evaluation, averaged at every exchange, or local.
         batchnorm_batches: Training batches used to re-estimate them, by all workers together.
         workers: K, model replicas; a multiple of the number of ranks. Default: one a rank.
-        world: Where workers live: simulated (this process), horovod, mpi; auto takes horovod, or
-            mpi where Horovod is missing, if a launcher started several ranks.
+        world: Where workers live: simulated (this process), horovod, mpi, torch (torch's own
+            collectives). auto takes torch under torchrun and, under another launcher of several
+            ranks, horovod, or mpi where Horovod is missing.
         fabric: For the simulated world, whose seconds of communication are modelled: 1GbE, 10GbE,
             100GbE, hdr200, nvlink.
         steps: Length of the run in optimiser steps (any unit but %). Give this or epochs.
@@ -100,7 +101,7 @@ class Config:
     batchnorm: Literal["reestimate", "average", "local"] = "reestimate"
     batchnorm_batches: int = 100
     workers: int | None = None
-    world: Literal["auto", "simulated", "horovod", "mpi"] = "auto"
+    world: Literal["auto", "simulated", "horovod", "mpi", "torch"] = "auto"
     fabric: str = "10GbE"
     steps: int | str | None = None
     epochs: float | None = None

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
+from hpc_localsgd.types import legend
 
 if TYPE_CHECKING:
     from hpc_localsgd.loop import Run
@@ -49,7 +50,7 @@ class Display:
         self._steps = run.steps
         if not self._on:
             return
-        _say(f"{run.algorithm}, {run.schedule}, {run.rate}")
+        _say(f"{legend(run.algorithm)}, {run.schedule}, {run.rate}")
         _say(f"{run.steps} steps of {run.world}, {run.task.dim:,} parameters")
         if run.world.size == 1:
             _say("one worker has nobody to average with: add --workers 4, or start more ranks")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.plan.schedule import Schedule, round_length
+from hpc_localsgd.measured import NEXT_H
 from hpc_localsgd.types import Now, State
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.batchnorm import BatchNorm
     from hpc_localsgd.optimizer import LocalOptimizer
     from hpc_localsgd.plan.rates import Rate
+    from hpc_localsgd.plan.schedule import Schedule
     from hpc_localsgd.recorder import Recorder
     from hpc_localsgd.tasks.base import Task
     from hpc_localsgd.types import Rows
@@ -31,6 +32,11 @@ class Run:
     batchnorm: BatchNorm
     world: World
     steps: int
+
+    def round_length(self, p: Position) -> int:
+        """H of the round that starts now, shortened to end with the run."""
+        asked = p.sync.get(NEXT_H) or self.schedule(p.t, self.rate(p.t))
+        return min(asked, self.steps - p.t)
 
 
 @dataclass
@@ -70,7 +76,7 @@ def train(run: Run, p: Position, record: Recorder) -> Position:
     task, algorithm, optimizer, world = run.task, run.algorithm, run.optimizer, run.world
     while p.t < run.steps:
         if p.t == p.end:
-            p = p.next_round(round_length(run.schedule, p.t, run.rate(p.t), run.steps))
+            p = p.next_round(run.round_length(p))
         now = p.now(run, p.t)
         loss, g = task.loss_and_grad(p.x, task.batch(world.ranks, p.t))
         g, p.sync = algorithm.on_gradient(g, p.sync, world, now)

@@ -15,7 +15,7 @@ reading its record need neither.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -75,6 +75,25 @@ class Footprint:
     def nbytes(self) -> int:
         """Bytes of one uncompressed copy."""
         return self.P * self.itemsize
+
+
+def legend(thing: Any) -> str:
+    """How an object is called in figures and tables: its class, and what is not as by default."""
+    if not is_dataclass(thing) or isinstance(thing, type):
+        return repr(thing)
+    changed = [
+        f"{field.name}={legend(getattr(thing, field.name))}"
+        for field in fields(thing)
+        if getattr(thing, field.name) != _default(field)
+    ]
+    name = type(thing).__name__
+    return f"{name}({', '.join(changed)})" if changed else name
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
 
 
 class ConfigurationError(ValueError):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from hpc_localsgd.assemble import Job, make_job
+from hpc_localsgd.checkpoint import Checkpoints
 from hpc_localsgd.config import parse
 from hpc_localsgd.loop import Position, train
 from hpc_localsgd.trajectory import Trajectory
@@ -108,6 +110,17 @@ def test_the_record_of_both_jobs_together_is_that_of_the_uninterrupted_run(tmp_p
         np.testing.assert_array_equal(cut.series(name).value, whole.series(name).value)
 
 
+def test_what_a_killed_job_recorded_reaches_as_far_as_its_checkpoint(tmp_path: Path) -> None:
+    job, _ = start(tmp_path, stop=21)
+    with pytest.raises(Interrupted):
+        finish(job)  # and nobody closes the record
+    killed = Trajectory(tmp_path)
+    assert killed.status == "running"
+    assert killed.rounds.step_end[-1] >= 15
+    finish(start(tmp_path, "--resume")[0])
+    assert Trajectory(tmp_path).rounds.step_end.tolist() == [*range(1, 8), *range(11, 30, 4), 30]
+
+
 def test_resuming_twice_is_the_same_again(tmp_path: Path) -> None:
     whole, _ = start(tmp_path / "whole")
     interrupt(tmp_path / "cut", 12)
@@ -158,6 +171,21 @@ def test_an_incomplete_checkpoint_is_ignored(tmp_path: Path) -> None:
     (folder / "notes").mkdir()  # none of ours
     job, _ = start(tmp_path, "--resume")
     assert job.position.t == int(older.removeprefix("step-"))
+
+
+def test_a_checkpoint_counts_when_the_shards_of_all_ranks_are_there(tmp_path: Path) -> None:
+    job, _ = start(tmp_path)
+    finish(job)
+    ranks = [SimpleNamespace(rank=r, n=2, device=torch.device("cpu")) for r in range(2)]
+    first, second = (
+        Checkpoints(tmp_path / "two", replace(job.run, world=world), every=1)  # type: ignore
+        for world in ranks
+    )
+    first.save(job.position)
+    with pytest.raises(ConfigurationError, match="no complete checkpoint"):
+        first.load(job.position)
+    second.save(job.position)
+    assert first.load(job.position).t == second.load(job.position).t == job.position.t
 
 
 def test_a_shard_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: Any) -> None:

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks", "curvature"),
     ("worlds",),
     ("algorithms", "compressors", "gradients"),
-    ("probes", "checkpoint", "recorder", "optimizer", "batchnorm"),
+    ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured"),
     ("loop", "attach"),
 )
 SEES_ITS_FLOOR = {"probes", "checkpoint", "recorder", "optimizer", "batchnorm", "algorithms"}

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 
 _LOCAL_SIZES = (
+    "LOCAL_WORLD_SIZE",
     "HOROVOD_LOCAL_SIZE",
     "OMPI_COMM_WORLD_LOCAL_SIZE",
     "MPI_LOCALNRANKS",

@@ -17,8 +17,8 @@ class Launch:
     """What the launcher said; None where it did not say.
 
     Attributes:
-        launcher: "horovodrun --gloo", "mpirun", "pmix", "pmi", "srun", "sbatch" (a Slurm job that
-            started Python without srun) or "none".
+        launcher: "torchrun", "horovodrun --gloo", "mpirun", "pmix", "pmi", "srun", "sbatch" (a
+            Slurm job that started Python without srun) or "none".
         rank: The rank of this process in the whole run; 0 when nothing launched it.
         size: The number of ranks the launcher was asked for; 1 when nothing launched it.
         local_rank: The rank among the processes on this host.
@@ -38,8 +38,11 @@ class _Launcher:
     rank: str
     sizes: tuple[str, ...]
     local_ranks: tuple[str, ...]
+    mark: str = ""  # where the names above are anybody's
 
     def left_marks(self, environ: Mapping[str, str]) -> bool:
+        if self.mark:
+            return self.mark in environ
         # Its rank or its size is enough: a wrapper script may have dropped the other.
         own = [name for name in self.sizes if name.split("_")[0] == self.rank.split("_")[0]]
         return any(name in environ for name in (self.rank, *own))
@@ -49,6 +52,7 @@ _SLURM_SIZES = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 
 # In the order in which they are believed.
 _LAUNCHERS = (
+    _Launcher("torchrun", "RANK", ("WORLD_SIZE",), ("LOCAL_RANK",), "TORCHELASTIC_RUN_ID"),
     _Launcher("horovodrun --gloo", "HOROVOD_RANK", ("HOROVOD_SIZE",), ("HOROVOD_LOCAL_RANK",)),
     _Launcher(
         "mpirun", "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",), ("OMPI_COMM_WORLD_LOCAL_RANK",)

@@ -36,6 +36,7 @@ class Circumstances:
         topology: How the algorithm's topology is spelled; empty for averages over all workers.
         gap: Spectral gap of the topology; NaN without one.
         parallel: Whether parallel SGD was asked for, whatever the schedule says.
+        measured: Whether the schedule measures, so that its rounds are not known before the run.
     """
 
     K: int = 1
@@ -45,6 +46,7 @@ class Circumstances:
     topology: str = ""
     gap: float = math.nan
     parallel: bool = False
+    measured: bool = False
 
     @property
     def local(self) -> bool:
@@ -116,10 +118,20 @@ def one_worker(plan: Preview, given: Circumstances) -> str | None:
     return "One worker has nobody to average with, and sends nothing: give --workers 4, say."
 
 
+def not_known(plan: Preview, given: Circumstances) -> str | None:
+    """A plan that the run will not follow."""
+    if not given.measured:
+        return None
+    return (
+        "The schedule finds the length of each round from what the run measures. This plan shows "
+        f"every round with the length of the first, {plan.longest.H}: the most that can be sent."
+    )
+
+
 def never_local(plan: Preview, given: Circumstances) -> str | None:
     """A method of local steps that takes none."""
     saves = plan.share < 0.99 or plan.exchange_s < 0.95 * plan.parallel_s
-    if not given.local or given.topology or plan.longest.H > 1 or saves:
+    if not given.local or given.topology or plan.longest.H > 1 or saves or given.measured:
         return None
     return (
         "The schedule never leaves H = 1, so this is parallel SGD and saves nothing. For local "
@@ -183,6 +195,7 @@ CHECKS = (
     run_over_limit,
     limit_without_step_time,
     one_worker,
+    not_known,
     never_local,
     sends_more,
     local_steps_do_little,

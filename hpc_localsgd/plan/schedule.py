@@ -166,6 +166,77 @@ class qsr(Schedule):
 
 
 @dataclass(frozen=True)
+class doubling(Schedule):
+    """H doubles every so many steps: `at_least` 2^(t // every), up to `at_most`.
+
+    Source: Lu et al., Maximizing communication efficiency for large-scale training via 0/1 Adam,
+    ICLR 2023, whose local interval doubles up to 16.
+
+    Attributes:
+        at_least: H at the beginning.
+        every: Time between two doublings, in any unit.
+        at_most: The longest round.
+    """
+
+    at_least: int = 1
+    every: Duration = "20%"
+    at_most: int = 16
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.at_least, "doubling.at_least")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """H of the round that starts at step t."""
+        del lr
+        doublings = min(t // max(1, int(self.every)), 31)
+        return max(self.at_least, min(self.at_most, self.at_least * 2**doublings))
+
+    def in_steps(self, units: Units) -> doubling:
+        """The same schedule with `every` in steps."""
+        return replace(self, every=units.steps(self.every))
+
+
+@dataclass(frozen=True)
+class spread_triggered(Schedule):
+    """H steered so that the spread before an exchange stays near a target.
+
+        H <- H clip(target / spread, 1/2, 2),  between at_least and at_most
+
+    since a spread that grows like a random walk is proportional to H. The one schedule that is no
+    function of (t, lr): it measures, so it cannot be planned. All ranks see the same spread and
+    find the same H.
+
+    Source: after Kamp et al., Communication-efficient distributed online prediction by dynamic
+    model synchronization, 2014, which averages when a worker's distance exceeds a threshold.
+    Here differs: their test needs a message at every step; this predicts the step instead.
+
+    Attributes:
+        target: mean_k ||x_k - mean||^2 before an exchange.
+        at_least: H of the first round, and the shortest.
+        at_most: The longest round.
+    """
+
+    target: float = 1e-3
+    at_least: int = 1
+    at_most: int = 1024
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.at_least, "spread_triggered.at_least")
+        if not self.target > 0:
+            raise ConfigurationError(f"spread_triggered.target must be > 0, got {self.target}")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """H of the first round, before anything is measured."""
+        del t, lr
+        return self.at_least
+
+    def after(self, H: int, spread: float) -> int:
+        """The next H, from that of a round and the spread at its end."""
+        factor = 2.0 if spread <= 0 else min(2.0, max(0.5, self.target / spread))
+        return max(self.at_least, min(self.at_most, round(H * factor)))
+
+
+@dataclass(frozen=True)
 class Round:
     """One planned round: steps begin..end-1, then an exchange. `lr` is that of its first step."""
 

@@ -13,6 +13,7 @@ from hpc_localsgd.assemble import probes
 from hpc_localsgd.plan.advice import Advice, Circumstances, advise
 from hpc_localsgd.plan.costmodel import Network, allreduce_messages, allreduce_wire_bytes
 from hpc_localsgd.plan.preview import Preview, preview
+from hpc_localsgd.plan.schedule import spread_triggered
 from hpc_localsgd.plan.time_limit import seconds_of
 from hpc_localsgd.plan.topology import Topology, gap
 from hpc_localsgd.plan_command.rehearsal import Memory, Rehearsal
@@ -53,6 +54,7 @@ def report(planned: Subject, network: Network, options: Options) -> Report:
         topology=repr(topology) if isinstance(topology, Topology) else "",
         gap=gap(topology, planned.workers) if isinstance(topology, Topology) else math.nan,
         parallel=isinstance(planned.config.algorithm, AllReduce),
+        measured=isinstance(planned.config.schedule, spread_triggered),
     )
     return Report(
         planned=planned,
@@ -89,6 +91,7 @@ def _payload(planned: Subject, rehearsal: Rehearsal, now: Now) -> Any:
     if K == 1:
         return 0.0
     sent: Any = config.algorithm.payload(model, K, now)
+    sent = sent + now.H * config.gradient.payload(model, K)
     if config.momentum_at_sync == "average" and now.H > 1:
         sent = sent + model.nbytes * rehearsal.optimizer_numbers
     if config.batchnorm == "average":

@@ -45,6 +45,7 @@ CASES = {
         kinds(look(LAZY, step_s=math.nan), time_limit_s=math.nan),
     ),
     "one_worker": (kinds(look(LAZY), K=1), kinds(look(LAZY))),
+    "not_known": (kinds(look(every(1)), measured=True), kinds(look(every(1)))),
     "never_local": (kinds(look(every(1))), kinds(look(every(2)))),
     "sends_more": (
         kinds(look(every(2), exchange_s=lambda now: 0.3)),
