@@ -214,7 +214,7 @@ def short_name(option: str, value: Any) -> Any:
     Raises:
         ConfigurationError: No such name; lists the known ones.
     """
-    option = option.rpartition(".")[2]  # algorithm.topology is a topology
+    option = option.removesuffix(".help").rpartition(".")[2]  # algorithm.topology is a topology
     if option not in CHOICES or not isinstance(value, str) or not value.isidentifier():
         return value
     if value in ("null", "None"):

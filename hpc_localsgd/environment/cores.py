@@ -27,17 +27,31 @@ def local_size(environ: Mapping[str, str]) -> int:
     return 1
 
 
-def share_cores(environ: MutableMapping[str, str] = os.environ, cores: int | None = None) -> None:
+def share_cores(
+    environ: MutableMapping[str, str] = os.environ,
+    mine: int | None = None,
+    on_host: int | None = None,
+) -> None:
     """Set threads per rank, and yielding where ranks outnumber cores, unless already set.
 
     Args:
         environ: Changed in place; read by torch's OpenMP and by MPI when they start.
-        cores: Of this process's host; by default those it may run on.
+        mine: Cores this process may run on; asked of the system if not given.
+        on_host: Cores of the host, likewise.
     """
     ranks = local_size(environ)
     if ranks == 1:
         return
-    cores = cores or len(os.sched_getaffinity(0))
-    environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
-    if ranks > cores:
+    mine = mine or len(os.sched_getaffinity(0))
+    on_host = on_host or os.cpu_count() or mine
+    bound = mine * ranks <= on_host  # the launcher gave every rank cores of its own
+    threads = _asked(environ) or (mine if bound else mine // ranks)
+    environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+    if not bound and ranks > mine:
         environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+
+
+def _asked(environ: Mapping[str, str]) -> int:
+    """Cores a rank asked Slurm for; 0 if it did not."""
+    text = environ.get("SLURM_CPUS_PER_TASK", "")
+    return int(text) if text.isdecimal() else 0

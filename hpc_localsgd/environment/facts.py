@@ -37,6 +37,7 @@ class Facts:
     """One process, as it sees itself. A version that is None means: not installed.
 
     Attributes:
+        cpus: The numbers of those cores: launchers bind each rank to cores of its own.
         started: How many ranks the communication library counts; None when there is none.
         horovod_torch: The torch that Horovod was compiled for.
         horovod_with: What it was compiled with, such as ("MPI", "Gloo").
@@ -52,6 +53,7 @@ class Facts:
     python: str
     executable: str
     start_method: str
+    cpus: tuple[int, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
     torch: str | None = None
     torch_cuda: str | None = None
@@ -79,6 +81,7 @@ def collect(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "host": socket.gethostname(),
         "host_resolves": _resolves(socket.gethostname()),
         "cores": len(os.sched_getaffinity(0)),
+        "cpus": tuple(sorted(os.sched_getaffinity(0))),
         "python": platform.python_version(),
         "executable": sys.executable,
         "start_method": multiprocessing.get_start_method(allow_none=True) or _default_start(),

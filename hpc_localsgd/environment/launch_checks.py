@@ -88,8 +88,9 @@ def oversubscription(everyone: Ranks) -> Finding:
     """Judge whether a host has a core for every thread of its ranks."""
     per_host = Counter(facts.host for facts in everyone)
     host, number = per_host.most_common(1)[0]
-    cores = max(facts.cores for facts in everyone if facts.host == host)
-    threads = max(_threads(facts) for facts in everyone if facts.host == host)
+    there = [facts for facts in everyone if facts.host == host]
+    cores = len({cpu for facts in there for cpu in facts.cpus}) or max(f.cores for f in there)
+    threads = max(_threads(facts) for facts in there)
     text = f"{number} rank(s) x {threads} thread(s) on {cores} core(s)"
     if number == 1 or number * threads <= cores:
         return Finding(OK, "cores", text)

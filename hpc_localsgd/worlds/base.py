@@ -65,6 +65,12 @@ class World(ABC):
     def __repr__(self) -> str:
         """Fit for a bug report and for the head of a trajectory."""
 
+    @property
+    def place(self) -> str:
+        """How workers lie on ranks, on what device, and whether through host memory."""
+        staged = ", staged through host memory" if self.ledger.staged else ""
+        return f"{self.n} x {len(self.ranks)} workers, {self.device}{staged}"
+
     def mean(self, x: Rows, block: int | None = None) -> Rows:
         """Replace each worker's row by the average over all K workers, or over its block, in place.
 

@@ -23,9 +23,8 @@ class Horovod(World):
 
     def __repr__(self) -> str:
         """Says which library moves the bytes, and how neighbours are reached."""
-        library = self._horovod.library
-        where = f"{self.n} x {len(self.ranks)} workers, {self.device}"
-        return f"horovod({where}, {library}, neighbours by {self._horovod.neighbours})"
+        library, neighbours = self._horovod.library, self._horovod.neighbours
+        return f"horovod({self.place}, {library}, neighbours by {neighbours})"
 
 
 class HorovodTransport(Transport):

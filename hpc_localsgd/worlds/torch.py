@@ -30,8 +30,7 @@ class Torch(World):
 
     def __repr__(self) -> str:
         """Says which library moves the bytes."""
-        where = f"{self.n} x {len(self.ranks)} workers, {self.device}"
-        return f"torch({where}, {self._torch.backend})"
+        return f"torch({self.place}, {self._torch.backend})"
 
 
 class TorchTransport(Transport):

@@ -134,3 +134,10 @@ def test_the_table_is_aligned_and_json_is_a_list() -> None:
     assert lines[-1] == "1 problem, no warnings."
     assert as_json(found).startswith("[")
     assert exit_status(found) == 1
+
+
+def test_ranks_bound_to_a_core_each_do_not_share_it(healthy: Facts) -> None:
+    bound = [replace(f, cores=1, cpus=(i,)) for i, f in enumerate(under(healthy, "mpirun", 2))]
+    assert launch_checks.oversubscription(bound).level == "ok"
+    same = [replace(f, cpus=(0,)) for f in bound]
+    assert launch_checks.oversubscription(same).level == "warning"

@@ -1,0 +1,52 @@
+"""What the README shows works: its links, its options, and the algorithm it adds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import go, small_run
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.config import choices, parse
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TRAIN = re.findall(r"^python -m hpc_localsgd\.train (--workers .+)$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=str
+)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("options", TRAIN)
+def test_the_command_lines_are_understood(options: str) -> None:
+    words = re.split(r"\s{2,}#", options)[0].split()
+    assert parse(words).config.workers is not None
+
+
+def test_there_are_command_lines_to_test() -> None:
+    assert len(TRAIN) >= 3
+
+
+@pytest.mark.parametrize("option", ["algorithm", "schedule", "topology", "compressor", "gradient"])
+def test_everything_that_can_be_chosen_is_named(option: str) -> None:
+    for name in choices(option):
+        assert f"`{name}`" in README, f"the README does not name the {option} {name}"
+
+
+def test_the_algorithm_it_adds_runs() -> None:
+    code = re.search(r"```python\n(@dataclass.+?)```", README, re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {"dataclass": dataclass, "Algorithm": Algorithm}
+    exec(code.group(1), names)
+    p, _ = go(small_run(algorithm=names["Lookahead"](), H=3, steps=12))
+    assert p.x.isfinite().all() and (p.x - p.x[0]).abs().max() < 1e-13
