@@ -6,6 +6,8 @@ BIN     = $(VENV)/bin
 # One thread per rank: several ranks share the cores of one machine.
 train test: export OMP_NUM_THREADS = 1
 
+train: SHELL := /bin/bash
+
 .DEFAULT_GOAL := help
 .PHONY: help env train test lint format clean
 
@@ -16,7 +18,9 @@ env:     ## build .venv: PyTorch, MPI, Horovod (about ten minutes the first time
 	@$(PYTHON) hpc_localsgd/environment/build.py --venv $(VENV)
 
 train: env  ## train four Horovod workers with Post-local SGD on real data
-	$(BIN)/horovodrun -np 4 $(BIN)/python -m hpc_localsgd.train --out runs/digits --overwrite
+	@# Horovod tags every line with the rank that wrote it; only one writes here.
+	@set -o pipefail; $(BIN)/horovodrun -np 4 $(BIN)/python -m hpc_localsgd.train \
+	    --out runs/digits --overwrite 2>&1 | sed -u -E 's/^\[[0-9,]+\]<std[a-z]+>: ?//'
 
 test: env  ## run every test, those under MPI and Horovod included
 	$(BIN)/python -m pytest tests

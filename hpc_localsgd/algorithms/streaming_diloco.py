@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.plan.fragments import cuts
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -60,24 +58,9 @@ class StreamingDiLoCo(Algorithm):
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """`anchor` [P], `u` [P] (outer momentum), and where the fragments begin and end."""
         del world
-        cuts = self.cuts(model)
+        at = cuts(model.sizes, self.fragments)
         u = x.new_zeros(x.shape[1])
-        return {"anchor": x[0].clone(), "u": u, "cuts": cuts, "flying": -1, "begun": None}
-
-    def cuts(self, model: Footprint) -> tuple[int, ...]:
-        """Boundaries of the fragments in the flat vector, fragments + 1 of them."""
-        if self.fragments > len(model.sizes):
-            raise ConfigurationError(
-                f"streaming_diloco: {self.fragments} fragments of a model of {len(model.sizes)} "
-                "tensors: a fragment is made of whole tensors"
-            )
-        ends = torch.tensor(model.sizes).cumsum(0).tolist()
-        goals = [model.P * f / self.fragments for f in range(1, self.fragments)]
-        inner: list[int] = []
-        for left, goal in enumerate(goals):  # leave a tensor for each fragment still to come
-            free = [e for e in ends[: len(ends) - len(goals) + left] if e > (inner or [0])[-1]]
-            inner.append(min(free, key=partial(_distance, goal)))
-        return (0, *inner, model.P)
+        return {"anchor": x[0].clone(), "u": u, "cuts": at, "flying": -1, "begun": None}
 
     def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Use the result of the exchange under way, `delay` steps after it was begun."""
@@ -108,8 +91,8 @@ class StreamingDiLoCo(Algorithm):
         del K
         if now.last:
             return model.nbytes
-        cuts, f = self.cuts(model), now.s % self.fragments
-        return (cuts[f + 1] - cuts[f]) * model.itemsize
+        at, f = cuts(model.sizes, self.fragments), now.s % self.fragments
+        return (at[f + 1] - at[f]) * model.itemsize
 
     def _begin(self, x: Rows, state: State, world: World, f: int) -> State:
         sent = x[:, state["cuts"][f] : state["cuts"][f + 1]].clone()
@@ -126,7 +109,3 @@ class StreamingDiLoCo(Algorithm):
         keep = self.keep_local if keep_local is None else keep_local
         x[:, part] = keep * x[:, part] + (1 - keep) * anchor
         return x, {**state, "flying": -1, "begun": None, "sent": None}
-
-
-def _distance(goal: float, end: float) -> float:
-    return abs(end - goal)

@@ -72,7 +72,7 @@ def test_its_docstring_says_what_a_reader_needs(algorithm: Algorithm) -> None:
     text = inspect.getdoc(type(algorithm)) or ""
     for part in ("<-", "Source:", "Sends:", "Equals:"):
         assert part in text, f"{type(algorithm).__name__} does not say {part}"
-    assert len(inspect.getsource(inspect.getmodule(type(algorithm))).splitlines()) <= 185
+    assert len(inspect.getsource(inspect.getmodule(type(algorithm))).splitlines()) <= 120
 
 
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
