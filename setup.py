@@ -10,7 +10,7 @@ README = HERE / "README.md"
 # Enough to read trajectories, plan runs, analyse them, and train in the simulated world.
 REQUIRES = [
     "h5py>=3.8",
-    "jsonargparse[signatures]>=4.41",
+    "jsonargparse[signatures]>=4.53",
     "matplotlib>=3.8",
     "networkx>=3.2",
     "numpy>=1.26",

@@ -26,7 +26,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 SEES_ITS_FLOOR = {"probes", "checkpoint", "recorder", "optimizer", "batchnorm", "algorithms"}
 OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}
-DOOR = {"config", "assemble", "display", "train", "__main__", "environment", "plan_command"}
+DOOR = {
+    "config",
+    "assemble",
+    "display",
+    "train",
+    "__main__",
+    "environment",
+    "plan_command",
+    "verify",
+}
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}
 
 TRANSPORTS = ("mpi4py", "horovod", "torch.distributed")
