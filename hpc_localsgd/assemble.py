@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -36,7 +36,9 @@ from hpc_localsgd.worlds.mpi import Mpi
 from hpc_localsgd.worlds.simulated import Simulated
 from hpc_localsgd.worlds.torch import Torch
 
+T = TypeVar("T")
 DEFAULT_EPOCHS = 60.0
+SAID_BYTES = 2000  # of a message that travels between ranks
 _WORLDS = {"horovod": Horovod, "mpi": Mpi, "torch": Torch}
 
 
@@ -157,9 +159,9 @@ def make_job(
     checkpoints = Checkpoints(out, run, _cadence(units, config.checkpoint_every))
     if config.resume:
         agree(world, lambda: checkpoints.load(position))
-    writer = None
-    if world.rank == 0:
-        writer = open_record(resolved, run, position.t)
+        position.sync = run.algorithm.resume(position.sync, world)
+    first = world.rank == 0
+    writer = agree(world, lambda: open_record(resolved, run, position.t) if first else None)
     measured, spread = probes(config, units)
     record = Recorder(run, measured, spread, writer, show, checkpoints)
     return Job(run, position, record, writer, out)
@@ -233,18 +235,24 @@ def _check_same_config(record: Path, text: str) -> None:
     )
 
 
-def agree(world: World, check: Callable[[], Any]) -> None:
-    """Run a check on this rank; if any rank fails, all raise ConfigurationError together."""
-    problem: Exception | None = None
+def agree(world: World, check: Callable[[], T]) -> T:
+    """What a check on this rank gives; if it fails on any rank, all raise its message together.
+
+    Raises:
+        ConfigurationError: On all ranks alike.
+    """
+    found: Any = None
+    said = b""
     try:
-        check()
-    except Exception as error:
-        problem = error
-    failed = world.gather(np.full((len(world.ranks), 1), float(problem is not None)))
-    if problem is not None:
-        raise problem
-    if failed.any():
-        raise ConfigurationError("")  # the rank it happened on says what it was
+        found = check()
+    except (ConfigurationError, TrajectoryError) as error:
+        where = f" (on rank {world.rank})" if world.rank else ""
+        said = f"{error}{where}".encode()[:SAID_BYTES]
+    padded = np.frombuffer(said.ljust(SAID_BYTES, b"\0"), dtype=np.uint8)
+    for text in world.gather(np.tile(padded, (len(world.ranks), 1))):
+        if text.any():
+            raise ConfigurationError(text.tobytes().rstrip(b"\0").decode(errors="replace"))
+    return cast(T, found)
 
 
 def check_same(world: World, text: str) -> None:

@@ -58,6 +58,9 @@ class Checkpoints:
     def load(self, p: Position) -> Position:
         """The position of the latest complete checkpoint; also restores optimiser and buffers.
 
+        No collective: what the algorithm had under way is begun anew by `Algorithm.resume`, once
+        all ranks have found their shard.
+
         Raises:
             ConfigurationError: There is none, or it is of another number of ranks or workers.
         """
@@ -67,7 +70,7 @@ class Checkpoints:
         self.run.task.buffers.copy_(state["buffers"])
         self.run.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
-        p.sync = self.run.algorithm.resume(state["sync"], self.run.world)
+        p.sync = state["sync"]
         p.t, p.s, p.begin, p.end = (int(state[name]) for name in ("t", "s", "begin", "end"))
         return p
 

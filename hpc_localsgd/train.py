@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def refuse(message: str, launch: Launch, prog: str) -> int:
     """One message for the whole job, whatever the number of ranks; returns the exit status.
 
-    The silent ranks wait a moment: a launcher ends the job at the first exit with a status, and
-    the one that speaks must have spoken by then.
+    Rank 0 speaks at once and ends, and its launcher ends the others. A rank that is still there
+    after a moment has a fault of its own, that rank 0 does not know of.
     """
-    if message and (launch.rank == 0 or message.startswith("rank ")):
-        sys.stderr.write(f"{prog}: {message}\n")
-        sys.stderr.flush()
-    else:
-        time.sleep(1.0)
+    if launch.rank != 0:
+        time.sleep(2.0)
+        message = f"rank {launch.rank}: {message}"
+    sys.stderr.write(f"{prog}: {message}\n")
+    sys.stderr.flush()
     return FAULT
 
 
