@@ -47,9 +47,13 @@ def refuse(message: str, launch: Launch, prog: str) -> int:
     if launch.rank != 0:
         time.sleep(2.0)
         message = f"rank {launch.rank}: {message}"
+    _complain(message, prog)
+    return FAULT
+
+
+def _complain(message: str, prog: str = PROG) -> None:
     sys.stderr.write(f"{prog}: {message}\n")
     sys.stderr.flush()
-    return FAULT
 
 
 def run(resolved: Resolved, launch: Launch) -> int:
@@ -59,9 +63,11 @@ def run(resolved: Resolved, launch: Launch) -> int:
     world = make_world(resolved.config, launch)
     try:
         status = _train(resolved, world)
-    except ConfigurationError:
+    except ConfigurationError as error:  # of all ranks alike
+        if world.rank == 0:
+            _complain(str(error))
         world.close()
-        raise
+        return FAULT
     except BaseException:  # of this rank alone: the others may be waiting for it
         traceback.print_exc()
         sys.stderr.flush()
@@ -86,7 +92,7 @@ def _train(resolved: Resolved, world: World) -> int:
         except Diverged as error:
             job.close("diverged")
             if world.rank == 0:
-                sys.stderr.write(f"{PROG}: {error}\n")
+                _complain(str(error))
             return DIVERGED
         except BaseException:
             job.close("stopped")
