@@ -23,7 +23,8 @@ from hpc_localsgd.measured import Measured
 from hpc_localsgd.optimizer import LocalOptimizer
 from hpc_localsgd.plan.costmodel import network
 from hpc_localsgd.plan.duration import Units
-from hpc_localsgd.plan.schedule import spread_triggered
+from hpc_localsgd.plan.rates import Rate
+from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
 from hpc_localsgd.probes import Evaluation, Probe, Snapshot, Spread
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.tasks.base import Setting
@@ -95,34 +96,58 @@ def _refuse_lone_process(config: Config, launch: Launch) -> None:
 
 
 def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
-    """The objects of a run, with every duration in steps."""
+    """The objects of a run, with every duration in steps.
+
+    Raises:
+        ConfigurationError: On all ranks alike.
+    """
     config = resolved.config
-    task = config.task.build(_setting(config, world))
+    task = agree(world, lambda: config.task.build(_setting(config, world)))
+    check_same(world, f"{task.sizes} {task.x.dtype} {dict(task.splits)} {task.buffers.shape[1:]}")
+    torch.manual_seed(config.seed * 1_000_003 + world.rank)  # of dropout and the like
     task.x[:] = task.init(config.seed)
     world.broadcast(task.x)
     task = config.gradient.wrap(task, world, config.seed)
     units = Units(task.partition.steps_per_epoch, task.partition.per_step)
     units = Units(units.steps_per_epoch, units.samples_per_step, _steps(config, units))
+    rate = config.rate.in_steps(units)
     run = Run(
         task=task,
         algorithm=_measuring(config),
-        schedule=config.schedule.in_steps(units),
-        rate=config.rate.in_steps(units),
+        schedule=config.schedule.in_steps(units, int(rate.warmup)),
+        rate=rate,
         optimizer=LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync),
         batchnorm=BatchNorm(config.batchnorm, config.batchnorm_batches),
         world=world,
         steps=units.total or 0,
     )
+    check_rounds(config.algorithm, run.schedule, rate, run.steps)
     return run, units
+
+
+def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: int) -> None:
+    """Whether the algorithm can do the rounds of the schedule.
+
+    Raises:
+        ConfigurationError: It takes single steps only, and there are longer rounds.
+    """
+    if not algorithm.only_single_steps:
+        return
+    longest = max(rounds(schedule, rate, steps), key=lambda round: round.H)
+    if longest.H > 1 or isinstance(schedule, spread_triggered):
+        raise ConfigurationError(
+            f"{type(algorithm).__name__} exchanges at every step, and {schedule} has a round of "
+            f"{longest.H} steps from step {longest.begin}: use --schedule every --schedule.steps 1"
+        )
 
 
 def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
     """What is measured, with cadences in steps."""
     evaluation = Evaluation(
-        _cadence(units, config.evaluate_every), ("test",), config.evaluate_workers
+        units.cadence(config.evaluate_every), ("test",), config.evaluate_workers
     )
-    snapshot = Snapshot(_cadence(units, config.snapshot_every), config.snapshot_workers)
-    return [evaluation, snapshot], Spread(_cadence(units, config.spread_every))
+    snapshot = Snapshot(units.cadence(config.snapshot_every), config.snapshot_workers)
+    return [evaluation, snapshot], Spread(units.cadence(config.spread_every))
 
 
 @dataclass
@@ -153,12 +178,13 @@ def make_job(
     agree(world, lambda: check_folder(config, resolved.text) if world.rank == 0 else None)
     check_same(world, resolved.text)
     run, units = make_run(resolved, world)
-    check_same(world, f"{run.task.sizes} {run.task.x.dtype}")
     model = Footprint(run.task.sizes, run.task.x.element_size())
     position = Position(run.task.x, run.algorithm.init(run.task.x, world, model))
-    checkpoints = Checkpoints(out, run, _cadence(units, config.checkpoint_every))
+    every = units.cadence(config.checkpoint_every)
+    checkpoints = Checkpoints(out, run, every, digest=_digest(resolved.text))
     if config.resume:
         agree(world, lambda: checkpoints.load(position))
+        check_same(world, f"resumed at step {position.t}")
         position.sync = run.algorithm.resume(position.sync, world)
     first = world.rank == 0
     writer = agree(world, lambda: open_record(resolved, run, position.t) if first else None)
@@ -209,7 +235,8 @@ def check_folder(config: Config, text: str) -> None:
         ) from error
     if config.resume and config.overwrite:
         raise ConfigurationError("--resume goes on with a run, --overwrite replaces it: give one")
-    if record.exists() and not (config.resume or config.overwrite):
+    kept = any((out / "checkpoints").glob("*")) or record.exists()
+    if kept and not (config.resume or config.overwrite):
         raise ConfigurationError(
             f"{out} holds a run already: add --resume to go on with it, --overwrite to replace it, "
             "or give another --out"
@@ -261,14 +288,18 @@ def check_same(world: World, text: str) -> None:
     Raises:
         ConfigurationError: On all ranks alike.
     """
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype=np.uint8)
-    rows = world.gather(np.tile(digest.astype(np.float64), (len(world.ranks), 1)))
+    digest = np.frombuffer(bytes.fromhex(_digest(text)), dtype=np.uint8)
+    rows = world.gather(np.tile(digest, (len(world.ranks), 1)))
     other = np.flatnonzero((rows != rows[0]).any(1))
     if len(other):
         raise ConfigurationError(
             f"worker {other[0]} was given other options than worker 0: "
             "start all ranks with the same command line and files"
         )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _setting(config: Config, world: World) -> Setting:
@@ -301,26 +332,21 @@ def _measuring(config: Config) -> Algorithm:
     return config.algorithm
 
 
-def _cadence(units: Units, every: int | str) -> int:
-    """A cadence in steps: 0 stays never, anything else is at least one step."""
-    steps = units.steps(every)
-    return max(1, steps) if str(every).strip() not in ("0", "0%") else 0
-
-
 def _device(config: Config, local_rank: int) -> torch.device:
     """The device asked for; where that is just "cuda", the GPU of this rank."""
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        device = torch.device(name)
+        if device.type == "cuda":
+            if ":" not in name:
+                device = torch.device("cuda", local_rank % max(1, torch.cuda.device_count()))
+            torch.cuda.set_device(device)  # events and NCCL's barrier use the current device
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]
         raise ConfigurationError(
             f"--device {name} cannot be used here ({why}): type --device cpu, or leave it out"
         ) from error
-    if name != "cuda":
-        return torch.device(name)
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
     return device

@@ -32,10 +32,12 @@ class Checkpoints:
         folder: Where they are.
         every: Cadence in steps; kept at the first round end after each multiple. 0: only the end.
         keep: How many to keep.
+        digest: Of the configuration; a checkpoint of another one is refused.
     """
 
-    def __init__(self, out: Path, run: Run, every: int, keep: int = 2) -> None:
+    def __init__(self, out: Path, run: Run, every: int, keep: int = 2, digest: str = "") -> None:
         self.folder, self.run, self.every, self.keep = out / "checkpoints", run, every, keep
+        self.digest = digest
 
     def due(self, p: Position) -> bool:
         """Whether to keep one at the end of this round; all ranks agree."""
@@ -66,16 +68,24 @@ class Checkpoints:
         """
         path = self._latest() / self._shard()
         state = torch.load(path, map_location=self.run.world.device, weights_only=True)
+        if state["digest"] != self.digest:
+            raise ConfigurationError(
+                f"{path} is of a run with another configuration: give another --out, or --overwrite"
+            )
         p.x.copy_(state["x"])
         self.run.task.buffers.copy_(state["buffers"])
         self.run.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
+        if self.run.world.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.run.world.device)
         p.sync = state["sync"]
         p.t, p.s, p.begin, p.end = (int(state[name]) for name in ("t", "s", "begin", "end"))
         return p
 
     def _state(self, p: Position) -> dict[str, Any]:
+        device = self.run.world.device
         return {
+            "digest": self.digest,
             "t": p.t,
             "s": p.s,
             "begin": p.begin,
@@ -85,6 +95,7 @@ class Checkpoints:
             "buffers": self.run.task.buffers,
             "optimizer": self.run.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
 
     def _shard(self) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.plan.schedule import spread_triggered
+from hpc_localsgd.probes import spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +41,11 @@ class Measured(Algorithm):
         """As the algorithm."""
         return self.of.ends_equal
 
+    @property
+    def ends_at_mean(self) -> bool:  # type: ignore[override]
+        """As the algorithm."""
+        return self.of.ends_at_mean
+
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """The algorithm's state; no length is known yet."""
         return self.of.init(x, world, model)
@@ -56,12 +62,9 @@ class Measured(Algorithm):
         """As the algorithm; the state gains the length of the next round."""
         with world.ledger.unbilled():
             before = x.clone()
-            mean = None if self.of.ends_equal else self.of.readout(before, state, world)
         x, state = self.of.on_sync(x, state, world, now)
-        with world.ledger.unbilled():
-            apart = (before - (x[0] if mean is None else mean)).double().square().sum(1)
-            spread = float(world.gather(apart.cpu().numpy()).mean())
-        return x, {**state, NEXT_H: self.schedule.after(now.H, spread)}
+        apart = spread(before, x[0] if self.of.ends_at_mean else None, world)
+        return x, {**state, NEXT_H: self.schedule.after(now.H, apart)}
 
     def readout(self, x: Rows, state: State, world: World) -> Vector:
         """As the algorithm."""

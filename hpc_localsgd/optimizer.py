@@ -40,7 +40,8 @@ class LocalOptimizer:
             at_sync: "keep", "average" or "reset".
 
         Raises:
-            ConfigurationError: The optimiser refuses its hyper-parameters, or parameter groups.
+            ConfigurationError: The optimiser refuses its hyper-parameters or parameter groups, or
+                does not step each worker's row by itself.
         """
         self.at_sync = at_sync
         self._cuts = [(0, task.decayed), (task.decayed, task.dim)]
@@ -50,6 +51,7 @@ class LocalOptimizer:
             self.torch = make(groups)
         except ValueError as error:  # torch's own, which names the hyper-parameter
             raise ConfigurationError(f"--optimizer: {error}") from error
+        check_by_rows(make)
         if task.decayed < task.dim and "weight_decay" in self.torch.defaults:
             self.torch.param_groups[-1]["weight_decay"] = 0.0
         self._parameters = parameters
@@ -88,3 +90,31 @@ class LocalOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.torch.load_state_dict(state)
+
+
+def check_by_rows(make: MakeOptimizer) -> None:
+    """Whether an optimiser steps every row of a matrix by itself, as separate workers would.
+
+    Raises:
+        ConfigurationError: It does not (Adafactor, Muon), or needs a closure or sparse gradients.
+    """
+    gradients = [torch.tensor([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]]), torch.ones(2, 3)]
+
+    def moved(rows: slice) -> torch.Tensor:
+        x = nn.Parameter(torch.full((2, 3), 2.0)[rows])
+        optimizer = make([{"params": [x]}])
+        for g in gradients:
+            x.grad = g[rows].clone()
+            optimizer.step()
+        return x.detach()
+
+    try:
+        alone = torch.cat([moved(slice(0, 1)), moved(slice(1, 2))])
+        together = moved(slice(0, 2))
+    except (RuntimeError, TypeError) as error:
+        raise ConfigurationError(f"this optimiser cannot take plain steps: {error}") from error
+    if not torch.allclose(alone, together, rtol=1e-5, atol=1e-7):
+        raise ConfigurationError(
+            "this optimiser looks at a parameter matrix as a whole, and here the rows of the "
+            "matrix are workers: use an element-wise one (SGD, Adam, AdamW, RMSprop, ...)"
+        )

@@ -20,6 +20,7 @@ from hpc_localsgd.plan.partition import share
 if TYPE_CHECKING:
     from hpc_localsgd.loop import Position, Run
     from hpc_localsgd.types import Now, Rows, Vector
+    from hpc_localsgd.worlds.base import World
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ class Spread:
 
     Where the algorithm leaves all workers at their mean, the mean is known after the exchange and
     costs nothing; elsewhere it takes a collective of its own, which is not billed. Rounds of length
-    1 of such algorithms are not measured: it would cost a copy of the parameters at every step.
+    1 of algorithms that end equal are not measured: it would cost a copy of the parameters at
+    every step.
 
     Attributes:
         every: Measured at the first exchange after each multiple of so many steps.
@@ -161,9 +163,21 @@ class Spread:
         """`spread`, if it was due."""
         if self._before is None:
             return
-        equal = run.algorithm.ends_equal
-        mean = p.x[0] if equal else run.algorithm.readout(self._before, p.sync, run.world)
-        apart = (self._before - mean).double().square().sum(1)
+        known = p.x[0] if run.algorithm.ends_at_mean else None
+        value = spread(self._before, known, run.world)
         self._before = None
-        value = run.world.gather(apart.cpu().numpy()).mean()
         yield Measurement("spread", value, "1", (), "mean_k ||x_k - mean||^2 before the exchange")
+
+
+def spread(x: Rows, mean: Vector | None, world: World) -> float:
+    """mean_k ||x_k - mean||^2 of the rows x [R, P], on every rank. A collective, not billed.
+
+    Args:
+        x: [R, P]; kept as it is.
+        mean: [P], if it is known already.
+        world: Who the workers are.
+    """
+    with world.ledger.unbilled():
+        mean = world.mean(x.clone())[0] if mean is None else mean
+        apart = (x - mean).double().square().sum(1)
+        return float(world.gather(apart.cpu().numpy()).mean())

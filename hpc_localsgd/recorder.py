@@ -177,8 +177,11 @@ class Recorder:
 def _figures(row: _Row) -> np.ndarray:
     """Of one round of this rank, for each of its workers: [R, 5]."""
     bill = row.bill.close()
-    clock = row.bill.ledger.clock
+    ledger = row.bill.ledger
+    clock = ledger.clock
     compute_s = clock.seconds(row.begin, row.until) - bill.elsewhere_s
+    if ledger.modelled:  # workers that take turns here would compute side by side
+        compute_s /= ledger.R
     own = zip(row.loss.double().cpu().numpy(), bill.payload_bytes, strict=True)
     return np.array(
         [[loss, compute_s, bill.transfer_s, sent, bill.wire_bytes] for loss, sent in own]

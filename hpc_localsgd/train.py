@@ -33,21 +33,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     launch = detect(os.environ)
     try:
-        return run(parse(sys.argv[1:] if argv is None else argv, PROG), launch)
+        resolved = parse(sys.argv[1:] if argv is None else argv, PROG)
+    except ConfigurationError as error:  # all ranks were given the same words
+        return refuse(str(error), launch, PROG, alike=True)
+    try:
+        return run(resolved, launch)
     except ConfigurationError as error:
         return refuse(str(error), launch, PROG)
 
 
-def refuse(message: str, launch: Launch, prog: str) -> int:
+def refuse(message: str, launch: Launch, prog: str, alike: bool = False) -> int:
     """One message for the whole job, whatever the number of ranks; returns the exit status.
 
     Rank 0 speaks at once and ends, and its launcher ends the others. A rank that is still there
-    after a moment has a fault of its own, that rank 0 does not know of.
+    after a moment may have a fault of its own, that rank 0 does not know of.
+
+    Args:
+        message: What is wrong.
+        launch: Which rank this is.
+        prog: The command, for the message.
+        alike: All ranks are known to have the same fault: the others say nothing.
     """
     if launch.rank != 0:
         time.sleep(2.0)
         message = f"rank {launch.rank}: {message}"
-    _complain(message, prog)
+    if launch.rank == 0 or not alike:
+        _complain(message, prog)
     return FAULT
 
 

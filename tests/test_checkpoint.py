@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import files_below
 
 from hpc_localsgd.assemble import Job, make_job
 from hpc_localsgd.checkpoint import Checkpoints
@@ -218,3 +219,26 @@ def test_a_run_that_replaces_another_does_not_keep_its_checkpoints(tmp_path: Pat
     finish(start(tmp_path)[0])
     start(tmp_path, "--overwrite")[0].close("stopped")
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_checkpoints_of_another_run_are_neither_mixed_with_nor_resumed(tmp_path: Path) -> None:
+    finish(start(tmp_path)[0])
+    (tmp_path / "trajectory.h5").unlink()
+    with pytest.raises(ConfigurationError, match="holds a run already"):
+        start(tmp_path, "--seed=2")
+    job, _ = start(tmp_path / "other", "--seed=2")
+    (tmp_path / "checkpoints").rename(tmp_path / "other" / "checkpoints")
+    mine = Checkpoints(tmp_path / "other", job.run, 5, digest="of the other run")
+    with pytest.raises(ConfigurationError, match="another configuration"):
+        mine.load(job.position)
+    job.close("stopped")
+
+
+def test_rounds_an_algorithm_cannot_do_are_refused_before_anything_is_touched(
+    tmp_path: Path,
+) -> None:
+    finish(start(tmp_path)[0])
+    before = files_below(tmp_path)
+    with pytest.raises(ConfigurationError, match="single|every step"):
+        start(tmp_path, "--overwrite", "--algorithm=gradient_tracking")
+    assert files_below(tmp_path) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hpc_localsgd.optimizer import MakeOptimizer
 from hpc_localsgd.plan.rates import cosine
 from hpc_localsgd.plan.schedule import post_local
 from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.types import ConfigurationError
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 
@@ -273,3 +275,15 @@ def test_unequal_workers_come_to_rest_at_the_fixed_point_of_H(H: int, expected: 
     torch.testing.assert_close(
         go(run)[0].x, torch.full((2, 1), exact, dtype=torch.float64), rtol=0, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "Muon"])
+def test_an_optimiser_that_mixes_the_workers_rows_is_refused(name: str) -> None:
+    make = partial(getattr(torch.optim, name), lr=0.1)
+    with pytest.raises(ConfigurationError, match="element-wise"):
+        small_run(K=2, optimizer=make)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta"])
+def test_element_wise_optimisers_are_welcome(name: str) -> None:
+    go(small_run(K=2, optimizer=partial(getattr(torch.optim, name), lr=0.1), steps=3))

@@ -8,6 +8,11 @@ import torch
 from small_runs import go, small_run
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.diloco import DiLoCo
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.algorithms.slowmo import SlowMo
+from hpc_localsgd.compressors import Sign
 from hpc_localsgd.loop import Run
 from hpc_localsgd.plan.schedule import post_local
 from hpc_localsgd.probes import Evaluation, Probe, Snapshot
@@ -121,3 +126,11 @@ def test_measuring_does_not_change_the_run_or_its_bill(norm: str) -> None:
     for a, b in zip(silent.rounds, memory.rounds, strict=True):
         assert list(a["payload_bytes"]) == list(b["payload_bytes"])
         assert list(a["transfer_s"]) == list(b["transfer_s"])
+
+
+@pytest.mark.parametrize("algorithm", [SlowMo(beta=0.8), DiLoCo(), LocalSGD(compressor=Sign())])
+def test_the_spread_is_of_the_workers_and_not_of_the_outer_step(algorithm: Algorithm) -> None:
+    run = small_run(algorithm=algorithm, H=4, steps=4)
+    plain = small_run(algorithm=LocalSGD(), H=4, steps=4)
+    found, expected = (go(r, spread=1)[1].values["spread"] for r in (run, plain))
+    assert found[0][1] == pytest.approx(expected[0][1], rel=1e-12)

@@ -33,6 +33,7 @@ class AllReduce(Algorithm):
     """
 
     compressor: Compressor | None = None
+    ends_at_mean = True
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """`memory` [R, P]: what the codec lost so far."""

@@ -27,9 +27,14 @@ class Algorithm(ABC):
     Attributes:
         ends_equal: Whether all workers are equal after every exchange, so that the model to
             evaluate is there without asking anybody.
+        ends_at_mean: Whether that is the mean of the parameters before the exchange, as it is not
+            where an outer optimiser moves on, or a codec rounds.
+        only_single_steps: Whether every round must have length 1.
     """
 
     ends_equal = True
+    ends_at_mean = False
+    only_single_steps = False
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """What the algorithm remembers before the first step.

@@ -20,7 +20,9 @@ def compressed_mean(
     """Replace each row by mean_k decode(encode(x_k + memory_k)), in place.
 
     The decoded rows are averaged, never their parts: mean(scale sign), not mean(scale) mean(sign)
-    as in Lin et al.'s released code, so that error feedback telescopes exactly.
+    as in Lin et al.'s released code, so that error feedback telescopes exactly. Element-wise codecs
+    (fp16, bf16) code the average once more, as `World.mean_elementwise` says: there it telescopes
+    up to that rounding.
 
     Args:
         x: [R, P], what each worker has to say; overwritten.

@@ -9,7 +9,6 @@ import numpy as np
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.plan.topology import Topology, ring, vectors_sent
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Footprint, Now, Rows, State
@@ -33,6 +32,7 @@ class GradientTracking(Algorithm):
     """
 
     ends_equal = False
+    only_single_steps = True
 
     topology: Topology = field(default_factory=ring)
 
@@ -44,11 +44,6 @@ class GradientTracking(Algorithm):
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """The tracked gradients [R, P]."""
-        if now.H != 1:
-            raise ConfigurationError(
-                f"gradient_tracking mixes at every step, and a round has {now.H}: "
-                "use --schedule every --schedule.steps 1"
-            )
         if state["y"] is None:
             return g, {"y": g.clone(), "g": g.clone()}
         y, last = state["y"], state["g"]

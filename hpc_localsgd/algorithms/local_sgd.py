@@ -43,6 +43,11 @@ class LocalSGD(Algorithm):
     average: Literal["gradients", "parameters"] = "gradients"
     compressor: Compressor | None = None
 
+    @property
+    def ends_at_mean(self) -> bool:  # type: ignore[override]
+        """Unless a codec rounds the differences."""
+        return self.compressor is None
+
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """`parallel`: no local step has been taken yet, so workers and momenta are equal."""
         del world

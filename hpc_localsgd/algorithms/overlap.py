@@ -38,7 +38,7 @@ class Overlap(Algorithm):
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """`z` [R, P] of every worker, `v` [R, P], and nothing under way."""
         del world, model
-        return {"z": x.clone(), "v": x.new_zeros(x.shape), "begun": None}
+        return {"z": x.clone(), "v": x.new_zeros(x.shape), "flying": False, "begun": None}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Pull back to the anchor that arrived, move it, and send it on its way again."""
@@ -47,14 +47,14 @@ class Overlap(Algorithm):
             z[:] = state["begun"].wait()
         x.lerp_(z, self.pull)
         if now.last:
-            return world.mean(x), {**state, "begun": None}
+            return world.mean(x), {**state, "flying": False, "begun": None}
         v.mul_(self.beta).add_(z - x)
         z -= v
-        return x, {**state, "begun": world.begin_mean(z)}
+        return x, {**state, "flying": True, "begun": world.begin_mean(z)}
 
     def resume(self, state: State, world: World) -> State:
         """Begin the average under way anew, from each worker's z."""
-        return {**state, "begun": world.begin_mean(state["z"])}
+        return {**state, "begun": world.begin_mean(state["z"]) if state["flying"] else None}
 
     def payload(self, model: Footprint, K: int, now: Now) -> int:
         """One copy of the parameters a round."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 
 _LOCAL_SIZES = (
     "LOCAL_WORLD_SIZE",
@@ -30,25 +31,39 @@ def local_size(environ: Mapping[str, str]) -> int:
 def share_cores(
     environ: MutableMapping[str, str] = os.environ,
     mine: int | None = None,
-    on_host: int | None = None,
+    around: int | None = None,
 ) -> None:
     """Set threads per rank, and yielding where ranks outnumber cores, unless already set.
 
     Args:
         environ: Changed in place; read by torch's OpenMP and by MPI when they start.
         mine: Cores this process may run on; asked of the system if not given.
-        on_host: Cores of the host, likewise.
+        around: The most cores a process above this one may run on, likewise.
     """
     ranks = local_size(environ)
     if ranks == 1:
         return
     mine = mine or len(os.sched_getaffinity(0))
-    on_host = on_host or os.cpu_count() or mine
-    bound = mine * ranks <= on_host  # the launcher gave every rank cores of its own
+    around = around or _cores_above()
+    # A launcher that binds its ranks gives each fewer cores than it has itself.
+    bound = mine < around and mine * ranks <= around
     threads = _asked(environ) or (mine if bound else mine // ranks)
     environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
     if not bound and ranks > mine:
         environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+
+
+def _cores_above() -> int:
+    """The most cores that this process or one above it may run on."""
+    pid, most = os.getpid(), 1
+    while pid > 0:
+        try:
+            most = max(most, len(os.sched_getaffinity(pid)))
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:  # above what we may look at
+            break
+        pid = int(next(line for line in status.splitlines() if line.startswith("PPid:"))[5:])
+    return most
 
 
 def _asked(environ: Mapping[str, str]) -> int:

@@ -50,14 +50,14 @@ def create_venv(venv: Path) -> None:
     """
     if is_usable(venv, platform.python_version()):
         return
-    is_ours = (venv / "pyvenv.cfg").exists()
-    if venv.exists() and any(venv.iterdir()) and not is_ours:
-        raise StageFailed(f"{venv} is not a Python environment; choose another: make env VENV=...")
+    if venv.exists() and any(venv.iterdir()) and not (venv / LOG).exists():
+        raise StageFailed(f"{venv} was not made by make env; choose another: make env VENV=...")
     venv.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "venv", "--clear", str(venv)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise StageFailed(f"{done.stdout}{done.stderr}Creating {venv} failed.")
+    (venv / LOG).touch()  # from now on it may be made anew
     print(f"  Created {venv.name} with Python {platform.python_version()}.")
 
 

@@ -51,6 +51,11 @@ class Units:
             raise ConfigurationError(f"the length of the run cannot itself be {duration!r}")
         return round(exact)
 
+    def cadence(self, every: Duration) -> int:
+        """A cadence in steps: 0 of any unit means never, anything else at least one step."""
+        number, _ = _parse(every)
+        return max(1, self.steps(every)) if number else 0
+
 
 def _parse(duration: Duration) -> tuple[float, str]:
     match = _PATTERN.match(str(duration).lower())

@@ -32,9 +32,14 @@ class Schedule(ABC):
     def __call__(self, t: int, lr: float) -> int:
         """H >= 1, the length in steps of the round that starts now."""
 
-    def in_steps(self: S, units: Units) -> S:
-        """The same schedule with its durations in steps, which the loop needs."""
-        del units
+    def in_steps(self: S, units: Units, warmup: int = 0) -> S:
+        """The same schedule with its durations in steps, which the loop needs.
+
+        Args:
+            units: What turns durations into steps.
+            warmup: Steps of the learning rate's warm-up.
+        """
+        del units, warmup
         return self
 
 
@@ -82,8 +87,9 @@ class post_local(Schedule):
         del lr
         return 1 if t < int(self.switch) else self.every
 
-    def in_steps(self, units: Units) -> post_local:
+    def in_steps(self, units: Units, warmup: int = 0) -> post_local:
         """The same schedule with `switch` in steps."""
+        del warmup
         return replace(self, switch=units.steps(self.switch))
 
 
@@ -118,8 +124,9 @@ class phases(Schedule):
         H = self.every[phase]
         return min(H, int(self.at[phase]) - t) if phase < len(self.at) else H
 
-    def in_steps(self, units: Units) -> phases:
+    def in_steps(self, units: Units, warmup: int = 0) -> phases:
         """The same schedule with `at` in steps, checked to be in order."""
+        del warmup
         at = tuple(units.steps(begin) for begin in self.at)
         if any(b <= a for a, b in pairwise(at)):
             raise ConfigurationError(f"phases.at must be in increasing order, got {at} steps")
@@ -140,12 +147,13 @@ class qsr(Schedule):
         at_least: H_base, the shortest round.
         power: 2 is the paper's rule; 1 and 3 are its ablations.
         warmup: While t is below it, H is `at_least`, since a small rate would ask for a huge H.
+            None is the warm-up of the learning rate.
     """
 
     alpha: float = 0.0175
     at_least: int = 4
     power: float = 2.0
-    warmup: Duration = 0
+    warmup: Duration | None = None
 
     def __post_init__(self) -> None:
         _at_least_one(self.at_least, "qsr.at_least")
@@ -154,15 +162,15 @@ class qsr(Schedule):
 
     def __call__(self, t: int, lr: float) -> int:
         """H of the round that starts at step t with rate lr; a rate of 0 asks for no end."""
-        if t < int(self.warmup) or self.alpha == 0:
+        if t < int(self.warmup or 0) or self.alpha == 0:
             return self.at_least
         if lr <= 0:
             return 2**31
         return max(self.at_least, min(2**31, int((self.alpha / lr) ** self.power + 1e-9)))
 
-    def in_steps(self, units: Units) -> qsr:
-        """The same schedule with `warmup` in steps."""
-        return replace(self, warmup=units.steps(self.warmup))
+    def in_steps(self, units: Units, warmup: int = 0) -> qsr:
+        """The same schedule with `warmup` in steps, by default that of the learning rate."""
+        return replace(self, warmup=warmup if self.warmup is None else units.steps(self.warmup))
 
 
 @dataclass(frozen=True)
@@ -191,8 +199,9 @@ class doubling(Schedule):
         doublings = min(t // max(1, int(self.every)), 31)
         return max(self.at_least, min(self.at_most, self.at_least * 2**doublings))
 
-    def in_steps(self, units: Units) -> doubling:
+    def in_steps(self, units: Units, warmup: int = 0) -> doubling:
         """The same schedule with `every` in steps."""
+        del warmup
         return replace(self, every=units.steps(self.every))
 
 

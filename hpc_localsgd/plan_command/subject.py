@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hpc_localsgd.assemble import _steps, started
+from hpc_localsgd.assemble import _steps, check_rounds, started
 from hpc_localsgd.config import Config, MakeOptimizer, Resolved
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.plan.duration import Units
@@ -96,6 +96,9 @@ def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
     partition = setting.partition(samples)
     units = Units(partition.steps_per_epoch, partition.per_step)
     units = Units(units.steps_per_epoch, units.samples_per_step, _steps(config, units))
+    rate = config.rate.in_steps(units)
+    schedule = config.schedule.in_steps(units, int(rate.warmup))
+    check_rounds(config.algorithm, schedule, rate, units.total or 0)
     return Subject(
         config=config,
         optimizer=resolved.optimizer,
@@ -104,8 +107,8 @@ def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
         buffers=buffers,
         samples=samples,
         units=units,
-        schedule=config.schedule.in_steps(units),
-        rate=config.rate.in_steps(units),
+        schedule=schedule,
+        rate=rate,
     )
 
 

@@ -5,7 +5,8 @@ floating-point buffers are views into three matrices x [R, P], g [R, P] and buff
 and backward then work as in any torch program, and everything else sees flat vectors.
 
 Parameters that take weight decay come first in the vector, so that the optimiser's two groups are
-two slices of it.
+two slices of it. Tied parameters are in it once. Frozen ones (`requires_grad` is False) are not in
+it: nobody sends, decays or saves them, and the R copies share them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from hpc_localsgd.types import ConfigurationError
+
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits, targets -> mean []
 
 
@@ -26,7 +29,7 @@ class Layout:
     """Where each tensor of a module lies in the flat vector.
 
     Attributes:
-        names: Parameter names in the order of the vector.
+        names: Names of the parameters that are trained, in the order of the vector.
         shapes: Their shapes.
         decayed: Length of the leading part that takes weight decay.
         buffers: Names of the floating-point buffers.
@@ -51,8 +54,18 @@ class Layout:
 
     @staticmethod
     def of(module: nn.Module) -> Layout:
-        """The layout of a module: matrices and filters first, then vectors (biases, norms)."""
-        named = sorted(module.named_parameters(), key=lambda item: item[1].ndim < 2)
+        """The layout of a module: matrices and filters first, then vectors (biases, norms).
+
+        Raises:
+            ConfigurationError: The module has nothing to train.
+        """
+        trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        if not trained:
+            raise ConfigurationError(
+                f"the model ({type(module).__name__}) has no parameter that requires a gradient: "
+                "there is nothing to train"
+            )
+        named = sorted(trained, key=lambda item: item[1].ndim < 2)
         floats = [(n, b) for n, b in module.named_buffers() if b.is_floating_point()]
         return Layout(
             names=tuple(name for name, _ in named),
@@ -99,10 +112,21 @@ def bind(
     if g is not None:
         for name, view in layout.views(g).items():
             parameters[name].grad = view
+    places = _places(module)
     for name, view in layout.buffer_views(buffers).items():
-        owner, _, leaf = name.rpartition(".")
-        module.get_submodule(owner)._buffers[leaf] = view
+        for place in places[name]:
+            owner, _, leaf = place.rpartition(".")
+            module.get_submodule(owner)._buffers[leaf] = view
     return module
+
+
+def _places(module: nn.Module) -> dict[str, list[str]]:
+    """Buffer name -> all names of the same tensor: a buffer may be shared, as a parameter may."""
+    first: dict[int, str] = {}
+    places: dict[str, list[str]] = {}
+    for name, buffer in module.named_buffers(remove_duplicate=False):
+        places.setdefault(first.setdefault(id(buffer), name), []).append(name)
+    return places
 
 
 class Replicas:
@@ -132,17 +156,34 @@ class Replicas:
         self.buffers = torch.empty(R, Q, device=device, dtype=dtype)
         self.x[:] = self.layout.flatten(module)
         self.buffers[:] = self.layout.flatten_buffers(module).to(self.buffers)
+        frozen = {id(p): p for p in module.parameters() if not p.requires_grad}
         self.modules = [
-            bind(copy.deepcopy(module), self.layout, self.x[r], self.buffers[r], self.g[r])
+            bind(
+                copy.deepcopy(module, dict(frozen)),
+                self.layout,
+                self.x[r],
+                self.buffers[r],
+                self.g[r],
+            )
             for r in range(R)
         ]
+        self._chosen = vmapped is None
         self.vmapped = worth_vmapping(module, R, device) if vmapped is None else vmapped
 
     def loss_and_grad(
         self, inputs: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses [R] and gradients [R, P] (in `self.g`) of inputs [R, B, ...], targets [R, B]."""
-        return (self._vmap if self.vmapped else self._loop)(inputs, targets)
+        if not self.vmapped:
+            return self._loop(inputs, targets)
+        if self._chosen:  # not asked for: a module that vmap cannot run goes through the loop
+            self._chosen = False
+            try:
+                return self._vmap(inputs, targets)
+            except (RuntimeError, NotImplementedError, ValueError):
+                self.vmapped = False
+                return self._loop(inputs, targets)
+        return self._vmap(inputs, targets)
 
     def _loop(
         self, inputs: torch.Tensor, targets: torch.Tensor

@@ -88,7 +88,9 @@ class World(ABC):
         block = self.size if block is None else block
         ranks = self.ranks_of_block(block)
         payload = x[0].numel() * x.element_size()
-        self._bill_allreduce(payload if block > 1 else 0, block, ranks)
+        if block > 1:
+            wire = allreduce_wire_bytes(ranks, payload)
+            self._bill(payload, wire, self._allreduce_s(payload, block))
         with self.ledger.transferring():
             if ranks > 1:
                 row = x[0] if len(x) == 1 else x.mean(0)
@@ -107,8 +109,7 @@ class World(ABC):
         """
         payload = x[0].numel() * x.element_size()
         modelled_s = self._allreduce_s(payload, self.size)
-        wire = allreduce_wire_bytes(self.n, payload) / len(self.ranks)
-        self.ledger.bill(payload, wire, 0.0)
+        self._bill(payload, allreduce_wire_bytes(self.n, payload), 0.0)
         with self.ledger.transferring():
             row = x[0].clone() if len(x) == 1 else x.mean(0)
             finish = self._transport.begin_average(row)
@@ -125,8 +126,7 @@ class World(ABC):
         nbytes = x[0].numel() * x.element_size()
         messages = int(routes.vectors_sent.max(initial=0))
         modelled_s = self.network.seconds(messages, messages * nbytes) if self.network else 0.0
-        wire = routes.rows_to_ranks * nbytes / len(self.ranks)
-        self.ledger.bill(routes.vectors_sent * nbytes, wire, modelled_s)
+        self._bill(routes.vectors_sent * nbytes, routes.rows_to_ranks * nbytes, modelled_s)
         with self.ledger.transferring():
             received = self._transport.exchange(routes.pack(x), routes.receive, x)
             x[:] = routes.combine(x, received)
@@ -137,7 +137,7 @@ class World(ABC):
         m = sent.shape[1]
         elsewhere = self.size - len(self.ranks)
         modelled_s = self.network.seconds(self.size - 1, (self.size - 1) * m) if self.network else 0
-        self.ledger.bill(m, elsewhere * m, modelled_s)
+        self._bill(m, elsewhere * m, modelled_s)
         with self.ledger.transferring():
             return self._transport.allgather(sent.contiguous()).reshape(self.size, m)
 
@@ -145,18 +145,17 @@ class World(ABC):
         """The average of encoded rows, for codecs that encode each number by itself; in place.
 
         Each rank averages its share of the numbers, decoded, and sends the average encoded again,
-        so that a rank sends 2 (n - 1) / n encoded copies, as an all-reduce does.
+        so that a rank sends (R + 1) (n - 1) / n encoded copies: with R = 1 as many as an
+        all-reduce. What the second coding rounds off is in no worker's memory.
         """
         P, dtype = x.shape[1], x.dtype
         share = -(-P // self.n)
         padded = torch.nn.functional.pad(x, (0, share * self.n - P))
         sent = codec.encode(padded.reshape(-1, share), (share,))  # [R n, m]
         m = sent.shape[1]
-        self.ledger.bill(
-            codec.payload((P,)),
-            allreduce_wire_bytes(self.n, m * self.n),
-            self._allreduce_s(codec.payload((P,)), self.size),
-        )
+        wire = (len(x) + 1) * (self.n - 1) * m
+        payload = codec.payload((P,))
+        self._bill(payload, wire, self._allreduce_s(payload, self.size))
         with self.ledger.transferring():
             by_rank = sent.unflatten(0, (-1, self.n)).transpose(0, 1).contiguous()
             shares = self._transport.alltoall(by_rank).reshape(-1, m)  # [K, m], mine of all
@@ -224,11 +223,14 @@ class World(ABC):
                 f"blocks of {block} workers do not fit {self.size} workers on {self.n} ranks of "
                 f"{R}: a block divides {self.size}, and is made of whole ranks or lies within one"
             )
-        return max(1, block // R)
+        ranks = max(1, block // R)
+        self._transport.prepare(ranks)
+        return ranks
 
-    def _bill_allreduce(self, payload: int, block: int, ranks: int) -> None:
-        wire = allreduce_wire_bytes(ranks, payload) / len(self.ranks)
-        self.ledger.bill(payload, wire, self._allreduce_s(payload, block))
+    def _bill(self, payload: float | np.ndarray, rank_bytes: float, modelled_s: float) -> None:
+        """Count an exchange of `rank_bytes` sent by this rank; one worker has nobody to send to."""
+        if self.size > 1:
+            self.ledger.bill(payload, rank_bytes / len(self.ranks), modelled_s)
 
     def _allreduce_s(self, payload: int, workers: int) -> float:
         if self.network is None:

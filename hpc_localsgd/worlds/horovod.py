@@ -10,7 +10,7 @@ import torch
 
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.mpi import MpiTransport
+from hpc_localsgd.worlds.mpi import MpiTransport, on_host
 from hpc_localsgd.worlds.transport import Transport
 
 
@@ -18,8 +18,9 @@ class Horovod(World):
     """One rank per Horovod process, R workers in each; every collective is Horovod's."""
 
     def __init__(self, workers: int | None = None, device: torch.device | str = "cpu") -> None:
-        self._horovod = HorovodTransport()
-        super().__init__(workers, self._horovod, torch.device(device))
+        device = torch.device(device)
+        self._horovod = HorovodTransport(device)
+        super().__init__(workers, self._horovod, device)
 
     def __repr__(self) -> str:
         """Says which library moves the bytes, and how neighbours are reached."""
@@ -35,7 +36,7 @@ class HorovodTransport(Transport):
     no send and receive; without MPI, neighbours exchange rows by an all-to-all with splits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         try:
             import horovod.torch as hvd
         except ImportError as error:
@@ -51,35 +52,54 @@ class HorovodTransport(Transport):
         hvd.init()
         self._hvd: Any = hvd
         self.rank, self.n = hvd.rank(), hvd.size()
-        nccl = torch.cuda.is_available() and hvd.nccl_built()
-        self.library = "NCCL" if nccl else "MPI" if mpi else "Gloo"
-        self.staged = not nccl
-        self.neighbours = "mpi4py" if mpi else "hvd.alltoall"
+        gpu = device.type == "cuda"
+        self.library = "NCCL" if gpu and hvd.nccl_built() else "MPI" if mpi else "Gloo"
+        self.staged = gpu and not hvd.cuda_built()
+        through = " through host memory" if gpu else ""
+        self.neighbours = f"mpi4py{through}" if mpi else "hvd.alltoall"
         self._sets: dict[int, Any] = {self.n: hvd.global_process_set}
+
+    def prepare(self, ranks: int) -> None:
+        """Make the process set of this rank's block, once."""
+        if ranks > 1:
+            self._set(ranks)
 
     def average(self, v: torch.Tensor, ranks: int) -> None:
         """hvd.allreduce_, over all ranks or a process set."""
-        name = _name(f"average{ranks}", v)
-        self._hvd.allreduce_(v, op=self._hvd.Average, name=name, process_set=self._set(ranks))
+        host, name = self._near(v), _name(f"average{ranks}", v)
+        self._hvd.allreduce_(host, op=self._hvd.Average, name=name, process_set=self._set(ranks))
+        _put_back(v, host)
 
     def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
         """hvd.allreduce_async_."""
-        name = _name("begun", v)
-        handle = self._hvd.allreduce_async_(v, op=self._hvd.Average, name=name)
-        return lambda: self._hvd.synchronize(handle)
+        host = self._near(v)
+        handle = self._hvd.allreduce_async_(host, op=self._hvd.Average, name=_name("begun", v))
+
+        def finish() -> None:
+            self._hvd.synchronize(handle)
+            _put_back(v, host)
+
+        return finish
 
     def broadcast(self, v: torch.Tensor) -> None:
         """hvd.broadcast_."""
-        self._hvd.broadcast_(v, root_rank=0, name=_name("broadcast", v))
+        host = self._near(v)
+        self._hvd.broadcast_(host, root_rank=0, name=_name("broadcast", v))
+        _put_back(v, host)
 
     def allgather(self, v: torch.Tensor) -> torch.Tensor:
         """hvd.allgather."""
-        received = self._hvd.allgather(v.reshape(1, -1), name=_name("gather", v))
-        return received.reshape(self.n, *v.shape)
+        received = self._hvd.allgather(self._near(v).reshape(1, -1), name=_name("gather", v))
+        return received.reshape(self.n, *v.shape).to(v.device)
 
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
         """hvd.alltoall with equal splits."""
-        return self._hvd.alltoall(v.reshape(self.n, -1), name=_name("alltoall", v)).reshape(v.shape)
+        sent = self._near(v).reshape(self.n, -1)
+        return self._hvd.alltoall(sent, name=_name("alltoall", v)).reshape(v.shape).to(v.device)
+
+    def _near(self, v: torch.Tensor) -> torch.Tensor:
+        """The tensor itself, or a copy on the host where this Horovod cannot take a GPU's."""
+        return on_host(v) if self.staged else v
 
     def exchange(
         self, send: Mapping[int, torch.Tensor], receive: Mapping[int, int], like: torch.Tensor
@@ -89,17 +109,18 @@ class HorovodTransport(Transport):
             return self._mpi.exchange(send, receive, like)
         splits = torch.tensor([len(send.get(d, ())) for d in range(self.n)], dtype=torch.int32)
         rows = [send[d] for d in range(self.n) if d in send]
-        packed = torch.cat(rows) if rows else like.new_empty((0, like.shape[1]))
+        packed = self._near(torch.cat(rows) if rows else like.new_empty((0, like.shape[1])))
         name = f"exchange.{like.dtype}.{like.shape[1]}"
         came, _ = self._hvd.alltoall(packed, splits=splits, name=name)
         ranks = sorted(receive)
-        return dict(zip(ranks, came.split([receive[s] for s in ranks]), strict=True))
+        parts = came.to(like.device).split([receive[s] for s in ranks])
+        return dict(zip(ranks, parts, strict=True))
 
     def close(self) -> None:
-        """Shut Horovod down. One rank's shutdown ends MPI on all, so all give back theirs first."""
+        """Shut Horovod down, together: one rank's shutdown ends the exchanges of all."""
         if self._mpi is not None:
             self._mpi.close()
-            self._hvd.barrier()
+        self._hvd.barrier()
         self._hvd.shutdown()
 
     def _set(self, ranks: int) -> Any:
@@ -113,3 +134,8 @@ class HorovodTransport(Transport):
 
 def _name(what: str, v: torch.Tensor) -> str:
     return f"{what}.{v.dtype}.{v.numel()}"
+
+
+def _put_back(v: torch.Tensor, host: torch.Tensor) -> None:
+    if host is not v:
+        v.copy_(host)

@@ -50,6 +50,7 @@ class Ledger:
     def __init__(self, R: int, device: torch.device, modelled: bool = False) -> None:
         self.R, self.modelled, self.staged = R, modelled, False
         self.clock = Clock(device)
+        self.unbilled_s = 0.0  # host seconds of measurement since the beginning
         self._billing = True
         self._clear()
 
@@ -92,12 +93,13 @@ class Ledger:
         if not self._billing:  # nested: the outer one times it
             yield
             return
-        begin = self.clock.stamp()
+        begin, began_s = self.clock.stamp(), time.perf_counter()
         self._billing = False
         try:
             yield
         finally:
             self._billing = True
+            self.unbilled_s += time.perf_counter() - began_s
             self._measurements.append((begin, self.clock.stamp()))
 
     def take(self) -> OpenBill:

@@ -45,6 +45,11 @@ class MpiTransport(Transport):
         self.rank, self.n = self._comm.Get_rank(), self._comm.Get_size()
         self._blocks: dict[int, Any] = {self.n: self._comm}
 
+    def prepare(self, ranks: int) -> None:
+        """Make the group of this rank's block, once."""
+        if ranks > 1:
+            self._block(ranks)
+
     def average(self, v: torch.Tensor, ranks: int) -> None:
         """MPI_Allreduce, then a division."""
         host = on_host(v)

@@ -24,7 +24,7 @@ class Pending:
         self, row: torch.Tensor, finish: Callable[[], None], ledger: Ledger, modelled_s: float
     ) -> None:
         self._row, self._finish, self._ledger = row, finish, ledger
-        self._modelled_s, self._begun = modelled_s, time.perf_counter()
+        self._modelled_s, self._begun = modelled_s, time.perf_counter() - ledger.unbilled_s
         self._done = False
 
     def wait(self) -> Vector:
@@ -32,7 +32,9 @@ class Pending:
         if not self._done:
             with self._ledger.transferring():
                 self._finish()
-            hidden_s = time.perf_counter() - self._begun
+            # Computing hides the exchange, measuring does not; K workers would compute at once.
+            passed_s = time.perf_counter() - self._ledger.unbilled_s - self._begun
+            hidden_s = passed_s / self._ledger.R
             self._ledger.add_modelled(max(0.0, self._modelled_s - hidden_s))
             self._done = True
         return self._row

@@ -49,6 +49,11 @@ class TorchTransport(Transport):
         self._device = device
         self._groups: dict[int, Any] = {self.n: dist.group.WORLD}
 
+    def prepare(self, ranks: int) -> None:
+        """Make the group of this rank's block, once."""
+        if ranks > 1:
+            self._group(ranks)
+
     def average(self, v: torch.Tensor, ranks: int) -> None:
         """all_reduce (a sum: Gloo has no average), then a division."""
         self._dist.all_reduce(v, group=self._group(ranks))

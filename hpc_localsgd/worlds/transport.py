@@ -24,6 +24,10 @@ class Transport(ABC):
     n: int = 1
     staged: bool = False
 
+    def prepare(self, ranks: int) -> None:
+        """Make what averages over `ranks` neighbouring ranks need; all ranks call it together."""
+        del ranks
+
     @abstractmethod
     def average(self, v: torch.Tensor, ranks: int) -> None:
         """Average over all ranks, or over `ranks` neighbouring ones (rank // ranks), in place."""

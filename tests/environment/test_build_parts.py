@@ -197,7 +197,7 @@ def test_torch_is_read_without_importing_it() -> None:
 
 def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(stages.StageFailed, match="not a Python environment"):
+    with pytest.raises(stages.StageFailed, match="not made by make env"):
         stages.create_venv(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
 

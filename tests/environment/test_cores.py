@@ -10,21 +10,22 @@ YIELD = "OMPI_MCA_mpi_yield_when_idle"
 
 
 @pytest.mark.parametrize(
-    ("ranks", "mine", "on_host", "threads", "yields"),
+    ("ranks", "mine", "around", "threads", "yields"),
     [
         (4, 2, 2, "1", True),  # 4 ranks on a laptop of 2 cores: spinning would take minutes
         (2, 2, 2, "1", False),
         (4, 10, 40, "10", False),  # bound to 10 cores each
         (4, 40, 40, "10", False),  # not bound
         (4, 40, 128, "10", False),  # an allocation of 40 cores of 128, not bound
+        (8, 4, 4, "1", True),  # a container of 4 cores, whatever its host has
         (2, 1, 2, "1", False),
     ],
 )
 def test_threads_and_yielding(
-    ranks: int, mine: int, on_host: int, threads: str, yields: bool
+    ranks: int, mine: int, around: int, threads: str, yields: bool
 ) -> None:
     environ = {"OMPI_COMM_WORLD_LOCAL_SIZE": str(ranks)}
-    share_cores(environ, mine, on_host)
+    share_cores(environ, mine, around)
     assert environ["OMP_NUM_THREADS"] == threads
     assert (YIELD in environ) == yields
 

@@ -154,3 +154,13 @@ def test_an_impossible_schedule_is_refused(make, complaint: str) -> None:  # typ
 
 def test_a_planned_round_knows_its_length() -> None:
     assert Round(5, 13, 0.1).H == 8
+
+
+def test_qsr_waits_for_the_end_of_the_warm_up_of_the_rate() -> None:
+    units = Units(100.0, 10, 1000)
+    rate = cosine(0.1, warmup="10%").in_steps(units)
+    schedule = qsr(alpha=0.2, at_least=4).in_steps(units, int(rate.warmup))
+    assert schedule.warmup == 100
+    lengths = [r.H for r in rounds(schedule, rate, 1000)]
+    assert lengths[:25] == [4] * 25 and len(lengths) > 30
+    assert qsr(warmup=50).in_steps(units, 100).warmup == 50
