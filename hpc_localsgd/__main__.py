@@ -10,6 +10,11 @@ from importlib import import_module
 COMMANDS = {
     "train": ("hpc_localsgd.train", "train; the same as python -m hpc_localsgd.train"),
     "plan": ("hpc_localsgd.plan_command", "what a run would do and cost, before it starts"),
+    "verify": (
+        "hpc_localsgd.verify",
+        "whether every algorithm is exact on this machine and launcher",
+    ),
+    "sharpness": ("hpc_localsgd.sharpness", "curvature of the loss at the snapshots of a run"),
     "doctor": ("hpc_localsgd.environment.doctor", "check this machine, environment and launcher"),
 }
 

@@ -24,7 +24,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured"),
     ("loop", "attach"),
 )
-SEES_ITS_FLOOR = {"probes", "checkpoint", "recorder", "optimizer", "batchnorm", "algorithms"}
+SEES_ITS_FLOOR = {
+    "curvature",
+    "probes",
+    "checkpoint",
+    "recorder",
+    "optimizer",
+    "batchnorm",
+    "measured",
+    "algorithms",
+}
 OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}
 DOOR = {
     "config",
@@ -34,6 +43,7 @@ DOOR = {
     "__main__",
     "environment",
     "plan_command",
+    "sharpness",
     "verify",
 }
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}

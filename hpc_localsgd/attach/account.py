@@ -1,0 +1,67 @@
+"""What attach has cost so far: the bills of a world's ledger, added up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.ledger import Ledger, OpenBill
+
+
+@dataclass(frozen=True)
+class Account:
+    """Communication of this rank's worker since attach.
+
+    Attributes:
+        payload_bytes: What the algorithm asked to send.
+        wire_bytes: What this rank put on the wire.
+        calls: Exchanges.
+        seconds: In exchanges, waiting for slower ranks included; predicted if `modelled`.
+        rounds: Rounds ended.
+        modelled: Whether the seconds come from a model of a network.
+    """
+
+    payload_bytes: int = 0
+    wire_bytes: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+    rounds: int = 0
+    modelled: bool = False
+
+
+class Accounts:
+    """Takes the ledger's bill at the end of every round, and closes it one round later.
+
+    By then the events of a GPU have passed, and reading them stops nobody.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._sum = ledger, Account(modelled=ledger.modelled)
+        self._open: OpenBill | None = None
+        ledger.take()  # what was sent before does not count
+
+    def close_round(self) -> None:
+        """Count a round."""
+        self._add(self._ledger.take())
+        self._sum = replace(self._sum, rounds=self._sum.rounds + 1)
+
+    def until_now(self) -> Account:
+        """Everything so far; on a GPU this waits for the last exchange to end."""
+        self._add(self._ledger.take())
+        self._add(None)
+        return self._sum
+
+    def _add(self, opened: OpenBill | None) -> None:
+        """Add the bill that was open, and keep the new one open."""
+        before, self._open = self._open, opened
+        if before is None:
+            return
+        bill = before.close()
+        self._sum = replace(
+            self._sum,
+            payload_bytes=self._sum.payload_bytes + int(bill.payload_bytes.sum()),
+            wire_bytes=self._sum.wire_bytes + round(bill.wire_bytes),
+            calls=self._sum.calls + bill.calls,
+            seconds=self._sum.seconds + bill.transfer_s,
+        )

@@ -1,0 +1,187 @@
+"""What the ranks must agree on, found out before it makes them wait for each other for ever.
+
+Every function here is a collective, not billed, and raises on all ranks alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpc_localsgd.attach.storage import Group, checksum
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+_TEXT_BYTES = 1000
+
+
+def texts(world: World, text: str) -> list[str]:
+    """A short text of every rank, on every rank."""
+    raw = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
+    rows = world.gather(np.frombuffer(bytearray(raw), dtype=np.uint8)[None])
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
+
+
+def together(world: World, check: Callable[[], Any]) -> None:
+    """Run a check of this rank's own; if any rank fails, all raise the first one's complaint.
+
+    Raises:
+        ConfigurationError: On all ranks alike, whichever it was.
+    """
+    try:
+        check()
+        complaint = ""
+    except ConfigurationError as error:
+        complaint = str(error)
+    for rank, said in enumerate(texts(world, complaint)):
+        if said:
+            raise ConfigurationError(said if world.n == 1 else f"rank {rank}: {said}")
+
+
+def check_same(world: World, lines: Sequence[str]) -> None:
+    """All ranks must hold the same lines.
+
+    Raises:
+        ConfigurationError: Names the first line that differs, and two ranks that differ in it.
+    """
+    count = int(world.gather(np.array([[float(len(lines))]])).max())
+    padded = [*lines, *["nothing more"] * (count - len(lines))]
+    digests = [hashlib.sha256(line.encode()).digest()[:8] for line in padded]
+    rows = world.gather(np.frombuffer(bytearray(b"".join(digests)), dtype=np.uint64)[None])
+    differ = (rows != rows[0]).any(0)
+    if not differ.any():
+        return
+    said = texts(world, padded[int(np.argmax(differ))])
+    other = next(rank for rank, text in enumerate(said) if text != said[0])
+    raise ConfigurationError(
+        f"the ranks differ: rank 0 has {said[0]}, rank {other} has {said[other]}; "
+        "build the same model, optimizer and schedule on every rank and attach before loading "
+        "each rank's own checkpoint (or take rank 0's: broadcast_optimizer=True)"
+    )
+
+
+def shown(what: object) -> str:
+    """A repr that is the same on all ranks: functions by their name, not by their address."""
+    if is_dataclass(what) or isinstance(what, int | float | str | tuple | list | None):
+        return repr(what)
+    return str(getattr(what, "__qualname__", type(what).__qualname__))
+
+
+def described(model: nn.Module, trained: Sequence[str]) -> list[str]:
+    """One line for each parameter and buffer: name, shape, dtype, and whether it is exchanged."""
+    exchanged = set(trained)
+    lines = [
+        f"parameter {n} {list(p.shape)} {p.dtype} {'trained' if n in exchanged else 'frozen'}"
+        for n, p in model.named_parameters()
+    ]
+    return lines + [f"buffer {n} {list(b.shape)} {b.dtype}" for n, b in model.named_buffers()]
+
+
+def described_options(optimizer: torch.optim.Optimizer) -> list[str]:
+    """One line for each hyper-parameter of each parameter group."""
+    lines = [f"optimizer {type(optimizer).__name__}"]
+    for number, group in enumerate(optimizer.param_groups):
+        for name, value in group.items():
+            plain = value.item() if isinstance(value, torch.Tensor) else value
+            if name != "params":
+                lines.append(f"optimizer group {number} with {name}={shown(plain)}")
+    return lines
+
+
+def described_state(optimizer: torch.optim.Optimizer) -> list[str]:
+    """One line for each state tensor of the optimiser, with a checksum of its bits."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return [
+        f"optimizer state {name} of parameter {i} with checksum {checksum(value.contiguous())}"
+        for i, parameter in enumerate(parameters)
+        for name, value in sorted(optimizer.state.get(parameter, {}).items())
+        if isinstance(value, torch.Tensor)
+    ]
+
+
+def broadcast_model(world: World, model: nn.Module, groups: Sequence[Group]) -> None:
+    """Rank 0's parameters and buffers, frozen and integer ones too, on all ranks."""
+    for group in groups:
+        world.broadcast(group.flat.view(torch.uint8)[None])
+    ours = {id(p) for group in groups for p in group.parameters}
+    rest = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in ours and t.numel()]
+    if not rest:
+        return
+    parts = [t.detach().contiguous().view(-1).view(torch.uint8).to(world.device) for t in rest]
+    received = world.broadcast(torch.cat(parts)[None])[0].split([len(part) for part in parts])
+    with torch.no_grad():
+        for tensor, raw in zip(rest, received, strict=True):
+            own = torch.empty(tensor.shape, dtype=tensor.dtype)  # aligned for its dtype
+            own.view(-1).view(torch.uint8).copy_(raw)
+            tensor.copy_(own)
+
+
+def broadcast_optimizer(world: World, optimizer: torch.optim.Optimizer) -> None:
+    """Rank 0's optimiser state and hyper-parameters on all ranks, whatever they hold now."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    length = int(world.gather(np.array([[float(len(file.getvalue()))]]))[0, 0])
+    raw = np.frombuffer(file.getvalue()[:length].ljust(length, b"\0"), dtype=np.uint8)
+    received = world.broadcast(torch.from_numpy(raw.copy())[None].to(world.device))
+    if world.rank != 0:
+        state = io.BytesIO(received[0].cpu().numpy().tobytes())
+        # A file of this very job's rank 0, so not one that needs to be distrusted.
+        optimizer.load_state_dict(torch.load(state, map_location=world.device, weights_only=False))
+
+
+def agree_rate(world: World, t: int, rate: float, used: bool) -> float:
+    """One learning rate for all ranks, at the beginning of a round of a schedule that needs it.
+
+    Args:
+        world: Who must agree.
+        t: The round's first step.
+        rate: As this rank's optimiser has it.
+        used: Whether the optimiser takes this step. A rank whose GradScaler skipped it is asked
+            only after the step, when a scheduler may have changed the rate.
+
+    Raises:
+        ConfigurationError: Ranks that take the step differ.
+    """
+    rows = world.gather(np.array([[rate, float(used)]]))
+    return _common_rate(rows[:, 0], rows[:, 1], t, strict=True)
+
+
+def agree_round(world: World, t: int, begin: int, rate: float, used: bool, strict: bool) -> float:
+    """All ranks must be at the same place when they exchange; returns the rate of all.
+
+    Raises:
+        ConfigurationError: They have taken different numbers of steps, or differ in the rate of
+            the round's first step and `strict` asks for more.
+    """
+    rows = world.gather(np.array([[float(t), float(begin), rate, float(used)]]))
+    other = np.flatnonzero((rows[:, :2] != rows[0, :2]).any(1))
+    if len(other):
+        here, there = rows[0, :2].astype(int), rows[other[0], :2].astype(int)
+        raise ConfigurationError(
+            f"the ranks are out of step: rank 0 ends a round of steps {here[1]} to {here[0] - 1}, "
+            f"rank {other[0]} one of {there[1]} to {there[0] - 1}; every rank must take the same "
+            "number of steps (as many batches on each: drop_last=True) with the same schedule"
+        )
+    return _common_rate(rows[:, 2], rows[:, 3], begin, strict=strict)
+
+
+def _common_rate(rates: np.ndarray, used: np.ndarray, t: int, strict: bool) -> float:
+    """The rate of the first rank that took the step; of rank 0 if none did."""
+    first = int(np.argmax(used))
+    other = np.flatnonzero((used > 0) & (rates != rates[first]))
+    if len(other) and strict:
+        raise ConfigurationError(
+            f"the learning rate of step {t} is {rates[first]:.9g} on rank {first} and "
+            f"{rates[other[0]]:.9g} on rank {other[0]}: the schedule depends on it, so all "
+            "ranks need the same (a scheduler stepped more often on one of them?)"
+        )
+    return float(rates[first])

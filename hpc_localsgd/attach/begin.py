@@ -1,0 +1,194 @@
+"""`attach` itself: check, find the world, agree, move the parameters, begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.attach import agreement
+from hpc_localsgd.attach.here import world_here
+from hpc_localsgd.attach.rounds import Lengths
+from hpc_localsgd.attach.statistics import Statistics
+from hpc_localsgd.attach.storage import check_fit, flatten, trained
+from hpc_localsgd.attach.sync import Parts, Sync
+from hpc_localsgd.batchnorm import BatchNorm, Policy
+from hpc_localsgd.plan.duration import Units
+from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.base import World
+
+BUCKET_BYTES = 8 * 2**20
+
+
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    algorithm: Algorithm | None = None,
+    schedule: Schedule | Callable[[int, float], int],
+    world: World | None = None,
+    steps: int | None = None,
+    steps_per_epoch: float | None = None,
+    batchnorm: Policy | BatchNorm = "reestimate",
+    broadcast: bool = True,
+    broadcast_optimizer: bool = False,
+    bucket_bytes: int = BUCKET_BYTES,
+    check_rounds: bool = True,
+) -> Sync:
+    """Train a model in rounds of local steps, in a loop of one's own.
+
+    The optimiser is neither wrapped nor replaced, and the parameters stay the same objects; their
+    memory moves once, now. A collective: all ranks call it, after `model.to(device)` and before a
+    checkpoint is loaded.
+
+    Args:
+        model: Trained by this process alone, on its own share of the data. Not wrapped in
+            DistributedDataParallel.
+        optimizer: Any of torch.optim. What is exchanged is what it trains.
+        algorithm: What is done at the end of a round; LocalSGD() by default.
+        schedule: Length of the round that starts at step t, where the learning rate of the
+            optimizer's first group is lr.
+        world: Who the workers are, one in each process; found by itself (see `world_here`).
+        steps: Optimiser steps of the whole run, if known: the last of them ends it.
+        steps_per_epoch: To write a schedule in epochs.
+        batchnorm: What happens to running statistics; see `batchnorm.py`.
+        broadcast: Begin with rank 0's parameters and buffers on all ranks.
+        broadcast_optimizer: Begin with rank 0's optimiser state too.
+        bucket_bytes: In rounds of one step, how much gradient is averaged at a time during
+            backward.
+        check_rounds: Compare the ranks' step counts before each exchange of parameters (a few
+            bytes), so that ranks out of step end with an error and not in a hang.
+
+    Returns:
+        The object to call after every `optimizer.step()`.
+
+    Raises:
+        ConfigurationError: A fault of the request, or the ranks' models, optimizers or schedules
+            differ; on all ranks alike, before anything is changed.
+
+    Example:
+        >>> from hpc_localsgd.plan.schedule import post_local
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> sync = attach(model, optimizer, schedule=post_local(switch=100, every=8))
+        >>> sync.t
+        0
+    """
+    check_types(model, optimizer)
+    algorithm = LocalSGD() if algorithm is None else algorithm
+    world = world_here(_device_of(model)) if world is None else world
+    check_world(world)
+    agreement.together(world, lambda: check_fit(trained(model, optimizer)[0]))
+    agreement.together(world, lambda: check_settings(schedule, steps, steps_per_epoch))
+    named, frozen = trained(model, optimizer)
+    lengths = in_steps(schedule, steps, steps_per_epoch)
+    lines = [agreement.shown(x) for x in (algorithm, lengths, steps, batchnorm)]
+    lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
+    lines += [f"broadcast={broadcast}", f"broadcast_optimizer={broadcast_optimizer}"]
+    lines += agreement.described(model, list(named))
+    if not broadcast_optimizer:
+        lines += agreement.described_options(optimizer)
+        lines += agreement.described_state(optimizer) if broadcast else []
+    agreement.check_same(world, lines)
+    groups = flatten(model, named)
+    if broadcast:
+        agreement.broadcast_model(world, model, groups)
+    if broadcast_optimizer:
+        agreement.broadcast_optimizer(world, optimizer)
+    how = batchnorm if isinstance(batchnorm, BatchNorm) else BatchNorm(batchnorm)
+    parts = Parts(
+        model=model,
+        optimizer=optimizer,
+        algorithm=algorithm,
+        schedule=lengths,
+        world=world,
+        groups=groups,
+        frozen=frozen,
+        statistics=Statistics(model, world, how),
+        steps=steps,
+        bucket_bytes=bucket_bytes,
+        check_rounds=check_rounds,
+    )
+    return Sync(parts, equal=broadcast)
+
+
+def check_types(model: Any, optimizer: Any) -> None:
+    """What would be wrong on every rank alike, since it is written in the script.
+
+    Raises:
+        ConfigurationError: Model or optimizer belong to another way of training in parallel.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise ConfigurationError(
+            f"{type(model).__name__} averages gradients at every step by itself: "
+            "give attach the plain model, model.module, and call that in the loop"
+        )
+    if hasattr(optimizer, "skip_synchronize"):
+        raise ConfigurationError(
+            "the optimizer is a hvd.DistributedOptimizer, which averages gradients at every step: "
+            "leave that line out and give attach the plain optimizer"
+        )
+    # Wrappers that inherit from Optimizer without initialising it have no hooks.
+    whole = "_optimizer_step_pre_hooks" in getattr(optimizer, "__dict__", {})
+    if not (isinstance(optimizer, torch.optim.Optimizer) and whole):
+        raise ConfigurationError(
+            f"{type(optimizer).__name__} is no torch.optim.Optimizer, or wraps one: give attach "
+            "the optimizer that was wrapped (of accelerate's, optimizer.optimizer)"
+        )
+
+
+def check_world(world: World) -> None:
+    """Whether the world has one worker in each process, as a loop of one's own has.
+
+    Raises:
+        ConfigurationError: It has more.
+    """
+    if len(world.ranks) != 1:
+        raise ConfigurationError(
+            f"{world!r} has {len(world.ranks)} workers in this process, and attach trains one "
+            "model in each: leave out the number of workers"
+        )
+
+
+def check_settings(schedule: Any, steps: int | None, epoch: float | None) -> None:
+    """Whether schedule and length fit together.
+
+    Raises:
+        ConfigurationError: They do not.
+    """
+    if steps is not None and steps < 1:
+        raise ConfigurationError(f"a run of {steps} steps: give at least one, or leave it out")
+    in_steps(schedule, steps, epoch)
+
+
+def in_steps(schedule: Any, steps: int | None, steps_per_epoch: float | None) -> Lengths:
+    """The schedule with its durations in steps.
+
+    Raises:
+        ConfigurationError: One is in a unit that attach has not been told, or none can be.
+    """
+    if not callable(schedule):
+        raise ConfigurationError(f"schedule={schedule!r}: write schedule=every({schedule!r})")
+    if not isinstance(schedule, Schedule):
+        return schedule
+    try:
+        return schedule.in_steps(Units(steps_per_epoch or float("nan"), 0, steps))
+    except ConfigurationError as error:
+        if steps is None and "%" in repr(schedule):
+            raise ConfigurationError(f"{schedule} has a share of the run: give steps=") from error
+        raise
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigurationError(
+            f"{schedule} has a duration that is not in steps: write steps, or give attach "
+            "steps_per_epoch="
+        ) from error
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """Where the first parameter is."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

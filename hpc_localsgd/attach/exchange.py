@@ -1,0 +1,92 @@
+"""An algorithm with its memory, applied to every group of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from hpc_localsgd.attach.storage import Group
+from hpc_localsgd.worlds.pending import Pending
+
+if TYPE_CHECKING:
+    from hpc_localsgd.algorithms.base import Algorithm
+    from hpc_localsgd.types import Now, Rows, State
+    from hpc_localsgd.worlds.base import World
+
+Rule: TypeAlias = "Callable[[Rows, State, World, Now], tuple[Rows, State]]"
+
+
+class Exchange:
+    """Calls an algorithm's methods group by group, since a row [1, P] has one dtype and device.
+
+    Attributes:
+        states: What the algorithm remembers of each group.
+    """
+
+    def __init__(self, algorithm: Algorithm, groups: Sequence[Group], world: World) -> None:
+        self._algorithm, self._groups, self._world = algorithm, groups, world
+        self.states: list[State] = []
+        for group in groups:
+            with group.rows() as x:
+                self.states.append(algorithm.init(x, world, group.footprint))
+
+    @torch.no_grad()
+    def on_parameters(self, rule: Rule, now: Now) -> None:
+        """Call `on_step` or `on_sync` with the parameters, in place."""
+        for i, group in enumerate(self._groups):
+            with group.rows() as x:
+                self._call(rule, i, x, now)
+
+    @torch.no_grad()
+    def on_gradients(self, rows: Sequence[Rows], now: Now) -> None:
+        """Call `on_gradient` with the gradients [1, P] of every group, in place."""
+        for i, g in enumerate(rows):
+            self._call(self._algorithm.on_gradient, i, g, now)
+
+    def part_ways(self, now: Now) -> None:
+        """Tell the algorithm of a round whose gradients stay where they are, without any."""
+        self.on_gradients([group.flat.new_empty((1, 0)) for group in self._groups], now)
+
+    @torch.no_grad()
+    def to_mean(self) -> None:
+        """Replace the parameters by the algorithm's model to evaluate. A collective, not billed."""
+        for group, state in zip(self._groups, self.states, strict=True):
+            with group.rows() as x:
+                x[0] = self._algorithm.readout(x, state, self._world)
+
+    def wait(self) -> None:
+        """Let exchanges that are under way end; nobody uses what they bring."""
+        for state in self.states:
+            for value in state.values():
+                if isinstance(value, Pending):
+                    value.wait()
+
+    def saved(self) -> list[State]:
+        """The states without what is under way, which `load` begins anew."""
+        return [
+            {k: v for k, v in state.items() if not isinstance(v, Pending)} for state in self.states
+        ]
+
+    def load(self, saved: Sequence[State]) -> None:
+        """Go on from saved states; a collective."""
+        self.wait()
+        self.states = [
+            self._algorithm.resume(_to(state, group.flat.device), self._world)
+            for group, state in zip(self._groups, saved, strict=True)
+        ]
+
+    def _call(self, rule: Rule, i: int, x: Rows, now: Now) -> None:
+        result, self.states[i] = rule(x, self.states[i], self._world, now)
+        if result is not x:
+            x.copy_(result)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """A copy of a saved state, with its tensors, nested ones too, on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, dict):
+        return {k: _to(v, device) for k, v in value.items()}
+    return value

@@ -1,0 +1,206 @@
+"""Rounds of one step: gradients averaged bucket by bucket while backward still runs.
+
+    hook of a parameter       its gradient is copied into its window of one flat vector, and
+                              `p.grad` becomes that window
+    bucket complete           and all before it begun: its average is begun, without waiting
+    end of backward           what no backward pass reached counts as zero; wait for the averages
+
+As with DistributedDataParallel, `p.grad` is the average when `backward()` returns, so clipping and
+GradScaler see what they should: an overflow on one rank is an overflow on all. The buckets are
+begun in the same fixed order on all ranks, whatever the order in which gradients arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.attach.buckets import Bucket, Buffer, Slot, begin_mean_in_place, cut_buckets
+from hpc_localsgd.attach.storage import Group
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Rows, State
+    from hpc_localsgd.worlds.base import World
+
+Use = Literal["own", "mean", "algorithm"]
+
+
+def use_of_gradients(algorithm: Algorithm, state: State, H: int, K: int) -> Use:
+    """What a round of H steps does with the gradients.
+
+    Returns:
+        "own": each worker keeps its own. "mean": all take the average, which can be begun during
+        backward. "algorithm": its `on_gradient` is given the whole vector once a step, when the
+        optimiser is about to use it: it may remember gradients, so they must be complete and
+        without a GradScaler's factor.
+    """
+    rule = type(algorithm).on_gradient
+    if rule is Algorithm.on_gradient:
+        return "own"
+    if rule is LocalSGD.on_gradient:
+        return "mean" if state["parallel"] and H == 1 and K > 1 else "own"
+    if rule is AllReduce.on_gradient and getattr(algorithm, "compressor", None) is None:
+        return "mean" if K > 1 else "own"
+    return "algorithm"
+
+
+class Gradients:
+    """The hooks on the parameters, the buckets, and where in the backward pass we are."""
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        world: World,
+        bucket_bytes: int,
+        use: Callable[[], Use],
+        on_gradient: Callable[[list[Rows]], None],
+    ) -> None:
+        """Put a hook on every parameter.
+
+        Args:
+            groups: The parameters.
+            world: Who averages.
+            bucket_bytes: A bucket is closed when it has as many.
+            use: Asked at every gradient what this round does with it.
+            on_gradient: Called with the rows [1, P] of all groups where `use` is "algorithm".
+        """
+        self._groups, self._world, self._bytes = groups, world, bucket_bytes
+        self._use, self._on_gradient = use, on_gradient
+        self._buffers: list[Buffer] = []
+        self._buckets: list[Bucket] = []
+        self._slots: dict[torch.nn.Parameter, Slot] = {}
+        self._next, self._ending = 0, False
+        self.paused = False
+        self.done = False  # this step's gradients have been exchanged
+        parameters = [p for group in groups for p in group.parameters]
+        self._hooks = [p.register_post_accumulate_grad_hook(self._arrived) for p in parameters]
+
+    def remove(self) -> None:
+        """Take the hooks off again. Not to be called from within a backward pass."""
+        for hook in self._hooks:
+            hook.remove()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Backward passes inside only accumulate, as in DistributedDataParallel's `no_sync`."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+    @torch.no_grad()
+    def _arrived(self, parameter: torch.Tensor) -> None:
+        """The hook: autograd has accumulated into `parameter.grad`."""
+        if self.paused or self._use() != "mean":
+            return
+        if not self._ending:
+            self._prepare()
+            # Runs when the outermost backward call is about to return, as DDP's and FSDP's do.
+            engine = torch.autograd.Variable._execution_engine
+            engine.queue_callback(self.finish)
+            self._ending = True
+        slot = self._slots[parameter]  # type: ignore[index]
+        if slot.bucket.begun is not None:
+            raise RuntimeError(
+                f"{slot.name} got a second gradient in one backward pass, after its average had "
+                "been begun: use checkpoint(use_reentrant=False)"
+            )
+        self._keep(slot)
+        if not slot.arrived:
+            slot.arrived = True
+            slot.bucket.missing -= 1
+        self._begin_complete()
+
+    @torch.no_grad()
+    def finish(self, skipped: bool = False) -> None:
+        """The end of a backward pass; also called where there was none, for the others' sake.
+
+        Args:
+            skipped: The optimiser does not take this step (an overflow), so that what this worker
+                has to say to an algorithm's `on_gradient` is nothing.
+        """
+        self._prepare()
+        if skipped and self._use() == "algorithm":
+            for slot in self._slots.values():
+                slot.parameter.grad = None
+        for slot in self._slots.values():
+            if not slot.arrived:
+                self._fill(slot)
+        for bucket in self._buckets:
+            bucket.missing = 0
+        self._begin_complete()
+        for bucket in self._buckets:
+            if bucket.begun is not None:
+                bucket.begun.wait()
+        if self._use() == "algorithm":
+            self._on_gradient([buffer.rows for buffer in self._buffers])
+        self._hand_back()
+
+    def _begin_complete(self) -> None:
+        """Begin the averages of complete buckets, in order, up to the first that is not."""
+        if self._use() != "mean":
+            return
+        while self._next < len(self._buckets) and not self._buckets[self._next].missing:
+            bucket = self._buckets[self._next]
+            bucket.begun = begin_mean_in_place(bucket.part, self._world)
+            self._next += 1
+
+    def _keep(self, slot: Slot) -> None:
+        """The gradient into its window, unless it has been accumulated there already."""
+        grad = slot.parameter.grad
+        assert grad is not None
+        if grad is slot.window:
+            return
+        slot.window.copy_(grad.to_dense() if grad.is_sparse else grad)
+        if grad.dtype == slot.window.dtype:
+            slot.parameter.grad = slot.window
+
+    def _fill(self, slot: Slot) -> None:
+        """What this backward pass did not reach: accumulated before it, or nothing."""
+        if slot.parameter.grad is not None:
+            self._keep(slot)
+            return
+        slot.window.zero_()
+        slot.flag.zero_()
+        slot.absent = True
+
+    def _hand_back(self) -> None:
+        """Give every parameter the result as its gradient, and be ready for the next pass."""
+        exact = self._use() == "mean"
+        for slot in self._slots.values():
+            used = not (slot.absent and exact) or bool(slot.flag > 0)  # by any rank
+            if slot.absent:
+                slot.flag.fill_(1)
+            if used:
+                slot.give()
+            slot.arrived = slot.absent = False
+        for buffer in self._buffers:
+            buffer.vector[: buffer.n] = 1
+        self._reset()
+        self.done = True
+
+    def _reset(self) -> None:
+        for bucket in self._buckets:
+            bucket.missing, bucket.begun = len(bucket.slots), None
+        self._next, self._ending = 0, False
+
+    def _prepare(self) -> None:
+        """Allocate the vectors and cut them in buckets, the first time they are needed."""
+        if self._buckets:
+            return
+        taken: set[tuple[torch.dtype, int]] = set()
+        positioned = []
+        for group in self._groups:
+            buffer, cut = cut_buckets(group, self._bytes, taken)
+            self._buffers.append(buffer)
+            positioned += cut
+        self._buckets = positioned
+        self._slots = {slot.parameter: slot for bucket in positioned for slot in bucket.slots}
+        self._reset()

@@ -1,0 +1,118 @@
+"""Where in the run we are, and how long the round is that starts now; the same on all ranks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.attach import agreement
+from hpc_localsgd.plan.schedule import every, phases, post_local
+from hpc_localsgd.types import ConfigurationError, Now
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+Lengths = Callable[[int, float], int]  # (t, lr) -> H
+_WITHOUT_RATE = (every, post_local, phases)  # their H cannot differ between ranks
+
+
+@dataclass
+class Place:
+    """What a checkpoint must hold of it.
+
+    Attributes:
+        t: Optimiser steps taken, skipped ones included.
+        s: Round, counted from 0; -1 before the first.
+        begin: First step of the round.
+        end: Step at which it ends; equal to t when a new round is due.
+        rate: Learning rate of the round's first step.
+        used: Whether this rank's optimiser took that step (a GradScaler may have skipped it).
+        equal: Whether all workers are known to hold the same parameters.
+        over: Whether the run has ended.
+    """
+
+    t: int = 0
+    s: int = -1
+    begin: int = 0
+    end: int = 0
+    rate: float = 0.0
+    used: bool = False
+    equal: bool = False
+    over: bool = False
+
+    @property
+    def due(self) -> bool:
+        """Whether a new round begins with the next step."""
+        return self.t == self.end
+
+    @property
+    def inside(self) -> bool:
+        """Whether local steps have been taken since the last exchange."""
+        return self.begin < self.t < self.end
+
+    @property
+    def H(self) -> int:
+        """Length of the round in steps."""
+        return self.end - self.begin
+
+    def __str__(self) -> str:
+        if self.over:
+            return "over"
+        if self.due:
+            return f"after round {self.s}" if self.s >= 0 else "not begun"
+        return f"round {self.s}: steps {self.begin} to {self.end - 1}"
+
+
+class Rounds:
+    """The schedule, asked once a round.
+
+    The learning rate is read at the first moment at which it is surely that of the round's first
+    step: at its first gradient if those are watched, else when the optimiser takes the step. Only
+    a schedule that may use it makes the ranks exchange it (a few bytes a round).
+    """
+
+    def __init__(self, schedule: Lengths, world: World, steps: int | None) -> None:
+        """Begin at step 0.
+
+        Args:
+            schedule: Length of the round that starts at step t with learning rate lr.
+            world: Who must agree.
+            steps: Of the whole run, if known.
+        """
+        self.place, self.steps = Place(), steps
+        self._schedule, self._world = schedule, world
+        self._uses_rate = type(schedule) not in _WITHOUT_RATE
+
+    def begin(self, rate: float, used: bool) -> None:
+        """Begin a round at the step that comes now.
+
+        Raises:
+            ConfigurationError: The ranks' rates differ, or the schedule gave no length.
+        """
+        place = self.place
+        if self._uses_rate:
+            rate = agreement.agree_rate(self._world, place.t, rate, used)
+        H = int(self._schedule(place.t, rate))
+        if H < 1:
+            raise ConfigurationError(f"the schedule gave a round of {H} steps at step {place.t}")
+        left = sys.maxsize if self.steps is None else self.steps - place.t
+        place.s, place.begin, place.end = place.s + 1, place.t, place.t + min(H, left)
+        place.rate, place.used = rate, used
+
+    def agree(self) -> None:
+        """Stop with an error where the ranks would wait for each other. A collective, not billed.
+
+        Raises:
+            ConfigurationError: On all ranks alike, naming two that are out of step.
+        """
+        p = self.place
+        begin = p.begin if p.begin < p.t else p.t  # one rank may have begun the next round already
+        p.rate = agreement.agree_round(self._world, p.t, begin, p.rate, p.used, self._uses_rate)
+
+    def now(self, t: int, last: bool = False) -> Now:
+        """What an algorithm may know about step t of this round."""
+        p = self.place
+        last = last or p.end == self.steps
+        return Now(t, p.s, p.H, t - p.begin, p.rate, p.rate, last, parallel=p.end == p.s + 1)

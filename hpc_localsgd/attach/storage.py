@@ -1,0 +1,200 @@
+"""A module's trained parameters as flat vectors, without wrapping or replacing anything.
+
+The Parameter objects stay the same objects, so an optimiser's state, its groups and a model's
+hooks know nothing of it. Only what they point to moves, once: from then on each is a window of a
+vector [P], one vector for each dtype and device, and that memory never moves again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from hpc_localsgd.types import ConfigurationError, Footprint
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Rows
+
+HALF = (torch.float16, torch.bfloat16)  # travel as float32: neither MPI nor Horovod averages them
+
+
+@dataclass(frozen=True)
+class Group:
+    """The parameters of one dtype on one device, and the vector they are windows of.
+
+    Attributes:
+        names: As `model.named_parameters()` has them, in its order.
+        parameters: The model's own Parameter objects.
+        flat: [P], their storage.
+        addresses: Where each of them must be found.
+        owners: The modules that hold them, and under which name.
+    """
+
+    names: tuple[str, ...]
+    parameters: tuple[nn.Parameter, ...]
+    flat: torch.Tensor
+    addresses: tuple[int, ...]
+    owners: tuple[tuple[nn.Module, str], ...]
+
+    @property
+    def wire_dtype(self) -> torch.dtype:
+        """What numbers travel as, and what an algorithm computes with."""
+        return wire_dtype(self.flat.dtype)
+
+    @property
+    def footprint(self) -> Footprint:
+        """Lengths of the tensors, and the bytes of a number on the wire."""
+        return Footprint(tuple(p.numel() for p in self.parameters), self.wire_dtype.itemsize)
+
+    @contextmanager
+    def rows(self) -> Iterator[Rows]:
+        """The parameters as rows [1, P] to work on in place; half precision as a float32 copy."""
+        if self.wire_dtype == self.flat.dtype:
+            yield self.flat[None]
+            return
+        wide = self.flat.to(self.wire_dtype)[None]
+        yield wide
+        self.flat.copy_(wide[0])
+
+    def fingerprint(self) -> int:
+        """A checksum of every bit."""
+        return checksum(self.flat)
+
+    def check(self) -> None:
+        """Whether the parameters are still where they were put.
+
+        Raises:
+            RuntimeError: Something moved one of them.
+        """
+        for i, (owner, leaf) in enumerate(self.owners):
+            parameter = self.parameters[i]
+            if (
+                parameter.data_ptr() != self.addresses[i]
+                or owner._parameters[leaf] is not parameter
+            ):
+                raise RuntimeError(
+                    f"the parameter {self.names[i]} was moved to other memory after attach "
+                    "(model.to(), load_state_dict(assign=True), flatten_parameters(), "
+                    "share_memory()?): do it before attach, or call sync.detach() and attach again"
+                )
+
+
+def wire_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What numbers of this dtype travel as."""
+    return torch.float32 if dtype in HALF else dtype
+
+
+def checksum(x: torch.Tensor) -> int:
+    """A checksum of every bit of a contiguous tensor."""
+    integer = {8: torch.int64, 4: torch.int32, 2: torch.int16}.get(x.itemsize, torch.uint8)
+    return int(x.detach().view(-1).view(integer).sum(dtype=torch.int64))
+
+
+def flatten(model: nn.Module, named: Mapping[str, nn.Parameter]) -> list[Group]:
+    """Move parameters into flat vectors, values and strides (channels_last) unchanged.
+
+    Args:
+        model: Holds them.
+        named: What is to be exchanged, each Parameter once, checked by `problem_of`.
+
+    Returns:
+        One group for each dtype and device, in order of appearance.
+    """
+    kinds: dict[tuple[torch.dtype, torch.device], dict[str, nn.Parameter]] = {}
+    for name, parameter in named.items():
+        kinds.setdefault((parameter.dtype, parameter.device), {})[name] = parameter
+    return [_group(model, members) for members in kinds.values()]
+
+
+def _group(model: nn.Module, named: Mapping[str, nn.Parameter]) -> Group:
+    parameters = tuple(named.values())
+    P = sum(p.numel() for p in parameters)
+    flat = torch.empty(P, dtype=parameters[0].dtype, device=parameters[0].device)
+    views = windows(flat, parameters)
+    for parameter, view in zip(parameters, views, strict=True):
+        view.copy_(parameter.detach())
+        parameter.data = view
+    addresses = tuple(p.data_ptr() for p in parameters)
+    paths = [name.rpartition(".") for name in named]
+    owners = tuple((model.get_submodule(owner), leaf) for owner, _, leaf in paths)
+    return Group(tuple(named), parameters, flat, addresses, owners)
+
+
+def windows(flat: torch.Tensor, like: tuple[nn.Parameter, ...]) -> list[torch.Tensor]:
+    """Consecutive parts of a vector with the shapes and strides of the parameters.
+
+    Each has a storage of its own that ends where it ends (through DLPack, without a copy). A plain
+    view would do for computing, but pickle writes a tensor's whole storage, so every parameter
+    would be saved with the whole model.
+    """
+    views, begin = [], 0
+    for parameter in like:
+        end = begin + parameter.numel()
+        part = torch.from_dlpack(flat[begin:end])
+        dense = _is_dense(parameter)
+        stride = parameter.stride() if dense else torch.empty_like(parameter).stride()
+        views.append(part.as_strided(parameter.shape, stride))
+        begin = end
+    return views
+
+
+def _is_dense(x: torch.Tensor) -> bool:
+    """Whether the elements fill their span of memory, in whatever order of dimensions."""
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape, strict=True) if n != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def trained(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, nn.Parameter], list[nn.Parameter]]:
+    """What is exchanged: the optimiser's parameters that require a gradient, by name; the rest.
+
+    Raises:
+        ConfigurationError: The optimiser trains something that is not in the model.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for number, group in enumerate(optimizer.param_groups):
+        for parameter in group["params"]:
+            if id(parameter) not in names:
+                raise ConfigurationError(
+                    f"the optimizer's group {number} has a parameter of shape "
+                    f"{list(parameter.shape)} that is not in the model: give attach a module that "
+                    "holds everything the optimizer trains, e.g. nn.ModuleList([model, loss])"
+                )
+    named = {n: p for n, p in model.named_parameters() if id(p) in optimised and p.requires_grad}
+    frozen = [p for p in model.parameters() if id(p) in optimised and not p.requires_grad]
+    return named, frozen
+
+
+def check_fit(named: Mapping[str, nn.Parameter]) -> None:
+    """Whether these parameters can be moved.
+
+    Raises:
+        ConfigurationError: There are none, or one is lazy, on "meta", complex, or shares its
+            memory with another Parameter (the same Parameter in two places is fine).
+    """
+    if not named:
+        raise ConfigurationError("the optimizer trains no parameter of the model: nothing to sync")
+    for name, p in named.items():
+        if nn.parameter.is_lazy(p) or p.is_meta:
+            raise ConfigurationError(f"{name} has no memory yet: run the model once before attach")
+        if not p.is_floating_point():
+            raise ConfigurationError(f"{name} is {p.dtype}: only real numbers can be averaged")
+    spans = sorted((p.data_ptr(), name, p) for name, p in named.items() if p.numel())
+    for (begin, first, p), (after, second, _) in zip(spans, spans[1:], strict=False):
+        last = sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True))
+        if begin + (last + 1) * p.itemsize > after:
+            raise ConfigurationError(
+                f"{first} and {second} are two Parameters with the same memory: "
+                "tie them by using one Parameter in both places"
+            )

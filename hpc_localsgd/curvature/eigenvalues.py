@@ -1,0 +1,120 @@
+"""The largest eigenvalues of the Hessian, by implicitly restarted Lanczos (ARPACK, scipy's eigsh).
+
+Source: Lehoucq, Sorensen & Yang, ARPACK Users' Guide, SIAM 1998. A Ritz value is at most its
+residual ||H v - l v|| away from an eigenvalue, which is the error that is returned with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+if TYPE_CHECKING:
+    from hpc_localsgd.curvature.probes import Product
+    from hpc_localsgd.types import Rows, Vector
+
+DENSE_P = 64  # where the whole matrix is cheaper than an iteration
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """The k largest eigenvalues, in descending order.
+
+    Attributes:
+        values: [k], float64; NaN where the iteration has not converged.
+        vectors: [k, P], orthonormal rows; 0 where it has not.
+        residuals: [k], ||H v - l v||: a bound of the error of each value.
+        products: Hessian-vector products it took.
+    """
+
+    values: np.ndarray
+    vectors: Rows
+    residuals: np.ndarray
+    products: int
+
+
+def top_eigenvalues(
+    product: Product,
+    like: Vector,
+    k: int,
+    *,
+    tolerance: float = 1e-4,
+    which: Literal["LA", "LM", "SA"] = "LA",
+    seed: int = 0,
+    restarts: int = 300,
+) -> Eigenpairs:
+    """The k largest eigenvalues and their eigenvectors.
+
+    Args:
+        product: Multiplies rows [m, P] with the symmetric matrix.
+        like: [P]; gives length, dtype and device.
+        k: How many; at most P.
+        tolerance: Residual relative to the eigenvalue at which it has converged.
+        which: "LA" the most positive, "LM" the largest in size, "SA" the most negative.
+        seed: Of the starting vector.
+        restarts: Most restarts of the iteration; what has converged by then is returned.
+    """
+    P = len(like)
+    k = min(k, P)
+    calls = _Counted(product, like)
+    if P <= max(DENSE_P, 2 * k):
+        values, vectors = np.linalg.eigh(calls(np.eye(P)))
+        order = np.argsort(np.abs(values) if which == "LM" else values)
+        order = order[:k] if which == "SA" else order[::-1][:k]
+        values, vectors = values[order], vectors[:, order]
+    else:
+        values, vectors = _iterate(calls, k, tolerance, which, seed, restarts)
+    return _descending(values, vectors, k, calls)
+
+
+class _Counted:
+    """The product in NumPy's float64, or the float32 of the vectors, and how often it was taken."""
+
+    def __init__(self, product: Product, like: Vector) -> None:
+        self.product, self.like, self.count = product, like, 0
+        self.dtype = np.dtype("float64" if like.dtype == torch.float64 else "float32")
+
+    def __call__(self, columns: np.ndarray) -> np.ndarray:
+        """H times columns [P, m]: [P, m]."""
+        rows = torch.from_numpy(np.array(columns.T, dtype=self.dtype, order="C"))
+        self.count += len(rows)
+        return self.product(rows.to(self.like)).T.cpu().numpy()
+
+
+def _iterate(
+    calls: _Counted, k: int, tolerance: float, which: str, seed: int, restarts: int
+) -> tuple[np.ndarray, np.ndarray]:
+    P = len(calls.like)
+    operator = LinearOperator(
+        (P, P),
+        matvec=lambda v: calls(v.reshape(P, 1))[:, 0],
+        matmat=calls,
+        dtype=calls.dtype,
+    )
+    start = np.random.default_rng([seed, 1 << 32]).standard_normal(P).astype(calls.dtype)
+    basis = min(P - 1, max(2 * k + 10, 20))
+    try:
+        values, vectors = eigsh(
+            operator, k, which=which, v0=start, ncv=basis, tol=tolerance, maxiter=restarts
+        )
+    except ArpackNoConvergence as error:
+        values, vectors = error.eigenvalues, error.eigenvectors
+    return np.asarray(values), np.asarray(vectors)
+
+
+def _descending(values: np.ndarray, vectors: np.ndarray, k: int, calls: _Counted) -> Eigenpairs:
+    """Sorted, with residuals, and padded to k."""
+    order = np.argsort(values)[::-1]
+    values, vectors = values[order].astype(np.float64), vectors[:, order]
+    padded, residuals = np.full(k, np.nan), np.full(k, np.nan)
+    rows = torch.zeros(k, len(calls.like), dtype=calls.like.dtype, device=calls.like.device)
+    n, taken = len(values), calls.count
+    if n:
+        padded[:n] = values
+        residuals[:n] = np.linalg.norm(calls(vectors) - vectors * values, axis=0)
+        rows[:n] = torch.from_numpy(np.ascontiguousarray(vectors.T)).to(rows)
+    return Eigenpairs(padded, rows, residuals, taken)

@@ -1,0 +1,110 @@
+"""The samples curvature is measured on: fixed by a seed, whatever the run and the ranks.
+
+The first samples of one seeded permutation of the training set, in pieces of the run's batch. A
+rank takes a contiguous share of the pieces; a mean over samples does not depend on who has which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from hpc_localsgd.plan.partition import share
+from hpc_localsgd.tasks.base import Batch, Setting, Task, TaskSpec
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Vector
+
+
+def build_for_curvature(
+    spec: TaskSpec,
+    *,
+    batch: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Task:
+    """A task with one worker, whose first epoch is the seeded order of the training set.
+
+    Args:
+        spec: Model and data.
+        batch: Samples in a piece: those of a worker and step of the run, on which BatchNorm's
+            statistics are re-estimated.
+        seed: Of the order, independent of the run's.
+        dtype: torch.float32 or torch.float64, of parameters and data.
+        device: Where it is computed.
+    """
+    return spec.build(Setting(batch=batch, seed=seed, device=torch.device(device), dtype=dtype))
+
+
+def pieces(task: Task, samples: int | None = None, rank: int = 0, ranks: int = 1) -> list[Batch]:
+    """This rank's pieces of the subset: inputs [b, ...] and targets [b] each.
+
+    Args:
+        task: From `build_for_curvature`.
+        samples: Size of the subset; None, or more than there are, for the whole training set.
+        rank: This rank.
+        ranks: How many ranks share the work.
+
+    Raises:
+        ConfigurationError: No samples.
+    """
+    total = subset_size(task, samples)
+    b = task.partition.batch
+    found = []
+    for t in share(-(-total // b), rank, ranks):
+        inputs, targets = task.batch([0], t)
+        kept = min(b, total - t * b)
+        found.append((inputs[0, :kept], targets[0, :kept]))
+    return found
+
+
+def subset_size(task: Task, samples: int | None) -> int:
+    """Samples of the subset that are there.
+
+    Raises:
+        ConfigurationError: No samples.
+    """
+    if samples is not None and samples < 1:
+        raise ConfigurationError(f"--samples {samples}: curvature needs at least one sample")
+    return min(samples or task.splits["train"], task.splits["train"])
+
+
+def in_chunks(parts: Sequence[Batch], chunk: int) -> list[Batch]:
+    """The pieces put together to chunks of about `chunk` samples: what is computed in one pass.
+
+    Args:
+        parts: Pieces.
+        chunk: Most samples in a chunk that has more than one piece. Bounds the memory, not the
+            result.
+    """
+    groups: list[list[Batch]] = []
+    room = 0
+    for part in parts:
+        if len(part[1]) > room or not groups:
+            groups.append([])
+            room = chunk
+        groups[-1].append(part)
+        room -= len(part[1])
+    return [(torch.cat([i for i, _ in g]), torch.cat([t for _, t in g])) for g in groups]
+
+
+def statistics_sum(task: Task, x: Vector, parts: Sequence[Batch]) -> torch.Tensor:
+    """BatchNorm's statistics at x, summed over these pieces: [Q + 1], the last is their number.
+
+    Summed over ranks and divided by its last entry, this is the cumulative mean over all pieces.
+
+    Args:
+        task: From `build_for_curvature`.
+        x: [P].
+        parts: This rank's pieces.
+    """
+    Q = task.buffers.shape[1]
+    summed = torch.zeros(Q + 1, dtype=x.dtype, device=x.device)
+    if parts and Q:
+        summed[:Q] = task.statistics(x, parts) * len(parts)
+    summed[Q] = len(parts)
+    return summed

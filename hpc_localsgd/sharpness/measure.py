@@ -1,0 +1,181 @@
+"""What is measured at one snapshot, and how each number is called in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hpc_localsgd.curvature import (
+    Eigenpairs,
+    Estimate,
+    deviations,
+    half_trace,
+    hutchinson,
+    smoothed,
+    smoothed_by_workers,
+    spectral_density,
+    top_eigenvalues,
+    worst_direction,
+)
+
+if TYPE_CHECKING:
+    from hpc_localsgd.sharpness.options import Options
+    from hpc_localsgd.sharpness.team import Team
+    from hpc_localsgd.trajectory import Snapshot
+    from hpc_localsgd.types import Rows, Vector
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of a series, `sharpness/` in front of its name."""
+
+    name: str
+    value: Any
+    meaning: str
+    dims: tuple[str, ...] = ()
+    units: str = "1"
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures snapshots on rank 0, by asking the team.
+
+    Attributes:
+        team: All ranks.
+        options: What to measure.
+        like: A vector of the dtype and device of the computation.
+    """
+
+    team: Team
+    options: Options
+    like: Vector
+
+    def measure(self, snapshot: Snapshot) -> list[Value]:
+        """Everything asked for at one snapshot.
+
+        Raises:
+            ConfigurationError: The loss is not deterministic.
+        """
+        x = self._vector(snapshot.mean)
+        self.team.at(x)
+        values = [*self._at_mean(x)]
+        if snapshot.workers is not None:
+            workers = self._vector(snapshot.workers)
+            values += self._spread(x, workers)
+            if self.options.each_worker:
+                values += self._each(workers)
+        return values
+
+    def _vector(self, x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(self.like)
+
+    def _at_mean(self, x: Vector) -> Iterator[Value]:
+        o, team = self.options, self.team
+        yield Value("loss", float(team.losses(x[None])[0]), "mean model, on the subset", (), "nat")
+        pairs = self._eigenpairs(x)
+        yield from _of_pairs(pairs)
+        yield from _of_trace(self._trace(x, pairs))
+        about = f"E L(x + e) - L(x), e ~ N(0, {o.sigma:g}^2 I), pairs of opposite directions"
+        drawn = {"probes": o.direction_probes, "seed": o.seed}
+        yield from _estimate("average_direction", smoothed(team.losses, x, o.sigma, **drawn), about)
+        rise = worst_direction(team.losses, team.gradient, x, o.rho)
+        about = f"L(x + {o.rho:g} g/|g|) - L(x), one ascent step"
+        yield Value("worst_direction", rise, about, (), "nat")
+        if o.density:
+            yield from self._density(x)
+
+    def _eigenpairs(self, x: Vector) -> Eigenpairs | None:
+        o = self.options
+        if not o.eigenvalues:
+            return None
+        return top_eigenvalues(
+            self.team.products, x, o.eigenvalues, tolerance=o.tolerance, seed=o.seed
+        )
+
+    def _trace(self, x: Vector, pairs: Eigenpairs | None) -> Estimate | None:
+        o = self.options
+        if not o.trace_probes:
+            return None
+        return hutchinson(
+            self.team.products,
+            x,
+            tolerance=o.trace_tolerance,
+            most=o.trace_probes,
+            vectors=o.vectors,
+            known=pairs,
+            seed=o.seed,
+        )
+
+    def _density(self, x: Vector) -> Iterator[Value]:
+        o = self.options
+        found = spectral_density(
+            self.team.products,
+            x,
+            steps=o.density_steps,
+            probes=o.density_probes,
+            vectors=o.vectors,
+            seed=o.seed,
+        )
+        dims = ("probe", "node")
+        about = "of the density of eigenvalues by stochastic Lanczos quadrature"
+        yield Value("density_nodes", found.nodes, f"eigenvalues {about}", dims)
+        yield Value("density_weights", found.weights, f"shares {about}, each probe sums to 1", dims)
+
+    def _spread(self, x: Vector, workers: Rows) -> Iterator[Value]:
+        """The identity (1/K) sum L(w_k) - L(w) = 1/2 tr(H Xi) of Zhu et al., both sides."""
+        o, team = self.options, self.team
+        apart = deviations(workers)
+        trace = float((apart.double() ** 2).sum() / len(apart))
+        yield Value("xi_trace", trace, "tr Xi, the spread of the workers at the snapshot")
+        centre = float(team.losses(x[None])[0])
+        gap = float(team.losses(workers).mean()) - centre
+        about = "(1/K) sum_k L(w_k) - L(mean), BatchNorm statistics of the mean model"
+        yield Value("xi_gap", gap, about, (), "nat")
+        half = half_trace(team.products, apart, vectors=o.vectors)
+        yield Value(
+            "xi_half_trace", half, "1/2 tr(H Xi), what xi_gap is to second order", (), "nat"
+        )
+        drawn = {"probes": o.direction_probes, "seed": o.seed}
+        found = smoothed_by_workers(team.losses, x, apart, **drawn)
+        yield from _estimate("xi_smoothed", found, "E L(x + e) - L(x), e ~ N(0, Xi)")
+
+    def _each(self, workers: Rows) -> list[Value]:
+        rows = []
+        for w in workers:
+            self.team.at(w)
+            pairs = self._eigenpairs(w)
+            rows.append([*_of_pairs(pairs), *_of_trace(self._trace(w, pairs))])
+        return [
+            Value(
+                f"workers/{same[0].name}",
+                np.stack([np.asarray(v.value, dtype=np.float64) for v in same]),
+                f"each worker's own model: {same[0].meaning}",
+                ("worker", *same[0].dims),
+            )
+            for same in zip(*rows, strict=True)
+        ]
+
+
+def _of_pairs(pairs: Eigenpairs | None) -> Iterator[Value]:
+    if pairs is None:
+        return
+    dims = ("eigenvalue",)
+    yield Value("eigenvalues", pairs.values, "largest eigenvalues of the Hessian, descending", dims)
+    bound = "|H v - l v|, which bounds the error of each eigenvalue"
+    yield Value("eigenvalue_residuals", pairs.residuals, bound, dims)
+
+
+def _of_trace(found: Estimate | None) -> Iterator[Value]:
+    if found is None:
+        return
+    yield from _estimate("trace", found, "trace of the Hessian, Hutchinson", units="1")
+    yield Value("trace_probes", found.probes, "random vectors drawn for the trace")
+
+
+def _estimate(name: str, found: Estimate, meaning: str, units: str = "nat") -> Iterator[Value]:
+    yield Value(name, found.value, meaning, (), units)
+    yield Value(f"{name}_error", found.error, f"standard error of {name}", (), units)
