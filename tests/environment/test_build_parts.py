@@ -218,3 +218,13 @@ def test_the_entry_runs_on_a_bare_python() -> None:
     command = [sys.executable, "-S", "-E", str(script), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_environments_own_mpirun_takes_more_ranks_than_cores(tmp_path: Path) -> None:
+    settings = tmp_path / stages.LAUNCHER_SETTINGS
+    settings.parent.mkdir()
+    settings.write_text("# what came with the wheel\n")
+    for _ in range(2):
+        stages.allow_more_ranks_than_cores(tmp_path)
+    lines = settings.read_text().splitlines()
+    assert lines[0] == "# what came with the wheel" and lines.count(stages.OVERSUBSCRIBE) == 1
