@@ -1,20 +1,18 @@
 """The main job: `horovodrun -np 4 python -m hpc_localsgd.train`.
 
-Parses the options, assembles the run, trains, and shows what came of it. Exit status: 0 done,
-2 a fault of the request, 3 the training diverged, 1 anything else.
+Parses the options, assembles the run, trains, and shows what came of it. Exit status: see `faults`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
+from hpc_localsgd.faults import DIVERGED, OK, complain, in_world, refuse
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
 PROG = "python -m hpc_localsgd.train"
-OK, FAULT, DIVERGED = 0, 2, 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,50 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refuse(str(error), launch, PROG)
 
 
-def refuse(message: str, launch: Launch, prog: str, alike: bool = False) -> int:
-    """One message for the whole job, whatever the number of ranks; returns the exit status.
-
-    Rank 0 speaks at once and ends, and its launcher ends the others. A rank that is still there
-    after a moment may have a fault of its own, that rank 0 does not know of.
-
-    Args:
-        message: What is wrong.
-        launch: Which rank this is.
-        prog: The command, for the message.
-        alike: All ranks are known to have the same fault: the others say nothing.
-    """
-    if launch.rank != 0:
-        time.sleep(2.0)
-        message = f"rank {launch.rank}: {message}"
-    if launch.rank == 0 or not alike:
-        _complain(message, prog)
-    return FAULT
-
-
-def _complain(message: str, prog: str = PROG) -> None:
-    sys.stderr.write(f"{prog}: {message}\n")
-    sys.stderr.flush()
-
-
 def run(resolved: Resolved, launch: Launch) -> int:
     """Train with parsed options in the world this process was launched into."""
     from hpc_localsgd.assemble import make_world
 
     world = make_world(resolved.config, launch)
-    try:
-        status = _train(resolved, world)
-    except ConfigurationError as error:  # of all ranks alike
-        if world.rank == 0:
-            _complain(str(error))
-        world.close()
-        return FAULT
-    except BaseException:  # of this rank alone: the others may be waiting for it
-        traceback.print_exc()
-        sys.stderr.flush()
-        world.abort(1)
-        raise
-    world.close()
-    return status
+    return in_world(world, PROG, lambda: _train(resolved, world))
 
 
 def _train(resolved: Resolved, world: World) -> int:
@@ -103,7 +62,7 @@ def _train(resolved: Resolved, world: World) -> int:
         except Diverged as error:
             job.close("diverged")
             if world.rank == 0:
-                _complain(str(error))
+                complain(str(error), PROG)
             return DIVERGED
         except BaseException:
             job.close("stopped")

@@ -42,6 +42,7 @@ DOOR = {
     "train",
     "__main__",
     "environment",
+    "faults",
     "plan_command",
     "sharpness",
     "verify",

@@ -10,7 +10,8 @@ import pytest
 from launching import alone, train
 from small_runs import files_below
 
-from hpc_localsgd.train import DIVERGED, FAULT, OK, main
+from hpc_localsgd.faults import DIVERGED, FAULT, OK
+from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 
 SHORT = ["--steps=20", "--workers=2", "--batch-per-worker=4", "--task.hidden=8", "--figures=false"]

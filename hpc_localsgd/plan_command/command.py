@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
-from hpc_localsgd.train import OK, refuse
+from hpc_localsgd.faults import OK, refuse
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
+from hpc_localsgd.faults import OK, in_world, refuse
 from hpc_localsgd.sharpness.options import PROG, Options, parse
-from hpc_localsgd.train import OK, refuse
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -47,19 +46,13 @@ def sharpness(options: Options, launch: Launch) -> int:
 
     config = Config(world=options.world, device=options.device, workers=started(launch))
     world = make_world(config, launch)
-    try:
+
+    def work() -> int:
         with world.ledger.unbilled():
             measured(options, world)
-    except ConfigurationError:
-        world.close()
-        raise
-    except BaseException:  # of this rank alone: the others may be waiting for it
-        traceback.print_exc()
-        sys.stderr.flush()
-        world.abort(1)
-        raise
-    world.close()
-    return OK
+        return OK
+
+    return in_world(world, PROG, work)
 
 
 def measured(options: Options, world: World) -> None:

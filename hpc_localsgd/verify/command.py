@@ -11,14 +11,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
-from hpc_localsgd.train import OK, refuse
+from hpc_localsgd.faults import OK, in_world, refuse
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -77,21 +76,15 @@ def verify(argv: Sequence[str], launch: Launch) -> int:
     workers = None if n is None else _workers(n, options.model is not None)
     config = Config(world=options.world, device=options.device, workers=workers)
     world = make_world(config, launch)
-    try:
+
+    def work() -> int:
         found = examine(world, options)
         if world.rank == 0:
             _print(found, machine, launch)
         _meet(world)  # a launcher ends the job at the first exit with a status
-    except ConfigurationError:
-        world.close()
-        raise
-    except BaseException:  # of this rank alone: the others may be waiting for it
-        traceback.print_exc()
-        sys.stderr.flush()
-        world.abort(1)
-        raise
-    world.close()
-    return FAILED if found.failed else OK
+        return FAILED if found.failed else OK
+
+    return in_world(world, PROG, work)
 
 
 def examine(world: World, options: Options) -> Report:

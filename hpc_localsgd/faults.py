@@ -1,0 +1,68 @@
+"""How a command ends: one message for the whole job, whatever went wrong and on how many ranks.
+
+Exit status: 0 done, 2 a fault of the request, 3 the training diverged, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.environment.launch import Launch
+    from hpc_localsgd.worlds.base import World
+
+OK, FAULT, DIVERGED = 0, 2, 3
+
+
+def complain(message: str, prog: str) -> None:
+    """One line on standard error, in one write."""
+    sys.stderr.write(f"{prog}: {message}\n")
+    sys.stderr.flush()
+
+
+def refuse(message: str, launch: Launch, prog: str, alike: bool = False) -> int:
+    """End a command that has no world yet; returns the exit status.
+
+    Rank 0 speaks at once and ends, and its launcher ends the others. A rank that is still there
+    after a moment may have a fault of its own, that rank 0 does not know of.
+
+    Args:
+        message: What is wrong.
+        launch: Which rank this is.
+        prog: The command, for the message.
+        alike: All ranks are known to have the same fault: the others say nothing.
+    """
+    if launch.rank != 0:
+        time.sleep(2.0)
+        message = f"rank {launch.rank}: {message}"
+    if launch.rank == 0 or not alike:
+        complain(message, prog)
+    return FAULT
+
+
+def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
+    """Do the work of a command and close its world; returns the exit status.
+
+    A ConfigurationError inside a world is all ranks' alike, and rank 0 says it. Anything else is
+    this rank's alone, while the others may be waiting for it: the job ends at once.
+    """
+    try:
+        status = work()
+    except ConfigurationError as error:
+        if world.rank == 0:
+            complain(str(error), prog)
+        world.close()
+        return FAULT
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        world.abort(1)
+        raise
+    world.close()
+    return status
