@@ -79,6 +79,13 @@ class Config:
         remainder: Samples left at the end of an epoch: carried into the next or dropped.
         seed: Of the initial parameters and the order of the data.
         dtype: Of the parameters.
+        precision: Of convolutions and matrix products, by autocast: bf16 or fp16 (which scales the
+            loss); the parameters stay in float32.
+        accumulate: Micro-batches a worker's batch is cut into, to save memory.
+        channels_last: Images in NHWC order, which tensor cores want.
+        compile: torch.compile the model for training.
+        replicas: Several workers of a process in one batched program (vmap) or one after another
+            (loop). auto: by a rule on a CPU, by measuring the first batch on a GPU.
         device: auto takes a GPU if there is one for this rank.
         out: Folder for trajectory.h5, config.yaml, figures and checkpoints.
         resume: Go on from the last checkpoint in --out.
@@ -111,6 +118,11 @@ class Config:
     remainder: Literal["carry", "drop"] = "carry"
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    accumulate: int = 1
+    channels_last: bool = False
+    compile: bool = False
+    replicas: Literal["auto", "vmap", "loop"] = "auto"
     device: str = "auto"
     out: str = "runs/digits"
     resume: bool = False

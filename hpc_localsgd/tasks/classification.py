@@ -43,9 +43,15 @@ class Classification(Task):
         self.splits = {name: len(labels) for name, (_, labels) in self._data.items()}
         self.partition = setting.partition(self.splits["train"])
         criterion = nn.functional.cross_entropy
-        R = len(setting.ranks)
+        setting.execution.check(setting.batch, setting.dtype)
         self._replicas = Replicas(
-            self._module(setting.seed), R, criterion, setting.device, setting.dtype, vmapped
+            self._module(setting.seed),
+            len(setting.ranks),
+            criterion,
+            setting.device,
+            setting.dtype,
+            vmapped,
+            setting.execution,
         )
         self.layout = self._replicas.layout
         self.dim, self.sizes = self._replicas.dim, self.layout.sizes
