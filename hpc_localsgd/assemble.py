@@ -25,7 +25,7 @@ from hpc_localsgd.plan.costmodel import network
 from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.rates import Rate
 from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
-from hpc_localsgd.probes import Evaluation, Probe, Snapshot, Spread
+from hpc_localsgd.probes import Evaluation, Probe, Skipped, Snapshot, Spread
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.execution import Execution
@@ -148,7 +148,9 @@ def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
         units.cadence(config.evaluate_every), ("test",), config.evaluate_workers
     )
     snapshot = Snapshot(units.cadence(config.snapshot_every), config.snapshot_workers)
-    return [evaluation, snapshot], Spread(units.cadence(config.spread_every))
+    return [evaluation, Skipped(evaluation.every), snapshot], Spread(
+        units.cadence(config.spread_every)
+    )
 
 
 @dataclass

@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from itertools import zip_longest
@@ -243,7 +243,7 @@ def expand(argv: Sequence[str]) -> list[str]:
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             option = option.replace("-", "_")
-            if option in FLAGS and not equals and following.lower() not in ("true", "false"):
+            if is_flag(option) and not equals and following.lower() not in ("true", "false"):
                 equals, value = "=", "true"
             word = f"--{option}" + (f"={short_name(option, value)}" if equals else "")
         else:
@@ -251,6 +251,21 @@ def expand(argv: Sequence[str]) -> list[str]:
             option = ""
         out.append(word)
     return out
+
+
+def is_flag(option: str) -> bool:
+    """Whether an option is a switch, which may stand without a value."""
+    of, _, name = option.rpartition(".")
+    chosen = of.rpartition(".")[2]
+    return name in _switches(chosen) if chosen in CHOICES else option in FLAGS
+
+
+@cache
+def _switches(option: str) -> frozenset[str]:
+    """Names of the switches of everything an option can be."""
+    classes = [_class(path) for path in choices(option).values()]
+    found = [f.name for c in classes if is_dataclass(c) for f in fields(c) if f.type == "bool"]
+    return frozenset(found)
 
 
 def short_name(option: str, value: Any) -> Any:

@@ -148,11 +148,17 @@ class Classification(Task):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """See `Task.state_dict`."""
-        return self._replicas.state_dict()
+        return self._replicas.state_dict() | {"skipped": torch.tensor(self.samples.skipped)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """See `Task.load_state_dict`."""
         self._replicas.load_state_dict(state)
+        self.samples.skipped[:] = state["skipped"].tolist()
+
+    @property
+    def skipped(self) -> list[int]:
+        """See `Samples.skipped`."""
+        return self.samples.skipped
 
     def _at(self, x: Vector, buffers: Vector) -> nn.Module:
         """The evaluation module, its parameters and buffers views of the given vectors."""
