@@ -21,7 +21,7 @@ import torch
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.attach.buckets import Bucket, Buffer, Slot, begin_mean_in_place, cut_buckets
+from hpc_localsgd.attach.buckets import Bucket, Buffer, Slot, cut_buckets
 from hpc_localsgd.attach.storage import Group
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Gradients:
             return
         while self._next < len(self._buckets) and not self._buckets[self._next].missing:
             bucket = self._buckets[self._next]
-            bucket.begun = begin_mean_in_place(bucket.part, self._world)
+            bucket.begun = self._world.begin_mean(bucket.part[None], keep=False)
             self._next += 1
 
     def _keep(self, slot: Slot) -> None:
@@ -195,10 +195,9 @@ class Gradients:
         """Allocate the vectors and cut them in buckets, the first time they are needed."""
         if self._buckets:
             return
-        taken: set[tuple[torch.dtype, int]] = set()
         positioned = []
         for group in self._groups:
-            buffer, cut = cut_buckets(group, self._bytes, taken)
+            buffer, cut = cut_buckets(group, self._bytes)
             self._buffers.append(buffer)
             positioned += cut
         self._buckets = positioned
