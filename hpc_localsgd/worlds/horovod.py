@@ -47,6 +47,8 @@ class HorovodTransport(Transport):
                 "or use --world mpi"
             ) from error
         os.environ.setdefault("HOROVOD_DYNAMIC_PROCESS_SETS", "1")  # blocks are known later
+        if hasattr(hvd.mpi_ops.mpi_lib, "rests_when_idle"):  # short cycles cost nothing then
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
         # MPI is started by mpi4py, so that Horovod's shutdown does not finalise it under our feet.
         mpi = hvd.mpi_built() and "HOROVOD_GLOO_RENDEZVOUS_ADDR" not in os.environ
         self._mpi = MpiTransport() if mpi else None
