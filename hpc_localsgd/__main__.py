@@ -15,6 +15,7 @@ COMMANDS = {
         "whether every algorithm is exact on this machine and launcher",
     ),
     "sharpness": ("hpc_localsgd.sharpness", "curvature of the loss at the snapshots of a run"),
+    "pack": ("hpc_localsgd.pack", "put a tree of images into one HDF5 file"),
     "doctor": ("hpc_localsgd.environment.doctor", "check this machine, environment and launcher"),
 }
 

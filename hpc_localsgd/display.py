@@ -116,6 +116,9 @@ def conclusion(trajectory: Trajectory, run: Run, files: Sequence[Path]) -> Table
     if "eval/test/accuracy" in trajectory.names():  # --evaluate-every 0 leaves it out
         accuracy = trajectory.series("eval/test/accuracy").value[-1]
         table.add_row("test accuracy of the mean model", f"{accuracy:.4f}")
+    if "data/skipped" in trajectory.names():
+        skipped = int(trajectory.series("data/skipped").value[-1])
+        table.add_row("damaged images skipped", f"{skipped}, every time one was due")
     table.add_row(
         "rounds", f"{totals.rounds}, where parallel SGD syncs {totals.steps} times ({share:.0f} %)"
     )

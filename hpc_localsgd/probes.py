@@ -120,6 +120,25 @@ class Evaluation(Probe):
 
 
 @dataclass(frozen=True)
+class Skipped(Probe):
+    """How many damaged samples were left out so far, where a task may do so.
+
+    Attributes:
+        every: Cadence in steps.
+    """
+
+    every: int
+
+    def measure(self, view: View) -> Iterator[Measurement]:
+        """`data/skipped`: over all workers; a sample counts every time it was due."""
+        mine = getattr(view.run.task, "skipped", [])
+        if mine:
+            counts = view.run.world.gather(np.array(mine, dtype=np.float64)[:, None])
+            meaning = "damaged samples left out so far, every time one was due"
+            yield Measurement("data/skipped", float(counts.sum()), "1", (), meaning)
+
+
+@dataclass(frozen=True)
 class Snapshot(Probe):
     """Parameters of the mean model, and of every worker if asked.
 

@@ -43,6 +43,7 @@ DOOR = {
     "__main__",
     "environment",
     "faults",
+    "pack",
     "plan_command",
     "sharpness",
     "verify",
