@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.probes import Measurement, Probe, Spread, View
+from hpc_localsgd.quarantine import QUARANTINED
 from hpc_localsgd.trajectory import NotWritten, TrajectoryError
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Recorder:
         self._ledger.take()  # what was sent before the run is not part of a round
         self._before = np.zeros((len(run.world.ranks), FIGURES))  # of a round begun by another job
         self._resumed = False
+        self._tolerant = False  # of single workers whose loss is not finite
         self._writing = threading.Lock()
         self._closed = False
 
@@ -132,11 +134,27 @@ class Recorder:
         """Close the round's row; exchange and write rows when it is time; keep a checkpoint."""
         with self._ledger.unbilled():
             self._write(p.t, self.spread.after_sync(self.run, p))
+            self._write(p.t, self._quarantined(p, now))
         self._rows.append(self._row(p, now))
+        self._tolerant = QUARANTINED in p.sync
         with self._ledger.unbilled():
             saving = self._keeper is not None and self._keeper.due(p)
             if saving or p.t // DRAIN_EVERY > p.begin // DRAIN_EVERY or p.t == self.run.steps:
                 self.drain()
+
+    def _quarantined(self, p: Position, now: Now) -> Iterator[Measurement]:
+        """Who was left out of the exchange, if anybody."""
+        flags = p.sync.get(QUARANTINED)
+        if not flags:
+            return
+        workers = ", ".join(str(k) for k in np.flatnonzero(flags))
+        if self.run.world.rank == 0:
+            _say(
+                f"round {now.s}, step {p.t}: the numbers of worker {workers} are not finite: left "
+                "out, and given the mean of the others"
+            )
+        meaning = "1: left out of the exchange, its numbers were not finite"
+        yield Measurement(QUARANTINED, np.array(flags, float), "1", ("worker",), meaning)
 
     def _row(self, p: Position, now: Now) -> _Row:
         """The round that ends now; the next one begins."""
@@ -186,7 +204,7 @@ class Recorder:
         for i, row in enumerate(rows):
             self._to_writer(self._write_round, row, figures[:, i])
         self._show(rows[-1].end, {"train/loss": float(figures[:, -1, 0].mean())})
-        _check_finite(rows, figures[:, :, 0])
+        _check_finite(rows, figures[:, :, 0], self._tolerant)
 
     def flush(self) -> bool:
         """Bring what was recorded to the disk; whether that worked."""
@@ -267,9 +285,11 @@ def _figures(begin: Stamp, until: Stamp, open_bill: OpenBill) -> np.ndarray:
     return np.array([[0.0, compute_s, rest[0], sent, rest[1]] for sent in bill.payload_bytes])
 
 
-def _check_finite(rows: list[_Row], losses: np.ndarray) -> None:
+def _check_finite(rows: list[_Row], losses: np.ndarray, tolerant: bool) -> None:
     """Raise if a loss [K, n] is not finite, naming the first round and the workers."""
     bad = ~np.isfinite(losses)
+    if tolerant:  # unless there is nobody left
+        bad &= bad.all(axis=0)
     if not bad.any():
         return
     i = int(np.argmax(bad.any(0)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpc_localsgd.checkpoint.background import Background
 from hpc_localsgd.checkpoint.place import Place
-from hpc_localsgd.stopping import STOPPED, Stopped, Stopping, end
+from hpc_localsgd.stopping import Stopped, Stopping, end
 
 if TYPE_CHECKING:
     from hpc_localsgd.checkpoint.folder import Checkpoints
@@ -68,15 +68,20 @@ class Keeper:
         self._leaving = threading.Lock()
         self._copied_s = self._shared_s = self._saved_s = clock()
         self._pace_s = COPY_EVERY_S
-        self.passed_s, self.slowest_s = clock(), 0.0
+        self.begun, self.t, self.passed_s = False, 0, clock()
 
     def begin(self, p: Position, record: Recorder) -> None:
         """Before the first step, after what is measured there."""
         self._record = record
         self._exchanges = self._run.world.ledger.exchanges
         self._common.append(self._copy(p))
-        self._asked_s, self._asked_t = self._clock(), p.t
-        self.passed_s = self._clock()
+        self._asked_s = self._began_s = self.passed_s = self._clock()
+        self._asked_t = self._began_t = self.t = p.t
+        self.begun = True
+
+    def mean_step_s(self) -> float:
+        """Seconds of a step so far, whatever was done in them; 0 before the first."""
+        return (self.passed_s - self._began_s) / max(1, self.t - self._began_t)
 
     def due(self, p: Position) -> bool:
         """Whether all ranks save at this end of a round by their cadence in steps."""
@@ -96,7 +101,7 @@ class Keeper:
         if self._stopping.asked and p.t < self._run.steps:
             self._stop(p)
         now = self._clock()
-        self.slowest_s, self.passed_s = max(self.slowest_s, now - self.passed_s), now
+        self.t, self.passed_s = p.t, now
         if asked & SAVE or (p.t == p.end and self.due(p)):
             self._save(self._shared(p))
         elif asked & COPY:
@@ -125,19 +130,16 @@ class Keeper:
         """Wait for what is being written."""
         self._background.finish()
 
-    def leave(self, status: int, why: str) -> None:
+    def leave(self) -> None:
         """Write what there is and end this process; for a thread, while the loop is stuck."""
         if not self._leaving.acquire(blocking=False):
             return  # the loop is at it
         kept = self._keep_and_wait([])
         if self._run.world.rank == 0:
-            _say(why)
-        end(status if kept else 1)
-
-    def leave_on_request(self) -> None:
-        """The loop was asked to stop, and does not come to the end of its step."""
-        at = max((place.t for place in self._copies()), default=0)
-        self.leave(STOPPED, f"stopped on {self._stopping.asked} within step {at} or later")
+            _say(
+                f"stopped on {self._stopping.asked} in the step after {self.t}: go on with --resume"
+            )
+        end(self._stopping.status if kept else 1)
 
     def _stop(self, p: Position) -> None:
         self._claim()
