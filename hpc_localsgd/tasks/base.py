@@ -14,7 +14,7 @@ from hpc_localsgd.plan.partition import Partition
 if TYPE_CHECKING:
     from hpc_localsgd.types import Losses, Rows, Vector
 
-Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs [R, B, ...], targets [R, B]
+Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs and targets [R, B, ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,10 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
-        """Sums over some rows of a split: float64 [3] of loss, right answers, samples."""
+        """Sums over some rows of a split: float64 [3] of loss, right answers, samples.
+
+        Right answers are NaN where nothing is guessed.
+        """
 
     @abstractmethod
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:

@@ -1,15 +1,22 @@
-"""Classification of samples held in memory: any module, any two splits."""
+"""Classification of samples held in memory: any module, any two splits.
+
+A target may also be a sequence of labels [T], one for each place of the sample (the next tokens of
+a text); logits are then [B, classes, T], and a sample's loss is the mean over its places.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hpc_localsgd.tasks.base import Batch, Setting, Task
 from hpc_localsgd.tasks.flat import Replicas, bind
@@ -17,7 +24,7 @@ from hpc_localsgd.tasks.flat import Replicas, bind
 if TYPE_CHECKING:
     from hpc_localsgd.types import Losses, Rows, Vector
 
-CHUNK = 1024  # samples evaluated at a time: bounds the memory, not the result
+CHUNK = 1024  # labels evaluated at a time: bounds the memory, not the result
 
 
 class Classification(Task):
@@ -34,7 +41,8 @@ class Classification(Task):
 
         Args:
             make: Makes a freshly initialised module from torch's global random numbers.
-            splits: For "train", "test", ...: inputs [N, ...] and integer labels [N].
+            splits: For "train", "test", ...: inputs [N, ...] and integer labels [N] or [N, T].
+                Integer inputs (tokens) stay integers.
             setting: Workers, batch, seed, device and dtype of the run.
             vmapped: See `Replicas`.
         """
@@ -56,7 +64,8 @@ class Classification(Task):
     def _to_device(
         self, inputs: np.ndarray, labels: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        device, dtype = self._setting.device, self._setting.dtype
+        device = self._setting.device
+        dtype = torch.int64 if inputs.dtype.kind in "iu" else self._setting.dtype
         return (
             torch.as_tensor(inputs).to(device=device, dtype=dtype),
             torch.as_tensor(labels).to(device=device, dtype=torch.int64),
@@ -89,7 +98,8 @@ class Classification(Task):
         inputs, labels = batch
         state = self.layout.views(x)
         state |= self.layout.buffer_views(self.buffers[0] if buffers is None else buffers)
-        logits = functional_call(self._point.eval(), state, inputs)
+        with twice_differentiable(self._point):
+            logits = functional_call(self._point.eval(), state, inputs)
         return nn.functional.cross_entropy(logits, labels)
 
     @torch.no_grad()
@@ -98,11 +108,16 @@ class Classification(Task):
         module = self._at(x, buffers).eval()
         sums = torch.zeros(3, dtype=torch.float64, device=x.device)
         inputs, labels = (part[rows.start : rows.stop] for part in self._data[split])
-        for chunk, target in zip(inputs.split(CHUNK), labels.split(CHUNK), strict=True):
+        places = labels[:1].numel()  # labels of a sample
+        rows_at_once = max(1, CHUNK // max(1, places))
+        for chunk, target in zip(
+            inputs.split(rows_at_once), labels.split(rows_at_once), strict=True
+        ):
             if len(target):
                 logits = module(chunk)
-                sums[0] += nn.functional.cross_entropy(logits, target, reduction="sum").double()
-                sums[1] += (logits.argmax(1) == target).sum()
+                loss = nn.functional.cross_entropy(logits, target, reduction="sum")
+                sums[0] += loss.double() / places
+                sums[1] += (logits.argmax(1) == target).sum().double() / places
                 sums[2] += len(target)
         return sums
 
@@ -124,3 +139,16 @@ class Classification(Task):
     def _at(self, x: Vector, buffers: Vector) -> nn.Module:
         """The evaluation module, its parameters and buffers views of the given vectors."""
         return bind(self._point, self.layout, x, buffers)
+
+
+@contextmanager
+def twice_differentiable(module: nn.Module) -> Iterator[None]:
+    """A forward pass whose gradient can be differentiated: fused attention and LSTMs cannot."""
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(part, nn.RNNBase) for part in module.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        yield

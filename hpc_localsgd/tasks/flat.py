@@ -21,6 +21,8 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from hpc_localsgd.types import ConfigurationError
 
+SLOW_ON_CPU = (nn.modules.conv._ConvNd, nn.MultiheadAttention)  # by vmap
+
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits, targets -> mean []
 
 
@@ -133,8 +135,9 @@ class Replicas:
     """R copies of a module over flat storage, and their gradients, by a loop or by vmap.
 
     The loop is exact for every module. vmap runs all workers in one batched program: 4-7 times
-    faster for 16 small MLPs, slower for convolutions on a CPU, and impossible with BatchNorm's
-    running statistics; `vmapped=None` chooses accordingly. A test holds both equal.
+    faster for 16 small MLPs, slower for LSTMs and, on a CPU, for convolutions and attention, and
+    impossible with BatchNorm's running statistics; `vmapped=None` chooses accordingly. A test holds
+    both equal.
     """
 
     def __init__(
@@ -218,4 +221,6 @@ def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool:
     kinds = list(module.modules())
     if R == 1 or any(getattr(m, "track_running_stats", False) for m in kinds):
         return False
-    return device.type == "cuda" or not any(isinstance(m, nn.modules.conv._ConvNd) for m in kinds)
+    if any(isinstance(m, nn.RNNBase) for m in kinds):
+        return False
+    return device.type == "cuda" or not any(isinstance(m, SLOW_ON_CPU) for m in kinds)

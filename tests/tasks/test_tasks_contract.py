@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -14,8 +14,10 @@ from torch import nn
 
 from hpc_localsgd.config import choices
 from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
+from hpc_localsgd.tasks.formula import Formula
 
 K, B = 4, 6
+SMALL = {"length": 12, "width": 16, "layers": 1, "vocabulary": 300}
 SETTING = Setting(workers=K, ranks=range(K), batch=B, seed=3, dtype=torch.float64)
 
 
@@ -29,7 +31,13 @@ def variants() -> Iterator[TaskSpec]:
                 made = [
                     replace(spec, **{field: value}) for spec in made for value in get_args(hint)
                 ]
-        yield from made
+        yield from (small(spec) for spec in made)
+
+
+def small(spec: Any) -> Any:
+    """A task of which a test has time to take many steps."""
+    known = {field.name for field in fields(spec)}
+    return replace(spec, **{name: size for name, size in SMALL.items() if name in known})
 
 
 SPECS = list(variants())
@@ -76,7 +84,7 @@ def test_shapes_and_sizes_agree(spec: TaskSpec) -> None:
 def test_a_batch_depends_on_seed_worker_and_step_only(spec: TaskSpec) -> None:
     task, alone = built(spec), built(spec, ranks=[2])
     inputs, targets = task.batch(range(K), 5)
-    assert inputs.shape[:2] == targets.shape == (K, B)
+    assert inputs.shape[:2] == targets.shape[:2] == (K, B)
     task.loss_and_grad(task.x, task.batch(range(K), 6))
     for seen in (task.batch([2], 5), alone.batch([2], 5)):
         assert torch.equal(seen[0][0], inputs[2])
@@ -202,26 +210,30 @@ def test_an_evaluation_in_shares_sums_to_the_whole(spec: TaskSpec) -> None:
         for a, b in zip(cuts, cuts[1:], strict=False)
     ]
     whole = task.evaluate(task.x[0], "test", range(n), task.buffers[0])
-    torch.testing.assert_close(sum(shares), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sum(shares), whole, rtol=1e-12, atol=1e-12, equal_nan=True)
     assert whole[2] == n
-    assert 0 <= whole[1] <= n
+    assert 0 <= whole[1] <= n or (isinstance(task, Formula) and whole[1].isnan())
     assert whole[0] > 0
 
 
 @every_task
-def test_training_learns_to_classify(spec: TaskSpec) -> None:
+def test_training_learns(spec: TaskSpec) -> None:
     """A gradient of the wrong sign, data or labels would not."""
     task = built(spec)
-    n = task.splits["train"]
+    n = min(300, task.splits["train"])
 
     def mean_loss() -> float:
         stats = task.statistics(task.x[0], [of_worker(task.batch([0], t), 0) for t in range(8)])
         return float(task.evaluate(task.x[0], "train", range(n), stats)[0] / n)
 
     before = mean_loss()
-    for t in range(40):
+    mean = task.x[0].clone()
+    adam = torch.optim.Adam([mean], lr=0.01)
+    for t in range(60):
         _, g = task.loss_and_grad(task.x, task.batch(range(K), t))
-        task.x -= 0.1 * g.mean(0)
+        mean.grad = g.mean(0)
+        adam.step()
+        task.x[:] = mean
     assert mean_loss() < 0.9 * before
 
 
