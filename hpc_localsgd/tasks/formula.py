@@ -34,10 +34,10 @@ class Formula(Task):
             setting: Workers, batch, seed, device and dtype of the run.
         """
         self._setting = setting
-        R, where = len(setting.ranks), {"device": setting.device, "dtype": setting.dtype}
+        R = len(setting.ranks)
         self.dim, self.sizes, self.decayed = P, (P,), 0
-        self.x = torch.zeros(R, P, **where)
-        self.buffers = torch.empty(R, 0, **where)
+        self.x = torch.zeros(R, P, device=setting.device, dtype=setting.dtype)
+        self.buffers = self.x.new_empty(R, 0)
         self._g = torch.zeros_like(self.x)
         self.partition = setting.partition(samples)
         self.splits = {"train": samples, "test": samples}
@@ -88,7 +88,7 @@ class Formula(Task):
 
     @torch.no_grad()
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
-        """The risk, for each of the rows: it is exact. Nothing is guessed: right answers are NaN."""
+        """The exact risk, for each of the rows. Nothing is guessed: right answers are NaN."""
         del split, buffers
         risk = float(self.risk(x)) * len(rows)
         return torch.tensor([risk, float("nan"), len(rows)], dtype=torch.float64, device=x.device)

@@ -111,11 +111,11 @@ class Valley(Formula):
         return (0.5 * error.square() + push * along).sum(-1).mean(-1)
 
     def risk(self, x: torch.Tensor) -> torch.Tensor:
-        """sum (1 + x^2) y^2 / 2, without the noise."""
+        """Of all pairs together, (1 + x^2) y^2 / 2 each, without the noise."""
         along, across = x.chunk(2)
         return 0.5 * ((1 + along.square()) * across.square()).sum()
 
     def start(self, stream: np.random.Generator) -> np.ndarray:
-        """x along the valley, N(0, y^2) across it."""
+        """At x along the valley, N(0, y^2) across it."""
         n = self.spec.pairs
         return np.concatenate([np.full(n, self.spec.x), self.spec.y * stream.standard_normal(n)])

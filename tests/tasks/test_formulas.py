@@ -22,7 +22,7 @@ from hpc_localsgd.types import ConfigurationError
 @pytest.mark.parametrize("H", [1, 4, 16])
 def test_spread_and_variance_of_a_noisy_quadratic(H: int) -> None:
     """eta = .1, h = 1, s^2 = 1, K = 8: variance .006579; spread .00875, .0262285, .0444713."""
-    n = 20_000
+    n = 6_000
     spec = quadratic(h=(1.0,), dim=n, noise=1.0, spread_out=0.0)
     memory_of = small_run(spec=spec, K=8, H=H, steps=64, lr=0.1, batch=1)
     p, memory = go(memory_of, spread=1 if H > 1 else 0)
@@ -102,7 +102,7 @@ def test_label_noise_drifts_along_the_valley_as_the_slow_sde_says() -> None:
 @pytest.mark.parametrize("H", [1, 16])
 def test_local_steps_flatten_faster_and_as_predicted(H: int) -> None:
     """K = 8, one sample a worker, eta = .1: x after 400 steps, against the integrated drift."""
-    K, lr, steps, spec = 8, 0.1, 400, manifold(pairs=256, y=0.0)
+    K, lr, steps, spec = 8, 0.1, 400, manifold(pairs=128, y=0.0)
     p, _ = go(small_run(spec=spec, K=K, H=H, steps=steps, lr=lr, batch=1))
     found = p.x[0, : spec.pairs].mean().item()
     regime, one, x = Regime(K, K, lr, H, finite=True), manifold(pairs=1), 1.5
@@ -113,7 +113,7 @@ def test_local_steps_flatten_faster_and_as_predicted(H: int) -> None:
 
 
 def test_noise_along_the_valley_diffuses_whatever_H_is() -> None:
-    spec = manifold(pairs=4000, noise=0.0, y=0.0, tangent=1.0)
+    spec = manifold(pairs=2000, noise=0.0, y=0.0, tangent=1.0)
     ends = []
     for H in (1, 8):
         p, _ = go(small_run(spec=spec, K=4, H=H, steps=16, lr=0.05, batch=1))
