@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -28,6 +28,7 @@ from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
 from hpc_localsgd.probes import Evaluation, Probe, Snapshot, Spread
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, Writer
 from hpc_localsgd.trajectory.header import Header
 from hpc_localsgd.types import ConfigurationError, Footprint, legend
@@ -312,7 +313,13 @@ def _setting(config: Config, world: World) -> Setting:
         dtype=getattr(torch, config.dtype),
         replacement=config.sampling == "replacement",
         remainder=config.remainder,
+        execution=execution(config),
     )
+
+
+def execution(config: Config) -> Execution:
+    """How the task computes, out of the options."""
+    return Execution(**{field.name: getattr(config, field.name) for field in fields(Execution)})
 
 
 def _steps(config: Config, units: Units) -> int:

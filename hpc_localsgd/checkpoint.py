@@ -74,6 +74,7 @@ class Checkpoints:
             )
         p.x.copy_(state["x"])
         self.run.task.buffers.copy_(state["buffers"])
+        self.run.task.load_state_dict(state["task"])
         self.run.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
         if self.run.world.device.type == "cuda":
@@ -93,6 +94,7 @@ class Checkpoints:
             "x": p.x,
             "sync": {k: v for k, v in p.sync.items() if not isinstance(v, Pending)},
             "buffers": self.run.task.buffers,
+            "task": self.run.task.state_dict(),
             "optimizer": self.run.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -78,6 +79,13 @@ class Config:
         remainder: Samples left at the end of an epoch: carried into the next or dropped.
         seed: Of the initial parameters and the order of the data.
         dtype: Of the parameters.
+        precision: Of convolutions and matrix products, by autocast: bf16 or fp16 (which scales the
+            loss); the parameters stay in float32.
+        accumulate: Micro-batches a worker's batch is cut into, to save memory.
+        channels_last: Images in NHWC order, which tensor cores want.
+        compile: torch.compile the model for training.
+        replicas: Several workers of a process in one batched program (vmap) or one after another
+            (loop). auto: by a rule on a CPU, by measuring the first batch on a GPU.
         device: auto takes a GPU if there is one for this rank.
         out: Folder for trajectory.h5, config.yaml, figures and checkpoints.
         resume: Go on from the last checkpoint in --out.
@@ -110,6 +118,11 @@ class Config:
     remainder: Literal["carry", "drop"] = "carry"
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    accumulate: int = 1
+    channels_last: bool = False
+    compile: bool = False
+    replicas: Literal["auto", "vmap", "loop"] = "auto"
     device: str = "auto"
     out: str = "runs/digits"
     resume: bool = False
@@ -174,7 +187,9 @@ def parse(argv: Sequence[str], prog: str = "python -m hpc_localsgd.train") -> Re
 def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     """Options of a run from a command line, by a parser that may have further options."""
     try:
-        parsed = made.parse_args(expand(argv))
+        words = expand(argv)
+        _start_from_named_task(made, words)
+        parsed = made.parse_args(words)
     except ArgumentError as error:  # without the page of usage that argparse prints
         raise ConfigurationError(f"{error} (see {made.prog} --help)") from error
     _check_lr(parsed.optimizer)
@@ -184,6 +199,36 @@ def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     if config.steps is not None and config.epochs is not None:
         raise ConfigurationError("give --steps or --epochs, not both")
     return Resolved(config, objects.optimizer, _text(made, parsed))
+
+
+def _start_from_named_task(made: ArgumentParser, words: Sequence[str]) -> None:
+    """The options of the task that is named start from its own defaults.
+
+    jsonargparse would keep those of the default task wherever the other has an option of the same
+    name, and a model of one task is no model of another.
+    """
+    given: dict[str, Any] = {"config": None, "task": None}
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        option, equals, value = word.removeprefix("--").partition("=")
+        if option in given:
+            given[option] = value if equals else following
+    text = f"task: {given['task']}" if given["task"] else _text_of(given["config"])
+    try:
+        loaded = _load(text)
+    except (yaml.YAMLError, ConfigurationError):
+        return  # jsonargparse says why
+    task = loaded.get("task") if isinstance(loaded, dict) else None
+    path = task.get("class_path") if isinstance(task, dict) else task
+    if path in choices("task").values():
+        made.set_defaults(task={"class_path": path})
+
+
+def _text_of(path: str | None) -> str:
+    """A file's text; nothing if it cannot be read, which jsonargparse will say."""
+    try:
+        return Path(path).read_text() if path else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def expand(argv: Sequence[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +11,24 @@ import pytest
 import torch
 import yaml
 
+import hpc_localsgd.config as config_module
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.config import Config, choices, parse, parser
 from hpc_localsgd.plan.rates import constant, cosine
 from hpc_localsgd.plan.schedule import every, phases, post_local, qsr
+from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.types import ConfigurationError
 
 # What people have written into scripts and files. A change here is a change for all of them.
 OPTIONS = """
-    --algorithm --batch_per_worker --batchnorm --batchnorm_batches --checkpoint_every --config
-    --device --dtype --epochs --evaluate_every --evaluate_workers --fabric --figures --gradient
-    --help --momentum_at_sync --optimizer --out --overwrite --print_config --rate --remainder
-    --resume --sampling --schedule --seed --snapshot_dtype --snapshot_every --snapshot_workers
-    --spread_every --steps --task --workers --world
+    --accumulate --algorithm --batch_per_worker --batchnorm --batchnorm_batches --channels_last
+    --checkpoint_every --compile --config --device --dtype --epochs --evaluate_every
+    --evaluate_workers --fabric --figures --gradient --help --momentum_at_sync --optimizer --out
+    --overwrite --precision --print_config --rate --remainder --replicas --resume --sampling
+    --schedule --seed --snapshot_dtype --snapshot_every --snapshot_workers --spread_every
+    --steps --task --workers --world
 """
 SHORT_NAMES = {
     "task": {"digits"},
@@ -111,6 +116,37 @@ def test_another_class_keeps_what_it_has_in_common_with_the_default() -> None:
     assert config("--rate=constant", "--rate.lr=.3").rate == constant(0.3, warmup="5%")
     assert config("--rate=constant", "--rate.warmup=0").rate == constant(0.1)
     assert config("--rate=multi_step").rate.warmup == "5%"
+
+
+@pytest.fixture
+def other_task(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A task with options that digits has too, for a while."""
+
+    @dataclass(frozen=True)
+    class other(TaskSpec):
+        model: str = "large"
+        norm: str = "batch"
+
+        def build(self, setting: Any) -> Any:
+            raise NotImplementedError
+
+    other.__module__, other.__qualname__ = "hpc_localsgd.tasks.digits", "other"
+    monkeypatch.setattr("hpc_localsgd.tasks.digits.other", other, raising=False)
+    config_module.choices.cache_clear()
+    yield "other"
+    config_module.choices.cache_clear()
+
+
+@pytest.mark.usefixtures("other_task")
+@pytest.mark.parametrize("argv", [["--task=other"], ["--task", "other"], ["--config={file}"]])
+def test_another_task_starts_from_its_own_defaults(tmp_path: Path, argv: list[str]) -> None:
+    """A model of the default task is no model of another."""
+    in_file(tmp_path, "task: {class_path: other}\n")
+    argv = [word.format(file=tmp_path / "run.yaml") for word in argv]
+    task: Any = config(*argv).task
+    assert (task.model, task.norm) == ("large", "batch")
+    task = config(*argv, "--task.norm=group").task
+    assert (task.model, task.norm) == ("large", "group")
 
 
 def test_lists_may_be_given() -> None:

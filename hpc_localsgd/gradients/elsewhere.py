@@ -70,6 +70,14 @@ class Elsewhere(Task):
         """See `Task.statistics`."""
         return self.task.statistics(x, batches)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """See `Task.state_dict`."""
+        return self.task.state_dict()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """See `Task.load_state_dict`."""
+        self.task.load_state_dict(state)
+
     @contextmanager
     def _restoring(self, x: Rows) -> Iterator[Rows]:
         """The task's own storage holding x, free to be moved; x is put back bitwise."""

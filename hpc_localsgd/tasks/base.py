@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from hpc_localsgd.plan.partition import Partition
+from hpc_localsgd.tasks.execution import Execution
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Losses, Rows, Vector
@@ -30,6 +31,7 @@ class Setting:
         dtype: Of the parameters: torch.float32 or torch.float64.
         replacement: Draw the batches with replacement.
         remainder: See `Partition`.
+        execution: How losses and gradients are computed.
     """
 
     workers: int = 1
@@ -40,6 +42,7 @@ class Setting:
     dtype: torch.dtype = torch.float32
     replacement: bool = False
     remainder: Any = "carry"
+    execution: Execution = field(default_factory=Execution)
 
     def partition(self, samples: int) -> Partition:
         """How `samples` training samples are dealt to the workers of this run."""
@@ -114,3 +117,11 @@ class Task(ABC):
     @abstractmethod
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
         """Buffers [Q] re-estimated on training batches at x (cumulative mean over the batches)."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a resumed run needs beside x and buffers, to go on bitwise. Kept in checkpoints."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from a saved state."""
+        del state

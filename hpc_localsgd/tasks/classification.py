@@ -1,6 +1,6 @@
-"""Classification of samples held in memory: any module, any two splits.
+"""Classification: any module, any source of labelled samples.
 
-A target may also be a sequence of labels [T], one for each place of the sample (the next tokens of
+A label may also be a sequence of labels [T], one for each place of the sample (the next tokens of
 a text); logits are then [B, classes, T], and a sample's loss is the mean over its places.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,56 +21,62 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hpc_localsgd.tasks.base import Batch, Setting, Task
 from hpc_localsgd.tasks.flat import Replicas, bind
+from hpc_localsgd.tasks.samples import Arrays, Samples
+from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Losses, Rows, Vector
 
-CHUNK = 1024  # labels evaluated at a time: bounds the memory, not the result
+_LABELS = 4  # a stream of random numbers of its own, beside those of `plan/partition.py`
 
 
 class Classification(Task):
-    """Cross entropy of a module's logits on in-memory data, for R workers."""
+    """Cross entropy of a module's logits, for R workers."""
 
     def __init__(
         self,
         make: Callable[[], nn.Module],
-        splits: dict[str, tuple[np.ndarray, np.ndarray]],
+        samples: Samples | Mapping[str, tuple[np.ndarray, np.ndarray]],
         setting: Setting,
         vmapped: bool | None = None,
+        label_smoothing: float = 0.0,
+        label_noise: float = 0.0,
     ) -> None:
-        """Take the data to the device and allocate the flat storage.
+        """Allocate the flat storage of the workers.
 
         Args:
             make: Makes a freshly initialised module from torch's global random numbers.
-            splits: For "train", "test", ...: inputs [N, ...] and integer labels [N] or [N, T].
-                Integer inputs (tokens) stay integers.
+            samples: Where samples come from; or, for "train", "test", ...: inputs [N, ...] and
+                integer labels [N] or [N, T].
             setting: Workers, batch, seed, device and dtype of the run.
             vmapped: See `Replicas`.
+            label_smoothing: Of the training loss (Szegedy et al. 2016). Evaluations are without.
+            label_noise: Probability that a training label is replaced by one of the other classes,
+                drawn anew at every step (Blanc et al. 2020; Gu et al. 2023 take 0.1).
+
+        Raises:
+            ConfigurationError: A fraction out of range, or an execution that is not possible.
         """
-        self._make, self._setting = make, setting
-        self._data = {name: self._to_device(*split) for name, split in splits.items()}
-        self.splits = {name: len(labels) for name, (_, labels) in self._data.items()}
-        self.partition = setting.partition(self.splits["train"])
-        criterion = nn.functional.cross_entropy
-        R = len(setting.ranks)
+        setting.execution.check(setting.batch, setting.dtype)
+        _check_fractions(label_smoothing=label_smoothing, label_noise=label_noise)
+        self._make, self._setting, self._noise = make, setting, label_noise
+        self.samples = samples if isinstance(samples, Samples) else Arrays(samples, setting)
+        self.splits, self.partition = self.samples.splits, self.samples.partition
+        self._criterion = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
         self._replicas = Replicas(
-            self._module(setting.seed), R, criterion, setting.device, setting.dtype, vmapped
+            self._module(setting.seed),
+            len(setting.ranks),
+            self._criterion,
+            setting.device,
+            setting.dtype,
+            vmapped,
+            setting.execution,
         )
         self.layout = self._replicas.layout
         self.dim, self.sizes = self._replicas.dim, self.layout.sizes
         self.decayed = self.layout.decayed
         self.x, self.buffers = self._replicas.x, self._replicas.buffers
         self._point = copy.deepcopy(self._replicas.modules[0])  # evaluated at any given vector
-
-    def _to_device(
-        self, inputs: np.ndarray, labels: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self._setting.device
-        dtype = torch.int64 if inputs.dtype.kind in "iu" else self._setting.dtype
-        return (
-            torch.as_tensor(inputs).to(device=device, dtype=dtype),
-            torch.as_tensor(labels).to(device=device, dtype=torch.int64),
-        )
 
     def _module(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
@@ -82,10 +89,18 @@ class Classification(Task):
 
     def batch(self, ranks: Sequence[int], t: int) -> Batch:
         """Inputs [R, B, ...] and labels [R, B] of the given workers at step t."""
-        rows = np.stack([self.partition.indices(worker, t) for worker in ranks])
-        index = torch.from_numpy(rows).to(self._setting.device, non_blocking=True)
-        inputs, labels = self._data["train"]
-        return inputs[index], labels[index]
+        inputs, labels = self.samples.training(ranks, t)
+        return inputs, self._noisy(labels, ranks, t) if self._noise else labels
+
+    def _noisy(self, labels: torch.Tensor, ranks: Sequence[int], t: int) -> torch.Tensor:
+        """Labels [R, B], each replaced by another class with the probability of label noise."""
+        shifts = []
+        for worker in ranks:
+            draw = np.random.default_rng([_LABELS, self._setting.seed, worker, t])
+            hit = draw.random(labels.shape[1]) < self._noise
+            shifts.append(hit * draw.integers(1, self.samples.classes, labels.shape[1]))
+        shift = torch.from_numpy(np.stack(shifts)).to(labels.device, non_blocking=True)
+        return (labels + shift) % self.samples.classes
 
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
         """Losses [R] and gradients [R, P]; no copy when x is the task's own storage."""
@@ -94,31 +109,30 @@ class Classification(Task):
         return self._replicas.loss_and_grad(*batch)
 
     def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
-        """Mean cross entropy [] of inputs [B, ...], in evaluation mode, differentiable in x."""
+        """Mean training loss [] of inputs [B, ...], in evaluation mode, differentiable in x.
+
+        In the dtype of x throughout, whatever the run's precision: curvature wants it exact.
+        """
         inputs, labels = batch
         state = self.layout.views(x)
         state |= self.layout.buffer_views(self.buffers[0] if buffers is None else buffers)
         with twice_differentiable(self._point):
             logits = functional_call(self._point.eval(), state, inputs)
-        return nn.functional.cross_entropy(logits, labels)
+        return self._criterion(logits, labels)
 
     @torch.no_grad()
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
         """Sums over rows of a split: float64 [3] of cross entropy, right answers, samples."""
         module = self._at(x, buffers).eval()
         sums = torch.zeros(3, dtype=torch.float64, device=x.device)
-        inputs, labels = (part[rows.start : rows.stop] for part in self._data[split])
-        places = labels[:1].numel()  # labels of a sample
-        rows_at_once = max(1, CHUNK // max(1, places))
-        for chunk, target in zip(
-            inputs.split(rows_at_once), labels.split(rows_at_once), strict=True
-        ):
-            if len(target):
-                logits = module(chunk)
-                loss = nn.functional.cross_entropy(logits, target, reduction="sum")
+        for inputs, labels in self.samples.clean(split, rows):
+            if len(labels):
+                places = labels[0].numel()  # labels of a sample
+                logits = self._logits(module, inputs)
+                loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
                 sums[0] += loss.double() / places
-                sums[1] += (logits.argmax(1) == target).sum().double() / places
-                sums[2] += len(target)
+                sums[1] += (logits.argmax(1) == labels).sum().double() / places
+                sums[2] += len(labels)
         return sums
 
     @torch.no_grad()
@@ -133,8 +147,22 @@ class Classification(Task):
             norm.reset_running_stats()
             norm.momentum = None  # torch's spelling of a cumulative mean
         for inputs, _ in batches:
-            module(inputs)
+            self._logits(module, inputs)
         return buffers
+
+    def _logits(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        execution = self._setting.execution
+        with execution.autocast(inputs.device):
+            logits: torch.Tensor = module(execution.arranged(inputs))
+        return logits.to(self.x.dtype)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """See `Task.state_dict`."""
+        return self._replicas.state_dict()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """See `Task.load_state_dict`."""
+        self._replicas.load_state_dict(state)
 
     def _at(self, x: Vector, buffers: Vector) -> nn.Module:
         """The evaluation module, its parameters and buffers views of the given vectors."""
@@ -152,3 +180,10 @@ def twice_differentiable(module: nn.Module) -> Iterator[None]:
             warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield
+
+
+def _check_fractions(**given: float) -> None:
+    for name, value in given.items():
+        if not 0 <= value < 1:
+            option = "--task." + name.replace("_", "-")
+            raise ConfigurationError(f"{option} {value}: a fraction from 0 to less than 1")

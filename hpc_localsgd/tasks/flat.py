@@ -12,13 +12,15 @@ it: nobody sends, decays or saves them, and the R copies share them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from hpc_localsgd.tasks.execution import Execution, LossScale, check_compiler
 from hpc_localsgd.types import ConfigurationError
 
 SLOW_ON_CPU = (nn.modules.conv._ConvNd, nn.MultiheadAttention)  # by vmap
@@ -136,8 +138,11 @@ class Replicas:
 
     The loop is exact for every module. vmap runs all workers in one batched program: 4-7 times
     faster for 16 small MLPs, slower for LSTMs and, on a CPU, for convolutions and attention, and
-    impossible with BatchNorm's running statistics; `vmapped=None` chooses accordingly. A test holds
-    both equal.
+    impossible with BatchNorm's running statistics; `Execution.replicas` chooses. A test holds both
+    equal.
+
+    Attributes:
+        vmapped: Whether vmap is used; None until the first batch has shown which is faster.
     """
 
     def __init__(
@@ -148,11 +153,13 @@ class Replicas:
         device: torch.device,
         dtype: torch.dtype,
         vmapped: bool | None = None,
+        execution: Execution | None = None,
     ) -> None:
         module = module.to(device=device, dtype=dtype)
         self.layout = Layout.of(module)
         self.dim = sum(self.layout.sizes)
         self.criterion = loss
+        self.execution = execution or Execution()
         Q = sum(self.layout.buffer_sizes)
         self.x = torch.empty(R, self.dim, device=device, dtype=dtype)
         self.g = torch.zeros_like(self.x)
@@ -170,57 +177,146 @@ class Replicas:
             )
             for r in range(R)
         ]
-        self._chosen = vmapped is None
-        self.vmapped = worth_vmapping(module, R, device) if vmapped is None else vmapped
+        self.scale = LossScale(R, device) if self.execution.precision == "fp16" else None
+        self._run: Sequence[Callable[[torch.Tensor], torch.Tensor]] = self.modules
+        if self.execution.compile:
+            check_compiler(device)
+            self._run = [torch.compile(module) for module in self.modules]
+        worth = worth_vmapping(module, R, device)
+        asked = self.execution.replicas if vmapped is None else "vmap" if vmapped else "loop"
+        if asked == "vmap" and _has_running_statistics(module):
+            raise ConfigurationError(
+                "--replicas vmap: BatchNorm's running statistics cannot be kept by vmap: leave it "
+                "out, or take a model with another norm"
+            )
+        self._chosen = asked == "auto"
+        self.vmapped = worth if self._chosen else asked == "vmap"
 
     def loss_and_grad(
         self, inputs: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses [R] and gradients [R, P] (in `self.g`) of inputs [R, B, ...], targets [R, B]."""
-        if not self.vmapped:
-            return self._loop(inputs, targets)
-        if self._chosen:  # not asked for: a module that vmap cannot run goes through the loop
-            self._chosen = False
+        if self._chosen and self.vmapped is not False:
+            self.vmapped = self._choose(inputs, targets)
+        self._chosen = False
+        losses = self._vmap(inputs, targets) if self.vmapped else self._loop(inputs, targets)
+        if self.scale is not None:
+            self.scale.unscale(self.g)
+        return losses, self.g
+
+    def _choose(self, inputs: torch.Tensor, targets: torch.Tensor) -> bool:
+        """Whether vmap is possible and, where nobody knows, faster on this batch."""
+        devices = [self.x.device] if self.x.is_cuda else []
+        with torch.random.fork_rng(devices):  # dropout draws as if nothing had been tried
             try:
-                return self._vmap(inputs, targets)
+                self._vmap(inputs, targets)
             except (RuntimeError, NotImplementedError, ValueError):
-                self.vmapped = False
-                return self._loop(inputs, targets)
-        return self._vmap(inputs, targets)
+                return False  # a module that vmap cannot run goes through the loop
+            if self.vmapped:
+                return True
+            self._loop(inputs, targets)
+            return self._seconds(self._vmap, inputs, targets) < self._seconds(
+                self._loop, inputs, targets
+            )
 
-    def _loop(
-        self, inputs: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _seconds(self, way: Callable[..., torch.Tensor], *batch: torch.Tensor) -> float:
+        """Of the faster of two calls."""
+        seconds = []
+        for _ in range(2):
+            begin = time.perf_counter()
+            way(*batch)[0].item()  # waits for a GPU
+            if self.x.is_cuda:
+                torch.cuda.synchronize(self.x.device)
+            seconds.append(time.perf_counter() - begin)
+        return min(seconds)
+
+    def _loop(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         self.g.zero_()
-        losses = []
-        for module, batch, target in zip(self.modules, inputs, targets, strict=True):
-            loss = self.criterion(module(batch), target)
-            loss.backward()
-            losses.append(loss.detach())
-        return torch.stack(losses), self.g
+        return torch.stack([self._one(r, inputs[r], targets[r]) for r in range(len(self.modules))])
 
-    def _vmap(
-        self, inputs: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        gradient = vmap(grad_and_value(self._loss_of), randomness="different")
+    def _one(self, r: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss [] of one worker; its gradient is added to g[r], micro-batch by micro-batch."""
+        n = self.execution.accumulate
+        each = torch.full((), 1.0 / n, device=self.g.device, dtype=self.g.dtype)
+        each = each if self.scale is None else each * self.scale.factor[r]
+        total = torch.zeros_like(each)
+        for batch, target in zip(inputs.chunk(n), targets.chunk(n), strict=True):
+            loss = self._loss(self._run[r], self.execution.arranged(batch), target)
+            loss.backward(each)
+            total += loss.detach()
+        return total / n
+
+    def _vmap(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        gradient = vmap(grad_and_value(self._loss_of, has_aux=True), randomness="different")
         parts = self.x.split(self.layout.sizes, dim=1)
         shapes, names = self.layout.shapes, self.layout.names
         stacked = {n: p.reshape(-1, *s) for n, p, s in zip(names, parts, shapes, strict=True)}
-        gradients, losses = gradient(stacked, inputs, targets)
-        torch.cat([gradients[n].flatten(1) for n in names], dim=1, out=self.g)
-        return losses.detach(), self.g
+        n = self.execution.accumulate
+        factor = torch.ones_like(self.x[:, 0]) if self.scale is None else self.scale.factor
+        total = torch.zeros_like(factor)
+        for i, batch in enumerate(zip(inputs.chunk(n, 1), targets.chunk(n, 1), strict=True)):
+            gradients, (_, losses) = gradient(stacked, *batch, factor / n)
+            flat = [gradients[name].flatten(1) for name in names]
+            if i == 0:
+                torch.cat(flat, dim=1, out=self.g)
+            else:
+                self.g += torch.cat(flat, dim=1)
+            total += losses.detach()
+        return total / n
 
     def _loss_of(
-        self, parameters: dict[str, torch.Tensor], inputs: torch.Tensor, targets: torch.Tensor
+        self,
+        parameters: dict[str, torch.Tensor],
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        factor: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss [] times a factor, to be differentiated, and the loss itself."""
+
+        def module(inputs: torch.Tensor) -> torch.Tensor:
+            called: torch.Tensor = functional_call(self.modules[0], parameters, inputs)
+            return called
+
+        loss = self._loss(module, inputs, targets)
+        return loss * factor, loss
+
+    def _loss(
+        self,
+        module: Callable[[torch.Tensor], torch.Tensor],
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
     ) -> torch.Tensor:
-        return self.criterion(functional_call(self.modules[0], parameters, inputs), targets)
+        with self.execution.autocast(self.x.device):
+            logits = module(inputs)
+        return self.criterion(logits.to(self.x.dtype), targets)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a resumed run needs beside parameters and buffers, to go on bitwise."""
+        state = {} if self._chosen else {"vmapped": torch.tensor(bool(self.vmapped))}
+        if self.scale is not None:
+            state |= {"factor": self.scale.factor, "good": self.scale.good}
+        return state
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from a saved state."""
+        if "vmapped" in state:
+            self.vmapped, self._chosen = bool(state["vmapped"]), False
+        if self.scale is not None and "factor" in state:
+            self.scale.factor.copy_(state["factor"])
+            self.scale.good.copy_(state["good"])
 
 
-def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool:
-    """Whether R workers in one batched program are possible, and faster than a loop."""
-    kinds = list(module.modules())
-    if R == 1 or any(getattr(m, "track_running_stats", False) for m in kinds):
+def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool | None:
+    """Whether R workers in one batched program are possible and faster; None: measure it."""
+    if R == 1 or _has_running_statistics(module):
         return False
+    kinds = list(module.modules())
     if any(isinstance(m, nn.RNNBase) for m in kinds):
         return False
-    return device.type == "cuda" or not any(isinstance(m, SLOW_ON_CPU) for m in kinds)
+    if device.type == "cuda":
+        return None
+    return not any(isinstance(m, SLOW_ON_CPU) for m in kinds)
+
+
+def _has_running_statistics(module: nn.Module) -> bool:
+    return any(getattr(m, "track_running_stats", False) for m in module.modules())

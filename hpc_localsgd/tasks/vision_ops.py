@@ -15,6 +15,8 @@ from types import ModuleType
 
 import torch
 
+from hpc_localsgd.types import ConfigurationError
+
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -44,6 +46,18 @@ def import_torchvision() -> ModuleType:
             raise
     _declare_operators()
     return _imported()
+
+
+def require_torchvision() -> ModuleType:
+    """The torchvision module, for a run that cannot do without.
+
+    Raises:
+        ConfigurationError: It is not installed, or cannot be imported.
+    """
+    try:
+        return import_torchvision()
+    except (ImportError, RuntimeError) as error:
+        raise ConfigurationError(f"this task needs torchvision: {error}") from error
 
 
 def _imported() -> ModuleType:

@@ -1,0 +1,92 @@
+"""Where the samples of a classification come from: arrays in memory, or something else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from hpc_localsgd.plan.partition import Partition
+from hpc_localsgd.tasks.base import Batch, Setting
+
+CHUNK = 1024  # samples evaluated at a time: bounds the memory, not the result
+CHUNK_NUMBERS = 1 << 24  # and numbers: large images come in fewer
+
+
+class Samples(ABC):
+    """Labelled samples, at least of a split "train".
+
+    Attributes:
+        splits: Samples of each split.
+        classes: Labels are 0..classes-1.
+        partition: How the training samples are dealt.
+        skipped: How often a damaged sample was left out, for each worker here.
+    """
+
+    splits: Mapping[str, int]
+    classes: int
+    partition: Partition
+    skipped: Sequence[int] = ()
+
+    @abstractmethod
+    def training(self, workers: Sequence[int], t: int) -> Batch:
+        """Inputs [R, B, ...] and labels [R, B] of some workers at step t, as they are trained on.
+
+        A function of (seed, worker, t) only, augmentation included.
+        """
+
+    @abstractmethod
+    def clean(self, split: str, rows: range) -> Iterator[Batch]:
+        """Some rows of a split in chunks: inputs [b, ...] and labels [b], without augmentation."""
+
+
+class Arrays(Samples):
+    """Samples held on the device, used as they are."""
+
+    def __init__(self, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], setting: Setting):
+        """Take inputs [N, ...] and integer labels [N] or [N, T] of each split to the device.
+
+        Integer inputs (tokens) stay integers.
+        """
+        self._setting = setting
+        self._data = {name: self._to_device(*split) for name, split in splits.items()}
+        self.splits = {name: len(labels) for name, (_, labels) in self._data.items()}
+        self.classes = 1 + max(int(labels.max()) for _, labels in self._data.values())
+        self.partition = setting.partition(self.splits["train"])
+
+    def _to_device(
+        self, inputs: np.ndarray, labels: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self._setting.device
+        dtype = torch.int64 if inputs.dtype.kind in "iu" else self._setting.dtype
+        return (
+            torch.as_tensor(inputs).to(device=device, dtype=dtype),
+            torch.as_tensor(labels).to(device=device, dtype=torch.int64),
+        )
+
+    def training(self, workers: Sequence[int], t: int) -> Batch:
+        """See `Samples.training`."""
+        index = rows_of(self.partition, workers, t).to(self._setting.device, non_blocking=True)
+        inputs, labels = self._data["train"]
+        return inputs[index], labels[index]
+
+    def clean(self, split: str, rows: range) -> Iterator[Batch]:
+        """See `Samples.clean`."""
+        inputs, labels = self._data[split]
+        logits = labels[0].numel() * self.classes
+        for part in chunks(rows, max(inputs[0].numel(), logits)):
+            yield inputs[part.start : part.stop], labels[part.start : part.stop]
+
+
+def rows_of(partition: Partition, workers: Sequence[int], t: int) -> torch.Tensor:
+    """The training samples of some workers at step t, int64 [R, B]."""
+    return torch.from_numpy(np.stack([partition.indices(worker, t) for worker in workers]))
+
+
+def chunks(rows: range, numbers: int) -> Iterator[range]:
+    """Consecutive parts of some rows, of samples with so many numbers, small enough to evaluate."""
+    length = min(CHUNK, max(16, CHUNK_NUMBERS // max(1, numbers)))
+    for begin in range(rows.start, rows.stop, length):
+        yield range(begin, min(begin + length, rows.stop))

@@ -1,0 +1,63 @@
+"""Images out of random numbers, of any size and number of classes: for benchmarks, no files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.vision.in_memory import Images8, InMemory
+from hpc_localsgd.tasks.vision.spec import ImageTask
+from hpc_localsgd.types import ConfigurationError
+
+
+@dataclass(frozen=True)
+class synthetic_images(ImageTask):
+    """Noise upon one random picture a class: easy to learn, and as costly as real images.
+
+    Attributes:
+        size: Height and width in pixels.
+        classes: Number of classes.
+        samples: Training images.
+        test_samples: Test images.
+        distinct: So many images are kept in memory and repeated; they are the same for all seeds.
+    """
+
+    size: int = 32
+    classes: int = 10
+    samples: int = 50_000
+    test_samples: int = 10_000
+    distinct: int = 512
+
+    def build(self, setting: Setting) -> Classification:
+        """Draw the images, and make the task of this process's workers."""
+        for name in ("size", "classes", "samples", "test_samples", "distinct"):
+            if getattr(self, name) < 1:
+                option = "--task." + name.replace("_", "-")
+                raise ConfigurationError(f"{option} must be at least 1, got {getattr(self, name)}")
+        nominal = {"train": self.samples, "test": self.test_samples}
+        samples = InMemory(
+            {name: self._drawn(i, nominal[name]) for i, name in enumerate(nominal)},
+            self.classes,
+            setting,
+            mean=(0.5,) * 3,
+            std=(0.25,) * 3,
+            pad=min(4, self.size // 8) if self.augment else None,
+            repeated=nominal,
+        )
+        return self.classification(samples, self.size, setting)
+
+    def _drawn(self, split: int, nominal: int) -> Images8:
+        """At most `distinct` images and their labels, in turn through the classes."""
+        n, shape = min(self.distinct, nominal), (3, self.size, self.size)
+        labels = np.arange(n) % self.classes
+        pictures = np.stack(
+            [
+                np.random.default_rng(c).integers(0, 128, shape, dtype=np.uint8)
+                for c in range(min(n, self.classes))
+            ]
+        )
+        noise = np.random.default_rng([split, n]).integers(0, 128, (n, *shape), dtype=np.uint8)
+        return pictures[labels] + noise, labels

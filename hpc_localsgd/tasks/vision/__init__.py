@@ -1,0 +1,1 @@
+"""Parts of the image tasks: models and norms, augmentation, and where images come from."""

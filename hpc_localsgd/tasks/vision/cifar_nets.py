@@ -1,0 +1,117 @@
+"""The residual networks made for 32x32 images: ResNet-20, 32, 56, ... and WideResNet."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hpc_localsgd.tasks.vision.norms import MakeNorm
+
+
+class _Basic(nn.Module):
+    """conv - norm - ReLU - conv - norm, added to the input (He et al. 2016, their option A)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: MakeNorm) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, outputs, stride)
+        self.norm1 = norm(outputs)
+        self.conv2 = _conv(outputs, outputs)
+        self.norm2 = norm(outputs)
+        self.stride, self.more = stride, outputs - inputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(out + self._shortcut(x))
+
+    def _shortcut(self, x: torch.Tensor) -> torch.Tensor:
+        """The input, every other pixel of it where the block strides, new channels zero."""
+        if not self.more and self.stride == 1:
+            return x
+        half = self.more // 2
+        pad = (0, 0, 0, 0, half, self.more - half)
+        return nn.functional.pad(x[:, :, :: self.stride, :: self.stride], pad)
+
+
+class _Wide(nn.Module):
+    """norm - ReLU - conv - norm - ReLU - conv, added to the input (pre-activation)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: MakeNorm) -> None:
+        super().__init__()
+        self.norm1 = norm(inputs)
+        self.conv1 = _conv(inputs, outputs, stride)
+        self.norm2 = norm(outputs)
+        self.conv2 = _conv(outputs, outputs)
+        same = inputs == outputs and stride == 1
+        self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        active = torch.relu(self.norm1(x))
+        out = self.conv2(torch.relu(self.norm2(self.conv1(active))))
+        return out + (x if self.shortcut is None else self.shortcut(active))
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+
+
+def _stage(
+    kind: type[_Basic] | type[_Wide], n: int, widths: tuple[int, int], stride: int, norm: MakeNorm
+) -> nn.Module:
+    inputs, outputs = widths
+    first = kind(inputs, outputs, stride, norm)
+    return nn.Sequential(first, *(kind(outputs, outputs, 1, norm) for _ in range(n - 1)))
+
+
+def resnet(depth: int, classes: int, norm: MakeNorm) -> nn.Module:
+    """ResNet of depth 6n + 2 with 16, 32 and 64 channels.
+
+    Source: He et al. 2016, section 4.2: shortcuts without parameters (option A), so that ResNet-20
+    has 0.27 million parameters and ResNet-56 0.85 million.
+    """
+    n = (depth - 2) // 6
+    return _initialised(
+        nn.Sequential(
+            _conv(3, 16),
+            norm(16),
+            nn.ReLU(),
+            _stage(_Basic, n, (16, 16), 1, norm),
+            _stage(_Basic, n, (16, 32), 2, norm),
+            _stage(_Basic, n, (32, 64), 2, norm),
+            *_head(64, classes),
+        )
+    )
+
+
+def wide_resnet(depth: int, width: int, classes: int, norm: MakeNorm) -> nn.Module:
+    """WideResNet of depth 6n + 4, `width` times as wide; without dropout.
+
+    Source: Zagoruyko & Komodakis 2016: WRN-28-10 has 36.5 million parameters.
+    """
+    n = (depth - 4) // 6
+    w = (16, 16 * width, 32 * width, 64 * width)
+    return _initialised(
+        nn.Sequential(
+            _conv(3, 16),
+            _stage(_Wide, n, (w[0], w[1]), 1, norm),
+            _stage(_Wide, n, (w[1], w[2]), 2, norm),
+            _stage(_Wide, n, (w[2], w[3]), 2, norm),
+            norm(w[3]),
+            nn.ReLU(),
+            *_head(w[3], classes),
+        )
+    )
+
+
+def _head(channels: int, classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
+
+
+def _initialised(net: nn.Module) -> nn.Module:
+    """He et al. 2015 for the filters; a linear layer without bias at first."""
+    for part in net.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(part, nn.Linear):
+            nn.init.kaiming_normal_(part.weight)
+            nn.init.zeros_(part.bias)
+    return net

@@ -1,0 +1,55 @@
+"""What all image tasks have in common: the model, its norm, labels and augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.samples import Samples
+from hpc_localsgd.tasks.vision.models import model_maker
+from hpc_localsgd.tasks.vision.norms import Norm
+from hpc_localsgd.types import ConfigurationError
+
+
+@dataclass(frozen=True)
+class ImageTask(TaskSpec):
+    """An image classification.
+
+    Attributes:
+        model: resnet20, resnet56, wide_resnet28_10 and their like for small images, or any
+            classification model of torchvision: resnet50, vgg16_bn, densenet121, vit_b_16, ...
+        norm: In the place of the model's BatchNorm: batch (itself), group (GroupNorm), ghost
+            (BatchNorm over ghost batches).
+        groups: Of GroupNorm.
+        ghost: Samples in a ghost batch.
+        augment: Whether training images are varied at random.
+        label_smoothing: Of the training loss.
+        label_noise: Probability that a training label is replaced by another class, fresh at every
+            step.
+    """
+
+    model: str = "resnet20"
+    norm: Norm = "batch"
+    groups: int = 8
+    ghost: int = 32
+    augment: bool = True
+    label_smoothing: float = 0.0
+    label_noise: float = 0.0
+
+    def classification(self, samples: Samples, size: int, setting: Setting) -> Classification:
+        """The task of this model on samples of size x size pixels.
+
+        Raises:
+            ConfigurationError: The model does not exist, or does not fit the images.
+        """
+        if self.label_noise and samples.classes < 2:
+            raise ConfigurationError("--task.label-noise needs two classes at least")
+        make = model_maker(self.model, samples.classes, size, self.norm, self.groups, self.ghost)
+        return Classification(
+            make,
+            samples,
+            setting,
+            label_smoothing=self.label_smoothing,
+            label_noise=self.label_noise,
+        )
