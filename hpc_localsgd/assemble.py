@@ -27,6 +27,7 @@ from hpc_localsgd.plan.rates import Rate
 from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
 from hpc_localsgd.probes import Evaluation, Probe, Snapshot, Spread
 from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.smoke import hurried
 from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, Writer
@@ -111,6 +112,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     task = config.gradient.wrap(task, world, config.seed)
     units = Units(task.partition.steps_per_epoch, task.partition.per_step)
     units = Units(units.steps_per_epoch, units.samples_per_step, _steps(config, units))
+    units = hurried(units) if config.smoke else units
     rate = config.rate.in_steps(units)
     run = Run(
         task=task,
@@ -190,7 +192,8 @@ def make_job(
     first = world.rank == 0
     writer = agree(world, lambda: open_record(resolved, run, position.t) if first else None)
     measured, spread = probes(config, units)
-    record = Recorder(run, measured, spread, writer, show, checkpoints)
+    kept = None if config.smoke else checkpoints
+    record = Recorder(run, measured, spread, writer, show, kept)
     return Job(run, position, record, writer, out)
 
 

@@ -98,6 +98,8 @@ class Config:
         snapshot_dtype: Of stored snapshots.
         checkpoint_every: Cadence of checkpoints, at ends of rounds; 0 for the end only.
         figures: Draw accuracy.png, spread.png and time.png at the end.
+        smoke: Only try the configuration out, in seconds: the same model, algorithm and shapes on
+            synthetic data, with few workers, samples and steps. The run is <out>-smoke.
     """
 
     task: TaskSpec = field(default_factory=digits)
@@ -135,6 +137,7 @@ class Config:
     snapshot_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     checkpoint_every: int | str = "25%"
     figures: bool = True
+    smoke: bool = False
 
 
 FLAGS = {f.name for f in fields(Config) if isinstance(f.default, bool)}

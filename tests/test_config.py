@@ -27,7 +27,7 @@ OPTIONS = """
     --checkpoint_every --compile --config --device --dtype --epochs --evaluate_every
     --evaluate_workers --fabric --figures --gradient --help --momentum_at_sync --optimizer --out
     --overwrite --precision --print_config --rate --remainder --replicas --resume --sampling
-    --schedule --seed --snapshot_dtype --snapshot_every --snapshot_workers --spread_every
+    --schedule --seed --smoke --snapshot_dtype --snapshot_every --snapshot_workers --spread_every
     --steps --task --workers --world
 """
 SHORT_NAMES = {

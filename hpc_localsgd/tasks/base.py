@@ -62,6 +62,14 @@ class TaskSpec(ABC):
             ConfigurationError: The batch is larger than the data, or data is missing.
         """
 
+    def smoke(self) -> TaskSpec:
+        """The same model on data of the same shapes that needs no files and is soon evaluated."""
+        return self
+
+    def published(self) -> TaskSpec | None:
+        """The same on data without files but of the true, published size; None if it has none."""
+        return None
+
 
 class Task(ABC):
     """Model and data of the R workers of one process.

@@ -7,7 +7,7 @@ of plain ASCII, so that the task runs without a download.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -83,6 +83,10 @@ class text(TaskSpec):
             "transformer": lambda: Transformer(V, self.width, self.layers, self.heads, self.length),
         }
         return Classification(make[self.model], splits, setting)
+
+    def smoke(self) -> text:
+        """The same model on the bundled text, of which little is kept for testing."""
+        return replace(self, file=None, test_fraction=min(0.02, self.test_fraction))
 
 
 def sequences(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
