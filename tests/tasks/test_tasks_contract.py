@@ -6,10 +6,11 @@ import copy
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from importlib import import_module
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from small_tasks import small_options
 from torch import nn
 
 from hpc_localsgd.config import choices
@@ -23,11 +24,13 @@ SETTING = Setting(workers=K, ranks=range(K), batch=B, seed=3, dtype=torch.float6
 
 def variants() -> Iterator[TaskSpec]:
     """Every task of the folder, with every combination of its named choices (Literal fields)."""
+    small = small_options()
     for path in choices("task").values():
         module, _, name = path.rpartition(".")
-        made = [getattr(import_module(module), name)()]
+        fixed = small.get(name, {})
+        made = [getattr(import_module(module), name)(**fixed)]
         for field, hint in get_type_hints(type(made[0])).items():
-            if get_origin(hint) is not None and all(isinstance(a, str) for a in get_args(hint)):
+            if field not in fixed and get_origin(hint) is Literal:
                 made = [
                     replace(spec, **{field: value}) for spec in made for value in get_args(hint)
                 ]
@@ -40,8 +43,15 @@ def small(spec: Any) -> Any:
     return replace(spec, **{name: size for name, size in SMALL.items() if name in known})
 
 
+def title(spec: TaskSpec) -> str:
+    """A short name: the task and its named choices."""
+    hints = get_type_hints(type(spec))
+    named = [str(getattr(spec, f)) for f, hint in hints.items() if get_origin(hint) is Literal]
+    return "-".join([type(spec).__name__, *named])
+
+
 SPECS = list(variants())
-every_task = pytest.mark.parametrize("spec", SPECS, ids=repr)
+every_task = pytest.mark.parametrize("spec", SPECS, ids=title)
 
 
 def built(spec: TaskSpec, **changes: Any) -> Any:
@@ -240,17 +250,23 @@ def test_training_learns(spec: TaskSpec) -> None:
 def batchnorm_by_hand(
     task: Any, x: torch.Tensor, batches: list[Any]
 ) -> dict[str, list[torch.Tensor]]:
-    """Mean over the batches of each batch's own mean and unbiased variance, at every BatchNorm."""
+    """Mean over the batches of each batch's own mean and unbiased variance, at every BatchNorm.
+
+    Of a ghost BatchNorm, the mean over the ghost batches of a batch.
+    """
     module = copy.deepcopy(task._replicas.modules[0])
     for name, value in task.layout.views(x).items():
         module.get_parameter(name).data = value.clone()
     seen: dict[str, list[torch.Tensor]] = {}
 
     def look(name: str) -> Any:
-        def hook(_: Any, inputs: tuple[torch.Tensor]) -> None:
-            columns = inputs[0].transpose(0, 1).flatten(1)
-            seen.setdefault(f"{name}.running_mean", []).append(columns.mean(1))
-            seen.setdefault(f"{name}.running_var", []).append(columns.var(1))
+        def hook(norm: Any, inputs: tuple[torch.Tensor]) -> None:
+            ghosts = inputs[0].split(getattr(norm, "ghost", len(inputs[0])))
+            columns = [ghost.transpose(0, 1).flatten(1) for ghost in ghosts]
+            mean = torch.stack([c.mean(1) for c in columns]).mean(0)
+            var = torch.stack([c.var(1) for c in columns]).mean(0)
+            seen.setdefault(f"{name}.running_mean", []).append(mean)
+            seen.setdefault(f"{name}.running_var", []).append(var)
 
         return hook
 
