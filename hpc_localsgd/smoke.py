@@ -24,7 +24,12 @@ STEPS = 6  # of the run
 BATCH = 2  # samples of a worker and step
 WORKERS = 2  # at least
 LONGEST = 2  # steps of a round, where it is a constant
-_LENGTHS = {"every", "steps", "at_least", "at_most"}  # fields of schedules that are numbers of steps
+_LENGTHS = {
+    "every",
+    "steps",
+    "at_least",
+    "at_most",
+}  # fields of schedules that are numbers of steps
 
 
 def smaller(config: Config, ranks: int) -> Config:

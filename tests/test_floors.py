@@ -44,6 +44,7 @@ DOOR = {
     "environment",
     "faults",
     "plan_command",
+    "smoke",
     "sharpness",
     "verify",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,7 +18,6 @@ from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
 from hpc_localsgd.tasks.formula import Formula
 
 K, B = 4, 6
-SMALL = {"length": 12, "width": 16, "layers": 1, "vocabulary": 300}
 SETTING = Setting(workers=K, ranks=range(K), batch=B, seed=3, dtype=torch.float64)
 
 
@@ -34,13 +33,7 @@ def variants() -> Iterator[TaskSpec]:
                 made = [
                     replace(spec, **{field: value}) for spec in made for value in get_args(hint)
                 ]
-        yield from (small(spec) for spec in made)
-
-
-def small(spec: Any) -> Any:
-    """A task of which a test has time to take many steps."""
-    known = {field.name for field in fields(spec)}
-    return replace(spec, **{name: size for name, size in SMALL.items() if name in known})
+        yield from made
 
 
 def title(spec: TaskSpec) -> str:

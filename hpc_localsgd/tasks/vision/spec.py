@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
@@ -41,8 +43,12 @@ class ImageTask(TaskSpec):
 
     def smoke(self) -> TaskSpec:
         """The same model on synthetic images, of which few are for testing."""
-        made = self.published()
-        return self if made is None else replace(made, test_samples=SMOKE_TEST, distinct=SMOKE_TEST)
+        whole: Any = self.published()
+        return cast(TaskSpec, replace(whole, test_samples=SMOKE_TEST, distinct=SMOKE_TEST))
+
+    @abstractmethod
+    def published(self) -> TaskSpec:
+        """The same model on synthetic images, as many and as large as the real ones."""
 
     def synthetic(self, size: int, classes: int, samples: int) -> TaskSpec:
         """The same model, norm and labels on synthetic images of this size and number."""
