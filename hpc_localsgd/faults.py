@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.types import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from hpc_localsgd.environment.launch import Launch
@@ -59,6 +59,10 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
             complain(str(error), prog)
         world.close()
         return FAULT
+    except DataError as error:
+        complain(f"rank {world.rank}: {error}", prog)
+        world.abort(1)
+        raise
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

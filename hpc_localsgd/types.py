@@ -102,3 +102,11 @@ class ConfigurationError(ValueError):
     Raised before any rank communicates, and by all ranks alike. The front door prints its text
     without a traceback.
     """
+
+
+class DataError(RuntimeError):
+    """A fault in the data that one rank found in the middle of a run, naming file and item.
+
+    Unlike a ConfigurationError it is this rank's alone: the job is ended at once. The front door
+    prints its text without a traceback.
+    """

@@ -27,6 +27,14 @@ def small_options() -> dict[str, dict[str, Any]]:
         "synthetic_images": {**tiny, "size": 8, "samples": 96, "test_samples": 40},
         "cifar10": {**tiny, "norm": "batch", "data": str(files("cifar10"))},
         "cifar100": {**tiny, "norm": "group", "data": str(files("cifar100"))},
+        "imagenet": {
+            **tiny,
+            "norm": "batch",
+            "data": str(files("imagenet")),
+            "size": 16,
+            "classes": 4,
+            "loaders": 0,
+        },
     }
 
 
@@ -38,6 +46,7 @@ def files(task: str) -> Path:
     write: dict[str, Callable[[Path], None]] = {
         "cifar10": lambda to: write_cifar(to, "cifar10", classes=10),
         "cifar100": lambda to: write_cifar(to, "cifar100", classes=100),
+        "imagenet": write_folder,
     }
     write[task](folder)
     return folder
@@ -75,3 +84,14 @@ def write_cifar(folder: Path, task: str, classes: int, binary: bool = False, n: 
             b"filenames": [b"x.png"] * count,
         }
         path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+def write_folder(folder: Path, train: int = 40, val: int = 20, size: int = 20) -> None:
+    """JPEG files of four classes in the form of ImageNet."""
+    from PIL import Image
+
+    for seed, (split, n) in enumerate({"train": train, "val": val}.items()):
+        for i, (pixels, label) in enumerate(zip(*easy_images(n, size, 4, seed), strict=True)):
+            path = folder / split / f"n{label:08d}" / f"image_{i}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(path, quality=95)

@@ -1,0 +1,68 @@
+"""ImageNet, or any tree of images: from class folders, or packed into one HDF5 file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.vision.decoding import Decoder
+from hpc_localsgd.tasks.vision.packed import Pack
+from hpc_localsgd.tasks.vision.spec import ImageTask
+from hpc_localsgd.tasks.vision.store import Folder, Store, check_classes
+from hpc_localsgd.tasks.vision.streamed import Streamed
+from hpc_localsgd.types import ConfigurationError
+
+MOST_LOADERS = 8  # a rank's, where nobody says how many
+
+
+@dataclass(frozen=True)
+class imagenet(ImageTask):
+    """Images in class folders (Deng et al. 2009; any tree of that form), or the packed file.
+
+    Attributes:
+        data: A folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or the file that
+            `python -m hpc_localsgd pack` made of one.
+        classes: How many there must be; "null" for as many as there are.
+        size: Height and width of the images the model sees.
+        rand_augment: Strength of RandAugment with two operations; 0 for none.
+        loaders: Processes of each rank that read and decode; 0 for the rank itself. Default: its
+            cores, 8 at most. The batches do not depend on it.
+        skip_corrupt: Leave out images that cannot be decoded and count them, instead of stopping.
+    """
+
+    model: str = "resnet50"
+    data: str = "data/imagenet"
+    classes: int | None = 1000
+    size: int = 224
+    rand_augment: int = 0
+    loaders: int | None = None
+    skip_corrupt: bool = False
+
+    def build(self, setting: Setting) -> Classification:
+        """List the images, and make the task of this process's workers.
+
+        Raises:
+            ConfigurationError: Images or class folders are missing, or a packed file is damaged.
+        """
+        if self.loaders is not None and self.loaders < 0:
+            raise ConfigurationError(f"--task.loaders {self.loaders}: give 0 or more")
+        if self.size < 8 or not 0 <= self.rand_augment <= 30:
+            raise ConfigurationError(
+                f"--task.size {self.size} must be at least 8, and --task.rand-augment "
+                f"{self.rand_augment} from 0 to 30"
+            )
+        path = Path(self.data).expanduser()
+        store: Store = Pack(path) if path.suffix in (".h5", ".hdf5") else Folder(path)
+        check_classes(store.classes, self.classes, path)
+        decoder = Decoder(store, self.size, self.augment, self.rand_augment, self.skip_corrupt)
+        processes = _cores() if self.loaders is None else self.loaders
+        return self.classification(Streamed(decoder, processes, setting), self.size, setting)
+
+
+def _cores() -> int:
+    """Cores of this rank, as the launcher shared them out; a few at most."""
+    return min(MOST_LOADERS, torch.get_num_threads())

@@ -1,0 +1,146 @@
+"""The packed form: the encoded images of a data set in one chunked HDF5 file.
+
+    /               attrs: format, version, classes, listing (digest of what was packed), complete
+    /train, /val
+        bytes       uint8 [total]   the files one after another, unchanged
+        offset      int64 [N + 1]   where each begins: image i is bytes[offset[i]:offset[i + 1]]
+        label       int64 [N]
+        name        str [N]         CLASS/FILE
+        crc         uint32 [N]      CRC-32 of each image
+        packed      int64 []        images written so far
+
+A parallel file system likes one large file and not a million small ones. The structure is laid
+down first, and from then on only written into: a kill at any moment leaves a file that can be
+gone on with. Reading takes no lock, so all ranks may.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpc_localsgd.tasks.vision.store import SPLITS, Store
+from hpc_localsgd.types import ConfigurationError, DataError
+
+FORMAT, VERSION = "hpc_localsgd.images", 1
+CHUNK_BYTES = 4 << 20
+
+
+class Pack(Store):
+    """A packed file. Every process opens it for itself, when it first reads."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the index.
+
+        Raises:
+            ConfigurationError: Not a complete packed file.
+        """
+        self.path = path
+        self._file: h5py.File | None = None
+        with opened(path) as file:
+            check_format(path, file)
+            if not file.attrs["complete"]:
+                raise ConfigurationError(
+                    f"{path} is not complete ({written(file)} images so far): go on with the same "
+                    "`python -m hpc_localsgd pack` that began it"
+                )
+            self.classes = tuple(json.loads(file.attrs["classes"]))
+            groups = {split: file[name] for split, name in SPLITS.items()}
+            self.labels = {split: g["label"][:] for split, g in groups.items()}
+            self._offset = {split: g["offset"][:] for split, g in groups.items()}
+            self._crc = {split: g["crc"][:] for split, g in groups.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}  # an open file stays with its process
+
+    def name(self, split: str, i: int) -> str:
+        """See `Store.name`."""
+        try:
+            said = self._opened()[SPLITS[split]]["name"].asstr()[i]
+        except (OSError, KeyError):
+            said = "?"
+        return f"{self.path}: image {i} of {SPLITS[split]} ({said})"
+
+    def encoded(self, split: str, i: int) -> bytes:
+        """See `Store.encoded`."""
+        begin, end = self._offset[split][i : i + 2]
+        try:
+            content = self._opened()[SPLITS[split]]["bytes"][begin:end].tobytes()
+        except (OSError, KeyError) as error:
+            raise DataError(f"{self.name(split, i)} cannot be read: {error}") from error
+        if zlib.crc32(content) != self._crc[split][i]:
+            raise DataError(f"{self.name(split, i)} is damaged: its checksum is another")
+        return content
+
+    def _opened(self) -> h5py.File:
+        if self._file is None:
+            # Without a cache of chunks, only the bytes of an image are read and not its chunk.
+            self._file = h5py.File(self.path, "r", locking=False, rdcc_nbytes=0)
+        return self._file
+
+
+def opened(path: Path) -> h5py.File:
+    """A packed file for reading, without a lock.
+
+    Raises:
+        ConfigurationError: It cannot be opened; a truncated file is one reason.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}")
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        size = path.stat().st_size
+        raise ConfigurationError(
+            f"{path} ({size} bytes) is truncated or no HDF5 file: {error}; copy or pack it again"
+        ) from error
+
+
+def check_format(path: Path, file: h5py.File) -> None:
+    """Whether a file is one of ours.
+
+    Raises:
+        ConfigurationError: It is not, or a newer version wrote it.
+    """
+    if file.attrs.get("format") != FORMAT:
+        raise ConfigurationError(
+            f"{path} holds no packed images: make one with `python -m hpc_localsgd pack FOLDER "
+            f"{path.name}`"
+        )
+    if file.attrs["version"] != VERSION:
+        raise ConfigurationError(
+            f"{path} is of version {file.attrs['version']}, this program reads version {VERSION}"
+        )
+
+
+def written(file: h5py.File) -> str:
+    """How much of a file has been packed: "12 of 40"."""
+    parts = [file[name] for name in SPLITS.values()]
+    done, total = (sum(int(n) for n in ns) for ns in zip(*map(_progress, parts), strict=True))
+    return f"{done} of {total}"
+
+
+def _progress(group: h5py.Group) -> tuple[int, int]:
+    return int(group["packed"][()]), len(group["label"])
+
+
+def lay_down(file: h5py.File, group: str, names: list[str], labels: Any, sizes: Any) -> None:
+    """The structure of a split, every chunk allocated: nothing is ever added to it."""
+    made = file.create_group(group)
+    n, total = len(names), int(np.sum(sizes))
+    made["offset"] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    made["label"] = np.asarray(labels, dtype=np.int64)
+    made.create_dataset("name", data=names, dtype=h5py.string_dtype())
+    made.create_dataset("crc", shape=(n,), dtype=np.uint32, fillvalue=0)
+    made["packed"] = np.int64(0)
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((min(CHUNK_BYTES, max(1, total)),))
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    space = h5py.h5s.create_simple((total,))
+    h5py.h5d.create(made.id, b"bytes", h5py.h5t.NATIVE_UINT8, space, properties)

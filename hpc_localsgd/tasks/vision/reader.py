@@ -1,0 +1,177 @@
+"""Reads batches in other processes, ahead of time: torch's DataLoader, told what comes next.
+
+The processes come from a fork server: a rank is never forked, which after MPI has begun would be
+undefined. What a batch holds depends on the request alone, never on the processes.
+"""
+
+from __future__ import annotations
+
+import signal
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hpc_localsgd.types import DataError
+
+TIMEOUT_S = 600.0  # for one batch; a file system that hangs must not hang a job without a word
+PER_PROCESS = 2  # requests a process has before it, so that it never waits for the rank
+
+
+@dataclass(frozen=True)
+class Request:
+    """A batch to be read.
+
+    Attributes:
+        split: "train" or "test".
+        rows: The samples.
+        seeds: What the random numbers of the augmentation depend on, beside the place in the
+            batch: (seed, worker, t). None for images as they are.
+    """
+
+    split: str
+    rows: np.ndarray
+    seeds: tuple[int, ...] | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """Names the request; the rows of a training batch follow from its seeds."""
+        return self.seeds or (self.split, int(self.rows[0]), int(self.rows[-1]))
+
+
+@dataclass
+class Result:
+    """A batch that was read.
+
+    Attributes:
+        key: Of its request.
+        images: uint8 [b, 3, size, size].
+        labels: int64 [b]; -1 where an image was left out.
+        faults: What was wrong with images that could not be read.
+    """
+
+    key: Hashable
+    images: torch.Tensor
+    labels: torch.Tensor
+    faults: list[str]
+
+    def pin_memory(self) -> Result:
+        """Called by the DataLoader where the batch goes on to a GPU."""
+        return Result(self.key, self.images.pin_memory(), self.labels.pin_memory(), self.faults)
+
+
+class Reader:
+    """Batches by request; while one is used, those expected to follow are read."""
+
+    def __init__(self, read: Callable[[Request], Result], processes: int, pin: bool) -> None:
+        """Start nothing yet: processes are started with the first request.
+
+        Args:
+            read: Reads a batch; is sent to the processes.
+            processes: How many; 0 reads in this one, when asked.
+            pin: Copy batches into pinned memory.
+        """
+        self._read, self._processes, self._pin = read, processes, pin
+        self._flying = PER_PROCESS * processes
+        self._kept: dict[Hashable, Result] = {}
+        self._plan = _Plan(self._kept)
+        self._running: list[Iterator[Result | None]] = []
+        # Before multiprocessing's own clean-up at exit, which would wait for the processes.
+        weakref.finalize(self, self._running.clear)
+
+    def get(self, request: Request, following: Iterable[Request] = ()) -> Result:
+        """A batch, and a hint of what will be asked for next.
+
+        Raises:
+            DataError: A loader process has ended, or nothing came for ten minutes.
+        """
+        if not self._processes:
+            return self._read(request)
+        if request.key not in self._kept:
+            self._plan.aim(chain([request], following))
+            self._pull_until(request.key)
+        return self._kept.pop(request.key)
+
+    def _pull_until(self, wanted: Hashable) -> None:
+        while wanted not in self._kept:
+            try:
+                result = next(self._stream())
+            except RuntimeError as error:
+                if "DataLoader" not in str(error):
+                    raise
+                raise DataError(
+                    f"reading images: {error} (--task.loaders 0 does without)"
+                ) from error
+            if result is not None:
+                self._plan.flying.discard(result.key)
+                self._kept[result.key] = result
+        while len(self._kept) > 4 * self._flying:  # expected, but never asked for
+            del self._kept[next(iter(self._kept))]
+
+    def _stream(self) -> Iterator[Result | None]:
+        if not self._running:
+            self._running.append(iter(self._loader()))
+        return self._running[0]
+
+    def _loader(self) -> DataLoader[Any]:
+        import multiprocessing
+
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # torch is imported once, not by every process
+        return DataLoader(
+            _Remote(self._read),
+            batch_size=None,
+            sampler=self._plan,
+            num_workers=self._processes,
+            multiprocessing_context=context,
+            prefetch_factor=PER_PROCESS,
+            pin_memory=self._pin,
+            timeout=TIMEOUT_S,
+            generator=torch.Generator(),  # or it would draw from the run's random numbers
+            worker_init_fn=_leave_signals_to_the_rank,
+        )
+
+
+class _Plan(Sampler[Any]):
+    """What the DataLoader asks its processes for next; may be changed while it runs."""
+
+    def __init__(self, kept: dict[Hashable, Result]) -> None:
+        self._kept = kept
+        self._wanted: Iterator[Request] = iter(())
+        self.flying: set[Hashable] = set()
+
+    def aim(self, requests: Iterable[Request]) -> None:
+        """From now on, these."""
+        self._wanted = iter(requests)
+
+    def __iter__(self) -> Iterator[Request | None]:
+        return self
+
+    def __next__(self) -> Request | None:
+        for request in self._wanted:
+            if request.key not in self.flying and request.key not in self._kept:
+                self.flying.add(request.key)
+                return request
+        return None  # nothing to do: comes back at once
+
+
+class _Remote(Dataset[Any]):
+    """What lives in a loader process."""
+
+    def __init__(self, read: Callable[[Request], Result]) -> None:
+        self._read = read
+
+    def __getitem__(self, request: Request | None) -> Result | None:
+        return None if request is None else self._read(request)
+
+
+def _leave_signals_to_the_rank(process: int) -> None:
+    """Slurm signals every process of a job; only the ranks know what to do about it."""
+    del process
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)

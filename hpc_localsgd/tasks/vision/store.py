@@ -1,0 +1,142 @@
+"""Encoded images on disk: an ImageFolder tree, or one packed file. Read by number."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_localsgd.types import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SPLITS = {"train": "train", "test": "val"}  # ours -> the name of its folder
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class Store(ABC):
+    """Two splits, "train" and "test", of encoded images. May be sent to other processes.
+
+    Attributes:
+        classes: Names of the classes; labels are their numbers.
+        labels: Split -> int64 [N].
+    """
+
+    classes: tuple[str, ...]
+    labels: dict[str, np.ndarray]
+
+    @abstractmethod
+    def name(self, split: str, i: int) -> str:
+        """What image i is called in messages: its file, and its place in it."""
+
+    @abstractmethod
+    def encoded(self, split: str, i: int) -> bytes:
+        """The bytes of image i, as its file holds them.
+
+        Raises:
+            DataError: They cannot be read, or are not those that were stored.
+        """
+
+    def image(self, split: str, i: int) -> Image:
+        """Image i, decoded, in RGB.
+
+        Raises:
+            DataError: It cannot be read or decoded; the text names it.
+        """
+        from PIL import Image
+
+        content = self.encoded(split, i)
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return image.convert("RGB")
+        except Exception as error:  # PIL's readers raise what they like
+            raise DataError(f"{self.name(split, i)} is no readable image: {error}") from error
+
+
+class Folder(Store):
+    """`train/CLASS/*.jpg` and `val/CLASS/*.jpg`, as torchvision's ImageFolder reads them."""
+
+    def __init__(self, root: Path) -> None:
+        """List the files.
+
+        Raises:
+            ConfigurationError: A folder is missing or empty, or the splits differ in their classes.
+        """
+        self.root = root
+        listed = {split: _listed(root / name) for split, name in SPLITS.items()}
+        names = {
+            split: sorted({path.split("/")[0] for path in paths}) for split, paths in listed.items()
+        }
+        _check_same_classes(root, names)
+        self.classes = tuple(names["train"])
+        number = {name: i for i, name in enumerate(self.classes)}
+        self.labels = {
+            split: np.array([number[path.split("/")[0]] for path in paths])
+            for split, paths in listed.items()
+        }
+        # One array of bytes instead of a million strings: it is sent to every loader process.
+        self._paths = {
+            split: np.array([path.encode() for path in paths]) for split, paths in listed.items()
+        }
+
+    def path(self, split: str, i: int) -> Path:
+        """The file of image i."""
+        return self.root / SPLITS[split] / self._paths[split][i].decode()
+
+    def name(self, split: str, i: int) -> str:
+        """See `Store.name`."""
+        return str(self.path(split, i))
+
+    def encoded(self, split: str, i: int) -> bytes:
+        """See `Store.encoded`."""
+        try:
+            return self.path(split, i).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.name(split, i)} cannot be read: {error.strerror}") from error
+
+
+def _listed(folder: Path) -> list[str]:
+    """CLASS/FILE of every image below a folder, sorted."""
+    from hpc_localsgd.tasks.vision_ops import require_torchvision
+
+    require_torchvision()
+    from torchvision.datasets.folder import find_classes, make_dataset
+
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"there is no folder {folder}: --task.data is a folder with train/CLASS/*.jpg and "
+            "val/CLASS/*.jpg, or a file made of one by `python -m hpc_localsgd pack`"
+        )
+    try:
+        _, number = find_classes(str(folder))
+        found = make_dataset(str(folder), number, extensions=SUFFIXES)
+    except FileNotFoundError as error:  # no class folder at all, or an empty one
+        raise ConfigurationError(f"{folder}: {error}") from error
+    return [Path(path).relative_to(folder).as_posix() for path, _ in found]
+
+
+def _check_same_classes(root: Path, names: dict[str, list[str]]) -> None:
+    for split, other in (("train", "test"), ("test", "train")):
+        if missing := sorted(set(names[other]) - set(names[split])):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ConfigurationError(
+                f"the class folder {root / SPLITS[split] / missing[0]}{more} is missing: "
+                f"{root / SPLITS[other]} has it"
+            )
+
+
+def check_classes(found: tuple[str, ...], expected: int | None, where: Path) -> None:
+    """Whether there are as many classes as expected.
+
+    Raises:
+        ConfigurationError: There are not.
+    """
+    if expected is not None and len(found) != expected:
+        raise ConfigurationError(
+            f"{where} has {len(found)} classes and {expected} are expected: "
+            f"--task.classes {len(found)} if it is what you want, else look for missing folders"
+        )

@@ -1,0 +1,117 @@
+"""Images too many for memory: decoded by loader processes while the device computes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import chain, count
+
+import numpy as np
+import torch
+
+from hpc_localsgd.tasks.base import Batch, Setting
+from hpc_localsgd.tasks.samples import Samples, chunks
+from hpc_localsgd.tasks.vision.decoding import Decoder
+from hpc_localsgd.tasks.vision.reader import Reader, Request, Result
+from hpc_localsgd.types import DataError
+
+_LOG = logging.getLogger("hpc_localsgd")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
+
+
+class Streamed(Samples):
+    """Images of a store; the order is the partition's, so a run resumes in mid-epoch."""
+
+    def __init__(self, decoder: Decoder, processes: int, setting: Setting) -> None:
+        """Start nothing yet.
+
+        Args:
+            decoder: Reads batches.
+            processes: That decode, see `Reader`.
+            setting: Workers, batch, seed, device and dtype of the run.
+        """
+        self._decoder, self._setting = decoder, setting
+        store = decoder.store
+        self.classes = len(store.classes)
+        self.splits = {split: len(labels) for split, labels in store.labels.items()}
+        self.partition = setting.partition(self.splits["train"])
+        self._reader = Reader(decoder, processes, pin=setting.device.type == "cuda")
+        self._skips = dict.fromkeys(setting.ranks, 0)
+        self._named: set[str] = set()
+        self._expected: Iterator[Request] = iter(())
+        self._side = torch.cuda.Stream(setting.device) if setting.device.type == "cuda" else None
+        shape = (1, 3, 1, 1)
+        like = torch.empty(0, dtype=setting.dtype, device=setting.device)
+        self._mean = 255 * like.new_tensor(MEAN).view(shape)
+        self._std = 255 * like.new_tensor(STD).view(shape)
+
+    @property
+    def skipped(self) -> list[int]:  # type: ignore[override]
+        """How often a damaged image was left out, for each worker here."""
+        return list(self._skips.values())
+
+    def training(self, workers: Sequence[int], t: int) -> Batch:
+        """See `Samples.training`."""
+        requests = self._from(workers, t)
+        found = []
+        for worker in workers:
+            request = next(requests)
+            result = self._reader.get(request, self._from(workers, t, worker))
+            found.append(self._checked(result, worker))
+        self._expected = self._from(workers, t + 1)
+        return self._to_device(
+            torch.stack([result.images for result in found]),
+            torch.stack([result.labels for result in found]),
+        )
+
+    def clean(self, split: str, rows: range) -> Iterator[Batch]:
+        """See `Samples.clean`."""
+        parts = list(chunks(rows, 3 * self._decoder.size**2))
+        requests = [Request(split, np.arange(part.start, part.stop)) for part in parts]
+        for i, request in enumerate(requests):
+            following = chain(requests[i + 1 :], self._expected)
+            result = self._checked(self._reader.get(request, following), None)
+            images, labels = self._to_device(result.images[None], result.labels[None])
+            kept = labels[0] >= 0
+            yield images[0][kept], labels[0][kept]
+
+    def _from(self, workers: Sequence[int], t: int, worker: int | None = None) -> Iterator[Request]:
+        """The training requests of these workers from step t on, or those behind a worker's."""
+        behind = worker is None
+        for step in count(t):
+            for k in workers:
+                if behind:
+                    rows = self.partition.indices(k, step)
+                    yield Request("train", rows, (self._setting.seed, k, step))
+                behind = behind or k == worker
+
+    def _checked(self, result: Result, worker: int | None) -> Result:
+        """The result, if it has no faults, or if they may be skipped; then they are counted."""
+        if result.faults and not self._decoder.skip_corrupt:
+            raise DataError(f"{result.faults[0]} (--task.skip-corrupt goes on without)")
+        if worker is not None and (result.labels < 0).any():
+            raise DataError(f"{result.faults[-1]}: too many damaged images one after another")
+        for fault in result.faults:
+            counted = worker if worker in self._skips else next(iter(self._skips))
+            self._skips[counted] += 1
+            if fault not in self._named:
+                self._named.add(fault)
+                _LOG.warning("skipped: %s", fault)
+        return result
+
+    def _to_device(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
+        """Normalised images [..., 3, size, size] and labels [...] on the device.
+
+        Bytes travel, on a stream of their own: the copy runs beside the step before, which the GPU
+        is still computing while the host is here.
+        """
+        device = self._setting.device
+        if self._side is not None:
+            with torch.cuda.stream(self._side):
+                images = images.to(device, non_blocking=True)
+                labels = labels.to(device, non_blocking=True)
+            now = torch.cuda.current_stream(device)
+            now.wait_stream(self._side)
+            images.record_stream(now)
+            labels.record_stream(now)
+        return images.to(self._setting.dtype).sub_(self._mean).div_(self._std), labels
