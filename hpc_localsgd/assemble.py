@@ -29,6 +29,7 @@ from hpc_localsgd.probes import Evaluation, Probe, Skipped, Snapshot, Spread
 from hpc_localsgd.quarantine import Quarantine
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.resuming import Continued, continued
+from hpc_localsgd.smoke import hurried
 from hpc_localsgd.stopping import Stopping
 from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.execution import Execution
@@ -113,6 +114,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     task = config.gradient.wrap(task, world, config.seed)
     units = Units(task.partition.steps_per_epoch, task.partition.per_step)
     units = Units(units.steps_per_epoch, units.samples_per_step, _steps(config, units))
+    units = hurried(units) if config.smoke else units
     rate = config.rate.in_steps(units)
     optimizer = LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync)
     algorithm = _measuring(config)
@@ -201,11 +203,13 @@ def make_job(
     writer = agree(world, lambda: open_record(resolved, run, position.t, how) if first else None)
     keeper = make_keeper(config, run, units, checkpoints, stopping, place)
     measured, spread = probes(config, units)
-    record = Recorder(run, measured, spread, writer, show, keeper)
+    kept = None if config.smoke else keeper  # a trial leaves nothing to go on from
+    record = Recorder(run, measured, spread, writer, show, kept)
     if place is not None:
         record.restore(place.state["record"])
-    watchdog = make_watchdog(config, run, keeper, stopping, out)
-    stopping.attend(keeper.leave, watchdog.look)
+    if kept is not None:
+        watchdog = make_watchdog(config, run, keeper, stopping, out)
+        stopping.attend(keeper.leave, watchdog.look)
     return Job(run, position, record, keeper, writer, out, hosts_of(world))
 
 

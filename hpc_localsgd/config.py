@@ -117,6 +117,8 @@ class Config:
         watchdog: Least time without a step until the job is taken for hung and ended (exit status
             86); the bound grows with the longest round of the plan. 0 for never.
         figures: Draw accuracy.png, spread.png and time.png at the end.
+        smoke: Only try the configuration out, in seconds: the same model, algorithm and shapes on
+            synthetic data, with few workers, samples and steps. The run is <out>-smoke.
     """
 
     task: TaskSpec = field(default_factory=digits)
@@ -158,6 +160,7 @@ class Config:
     on_nan: Literal["stop", "quarantine"] = "stop"
     watchdog: int | str = "10 minutes"
     figures: bool = True
+    smoke: bool = False
 
 
 FLAGS = {f.name for f in fields(Config) if isinstance(f.default, bool)}

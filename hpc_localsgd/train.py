@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.environment.cores import share_cores
@@ -47,8 +48,11 @@ def _main(argv: Sequence[str], stopping: Stopping) -> int:
 
 def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) -> int:
     """Train with parsed options in the world this process was launched into."""
-    from hpc_localsgd.assemble import make_world
+    from hpc_localsgd.assemble import make_world, started
+    from hpc_localsgd.smoke import smaller
 
+    if resolved.config.smoke:
+        resolved = replace(resolved, config=smaller(resolved.config, started(launch) or 1))
     world = make_world(resolved.config, launch)
     return in_world(world, PROG, lambda: _train(resolved, world, stopping))
 

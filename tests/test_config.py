@@ -27,7 +27,7 @@ OPTIONS = """
     --checkpoint_every --checkpoint_keep --compile --config --device --dtype --epochs
     --evaluate_every --evaluate_workers --fabric --figures --gradient --help --momentum_at_sync
     --on_nan --optimizer --out --overwrite --precision --print_config --rate --remainder
-    --replicas --resume --resume_from_mean --sampling --schedule --seed --snapshot_dtype
+    --replicas --resume --resume_from_mean --sampling --schedule --seed --smoke --snapshot_dtype
     --snapshot_every --snapshot_workers --spread_every --steps --task --watchdog --workers
     --world
 """

@@ -51,6 +51,7 @@ DOOR = {
     "faults",
     "pack",
     "plan_command",
+    "smoke",
     "sharpness",
     "verify",
 }

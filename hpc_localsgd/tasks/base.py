@@ -15,7 +15,7 @@ from hpc_localsgd.tasks.execution import Execution
 if TYPE_CHECKING:
     from hpc_localsgd.types import Losses, Rows, Vector
 
-Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs [R, B, ...], targets [R, B]
+Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs and targets [R, B, ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,14 @@ class TaskSpec(ABC):
         Raises:
             ConfigurationError: The batch is larger than the data, or data is missing.
         """
+
+    def smoke(self) -> TaskSpec:
+        """The same model on data of the same shapes that needs no files and is soon evaluated."""
+        return self
+
+    def published(self) -> TaskSpec | None:
+        """The same on data without files but of the true, published size; None if it has none."""
+        return None
 
 
 class Task(ABC):
@@ -109,7 +117,10 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
-        """Sums over some rows of a split: float64 [3] of loss, right answers, samples."""
+        """Sums over some rows of a split: float64 [3] of loss, right answers, samples.
+
+        Right answers are NaN where nothing is guessed.
+        """
 
     @abstractmethod
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
