@@ -87,10 +87,15 @@ class Classification(Task):
     def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
         """Mean cross entropy [] of inputs [B, ...], in evaluation mode, differentiable in x."""
         inputs, labels = batch
+        return nn.functional.cross_entropy(self.outputs(x, inputs, buffers), labels)
+
+    def outputs(
+        self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
+    ) -> torch.Tensor:
+        """Logits [B, C] of inputs [B, ...], in evaluation mode, differentiable in x."""
         state = self.layout.views(x)
         state |= self.layout.buffer_views(self.buffers[0] if buffers is None else buffers)
-        logits = functional_call(self._point.eval(), state, inputs)
-        return nn.functional.cross_entropy(logits, labels)
+        return functional_call(self._point.eval(), state, inputs)
 
     @torch.no_grad()
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
