@@ -20,9 +20,10 @@ from hpc_localsgd.types import ConfigurationError
 # What people have written into scripts and files. A change here is a change for all of them.
 OPTIONS = """
     --algorithm --batch_per_worker --batchnorm --batchnorm_batches --checkpoint_every --config
-    --device --dtype --epochs --evaluate_every --evaluate_workers --fabric --figures --gradient
-    --help --momentum_at_sync --optimizer --out --overwrite --print_config --rate --remainder
-    --resume --sampling --schedule --seed --snapshot_dtype --snapshot_every --snapshot_workers
+    --deviations_every --device --dtype --epochs --evaluate_every --evaluate_workers --fabric
+    --figures --gradient --gradients_every --help --momentum_at_sync --optimizer --out --overwrite
+    --print_config --probe_samples --rate --remainder --resume --sampling
+    --schedule --seed --snapshot_dtype --snapshot_every --snapshot_workers
     --spread_every --steps --task --workers --world
 """
 SHORT_NAMES = {

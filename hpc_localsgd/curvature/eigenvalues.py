@@ -128,10 +128,17 @@ def gram_eigenvalues(rows: Rows) -> np.ndarray:
     Args:
         rows: d, [K, P].
     """
+    eps = torch.finfo(rows.dtype).eps
     rows = rows.double()
-    return descending(rows @ rows.T)
+    return descending((rows @ rows.T).cpu().numpy(), eps)
 
 
-def descending(gram: torch.Tensor) -> np.ndarray:
-    """Eigenvalues [K] of a Gram matrix [K, K], none negative, largest first."""
-    return torch.linalg.eigvalsh(gram).clamp_min(0.0).flip(0).cpu().numpy()
+def descending(gram: np.ndarray, eps: float) -> np.ndarray:
+    """Eigenvalues [K] of a Gram matrix [K, K], largest first, those below its rounding 0.
+
+    Args:
+        gram: [K, K], float64.
+        eps: Of the numbers it was made from.
+    """
+    values = np.linalg.eigvalsh(gram)[::-1]
+    return np.where(values > len(gram) * eps * values[0], values, 0.0)

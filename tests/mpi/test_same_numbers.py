@@ -23,6 +23,9 @@ OPTIONS = """--workers=4
 --momentum-at-sync=average
 --evaluate-every=20
 --spread-every=1
+--deviations-every=16
+--gradients-every=16
+--probe-samples=64
 --snapshot-every=30
 --snapshot-workers
 --figures=false
