@@ -147,6 +147,7 @@ def test_the_noise_scale_is_that_of_two_batch_sizes() -> None:
     noise = (small - big) / (1 / b - 1 / B)
     assert found["gradient/noise_trace"] == pytest.approx(noise, rel=1e-9)
     signal = (B * big - b * small) / (B - b)
+    assert found["gradient/signal"] == pytest.approx(signal, rel=1e-9)
     assert found["gradient/noise_scale"] == pytest.approx(noise / signal, rel=1e-9)
 
 

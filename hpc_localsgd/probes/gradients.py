@@ -64,9 +64,12 @@ class Gradients(AtExchange):
         yield Measurement("gradient/orthogonal", across, "1", (), about)
         about = "length of the gradient at the mean model, on the fixed subset"
         yield Measurement("gradient/norm", float(np.sqrt(size)), "1", (), about)
-        noise, scale = self._noise(exchange, squared, size)
+        noise, signal = self._noise(exchange, squared, size)
         about = "trace of the covariance of one sample's gradient, unbiased"
         yield Measurement("gradient/noise_trace", noise, "1", (), about)
+        about = "|grad L|^2, unbiased: it may be negative; average both before dividing"
+        yield Measurement("gradient/signal", signal, "1", (), about)
+        scale = noise / signal if signal > 0 else np.nan
         about = "tr Sigma / |grad L|^2: the batch at which noise and gradient are of one size"
         yield Measurement("gradient/noise_scale", scale, "samples", (), about)
 
@@ -86,7 +89,7 @@ class Gradients(AtExchange):
         return torch.stack([gradient(run, w, batches, buffers) for batches in parts])
 
     def _noise(self, exchange: Exchange, squared: np.ndarray, size: float) -> tuple[float, float]:
-        """Trace of Sigma and the noise scale; NaN for one worker, which has nothing to compare."""
+        """Trace of Sigma and |grad L|^2, unbiased; NaN for one worker, with nothing to compare."""
         K = len(squared)
         if K == 1:
             return np.nan, np.nan
@@ -95,4 +98,4 @@ class Gradients(AtExchange):
         B = K * b
         noise = (float(squared.mean()) - size) / (1 / b - 1 / B)
         signal = (B * size - b * float(squared.mean())) / (B - b)
-        return noise, noise / signal if signal > 0 else np.nan
+        return noise, signal
