@@ -25,7 +25,15 @@ from hpc_localsgd.plan.costmodel import network
 from hpc_localsgd.plan.duration import Units, seconds
 from hpc_localsgd.plan.rates import Rate
 from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
-from hpc_localsgd.probes import Evaluation, Probe, Skipped, Snapshot, Spread
+from hpc_localsgd.probes import (
+    Deviations,
+    Evaluation,
+    Gradients,
+    Probe,
+    Skipped,
+    Snapshot,
+    Spread,
+)
 from hpc_localsgd.quarantine import Quarantine
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.resuming import Continued, continued
@@ -156,9 +164,12 @@ def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
         units.cadence(config.evaluate_every), ("test",), config.evaluate_workers
     )
     snapshot = Snapshot(units.cadence(config.snapshot_every), config.snapshot_workers)
-    return [evaluation, Skipped(evaluation.every), snapshot], Spread(
-        units.cadence(config.spread_every)
-    )
+    if config.probe_samples < 1:
+        raise ConfigurationError(f"--probe-samples {config.probe_samples}: give at least one")
+    deviations = Deviations(units.cadence(config.deviations_every), config.probe_samples)
+    gradients = Gradients(units.cadence(config.gradients_every), config.probe_samples)
+    around = Spread(units.cadence(config.spread_every), (deviations, gradients))
+    return [evaluation, Skipped(evaluation.every), snapshot], around
 
 
 @dataclass

@@ -106,6 +106,12 @@ class Config:
         evaluate_every: Cadence of test loss and accuracy of the mean model.
         evaluate_workers: Also evaluate every worker's own model.
         spread_every: Cadence of the spread, mean_k ||x_k - mean||^2 before an exchange.
+        deviations_every: Cadence, before an exchange, of what the workers' deviations from their
+            mean say: eigenvalues of their covariance, loss at the workers against loss at the mean,
+            curvature along the deviations. Takes no gradient; 0 for never.
+        gradients_every: Cadence, before an exchange, of the effective learning rate, the part of
+            the step orthogonal to the gradient and the gradient noise scale; 0 for never.
+        probe_samples: Training samples of the fixed subset these two are measured on.
         snapshot_every: Cadence of parameter snapshots; 0 for none.
         snapshot_workers: Snapshots also keep every worker's parameters.
         snapshot_dtype: Of stored snapshots.
@@ -152,6 +158,9 @@ class Config:
     evaluate_every: int | str = "2%"
     evaluate_workers: bool = False
     spread_every: int | str = "0.5%"
+    deviations_every: int | str = 0
+    gradients_every: int | str = 0
+    probe_samples: int = 512
     snapshot_every: int | str = 0
     snapshot_workers: bool = False
     snapshot_dtype: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -114,11 +114,17 @@ class Classification(Task):
         In the dtype of x throughout, whatever the run's precision: curvature wants it exact.
         """
         inputs, labels = batch
+        return self._criterion(self.outputs(x, inputs, buffers), labels)
+
+    def outputs(
+        self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
+    ) -> torch.Tensor:
+        """Logits [B, C] of inputs [B, ...], in evaluation mode, differentiable in x."""
         state = self.layout.views(x)
         state |= self.layout.buffer_views(self.buffers[0] if buffers is None else buffers)
         with twice_differentiable(self._point):
-            logits = functional_call(self._point.eval(), state, inputs)
-        return self._criterion(logits, labels)
+            called: torch.Tensor = functional_call(self._point.eval(), state, inputs)
+        return called
 
     @torch.no_grad()
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
