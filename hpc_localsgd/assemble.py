@@ -187,13 +187,13 @@ def make_job(
         check_same(world, f"resumed at step {position.t}")
         position.sync = run.algorithm.resume(position.sync, world)
     first = world.rank == 0
-    writer = agree(world, lambda: open_record(resolved, run, position.t) if first else None)
+    writer = agree(world, lambda: open_record(resolved, run, position.t, units) if first else None)
     measured, spread = probes(config, units)
     record = Recorder(run, measured, spread, writer, show, checkpoints)
     return Job(run, position, record, writer, out)
 
 
-def open_record(resolved: Resolved, run: Run, t0: int) -> Writer:
+def open_record(resolved: Resolved, run: Run, t0: int, units: Units) -> Writer:
     """Rank 0: the folder, config.yaml, and trajectory.h5 or its next segment."""
     config, out = resolved.config, Path(resolved.config.out)
     if config.overwrite:
@@ -211,6 +211,8 @@ def open_record(resolved: Resolved, run: Run, t0: int) -> Writer:
         seed=config.seed,
         clock="modelled" if run.world.ledger.modelled else "measured",
         t0=t0,
+        steps=run.steps,
+        steps_per_epoch=units.steps_per_epoch,
     )
     mode: Any = "resume" if config.resume else "overwrite" if config.overwrite else "new"
     return Writer(out, header, mode=mode, snapshot_dtype=config.snapshot_dtype)

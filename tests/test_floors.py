@@ -45,6 +45,9 @@ DOOR = {
     "faults",
     "plan_command",
     "sharpness",
+    "report",
+    "compare",
+    "cite",
     "verify",
 }
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}

@@ -120,6 +120,22 @@ class Trajectory:
         """Names of the series, sorted."""
         return sorted(self._series_names)
 
+    def about(self, name: str) -> dict[str, str]:
+        """What the file says of a series, without reading its values.
+
+        Args:
+            name: Of the series.
+
+        Returns:
+            `units`, `dims` (names with blanks between them) and `meaning`.
+
+        Raises:
+            TrajectoryError: If there is no such series.
+        """
+        if name not in self._series_names:
+            raise TrajectoryError(self._unknown(name))
+        return dict(self._series_names[name])
+
     def series(self, name: str) -> Series:
         """A series by name.
 
