@@ -45,6 +45,7 @@ DOOR = {
     "faults",
     "plan_command",
     "sharpness",
+    "landscape",
     "report",
     "compare",
     "cite",

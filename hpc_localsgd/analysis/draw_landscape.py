@@ -76,7 +76,7 @@ def _draw_plane(figure: Figure, found: Landscape) -> None:
     masked = np.ma.masked_invalid(z)
     axes.contourf(*found.axes, masked, cmap=_colours(), norm=_norm(levels), **contours)
     lines = axes.contour(*found.axes, masked, levels=levels, colors="#5b6470", linewidths=0.45)
-    axes.clabel(lines, levels[::2], fontsize=6.5, fmt=lambda v: f"{v:.3g}", colors=style.INK)
+    axes.clabel(lines, levels[::2], fontsize=6.5, fmt=lambda v: f"{v:.2g}", colors=style.INK)
     axes.grid(False)
     _draw_path(axes, found)
     for i, name in enumerate(("first", "second")):
@@ -91,12 +91,15 @@ def _draw_path(axes: Axes, found: Landscape) -> None:
     """The snapshots from the first (open) to the last (red)."""
     if not len(found.position):
         return
+    from matplotlib.patheffects import withStroke
+
     x, y = found.position[:, 0], found.position[:, 1]
     axes.plot(x, y, color=style.INK, linewidth=1.0, zorder=3)
     dots: dict[str, Any] = {"zorder": 4, "linewidth": 0.8, "edgecolor": style.INK}
     axes.scatter(x[:-1], y[:-1], s=14, color="white", **dots)
     axes.scatter(x[-1:], y[-1:], s=26, color=style.RED, **dots)
-    at: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7.5, "color": style.INK}
+    halo = [withStroke(linewidth=2.5, foreground="white", alpha=0.8)]
+    at: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7.5, "path_effects": halo}
     low, high = (a[[0, -1]] for a in found.axes)
     for i in {0, len(x) - 1}:
         if low[0] <= x[i] <= low[1] and high[0] <= y[i] <= high[1]:
@@ -120,4 +123,4 @@ def _norm(levels: np.ndarray) -> Any:
 def _colours() -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("depth", ["#f4f6f9", "#b9c8dc", "#6e8fb8", style.BLUE])
+    return LinearSegmentedColormap.from_list("depth", ["#f6f8fb", "#c9d5e5", "#8fabcb", "#4a78ab"])

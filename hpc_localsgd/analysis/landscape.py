@@ -9,6 +9,7 @@ The file holds the loss on a line or in a plane through parameter space::
                         train_loss, test_loss, test_accuracy
     /path/              step [m], position [m, d], off [m]: the snapshots of the run projected into
                         the slice, and how far each is from it
+    /done               [n_0] or [n_0, n_1], 1 where evaluated
     /basis/             origin [P], directions [d, P]; a point (a, b) of the slice is
                         origin + a directions[0] + b directions[1]; explained [d] with pca
 """
@@ -89,6 +90,25 @@ class Landscape:
     def missing(self) -> int:
         """Points that have not been evaluated."""
         return int(np.isnan(self.values["train_loss"]).sum())
+
+    def barrier(self, name: str) -> float:
+        """How far the loss on a line between two models rises above the straight line of the ends.
+
+            max_{0 <= a <= 1} L(x_a) - ((1 - a) L(x_0) + a L(x_1))
+
+        At the points of the grid; the ends are interpolated. NaN where it is not known.
+
+        Args:
+            name: ``train_loss`` or ``test_loss``.
+        """
+        a, y = self.axes[0], self.values.get(name, np.empty(0))
+        fine = np.isfinite(y) if len(y) == len(a) else np.zeros(0, bool)
+        if not fine.any():
+            return float("nan")
+        a, y = a[fine], y[fine]
+        low, high = np.interp([0.0, 1.0], a, y)
+        between = (a >= 0) & (a <= 1)
+        return float(np.max((y - (1 - a) * low - a * high)[between], initial=0.0))
 
     @property
     def title(self) -> str:
