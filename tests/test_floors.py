@@ -53,6 +53,10 @@ DOOR = {
     "plan_command",
     "smoke",
     "sharpness",
+    "landscape",
+    "report",
+    "compare",
+    "cite",
     "verify",
 }
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}
