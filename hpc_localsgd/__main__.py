@@ -15,6 +15,7 @@ COMMANDS = {
         "whether every algorithm is exact on this machine and launcher",
     ),
     "sharpness": ("hpc_localsgd.sharpness", "curvature of the loss at the snapshots of a run"),
+    "summary": ("hpc_localsgd.summary", "what runs achieved and what they cost"),
     "doctor": ("hpc_localsgd.environment.doctor", "check this machine, environment and launcher"),
 }
 

@@ -45,6 +45,7 @@ DOOR = {
     "faults",
     "plan_command",
     "sharpness",
+    "summary",
     "verify",
 }
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}

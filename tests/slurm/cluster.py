@@ -1,0 +1,323 @@
+"""A Slurm of one's own: munged, slurmctld and two slurmd on this machine, in a private folder.
+
+Two virtual nodes share the host. As root each has its own hostname and /dev/shm, and all live in a
+network namespace of their own. Everything is a child with a known number and
+carries the path of its configuration in its environment: that is how it is ended again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from launching import ROOT, until
+
+NEEDED = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
+SYSTEM_PROGRAMS = "/usr/sbin:/sbin"
+OF_LAUNCHERS = ("SLURM", "SBATCH", "SRUN", "PMI", "OMPI_", "PRTE_", "HOROVOD_")
+SETTLED_S = 3.0  # a requeued step has the number of the old one, whose daemon takes a while to go
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",  # two nodes believe to have two cores each
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "HOROVOD_CYCLE_TIME": "1",
+}
+_SUBREAPER, _DEATH_SIGNAL = 36, 1  # prctl
+
+CONF = """\
+ClusterName=test
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={port[0]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={d}/munge/socket
+CredType=cred/munge
+StateSaveLocation={d}/state
+SlurmdSpoolDir={d}/spool/%n
+TmpFS={d}/tmp/%n
+SlurmctldPidFile={d}/slurmctld.pid
+SlurmdPidFile={d}/slurmd-%n.pid
+SlurmctldLogFile={d}/slurmctld.log
+SlurmdLogFile={d}/slurmd-%n.log
+ProctrackType=proctrack/{proctrack}
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+JobCompType=jobcomp/none
+MpiDefault=none
+ReturnToService=2
+JobRequeue=1
+KillWait=5
+OverTimeLimit=0
+SlurmdTimeout=10
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
+NodeName={node[0]} NodeHostname=localhost NodeAddr={address[0]} Port={port[1]} CPUs=16
+NodeName={node[1]} NodeHostname=localhost NodeAddr={address[1]} Port={port[2]} CPUs=16
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE
+"""
+OWN_NETWORK = """\
+ip link set lo up
+ip link add v0 type veth peer name v1
+ip address add 10.255.0.1/24 dev v0
+ip address add 10.255.0.2/24 dev v0
+ip link set v0 up
+ip link set v1 up
+echo ready
+exec sleep infinity
+"""
+CGROUP_CONF = "CgroupAutomount=no\nCgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\n"
+
+
+def missing() -> list[str]:
+    """The programs of Slurm that this machine has not."""
+    return [name for name in NEEDED if shutil.which(name, path=search_path()) is None]
+
+
+def search_path() -> str:
+    """Where programs are looked for: beside this Python first."""
+    beside = str(Path(sys.executable).parent)
+    return os.pathsep.join([beside, os.environ.get("PATH", ""), SYSTEM_PROGRAMS])
+
+
+class Cluster:
+    """The daemons, and commands that speak to them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root = folder, os.geteuid() == 0
+        self.nodes = [f"n{os.getpid()}{letter}" for letter in "ab"]
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._inside: list[str] = []
+        self._addresses = ["127.0.0.11", "127.0.0.12"]
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(OF_LAUNCHERS)}
+        self.env |= SETTINGS
+        self.env |= {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": search_path()}
+
+    # --- the daemons -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start them all, and wait until both nodes are idle."""
+        _prctl(_SUBREAPER, 1)
+        if self.root:
+            self._own_network()
+        self._write_files()
+        d = self.folder
+        files = [f"--{x}-file={d}/munge/{x}" for x in ("key", "pid", "log", "seed")]
+        self._daemon("munged", "-F", "--force", *files, f"--socket={d}/munge/socket")
+        until((d / "munge" / "socket").exists, 10, "munged listens")
+        self._daemon("slurmctld", "-D", "-i")
+        for node in self.nodes:
+            self._daemon(*self._node(node))
+        until(self._both_idle, 30, "both nodes are idle")
+
+    def stop(self) -> None:
+        """End every process of the cluster by its number, and remove what it left elsewhere."""
+        if len(self._daemons) > 2:
+            self.command("scancel", "--user", str(os.geteuid()), check=False)
+            end = time.monotonic() + 10
+            while self.command("squeue", "--noheader", check=False) and time.monotonic() < end:
+                time.sleep(0.1)
+        for daemon in reversed(self._daemons):
+            daemon.terminate()
+            try:
+                daemon.wait(5)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        for _ in range(20):
+            if not self._kill_strays():
+                break
+            time.sleep(0.1)
+        for node in self.nodes:
+            for group in Path("/sys/fs/cgroup/freezer").glob(f"slurm_{node}*"):
+                for inner in sorted([group, *group.rglob("*/")], reverse=True):
+                    inner.rmdir()
+        _prctl(_SUBREAPER, 0)
+
+    def strays(self) -> set[int]:
+        """Living processes that carry the path of this cluster's configuration."""
+        mark = f"SLURM_CONF={self.env['SLURM_CONF']}".encode()
+        found = set()
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.add(int(entry.name))
+            except OSError:  # it has ended
+                pass
+        return found
+
+    def _kill_strays(self) -> set[int]:
+        strays = self.strays()
+        for pid in strays:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            except (ProcessLookupError, ChildProcessError):  # gone, or not our child
+                pass
+        return strays
+
+    def _write_files(self) -> None:
+        d = self.folder
+        folders = [f"{x}/{node}" for x in ("spool", "tmp") for node in self.nodes]
+        for name in ("munge", "state", *folders):
+            (d / name).mkdir(parents=True, mode=0o700 if name == "munge" else 0o755)
+        (d / "munge" / "key").write_bytes(os.urandom(1024))
+        (d / "munge" / "key").chmod(0o400)
+        freezer = Path("/sys/fs/cgroup/freezer")
+        cgroup = self.root and os.access(freezer, os.W_OK) and freezer.is_dir()
+        (d / "slurm.conf").write_text(
+            CONF.format(
+                d=d,
+                user="root" if self.root else os.environ.get("USER", "nobody"),
+                port=_free_ports(3),
+                node=self.nodes,
+                address=self._addresses,
+                proctrack="cgroup" if cgroup else "linuxproc",
+            )
+        )
+        (d / "cgroup.conf").write_text(CGROUP_CONF)
+        pairs = zip(self._addresses, self.nodes, strict=True)
+        names = "".join(f"{address} {node}\n" for address, node in pairs)
+        (d / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+
+    def _own_network(self) -> None:
+        """A network namespace of lo and two addresses; it lives as long as who holds it.
+
+        The addresses are not loopback ones, which the daemons of mpirun do not accept.
+        """
+        holder = self._daemon("unshare", "--net", "sh", "-ec", OWN_NETWORK, stdout=subprocess.PIPE)
+        assert holder.stdout is not None
+        if holder.stdout.read(1):
+            self._inside = ["nsenter", f"--net=/proc/{holder.pid}/ns/net", "--"]
+            self._addresses = ["10.255.0.1", "10.255.0.2"]
+        else:  # not allowed here: the host's own network will do
+            self._daemons.remove(holder)
+            holder.wait()
+
+    def _node(self, node: str) -> list[str]:
+        slurmd = ["slurmd", "-D", "-N", node]
+        if not self.root:
+            return slurmd
+        script = (
+            f"hostname {node}; mount --bind {self.folder}/hosts /etc/hosts; "
+            f"mount -t tmpfs tmpfs /dev/shm; exec {' '.join(slurmd)}"
+        )
+        return ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-ec", script]
+
+    def _daemon(self, *command: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+        with (self.folder / "daemons.log").open("ab") as log:
+            daemon = subprocess.Popen(
+                [*self._inside, *command],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout or log,
+                stderr=log,
+                preexec_fn=lambda: _prctl(_DEATH_SIGNAL, signal.SIGKILL),
+            )
+        self._daemons.append(daemon)
+        return daemon
+
+    def _both_idle(self) -> bool:
+        for daemon in self._daemons:
+            assert daemon.poll() is None, (self.folder / "daemons.log").read_text()[-3000:]
+        return self.command("sinfo", "-h", "-N", "-o", "%T", check=False).split() == ["idle"] * 2
+
+    # --- its commands ----------------------------------------------------------------------
+
+    def command(self, *words: str, check: bool = True, **variables: str) -> str:
+        """What a command of Slurm prints; fails the test when it fails."""
+        done = subprocess.run(
+            [*self._inside, *words],
+            env={**self.env, **variables},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0 or not check, f"{words}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def sbatch(self, *words: str, **variables: str) -> str:
+        """Submit a job; its number."""
+        return self.command("sbatch", "--parsable", *words, **variables)
+
+    def job(self, number: str) -> dict[str, str]:
+        """What Slurm knows of a job."""
+        said = self.command("scontrol", "--oneliner", "show", "job", number)
+        return dict(word.partition("=")[::2] for word in said.split() if "=" in word)
+
+    def wait(self, number: str, timeout_s: float = 90) -> str:
+        """Until a job is over; the state it ended in."""
+        until(lambda: self._state(number) in OVER, timeout_s, f"job {number} is over")
+        return self._state(number)
+
+    def wait_for_requeue(self, number: str, times: int = 1, timeout_s: float = 60) -> None:
+        """Until a job is back in the queue for the so manyth time."""
+
+        def is_back() -> bool:
+            state = self._state(number)
+            assert state not in OVER, f"job {number} is over: {state}"
+            return state == "PENDING" and self.job(number)["Restarts"] == str(times)
+
+        until(is_back, timeout_s, f"job {number} is back in the queue")
+
+    def _state(self, number: str) -> str:
+        """The state of a job; COMPLETING while its processes are being ended."""
+        # The record may say COMPLETED before they are; the queue knows.
+        queued = self.command("squeue", "-h", "-j", number, "-o", "%T", check=False)
+        return queued or self.job(number)["JobState"]
+
+    def start_requeued(self, *numbers: str) -> None:
+        """Start requeued jobs now; Slurm itself would wait for two minutes."""
+        for number in numbers:
+            self.wait_for_requeue(number)
+            until(
+                lambda n=number: not self._steps_of(n), 30, f"the daemons of job {number} are gone"
+            )
+        time.sleep(SETTLED_S)
+        for number in numbers:
+            self.command("scontrol", "update", f"JobId={number}", "StartTime=now")
+
+    def ranks(self, word: str) -> list[int]:
+        """The Python processes of jobs with `word` on their command line."""
+        lines = {pid: _title(pid).split(b"\0") for pid in self.strays()}
+        return [p for p, line in lines.items() if b"-m" in line[1:2] and word.encode() in line]
+
+    def _steps_of(self, number: str) -> list[int]:
+        begin = f"slurmstepd: [{number}.".encode()
+        return [pid for pid in self.strays() if _title(pid).startswith(begin)]
+
+
+def _title(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _free_ports(n: int) -> Sequence[int]:
+    probes = [socket.socket() for _ in range(n)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
