@@ -62,7 +62,7 @@ def page(run: Trajectory) -> str:
         ("computing", f"{totals.compute_s:.2f} s per worker"),
         ("waiting for the slowest", f"{totals.wait_s:.2f} {of}"),
         ("transferring", f"{totals.transfer_s:.2f} {of}"),
-        ("communication", f"{_percent(run)} % of the time"),
+        ("communication", _percent(run, " % of the time")),
         ("test accuracy", _accuracy(run)),
     ]
     return f"{run.path.parent}\n{_aligned(rows)}"
@@ -95,18 +95,18 @@ def _accuracy(run: Trajectory) -> str:
     return f"{run.series(ACCURACY).value[-1]:.4f}"
 
 
-def _percent(run: Trajectory) -> str:
+def _percent(run: Trajectory, unit: str = "") -> str:
     """Share of waiting and transferring in the time of the mean worker."""
     totals = run.totals
     communicating = totals.wait_s + totals.transfer_s
     whole = totals.compute_s + communicating
-    return f"{100 * communicating / whole:.1f}" if whole > 0 and math.isfinite(whole) else "-"
+    return f"{100 * communicating / whole:.1f}{unit}" if whole > 0 and math.isfinite(whole) else "-"
 
 
 def _restarts(run: Trajectory) -> str:
     """How often it was resumed: each time begins another file."""
     times = len(run.paths) - 1
-    return f", resumed {times} time{'' if times == 1 else 's'}" if times else ""
+    return ("", ", resumed once")[times] if times < 2 else f", resumed {times} times"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -53,13 +53,15 @@ def test_a_template_is_one_screen_and_survives_its_time_limit(template: Path) ->
 @pytest.mark.parametrize("template", TEMPLATES, ids=relative)
 def test_the_files_a_template_names_exist(template: Path) -> None:
     for name in re.findall(r"\b(?:benchmarks|slurm)/[\w./-]+\w", template.read_text()):
+        if name.startswith("benchmarks/configs") and not (ROOT / "benchmarks/configs").exists():
+            pytest.skip("the recipes are not in this checkout")
         assert (ROOT / name).exists(), f"{template.name} names {name}"
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=relative)
 def test_the_page_names_it(path: Path) -> None:
     named = path.parent.name if path.name == "ssh" else path.name
-    assert f"`{named}`" in PAGE or f"[`{named}`]" in PAGE, f"slurm/README.md does not name {named}"
+    assert f"`{named}`" in PAGE, f"slurm/README.md does not name {named}"
 
 
 def test_the_links_of_the_page_lead_somewhere() -> None:
