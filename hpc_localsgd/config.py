@@ -44,7 +44,16 @@ CHOICES: dict[str, tuple[type, str]] = {
     "topology": (Topology, "hpc_localsgd.plan.topology"),
     "compressor": (Compressor, "hpc_localsgd.compressors"),
 }
-NOT_THE_RUN = ("config", "out", "resume", "overwrite", "figures")  # may differ when resuming
+NOT_THE_RUN = (  # may differ when resuming
+    "config",
+    "out",
+    "resume",
+    "resume_from_mean",
+    "overwrite",
+    "figures",
+    "checkpoint_every",
+    "checkpoint_keep",
+)
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9, "weight_decay": 1e-4}}
 
 
@@ -80,7 +89,10 @@ class Config:
         dtype: Of the parameters.
         device: auto takes a GPU if there is one for this rank.
         out: Folder for trajectory.h5, config.yaml, figures and checkpoints.
-        resume: Go on from the last checkpoint in --out.
+        resume: Go on from the last checkpoint in --out; auto does so if there is one and starts
+            anew if there is none.
+        resume_from_mean: When the last checkpoint is of another number of workers, start from the
+            mean of theirs, at the same share of the run.
         overwrite: Replace what is in --out.
         evaluate_every: Cadence of test loss and accuracy of the mean model.
         evaluate_workers: Also evaluate every worker's own model.
@@ -88,7 +100,9 @@ class Config:
         snapshot_every: Cadence of parameter snapshots; 0 for none.
         snapshot_workers: Snapshots also keep every worker's parameters.
         snapshot_dtype: Of stored snapshots.
-        checkpoint_every: Cadence of checkpoints, at ends of rounds; 0 for the end only.
+        checkpoint_every: Cadence of checkpoints, in time ("10 minutes") or any other unit; at ends
+            of rounds, and within a round that is longer. 0 for the end only.
+        checkpoint_keep: How many checkpoints to keep.
         figures: Draw accuracy.png, spread.png and time.png at the end.
     """
 
@@ -112,7 +126,8 @@ class Config:
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "auto"
     out: str = "runs/digits"
-    resume: bool = False
+    resume: bool | Literal["auto"] = False
+    resume_from_mean: bool = False
     overwrite: bool = False
     evaluate_every: int | str = "2%"
     evaluate_workers: bool = False
@@ -120,11 +135,13 @@ class Config:
     snapshot_every: int | str = 0
     snapshot_workers: bool = False
     snapshot_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    checkpoint_every: int | str = "25%"
+    checkpoint_every: int | str = "10 minutes"
+    checkpoint_keep: int = 2
     figures: bool = True
 
 
 FLAGS = {f.name for f in fields(Config) if isinstance(f.default, bool)}
+_SAID = ("true", "false", "auto")  # behind a flag
 MakeOptimizer = Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]
 
 
@@ -183,6 +200,8 @@ def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     config = Config(**{name: objects[name] for name in names})
     if config.steps is not None and config.epochs is not None:
         raise ConfigurationError("give --steps or --epochs, not both")
+    if config.checkpoint_keep < 1:
+        raise ConfigurationError(f"--checkpoint-keep {config.checkpoint_keep}: keep at least one")
     return Resolved(config, objects.optimizer, _text(made, parsed))
 
 
@@ -198,7 +217,7 @@ def expand(argv: Sequence[str]) -> list[str]:
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             option = option.replace("-", "_")
-            if option in FLAGS and not equals and following.lower() not in ("true", "false"):
+            if option in FLAGS and not equals and following.lower() not in _SAID:
                 equals, value = "=", "true"
             word = f"--{option}" + (f"={short_name(option, value)}" if equals else "")
         else:

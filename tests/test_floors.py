@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks", "curvature"),
     ("worlds",),
     ("algorithms", "compressors", "gradients"),
-    ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured"),
+    ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured", "stopping"),
     ("loop", "attach"),
 )
 SEES_ITS_FLOOR = {
@@ -32,12 +32,15 @@ SEES_ITS_FLOOR = {
     "optimizer",
     "batchnorm",
     "measured",
+    "stopping",
     "algorithms",
 }
 OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}
 DOOR = {
     "config",
+    "agreement",
     "assemble",
+    "resuming",
     "display",
     "train",
     "__main__",
