@@ -116,7 +116,8 @@ finish() {
 # A job whose ranks fail is tried again, unless that brings it no further.
 crashed() {
     local count=0 before='' newest='' file=$OUT/slurm/crashes-$SLURM_JOB_ID
-    [[ ! -d $OUT/checkpoints ]] || newest=$(find "$OUT/checkpoints" -name 'step-*' | sort | tail -n 1)
+    [[ ! -d $OUT/checkpoints ]] ||
+        newest=$(find "$OUT/checkpoints" -type f -name 'rank-*' -printf '%T@\n' | sort -n | tail -n 1)
     [[ ! -f $file ]] || read -r count before <"$file" || true
     [[ $before == "$newest" ]] || count=0
     count=$((count + 1))

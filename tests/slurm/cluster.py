@@ -1,8 +1,8 @@
 """A Slurm of one's own: munged, slurmctld and two slurmd on this machine, in a private folder.
 
-Two virtual nodes share the host. As root each has its own hostname and /dev/shm, and all live in a
-network namespace of their own. Everything is a child with a known number and
-carries the path of its configuration in its environment: that is how it is ended again.
+Two virtual nodes share the host. As root each has its own hostname and /dev/shm, and both live in
+namespaces where network and process numbers are their own, and which end with this process.
+Everything carries the path of its configuration in its environment: that is how it is found.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from launching import ROOT, until
@@ -32,7 +33,7 @@ SETTINGS = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "HOROVOD_CYCLE_TIME": "1",
 }
-_SUBREAPER, _DEATH_SIGNAL = 36, 1  # prctl
+_DEATH_SIGNAL = 1  # of prctl
 
 CONF = """\
 ClusterName=test
@@ -70,7 +71,7 @@ NodeName={node[0]} NodeHostname=localhost NodeAddr={address[0]} Port={port[1]} C
 NodeName={node[1]} NodeHostname=localhost NodeAddr={address[1]} Port={port[2]} CPUs=16
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE
 """
-OWN_NETWORK = """\
+HOLDER = """\
 ip link set lo up
 ip link add v0 type veth peer name v1
 ip address add 10.255.0.1/24 dev v0
@@ -78,7 +79,7 @@ ip address add 10.255.0.2/24 dev v0
 ip link set v0 up
 ip link set v1 up
 echo ready
-exec sleep infinity
+while :; do sleep 1000 & wait; done
 """
 CGROUP_CONF = "CgroupAutomount=no\nCgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\n"
 
@@ -111,9 +112,8 @@ class Cluster:
 
     def start(self) -> None:
         """Start them all, and wait until both nodes are idle."""
-        _prctl(_SUBREAPER, 1)
         if self.root:
-            self._own_network()
+            self._own_machine()
         self._write_files()
         d = self.folder
         files = [f"--{x}-file={d}/munge/{x}" for x in ("key", "pid", "log", "seed")]
@@ -126,27 +126,14 @@ class Cluster:
 
     def stop(self) -> None:
         """End every process of the cluster by its number, and remove what it left elsewhere."""
-        if len(self._daemons) > 2:
-            self.command("scancel", "--user", str(os.geteuid()), check=False)
-            end = time.monotonic() + 10
-            while self.command("squeue", "--noheader", check=False) and time.monotonic() < end:
-                time.sleep(0.1)
-        for daemon in reversed(self._daemons):
-            daemon.terminate()
-            try:
-                daemon.wait(5)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
-        for _ in range(20):
-            if not self._kill_strays():
-                break
-            time.sleep(0.1)
+        for daemon in self._daemons:
+            daemon.kill()
+            daemon.wait()
+        until(lambda: not self._killed_strays(), 20, "the cluster is gone")
         for node in self.nodes:
             for group in Path("/sys/fs/cgroup/freezer").glob(f"slurm_{node}*"):
                 for inner in sorted([group, *group.rglob("*/")], reverse=True):
                     inner.rmdir()
-        _prctl(_SUBREAPER, 0)
 
     def strays(self) -> set[int]:
         """Living processes that carry the path of this cluster's configuration."""
@@ -160,14 +147,11 @@ class Cluster:
                 pass
         return found
 
-    def _kill_strays(self) -> set[int]:
+    def _killed_strays(self) -> set[int]:
         strays = self.strays()
         for pid in strays:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            except (ProcessLookupError, ChildProcessError):  # gone, or not our child
-                pass
         return strays
 
     def _write_files(self) -> None:
@@ -194,15 +178,20 @@ class Cluster:
         names = "".join(f"{address} {node}\n" for address, node in pairs)
         (d / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
 
-    def _own_network(self) -> None:
-        """A network namespace of lo and two addresses; it lives as long as who holds it.
+    def _own_machine(self) -> None:
+        """Namespaces for the network, processes and mounts, which live as long as who holds them.
 
-        The addresses are not loopback ones, which the daemons of mpirun do not accept.
+        So nothing outlives this process, however it ends. The addresses are not loopback ones,
+        which the daemons of mpirun do not accept.
         """
-        holder = self._daemon("unshare", "--net", "sh", "-ec", OWN_NETWORK, stdout=subprocess.PIPE)
+        spaces = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        holder = self._daemon("unshare", *spaces, "sh", "-ec", HOLDER, stdout=subprocess.PIPE)
         assert holder.stdout is not None
-        if holder.stdout.read(1):
-            self._inside = ["nsenter", f"--net=/proc/{holder.pid}/ns/net", "--"]
+        said = holder.stdout.readline().split()
+        if said:
+            inner = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()[0]
+            self._inside = ["nsenter", f"--target={inner}", "--net", "--pid", "--mount"]
+            self._inside += [f"--wd={ROOT}", "--"]
             self._addresses = ["10.255.0.1", "10.255.0.2"]
         else:  # not allowed here: the host's own network will do
             self._daemons.remove(holder)
@@ -226,7 +215,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout or log,
                 stderr=log,
-                preexec_fn=lambda: _prctl(_DEATH_SIGNAL, signal.SIGKILL),
+                preexec_fn=_end_with_parent,
             )
         self._daemons.append(daemon)
         return daemon
@@ -309,8 +298,8 @@ def _title(pid: int) -> bytes:
         return b""
 
 
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
 def _free_ports(n: int) -> Sequence[int]:

@@ -13,6 +13,7 @@ from slurm_jobs import Submitted, submit
 from hpc_localsgd.trajectory import Trajectory
 
 TINY = "--steps=30 --task.hidden=8 --figures=false".split()
+TWO_RANKS = "--nodes=2 --ntasks-per-node=1"
 SMALL = "--epochs=8 --figures=false".split()
 
 
@@ -42,7 +43,7 @@ def test_the_demo_says_what_it_did(demo: Submitted) -> None:
 
 
 def test_a_refused_configuration_is_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
-    job = submit(cluster, "digits_demo", tmp_path / "run", "--algorithm=slowmoo")
+    job = submit(cluster, "digits_demo", tmp_path / "run", "--algorithm=slowmoo", sbatch=TWO_RANKS)
     state, said = job.ended()
     assert state == "FAILED" and cluster.job(job.number)["ExitCode"] == "2:0", said
     assert "did you mean 'slowmo'" in said and cluster.job(job.number)["Restarts"] == "0"
@@ -110,7 +111,7 @@ def test_scaling_runs_on_one_node_and_on_two(cluster: Cluster, tmp_path: Path) -
         "scaling",
         tmp_path / "scaling",
         "--task.hidden=8",
-        sbatch="--nodes=2 --ntasks-per-node=1",
+        sbatch=TWO_RANKS,
         STEPS="20",
         BATCH="8",
     )
