@@ -249,12 +249,12 @@ class Cluster:
         said = self.command("scontrol", "--oneliner", "show", "job", number)
         return dict(word.partition("=")[::2] for word in said.split() if "=" in word)
 
-    def wait(self, number: str, timeout_s: float = 200) -> str:
+    def wait(self, number: str, timeout_s: float = 240) -> str:
         """Until a job is over; the state it ended in."""
         until(lambda: self._state(number) in OVER, timeout_s, f"job {number} is over")
         return self._state(number)
 
-    def wait_for_requeue(self, number: str, times: int = 1, timeout_s: float = 200) -> None:
+    def wait_for_requeue(self, number: str, times: int = 1, timeout_s: float = 240) -> None:
         """Until a job is back in the queue for the so manyth time."""
 
         def is_back() -> bool:

@@ -25,7 +25,7 @@ class Submitted:
     out: Path
     said: Path
 
-    def ended(self, timeout_s: float = 200) -> tuple[str, str]:
+    def ended(self, timeout_s: float = 240) -> tuple[str, str]:
         """Its final state, and what it said."""
         state = self.cluster.wait(self.number, timeout_s)
         return state, self.said.read_text()

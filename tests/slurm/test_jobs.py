@@ -25,7 +25,7 @@ def demo(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submitte
 
 
 def test_the_demo_reaches_the_accuracy_of_the_local_run(demo: Submitted, tmp_path: Path) -> None:
-    train(alone, *SMALL, "--workers=4", f"--out={tmp_path}").succeeded()
+    train(alone, *SMALL, "--workers=4", f"--out={tmp_path}", timeout_s=300).succeeded()
     demo.completed()
     there, here = Trajectory(demo.out), Trajectory(tmp_path)
     assert there.K == here.K == 4 and "horovod" in there.attrs["world"]

@@ -24,6 +24,9 @@ RUN = f"--steps={STEPS} --task.hidden=8 --batch-per-worker=4 --evaluate-every=50
 RUN += "--snapshot-every=100% --snapshot-workers --figures=false --schedule.every=8"
 TWO_NODES = "--nodes=2 --ntasks-per-node=1"
 TRAINS_FOR_S = 1.0
+PATIENCE_S = 240
+
+pytestmark = pytest.mark.timeout(900)  # of the fixture that runs them all
 
 
 @dataclass(frozen=True)
@@ -84,25 +87,33 @@ def stopped(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[
         )
         for name, variant in VARIANTS.items()
     }
-    for name, job in jobs.items():
-        until(lambda job=job: begun(job), 60, f"{name} trains")
-    time.sleep(TRAINS_FOR_S)
-    for name, job in jobs.items():
-        stop(job, VARIANTS[name])
+    waiting = dict(jobs)
+    until(lambda: stopped_as_they_train(waiting), PATIENCE_S, "all jobs train")
     cluster.start_requeued(*(job.number for job in jobs.values()))
     return jobs
 
 
-def begun(job: Submitted) -> bool:
-    return (job.out / "trajectory.h5").exists()
+def stopped_as_they_train(waiting: dict[str, Submitted]) -> bool:
+    """Stop those that have trained for a moment; whether that was all."""
+    for name, job in list(waiting.items()):
+        if age_s(job.out / "trajectory.h5") > TRAINS_FOR_S and stop(job, VARIANTS[name]):
+            del waiting[name]
+    return not waiting
 
 
-def stop(job: Submitted, variant: Variant) -> None:
+def age_s(file: Path) -> float:
+    return time.time() - file.stat().st_mtime if file.exists() else 0.0
+
+
+def stop(job: Submitted, variant: Variant) -> bool:
+    """Stop it, if that can be done already."""
     if variant.stopped_by == "USR2":  # what Slurm does before the time limit
         job.cluster.command("scancel", "--batch", "--signal=USR2", job.number)
-        return
-    until(lambda: any((job.out / "checkpoints").glob("step-*")), 30, "there is a checkpoint")
+        return True
+    if not any((job.out / "checkpoints").glob("step-*/rank-*")):
+        return False
     os.kill(job.cluster.ranks(str(job.out))[0], signal.SIGKILL)
+    return True
 
 
 @pytest.mark.parametrize("name", VARIANTS)
