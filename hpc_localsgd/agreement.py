@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -57,6 +58,13 @@ def check_same(world: World, text: str) -> None:
 def of_rank_0(world: World, number: int) -> int:
     """A number of rank 0, on all ranks."""
     return int(world.gather(np.full(len(world.ranks), number))[0])
+
+
+def hosts_of(world: World) -> list[str]:
+    """The host of each of the K workers."""
+    name = np.frombuffer(socket.gethostname().encode()[:64].ljust(64, b"\0"), dtype=np.uint8)
+    rows = world.gather(np.tile(name, (len(world.ranks), 1)))
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
 def digest(text: str) -> str:

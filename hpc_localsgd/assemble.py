@@ -12,7 +12,7 @@ import torch
 
 from hpc_localsgd.agreement import agree as agree
 from hpc_localsgd.agreement import check_same as check_same
-from hpc_localsgd.agreement import digest
+from hpc_localsgd.agreement import digest, hosts_of
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.batchnorm import BatchNorm
 from hpc_localsgd.checkpoint import Checkpoints, Keeper, Place
@@ -26,6 +26,7 @@ from hpc_localsgd.plan.duration import Units, seconds
 from hpc_localsgd.plan.rates import Rate
 from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
 from hpc_localsgd.probes import Evaluation, Probe, Snapshot, Spread
+from hpc_localsgd.quarantine import Quarantine
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.resuming import Continued, continued
 from hpc_localsgd.stopping import Stopping
@@ -33,6 +34,7 @@ from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.trajectory import Writer
 from hpc_localsgd.trajectory.header import Header
 from hpc_localsgd.types import ConfigurationError, legend
+from hpc_localsgd.watchdog import Watchdog
 from hpc_localsgd.worlds.base import World, check_workers
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
@@ -111,12 +113,16 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     units = Units(task.partition.steps_per_epoch, task.partition.per_step)
     units = Units(units.steps_per_epoch, units.samples_per_step, _steps(config, units))
     rate = config.rate.in_steps(units)
+    optimizer = LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync)
+    algorithm = _measuring(config)
+    if config.on_nan == "quarantine":
+        algorithm = Quarantine(algorithm, optimizer, task)
     run = Run(
         task=task,
-        algorithm=_measuring(config),
+        algorithm=algorithm,
         schedule=config.schedule.in_steps(units, int(rate.warmup)),
         rate=rate,
-        optimizer=LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync),
+        optimizer=optimizer,
         batchnorm=BatchNorm(config.batchnorm, config.batchnorm_batches),
         world=world,
         steps=units.total or 0,
@@ -160,6 +166,7 @@ class Job:
     keeper: Keeper
     writer: Writer | None
     out: Path
+    hosts: list[str]
 
     def close(self, status: str) -> None:
         """End the record as complete, stopped or diverged."""
@@ -194,8 +201,9 @@ def make_job(
     record = Recorder(run, measured, spread, writer, show, keeper)
     if place is not None:
         record.restore(place.state["record"])
-    stopping.attend(keeper.leave_on_request, lambda: None)
-    return Job(run, position, record, keeper, writer, out)
+    watchdog = make_watchdog(config, run, keeper, stopping, out)
+    stopping.attend(keeper.leave, watchdog.look)
+    return Job(run, position, record, keeper, writer, out, hosts_of(world))
 
 
 def make_keeper(
@@ -211,6 +219,23 @@ def make_keeper(
     steps = units.cadence(config.checkpoint_every) if by_clock is None else 0
     after = place.after if place is not None else 0
     return Keeper(run, checkpoints, stopping, steps, by_clock or 0.0, after)
+
+
+def make_watchdog(
+    config: Config, run: Run, keeper: Keeper, stopping: Stopping, out: Path
+) -> Watchdog:
+    """What ends the job when it hangs, by the longest round of the plan."""
+    longest = max(round.H for round in rounds(run.schedule, run.rate, run.steps))
+    if isinstance(run.schedule, spread_triggered):
+        longest = run.schedule.at_most
+    least_s = seconds(config.watchdog)
+    if least_s is None:
+        if str(config.watchdog) != "0":
+            raise ConfigurationError(
+                f'--watchdog {config.watchdog}: type a time ("10 minutes"), or 0 for none'
+            )
+        least_s = 0.0
+    return Watchdog(keeper, run.world, stopping, out, longest, least_s)
 
 
 def open_record(resolved: Resolved, run: Run, t0: int, how: Continued) -> Writer:

@@ -53,6 +53,7 @@ NOT_THE_RUN = (  # may differ when resuming
     "figures",
     "checkpoint_every",
     "checkpoint_keep",
+    "watchdog",
 )
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9, "weight_decay": 1e-4}}
 
@@ -103,6 +104,10 @@ class Config:
         checkpoint_every: Cadence of checkpoints, in time ("10 minutes") or any other unit; at ends
             of rounds, and within a round that is longer. 0 for the end only.
         checkpoint_keep: How many checkpoints to keep.
+        on_nan: When a worker's numbers are no longer finite: stop the run, or put the worker into
+            quarantine: it is left out of the exchange and goes on from the mean of the others.
+        watchdog: Least time without a step until the job is taken for hung and ended (exit status
+            86); the bound grows with the longest round of the plan. 0 for never.
         figures: Draw accuracy.png, spread.png and time.png at the end.
     """
 
@@ -137,6 +142,8 @@ class Config:
     snapshot_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     checkpoint_every: int | str = "10 minutes"
     checkpoint_keep: int = 2
+    on_nan: Literal["stop", "quarantine"] = "stop"
+    watchdog: int | str = "10 minutes"
     figures: bool = True
 
 

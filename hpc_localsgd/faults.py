@@ -69,7 +69,7 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
         sys.stderr.flush()
         world.abort(1)
         raise
-    if status == STOPPED and world.n > 1:
+    if status in (STOPPED, HUNG) and world.n > 1:
         end(status)
     world.close()
     return status

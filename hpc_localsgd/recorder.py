@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.probes import Measurement, Probe, Spread, View
+from hpc_localsgd.quarantine import QUARANTINED
 from hpc_localsgd.trajectory import NotWritten, TrajectoryError
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.types import Losses, Now
     from hpc_localsgd.worlds.ledger import OpenBill, Stamp
 
-DRAIN_EVERY = 32  # steps between two exchanges of the ranks' own figures, at most
-DRAIN_EVERY_S = 1.0  # or seconds, where steps are long
+DRAIN_EVERY = 32  # steps between two exchanges of the ranks' own figures
 CLOSE_WITHIN_S = 3.0
 FIGURES = 5  # loss, seconds computing, seconds in exchanges, bytes asked to send, bytes sent
 
@@ -88,8 +88,8 @@ class Recorder:
         self._began = self._ledger.clock.stamp()
         self._ledger.take()  # what was sent before the run is not part of a round
         self._before = np.zeros((len(run.world.ranks), FIGURES))  # of a round begun by another job
-        self._drain_every = 1
         self._resumed = False
+        self._tolerant = False  # of single workers whose loss is not finite
         self._writing = threading.Lock()
         self._closed = False
 
@@ -101,7 +101,6 @@ class Recorder:
             "rows": [row.state() for row in self._rows],
             "loss": self._loss,
             "so_far": torch.from_numpy(so_far),
-            "drain_every": self._drain_every,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -112,7 +111,6 @@ class Recorder:
         loss = state["loss"]
         self._loss = loss if loss is None else loss.to(self.run.world.device)
         self._before = state["so_far"].numpy()
-        self._drain_every = state["drain_every"]
         self._resumed = True
 
     def start(self, p: Position) -> None:
@@ -136,12 +134,27 @@ class Recorder:
         """Close the round's row; exchange and write rows when it is time; keep a checkpoint."""
         with self._ledger.unbilled():
             self._write(p.t, self.spread.after_sync(self.run, p))
+            self._write(p.t, self._quarantined(p, now))
         self._rows.append(self._row(p, now))
+        self._tolerant = QUARANTINED in p.sync
         with self._ledger.unbilled():
             saving = self._keeper is not None and self._keeper.due(p)
-            n = self._drain_every
-            if saving or p.t // n > p.begin // n or p.t == self.run.steps:
+            if saving or p.t // DRAIN_EVERY > p.begin // DRAIN_EVERY or p.t == self.run.steps:
                 self.drain()
+
+    def _quarantined(self, p: Position, now: Now) -> Iterator[Measurement]:
+        """Who was left out of the exchange, if anybody."""
+        flags = p.sync.get(QUARANTINED)
+        if not flags:
+            return
+        workers = ", ".join(str(k) for k in np.flatnonzero(flags))
+        if self.run.world.rank == 0:
+            _say(
+                f"round {now.s}, step {p.t}: the numbers of worker {workers} are not finite: left "
+                "out, and given the mean of the others"
+            )
+        meaning = "1: left out of the exchange, its numbers were not finite"
+        yield Measurement(QUARANTINED, np.array(flags, float), "1", ("worker",), meaning)
 
     def _row(self, p: Position, now: Now) -> _Row:
         """The round that ends now; the next one begins."""
@@ -187,16 +200,11 @@ class Recorder:
             return
         rows, self._rows = self._rows, []
         own = np.stack([row.figures() for row in rows], axis=1)  # [R, n, 5]
-        wish = self._keeper.wish() if self._keeper is not None else 0
-        asked = np.full((*own.shape[:2], 1), wish)
-        figures = self.run.world.gather(np.concatenate([own, asked], axis=2))
-        if self._keeper is not None:
-            self._keeper.agree(int(figures[0, -1, FIGURES]))
-        self._drain_every = _every(rows, figures)
+        figures = self.run.world.gather(own)
         for i, row in enumerate(rows):
-            self._to_writer(self._write_round, row, figures[:, i, :FIGURES])
+            self._to_writer(self._write_round, row, figures[:, i])
         self._show(rows[-1].end, {"train/loss": float(figures[:, -1, 0].mean())})
-        _check_finite(rows, figures[:, :, 0])
+        _check_finite(rows, figures[:, :, 0], self._tolerant)
 
     def flush(self) -> bool:
         """Bring what was recorded to the disk; whether that worked."""
@@ -277,15 +285,11 @@ def _figures(begin: Stamp, until: Stamp, open_bill: OpenBill) -> np.ndarray:
     return np.array([[0.0, compute_s, rest[0], sent, rest[1]] for sent in bill.payload_bytes])
 
 
-def _every(rows: list[_Row], figures: np.ndarray) -> int:
-    """Steps to the next exchange of figures, from those [K, n, ...] of all workers."""
-    seconds = float(figures[:, :, 1:3].sum(axis=(1, 2)).max()) / sum(row.H for row in rows)
-    return int(min(DRAIN_EVERY, max(1.0, DRAIN_EVERY_S / max(seconds, 1e-9))))
-
-
-def _check_finite(rows: list[_Row], losses: np.ndarray) -> None:
+def _check_finite(rows: list[_Row], losses: np.ndarray, tolerant: bool) -> None:
     """Raise if a loss [K, n] is not finite, naming the first round and the workers."""
     bad = ~np.isfinite(losses)
+    if tolerant:  # unless there is nobody left
+        bad &= bad.all(axis=0)
     if not bad.any():
         return
     i = int(np.argmax(bad.any(0)))

@@ -40,11 +40,12 @@ class Stopping:
 
     Attributes:
         asked: Who asked ("SIGUSR2", "STOP"); empty while nobody has.
+        status: The exit status then.
         asked_s: When, on the monotonic clock.
     """
 
     def __init__(self) -> None:
-        self.asked, self.asked_s = "", 0.0
+        self.asked, self.asked_s, self.status = "", 0.0, STOPPED
         self._file: Path | None = None
         self._ignored = 0
         self._before: dict[int, Any] = {}
@@ -121,21 +122,23 @@ class Stopping:
     def _hear(self, numbers: bytes) -> None:
         for number in numbers:
             if number in SIGNALS:
-                self._ask(signal.Signals(number).name)
+                self.ask(signal.Signals(number).name)
 
     def _look(self) -> None:
         self._each_second()
         if self._file and _changed_ns(self._file) not in (0, self._ignored):
-            self._ask("STOP")
+            said = _said(self._file)
+            self.ask("STOP", int(said) if said.isdecimal() else STOPPED)
 
-    def _ask(self, who: str) -> None:
+    def ask(self, who: str, status: int = STOPPED) -> None:
+        """Ask this rank to stop, and the others by the file. Asking again changes nothing."""
         if self.asked:
             return
-        self.asked_s = time.monotonic()
+        self.status, self.asked_s = status, time.monotonic()
         self.asked = who
         if self._file and who != "STOP":
             try:
-                self._file.touch()
+                self._file.write_text(str(status))
             except OSError:  # a full disk: the others have their own signals
                 pass
 
@@ -171,3 +174,10 @@ def _changed_ns(file: Path) -> int:
         return file.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _said(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

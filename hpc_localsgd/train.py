@@ -74,7 +74,7 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
             job.close("stopped")
             if world.rank == 0:
                 complain(str(said), PROG)
-            return STOPPED
+            return STOPPED if stopping is None else stopping.status
         except BaseException:
             job.close("stopped")
             raise
@@ -95,7 +95,7 @@ def _conclude(job: Job, figures: bool) -> None:
         from hpc_localsgd.analysis.figures import draw_run
 
         drawn = draw_run(trajectory, job.out)
-    show_conclusion(trajectory, job.run, [job.out / "trajectory.h5", *drawn])
+    show_conclusion(trajectory, job.run, [job.out / "trajectory.h5", *drawn], job.hosts)
 
 
 if __name__ == "__main__":

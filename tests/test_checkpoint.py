@@ -181,7 +181,8 @@ class TwoRanks:
 
     rank: int
     n: int = 2
-    ranks: range = range(1)
+    size: int = 6
+    ranks: range = range(3)
 
     def gather(self, v: np.ndarray) -> np.ndarray:
         return np.concatenate([v, v])
@@ -261,7 +262,10 @@ def test_a_shard_is_there_whole_or_not_at_all_and_a_full_disk_does_not_end_the_r
     assert torch.equal(finish(job).x, whole)
     said = capfd.readouterr().err
     assert "rank 0: no checkpoint of step 15: [Errno 28]" in said and "training goes on" in said
-    assert folders(tmp_path / "full")[:2] == ["step-00000005", "step-00000011"]  # what was there is as it was
+    assert folders(tmp_path / "full")[:2] == [
+        "step-00000005",
+        "step-00000011",
+    ]  # what was there is as it was
     assert not list(tmp_path.rglob("*.partial"))
     monkeypatch.undo()
     again, _ = start(tmp_path / "full", "--resume")

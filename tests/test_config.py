@@ -21,10 +21,10 @@ from hpc_localsgd.types import ConfigurationError
 OPTIONS = """
     --algorithm --batch_per_worker --batchnorm --batchnorm_batches --checkpoint_every
     --checkpoint_keep --config --device --dtype --epochs --evaluate_every --evaluate_workers
-    --fabric --figures --gradient --help --momentum_at_sync --optimizer --out --overwrite
-    --print_config --rate --remainder --resume --resume_from_mean --sampling --schedule --seed
-    --snapshot_dtype --snapshot_every --snapshot_workers --spread_every --steps --task --workers
-    --world
+    --fabric --figures --gradient --help --momentum_at_sync --on_nan --optimizer --out
+    --overwrite --print_config --rate --remainder --resume --resume_from_mean --sampling
+    --schedule --seed --snapshot_dtype --snapshot_every --snapshot_workers --spread_every
+    --steps --task --watchdog --workers --world
 """
 SHORT_NAMES = {
     "task": {"digits"},
@@ -185,7 +185,7 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
         for name in OPTIONS.split()
         if name not in ("--help", "--print_config", "--config")
         and name not in ("--out", "--resume", "--resume_from_mean", "--overwrite", "--figures")
-        and name not in ("--checkpoint_every", "--checkpoint_keep")
+        and name not in ("--checkpoint_every", "--checkpoint_keep", "--watchdog")
     }
 
 

@@ -21,7 +21,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks", "curvature"),
     ("worlds",),
     ("algorithms", "compressors", "gradients"),
-    ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured", "stopping"),
+    ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured")
+    + ("quarantine", "stopping", "watchdog"),
     ("loop", "attach"),
 )
 SEES_ITS_FLOOR = {
@@ -32,7 +33,9 @@ SEES_ITS_FLOOR = {
     "optimizer",
     "batchnorm",
     "measured",
+    "quarantine",
     "stopping",
+    "watchdog",
     "algorithms",
 }
 OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}

@@ -128,7 +128,7 @@ def test_ranks_exchange_figures_now_and_then_and_no_round_is_lost() -> None:
     gather = run.world.gather
     run.world.gather = lambda v: gathered.append(v.shape) or gather(v)  # type: ignore
     _, memory = go(run)
-    assert gathered == [(4, 1, 6), (4, 31, 6), (4, 32, 6), (4, 6, 6)]
+    assert gathered == [(4, 32, 5), (4, 32, 5), (4, 6, 5)]
     assert [r["step_end"] for r in memory.rounds] == list(range(1, 71))
 
 

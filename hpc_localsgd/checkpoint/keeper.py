@@ -9,9 +9,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hpc_localsgd.checkpoint.background import Background
 from hpc_localsgd.checkpoint.place import Place
-from hpc_localsgd.stopping import STOPPED, Stopped, Stopping, end
+from hpc_localsgd.stopping import Stopped, Stopping, end
 
 if TYPE_CHECKING:
     from hpc_localsgd.checkpoint.folder import Checkpoints
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.recorder import Recorder
 
 COPY, SAVE = 1, 2  # what rank 0's clock may ask for
+ASK_WITHIN = 1000  # steps, at most, until it is asked again
 COPY_EVERY_S = 1.0  # or a hundred times what a copy takes
 SHARE = 100
 OTHERS_S = 1.5  # for the other ranks to write a shard that fits the one just written
@@ -29,8 +32,8 @@ TOGETHER_S = 0.3  # all ranks see that all have written before the first one end
 class Keeper:
     """Keeps the places of one rank.
 
-    At an end of a round, where ranks exchange figures anyway, rank 0's clock decides for all. In a
-    long round every rank goes by its own.
+    About once a second, behind a step in which ranks have talked anyway, rank 0's clock decides for
+    all. Where they do not talk, every rank goes by its own.
     """
 
     def __init__(
@@ -61,34 +64,29 @@ class Keeper:
         self._background = Background(checkpoints)
         self._common: deque[Place] = deque(maxlen=2)
         self._own: Place | None = None
-        self._asked = 0
+        self._ask_at = after + 1  # the first exchange behind so many steps; on all ranks alike
         self._leaving = threading.Lock()
         self._copied_s = self._shared_s = self._saved_s = clock()
         self._pace_s = COPY_EVERY_S
-        self.passed_s, self.slowest_s = clock(), 0.0
+        self.begun, self.t, self.passed_s = False, 0, clock()
 
     def begin(self, p: Position, record: Recorder) -> None:
         """Before the first step, after what is measured there."""
         self._record = record
         self._exchanges = self._run.world.ledger.exchanges
         self._common.append(self._copy(p))
-        self.passed_s = self._clock()
+        self._asked_s = self._began_s = self.passed_s = self._clock()
+        self._asked_t = self._began_t = self.t = p.t
+        self.begun = True
+
+    def mean_step_s(self) -> float:
+        """Seconds of a step so far, whatever was done in them; 0 before the first."""
+        return (self.passed_s - self._began_s) / max(1, self.t - self._began_t)
 
     def due(self, p: Position) -> bool:
         """Whether all ranks save at this end of a round by their cadence in steps."""
         crossed = self._steps > 0 and p.t // self._steps > p.begin // self._steps
         return crossed or p.t == self._run.steps
-
-    def wish(self) -> int:
-        """What this rank's clock asks for; rank 0's wish will be everybody's."""
-        now = self._clock()
-        copy = COPY if now - self._shared_s >= self._pace_s else 0
-        save = SAVE if self._seconds and now - self._saved_s >= self._seconds else 0
-        return copy | save
-
-    def agree(self, wish: int) -> None:
-        """Rank 0's wish, as all ranks have heard it at the same end of a round."""
-        self._asked |= wish
 
     def between_steps(self, p: Position) -> None:
         """Copy, save or stop, whatever is due.
@@ -96,14 +94,14 @@ class Keeper:
         Raises:
             Stopped: The run was asked to stop, and this rank's place is on the disk.
         """
-        exchanges = self._run.world.ledger.exchanges
-        if exchanges != self._exchanges:
-            self._exchanges, self._after = exchanges, p.t
+        asked = 0
+        if self._run.world.ledger.exchanges != self._exchanges:
+            asked = self._ask(p) if p.t >= self._ask_at else 0
+            self._exchanges, self._after = self._run.world.ledger.exchanges, p.t
         if self._stopping.asked and p.t < self._run.steps:
             self._stop(p)
         now = self._clock()
-        self.slowest_s, self.passed_s = max(self.slowest_s, now - self.passed_s), now
-        asked, self._asked = self._asked, 0
+        self.t, self.passed_s = p.t, now
         if asked & SAVE or (p.t == p.end and self.due(p)):
             self._save(self._shared(p))
         elif asked & COPY:
@@ -116,23 +114,32 @@ class Keeper:
             self._background.finish()
             self._claim()  # from here on a request to stop comes too late
 
+    def _ask(self, p: Position) -> int:
+        """What rank 0's clock asks for, on all ranks, and when to ask it again."""
+        world, now = self._run.world, self._clock()
+        passed_s, steps = max(now - self._asked_s, 1e-9), p.t - self._asked_t
+        self._asked_s, self._asked_t = now, p.t
+        again = min(ASK_WITHIN, max(1, int(steps * self._pace_s / passed_s)))
+        copy = COPY if now - self._shared_s >= self._pace_s else 0
+        save = SAVE if self._seconds and now - self._saved_s >= self._seconds else 0
+        found = world.gather(np.full((len(world.ranks), 2), (copy | save, again)))[0]
+        self._ask_at = p.t + int(found[1])
+        return int(found[0])
+
     def finish(self) -> None:
         """Wait for what is being written."""
         self._background.finish()
 
-    def leave(self, status: int, why: str) -> None:
+    def leave(self) -> None:
         """Write what there is and end this process; for a thread, while the loop is stuck."""
         if not self._leaving.acquire(blocking=False):
             return  # the loop is at it
         kept = self._keep_and_wait([])
         if self._run.world.rank == 0:
-            _say(why)
-        end(status if kept else 1)
-
-    def leave_on_request(self) -> None:
-        """The loop was asked to stop, and does not come to the end of its step."""
-        at = max((place.t for place in self._copies()), default=0)
-        self.leave(STOPPED, f"stopped on {self._stopping.asked} within step {at} or later")
+            _say(
+                f"stopped on {self._stopping.asked} in the step after {self.t}: go on with --resume"
+            )
+        end(self._stopping.status if kept else 1)
 
     def _stop(self, p: Position) -> None:
         self._claim()
