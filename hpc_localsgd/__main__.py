@@ -20,6 +20,7 @@ COMMANDS = {
     "report": ("hpc_localsgd.report", "one page on a run, to be handed to a colleague"),
     "compare": ("hpc_localsgd.compare", "runs side by side, seeds of one configuration together"),
     "cite": ("hpc_localsgd.cite", "the papers behind what a run used"),
+    "summary": ("hpc_localsgd.summary", "what runs achieved and what they cost"),
     "doctor": ("hpc_localsgd.environment.doctor", "check this machine, environment and launcher"),
 }
 

@@ -57,6 +57,7 @@ DOOR = {
     "report",
     "compare",
     "cite",
+    "summary",
     "verify",
 }
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}
