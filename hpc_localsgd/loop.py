@@ -78,8 +78,12 @@ def train(run: Run, p: Position, record: Recorder) -> Position:
         if p.t == p.end:
             p = p.next_round(run.round_length(p))
         now = p.now(run, p.t)
-        loss, g = task.loss_and_grad(p.x, task.batch(world.ranks, p.t))
-        g, p.sync = algorithm.on_gradient(g, p.sync, world, now)
+        batch, begin = task.batch(world.ranks, p.t), algorithm.in_backward(p.sync, world, now)
+        if begin is None:
+            loss, g = task.loss_and_grad(p.x, batch)
+            g, p.sync = algorithm.on_gradient(g, p.sync, world, now)
+        else:
+            loss, g = task.loss_and_mean_grad(p.x, batch, begin)
         optimizer.step(g, now.lr)
         p.t += 1
         record.after_step(loss)

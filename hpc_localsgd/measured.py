@@ -15,6 +15,7 @@ from hpc_localsgd.probes import spread
 if TYPE_CHECKING:
     import numpy as np
 
+    from hpc_localsgd.tasks.parts import Begin
     from hpc_localsgd.types import Footprint, Now, Rows, State, Vector
     from hpc_localsgd.worlds.base import World
 
@@ -58,6 +59,10 @@ class Measured(Algorithm):
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """As the algorithm."""
         return self.of.on_gradient(g, state, world, now)
+
+    def in_backward(self, state: State, world: World, now: Now) -> Begin | None:
+        """As the algorithm."""
+        return self.of.in_backward(state, world, now)
 
     def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """As the algorithm."""

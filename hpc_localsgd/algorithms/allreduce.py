@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.base import Algorithm, part_by_part
 from hpc_localsgd.algorithms.compressed import compressed_mean
 from hpc_localsgd.compressors.base import Compressor
 
 if TYPE_CHECKING:
+    from hpc_localsgd.tasks.parts import Begin
     from hpc_localsgd.types import Footprint, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
@@ -46,6 +47,11 @@ class AllReduce(Algorithm):
         del now
         g, memory = compressed_mean(g, self.compressor, state["memory"], state["sizes"], world)
         return g, {**state, "memory": memory}
+
+    def in_backward(self, state: State, world: World, now: Now) -> Begin | None:
+        """The plain average can be begun part by part."""
+        del state, now
+        return part_by_part(world) if self.compressor is None else None
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Nothing: equal workers that took equal steps are equal."""

@@ -12,11 +12,13 @@ one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from hpc_localsgd.tasks.parts import Begin
     from hpc_localsgd.types import Footprint, Now, Rows, State, Vector
     from hpc_localsgd.worlds.base import World
 
@@ -57,6 +59,15 @@ class Algorithm(ABC):
         del world, now
         return g, state
 
+    def in_backward(self, state: State, world: World, now: Now) -> Begin | None:
+        """What begins the average of a part of the gradient that backward has finished.
+
+        None where the algorithm wants the gradients themselves: `on_gradient` is called with them.
+        Where this gives something, all parts are averaged by it instead.
+        """
+        del state, world, now
+        return None
+
     def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """The parameters [R, P] after a local step that does not end the round."""
         del world, now
@@ -83,3 +94,10 @@ class Algorithm(ABC):
 
         Compared with the ledger by the contract test.
         """
+
+
+def part_by_part(world: World) -> Begin | None:
+    """Averages in place while backward goes on; None where nothing is sent or rows come first."""
+    if world.n == 1 or len(world.ranks) > 1:
+        return None
+    return partial(world.begin_mean, keep=False)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.base import Algorithm, part_by_part
 from hpc_localsgd.algorithms.compressed import compressed_mean
 from hpc_localsgd.compressors.base import Compressor
 
 if TYPE_CHECKING:
+    from hpc_localsgd.tasks.parts import Begin
     from hpc_localsgd.types import Footprint, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
@@ -59,6 +60,10 @@ class LocalSGD(Algorithm):
         """The average gradient in the parallel phase, each worker's own after it."""
         parallel = state["parallel"] and now.H == 1
         return (world.mean(g) if parallel else g), {**state, "parallel": parallel}
+
+    def in_backward(self, state: State, world: World, now: Now) -> Begin | None:
+        """In the parallel phase the average can be begun part by part."""
+        return part_by_part(world) if state["parallel"] and now.H == 1 else None
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """The average parameters on every worker."""

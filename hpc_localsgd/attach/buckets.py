@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from hpc_localsgd.attach.storage import Group, windows
+from hpc_localsgd.plan.fragments import cuts_from_the_end
 from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def cut_buckets(group: Group, limit: int) -> tuple[Buffer, list[Bucket]]:
     slots = windows(vector[n:], group.parameters)
     begins = [n, *(n + end for end in accumulate(p.numel() for p in group.parameters))]
     buckets = []
-    for first, after in cuts_of(begins, limit // vector.itemsize):
+    for first, after in cuts_from_the_end(begins, limit // vector.itemsize):
         begin = begins[first] if first else 0
         bucket = Bucket(vector[begin : begins[after]])
         buckets.append(bucket)
@@ -80,19 +81,3 @@ def cut_buckets(group: Group, limit: int) -> tuple[Buffer, list[Bucket]]:
             slot = Slot(group.names[i], group.parameters[i], slots[i], vector[i], bucket)
             bucket.slots.append(slot)
     return Buffer(vector, n), buckets
-
-
-def cuts_of(begins: list[int], limit: int) -> list[tuple[int, int]]:
-    """Ranges of tensors, last first, each of at least `limit` numbers but the last of them.
-
-    Args:
-        begins: Where each tensor begins, and where the last ends.
-        limit: Numbers at which a range is closed.
-    """
-    cuts: list[tuple[int, int]] = []
-    after = len(begins) - 1
-    for first in reversed(range(1, after)):
-        if begins[after] - begins[first] >= limit:
-            cuts.append((first, after))
-            after = first
-    return [*cuts, (0, after)]

@@ -1,4 +1,4 @@
-"""A model cut into fragments of whole tensors, for methods that exchange it piece by piece."""
+"""A model cut into runs of whole tensors, to be exchanged piece by piece."""
 
 from __future__ import annotations
 
@@ -35,3 +35,19 @@ def cuts(sizes: Sequence[int], fragments: int) -> tuple[int, ...]:
         distances = [abs(end - goal) for end in free]
         at.append(free[distances.index(min(distances))])
     return (*at, ends[-1])
+
+
+def cuts_from_the_end(begins: Sequence[int], least: int) -> list[tuple[int, int]]:
+    """Runs of tensors, the last first, each of at least `least` numbers but the last of them.
+
+    Args:
+        begins: Where each tensor begins, and where the last ends.
+        least: Numbers at which a run is closed.
+    """
+    runs: list[tuple[int, int]] = []
+    after = len(begins) - 1
+    for first in reversed(range(1, after)):
+        if begins[after] - begins[first] >= least:
+            runs.append((first, after))
+            after = first
+    return [*runs, (0, after)] if after else runs

@@ -14,6 +14,7 @@ from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
+    from hpc_localsgd.tasks.parts import Begin
     from hpc_localsgd.types import Losses, Rows, Vector
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs and targets [R, B, ...]
@@ -108,6 +109,19 @@ class Task(ABC):
 
         The gradient is returned in storage that the next call overwrites.
         """
+
+    def loss_and_mean_grad(self, x: Rows, batch: Batch, begin: Begin) -> tuple[Losses, Rows]:
+        """The same, and the gradient averaged over all workers.
+
+        Args:
+            x: [1, P]: there is one worker in this process.
+            batch: Its batch.
+            begin: Begins the average of a contiguous part [1, m] of the gradient, in place. A task
+                may call it while backward still runs, in one order on all ranks.
+        """
+        loss, g = self.loss_and_grad(x, batch)
+        begin(g).wait()
+        return loss, g
 
     @abstractmethod
     def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:

@@ -25,6 +25,7 @@ from hpc_localsgd.tasks.samples import Arrays, Samples
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
+    from hpc_localsgd.tasks.parts import Begin
     from hpc_localsgd.types import Losses, Rows, Vector
 
 _LABELS = 4  # a stream of random numbers of its own, beside those of `plan/partition.py`
@@ -107,6 +108,12 @@ class Classification(Task):
         if x.data_ptr() != self.x.data_ptr():
             self.x.copy_(x)
         return self._replicas.loss_and_grad(*batch)
+
+    def loss_and_mean_grad(self, x: Rows, batch: Batch, begin: Begin) -> tuple[Losses, Rows]:
+        """The average is begun part by part while backward runs."""
+        if x.data_ptr() != self.x.data_ptr():
+            self.x.copy_(x)
+        return self._replicas.loss_and_mean_grad(*batch, begin)
 
     def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
         """Mean training loss [] of inputs [B, ...], in evaluation mode, differentiable in x.

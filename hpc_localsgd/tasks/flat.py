@@ -21,6 +21,7 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from hpc_localsgd.tasks.execution import Execution, LossScale, check_compiler
+from hpc_localsgd.tasks.parts import Begin, Parts
 from hpc_localsgd.types import ConfigurationError
 
 SLOW_ON_CPU = (nn.modules.conv._ConvNd, nn.MultiheadAttention)  # by vmap
@@ -191,6 +192,7 @@ class Replicas:
             )
         self._chosen = asked == "auto"
         self.vmapped = worth if self._chosen else asked == "vmap"
+        self._parts: Parts | None = None
 
     def loss_and_grad(
         self, inputs: torch.Tensor, targets: torch.Tensor
@@ -203,6 +205,21 @@ class Replicas:
         if self.scale is not None:
             self.scale.unscale(self.g)
         return losses, self.g
+
+    def loss_and_mean_grad(
+        self, inputs: torch.Tensor, targets: torch.Tensor, begin: Begin
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of a single worker, the gradient averaged; see `Task.loss_and_mean_grad`."""
+        if self.execution.accumulate > 1 or self.scale is not None:  # not final during backward
+            losses, g = self.loss_and_grad(inputs, targets)
+            begin(g).wait()
+            return losses, g
+        if self._parts is None:
+            named = dict(self.modules[0].named_parameters())
+            ordered = [named[name] for name in self.layout.names]
+            self._parts = Parts(ordered, sum(p.ndim >= 2 for p in ordered), self.g)
+        with self._parts.averaged(begin):
+            return self.loss_and_grad(inputs, targets)
 
     def _choose(self, inputs: torch.Tensor, targets: torch.Tensor) -> bool:
         """Whether vmap is possible and, where nobody knows, faster on this batch."""

@@ -21,7 +21,7 @@ from hpc_localsgd import (
     every,
     post_local,
 )
-from hpc_localsgd.attach.buckets import cuts_of
+from hpc_localsgd.plan.fragments import cuts_from_the_end
 from hpc_localsgd.plan.schedule import Schedule
 
 
@@ -206,7 +206,7 @@ def test_buckets_cover_everything_once_and_are_full(sizes: list[int], limit: int
     begins = [len(sizes)]
     for size in sizes:
         begins.append(begins[-1] + size)
-    cuts = cuts_of(begins, limit)
+    cuts = cuts_from_the_end(begins, limit)
     assert cuts[-1][0] == 0 and cuts[0][1] == len(sizes)
     assert all(a[0] == b[1] for a, b in zip(cuts, cuts[1:], strict=False))
     assert all(begins[b] - begins[a] >= limit for a, b in cuts[:-1])
