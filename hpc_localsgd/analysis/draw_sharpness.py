@@ -83,7 +83,7 @@ def draw_density(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | Non
         grid, density = smoothed(nodes.value[i], weights.value[i])
         axes.plot(grid, density, color=colour, linewidth=1.3, label=f"step {nodes.step[i]:,}")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=1e-6)
+    axes.set_ylim(1e-3 / (nodes.value.max() - nodes.value.min() + 1e-12))
     axes.set_xlabel("eigenvalue")
     axes.set_ylabel("share of eigenvalues per unit")
     axes.legend(frameon=False, fontsize=8)
