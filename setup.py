@@ -28,6 +28,7 @@ EXTRAS = {
     "horovod": ["cffi>=1.4", "cloudpickle", "packaging", "psutil", "setuptools", "wheel"],
     "mpi": ["mpi4py>=4.0"],
     "compression": ["hdf5plugin>=5.0"],
+    "xarray": ["xarray>=2024.1"],
     "vision": ["torchvision", "pillow"],
     "dev": ["hypothesis", "mypy", "pre-commit", "pytest>=8.0", "pytest-timeout>=2.3", "ruff"],
 }

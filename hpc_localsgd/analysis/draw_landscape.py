@@ -88,8 +88,10 @@ def _draw_plane(figure: Figure, found: Landscape) -> None:
 
 
 def _draw_path(axes: Axes, found: Landscape) -> None:
-    """The snapshots from the first (open) to the last (red)."""
-    if not len(found.position):
+    """The snapshots from the first (open) to the last (red); random directions miss the path."""
+    if found.directions == "random":
+        axes.scatter(0, 0, s=26, color=style.RED, edgecolor=style.INK, linewidth=0.8, zorder=4)
+    if found.directions != "pca" or not len(found.position):
         return
     from matplotlib.patheffects import withStroke
 

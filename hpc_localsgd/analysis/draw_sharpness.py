@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.panels import Line, Panel, draw_panels, panel_of
+from hpc_localsgd.analysis.panels import draw_panels, panels_of
 from hpc_localsgd.trajectory import Series, Trajectory
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PREFIX = "sharpness/"
 
 # Title of a panel -> names in it (behind `sharpness/`) with their labels.
-PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+PANELS = (
     ("largest eigenvalues of the Hessian", (("eigenvalues", ""),)),
     ("trace of the Hessian", (("trace", ""),)),
     ("loss on the subset", (("loss", ""),)),
@@ -31,7 +31,6 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ),
     ("spread at the snapshots, tr Ξ", (("xi_trace", ""),)),
 )
-QUIET = ("_error", "residuals", "trace_probes", "density_nodes", "density_weights")
 
 
 def draw_sharpness(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | None:
@@ -42,7 +41,7 @@ def draw_sharpness(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | N
         sources: Files to look in: the run itself, and the file of its sharpness.
     """
     found = series_of(sources)
-    panels = list(_panels(found))
+    panels = panels_of(PANELS, found)
     return draw_panels(run, "Sharpness of the loss", panels) if panels else None
 
 
@@ -83,7 +82,7 @@ def draw_density(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | Non
         grid, density = smoothed(nodes.value[i], weights.value[i])
         axes.plot(grid, density, color=colour, linewidth=1.3, label=f"step {nodes.step[i]:,}")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=1e-6)
+    axes.set_ylim(1e-3 / (nodes.value.max() - nodes.value.min() + 1e-12))
     axes.set_xlabel("eigenvalue")
     axes.set_ylabel("share of eigenvalues per unit")
     axes.legend(frameon=False, fontsize=8)
@@ -103,20 +102,3 @@ def smoothed(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nda
     apart = (grid[:, None] - nodes.ravel()) / width
     bells = np.exp(-0.5 * apart**2) / (width * np.sqrt(2 * np.pi))
     return grid, bells @ np.nan_to_num(weights.ravel()) / len(nodes)
-
-
-def _panels(found: dict[str, Series]) -> Iterator[Panel]:
-    known = set()
-    for title, names in PANELS:
-        known |= {name for name, _ in names}
-        lines = tuple(
-            Line(found[name], label, found.get(f"{name}_error"))
-            for name, label in names
-            if name in found
-        )
-        if lines:
-            yield Panel(title, lines)
-    for name, series in found.items():
-        plain: Any = name not in known and not name.endswith(QUIET)
-        if plain:
-            yield panel_of(series)

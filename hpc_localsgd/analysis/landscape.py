@@ -132,7 +132,7 @@ class Landscape:
             "pca": "Principal directions of the snapshots about the last one (Li et al., 2018).",
         }.get(self.directions, "")
         more = ["BatchNorm is re-estimated at every point.", said]
-        if self.directions != "between" and len(self.off) and self.off.max() > 0:
+        if self.directions == "pca":
             more.append("Dots are the snapshots, projected.")
         if self.missing:
             more.append(f"{self.missing} points are not evaluated yet.")

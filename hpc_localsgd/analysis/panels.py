@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 3
+# How an estimate was made, or too much for a panel: in the file, not on the page.
+QUIET = ("_error", "residuals", "_probes", "density_nodes", "density_weights")
 FEW_LINES = 12  # more entries than these are drawn as the range they cover
 COLOURS = (style.BLUE, style.RED, style.YELLOW, style.GREY)
 
@@ -56,6 +58,31 @@ def panel_of(series: Series) -> Panel:
     """
     units = "" if series.units in ("", "1") else f", {series.units}"
     return Panel(f"{series.name}{units}", (Line(series),))
+
+
+def panels_of(
+    known: Sequence[tuple[str, Sequence[tuple[str, str]]]],
+    found: Mapping[str, Series],
+    prefix: str = "",
+) -> list[Panel]:
+    """Panels of the series that are known, with their errors, and plain ones of all others.
+
+    Args:
+        known: Title of a panel, and the names in it with their labels.
+        found: The series by name.
+        prefix: In front of the names in `found`, where they have one.
+    """
+    panels, shown = [], set()
+    for title, names in known:
+        shown |= {prefix + name for name, _ in names}
+        lines = tuple(
+            Line(found[prefix + name], label, found.get(f"{prefix}{name}_error"))
+            for name, label in names
+            if prefix + name in found
+        )
+        panels += [Panel(title, lines)] if lines else []
+    others = [name for name in found if name not in shown and not name.endswith(QUIET)]
+    return [*panels, *(panel_of(found[name]) for name in others)]
 
 
 def draw_panels(run: Trajectory, title: str, panels: Sequence[Panel]) -> Figure:

@@ -28,8 +28,8 @@ def dataset(run: Trajectory) -> Dataset:
         from xarray import Dataset
     except ImportError as error:
         raise TrajectoryError(
-            "to_xarray needs xarray: pip install xarray. Without it, `rounds` and `series` give the "
-            "same numbers as NumPy arrays."
+            "to_xarray needs xarray: pip install xarray. Without it, `rounds` and `series` give "
+            "the same numbers as NumPy arrays."
         ) from error
     variables = _rounds(run)
     coordinates: dict[str, Any] = {}

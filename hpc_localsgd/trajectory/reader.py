@@ -202,11 +202,11 @@ class Trajectory:
     def to_xarray(self) -> Dataset:
         """The whole record but the parameters, as one `xarray.Dataset`.
 
-        Rounds are variables ``rounds/lr`` ... over ``round`` (and ``worker``); a series ``spread`` is
-        the variable ``spread`` over its own steps, the coordinate ``spread/step``, and over its own
-        axes, ``<name>/<dim>`` unless they are workers. Units and meanings are attributes of the
-        variables, those of the run attributes of the whole. Series over all parameters are left
-        out, as are snapshots: `series` and `snapshot` read them one by one.
+        Rounds are variables ``rounds/lr`` ... over ``round`` (and ``worker``). A series ``spread``
+        is the variable ``spread`` over its own steps, the coordinate ``spread/step``, and over its
+        own axes, ``<name>/<dim>`` unless they are workers. Units and meanings are attributes of the
+        variables, facts of the run those of the whole. Series over all parameters are left out, as
+        are snapshots: `series` and `snapshot` read them one by one.
 
         Raises:
             TrajectoryError: If xarray is missing.

@@ -21,11 +21,13 @@ CHOICES = (
     "compressor",
 )
 
-# Part of the name of a series -> what it is a measurement of.
+# Beginning of the name of a series -> what it is a measurement of.
 MEASURED = {
     "sharpness/trace": "sharpness",
     "sharpness/density": "density",
-    "xi": "xi",
+    "sharpness/xi": "xi",
+    "xi/": "xi",
+    "gradient/effective_lr": "alpha_e",
     "alpha_e": "alpha_e",
 }
 
@@ -59,8 +61,8 @@ def used_by(run: Trajectory, *others: Trajectory) -> list[Used]:
     """
     found = [*_chosen(run.config), *_options(run)]
     names = {name for each in (run, *others) for name in each.names()}
-    for part, what in MEASURED.items():
-        if any(part in name for name in names):
+    for begin, what in MEASURED.items():
+        if any(name.startswith(begin) for name in names):
             found.append(("measured", what))
     return [_used(option, name) for option, name in dict.fromkeys(found)]
 

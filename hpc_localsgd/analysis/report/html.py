@@ -35,7 +35,7 @@ table {{ border-collapse: collapse; font-size: 13.5px; margin: 10px 0; }}
 th {{ text-align: left; font-weight: 400; color: {GREY}; }}
 th, td {{ padding: 5px 22px 5px 0; border-bottom: 1px solid {PALE}; vertical-align: top; }}
 td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
-tr.best td {{ font-weight: 700; }}
+.scroll td:first-child {{ white-space: nowrap; }} tr.best td {{ font-weight: 700; }}
 .facts th {{ white-space: nowrap; }} .facts td {{ overflow-wrap: anywhere; }}
 .notes {{ border-left: 3px solid #DDAA33; padding: 2px 0 2px 16px; margin: 20px 0;
   font-size: 14px; }}

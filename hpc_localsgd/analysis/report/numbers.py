@@ -62,7 +62,8 @@ def plan_rows(source: Source) -> list[tuple[str, str, str, str]]:
         planned, happened = (f"{steps / an_epoch:.4g}" for steps in (plan.steps, done))
         rows.append(("epochs", planned, happened, _percent(done, plan.steps)))
     rows.append(_row("exchanges", len(plan.ends), len(rounds)))
-    rows.append(_row("exchanges up to there", plan.until(done), len(rounds)))
+    if done < plan.steps:
+        rows.append(_row("exchanges up to there", plan.until(done), len(rounds)))
     longest = int(rounds.local_steps.max()) if len(rounds) else 0
     rows.append(_row("longest round, steps", int(plan.local_steps.max()), longest))
     if run.K > 1:

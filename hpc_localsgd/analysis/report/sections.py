@@ -16,7 +16,7 @@ from hpc_localsgd.analysis.draw_spread import draw_spread
 from hpc_localsgd.analysis.draw_time import draw_time
 from hpc_localsgd.analysis.draw_waiting import draw_waiting
 from hpc_localsgd.analysis.landscape import Landscape
-from hpc_localsgd.analysis.panels import Line, Panel, draw_panels, panel_of
+from hpc_localsgd.analysis.panels import Line, Panel, draw_panels, panel_of, panels_of
 from hpc_localsgd.analysis.references import used_by
 from hpc_localsgd.analysis.references.used import papers_of
 from hpc_localsgd.analysis.report import html
@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRAWN_ELSEWHERE = ("train/loss", "eval/test/loss", "eval/test/accuracy", "spread")
+XI = "xi/"
+XI_PANELS = (
+    ("eigenvalues of Xi", (("eigenvalues", ""),)),
+    (
+        "mean loss of the workers over that of the mean",
+        (("gap", "measured"), ("half_trace", "½ tr(H Ξ)")),
+    ),
+    ("curvature along each deviation", (("curvature", ""),)),
+    ("loss before the exchange", (("worker_loss", "workers"), ("mean_loss", "mean model"))),
+    ("tr Xi", (("trace", ""),)),
+)
 ALPHA = ("alpha_e", "effective_rate", "effective_lr")  # Zhang's effective learning rate
 
 
@@ -47,6 +58,7 @@ def sections_of(source: Source, album: Album, prefix: str) -> str:
         _plan,
         _course,
         _spread,
+        _deviations,
         _sharpness,
         _alpha,
         _landscape,
@@ -134,9 +146,11 @@ def _alpha(source: Source, album: Album, prefix: str) -> str:
     found = [name for name in run.names() if _is_alpha(name)]
     if not found:
         return ""
+    beside = [name for name in run.names() if _is_gradient(name) and name not in found]
     rate = Series(run.rounds.step_begin, run.rounds.lr, "1", (), "", "lr")
     given = (Line(rate, "learning rate"),) if len(run.rounds) else ()
     panels = [Panel(name, (Line(run.series(name), "effective"), *given)) for name in found]
+    panels += [panel_of(run.series(name)) for name in beside]
     caption = (
         "The part of the mean step along the full gradient, over the gradient's length "
         "(Zhang et al., 2021): far below the learning rate where the workers are far apart."
@@ -146,6 +160,27 @@ def _alpha(source: Source, album: Album, prefix: str) -> str:
         f"{prefix}alpha_e",
         lambda: draw_panels(run, "Effective learning rate", panels),
         "Effective learning rate along the run",
+        caption,
+    )
+
+
+def _deviations(source: Source, album: Album, prefix: str) -> str:
+    """What the workers' deviations from their mean say, just before an exchange."""
+    run = source.run
+    known = {n: run.series(n) for n in run.names() if n.startswith(XI) and not _is_large(run, n)}
+    if not known:
+        return ""
+    caption = (
+        "Just before an exchange. Xi is the covariance of the workers about their mean; to second "
+        "order their mean loss exceeds that of the mean model by half the trace of H Xi "
+        "(Zhu et al., 2023). Bands span the workers."
+    )
+    panels = panels_of(XI_PANELS, known, XI)
+    return html.heading("Deviations of the workers") + _figure(
+        album,
+        f"{prefix}deviations",
+        lambda: draw_panels(run, "Deviations of the workers", panels),
+        "What the deviations of the workers say",
         caption,
     )
 
@@ -251,10 +286,19 @@ def _is_alpha(name: str) -> bool:
     return name.rpartition("/")[2] in ALPHA
 
 
+def _is_gradient(name: str) -> bool:
+    return name.startswith("gradient/")
+
+
+def _is_large(run: Trajectory, name: str) -> bool:
+    """Vectors as long as the model are not for a page."""
+    return "parameter" in run.about(name)["dims"].split()
+
+
 def _is_other(run: Trajectory, name: str) -> bool:
-    large = "parameter" in run.about(name)["dims"].split()
-    shown = name in DRAWN_ELSEWHERE or name.startswith("sharpness/") or _is_alpha(name)
-    return not (large or shown) and len(run.series(name)) > 0
+    shown = name in DRAWN_ELSEWHERE or name.startswith(("sharpness/", XI)) or _is_alpha(name)
+    beside = _is_gradient(name) and any(_is_alpha(n) for n in run.names())
+    return not (shown or beside or _is_large(run, name)) and len(run.series(name)) > 0
 
 
 def _figure(
