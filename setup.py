@@ -29,7 +29,15 @@ EXTRAS = {
     "mpi": ["mpi4py>=4.0"],
     "compression": ["hdf5plugin>=5.0"],
     "vision": ["torchvision", "pillow"],
-    "dev": ["hypothesis", "mypy", "pre-commit", "pytest>=8.0", "pytest-timeout>=2.3", "ruff"],
+    "dev": [
+        "curvlinops-for-pytorch>=3.0",  # an independent reference for tests of curvature
+        "hypothesis",
+        "mypy",
+        "pre-commit",
+        "pytest>=8.0",
+        "pytest-timeout>=2.3",
+        "ruff",
+    ],
 }
 
 setup(
