@@ -30,7 +30,15 @@ EXTRAS = {
     "compression": ["hdf5plugin>=5.0"],
     "xarray": ["xarray>=2024.1"],
     "vision": ["torchvision", "pillow"],
-    "dev": ["hypothesis", "mypy", "pre-commit", "pytest>=8.0", "pytest-timeout>=2.3", "ruff"],
+    "dev": [
+        "curvlinops-for-pytorch>=3.0",  # an independent reference for tests of curvature
+        "hypothesis",
+        "mypy",
+        "pre-commit",
+        "pytest>=8.0",
+        "pytest-timeout>=2.3",
+        "ruff",
+    ],
 }
 
 setup(

@@ -1,6 +1,6 @@
 """Matrices made of the outputs' Jacobian: Gauss-Newton, the Fishers, the covariance of the noise.
 
-With the model's logits f(x), J = df/dx, and the cross entropy l, p = softmax f, r = p - onehot(y):
+With the model's logits f(x), J = df/dx, and the cross entropy l, p = softmax f, r = dl/df = p - y:
 
     G v = 1/N sum_i J_i^T (diag p_i - p_i p_i^T) J_i v     generalised Gauss-Newton; for cross
                                                            entropy the true Fisher as well
@@ -57,25 +57,33 @@ class Outputs:
         self._x, self._f = x, task.outputs(x, inputs, buffers)
         self.logits = self._f.detach()
         self._u = torch.zeros_like(self.logits, requires_grad=True)
+        self._residuals = _residuals(task, self.logits, self.targets)
         (self._pulled,) = torch.autograd.grad(self._f, x, self._u, create_graph=True)
 
     def forward(self, vectors: Rows, pull: PullBack, keep: bool) -> torch.Tensor:
-        """J v for rows [m, P]: [m, b, ..., C]."""
+        """J v for rows [m, P]: [m, b, C, ...]."""
         return pull(self._pulled, self._u, vectors, keep)
 
     def back(self, rows: torch.Tensor, pull: PullBack, keep: bool) -> Rows:
-        """J^T w for w [m, b, ..., C]: [m, P]."""
+        """J^T w for w [m, b, C, ...]: [m, P]."""
         return pull(self._f, self._x, rows, keep)
 
     def between(self, moved: torch.Tensor, middle: Middle) -> torch.Tensor:
-        """The matrix between J^T and J, times moved [m, b, ..., C], summed over samples."""
-        p = self.logits.softmax(-1)
-        terms = p[0].numel() // p.shape[-1]  # of a sample: the tokens of a text, else one
+        """The matrix between J^T and J, times moved [m, b, C, ...], summed over samples."""
         if middle == "ggn":
-            return p * (moved - (p * moved).sum(-1, keepdim=True)) / terms
-        r = (p - torch.nn.functional.one_hot(self.targets, p.shape[-1]).to(p)) / terms
+            p = self.logits.softmax(1)
+            places = self.targets[0].numel()  # labels of a sample: one, or the tokens of a text
+            return p * (moved - (p * moved).sum(2, keepdim=True)) / places
+        r = self._residuals
         along = (r * moved).flatten(2).sum(2)  # g_i . v, [m, b]
         return r * along.view(*along.shape, *[1] * (r.dim() - 1))
+
+
+def _residuals(task: Task, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Gradient r_i of each sample's loss by its logits, [b, C, ...]."""
+    at = logits.clone().requires_grad_()
+    (r,) = torch.autograd.grad(task.criterion(at, targets), at)
+    return r * len(logits)
 
 
 class OuterProducts:

@@ -62,6 +62,16 @@ class Elsewhere(Task):
         """The plain loss, which curvature is measured on: see `Task.loss`."""
         return self.task.loss(x, batch, buffers)
 
+    def outputs(
+        self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
+    ) -> torch.Tensor:
+        """See `Task.outputs`."""
+        return self.task.outputs(x, inputs, buffers)
+
+    def criterion(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """See `Task.criterion`."""
+        return self.task.criterion(outputs, targets)
+
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
         """See `Task.evaluate`."""
         return self.task.evaluate(x, split, rows, buffers)

@@ -133,10 +133,10 @@ class Task(ABC):
     def outputs(
         self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
     ) -> torch.Tensor:
-        """Logits [B, ..., C] of inputs [B, ...], differentiable in x, in evaluation mode.
+        """Logits [B, C, ...] of inputs [B, ...], differentiable in x, in evaluation mode.
 
-        For a task whose `loss` is their mean cross entropy; Gauss-Newton and Fisher matrices are
-        made of them.
+        For a task whose `loss` is their cross entropy, `criterion`; Gauss-Newton and Fisher
+        matrices are made of them.
 
         Raises:
             ConfigurationError: The task has none.
@@ -145,6 +145,10 @@ class Task(ABC):
             f"{type(self).__name__} does not say what its loss is computed from (Task.outputs), so "
             "there is no Gauss-Newton or Fisher matrix: leave --ggn, --fisher and --noise out"
         )
+
+    def criterion(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss [] of `outputs` [B, C, ...]: cross entropy, its labels smoothed or not."""
+        raise NotImplementedError(f"{type(self).__name__} has no outputs")
 
     @abstractmethod
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:

@@ -121,12 +121,16 @@ class Classification(Task):
         In the dtype of x throughout, whatever the run's precision: curvature wants it exact.
         """
         inputs, labels = batch
-        return self._criterion(self.outputs(x, inputs, buffers), labels)
+        return self.criterion(self.outputs(x, inputs, buffers), labels)
+
+    def criterion(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean training loss [] of logits [B, C, ...]."""
+        return self._criterion(outputs, targets)
 
     def outputs(
         self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
     ) -> torch.Tensor:
-        """Logits [B, C] of inputs [B, ...], in evaluation mode, differentiable in x."""
+        """Logits [B, C, ...] of inputs [B, ...], in evaluation mode, differentiable in x."""
         state = self.layout.views(x)
         state |= self.layout.buffer_views(self.buffers[0] if buffers is None else buffers)
         with twice_differentiable(self._point):

@@ -230,3 +230,40 @@ def test_curvlinops_has_the_same_matrices(net: str, matrix: str) -> None:
     risk = Risk(task, parts).at(x)
     ours = risk.products(V) if matrix == "hessian" else risk.outer_products(V, matrix)  # type: ignore[arg-type]
     torch.testing.assert_close(ours, (theirs @ V.T).T, rtol=1e-9, atol=1e-11)
+
+
+def test_several_labels_a_sample_and_smoothed_ones() -> None:
+    """A text has a label a token; tr F = mean |g_i|^2 is a check of both factors."""
+    from functools import partial
+
+    from hpc_localsgd.tasks.text import text
+
+    spec = text(model="transformer", length=6, width=4, layers=1, heads=1)
+    task = build_for_curvature(spec, batch=4, dtype=torch.float64)
+    assert hasattr(task, "_criterion")
+    task._criterion = partial(nn.functional.cross_entropy, label_smoothing=0.2)
+    risk = Risk(task, in_chunks(pieces(task, 8), 4)).at(task.init(0))
+    g = []
+    for inputs, labels in risk.chunks:
+        for one, label in zip(inputs, labels, strict=True):
+            g.append(Risk(task, [(one[None], label[None])]).gradient(task.init(0)))
+    each = torch.stack(g)
+    V = torch.randn(2, task.dim, dtype=torch.float64)
+    F = risk.outer_products(V, "fisher")
+    torch.testing.assert_close(F, V @ each.T @ each / len(each), rtol=1e-9, atol=1e-12)
+    squared, _, N = risk.squared_gradients().tolist()
+    assert squared / N == pytest.approx(float(each.square().sum()) / len(each), rel=1e-9)
+    x = task.init(0)
+    G, moved = torch.zeros_like(V), 1e-7
+
+    def outputs(inputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return task.outputs(y, inputs)
+
+    for v, row in zip(V, G, strict=True):  # J^T (dp/df) J v, dp/df by a difference
+        for inputs, labels in risk.chunks:
+            at, rate = torch.autograd.functional.jvp(partial(outputs, inputs), x, v)
+            ps = [(at + s * moved * rate).softmax(1) for s in (1, -1)]
+            change = (ps[0] - ps[1]) / (2 * moved) / labels[0].numel()
+            y = x.clone().requires_grad_()
+            row += torch.autograd.grad((task.outputs(y, inputs) * change).sum(), y)[0] / 8
+    torch.testing.assert_close(risk.outer_products(V, "ggn"), G, rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ from hpc_localsgd.sharpness import main
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
 
-OPTIONS = ["--samples=60", "--eigenvalues=2", "--dtype=float64", "--direction-probes=2"]
+OPTIONS = ["--samples=48", "--eigenvalues=2", "--dtype=float64", "--direction-probes=2"]
 OPTIONS += ["--trace-probes=10", "--density-steps=5", "--density-probes=2", "--steps=last"]
 OPTIONS += ["--ggn", "--fisher", "--noise", "--eigenvectors"]
 COMMAND = ["-m", "hpc_localsgd", "sharpness"]
@@ -21,14 +21,15 @@ CONV = ["--task.model=conv", "--task.norm=batch", "--task.hidden=2"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_by(2, tmp_path_factory.mktemp("trained") / "run")
-
-
-def trained_by(workers: int, out: Path) -> Path:
     """A net with BatchNorm, whose statistics the ranks re-estimate together."""
+    return trained_by(2, tmp_path_factory.mktemp("trained") / "run", *CONV)
+
+
+def trained_by(workers: int, out: Path, *task: str) -> Path:
+    """A run with a snapshot at its end, and its sharpness by one process."""
     length = [f"--workers={workers}", "--schedule=every", "--schedule.steps=8", "--steps=12"]
     kept = ["--snapshot-every=12", "--snapshot-workers", "--figures=false", f"--out={out}"]
-    assert train([*CONV, *length, *kept]) == 0
+    assert train([*task, *length, *kept]) == 0
     assert main([str(out), *OPTIONS, "--density"]) == 0
     return out
 
@@ -47,7 +48,7 @@ def test_two_ranks_give_the_same_numbers(trained: Path, tmp_path: Path, launch) 
 def test_runs_of_one_and_of_four_workers_are_the_same_on_two_ranks(
     tmp_path: Path, workers: int
 ) -> None:
-    trained, out = trained_by(workers, tmp_path / "run"), tmp_path / "two.h5"
+    trained, out = trained_by(workers, tmp_path / "run", "--task.hidden=3"), tmp_path / "two.h5"
     run(
         mpirun(2), [*COMMAND, str(trained), *OPTIONS, "--density", f"--out={out}", "--world=mpi"]
     ).succeeded()

@@ -301,6 +301,25 @@ def test_another_schema_is_named(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert "Traceback" not in text
 
 
+def test_results_of_another_schema_are_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), *FAST, "--steps=last"]) == 0
+    with h5py.File(run / "sharpness.h5", "r+") as file:
+        file.attrs["schema_version"] = 0
+        file.attrs["package_version"] = "0.0.1"
+    text = said(capsys, str(run), *FAST)
+    assert "sharpness.h5" in text and "written by hpc_localsgd 0.0.1" in text
+
+
+def test_a_run_from_before_an_option_was_there_is_measured(run: Path) -> None:
+    with h5py.File(run / "trajectory.h5", "r+") as file:
+        lines = file.attrs["config"].splitlines()
+        newer = ("deviations_every", "gradients_every", "probe_samples")
+        kept = [line for line in lines if not line.startswith(newer)]
+        assert len(kept) == len(lines) - 3
+        file.attrs["config"] = "\n".join(kept)
+    assert main([str(run), *FAST, "--steps=last"]) == 0
+
+
 def test_a_killed_run_gives_what_it_has(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with h5py.File(run / "trajectory.h5", "r+") as file:
         file.attrs["status"] = "running"
