@@ -56,7 +56,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for name in (name for name in RUNS if ("horovod" in name) == (world == "horovod")):
             files.append(folder / f"{outs[name].name}.options")
             files[-1].write_text("\n".join([*RUN, *RUNS[name], f"--out={outs[name]}"]))
-        launch(mpirun(2), [SEVERAL, *map(str, files)]).succeeded()
+        launch(mpirun(2), [SEVERAL, *map(str, files)], timeout_s=400).succeeded()
     return outs
 
 
@@ -74,7 +74,7 @@ def final(out: Path) -> torch.Tensor:
 def finish(launcher: Sequence[str], out: Path, *options: str) -> torch.Tensor:
     """Go on to the end."""
     with started(launcher, arguments(out, *options)) as job:
-        job.wait().succeeded()
+        job.wait(300).succeeded()
     return final(out)
 
 
@@ -89,7 +89,7 @@ def stop(
 ) -> int:
     """Start a run, ask it to stop after a while, and see that it ends in time; its status."""
     with started(launcher, arguments(out, *options)) as job:
-        until(lambda: trains(job, out), 90, "both ranks train")
+        until(lambda: trains(job, out), 200, "both ranks train")
         time.sleep(wait_s)
         asked = time.time()
         if by == "STOP":
@@ -164,7 +164,7 @@ def test_where_no_signal_arrives_a_file_stops_the_run(
 def test_a_frozen_rank_is_named_and_the_job_ended(tmp_path: Path) -> None:
     options = [*RUNS["short"], "--checkpoint-every=0.3 s", "--watchdog=2 s"]
     with started(mpirun(2), arguments(tmp_path, *options)) as job:
-        until(lambda: trains(job, tmp_path) and last_complete(tmp_path), 90, "a checkpoint")
+        until(lambda: trains(job, tmp_path) and last_complete(tmp_path), 200, "a checkpoint")
         os.kill(job.ranks()[1], signal.SIGSTOP)
         outcome = job.wait(60)
         until(lambda: not job.pids(), 10, "every process is gone")
