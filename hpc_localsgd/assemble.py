@@ -16,7 +16,7 @@ from hpc_localsgd.agreement import digest, hosts_of
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.batchnorm import BatchNorm
 from hpc_localsgd.checkpoint import Checkpoints, Keeper, Place
-from hpc_localsgd.config import Config, Resolved
+from hpc_localsgd.config import Config, Resolved, essence
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.measured import Measured
@@ -208,7 +208,7 @@ def make_job(
     stopping = stopping or Stopping()
     stopping.look_at(out)
     run, units = make_run(resolved, world)
-    checkpoints = Checkpoints(out, world, config.checkpoint_keep, digest(resolved.text))
+    checkpoints = Checkpoints(out, world, config.checkpoint_keep, digest(essence(resolved.text)))
     position, place = how.position(run, checkpoints)
     first = world.rank == 0
     writer = agree(

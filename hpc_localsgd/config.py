@@ -52,10 +52,8 @@ NOT_THE_RUN = (  # may differ when resuming
     "resume_from_mean",
     "overwrite",
     "figures",
-    "checkpoint_every",
-    "checkpoint_keep",
-    "watchdog",
 )
+NO_NUMBERS = ("checkpoint_every", "checkpoint_keep", "watchdog")  # may differ too, and are kept
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9, "weight_decay": 1e-4}}
 
 
@@ -386,6 +384,12 @@ def _default_lr(path: Any) -> Any:
 def _class(path: str) -> Any:
     module, name = path.rsplit(".", 1)
     return getattr(import_module(module), name)
+
+
+def essence(text: str) -> str:
+    """The configuration without what changes no number of a run: it may differ when resuming."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if line.partition(":")[0] not in NO_NUMBERS)
 
 
 def _text(made: ArgumentParser, parsed: Any) -> str:

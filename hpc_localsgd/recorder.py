@@ -118,8 +118,7 @@ class Recorder:
         if not self._resumed:
             self.measure(p)
         if self._keeper is not None:
-            with self._ledger.unbilled():
-                self._keeper.begin(p, self)
+            self._keeper.begin(p, self)
 
     def after_step(self, loss: Losses) -> None:
         """Add up the losses [R] of the round, on the device."""
@@ -177,8 +176,7 @@ class Recorder:
             Stopped: The run was asked to stop.
         """
         if self._keeper is not None:
-            with self._ledger.unbilled():
-                self._keeper.between_steps(p)
+            self._keeper.between_steps(p)
 
     def measure(self, p: Position) -> None:
         """Let every probe that is due after p.t steps measure."""

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from hpc_localsgd.agreement import agree, check_same, of_rank_0
-from hpc_localsgd.checkpoint.folder import Checkpoints, last_complete, read_all
+from hpc_localsgd.checkpoint import shard
+from hpc_localsgd.checkpoint.folder import Checkpoints, last_complete
 from hpc_localsgd.checkpoint.place import Place
-from hpc_localsgd.checkpoint.shard import DamagedShard
+from hpc_localsgd.config import Config, essence
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.types import ConfigurationError, Footprint
 
 if TYPE_CHECKING:
-    from hpc_localsgd.config import Config
     from hpc_localsgd.worlds.base import World
 
 Mode = Literal["new", "overwrite", "resume"]
@@ -45,7 +45,7 @@ class Continued:
             ConfigurationError: There is no checkpoint to go on from; on all ranks alike.
         """
         world, out = run.world, checkpoints.folder.parent
-        start = agree(world, lambda: _to_the_mean(run, out)) if self.from_mean else (0, -1)
+        start = _to_the_mean(run, out) if self.from_mean else (0, -1)
         model = Footprint(run.task.sizes, run.task.x.element_size())
         p = Position(run.task.x, run.algorithm.init(run.task.x, world, model))
         p.t, p.s = start
@@ -135,7 +135,7 @@ def check_same_config(record: Path, text: str, other_workers: bool = False) -> N
         before = Trajectory(segment_paths(record)[-1], segments=False).attrs["config"]
     except TrajectoryError as error:
         raise ConfigurationError(f"cannot --resume: {error}") from error
-    changed = set(text.splitlines()) ^ set(before.splitlines())
+    changed = set(essence(text).splitlines()) ^ set(essence(before).splitlines())
     names = {line.split(":")[0].strip(" -") for line in changed}
     names -= {"workers"} if other_workers else set()
     if names:
@@ -150,10 +150,8 @@ def _is_other(last: tuple[Path, int] | None, world: World) -> bool:
     if last is None:
         return False
     folder, n = last
-    try:
-        return n * len(read_all(folder, n)[0]["x"]) != world.size or n != world.n
-    except DamagedShard as error:
-        raise ConfigurationError(f"cannot start from the mean: {error}") from error
+    x = _read(folder, n, 0)["x"]
+    return n * len(x) != world.size or n != world.n
 
 
 def _to_the_mean(run: Run, out: Path) -> tuple[int, int]:
@@ -162,19 +160,41 @@ def _to_the_mean(run: Run, out: Path) -> tuple[int, int]:
     The optimiser and the algorithm begin anew. Since another number of workers makes other steps of
     the same data, the run goes on at the same share of its length.
     """
+    world, task = run.world, run.task
+    t, s = agree(world, lambda: _load_mean(run, out) if world.rank == 0 else (0, 0))
+    world.broadcast(task.x)
+    if task.buffers.numel():
+        world.broadcast(task.buffers)
+    return of_rank_0(world, t), of_rank_0(world, s)
+
+
+def _load_mean(run: Run, out: Path) -> tuple[int, int]:
+    """On rank 0: the mean model and buffers in its rows; step and round."""
     last = last_complete(out)
-    assert last is not None  # rank 0 has seen it
-    try:
-        states: list[dict[str, Any]] = read_all(*last)
-    except DamagedShard as error:
-        raise ConfigurationError(f"cannot start from the mean: {error}") from error
-    run.task.x[:] = torch.cat([state["x"] for state in states]).mean(0)
-    if run.task.buffers.numel():
-        run.task.buffers[:] = torch.cat([state["buffers"] for state in states]).mean(0)
-    place = states[0]["place"]
-    t = round(place["t"] / states[0]["steps"] * run.steps)
+    assert last is not None  # it was there a moment ago
+    folder, n = last
+    x, buffers = torch.zeros_like(run.task.x[0]), torch.zeros_like(run.task.buffers[0])
+    for r in range(n):  # one at a time: all may not fit
+        state = _read(folder, n, r)
+        x += state["x"].mean(0).to(x) / n
+        buffers += state["buffers"].mean(0).to(x) / n
+    run.task.x[:], run.task.buffers[:] = x, buffers
+    place = state["place"]
+    t = round(place["t"] / state["steps"] * run.steps)
     parallel = place["end"] == place["s"] + 1  # no local steps so far
     return t, t - 1 if parallel else min(place["s"], t - 2)
+
+
+def _read(folder: Path, n: int, r: int) -> dict[str, Any]:
+    """The state of rank r of a checkpoint of n ranks.
+
+    Raises:
+        ConfigurationError: It is damaged.
+    """
+    try:
+        return dict(shard.read(folder / f"rank-{r}-of-{n}.pt"))
+    except shard.DamagedShard as error:
+        raise ConfigurationError(f"cannot start from the mean: {error}") from error
 
 
 def _replace(checkpoints: Checkpoints, place: Place) -> None:

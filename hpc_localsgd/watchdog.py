@@ -64,7 +64,7 @@ class Watchdog:
 
     def look(self) -> None:
         """Say how far this rank is, and end the job if it hangs."""
-        if not self._least_s or self._world.n == 1:
+        if not self._least_s or self._world.n == 1 or self._stopping.asked:
             return
         now = self._clock()
         if now - self._beaten_s >= BEAT_EVERY_S:

@@ -221,7 +221,6 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
         for name in OPTIONS.split()
         if name not in ("--help", "--print_config", "--config")
         and name not in ("--out", "--resume", "--resume_from_mean", "--overwrite", "--figures")
-        and name not in ("--checkpoint_every", "--checkpoint_keep", "--watchdog")
     }
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -196,12 +196,3 @@ def last_complete(out: Path) -> tuple[Path, int] | None:
     """The newest checkpoint of a run that has all its shards, and how many those are."""
     whole = [f for f in all_folders(out / "checkpoints") if shards(f) == expected(f)]
     return (whole[-1], expected(whole[-1])) if whole else None
-
-
-def read_all(folder: Path, n: int) -> list[Any]:
-    """The states of all ranks of a checkpoint, in the order of the ranks.
-
-    Raises:
-        DamagedShard: One of them is not what was written.
-    """
-    return [shard.read(folder / f"rank-{r}-of-{n}.pt") for r in range(n)]

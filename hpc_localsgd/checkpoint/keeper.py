@@ -94,21 +94,20 @@ class Keeper:
         Raises:
             Stopped: The run was asked to stop, and this rank's place is on the disk.
         """
+        self.t, self.passed_s = p.t, self._clock()
         asked = 0
         if self._run.world.ledger.exchanges != self._exchanges:
             asked = self._ask(p) if p.t >= self._ask_at else 0
             self._exchanges, self._after = self._run.world.ledger.exchanges, p.t
         if self._stopping.asked and p.t < self._run.steps:
             self._stop(p)
-        now = self._clock()
-        self.t, self.passed_s = p.t, now
         if asked & SAVE or (p.t == p.end and self.due(p)):
             self._save(self._shared(p))
         elif asked & COPY:
             self._shared(p)
-        elif self._due_inside(p, now):
+        elif self._due_inside(p):
             self._save(self._alone(p))
-        elif now - self._copied_s > 2 * self._pace_s:
+        elif self.passed_s - self._copied_s > 2 * self._pace_s:
             self._alone(p)
         if p.t == self._run.steps:
             self._background.finish()
@@ -134,6 +133,8 @@ class Keeper:
         """Write what there is and end this process; for a thread, while the loop is stuck."""
         if not self._leaving.acquire(blocking=False):
             return  # the loop is at it
+        if not self.begun:
+            end(self._stopping.status)
         kept = self._keep_and_wait([])
         if self._run.world.rank == 0:
             _say(
@@ -187,7 +188,8 @@ class Keeper:
 
     def _copy(self, p: Position) -> Place:
         began = self._clock()
-        place = Place.of(self._run, p, self._after, self._record.state())
+        with self._run.world.ledger.unbilled():
+            place = Place.of(self._run, p, self._after, self._record.state())
         self._copied_s = self._clock()
         self._pace_s = max(COPY_EVERY_S, SHARE * (self._copied_s - began))
         return place
@@ -207,15 +209,16 @@ class Keeper:
     def _save(self, place: Place) -> None:
         """Hand a copy to the disk, and before it what was recorded: one goes on behind that."""
         self._saved_s = self._clock()
-        if self._record.flush():
-            self._background.hand(place)
+        with self._run.world.ledger.unbilled():
+            if self._record.flush():
+                self._background.hand(place)
 
-    def _due_inside(self, p: Position, now: float) -> bool:
+    def _due_inside(self, p: Position) -> bool:
         """Whether to save in a round that is longer than the cadence."""
         if p.t == p.end:
             return False
         by_steps = 0 < self._steps < p.end - p.begin and p.t % self._steps == 0
-        return by_steps or 0 < 1.1 * self._seconds <= now - self._saved_s
+        return by_steps or 0 < 1.1 * self._seconds <= self.passed_s - self._saved_s
 
 
 def _newest_of_each(places: list[Place]) -> list[Place]:

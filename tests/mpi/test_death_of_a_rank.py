@@ -58,7 +58,8 @@ def test_when_a_rank_dies_the_job_is_gone_within_30_s_and_the_record_opens(
         assert time.monotonic() - killed_at < GONE_WITHIN_S
         assert job.process.wait() != 0
     record = Trajectory(tmp_path)
-    assert record.status == "running"  # nobody was left to close it
+    # Launchers end the other ranks by SIGTERM first: if rank 0 is among them it closes its record.
+    assert record.status in ({"running"} if victim == 0 else {"running", "stopped"})
     ends = record.rounds.step_end
     assert ends[-1] >= before > 0
     np.testing.assert_array_equal(ends, np.arange(8, ends[-1] + 1, 8))

@@ -6,31 +6,58 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from launching import TRAIN, Job, gloo, horovodrun, mpirun, started, until
+from launching import run as launch
 
 from hpc_localsgd.checkpoint import shard
 from hpc_localsgd.checkpoint.folder import last_complete, number
-from hpc_localsgd.faults import STOPPED
+from hpc_localsgd.faults import HUNG, STOPPED
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
-STEPS = 1200
+STEPS = 600
 RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4"]
 RUN += [f"--steps={STEPS}", "--evaluate-every=100", "--figures=false", "--resume=auto"]
 SHORT = ["--schedule=post_local", "--schedule.switch=100", "--schedule.every=8"]
-LONG = ["--schedule=every", "--schedule.steps=1100", "--evaluate-every=5000"]
+LONG = ["--schedule=every", "--schedule.steps=550", "--evaluate-every=5000"]
 SINGLE = ["--schedule=every", "--schedule.steps=1"]
+LATE = ["--task.late=1", "--task.at=200"]
+RUNS = {
+    "long": [*LONG, *LATE, "--world=mpi"],
+    "short": [*SHORT, "--world=mpi"],
+    "gossip": [*SHORT, "--algorithm=gossip", "--optimizer=AdamW", "--world=mpi"],
+    "overlap": [*SHORT, "--algorithm=overlap", "--world=mpi"],
+    "horovod short": [*SHORT, "--world=horovod"],
+    "horovod single": [*SINGLE, *LATE, "--world=horovod"],
+}
+SEVERAL = str(Path(__file__).parent / "several_runs.py")
 WRITTEN_WITHIN_S = 10
 
 
-@pytest.fixture(autouse=True)
-def the_slow_task_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+@pytest.fixture(scope="module", autouse=True)
+def the_slow_task_is_found() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of the runs that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    outs = {name: folder / name.replace(" ", "-") for name in RUNS}
+    for world in ("mpi", "horovod"):
+        files = []
+        for name in (name for name in RUNS if ("horovod" in name) == (world == "horovod")):
+            files.append(folder / f"{outs[name].name}.options")
+            files[-1].write_text("\n".join([*RUN, *RUNS[name], f"--out={outs[name]}"]))
+        launch(mpirun(2), [SEVERAL, *map(str, files)], timeout_s=400).succeeded()
+    return outs
 
 
 def arguments(out: Path, *options: str) -> list[str]:
@@ -47,13 +74,8 @@ def final(out: Path) -> torch.Tensor:
 def finish(launcher: Sequence[str], out: Path, *options: str) -> torch.Tensor:
     """Go on to the end."""
     with started(launcher, arguments(out, *options)) as job:
-        job.wait().succeeded()
+        job.wait(300).succeeded()
     return final(out)
-
-
-def whole(out: Path, *options: str, world: str = "mpi") -> torch.Tensor:
-    """The parameters of the run that nobody stopped."""
-    return finish(mpirun(2), out, f"--world={world}", *options)
 
 
 def trains(job: Job, out: Path) -> bool:
@@ -67,7 +89,7 @@ def stop(
 ) -> int:
     """Start a run, ask it to stop after a while, and see that it ends in time; its status."""
     with started(launcher, arguments(out, *options)) as job:
-        until(lambda: trains(job, out), 90, "both ranks train")
+        until(lambda: trains(job, out), 200, "both ranks train")
         time.sleep(wait_s)
         asked = time.time()
         if by == "STOP":
@@ -96,41 +118,36 @@ def same_record(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "world", "by"),
+    ("name", "by"),
     [
-        (LONG, "mpi", "SIGUSR2"),
-        (SHORT, "horovod", "SIGUSR1"),
-        (SINGLE, "mpi", "SIGUSR2"),
-        ([*SHORT, "--algorithm=gossip", "--optimizer=AdamW"], "mpi", "SIGTERM"),
-        ([*SHORT, "--algorithm=overlap"], "mpi", "SIGUSR2"),
+        ("long", "SIGUSR2"),
+        ("horovod short", "SIGUSR1"),
+        ("gossip", "SIGTERM"),
+        ("overlap", "SIGUSR2"),
     ],
-    ids=["long round", "short rounds, Horovod", "every step", "gossip, SIGTERM", "overlap"],
 )
 def test_stopped_and_resumed_is_the_same_run(
-    tmp_path: Path, options: list[str], world: str, by: str
+    whole: dict[str, Path], tmp_path: Path, name: str, by: str
 ) -> None:
-    x = whole(tmp_path / "whole", *options, world=world)
-    out, options = tmp_path / "cut", [*options, f"--world={world}"]
-    status = stop(mpirun(2), out, *options, by=by)
+    status = stop(mpirun(2), tmp_path, *RUNS[name], by=by)
     assert status == STOPPED or by == "SIGTERM"  # mpirun's own status then
-    assert torch.equal(finish(mpirun(2), out, *options), x)
-    same_record(tmp_path / "whole", out)
+    assert torch.equal(finish(mpirun(2), tmp_path, *RUNS[name]), final(whole[name]))
+    same_record(whole[name], tmp_path)
 
 
-@pytest.mark.parametrize("world", ["mpi", "horovod"])
-@pytest.mark.parametrize("options", [LONG, SINGLE], ids=["long round", "every step"])
+@pytest.mark.parametrize("name", ["long", "horovod single"])
 def test_a_rank_that_waits_in_an_exchange_and_one_in_a_long_step_write_their_shards(
-    tmp_path: Path, options: list[str], world: str, monkeypatch: pytest.MonkeyPatch
+    whole: dict[str, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = [*options, "--task.late=1", "--task.at=300"]
-    x = whole(tmp_path / "whole", *options, world=world)
-    out, options = tmp_path / "cut", [*options, f"--world={world}"]
     with monkeypatch.context() as patch:
         patch.setenv("LATE_S", "60")
-        assert stop(mpirun(2), out, *options, wait_s=8.0) == STOPPED
-    at = [shard.read(p)["place"]["t"] for p in sorted(last_complete(out)[0].glob("*.pt"))]
-    assert 0 < at[1] <= 300 and at[0] >= at[1]  # neither was at the end of a step
-    assert torch.equal(finish(mpirun(2), out, *options), x)
+        assert stop(mpirun(2), tmp_path, *RUNS[name], wait_s=6.0) == STOPPED
+    found = last_complete(tmp_path)
+    assert found is not None
+    at = [shard.read(p)["place"]["t"] for p in sorted(found[0].glob("*.pt"))]
+    assert at[1] <= 200 and at[0] >= at[1]  # neither was at the end of a step
+    assert torch.equal(finish(mpirun(2), tmp_path, *RUNS[name]), final(whole[name]))
+    same_record(whole[name], tmp_path)
 
 
 @pytest.mark.parametrize("launcher", [horovodrun, gloo], ids=["horovodrun", "horovodrun --gloo"])
@@ -144,6 +161,18 @@ def test_where_no_signal_arrives_a_file_stops_the_run(
     assert len(Trajectory(tmp_path).paths) == 2
 
 
+def test_a_frozen_rank_is_named_and_the_job_ended(tmp_path: Path) -> None:
+    options = [*RUNS["short"], "--checkpoint-every=0.3 s", "--watchdog=2 s"]
+    with started(mpirun(2), arguments(tmp_path, *options)) as job:
+        until(lambda: trains(job, tmp_path) and last_complete(tmp_path), 200, "a checkpoint")
+        os.kill(job.ranks()[1], signal.SIGSTOP)
+        outcome = job.wait(60)
+        until(lambda: not job.pids(), 10, "every process is gone")
+    assert outcome.status == HUNG
+    assert "say nothing any more: rank 1 (step " in outcome.text
+    finish(mpirun(2), tmp_path, *options)
+
+
 def flushed(out: Path) -> int:
     try:
         ends = Trajectory(out).rounds.step_end
@@ -152,16 +181,14 @@ def flushed(out: Path) -> int:
     return int(ends[-1]) if len(ends) else 0
 
 
-def test_ten_kills_change_nothing(tmp_path: Path) -> None:
+def test_ten_kills_change_nothing(whole: dict[str, Path], tmp_path: Path) -> None:
     """SIGKILL or SIGUSR2 to a random rank at random; benchmarks/hundred_kills.py does more."""
     draw = random.Random(7)
-    options = [*SHORT, "--world=mpi", "--checkpoint-every=0.3 s"]
-    x = whole(tmp_path / "whole", *options)
-    out = tmp_path / "killed"
+    out, options = tmp_path, [*RUNS["short"], "--checkpoint-every=0.3 s"]
     for _ in range(10):
         with started(mpirun(2), arguments(out, *options)) as job:
             until(lambda job=job: job.ranks() or job.process.poll() is not None, 60, "ranks")
-            time.sleep(draw.uniform(0.5, 5.0))
+            time.sleep(draw.uniform(0.5, 3.0))
             before = flushed(out)
             if pid := job.ranks().get(draw.randrange(2)):
                 with_ = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGUSR2])
@@ -172,5 +199,5 @@ def test_ten_kills_change_nothing(tmp_path: Path) -> None:
             job.wait(30)
             until(lambda job=job: not job.pids(), 10, "no orphans")
         assert flushed(out) >= before
-    assert torch.equal(finish(mpirun(2), out, *options), x)
-    same_record(tmp_path / "whole", out)
+    assert torch.equal(finish(mpirun(2), out, *options), final(whole["short"]))
+    same_record(whole["short"], out)

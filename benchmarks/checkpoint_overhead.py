@@ -1,0 +1,106 @@
+"""Step time with periodic checkpoints and without, interleaved in one process.
+
+    python benchmarks/checkpoint_overhead.py
+    mpirun -np 2 python benchmarks/checkpoint_overhead.py --out /scratch/somewhere
+
+Blocks of steps with and without a keeper take turns, so that both see the same machine. A block
+with one copies its place once a second and writes a checkpoint every `--every` seconds. Expected:
+at most 1.02 times the step time. About 3 minutes on two quiet cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from hpc_localsgd.assemble import make_world
+from hpc_localsgd.checkpoint import Checkpoints, Keeper
+from hpc_localsgd.config import parse
+from hpc_localsgd.environment.cores import share_cores
+from hpc_localsgd.environment.launch import detect
+from hpc_localsgd.loop import Position, Run, train
+from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.types import Footprint
+from hpc_localsgd.worlds.base import World
+
+
+def made(options: list[str], world: World) -> Run:
+    """The run of the options."""
+    from hpc_localsgd.assemble import make_run
+
+    return make_run(parse(options), world)[0]
+
+
+def block_s(run: Run, keeper: Keeper | None) -> float:
+    """Seconds a step of one run from its beginning to its end."""
+    run.task.x[:] = run.task.init(0)
+    run.optimizer.torch.state.clear()
+    model = Footprint(run.task.sizes, run.task.x.element_size())
+    p = Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
+    record = Recorder(run, keeper=keeper)
+    record.start(p)
+    began = time.perf_counter()
+    train(run, p, record)
+    if keeper is not None:
+        keeper.finish()
+    return (time.perf_counter() - began) / run.steps
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--round", type=int, default=16)
+    parser.add_argument("--every", type=float, default=10.0, help="seconds between checkpoints")
+    parser.add_argument("--out", help="a folder all ranks see; default: a temporary one")
+    given = parser.parse_args()
+    share_cores(os.environ)
+    options = [f"--steps={given.steps}", f"--task.hidden={given.hidden}", "--schedule=every"]
+    options += [f"--schedule.steps={given.round}", "--evaluate-every=0", "--spread-every=0"]
+    world = make_world(parse(options).config, detect(os.environ))
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(given.out or temporary)
+        off, on = measured(made(options, world), out, given.pairs, given.every)
+    if world.rank == 0:
+        show(off, on, given)
+    world.close()
+    return 0
+
+
+def measured(run: Run, out: Path, pairs: int, every_s: float) -> tuple[list[float], list[float]]:
+    """Seconds a step without and with a keeper, the first pair dropped."""
+    off, on = [], []
+    for _ in range(pairs + 1):
+        off.append(block_s(run, None))
+        keeper = Keeper(run, Checkpoints(out, run.world), seconds=every_s)
+        on.append(block_s(run, keeper))
+    return off[1:], on[1:]
+
+
+def show(off: list[float], on: list[float], given: argparse.Namespace) -> None:
+    """One line of JSON: medians in ms, and the median of the ratios of neighbours."""
+    ratios = [b / a for a, b in zip(off, on, strict=True)]
+    found = {
+        "off_ms": 1000 * statistics.median(off),
+        "on_ms": 1000 * statistics.median(on),
+        "ratio": statistics.median(ratios),
+        "ratios": [round(r, 3) for r in ratios],
+        "load": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "options": vars(given),
+    }
+    print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""When a rank is taken for hung, and whom the message names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hpc_localsgd.stopping import HUNG, Stopping
+from hpc_localsgd.watchdog import Watchdog
+
+
+class Ranks:
+    """The watchdogs of three ranks on one clock."""
+
+    def __init__(self, out: Path, longest: int = 100, least_s: float = 60.0) -> None:
+        self.now = 0.0
+        self.keepers = [
+            SimpleNamespace(begun=True, t=0, passed_s=0.0, mean_step_s=lambda: 0.5)
+            for _ in range(3)
+        ]
+        self.stoppings = [Stopping() for _ in range(3)]
+        self.dogs = [
+            Watchdog(
+                self.keepers[r],  # type: ignore[arg-type]
+                SimpleNamespace(rank=r, n=3),  # type: ignore[arg-type]
+                self.stoppings[r],
+                out,
+                longest,
+                least_s,
+                clock=lambda: self.now,
+            )
+            for r in range(3)
+        ]
+
+    def pass_s(self, seconds: int, steps: Any = (), alive: Any = (0, 1, 2)) -> None:
+        """So many seconds pass; some ranks take steps, some are alive."""
+        for _ in range(seconds):
+            self.now += 1
+            for r in steps:
+                self.keepers[r].t += 2
+                self.keepers[r].passed_s = self.now
+            for r in alive:
+                self.dogs[r].look()
+
+    def asked(self) -> list[int]:
+        return [r for r in range(3) if self.stoppings[r].asked == "a hang"]
+
+
+def test_the_bound_grows_with_the_longest_round_at_the_pace_of_the_run(tmp_path: Path) -> None:
+    assert Ranks(tmp_path).dogs[0].bound_s() == 60 + 3 * 100 * 0.5
+    assert Ranks(tmp_path, longest=100_000).dogs[0].bound_s() > 40 * 3600
+
+
+def test_a_rank_that_waits_for_a_slow_one_waits(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path)
+    ranks.pass_s(10, steps=(0, 1, 2))
+    ranks.pass_s(200, steps=(2,))
+    assert ranks.asked() == []
+
+
+def test_a_rank_that_says_nothing_any_more_is_named_by_one_rank(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ranks = Ranks(tmp_path)
+    ranks.pass_s(10, steps=(0, 1, 2))
+    ranks.pass_s(240, alive=(0, 2))  # rank 1 is frozen
+    assert ranks.asked() == [0, 2]
+    assert ranks.stoppings[0].status == HUNG
+    said = capfd.readouterr().err
+    assert said.count("the job hangs") == 1
+    assert "These say nothing any more: rank 1 (step 1" in said and "rank 0 has waited" in said
+
+
+def test_a_rank_that_lives_and_does_not_get_on_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ranks = Ranks(tmp_path)
+    ranks.pass_s(10, steps=(0, 1, 2))
+    ranks.pass_s(10, steps=(0, 1))
+    ranks.pass_s(260)
+    assert ranks.asked()
+    assert "are the furthest behind: rank 2 (step 20" in capfd.readouterr().err
+
+
+def test_it_can_be_turned_off_and_waits_for_the_first_step(tmp_path: Path) -> None:
+    off, early = Ranks(tmp_path, least_s=0.0), Ranks(tmp_path)
+    off.pass_s(1000)
+    for keeper in early.keepers:
+        keeper.begun = False
+    early.pass_s(1000)
+    assert off.asked() == early.asked() == []
