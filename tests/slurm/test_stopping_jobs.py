@@ -23,7 +23,7 @@ STEPS = 400
 RUN = "--task=slow_digits.slow_digits --task.hidden=8 --batch-per-worker=4 --figures=false "
 RUN += f"--steps={STEPS} --rate.warmup=0 --evaluate-every=50% --spread-every=0 "
 RUN += "--snapshot-every=100% --snapshot-workers"
-SLOW, FAST = "--task.step-s=0.01", "--task.step-s=0"
+SLOW, FAST = "--task.step-s=0.025", "--task.step-s=0"
 MODULES = f"{ROOT}:{ROOT / 'tests' / 'mpi'}"  # ours, and that of the slow task
 TWO_NODES = "--nodes=2 --ntasks-per-node=1"
 TRAINS_FOR_S = 0.5
@@ -101,7 +101,7 @@ def stopped(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def stopped_as_they_train(waiting: dict[str, Submitted]) -> bool:
     """Stop those that have trained for a moment; whether that was all."""
     for name, job in list(waiting.items()):
-        if age_s(job.out / "trajectory.h5") > TRAINS_FOR_S and stop(job, VARIANTS[name]):
+        if age_s(job.out / "config.yaml") > TRAINS_FOR_S and stop(job, VARIANTS[name]):
             del waiting[name]
     return not waiting
 
