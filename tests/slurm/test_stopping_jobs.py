@@ -101,13 +101,16 @@ def stopped(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def stopped_as_they_train(waiting: dict[str, Submitted]) -> bool:
     """Stop those that have trained for a moment; whether that was all."""
     for name, job in list(waiting.items()):
-        if age_s(job.out / "config.yaml") > TRAINS_FOR_S and stop(job, VARIANTS[name]):
+        if trained_s(job) > TRAINS_FOR_S and stop(job, VARIANTS[name]):
             del waiting[name]
     return not waiting
 
 
-def age_s(file: Path) -> float:
-    return time.time() - file.stat().st_mtime if file.exists() else 0.0
+def trained_s(job: Submitted) -> float:
+    """Seconds since it last said how far it is, which it does first before its first step."""
+    if not job.said.exists() or "test accuracy" not in job.said.read_text():
+        return 0.0
+    return time.time() - job.said.stat().st_mtime
 
 
 def stop(job: Submitted, variant: Variant) -> bool:
