@@ -17,10 +17,13 @@ SITE=${SITE:-default}
 # shellcheck source=slurm/sites/default.sh
 source "$SITE"
 
+# An element of an array has a name of its own: the number of its job may be that of the whole array.
+JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+JOB=${JOB:-${SLURM_JOB_ID:?submit me with sbatch}}
 launched='' stopping='' interrupted='' status=0
 RESTARTS=${SLURM_RESTART_COUNT:-0}
 
-say() { echo "[job ${SLURM_JOB_ID:-?}.$RESTARTS $(date +%H:%M:%S)] $*"; }
+say() { echo "[job $JOB.$RESTARTS $(date +%H:%M:%S)] $*"; }
 
 # --- stop signals -------------------------------------------------------------------------------------
 
@@ -42,20 +45,20 @@ trap 'stop TERM' TERM  # by scancel and preemption
 # --- the four parts of a job --------------------------------------------------------------------------
 
 begin() {
-    local owner='' kept id=$SLURM_JOB_ID
+    local owner='' kept
     OUT=${1:?begin needs the folder of the run} kept=$1/slurm
     mkdir -p "$kept"
     [[ ! -f $kept/owner ]] || read -r owner <"$kept/owner"
-    if [[ -n $owner && $owner != "$id" && -n $(state_of "$owner") ]]; then
+    if [[ -n $owner && $owner != "$JOB" && -n $(state_of "$owner") ]]; then
         say "$OUT belongs to job $owner ($(state_of "$owner")): cancel that one, or give another OUT" && exit 2
     fi
-    echo "$id" >"$kept/owner"
+    echo "$JOB" >"$kept/owner"
     rm -f "$OUT/STOP"
     say "$SLURM_JOB_NUM_NODES node(s) $SLURM_JOB_NODELIST, $SLURM_NTASKS rank(s) by $LAUNCHER, in $OUT"
-    cp "$0" "$kept/job-$id.sbatch"
-    cp "$SITE" "$kept/site-$id.sh"
+    cp "$0" "$kept/job-$JOB.sbatch"
+    cp "$SITE" "$kept/site-$JOB.sh"
     # What may be a secret stays out.
-    env | grep -Eiv '^[^=]*(key|token|secret|passw|credential)[^=]*=' | sort >"$kept/environment-$id.txt"
+    env | grep -Eiv '^[^=]*(key|token|secret|passw|credential)[^=]*=' | sort >"$kept/environment-$JOB.txt"
 }
 
 already_done() {
@@ -115,7 +118,7 @@ finish() {
 
 # A job whose ranks fail is tried again, unless that brings it no further.
 crashed() {
-    local count=0 before='' newest='' file=$OUT/slurm/crashes-$SLURM_JOB_ID
+    local count=0 before='' newest='' file=$OUT/slurm/crashes-$JOB
     [[ ! -d $OUT/checkpoints ]] ||
         newest=$(find "$OUT/checkpoints" -type f -name 'rank-*' -printf '%T@\n' | sort -n | tail -n 1)
     [[ ! -f $file ]] || read -r count before <"$file" || true
@@ -128,13 +131,13 @@ crashed() {
 
 requeue() {
     local word
-    word=$(state_of "$SLURM_JOB_ID")
+    word=$(state_of "$JOB")
     if [[ $stopping == TERM || $word != RUNNING ]]; then
         say "$1, ended by Slurm; to go on, submit it again" && exit "$status"
     fi
     say "$1; back into the queue"
     trap '' TERM USR2  # Slurm ends this script as soon as it is requeued
-    scontrol requeue "$SLURM_JOB_ID" && exit 0
+    scontrol requeue "$JOB" && exit 0
     say "it could not be requeued; to go on, submit it again" && exit "$status"
 }
 

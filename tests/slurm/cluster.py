@@ -34,6 +34,7 @@ SETTINGS = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "HOROVOD_CYCLE_TIME": "1",
 }
+FREEZER = Path("/sys/fs/cgroup/freezer")
 _DEATH_SIGNAL = 1  # of prctl
 
 CONF = """\
@@ -130,10 +131,15 @@ class Cluster:
             daemon.kill()
             daemon.wait()
         until(lambda: not self._killed_strays(), 20, "the cluster is gone")
-        for node in self.nodes:
-            for group in Path("/sys/fs/cgroup/freezer").glob(f"slurm_{node}*"):
-                for inner in sorted([group, *group.rglob("*/")], reverse=True):
-                    inner.rmdir()
+        until(self._no_groups, 20, "its control groups are gone")
+
+    def _no_groups(self) -> bool:
+        groups = [g for n in self.nodes for g in FREEZER.glob(f"slurm_{n}*")]
+        inner = [folder for group in groups for folder in group.rglob("*/")]
+        for folder in sorted([*groups, *inner], reverse=True):
+            with suppress(OSError):  # its last process is just ending
+                folder.rmdir()
+        return not groups
 
     def strays(self) -> set[int]:
         """Living processes that carry the path of this cluster's configuration."""
@@ -161,8 +167,7 @@ class Cluster:
             (d / name).mkdir(parents=True, mode=0o700 if name == "munge" else 0o755)
         (d / "munge" / "key").write_bytes(os.urandom(1024))
         (d / "munge" / "key").chmod(0o400)
-        freezer = Path("/sys/fs/cgroup/freezer")
-        cgroup = freezer.is_dir() and os.access(freezer, os.W_OK)
+        cgroup = FREEZER.is_dir() and os.access(FREEZER, os.W_OK)
         (d / "slurm.conf").write_text(
             CONF.format(
                 d=d,

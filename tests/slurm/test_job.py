@@ -179,6 +179,11 @@ def test_a_job_that_must_not_be_requeued_says_how_to_go_on(stage: Stage) -> None
     assert ended.status == 85 and "to go on, submit it again" in ended.text
 
 
+def test_an_element_of_an_array_requeues_itself_and_not_the_array(stage: Stage) -> None:
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    assert "requeued 7_3\n" in stage.run(ENDS_WITH="85", **array).told
+
+
 def test_a_problem_found_by_the_doctor_starts_nothing(stage: Stage) -> None:
     ended = stage.run(ENDS_WITH="1", PREFLIGHT="1")
     assert ended.status == 2 and not ended.requeued and " train it" not in ended.told, ended
