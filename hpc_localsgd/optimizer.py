@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -76,6 +77,11 @@ class LocalOptimizer:
             return
         for tensor in self._row_state():
             world.mean(tensor)
+
+    def forget(self, rows: np.ndarray) -> None:
+        """Set the state of some workers of this process, bool [R], to what it is at the start."""
+        for tensor in self._row_state():
+            tensor[torch.from_numpy(rows).to(tensor.device)] = 0
 
     def _row_state(self) -> list[torch.Tensor]:
         """State tensors that have one row for each worker, in a fixed order."""

@@ -23,6 +23,7 @@ def small_options() -> dict[str, dict[str, Any]]:
     """Task -> options with which it is small enough for tests; they are not varied."""
     tiny = {"model": "resnet8", "groups": 4, "ghost": 3}
     return {
+        "text": {"length": 12, "width": 16, "layers": 1, "vocabulary": 300},
         "synthetic_images": {**tiny, "size": 8, "samples": 96, "test_samples": 40},
         "cifar10": {**tiny, "norm": "batch", "data": str(files("cifar10"))},
         "cifar100": {**tiny, "norm": "group", "data": str(files("cifar100"))},

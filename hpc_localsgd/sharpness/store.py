@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_localsgd.sharpness.measure import Value
+from hpc_localsgd.sharpness.values import Value
 from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError, Writer
 from hpc_localsgd.trajectory.storage import Mode
 from hpc_localsgd.types import ConfigurationError

@@ -11,11 +11,12 @@ import torch
 
 from hpc_localsgd.plan.partition import Partition
 from hpc_localsgd.tasks.execution import Execution
+from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Losses, Rows, Vector
 
-Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs [R, B, ...], targets [R, B]
+Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs and targets [R, B, ...]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,14 @@ class TaskSpec(ABC):
             ConfigurationError: The batch is larger than the data, or data is missing.
         """
 
+    def smoke(self) -> TaskSpec:
+        """The same model on data of the same shapes that needs no files and is soon evaluated."""
+        return self
+
+    def published(self) -> TaskSpec | None:
+        """The same on data without files but of the true, published size; None if it has none."""
+        return None
+
 
 class Task(ABC):
     """Model and data of the R workers of one process.
@@ -107,9 +116,28 @@ class Task(ABC):
         In evaluation mode, with the given buffers: what curvature is measured on.
         """
 
+    def outputs(
+        self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
+    ) -> torch.Tensor:
+        """Logits [B, ..., C] of inputs [B, ...], differentiable in x, in evaluation mode.
+
+        For a task whose `loss` is their mean cross entropy; Gauss-Newton and Fisher matrices are
+        made of them.
+
+        Raises:
+            ConfigurationError: The task has none.
+        """
+        raise ConfigurationError(
+            f"{type(self).__name__} does not say what its loss is computed from (Task.outputs), so "
+            "there is no Gauss-Newton or Fisher matrix: leave --ggn, --fisher and --noise out"
+        )
+
     @abstractmethod
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
-        """Sums over some rows of a split: float64 [3] of loss, right answers, samples."""
+        """Sums over some rows of a split: float64 [3] of loss, right answers, samples.
+
+        Right answers are NaN where nothing is guessed.
+        """
 
     @abstractmethod
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:

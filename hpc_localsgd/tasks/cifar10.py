@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.vision.cifar_files import CIFAR10
 from hpc_localsgd.tasks.vision.in_memory import InMemory
@@ -34,3 +34,7 @@ class cifar10(ImageTask):
         pad = 4 if self.augment else None
         samples = InMemory(splits, CIFAR10.classes, setting, MEAN, STD, pad)
         return self.classification(samples, 32, setting)
+
+    def published(self) -> TaskSpec:
+        """Synthetic images, as many and as large."""
+        return self.synthetic(size=32, classes=10, samples=50_000)

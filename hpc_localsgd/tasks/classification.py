@@ -1,9 +1,15 @@
-"""Classification: any module, any source of labelled samples."""
+"""Classification: any module, any source of labelled samples.
+
+A label may also be a sequence of labels [T], one for each place of the sample (the next tokens of
+a text); logits are then [B, classes, T], and a sample's loss is the mean over its places.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hpc_localsgd.tasks.base import Batch, Setting, Task
 from hpc_localsgd.tasks.flat import Replicas, bind
@@ -40,7 +47,7 @@ class Classification(Task):
         Args:
             make: Makes a freshly initialised module from torch's global random numbers.
             samples: Where samples come from; or, for "train", "test", ...: inputs [N, ...] and
-                integer labels [N].
+                integer labels [N] or [N, T].
             setting: Workers, batch, seed, device and dtype of the run.
             vmapped: See `Replicas`.
             label_smoothing: Of the training loss (Szegedy et al. 2016). Evaluations are without.
@@ -107,10 +114,17 @@ class Classification(Task):
         In the dtype of x throughout, whatever the run's precision: curvature wants it exact.
         """
         inputs, labels = batch
+        return self._criterion(self.outputs(x, inputs, buffers), labels)
+
+    def outputs(
+        self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
+    ) -> torch.Tensor:
+        """Logits [B, C] of inputs [B, ...], in evaluation mode, differentiable in x."""
         state = self.layout.views(x)
         state |= self.layout.buffer_views(self.buffers[0] if buffers is None else buffers)
-        logits = functional_call(self._point.eval(), state, inputs)
-        return self._criterion(logits, labels)
+        with twice_differentiable(self._point):
+            called: torch.Tensor = functional_call(self._point.eval(), state, inputs)
+        return called
 
     @torch.no_grad()
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
@@ -119,9 +133,11 @@ class Classification(Task):
         sums = torch.zeros(3, dtype=torch.float64, device=x.device)
         for inputs, labels in self.samples.clean(split, rows):
             if len(labels):
+                places = labels[0].numel()  # labels of a sample
                 logits = self._logits(module, inputs)
-                sums[0] += nn.functional.cross_entropy(logits, labels, reduction="sum").double()
-                sums[1] += (logits.argmax(1) == labels).sum()
+                loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+                sums[0] += loss.double() / places
+                sums[1] += (logits.argmax(1) == labels).sum().double() / places
                 sums[2] += len(labels)
         return sums
 
@@ -163,6 +179,19 @@ class Classification(Task):
     def _at(self, x: Vector, buffers: Vector) -> nn.Module:
         """The evaluation module, its parameters and buffers views of the given vectors."""
         return bind(self._point, self.layout, x, buffers)
+
+
+@contextmanager
+def twice_differentiable(module: nn.Module) -> Iterator[None]:
+    """A forward pass whose gradient can be differentiated: fused attention and LSTMs cannot."""
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(part, nn.RNNBase) for part in module.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        yield
 
 
 def _check_fractions(**given: float) -> None:

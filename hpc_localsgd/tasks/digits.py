@@ -12,6 +12,8 @@ from torch import nn
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 
+SIDE = 8  # pixels of an image, each way
+
 
 @dataclass(frozen=True)
 class digits(TaskSpec):
@@ -38,15 +40,16 @@ class digits(TaskSpec):
             "mlp": lambda: mlp(self.hidden),
             "conv": lambda: conv(self.norm, self.hidden),
         }
-        return Classification(make[self.model], self._splits(), setting)
+        return Classification(make[self.model], self.splits(), setting)
 
-    def _splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Standardised images [N, 1, 8, 8] and labels [N] of "train" and "test"."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
         images, labels = load_digits(return_X_y=True)
         train, test, train_labels, test_labels = train_test_split(
-            images.reshape(-1, 1, 8, 8),
+            images.reshape(-1, 1, SIDE, SIDE),
             labels,
             test_size=self.test_fraction,
             random_state=self.split_seed,

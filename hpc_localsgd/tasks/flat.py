@@ -23,6 +23,8 @@ from torch.func import functional_call, grad_and_value, vmap
 from hpc_localsgd.tasks.execution import Execution, LossScale, check_compiler
 from hpc_localsgd.types import ConfigurationError
 
+SLOW_ON_CPU = (nn.modules.conv._ConvNd, nn.MultiheadAttention)  # by vmap
+
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits, targets -> mean []
 
 
@@ -135,8 +137,9 @@ class Replicas:
     """R copies of a module over flat storage, and their gradients, by a loop or by vmap.
 
     The loop is exact for every module. vmap runs all workers in one batched program: 4-7 times
-    faster for 16 small MLPs, slower for convolutions on a CPU, and impossible with BatchNorm's
-    running statistics; `Execution.replicas` chooses. A test holds both equal.
+    faster for 16 small MLPs, slower for LSTMs and, on a CPU, for convolutions and attention, and
+    impossible with BatchNorm's running statistics; `Execution.replicas` chooses. A test holds both
+    equal.
 
     Attributes:
         vmapped: Whether vmap is used; None until the first batch has shown which is faster.
@@ -307,9 +310,12 @@ def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool | No
     """Whether R workers in one batched program are possible and faster; None: measure it."""
     if R == 1 or _has_running_statistics(module):
         return False
+    kinds = list(module.modules())
+    if any(isinstance(m, nn.RNNBase) for m in kinds):
+        return False
     if device.type == "cuda":
         return None
-    return not any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
+    return not any(isinstance(m, SLOW_ON_CPU) for m in kinds)
 
 
 def _has_running_statistics(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.packed import Pack
@@ -61,6 +61,10 @@ class imagenet(ImageTask):
         decoder = Decoder(store, self.size, self.augment, self.rand_augment, self.skip_corrupt)
         processes = _cores() if self.loaders is None else self.loaders
         return self.classification(Streamed(decoder, processes, setting), self.size, setting)
+
+    def published(self) -> TaskSpec:
+        """Synthetic images, as many and as large as ImageNet-1k's."""
+        return self.synthetic(self.size, classes=self.classes or 1000, samples=1_281_167)
 
 
 def _cores() -> int:

@@ -47,7 +47,10 @@ class Arrays(Samples):
     """Samples held on the device, used as they are."""
 
     def __init__(self, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], setting: Setting):
-        """Take inputs [N, ...] and integer labels [N] of each split to the device."""
+        """Take inputs [N, ...] and integer labels [N] or [N, T] of each split to the device.
+
+        Integer inputs (tokens) stay integers.
+        """
         self._setting, self.skipped = setting, []
         self._data = {name: self._to_device(*split) for name, split in splits.items()}
         self.splits = {name: len(labels) for name, (_, labels) in self._data.items()}
@@ -57,7 +60,8 @@ class Arrays(Samples):
     def _to_device(
         self, inputs: np.ndarray, labels: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        device, dtype = self._setting.device, self._setting.dtype
+        device = self._setting.device
+        dtype = torch.int64 if inputs.dtype.kind in "iu" else self._setting.dtype
         return (
             torch.as_tensor(inputs).to(device=device, dtype=dtype),
             torch.as_tensor(labels).to(device=device, dtype=torch.int64),
@@ -72,7 +76,8 @@ class Arrays(Samples):
     def clean(self, split: str, rows: range) -> Iterator[Batch]:
         """See `Samples.clean`."""
         inputs, labels = self._data[split]
-        for part in chunks(rows, inputs[0].numel()):
+        logits = labels[0].numel() * self.classes
+        for part in chunks(rows, max(inputs[0].numel(), logits)):
             yield inputs[part.start : part.stop], labels[part.start : part.stop]
 
 

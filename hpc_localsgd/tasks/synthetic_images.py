@@ -49,6 +49,10 @@ class synthetic_images(ImageTask):
         )
         return self.classification(samples, self.size, setting)
 
+    def published(self) -> synthetic_images:
+        """Itself: no files are needed."""
+        return self
+
     def _drawn(self, split: int, nominal: int) -> Images8:
         """At most `distinct` images and their labels, in turn through the classes."""
         n, shape = min(self.distinct, nominal), (3, self.size, self.size)

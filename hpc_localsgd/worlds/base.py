@@ -172,7 +172,7 @@ class World(ABC):
 
     def broadcast(self, x: Rows) -> Rows:
         """Replace every row by that of worker 0, in place; not billed: part of starting a run."""
-        with self.ledger.unbilled():
+        with self.ledger.unbilled(), self.ledger.transferring():
             row = x[0].contiguous()
             self._transport.broadcast(row)
             if len(x) > 1 or row.data_ptr() != x.data_ptr():
@@ -188,7 +188,7 @@ class World(ABC):
         Returns:
             [K, ...], of the same dtype.
         """
-        with self.ledger.unbilled():
+        with self.ledger.unbilled(), self.ledger.transferring():
             raw = np.ascontiguousarray(v).view(np.uint8).reshape(-1)
             stacked = self._transport.allgather_host(torch.from_numpy(raw)).cpu().numpy()
         return stacked.reshape(-1).view(v.dtype).reshape(self.size, *v.shape[1:])

@@ -15,6 +15,7 @@ from torch import nn
 
 from hpc_localsgd.config import choices
 from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
+from hpc_localsgd.tasks.formula import Formula
 
 K, B = 4, 6
 SETTING = Setting(workers=K, ranks=range(K), batch=B, seed=3, dtype=torch.float64)
@@ -86,7 +87,7 @@ def test_shapes_and_sizes_agree(spec: TaskSpec) -> None:
 def test_a_batch_depends_on_seed_worker_and_step_only(spec: TaskSpec) -> None:
     task, alone = built(spec), built(spec, ranks=[2])
     inputs, targets = task.batch(range(K), 5)
-    assert inputs.shape[:2] == targets.shape == (K, B)
+    assert inputs.shape[:2] == targets.shape[:2] == (K, B)
     task.loss_and_grad(task.x, task.batch(range(K), 6))
     for seen in (task.batch([2], 5), alone.batch([2], 5)):
         assert torch.equal(seen[0][0], inputs[2])
@@ -212,26 +213,30 @@ def test_an_evaluation_in_shares_sums_to_the_whole(spec: TaskSpec) -> None:
         for a, b in zip(cuts, cuts[1:], strict=False)
     ]
     whole = task.evaluate(task.x[0], "test", range(n), task.buffers[0])
-    torch.testing.assert_close(sum(shares), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sum(shares), whole, rtol=1e-12, atol=1e-12, equal_nan=True)
     assert whole[2] == n
-    assert 0 <= whole[1] <= n
+    assert 0 <= whole[1] <= n or (isinstance(task, Formula) and whole[1].isnan())
     assert whole[0] > 0
 
 
 @every_task
-def test_training_learns_to_classify(spec: TaskSpec) -> None:
+def test_training_learns(spec: TaskSpec) -> None:
     """A gradient of the wrong sign, data or labels would not."""
     task = built(spec)
-    n = task.splits["train"]
+    n = min(300, task.splits["train"])
 
     def mean_loss() -> float:
         stats = task.statistics(task.x[0], [of_worker(task.batch([0], t), 0) for t in range(8)])
         return float(task.evaluate(task.x[0], "train", range(n), stats)[0] / n)
 
     before = mean_loss()
-    for t in range(40):
+    mean = task.x[0].clone()
+    adam = torch.optim.Adam([mean], lr=0.01)
+    for t in range(60):
         _, g = task.loss_and_grad(task.x, task.batch(range(K), t))
-        task.x -= 0.1 * g.mean(0)
+        mean.grad = g.mean(0)
+        adam.step()
+        task.x[:] = mean
     assert mean_loss() < 0.9 * before
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
@@ -10,6 +12,8 @@ from hpc_localsgd.tasks.samples import Samples
 from hpc_localsgd.tasks.vision.models import model_maker
 from hpc_localsgd.tasks.vision.norms import Norm
 from hpc_localsgd.types import ConfigurationError
+
+SMOKE_TEST = 8  # test images of a trial, and distinct ones
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,22 @@ class ImageTask(TaskSpec):
     augment: bool = True
     label_smoothing: float = 0.0
     label_noise: float = 0.0
+
+    def smoke(self) -> TaskSpec:
+        """The same model on synthetic images, of which few are for testing."""
+        whole: Any = self.published()
+        return cast(TaskSpec, replace(whole, test_samples=SMOKE_TEST, distinct=SMOKE_TEST))
+
+    @abstractmethod
+    def published(self) -> TaskSpec:
+        """The same model on synthetic images, as many and as large as the real ones."""
+
+    def synthetic(self, size: int, classes: int, samples: int) -> TaskSpec:
+        """The same model, norm and labels on synthetic images of this size and number."""
+        from hpc_localsgd.tasks.synthetic_images import synthetic_images
+
+        shared = {field.name: getattr(self, field.name) for field in fields(ImageTask)}
+        return synthetic_images(**shared, size=size, classes=classes, samples=samples)
 
     def classification(self, samples: Samples, size: int, setting: Setting) -> Classification:
         """The task of this model on samples of size x size pixels.

@@ -1,0 +1,99 @@
+"""Tasks that are a formula: no data, but noise drawn for (seed, worker, step), and exact answers.
+
+What an experiment finds on them can be held against closed forms to all digits.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hpc_localsgd.tasks.base import Batch, Setting, Task
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Losses, Rows, Vector
+
+
+class Formula(Task):
+    """R workers that minimise a formula of their parameters and of random numbers.
+
+    A batch is (numbers [R, B, ...], workers [R, B]): every sample is fresh noise, never seen
+    again, whatever `sampling` says. Of the data only its size is left, which makes an epoch.
+    """
+
+    def __init__(self, P: int, samples: int, setting: Setting) -> None:
+        """Allocate the flat storage [R, P].
+
+        Args:
+            P: Parameters.
+            samples: What counts as an epoch, and as the size of both splits.
+            setting: Workers, batch, seed, device and dtype of the run.
+        """
+        self._setting = setting
+        R = len(setting.ranks)
+        self.dim, self.sizes, self.decayed = P, (P,), 0
+        self.x = torch.zeros(R, P, device=setting.device, dtype=setting.dtype)
+        self.buffers = self.x.new_empty(R, 0)
+        self._g = torch.zeros_like(self.x)
+        self.partition = setting.partition(samples)
+        self.splits = {"train": samples, "test": samples}
+
+    @abstractmethod
+    def draw(self, stream: np.random.Generator, batch: int) -> np.ndarray:
+        """The random numbers [B, ...] of one batch."""
+
+    @abstractmethod
+    def losses(self, x: torch.Tensor, numbers: torch.Tensor, workers: torch.Tensor) -> torch.Tensor:
+        """Mean losses [...] at x [..., P] over batches of numbers [..., B, ...], workers [..., B].
+
+        Differentiable in x, twice.
+        """
+
+    @abstractmethod
+    def risk(self, x: Vector) -> torch.Tensor:
+        """The loss [] that is minimised: the mean over the noise and over all K workers."""
+
+    @abstractmethod
+    def start(self, stream: np.random.Generator) -> np.ndarray:
+        """Where all workers begin, [P]."""
+
+    def init(self, seed: int) -> Vector:
+        """Where all workers begin, [P]."""
+        return torch.as_tensor(self.start(np.random.default_rng(seed))).to(self.x)
+
+    def batch(self, ranks: Sequence[int], t: int) -> Batch:
+        """Numbers [R, B, ...], and whose they are [R, B]."""
+        B, seed = self._setting.batch, self._setting.seed
+        drawn = np.stack([self.draw(np.random.default_rng([seed, k, t]), B) for k in ranks])
+        numbers = torch.from_numpy(drawn).to(self.x)
+        workers = torch.tensor(list(ranks), device=self.x.device)
+        return numbers, workers[:, None].expand(-1, B)
+
+    def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
+        """Losses [R] and gradients [R, P]."""
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            losses = self.losses(leaf, *batch)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        return losses.detach(), self._g.copy_(gradient)
+
+    def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
+        """Mean loss [] over a batch, differentiable in x."""
+        del buffers
+        return self.losses(x, *batch)
+
+    @torch.no_grad()
+    def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
+        """The exact risk, for each of the rows. Nothing is guessed: right answers are NaN."""
+        del split, buffers
+        risk = float(self.risk(x)) * len(rows)
+        return torch.tensor([risk, float("nan"), len(rows)], dtype=torch.float64, device=x.device)
+
+    def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
+        """No buffers: [0]."""
+        del x, batches
+        return self.buffers[0]

@@ -1,0 +1,59 @@
+"""Two models of the next token: an LSTM and a decoder-only Transformer, from torch's layers.
+
+Both take tokens [B, T] and give logits [B, V, T], the classes second, as `cross_entropy` wants
+them. Neither has dropout: what a worker computes depends on its parameters and batch alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class LSTM(nn.Module):
+    """Embedding, LSTM layers, and a linear read-out at every place."""
+
+    def __init__(self, vocabulary: int, width: int, layers: int) -> None:
+        """Make the layers; `width` is that of the embedding and of the hidden state."""
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True)
+        self.readout = nn.Linear(width, vocabulary)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits [B, V, T] of the token after each of tokens [B, T]; the state begins at zero."""
+        hidden, _ = self.lstm(self.embedding(tokens))
+        return self.readout(hidden).transpose(1, 2)
+
+
+class Transformer(nn.Module):
+    """Decoder-only: learned positions, norms first, GELU, as in GPT-2 (Radford et al., 2019)."""
+
+    def __init__(self, vocabulary: int, width: int, layers: int, heads: int, length: int) -> None:
+        """Make the layers; `length` is the longest sequence."""
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.position = nn.Embedding(length, width)
+        for table in (self.embedding, self.position):
+            nn.init.normal_(table.weight, std=0.02)
+        layer = nn.TransformerEncoderLayer(
+            width,
+            heads,
+            4 * width,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.blocks = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.readout = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits [B, V, T] of the token after each of tokens [B, T]."""
+        T = tokens.shape[1]
+        places = torch.arange(T, device=tokens.device)
+        hidden = self.embedding(tokens) + self.position(places)
+        later = torch.ones(T, T, dtype=torch.bool, device=tokens.device).triu(1)  # not looked at
+        hidden = self.blocks(hidden, mask=later, is_causal=True)
+        return self.readout(self.norm(hidden)).transpose(1, 2)

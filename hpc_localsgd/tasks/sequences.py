@@ -1,0 +1,64 @@
+"""A recurrent net on bundled data: scikit-learn's digits, read as sequences of pixel rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.digits import SIDE, digits
+from hpc_localsgd.types import ConfigurationError
+
+
+@dataclass(frozen=True)
+class sequences(TaskSpec):
+    """Handwritten digits as sequences of 8 rows of 8 pixels, classified by an LSTM.
+
+    Zhang et al. (2021) study decentralised SGD on convolutional nets and on bidirectional LSTMs
+    for speech; this is a recurrent net on real data that is there without a download.
+
+    Attributes:
+        hidden: Width of the hidden state.
+        layers: LSTM layers.
+        bidirectional: Read the rows in both directions, as the nets for speech do.
+        test_fraction: Share of the images kept for testing, stratified by digit.
+        split_seed: Chooses the test images, independently of the run's seed.
+    """
+
+    hidden: int = 64
+    layers: int = 1
+    bidirectional: bool = False
+    test_fraction: float = 0.2
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, self.layers) < 1:
+            raise ConfigurationError(f"{self}: --task.hidden and --task.layers are at least 1")
+
+    def build(self, setting: Setting) -> Classification:
+        """Load the images, and make the task of this process's workers."""
+        images = digits(test_fraction=self.test_fraction, split_seed=self.split_seed).splits()
+        rows = {name: (x.reshape(-1, SIDE, SIDE), labels) for name, (x, labels) in images.items()}
+        return Classification(self._model, rows, setting)
+
+    def _model(self) -> nn.Module:
+        return RowReader(self.hidden, self.layers, self.bidirectional)
+
+
+class RowReader(nn.Module):
+    """An LSTM over the rows of an image, and a linear classifier of where it ends."""
+
+    def __init__(self, hidden: int, layers: int, bidirectional: bool) -> None:
+        """Make the layers."""
+        super().__init__()
+        self.lstm = nn.LSTM(SIDE, hidden, layers, batch_first=True, bidirectional=bidirectional)
+        self.readout = nn.Linear(hidden * (1 + bidirectional), 10)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits [B, 10] of rows [B, 8, 8]."""
+        _, (last, _) = self.lstm(rows)
+        ends = last[-2:] if self.lstm.bidirectional else last[-1:]  # of the top layer
+        return self.readout(ends.transpose(0, 1).flatten(1))
