@@ -211,7 +211,9 @@ def make_job(
     checkpoints = Checkpoints(out, world, config.checkpoint_keep, digest(resolved.text))
     position, place = how.position(run, checkpoints)
     first = world.rank == 0
-    writer = agree(world, lambda: open_record(resolved, run, position.t, how) if first else None)
+    writer = agree(
+        world, lambda: open_record(resolved, run, units, position.t, how) if first else None
+    )
     keeper = make_keeper(config, run, units, checkpoints, stopping, place)
     measured, spread = probes(config, units)
     kept = None if config.smoke else keeper  # a trial leaves nothing to go on from
@@ -256,7 +258,7 @@ def make_watchdog(
     return Watchdog(keeper, run.world, stopping, out, longest, least_s)
 
 
-def open_record(resolved: Resolved, run: Run, t0: int, how: Continued) -> Writer:
+def open_record(resolved: Resolved, run: Run, units: Units, t0: int, how: Continued) -> Writer:
     """Rank 0: the folder, config.yaml, and trajectory.h5 or its next segment."""
     config, out = resolved.config, Path(resolved.config.out)
     if how.mode == "overwrite":
@@ -274,6 +276,8 @@ def open_record(resolved: Resolved, run: Run, t0: int, how: Continued) -> Writer
         seed=config.seed,
         clock="modelled" if run.world.ledger.modelled else "measured",
         t0=t0,
+        steps=run.steps,
+        steps_per_epoch=units.steps_per_epoch,
     )
     return Writer(out, header, mode=how.mode, snapshot_dtype=config.snapshot_dtype)
 

@@ -71,7 +71,7 @@ class Watchdog:
             self._beaten_s = now
             self._beat()
         silent_s = now - self._keeper.passed_s
-        if silent_s < self.bound_s() or not self._keeper.begun:
+        if not self._keeper.begun or silent_s < self.bound_s():
             self._seen = {}
         elif not self._seen:  # who says something new within the next beats is there
             self._seen, self._looked_s = self._said(), now

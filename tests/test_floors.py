@@ -53,6 +53,11 @@ DOOR = {
     "plan_command",
     "smoke",
     "sharpness",
+    "landscape",
+    "report",
+    "compare",
+    "cite",
+    "summary",
     "verify",
 }
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}

@@ -118,7 +118,7 @@ def put_in_order(path: Path) -> None:
     if all((np.diff(s.step) > 0).all() for s in series):
         return
     fields = Header.__dataclass_fields__
-    header = Header(**{name: found.attrs[name] for name in fields})
+    header = Header(**{name: found.attrs[name] for name in fields if name in found.attrs})
     unborn = path.with_name(f".{path.stem}.{os.getpid()}.h5")
     try:
         with Writer(unborn, header, mode="overwrite", flush_every_s=FOREVER_S) as writer:
