@@ -58,6 +58,8 @@ class Pack(Store):
             self._offset = {split: g["offset"][:] for split, g in groups.items()}
             self._crc = {split: g["crc"][:] for split, g in groups.items()}
             self._place = {split: g["bytes"].id.get_offset() for split, g in groups.items()}
+            if None in self._place.values():
+                raise ConfigurationError(f"{path}: its images do not lie in one piece: pack again")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}  # an open file stays with its process

@@ -81,8 +81,8 @@ class Reader:
         self._kept: dict[Hashable, Result] = {}
         self._plan = _Plan(self._kept)
         self._running: list[Iterator[Result | None]] = []
-        # Before multiprocessing's own clean-up at exit, which would wait for the processes.
-        weakref.finalize(self, self._running.clear)
+        # Before multiprocessing's own clean-up at exit, which would wait for ever.
+        weakref.finalize(self, _end, self._running)
 
     def get(self, request: Request, following: Iterable[Request] = ()) -> Result:
         """A batch, and a hint of what will be asked for next.
@@ -168,6 +168,12 @@ class _Remote(Dataset[Any]):
 
     def __getitem__(self, request: Request | None) -> Result | None:
         return None if request is None else self._read(request)
+
+
+def _end(running: list[Any]) -> None:
+    """End the processes. A traceback may still hold the iterator, so letting go is not enough."""
+    while running:
+        running.pop()._shutdown_workers()
 
 
 def leave_signals_to_the_rank(process: int = 0) -> None:

@@ -150,6 +150,31 @@ def test_signals_do_not_end_the_loaders_but_the_end_of_the_rank_does(
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), 15, "loaders have ended")
 
 
+FAILING = """
+import sys
+from pathlib import Path
+import numpy as np
+from hpc_localsgd.tasks.vision.reader import Request
+from test_images_on_disk import built
+
+if __name__ == "__main__":
+    task = built(Path(sys.argv[1]), loaders=1)
+    task.batch([0, 1], 0)
+    bad = Request("no split", np.zeros(1, dtype=int), (0, 0, 99))
+    task.samples._reader.get(bad)  # the traceback holds on to the loader
+"""
+
+
+def test_a_failure_ends_the_rank_and_its_loaders(intact: Path, tmp_path: Path) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    here = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.getcwd()]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(here)}
+    command = [sys.executable, str(script), str(intact / "images.h5")]
+    said = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 1 and "Traceback" in said.stderr
+
+
 def test_augmentation_can_be_switched(intact: Path) -> None:
     varied, plain, strong = (
         built(intact / "images.h5", **options)
