@@ -54,10 +54,8 @@ class Streamed(Samples):
             result = self._reader.get(request, self._from(workers, t, worker))
             found.append(self._checked(result, worker))
         self._expected = self._from(workers, t + 1)
-        return self._to_device(
-            torch.stack([result.images for result in found]),
-            torch.stack([result.labels for result in found]),
-        )
+        images, labels = zip(*(self._to_device(result) for result in found), strict=True)
+        return self._normalised(torch.stack(images)), torch.stack(labels)
 
     def clean(self, split: str, rows: range) -> Iterator[Batch]:
         """See `Samples.clean`."""
@@ -66,9 +64,9 @@ class Streamed(Samples):
         for i, request in enumerate(requests):
             following = chain(requests[i + 1 :], self._expected)
             result = self._checked(self._reader.get(request, following), None)
-            images, labels = self._to_device(result.images[None], result.labels[None])
-            kept = labels[0] >= 0
-            yield images[0][kept], labels[0][kept]
+            images, labels = self._to_device(result)
+            kept = labels >= 0
+            yield self._normalised(images[kept]), labels[kept]
 
     def _from(self, workers: Sequence[int], t: int, worker: int | None = None) -> Iterator[Request]:
         """The training requests of these workers from step t on, or those behind a worker's."""
@@ -94,19 +92,23 @@ class Streamed(Samples):
                 _LOG.warning("skipped: %s", fault)
         return result
 
-    def _to_device(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
-        """Normalised images [..., 3, size, size] and labels [...] on the device.
+    def _to_device(self, result: Result) -> Batch:
+        """Images uint8 [b, 3, size, size] and labels [b] on the device.
 
-        Bytes travel, on a stream of their own: the copy runs beside the step before, which the GPU
-        is still computing while the host is here.
+        Bytes travel, from pinned memory and on a stream of their own: the copy runs beside the step
+        before, which the GPU is still computing while the host is here.
         """
         device = self._setting.device
-        if self._side is not None:
-            with torch.cuda.stream(self._side):
-                images = images.to(device, non_blocking=True)
-                labels = labels.to(device, non_blocking=True)
-            now = torch.cuda.current_stream(device)
-            now.wait_stream(self._side)
-            images.record_stream(now)
-            labels.record_stream(now)
-        return images.to(self._setting.dtype).sub_(self._mean).div_(self._std), labels
+        if self._side is None:
+            return result.images.to(device), result.labels.to(device)
+        with torch.cuda.stream(self._side):
+            images = result.images.to(device, non_blocking=True)
+            labels = result.labels.to(device, non_blocking=True)
+        now = torch.cuda.current_stream(device)
+        now.wait_stream(self._side)
+        for moved in (images, labels):
+            moved.record_stream(now)
+        return images, labels
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        return images.to(self._setting.dtype).sub_(self._mean).div_(self._std)
