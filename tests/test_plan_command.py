@@ -126,7 +126,7 @@ def test_activations_are_measured_on_the_model() -> None:
     half = planned(*options, "--batch-per-worker", "16")["memory_bytes_per_worker"]["activations"]
     assert half == pytest.approx(kept / 2, rel=0.02)
     pieces = planned(*options, "--accumulate", "2")["memory_bytes_per_worker"]["activations"]
-    assert pieces == half
+    assert pieces == pytest.approx(half, rel=0.02)
     assert "activations not counted" not in printed(*options)
 
 

@@ -37,7 +37,9 @@ def test_there_are_command_lines_to_test() -> None:
     assert len(TRAIN) >= 3
 
 
-@pytest.mark.parametrize("option", ["algorithm", "schedule", "topology", "compressor", "gradient"])
+@pytest.mark.parametrize(
+    "option", ["task", "algorithm", "schedule", "topology", "compressor", "gradient"]
+)
 def test_everything_that_can_be_chosen_is_named(option: str) -> None:
     for name in choices(option):
         assert f"`{name}`" in README, f"the README does not name the {option} {name}"
