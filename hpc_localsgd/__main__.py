@@ -15,6 +15,12 @@ COMMANDS = {
         "whether every algorithm is exact on this machine and launcher",
     ),
     "sharpness": ("hpc_localsgd.sharpness", "curvature of the loss at the snapshots of a run"),
+    "pack": ("hpc_localsgd.pack", "put a tree of images into one HDF5 file"),
+    "landscape": ("hpc_localsgd.landscape", "the loss between two models, or in a plane of a run"),
+    "report": ("hpc_localsgd.report", "one page on a run, to be handed to a colleague"),
+    "compare": ("hpc_localsgd.compare", "runs side by side, seeds of one configuration together"),
+    "cite": ("hpc_localsgd.cite", "the papers behind what a run used"),
+    "summary": ("hpc_localsgd.summary", "what runs achieved and what they cost"),
     "doctor": ("hpc_localsgd.environment.doctor", "check this machine, environment and launcher"),
 }
 

@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 
+from hpc_localsgd.agreement import agree as agree
+from hpc_localsgd.agreement import check_same as check_same
+from hpc_localsgd.agreement import digest, hosts_of
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.batchnorm import BatchNorm
-from hpc_localsgd.checkpoint import Checkpoints
+from hpc_localsgd.checkpoint import Checkpoints, Keeper, Place
 from hpc_localsgd.config import Config, Resolved
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.measured import Measured
 from hpc_localsgd.optimizer import LocalOptimizer
 from hpc_localsgd.plan.costmodel import network
-from hpc_localsgd.plan.duration import Units
+from hpc_localsgd.plan.duration import Units, seconds
 from hpc_localsgd.plan.rates import Rate
 from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
-from hpc_localsgd.probes import Evaluation, Probe, Snapshot, Spread
+from hpc_localsgd.probes import (
+    Deviations,
+    Evaluation,
+    Gradients,
+    Probe,
+    Skipped,
+    Snapshot,
+    Spread,
+)
+from hpc_localsgd.quarantine import Quarantine
 from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.resuming import Continued, continued
 from hpc_localsgd.smoke import hurried
+from hpc_localsgd.stopping import Stopping
 from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.execution import Execution
-from hpc_localsgd.trajectory import Trajectory, TrajectoryError, Writer
+from hpc_localsgd.trajectory import Writer
 from hpc_localsgd.trajectory.header import Header
-from hpc_localsgd.types import ConfigurationError, Footprint, legend
+from hpc_localsgd.types import ConfigurationError, legend
+from hpc_localsgd.watchdog import Watchdog
 from hpc_localsgd.worlds.base import World, check_workers
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
 from hpc_localsgd.worlds.simulated import Simulated
 from hpc_localsgd.worlds.torch import Torch
 
-T = TypeVar("T")
 DEFAULT_EPOCHS = 60.0
-SAID_BYTES = 2000  # of a message that travels between ranks
 _WORLDS = {"horovod": Horovod, "mpi": Mpi, "torch": Torch}
 
 
@@ -114,12 +124,16 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     units = Units(units.steps_per_epoch, units.samples_per_step, _steps(config, units))
     units = hurried(units) if config.smoke else units
     rate = config.rate.in_steps(units)
+    optimizer = LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync)
+    algorithm = _measuring(config)
+    if config.on_nan == "quarantine":
+        algorithm = Quarantine(algorithm, optimizer, task)
     run = Run(
         task=task,
-        algorithm=_measuring(config),
+        algorithm=algorithm,
         schedule=config.schedule.in_steps(units, int(rate.warmup)),
         rate=rate,
-        optimizer=LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync),
+        optimizer=optimizer,
         batchnorm=BatchNorm(config.batchnorm, config.batchnorm_batches),
         world=world,
         steps=units.total or 0,
@@ -150,7 +164,12 @@ def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
         units.cadence(config.evaluate_every), ("test",), config.evaluate_workers
     )
     snapshot = Snapshot(units.cadence(config.snapshot_every), config.snapshot_workers)
-    return [evaluation, snapshot], Spread(units.cadence(config.spread_every))
+    if config.probe_samples < 1:
+        raise ConfigurationError(f"--probe-samples {config.probe_samples}: give at least one")
+    deviations = Deviations(units.cadence(config.deviations_every), config.probe_samples)
+    gradients = Gradients(units.cadence(config.gradients_every), config.probe_samples)
+    around = Spread(units.cadence(config.spread_every), (deviations, gradients))
+    return [evaluation, Skipped(evaluation.every), snapshot], around
 
 
 @dataclass
@@ -160,17 +179,23 @@ class Job:
     run: Run
     position: Position
     record: Recorder
+    keeper: Keeper
     writer: Writer | None
     out: Path
+    hosts: list[str]
 
     def close(self, status: str) -> None:
         """End the record as complete, stopped or diverged."""
+        self.keeper.finish()
         if self.writer is not None:
             self.writer.close(status)
 
 
 def make_job(
-    resolved: Resolved, world: World, show: Callable[[int, dict[str, float]], None]
+    resolved: Resolved,
+    world: World,
+    show: Callable[[int, dict[str, float]], None],
+    stopping: Stopping | None = None,
 ) -> Job:
     """Objects, folder, trajectory and, when resuming, the last checkpoint.
 
@@ -178,29 +203,65 @@ def make_job(
         ConfigurationError: On all ranks alike, before anything is overwritten.
     """
     config, out = resolved.config, Path(resolved.config.out)
-    agree(world, lambda: check_folder(config, resolved.text) if world.rank == 0 else None)
+    how = continued(config, resolved.text, world)
     check_same(world, resolved.text)
+    stopping = stopping or Stopping()
+    stopping.look_at(out)
     run, units = make_run(resolved, world)
-    model = Footprint(run.task.sizes, run.task.x.element_size())
-    position = Position(run.task.x, run.algorithm.init(run.task.x, world, model))
-    every = units.cadence(config.checkpoint_every)
-    checkpoints = Checkpoints(out, run, every, digest=_digest(resolved.text))
-    if config.resume:
-        agree(world, lambda: checkpoints.load(position))
-        check_same(world, f"resumed at step {position.t}")
-        position.sync = run.algorithm.resume(position.sync, world)
+    checkpoints = Checkpoints(out, world, config.checkpoint_keep, digest(resolved.text))
+    position, place = how.position(run, checkpoints)
     first = world.rank == 0
-    writer = agree(world, lambda: open_record(resolved, run, position.t) if first else None)
+    writer = agree(
+        world, lambda: open_record(resolved, run, units, position.t, how) if first else None
+    )
+    keeper = make_keeper(config, run, units, checkpoints, stopping, place)
     measured, spread = probes(config, units)
-    kept = None if config.smoke else checkpoints
+    kept = None if config.smoke else keeper  # a trial leaves nothing to go on from
     record = Recorder(run, measured, spread, writer, show, kept)
-    return Job(run, position, record, writer, out)
+    if place is not None:
+        record.restore(place.state["record"])
+    if kept is not None:
+        watchdog = make_watchdog(config, run, keeper, stopping, out)
+        stopping.attend(keeper.leave, watchdog.look)
+    return Job(run, position, record, keeper, writer, out, hosts_of(world))
 
 
-def open_record(resolved: Resolved, run: Run, t0: int) -> Writer:
+def make_keeper(
+    config: Config,
+    run: Run,
+    units: Units,
+    checkpoints: Checkpoints,
+    stopping: Stopping,
+    place: Place | None,
+) -> Keeper:
+    """What keeps checkpoints, with its cadence in steps or in seconds."""
+    by_clock = seconds(config.checkpoint_every)
+    steps = units.cadence(config.checkpoint_every) if by_clock is None else 0
+    after = place.after if place is not None else 0
+    return Keeper(run, checkpoints, stopping, steps, by_clock or 0.0, after)
+
+
+def make_watchdog(
+    config: Config, run: Run, keeper: Keeper, stopping: Stopping, out: Path
+) -> Watchdog:
+    """What ends the job when it hangs, by the longest round of the plan."""
+    longest = max(round.H for round in rounds(run.schedule, run.rate, run.steps))
+    if isinstance(run.schedule, spread_triggered):
+        longest = run.schedule.at_most
+    least_s = seconds(config.watchdog)
+    if least_s is None:
+        if str(config.watchdog) != "0":
+            raise ConfigurationError(
+                f'--watchdog {config.watchdog}: type a time ("10 minutes"), or 0 for none'
+            )
+        least_s = 0.0
+    return Watchdog(keeper, run.world, stopping, out, longest, least_s)
+
+
+def open_record(resolved: Resolved, run: Run, units: Units, t0: int, how: Continued) -> Writer:
     """Rank 0: the folder, config.yaml, and trajectory.h5 or its next segment."""
     config, out = resolved.config, Path(resolved.config.out)
-    if config.overwrite:
+    if how.mode == "overwrite":
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(resolved.text)
@@ -215,95 +276,10 @@ def open_record(resolved: Resolved, run: Run, t0: int) -> Writer:
         seed=config.seed,
         clock="modelled" if run.world.ledger.modelled else "measured",
         t0=t0,
+        steps=run.steps,
+        steps_per_epoch=units.steps_per_epoch,
     )
-    mode: Any = "resume" if config.resume else "overwrite" if config.overwrite else "new"
-    return Writer(out, header, mode=mode, snapshot_dtype=config.snapshot_dtype)
-
-
-def check_folder(config: Config, text: str) -> None:
-    """Whether --out can be used as asked; nothing is changed but an empty folder made.
-
-    Raises:
-        ConfigurationError: It holds a run, or cannot be written, or is of another configuration.
-    """
-    out = Path(config.out)
-    record = out / "trajectory.h5"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot write to --out {out}: {error.strerror}; give another folder"
-        ) from error
-    if config.resume and config.overwrite:
-        raise ConfigurationError("--resume goes on with a run, --overwrite replaces it: give one")
-    kept = any((out / "checkpoints").glob("*")) or record.exists()
-    if kept and not (config.resume or config.overwrite):
-        raise ConfigurationError(
-            f"{out} holds a run already: add --resume to go on with it, --overwrite to replace it, "
-            "or give another --out"
-        )
-    if config.resume:
-        _check_same_config(record, text)
-
-
-def _check_same_config(record: Path, text: str) -> None:
-    if not record.exists():
-        raise ConfigurationError(f"nothing to resume in {record.parent}: there is no trajectory.h5")
-    try:
-        before = Trajectory(record).attrs["config"]
-    except TrajectoryError as error:
-        raise ConfigurationError(f"cannot --resume: {error}") from error
-    if before == text:
-        return
-    changed = set(text.splitlines()) ^ set(before.splitlines())
-    names = sorted({line.split(":")[0].strip(" -") for line in changed})
-    raise ConfigurationError(
-        f"--resume needs the options the run began with, and these differ: {', '.join(names)}; "
-        f"use --config {record.parent / 'config.yaml'} --resume"
-    )
-
-
-def agree(world: World, check: Callable[[], T]) -> T:
-    """What a check on this rank gives; if it fails on any rank, all raise its message together.
-
-    Raises:
-        ConfigurationError: On all ranks alike.
-    """
-    found: Any = None
-    said = b""
-    try:
-        found = check()
-    except (ConfigurationError, TrajectoryError) as error:
-        where = f" (on rank {world.rank})" if world.rank else ""
-        said = f"{error}{where}".encode()[:SAID_BYTES]
-    padded = np.frombuffer(said.ljust(SAID_BYTES, b"\0"), dtype=np.uint8)
-    for text in world.gather(np.tile(padded, (len(world.ranks), 1))):
-        if text.any():
-            raise ConfigurationError(text.tobytes().rstrip(b"\0").decode(errors="replace"))
-    return cast(T, found)
-
-
-def check_same(world: World, text: str) -> None:
-    """All ranks must hold the same configuration, or they would wait for each other for ever.
-
-    Raises:
-        ConfigurationError: On all ranks alike.
-    """
-    digest = np.frombuffer(bytes.fromhex(_digest(text)), dtype=np.uint8)
-    rows = world.gather(np.tile(digest, (len(world.ranks), 1)))
-    other = np.flatnonzero((rows != rows[0]).any(1))
-    if len(other):
-        raise ConfigurationError(
-            f"worker {other[0]} was given other options than worker 0: "
-            "start all ranks with the same command line and files"
-        )
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return Writer(out, header, mode=how.mode, snapshot_dtype=config.snapshot_dtype)
 
 
 def _setting(config: Config, world: World) -> Setting:

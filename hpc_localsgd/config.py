@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from itertools import zip_longest
@@ -45,7 +45,17 @@ CHOICES: dict[str, tuple[type, str]] = {
     "topology": (Topology, "hpc_localsgd.plan.topology"),
     "compressor": (Compressor, "hpc_localsgd.compressors"),
 }
-NOT_THE_RUN = ("config", "out", "resume", "overwrite", "figures")  # may differ when resuming
+NOT_THE_RUN = (  # may differ when resuming
+    "config",
+    "out",
+    "resume",
+    "resume_from_mean",
+    "overwrite",
+    "figures",
+    "checkpoint_every",
+    "checkpoint_keep",
+    "watchdog",
+)
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9, "weight_decay": 1e-4}}
 
 
@@ -88,15 +98,30 @@ class Config:
             (loop). auto: by a rule on a CPU, by measuring the first batch on a GPU.
         device: auto takes a GPU if there is one for this rank.
         out: Folder for trajectory.h5, config.yaml, figures and checkpoints.
-        resume: Go on from the last checkpoint in --out.
+        resume: Go on from the last checkpoint in --out; auto does so if there is one and starts
+            anew if there is none.
+        resume_from_mean: When the last checkpoint is of another number of workers, start from the
+            mean of theirs, at the same share of the run.
         overwrite: Replace what is in --out.
         evaluate_every: Cadence of test loss and accuracy of the mean model.
         evaluate_workers: Also evaluate every worker's own model.
         spread_every: Cadence of the spread, mean_k ||x_k - mean||^2 before an exchange.
+        deviations_every: Cadence, before an exchange, of what the workers' deviations from their
+            mean say: eigenvalues of their covariance, loss at the workers against loss at the mean,
+            curvature along the deviations. Takes no gradient; 0 for never.
+        gradients_every: Cadence, before an exchange, of the effective learning rate, the part of
+            the step orthogonal to the gradient and the gradient noise scale; 0 for never.
+        probe_samples: Training samples of the fixed subset these two are measured on.
         snapshot_every: Cadence of parameter snapshots; 0 for none.
         snapshot_workers: Snapshots also keep every worker's parameters.
         snapshot_dtype: Of stored snapshots.
-        checkpoint_every: Cadence of checkpoints, at ends of rounds; 0 for the end only.
+        checkpoint_every: Cadence of checkpoints, in time ("10 minutes") or any other unit; at ends
+            of rounds, and within a round that is longer. 0 for the end only.
+        checkpoint_keep: How many checkpoints to keep.
+        on_nan: When a worker's numbers are no longer finite: stop the run, or put the worker into
+            quarantine: it is left out of the exchange and goes on from the mean of the others.
+        watchdog: Least time without a step until the job is taken for hung and ended (exit status
+            86); the bound grows with the longest round of the plan. 0 for never.
         figures: Draw accuracy.png, spread.png and time.png at the end.
         smoke: Only try the configuration out, in seconds: the same model, algorithm and shapes on
             synthetic data, with few workers, samples and steps. The run is <out>-smoke.
@@ -127,20 +152,28 @@ class Config:
     replicas: Literal["auto", "vmap", "loop"] = "auto"
     device: str = "auto"
     out: str = "runs/digits"
-    resume: bool = False
+    resume: bool | Literal["auto"] = False
+    resume_from_mean: bool = False
     overwrite: bool = False
     evaluate_every: int | str = "2%"
     evaluate_workers: bool = False
     spread_every: int | str = "0.5%"
+    deviations_every: int | str = 0
+    gradients_every: int | str = 0
+    probe_samples: int = 512
     snapshot_every: int | str = 0
     snapshot_workers: bool = False
     snapshot_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    checkpoint_every: int | str = "25%"
+    checkpoint_every: int | str = "10 minutes"
+    checkpoint_keep: int = 2
+    on_nan: Literal["stop", "quarantine"] = "stop"
+    watchdog: int | str = "10 minutes"
     figures: bool = True
     smoke: bool = False
 
 
 FLAGS = {f.name for f in fields(Config) if isinstance(f.default, bool)}
+_SAID = ("true", "false", "auto")  # behind a flag
 MakeOptimizer = Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]
 
 
@@ -201,6 +234,8 @@ def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     config = Config(**{name: objects[name] for name in names})
     if config.steps is not None and config.epochs is not None:
         raise ConfigurationError("give --steps or --epochs, not both")
+    if config.checkpoint_keep < 1:
+        raise ConfigurationError(f"--checkpoint-keep {config.checkpoint_keep}: keep at least one")
     return Resolved(config, objects.optimizer, _text(made, parsed))
 
 
@@ -246,7 +281,7 @@ def expand(argv: Sequence[str]) -> list[str]:
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             option = option.replace("-", "_")
-            if option in FLAGS and not equals and following.lower() not in ("true", "false"):
+            if is_flag(option) and not equals and following.lower() not in _SAID:
                 equals, value = "=", "true"
             word = f"--{option}" + (f"={short_name(option, value)}" if equals else "")
         else:
@@ -254,6 +289,21 @@ def expand(argv: Sequence[str]) -> list[str]:
             option = ""
         out.append(word)
     return out
+
+
+def is_flag(option: str) -> bool:
+    """Whether an option is a switch, which may stand without a value."""
+    of, _, name = option.rpartition(".")
+    chosen = of.rpartition(".")[2]
+    return name in _switches(chosen) if chosen in CHOICES else option in FLAGS
+
+
+@cache
+def _switches(option: str) -> frozenset[str]:
+    """Names of the switches of everything an option can be."""
+    classes = [_class(path) for path in choices(option).values()]
+    found = [f.name for c in classes if is_dataclass(c) for f in fields(c) if f.type == "bool"]
+    return frozenset(found)
 
 
 def short_name(option: str, value: Any) -> Any:

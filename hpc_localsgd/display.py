@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -24,6 +25,7 @@ from hpc_localsgd.types import legend
 
 if TYPE_CHECKING:
     from hpc_localsgd.loop import Run
+    from hpc_localsgd.trajectory import Rounds
 
 LABELS = {
     "train/loss": "train loss",
@@ -31,6 +33,7 @@ LABELS = {
     "eval/test/accuracy": "test accuracy",
     "spread": "spread",
 }
+WORTH_NAMING = 0.05  # of a run's time, spent waiting for one host
 PLAIN_EVERY_S = 1.0  # between plain lines
 
 
@@ -97,16 +100,27 @@ def _bar() -> Progress:
     )
 
 
-def show_conclusion(trajectory: Trajectory, run: Run, files: Sequence[Path]) -> None:
+def show_conclusion(
+    trajectory: Trajectory, run: Run, files: Sequence[Path], hosts: Sequence[str] = ()
+) -> None:
     """Print what a run achieved and what it cost."""
     console = Console(width=100, highlight=False, no_color=True)
     with console.capture() as captured:
-        console.print(conclusion(trajectory, run, files))
+        console.print(conclusion(trajectory, run, files, hosts))
     _say("\n".join(["", *(line.rstrip() for line in captured.get().splitlines())]))
 
 
-def conclusion(trajectory: Trajectory, run: Run, files: Sequence[Path]) -> Table:
-    """The closing table: accuracy, rounds, payload, and where the seconds went."""
+def conclusion(
+    trajectory: Trajectory, run: Run, files: Sequence[Path], hosts: Sequence[str] = ()
+) -> Table:
+    """The closing table: accuracy, rounds, payload, and where the seconds went.
+
+    Args:
+        trajectory: What was recorded.
+        run: What ran.
+        files: What it left behind.
+        hosts: Where each of the K workers was.
+    """
     totals = trajectory.totals
     parallel = run.task.x[0].nbytes * totals.steps
     share = 100 * totals.rounds / totals.steps
@@ -116,15 +130,41 @@ def conclusion(trajectory: Trajectory, run: Run, files: Sequence[Path]) -> Table
     if "eval/test/accuracy" in trajectory.names():  # --evaluate-every 0 leaves it out
         accuracy = trajectory.series("eval/test/accuracy").value[-1]
         table.add_row("test accuracy of the mean model", f"{accuracy:.4f}")
+    if "data/skipped" in trajectory.names():
+        skipped = int(trajectory.series("data/skipped").value[-1])
+        table.add_row("damaged images skipped", f"{skipped}, every time one was due")
     table.add_row(
         "rounds", f"{totals.rounds}, where parallel SGD syncs {totals.steps} times ({share:.0f} %)"
     )
     table.add_row("payload per worker", f"{sent}, where parallel SGD sends {would}")
     table.add_row("computing", f"{totals.compute_s:.2f} s per worker")
     table.add_row("waiting for the slowest", f"{totals.wait_s:.2f} s {of}")
+    if row := straggler(trajectory.rounds, hosts):
+        table.add_row("they waited for", row)
     table.add_row("transferring", f"{totals.transfer_s:.2f} s {of}")
     table.add_row("files", os.linesep.join(str(path) for path in files))
     return table
+
+
+def straggler(rounds: Rounds, hosts: Sequence[str]) -> str:
+    """The host that the others waited for, and how long; empty if nobody is to be named.
+
+    In every round the worker that waited least was the last to arrive, and the others' waiting was
+    for it. Workers of one host count together.
+    """
+    wait_s = rounds.wait_s
+    if not len(rounds) or wait_s.shape[1] != len(hosts) or len(hosts) == 1:
+        return ""
+    wait_s = np.nan_to_num(wait_s[np.isfinite(wait_s).all(1)])
+    names, host = np.unique(np.asarray(hosts), return_inverse=True)
+    for_host = np.zeros(len(names))
+    np.add.at(for_host, host[wait_s.argmin(1)], wait_s.mean(1))
+    whole_s = float((rounds.compute_s + rounds.wait_s + rounds.transfer_s).mean(1).sum())
+    worst = int(for_host.argmax())
+    share = for_host[worst] / max(whole_s, 1e-9)
+    if len(names) == 1 or share < WORTH_NAMING:
+        return ""
+    return f"{names[worst]}, {for_host[worst]:.2f} s per worker ({100 * share:.0f} % of the time)"
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,7 @@
 """How a command ends: one message for the whole job, whatever went wrong and on how many ranks.
 
-Exit status: 0 done, 2 a fault of the request, 3 the training diverged, 1 anything else.
+Exit status: 0 done, 2 a fault of the request, 3 the training diverged, 85 stopped on request, 86
+ended because a rank hung (both: resume it), 1 anything else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hpc_localsgd.stopping import HUNG as HUNG
+from hpc_localsgd.stopping import STOPPED as STOPPED
+from hpc_localsgd.stopping import end
 from hpc_localsgd.types import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -50,7 +54,8 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
     """Do the work of a command and close its world; returns the exit status.
 
     A ConfigurationError inside a world is all ranks' alike, and rank 0 says it. Anything else is
-    this rank's alone, while the others may be waiting for it: the job ends at once.
+    this rank's alone, while the others may be waiting for it: the job ends at once. So it does when
+    it was asked to stop: the others are anywhere, and there is no exchange to end together with.
     """
     try:
         status = work()
@@ -68,5 +73,7 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
         sys.stderr.flush()
         world.abort(1)
         raise
+    if status in (STOPPED, HUNG) and world.n > 1:
+        end(status)
     world.close()
     return status

@@ -92,4 +92,5 @@ def train(run: Run, p: Position, record: Recorder) -> Position:
             run.batchnorm.on_sync(task, world)
             record.after_sync(p, now)
         record.measure(p)
+        record.keep(p)
     return p

@@ -46,6 +46,11 @@ class Measured(Algorithm):
         """As the algorithm."""
         return self.of.ends_at_mean
 
+    @property
+    def sends_gradients(self) -> bool:  # type: ignore[override]
+        """As the algorithm."""
+        return self.of.sends_gradients
+
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """The algorithm's state; no length is known yet."""
         return self.of.init(x, world, model)

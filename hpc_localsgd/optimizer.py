@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MakeOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
 AtSync = Literal["keep", "average", "reset"]
+_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # on a CPU and on a GPU
 
 
 class LocalOptimizer:
@@ -52,6 +54,8 @@ class LocalOptimizer:
         except ValueError as error:  # torch's own, which names the hyper-parameter
             raise ConfigurationError(f"--optimizer: {error}") from error
         check_by_rows(make)
+        if len(task.x) == 1:
+            fuse(self.torch)
         if task.decayed < task.dim and "weight_decay" in self.torch.defaults:
             self.torch.param_groups[-1]["weight_decay"] = 0.0
         self._parameters = parameters
@@ -74,6 +78,11 @@ class LocalOptimizer:
         for tensor in self._row_state():
             world.mean(tensor)
 
+    def forget(self, rows: np.ndarray) -> None:
+        """Set the state of some workers of this process, bool [R], to what it is at the start."""
+        for tensor in self._row_state():
+            tensor[torch.from_numpy(rows).to(tensor.device)] = 0
+
     def _row_state(self) -> list[torch.Tensor]:
         """State tensors that have one row for each worker, in a fixed order."""
         return [
@@ -90,6 +99,19 @@ class LocalOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.torch.load_state_dict(state)
+
+
+def fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Let torch step in one pass over memory, where it can and nothing else was asked for.
+
+    On a CPU a step of SGD then takes 0.4 of the time (4 million parameters, one core). Not for
+    several rows: the fused kernels round differently at the ends of a row, and workers that are
+    equal would not stay so in every bit.
+    """
+    asked = [optimizer.defaults.get(name) for name in ("fused", "foreach", "differentiable")]
+    if type(optimizer) in _FUSED and asked[0] is None and not any(asked):
+        for group in optimizer.param_groups:
+            group["fused"] = True
 
 
 def check_by_rows(make: MakeOptimizer) -> None:

@@ -6,39 +6,55 @@ or communication. Ranks exchange their figures only now and then, at steps all o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hpc_localsgd.probes import Measurement, Probe, Spread, View
+from hpc_localsgd.quarantine import QUARANTINED
+from hpc_localsgd.trajectory import NotWritten, TrajectoryError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.checkpoint import Checkpoints
+    from hpc_localsgd.checkpoint import Keeper
     from hpc_localsgd.loop import Position, Run
     from hpc_localsgd.trajectory import Writer
     from hpc_localsgd.types import Losses, Now
     from hpc_localsgd.worlds.ledger import OpenBill, Stamp
 
 DRAIN_EVERY = 32  # steps between two exchanges of the ranks' own figures
+CLOSE_WITHIN_S = 3.0
+FIGURES = 5  # loss, seconds computing, seconds in exchanges, bytes asked to send, bytes sent
 
 
 class Diverged(RuntimeError):
     """A worker's training loss is not finite. Raised by all ranks alike."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Row:
-    """One finished round of this rank, its clock perhaps still running on a GPU."""
+    """One finished round of this rank; on a GPU its clock may still be running."""
 
-    now: Now
+    s: int
+    H: int
     end: int
-    loss: Losses  # [R], mean over the round
-    begin: Stamp
-    until: Stamp
-    bill: OpenBill
+    lr: float
+    figures: Callable[[], np.ndarray]  # -> [R, 5]
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        figures = torch.from_numpy(self.figures())
+        return {"s": self.s, "H": self.H, "end": self.end, "lr": self.lr, "figures": figures}
+
+    @classmethod
+    def saved(cls, state: dict[str, Any]) -> _Row:
+        """From a checkpoint."""
+        figures = state["figures"].numpy()
+        return cls(state["s"], state["H"], state["end"], state["lr"], lambda: figures)
 
 
 class Recorder:
@@ -51,7 +67,7 @@ class Recorder:
         spread: Spread | None = None,
         writer: Writer | None = None,
         show: Callable[[int, dict[str, float]], None] = lambda t, values: None,
-        checkpoints: Checkpoints | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         """Watch a run.
 
@@ -61,20 +77,49 @@ class Recorder:
             spread: The probe around an exchange.
             writer: Where it is written; None on ranks other than 0.
             show: Called with the step and the latest values, for a progress display.
-            checkpoints: Kept at the ends of rounds where they are due.
+            keeper: Keeps places to go on from.
         """
         self.run, self.probes, self.writer = run, tuple(probes), writer
         self.spread = spread or Spread(every=0)
-        self._show, self._checkpoints = show, checkpoints
+        self._show, self._keeper = show, keeper
         self._rows: list[_Row] = []
         self._loss: Losses | None = None
         self._ledger = run.world.ledger
         self._began = self._ledger.clock.stamp()
         self._ledger.take()  # what was sent before the run is not part of a round
+        self._before = np.zeros((len(run.world.ranks), FIGURES))  # of a round begun by another job
+        self._resumed = False
+        self._tolerant = False  # of single workers whose loss is not finite
+        self._writing = threading.Lock()
+        self._closed = False
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold: the rounds not written yet, and the one that goes on."""
+        bill, until = self._ledger.so_far(), self._ledger.clock.stamp()
+        so_far = self._before + _figures(self._began, until, bill)
+        return {
+            "rows": [row.state() for row in self._rows],
+            "loss": self._loss,
+            "so_far": torch.from_numpy(so_far),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on behind what another job recorded; empty if nothing was recorded at this place."""
+        if not state:
+            return
+        self._rows = [_Row.saved(row) for row in state["rows"]]
+        loss = state["loss"]
+        self._loss = loss if loss is None else loss.to(self.run.world.device)
+        self._before = state["so_far"].numpy()
+        self._resumed = True
 
     def start(self, p: Position) -> None:
-        """Measure before the first step."""
-        self.measure(p)
+        """Measure before the first step, unless the job that kept this place has done it."""
+        if not self._resumed:
+            self.measure(p)
+        if self._keeper is not None:
+            with self._ledger.unbilled():
+                self._keeper.begin(p, self)
 
     def after_step(self, loss: Losses) -> None:
         """Add up the losses [R] of the round, on the device."""
@@ -89,24 +134,51 @@ class Recorder:
         """Close the round's row; exchange and write rows when it is time; keep a checkpoint."""
         with self._ledger.unbilled():
             self._write(p.t, self.spread.after_sync(self.run, p))
-        until = self._ledger.clock.stamp()
-        assert self._loss is not None
-        row = _Row(now, p.t, self._loss / now.H, self._began, until, self._ledger.take())
-        self._rows.append(row)
-        self._loss, self._began = None, until
+            self._write(p.t, self._quarantined(p, now))
+        self._rows.append(self._row(p, now))
+        self._tolerant = QUARANTINED in p.sync
         with self._ledger.unbilled():
-            saving = self._checkpoints is not None and self._checkpoints.due(p)
+            saving = self._keeper is not None and self._keeper.due(p)
             if saving or p.t // DRAIN_EVERY > p.begin // DRAIN_EVERY or p.t == self.run.steps:
                 self.drain()
-            if saving:
-                self._save(p)
 
-    def _save(self, p: Position) -> None:
-        """Keep a checkpoint, and first what was recorded: a resumed run goes on behind it."""
-        assert self._checkpoints is not None
-        if self.writer is not None:
-            self.writer.flush()
-        self._checkpoints.save(p)
+    def _quarantined(self, p: Position, now: Now) -> Iterator[Measurement]:
+        """Who was left out of the exchange, if anybody."""
+        flags = p.sync.get(QUARANTINED)
+        if not flags:
+            return
+        workers = ", ".join(str(k) for k in np.flatnonzero(flags))
+        if self.run.world.rank == 0:
+            _say(
+                f"round {now.s}, step {p.t}: the numbers of worker {workers} are not finite: left "
+                "out, and given the mean of the others"
+            )
+        meaning = "1: left out of the exchange, its numbers were not finite"
+        yield Measurement(QUARANTINED, np.array(flags, float), "1", ("worker",), meaning)
+
+    def _row(self, p: Position, now: Now) -> _Row:
+        """The round that ends now; the next one begins."""
+        began, before, loss = self._began, self._before, self._loss
+        assert loss is not None
+        until, bill = self._ledger.clock.stamp(), self._ledger.take()
+        self._loss, self._began, self._before = None, until, np.zeros_like(before)
+
+        def figures() -> np.ndarray:
+            found = before + _figures(began, until, bill)
+            found[:, 0] = (loss / now.H).double().cpu().numpy()
+            return found
+
+        return _Row(now.s, now.H, p.t, now.lr_round, figures)
+
+    def keep(self, p: Position) -> None:
+        """Between two steps: a place to go on from, and to stop at when asked.
+
+        Raises:
+            Stopped: The run was asked to stop.
+        """
+        if self._keeper is not None:
+            with self._ledger.unbilled():
+                self._keeper.between_steps(p)
 
     def measure(self, p: Position) -> None:
         """Let every probe that is due after p.t steps measure."""
@@ -127,12 +199,42 @@ class Recorder:
         if not self._rows:
             return
         rows, self._rows = self._rows, []
-        figures = self.run.world.gather(np.stack([_figures(row) for row in rows], axis=1))
-        if self.writer is not None:
-            for i, row in enumerate(rows):
-                self._write_round(row, figures[:, i])
+        own = np.stack([row.figures() for row in rows], axis=1)  # [R, n, 5]
+        figures = self.run.world.gather(own)
+        for i, row in enumerate(rows):
+            self._to_writer(self._write_round, row, figures[:, i])
         self._show(rows[-1].end, {"train/loss": float(figures[:, -1, 0].mean())})
-        _check_finite(rows, figures[:, :, 0])
+        _check_finite(rows, figures[:, :, 0], self._tolerant)
+
+    def flush(self) -> bool:
+        """Bring what was recorded to the disk; whether that worked."""
+        return self.writer is None or self._to_writer(self.writer.flush)
+
+    def close(self, status: str) -> None:
+        """End the record; also from another thread, which does not wait for ever."""
+        held = self._writing.acquire(timeout=CLOSE_WITHIN_S)
+        self._closed = True
+        if held and self.writer is not None:
+            try:
+                self.writer.close(status)
+            except TrajectoryError as error:
+                _say(str(error))
+        if held:
+            self._writing.release()
+
+    def _to_writer(self, write: Callable[..., None], *values: Any, **named: Any) -> bool:
+        """Let the writer work. A full disk is said and survived: the rows wait in memory."""
+        if self.writer is None:
+            return True
+        with self._writing:
+            if self._closed:  # by a thread that is about to end the process
+                threading.Event().wait()
+            try:
+                write(*values, **named)
+            except NotWritten as error:
+                _say(f"{error} Training goes on.")
+                return False
+        return True
 
     def _write_round(self, row: _Row, figures: np.ndarray) -> None:
         """One row of /rounds and of train/loss from the figures [K, 5] of all workers."""
@@ -143,9 +245,9 @@ class Recorder:
             exchange_s if self._ledger.modelled else np.full_like(exchange_s, exchange_s.min())
         )
         self.writer.round(
-            step_begin=row.end - row.now.H,
+            step_begin=row.end - row.H,
             step_end=row.end,
-            lr=row.now.lr_round,
+            lr=row.lr,
             compute_s=compute_s,
             wait_s=exchange_s - transfer_s,
             transfer_s=transfer_s,
@@ -165,39 +267,41 @@ class Recorder:
             if self.writer is None:
                 continue
             if m.name == "snapshot":
-                self.writer.snapshot(t, *m.value)
+                self._to_writer(self.writer.snapshot, t, *m.value)
             else:
-                self.writer.series(
-                    m.name, t, m.value, units=m.units, dims=m.dims, meaning=m.meaning
-                )
+                said = {"units": m.units, "dims": m.dims, "meaning": m.meaning}
+                self._to_writer(self.writer.series, m.name, t, m.value, **said)
         if shown:
             self._show(t, shown)
 
 
-def _figures(row: _Row) -> np.ndarray:
-    """Of one round of this rank, for each of its workers: [R, 5]."""
-    bill = row.bill.close()
-    ledger = row.bill.ledger
-    clock = ledger.clock
-    compute_s = clock.seconds(row.begin, row.until) - bill.elsewhere_s
+def _figures(begin: Stamp, until: Stamp, open_bill: OpenBill) -> np.ndarray:
+    """Of this rank between two moments, for each of its workers: [R, 5], the loss left 0."""
+    bill, ledger = open_bill.close(), open_bill.ledger
+    compute_s = ledger.clock.seconds(begin, until) - bill.elsewhere_s
     if ledger.modelled:  # workers that take turns here would compute side by side
         compute_s /= ledger.R
-    own = zip(row.loss.double().cpu().numpy(), bill.payload_bytes, strict=True)
-    return np.array(
-        [[loss, compute_s, bill.transfer_s, sent, bill.wire_bytes] for loss, sent in own]
-    )
+    rest = (bill.transfer_s, bill.wire_bytes)
+    return np.array([[0.0, compute_s, rest[0], sent, rest[1]] for sent in bill.payload_bytes])
 
 
-def _check_finite(rows: list[_Row], losses: np.ndarray) -> None:
+def _check_finite(rows: list[_Row], losses: np.ndarray, tolerant: bool) -> None:
     """Raise if a loss [K, n] is not finite, naming the first round and the workers."""
     bad = ~np.isfinite(losses)
+    if tolerant:  # unless there is nobody left
+        bad &= bad.all(axis=0)
     if not bad.any():
         return
     i = int(np.argmax(bad.any(0)))
     workers = ", ".join(str(k) for k in np.flatnonzero(bad[:, i]))
     row = rows[i]
     raise Diverged(
-        f"the training loss of worker {workers} is not finite in round {row.now.s} "
-        f"(steps {row.end - row.now.H} to {row.end - 1}, learning rate {row.now.lr_round:g}): "
+        f"the training loss of worker {workers} is not finite in round {row.s} "
+        f"(steps {row.end - row.H} to {row.end - 1}, learning rate {row.lr:g}): "
         "lower --rate.lr, lengthen --rate.warmup or shorten the rounds"
     )
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
-from hpc_localsgd.faults import DIVERGED, OK, complain, in_world, refuse
+from hpc_localsgd.faults import DIVERGED, OK, STOPPED, complain, in_world, refuse
+from hpc_localsgd.stopping import Stopped, Stopping
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,20 +28,25 @@ PROG = "python -m hpc_localsgd.train"
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says; returns the exit status."""
     share_cores(os.environ)  # before torch and MPI are imported
+    with Stopping() as stopping:
+        return _main(sys.argv[1:] if argv is None else argv, stopping)
+
+
+def _main(argv: Sequence[str], stopping: Stopping) -> int:
     from hpc_localsgd.config import parse
 
     launch = detect(os.environ)
     try:
-        resolved = parse(sys.argv[1:] if argv is None else argv, PROG)
+        resolved = parse(argv, PROG)
     except ConfigurationError as error:  # all ranks were given the same words
         return refuse(str(error), launch, PROG, alike=True)
     try:
-        return run(resolved, launch)
+        return run(resolved, launch, stopping)
     except ConfigurationError as error:
         return refuse(str(error), launch, PROG)
 
 
-def run(resolved: Resolved, launch: Launch) -> int:
+def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) -> int:
     """Train with parsed options in the world this process was launched into."""
     from hpc_localsgd.assemble import make_world, started
     from hpc_localsgd.smoke import smaller
@@ -48,17 +54,17 @@ def run(resolved: Resolved, launch: Launch) -> int:
     if resolved.config.smoke:
         resolved = replace(resolved, config=smaller(resolved.config, started(launch) or 1))
     world = make_world(resolved.config, launch)
-    return in_world(world, PROG, lambda: _train(resolved, world))
+    return in_world(world, PROG, lambda: _train(resolved, world, stopping))
 
 
-def _train(resolved: Resolved, world: World) -> int:
+def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -> int:
     from hpc_localsgd.assemble import make_job
     from hpc_localsgd.display import Display
     from hpc_localsgd.loop import train
     from hpc_localsgd.recorder import Diverged
 
     with Display(world.rank, sys.stdout.isatty() and world.n == 1) as display:
-        job = make_job(resolved, world, display.show)
+        job = make_job(resolved, world, display.show, stopping)
         display.begin(job.run)
         try:
             job.record.start(job.position)
@@ -68,6 +74,11 @@ def _train(resolved: Resolved, world: World) -> int:
             if world.rank == 0:
                 complain(str(error), PROG)
             return DIVERGED
+        except Stopped as said:
+            job.close("stopped")
+            if world.rank == 0:
+                complain(str(said), PROG)
+            return STOPPED if stopping is None else stopping.status
         except BaseException:
             job.close("stopped")
             raise
@@ -88,7 +99,7 @@ def _conclude(job: Job, figures: bool) -> None:
         from hpc_localsgd.analysis.figures import draw_run
 
         drawn = draw_run(trajectory, job.out)
-    show_conclusion(trajectory, job.run, [job.out / "trajectory.h5", *drawn])
+    show_conclusion(trajectory, job.run, [job.out / "trajectory.h5", *drawn], job.hosts)
 
 
 if __name__ == "__main__":

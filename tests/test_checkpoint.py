@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import errno
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ import torch
 from small_runs import files_below
 
 from hpc_localsgd.assemble import Job, make_job
-from hpc_localsgd.checkpoint import Checkpoints
+from hpc_localsgd.checkpoint import Checkpoints, Place, shard
 from hpc_localsgd.config import parse
 from hpc_localsgd.loop import Position, train
-from hpc_localsgd.trajectory import Trajectory
+from hpc_localsgd.trajectory import Trajectory, diskspace
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -91,7 +92,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     cut, show = start(tmp_path / "cut", *options, "--resume")
     assert cut.position.t == 15  # the last end of a round behind a multiple of 5
     finish(cut)
-    assert min(show.shown) == 15  # it went on, and did not start again
+    assert min(show.shown) == 16  # it went on, and did not start again
     for a, b in zip(memory_of(whole), memory_of(cut), strict=True):
         assert torch.equal(a, b)
 
@@ -174,30 +175,124 @@ def test_an_incomplete_checkpoint_is_ignored(tmp_path: Path) -> None:
     assert job.position.t == int(older.removeprefix("step-"))
 
 
+@dataclass
+class TwoRanks:
+    """One of two ranks, which hears of the other only what is alike."""
+
+    rank: int
+    n: int = 2
+    size: int = 6
+    ranks: range = range(3)
+
+    def gather(self, v: np.ndarray) -> np.ndarray:
+        return np.concatenate([v, v])
+
+
+def two_ranks(out: Path) -> list[Checkpoints]:
+    return [Checkpoints(out, TwoRanks(rank)) for rank in range(2)]  # type: ignore[arg-type]
+
+
 def test_a_checkpoint_counts_when_the_shards_of_all_ranks_are_there(tmp_path: Path) -> None:
     job, _ = start(tmp_path)
     finish(job)
-    ranks = [SimpleNamespace(rank=r, n=2, device=torch.device("cpu")) for r in range(2)]
-    first, second = (
-        Checkpoints(tmp_path / "two", replace(job.run, world=world), every=1)  # type: ignore
-        for world in ranks
-    )
-    first.save(job.position)
+    place = Place.of(job.run, job.position, 30)
+    first, second = two_ranks(tmp_path / "two")
+    first.save(place)
     with pytest.raises(ConfigurationError, match="no complete checkpoint"):
-        first.load(job.position)
-    second.save(job.position)
-    assert first.load(job.position).t == second.load(job.position).t == job.position.t
+        first.load()
+    second.save(place)
+    assert first.load().t == second.load().t == job.position.t
 
 
-def test_a_shard_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: Any) -> None:
-    def full(*_: Any) -> None:
-        raise OSError("No space left on device")
-
+def test_ranks_go_on_each_from_its_own_step_behind_the_same_exchange(tmp_path: Path) -> None:
     job, _ = start(tmp_path)
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        finish(job)
-    assert list((tmp_path / "checkpoints").rglob("*.pt")) == []
+    job.position.t = 23
+    first, second = two_ranks(tmp_path / "two")
+    for rank, t, after in [(first, 20, 20), (second, 20, 20), (first, 23, 21), (second, 22, 20)]:
+        job.position.t = t
+        rank.save(Place.of(job.run, job.position, after))
+    assert (first.load().t, second.load().t) == (20, 22)  # rank 1 never came to the exchange of 21
+    job.close("stopped")
+
+
+@pytest.mark.parametrize("harm", ["changed", "cut short", "gone"])
+def test_a_damaged_shard_is_noticed_and_an_older_checkpoint_is_taken(
+    tmp_path: Path, harm: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(tmp_path, 21)
+    newest = tmp_path / "checkpoints" / folders(tmp_path)[-1] / "rank-0-of-1.pt"
+    older = folders(tmp_path)[-2]
+    raw = bytearray(newest.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    if harm == "gone":
+        newest.unlink()
+    else:
+        newest.write_bytes(raw if harm == "changed" else raw[: len(raw) // 2])
+    whole, _ = start(tmp_path / "whole")
+    job, _ = start(tmp_path, "--resume")
+    assert job.position.t == int(older.removeprefix("step-"))
+    assert ("is damaged" in capfd.readouterr().err) == (harm != "gone")
+    assert newest.parent.name not in folders(tmp_path)  # it will be written again
+    assert torch.equal(finish(job).x, finish(whole).x)
+
+
+def test_when_all_are_damaged_that_is_said(tmp_path: Path) -> None:
+    interrupt(tmp_path, 21)
+    for path in (tmp_path / "checkpoints").rglob("*.pt"):
+        path.write_bytes(b"x" * 100)
+    for resume in ("--resume", "--resume=auto"):  # which does not throw away what may be mended
+        with pytest.raises(ConfigurationError, match="every checkpoint .* is damaged"):
+            start(tmp_path, resume)
+
+
+def test_a_shard_is_there_whole_or_not_at_all_and_a_full_disk_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = finish(start(tmp_path / "whole")[0]).x.clone()
+    real, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    job, _ = start(tmp_path / "full")
+    monkeypatch.setattr(shard.os, "fsync", full)
+    assert torch.equal(finish(job).x, whole)
+    said = capfd.readouterr().err
+    assert "rank 0: no checkpoint of step 15: [Errno 28]" in said and "training goes on" in said
+    assert folders(tmp_path / "full")[:2] == [
+        "step-00000005",
+        "step-00000011",
+    ]  # what was there is as it was
+    assert not list(tmp_path.rglob("*.partial"))
+    monkeypatch.undo()
+    again, _ = start(tmp_path / "full", "--resume")
+    assert again.position.t == 11
+    assert torch.equal(finish(again).x, whole)
+
+
+def test_a_full_disk_at_a_flush_is_said_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    finish(start(tmp_path / "whole")[0])
+    job, _ = start(tmp_path / "full")
+    real, calls = diskspace.reserve, []
+
+    def full(*given: Any) -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*given)
+
+    monkeypatch.setattr(diskspace, "reserve", full)
+    finish(job)
+    assert "the disk is full" in capfd.readouterr().err
+    assert len(calls) > 3
+    assert folders(tmp_path / "full")[0] > "step-00000011"  # none without the rows before it
+    one, other = Trajectory(tmp_path / "whole"), Trajectory(tmp_path / "full")
+    np.testing.assert_array_equal(one.rounds.step_end, other.rounds.step_end)
 
 
 def test_a_checkpoint_of_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
@@ -226,12 +321,58 @@ def test_checkpoints_of_another_run_are_neither_mixed_with_nor_resumed(tmp_path:
     (tmp_path / "trajectory.h5").unlink()
     with pytest.raises(ConfigurationError, match="holds a run already"):
         start(tmp_path, "--seed=2")
-    job, _ = start(tmp_path / "other", "--seed=2")
-    (tmp_path / "checkpoints").rename(tmp_path / "other" / "checkpoints")
-    mine = Checkpoints(tmp_path / "other", job.run, 5, digest="of the other run")
+    mine = Checkpoints(tmp_path, Simulated(3), digest="of the other run")
     with pytest.raises(ConfigurationError, match="another configuration"):
-        mine.load(job.position)
+        mine.load()
+
+
+def test_auto_begins_anew_goes_on_and_replaces_a_run_without_a_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = finish(start(tmp_path / "whole")[0]).x.clone()
+    out, auto = tmp_path / "run", "--resume=auto"
+    with pytest.raises(Interrupted):
+        finish(start(out, auto, stop=3)[0])  # before the first checkpoint
+    assert capfd.readouterr().err == ""
+    with pytest.raises(Interrupted):
+        finish(start(out, auto, stop=21)[0])
+    assert "no complete checkpoint: the run starts anew and replaces it" in capfd.readouterr().err
+    job, _ = start(out, auto)
+    assert job.position.t == 15
+    assert torch.equal(finish(job).x, whole)
+    assert len(Trajectory(out).paths) == 2
+    assert start(out, auto)[0].position.t == 30  # nothing left to do
+
+
+def test_a_flag_of_three_values_is_read_as_one_writes_it() -> None:
+    for words, value in [
+        ([], False),
+        (["--resume"], True),
+        (["--resume", "auto"], "auto"),
+        (["--resume=false"], False),
+        (["--resume", "--seed=1"], True),
+    ]:
+        assert parse(words).config.resume == value
+
+
+def test_another_number_of_workers_is_refused_or_starts_from_the_mean(tmp_path: Path) -> None:
+    interrupt(tmp_path, 21)
+    kept = shard.read(tmp_path / "checkpoints/step-00000015/rank-0-of-1.pt")
+    with pytest.raises(ConfigurationError, match="--resume-from-mean"):
+        start(tmp_path, "--resume", K=4)
+    job, _ = start(tmp_path, "--resume-from-mean", K=4)
+    assert job.position.t == job.position.end == 15
+    expected = kept["x"].mean(0).expand(4, -1)
+    assert torch.equal(job.run.task.x, expected)
+    assert (tmp_path / "checkpoints-of-other-workers").is_dir()
+    with pytest.raises(Interrupted):
+        job.record._show.at = 25  # type: ignore[attr-defined]
+        finish(job)
     job.close("stopped")
+    again, _ = start(tmp_path, "--resume-from-mean", K=4)  # as a requeued job would
+    assert again.position.t == 23
+    finish(again)
+    assert Trajectory(tmp_path).rounds.step_end[-1] == 30
 
 
 def test_rounds_an_algorithm_cannot_do_are_refused_before_anything_is_touched(

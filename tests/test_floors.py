@@ -21,7 +21,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks", "curvature"),
     ("worlds",),
     ("algorithms", "compressors", "gradients"),
-    ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured"),
+    ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured")
+    + ("quarantine", "stopping", "watchdog"),
     ("loop", "attach"),
 )
 SEES_ITS_FLOOR = {
@@ -32,20 +33,31 @@ SEES_ITS_FLOOR = {
     "optimizer",
     "batchnorm",
     "measured",
+    "quarantine",
+    "stopping",
+    "watchdog",
     "algorithms",
 }
 OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}
 DOOR = {
     "config",
+    "agreement",
     "assemble",
+    "resuming",
     "display",
     "train",
     "__main__",
     "environment",
     "faults",
+    "pack",
     "plan_command",
     "smoke",
     "sharpness",
+    "landscape",
+    "report",
+    "compare",
+    "cite",
+    "summary",
     "verify",
 }
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}

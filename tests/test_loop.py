@@ -52,15 +52,21 @@ def plain_training(run: Run, make: MakeOptimizer, decay: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("H", [1, 4])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize("make", [sgd(**MOMENTUM), adam(weight_decay=1e-3)], ids=["sgd", "adam"])
-def test_one_worker_is_torch_optim_bit_for_bit(make: MakeOptimizer, norm: Any, H: int) -> None:
+@pytest.mark.parametrize("fused", [False, None], ids=["plain", "fused"])
+@pytest.mark.parametrize("named", ["sgd", "adam"])
+def test_one_worker_is_torch_optim(named: str, norm: Any, H: int, fused: bool | None) -> None:
+    """Bit for bit, unless torch is left to fuse the steps of a float32 vector."""
+    options: dict[str, Any] = {"weight_decay": 1e-3, "fused": fused}
+    make = sgd(**MOMENTUM | options) if named == "sgd" else adam(**options)
     spec = digits("conv", norm, hidden=8)
     rate = cosine(lr=0.05, warmup=3, until=12)
     run = small_run(spec=spec, K=1, H=H, steps=12, lr=rate, optimizer=make, dtype=torch.float32)
     expected = plain_training(run, make, decay=1e-3)
     start = run.task.x[0].clone()
     x = go(run)[0].x[0]
-    assert torch.equal(x, expected)
+    if fused is False:
+        assert torch.equal(x, expected)
+    torch.testing.assert_close(x, expected, rtol=1e-3, atol=1e-4)
     assert (x - start).norm() > 0.1
 
 

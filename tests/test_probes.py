@@ -21,7 +21,7 @@ from hpc_localsgd.tasks.digits import digits
 
 def by_hand(run: Run, x: torch.Tensor, split: str = "test") -> tuple[float, float]:
     """Loss and accuracy of one model, straight from the data."""
-    inputs, labels = run.task._data[split]  # type: ignore[attr-defined]
+    inputs, labels = run.task.samples._data[split]  # type: ignore[attr-defined]
     logits = torch.func.functional_call(
         run.task._replicas.modules[0],
         run.task.layout.views(x),

@@ -34,6 +34,7 @@ class AllReduce(Algorithm):
 
     compressor: Compressor | None = None
     ends_at_mean = True
+    sends_gradients = True
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """`memory` [R, P]: what the codec lost so far."""

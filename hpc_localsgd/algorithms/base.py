@@ -30,11 +30,13 @@ class Algorithm(ABC):
         ends_at_mean: Whether that is the mean of the parameters before the exchange, as it is not
             where an outer optimiser moves on, or a codec rounds.
         only_single_steps: Whether every round must have length 1.
+        sends_gradients: Whether gradients are exchanged at every step of any round.
     """
 
     ends_equal = True
     ends_at_mean = False
     only_single_steps = False
+    sends_gradients = False
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """What the algorithm remembers before the first step.

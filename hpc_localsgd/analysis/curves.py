@@ -94,6 +94,16 @@ def smoothed(y: np.ndarray, window: int) -> np.ndarray:
     return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
 
 
+def changes(y: np.ndarray) -> np.ndarray:
+    """Indices at which `y` differs from the value before, thinned to what a page can show.
+
+    Args:
+        y: ``[n]``.
+    """
+    changed = np.flatnonzero(np.concatenate([[True], y[1:] != y[:-1]]))
+    return changed[:: max(1, len(changed) // (2 * PIXELS))]
+
+
 def communication_s(run: Trajectory, step: np.ndarray) -> np.ndarray:
     """Seconds the mean worker has spent waiting and transferring up to each step. ``[n] -> [n]``.
 

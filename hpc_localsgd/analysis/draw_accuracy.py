@@ -23,7 +23,7 @@ def draw_accuracy(run: Trajectory) -> Figure:
     Args:
         run: The run.
     """
-    last = _last_step(run)
+    last = last_step(run)
     spent = float(curves.communication_s(run, np.array([last]))[0])
     columns = 2 if spent > 0 else 1
     figure = style.sheet(9.6 if columns == 2 else 7.4, 5.4, "Loss and accuracy", run)
@@ -34,8 +34,8 @@ def draw_accuracy(run: Trajectory) -> Figure:
         _draw_column(run, panels[:, column], seconds)
         _place_axis(panels[:, column], last, spent, seconds, str(run.attrs["clock"]))
         _mark_switch(run, panels[:, column], seconds)
-    style.end_labels(panels[0, -1], _loss_labels(run))
-    style.end_labels(panels[1, -1], _accuracy_labels(run))
+    style.end_labels(panels[0, -1], loss_labels(run))
+    style.end_labels(panels[1, -1], accuracy_labels(run))
     return figure
 
 
@@ -44,13 +44,13 @@ def _draw_column(run: Trajectory, panels: np.ndarray, seconds: bool) -> None:
     train, test = (curves.series_or_none(run, name) for name in (TRAIN, TEST_LOSS))
     score = curves.series_or_none(run, ACCURACY)
     if train is not None:
-        _draw_noisy(loss, _x(run, train, seconds), train.value)
+        draw_noisy(loss, _x(run, train, seconds), train.value)
     if test is not None:
-        _draw_points(loss, _x(run, test, seconds), test.value, style.BLUE)
+        draw_points(loss, _x(run, test, seconds), test.value, style.BLUE)
     if score is not None:
-        _draw_points(accuracy, _x(run, score, seconds), score.value, style.RED)
-    _scale_loss(loss, [s.value for s in (train, test) if s is not None])
-    _scale_accuracy(accuracy, score)
+        draw_points(accuracy, _x(run, score, seconds), score.value, style.RED)
+    scale_loss(loss, [s.value for s in (train, test) if s is not None])
+    scale_accuracy(accuracy, score)
     if not seconds:
         loss.set_ylabel("loss")
         accuracy.set_ylabel("test accuracy")
@@ -60,8 +60,14 @@ def _x(run: Trajectory, series: Series, seconds: bool) -> np.ndarray:
     return curves.communication_s(run, series.step) if seconds else series.step
 
 
-def _draw_noisy(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    """The loss of batches: every value pale, their course strong."""
+def draw_noisy(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """The loss of batches: every value pale, their course strong.
+
+    Args:
+        axes: The panel.
+        x: ``[n]`` ascending.
+        y: ``[n]`` finite.
+    """
     window = max(1, len(y) // 40)
     course = curves.thinned(x, curves.smoothed(y, window))
     every = curves.thinned(x, y)
@@ -72,8 +78,15 @@ def _draw_noisy(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     axes.plot(course.x, course.y, color=style.YELLOW)
 
 
-def _draw_points(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
-    """Few exact values: a dot each, as long as dots can be told apart."""
+def draw_points(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
+    """Few exact values: a dot each, as long as dots can be told apart.
+
+    Args:
+        axes: The panel.
+        x: ``[n]`` ascending.
+        y: ``[n]`` finite.
+        colour: Of the line and its dots.
+    """
     curve = curves.thinned(x, y)
     drawn: list[Artist] = [*axes.plot(curve.x, curve.y, color=colour, zorder=3)]
     if len(curve.x) <= 40:
@@ -82,7 +95,13 @@ def _draw_points(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
     style.clip_sideways(axes, drawn)
 
 
-def _scale_loss(axes: Axes, values: list[np.ndarray]) -> None:
+def scale_loss(axes: Axes, values: list[np.ndarray]) -> None:
+    """A scale for losses, logarithmic where they span more than a decade; a note without any.
+
+    Args:
+        axes: The panel.
+        values: The losses in it.
+    """
     if not values:
         style.note(axes, "no loss recorded yet")
         return
@@ -98,7 +117,13 @@ def _scale_loss(axes: Axes, values: list[np.ndarray]) -> None:
     axes.margins(y=0.08)
 
 
-def _scale_accuracy(axes: Axes, score: Series | None) -> None:
+def scale_accuracy(axes: Axes, score: Series | None) -> None:
+    """A scale for accuracies in percent, with room where they end; a note without any.
+
+    Args:
+        axes: The panel.
+        score: The accuracies in it.
+    """
     if score is None:
         style.note(axes, "no evaluation yet")
         return
@@ -149,7 +174,12 @@ def _range(later: np.ndarray, middle: int, high: int) -> str:
     return f"{high}" if middle == high else f"{int(later.min())}-{high}"
 
 
-def _loss_labels(run: Trajectory) -> list[tuple[float, str, str]]:
+def loss_labels(run: Trajectory) -> list[tuple[float, str, str]]:
+    """Names of the losses beside their last values, for `style.end_labels`.
+
+    Args:
+        run: The run.
+    """
     labels = []
     train, test = (curves.series_or_none(run, name) for name in (TRAIN, TEST_LOSS))
     if train is not None:
@@ -161,7 +191,12 @@ def _loss_labels(run: Trajectory) -> list[tuple[float, str, str]]:
     return labels
 
 
-def _accuracy_labels(run: Trajectory) -> list[tuple[float, str, str]]:
+def accuracy_labels(run: Trajectory) -> list[tuple[float, str, str]]:
+    """The last accuracy, for `style.end_labels`.
+
+    Args:
+        run: The run.
+    """
     score = curves.series_or_none(run, ACCURACY)
     if score is None:
         return []
@@ -169,8 +204,12 @@ def _accuracy_labels(run: Trajectory) -> list[tuple[float, str, str]]:
     return [(end, f"{100 * end:.2f} %\nmean model", style.RED)]
 
 
-def _last_step(run: Trajectory) -> int:
-    """Last step of which anything is known."""
+def last_step(run: Trajectory) -> int:
+    """Last step of which anything is known.
+
+    Args:
+        run: The run.
+    """
     ends = [int(run.rounds.step_end[-1])] if len(run.rounds) else [0]
     for name in (TRAIN, TEST_LOSS, ACCURACY):
         found = curves.series_or_none(run, name)

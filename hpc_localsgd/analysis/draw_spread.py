@@ -167,7 +167,7 @@ def _draw_strip(axes: Axes, run: Trajectory, y: np.ndarray, name: str, base: int
         style.note(axes, "not recorded")
         return
     edges = np.append(run.rounds.step_begin, run.rounds.step_end[-1:])
-    keep = _changes(y)  # a constant H is two points, not a hundred thousand
+    keep = curves.changes(y)  # a constant H is two points, not a hundred thousand
     places = np.append(edges[:-1][keep], edges[-1])
     axes.stairs(y[keep], places, baseline=None, color=style.INK, linewidth=1.2)
     low, high = y[fine].min(), y[fine].max()
@@ -176,12 +176,6 @@ def _draw_strip(axes: Axes, run: Trajectory, y: np.ndarray, name: str, base: int
     axes.set_yticks(sorted({low, high}), [f"{v:.3g}" for v in sorted({low, high})])
     axes.minorticks_off()
     axes.margins(y=0.25)
-
-
-def _changes(y: np.ndarray) -> np.ndarray:
-    """Indices at which `y` differs from the value before, thinned to what a page can show."""
-    changed = np.flatnonzero(np.concatenate([[True], y[1:] != y[:-1]]))
-    return changed[:: max(1, len(changed) // (2 * curves.PIXELS))]
 
 
 def _local_rounds(run: Trajectory) -> int:

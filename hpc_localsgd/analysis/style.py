@@ -66,13 +66,25 @@ def sheet(width_in: float, height_in: float, title: str, run: Trajectory) -> Fig
         title: What the figure shows.
         run: The run.
     """
+    facts = [f"K = {run.K}"] + ([] if run.status == "complete" else [run.status])
+    facts += [str(run.attrs[name]) for name in ("task", "algorithm", "schedule")]
+    return titled_sheet(width_in, height_in, title, facts)
+
+
+def titled_sheet(width_in: float, height_in: float, title: str, facts: Sequence[str]) -> Figure:
+    """An empty figure with its heading, and a line of facts below it.
+
+    Args:
+        width_in: Width in inches.
+        height_in: Height in inches; the heading takes the first 0.75.
+        title: What the figure shows.
+        facts: What there is to say about it, each a few words.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_in, height_in))
     x, y = _LEFT_IN / width_in, 1 - _DOWN_IN / height_in
     figure.text(x, y, title, fontsize=12.5, fontweight="bold", va="center")
-    facts = [f"K = {run.K}"] + ([] if run.status == "complete" else [run.status])
-    facts += [str(run.attrs[name]) for name in ("task", "algorithm", "schedule")]
     line = textwrap.shorten(" · ".join(facts), int(width_in * 13), placeholder=" …")
     figure.text(x, y - 0.24 / height_in, line, color=GREY, va="center")
     return figure
@@ -184,6 +196,34 @@ def seconds_axis(axes: Axes, longest_s: float) -> None:
     axes.set_xlim(0, longest_s)
     axes.set_xticks(ticks[(ticks >= 0) & (ticks <= 1.0001 * longest_s)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / size:g}"))
+
+
+def bytes_axis(axes: Axes, most: float) -> None:
+    """Bytes from 0 to `most`, with ticks at round numbers of the unit that reads best.
+
+    Args:
+        axes: The panel, whose x is in bytes.
+        most: The largest number shown.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    size, _ = byte_unit(most)
+    ticks = np.asarray(MaxNLocator(5).tick_values(0, most / size)) * size
+    axes.set_xlim(0, most)
+    axes.set_xticks(ticks[(ticks >= 0) & (ticks <= 1.0001 * most)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / size:g}"))
+
+
+def byte_unit(most: float) -> tuple[float, str]:
+    """The unit that reads best: (bytes in it, its name).
+
+    Args:
+        most: The largest number shown.
+    """
+    for size, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if most >= size:
+            return size, name
+    return 1.0, "bytes"
 
 
 def time_unit(seconds: float) -> tuple[float, str]:

@@ -163,6 +163,8 @@ def agree_round(world: World, t: int, begin: int, rate: float, used: bool, stric
             the round's first step and `strict` asks for more.
     """
     rows = world.gather(np.array([[float(t), float(begin), rate, float(used)]]))
+    if (rows == rows[0]).all():
+        return rate
     other = np.flatnonzero((rows[:, :2] != rows[0, :2]).any(1))
     if len(other):
         here, there = rows[0, :2].astype(int), rows[other[0], :2].astype(int)

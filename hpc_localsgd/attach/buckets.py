@@ -7,21 +7,18 @@ last parameters first; the flags travel in the last bucket.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from hpc_localsgd.attach.storage import Group, windows
-from hpc_localsgd.plan.costmodel import allreduce_wire_bytes
 from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
-    from hpc_localsgd.worlds.base import World
 
 
 @dataclass
@@ -65,68 +62,37 @@ class Buffer:
         return self.vector[None, self.n :]
 
 
-def cut_buckets(
-    group: Group, limit: int, taken: set[tuple[torch.dtype, int]]
-) -> tuple[Buffer, list[Bucket]]:
-    """The vector of a group and its buckets, from the last parameter to the first.
+def cut_buckets(group: Group, limit: int) -> tuple[Buffer, list[Bucket]]:
+    """The vector of a group and its buckets of `limit` bytes, from the last parameter to the first.
 
-    No two buckets of a dtype have the same length: Horovod knows what is under way by names, and
-    the names of its transport are made of dtype and length. The flags travel in the last bucket.
+    The flags travel in the last bucket.
     """
     n, P = len(group.parameters), group.flat.numel()
     vector = torch.ones(n + P, dtype=group.wire_dtype, device=group.flat.device)
     slots = windows(vector[n:], group.parameters)
-    begins = [n]
-    for parameter in group.parameters:
-        begins.append(begins[-1] + parameter.numel())
-    cuts = cuts_of(begins, limit // vector.itemsize, partial(_is_new, vector.dtype, taken))
+    begins = [n, *(n + end for end in accumulate(p.numel() for p in group.parameters))]
     buckets = []
-    for first, after in cuts:
+    for first, after in cuts_of(begins, limit // vector.itemsize):
         begin = begins[first] if first else 0
         bucket = Bucket(vector[begin : begins[after]])
-        taken.add((vector.dtype, bucket.part.numel()))
+        buckets.append(bucket)
         for i in reversed(range(first, after)):
             slot = Slot(group.names[i], group.parameters[i], slots[i], vector[i], bucket)
             bucket.slots.append(slot)
-        buckets.append(bucket)
     return Buffer(vector, n), buckets
 
 
-def _is_new(dtype: torch.dtype, taken: set[tuple[torch.dtype, int]], length: int) -> bool:
-    return (dtype, length) not in taken
-
-
-def cuts_of(begins: list[int], limit: int, new: Callable[[int], bool]) -> list[tuple[int, int]]:
-    """Ranges of tensors, last first, of at least `limit` numbers and of lengths that are new.
+def cuts_of(begins: list[int], limit: int) -> list[tuple[int, int]]:
+    """Ranges of tensors, last first, each of at least `limit` numbers but the last of them.
 
     Args:
         begins: Where each tensor begins, and where the last ends.
         limit: Numbers at which a range is closed.
-        new: Whether a length has not been used by another group.
     """
     cuts: list[tuple[int, int]] = []
     after = len(begins) - 1
     for first in reversed(range(1, after)):
-        length = begins[after] - begins[first]
-        if length >= limit and length not in _lengths(begins, cuts) and new(length):
+        if begins[after] - begins[first] >= limit:
             cuts.append((first, after))
             after = first
-    while cuts and not (new(begins[after]) and begins[after] not in _lengths(begins, cuts)):
-        after = cuts.pop()[1]  # the last bucket becomes one with the bucket before it
     return [*cuts, (0, after)]
-
-
-def _lengths(begins: list[int], cuts: list[tuple[int, int]]) -> set[int]:
-    return {begins[after] - begins[first] for first, after in cuts}
-
-
-def begin_mean_in_place(v: torch.Tensor, world: World) -> Pending:
-    """Begin the average of contiguous v [m] over all ranks; `wait` leaves it in v itself.
-
-    `World.begin_mean` keeps its argument and so needs a copy; a gradient is not needed any more.
-    """
-    payload = v.numel() * v.element_size()
-    world.ledger.bill(payload, allreduce_wire_bytes(world.n, payload), 0.0)
-    with world.ledger.transferring():
-        finish = world._transport.begin_average(v)
-    return Pending(v, finish, world.ledger, 0.0)

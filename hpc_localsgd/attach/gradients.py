@@ -21,7 +21,7 @@ import torch
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.attach.buckets import Bucket, Buffer, Slot, begin_mean_in_place, cut_buckets
+from hpc_localsgd.attach.buckets import Bucket, Buffer, Slot, cut_buckets
 from hpc_localsgd.attach.storage import Group
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ class Gradients:
         self._use, self._on_gradient = use, on_gradient
         self._buffers: list[Buffer] = []
         self._buckets: list[Bucket] = []
-        self._slots: dict[torch.nn.Parameter, Slot] = {}
+        self._slots: list[Slot] = []
+        # What can be begun before the end: the last bucket is complete with the last gradient.
+        self._early: dict[torch.Tensor, Slot] = {}
         self._next, self._ending = 0, False
         self.paused = False
         self.done = False  # this step's gradients have been exchanged
@@ -95,9 +97,10 @@ class Gradients:
         finally:
             self.paused = before
 
-    @torch.no_grad()
     def _arrived(self, parameter: torch.Tensor) -> None:
         """The hook: autograd has accumulated into `parameter.grad`."""
+        if self._ending and parameter not in self._early:
+            return
         if self.paused or self._use() != "mean":
             return
         if not self._ending:
@@ -106,13 +109,16 @@ class Gradients:
             engine = torch.autograd.Variable._execution_engine
             engine.queue_callback(self.finish)
             self._ending = True
-        slot = self._slots[parameter]  # type: ignore[index]
+        slot = self._early.get(parameter)
+        if slot is None:
+            return
         if slot.bucket.begun is not None:
             raise RuntimeError(
                 f"{slot.name} got a second gradient in one backward pass, after its average had "
                 "been begun: use checkpoint(use_reentrant=False)"
             )
-        self._keep(slot)
+        with torch.no_grad():
+            self._keep(slot)
         if not slot.arrived:
             slot.arrived = True
             slot.bucket.missing -= 1
@@ -128,9 +134,9 @@ class Gradients:
         """
         self._prepare()
         if skipped and self._use() == "algorithm":
-            for slot in self._slots.values():
+            for slot in self._slots:
                 slot.parameter.grad = None
-        for slot in self._slots.values():
+        for slot in self._slots:
             if not slot.arrived:
                 self._fill(slot)
         for bucket in self._buckets:
@@ -149,7 +155,7 @@ class Gradients:
             return
         while self._next < len(self._buckets) and not self._buckets[self._next].missing:
             bucket = self._buckets[self._next]
-            bucket.begun = begin_mean_in_place(bucket.part, self._world)
+            bucket.begun = self._world.begin_mean(bucket.part[None], keep=False)
             self._next += 1
 
     def _keep(self, slot: Slot) -> None:
@@ -174,7 +180,7 @@ class Gradients:
     def _hand_back(self) -> None:
         """Give every parameter the result as its gradient, and be ready for the next pass."""
         exact = self._use() == "mean"
-        for slot in self._slots.values():
+        for slot in self._slots:
             used = not (slot.absent and exact) or bool(slot.flag > 0)  # by any rank
             if slot.absent:
                 slot.flag.fill_(1)
@@ -195,12 +201,13 @@ class Gradients:
         """Allocate the vectors and cut them in buckets, the first time they are needed."""
         if self._buckets:
             return
-        taken: set[tuple[torch.dtype, int]] = set()
         positioned = []
         for group in self._groups:
-            buffer, cut = cut_buckets(group, self._bytes, taken)
+            buffer, cut = cut_buckets(group, self._bytes)
             self._buffers.append(buffer)
             positioned += cut
         self._buckets = positioned
-        self._slots = {slot.parameter: slot for bucket in positioned for slot in bucket.slots}
+        self._slots = [slot for bucket in positioned for slot in bucket.slots]
+        early = [slot for bucket in positioned[:-1] for slot in bucket.slots]
+        self._early = {slot.parameter: slot for slot in early}
         self._reset()

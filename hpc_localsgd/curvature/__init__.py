@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hpc_localsgd.curvature.density import Density, spectral_density
 from hpc_localsgd.curvature.directions import (
+    along,
     deviations,
     half_trace,
     smoothed,
@@ -15,6 +16,7 @@ from hpc_localsgd.curvature.directions import (
     worst_direction,
 )
 from hpc_localsgd.curvature.eigenvalues import Eigenpairs, top_eigenvalues
+from hpc_localsgd.curvature.noise import alignment, covariance, noise_trace
 from hpc_localsgd.curvature.probes import Estimate
 from hpc_localsgd.curvature.risk import Risk
 from hpc_localsgd.curvature.subset import build_for_curvature, in_chunks, pieces
@@ -25,11 +27,15 @@ __all__ = [
     "Eigenpairs",
     "Estimate",
     "Risk",
+    "alignment",
+    "along",
     "build_for_curvature",
+    "covariance",
     "deviations",
     "half_trace",
     "hutchinson",
     "in_chunks",
+    "noise_trace",
     "pieces",
     "smoothed",
     "smoothed_by_workers",

@@ -80,8 +80,19 @@ def half_trace(product: Product, apart: Rows, *, vectors: int = 10) -> float:
         apart: [K, P], from `deviations`.
         vectors: Rows in a pass.
     """
-    along = [(d * product(d)).double().sum() for d in apart.split(vectors)]
-    return float(torch.stack(along).sum() / (2 * len(apart)))
+    return float(along(product, apart, vectors=vectors).sum() / (2 * len(apart)))
+
+
+def along(product: Product, apart: Rows, *, vectors: int = 10) -> np.ndarray:
+    """d_k^T H d_k for each row d_k: float64 [K].
+
+    Args:
+        product: Multiplies rows [m, P] with the Hessian.
+        apart: [K, P].
+        vectors: Rows in a pass.
+    """
+    found = [(d * product(d)).double().sum(1) for d in apart.split(vectors)]
+    return torch.cat(found).cpu().numpy()
 
 
 def worst_direction(

@@ -28,7 +28,7 @@ class Eigenpairs:
         values: [k], float64; NaN where the iteration has not converged.
         vectors: [k, P], orthonormal rows; 0 where it has not.
         residuals: [k], ||H v - l v||: a bound of the error of each value.
-        products: Hessian-vector products it took.
+        products: Products it took, those for the residuals included.
     """
 
     values: np.ndarray
@@ -112,9 +112,33 @@ def _descending(values: np.ndarray, vectors: np.ndarray, k: int, calls: _Counted
     values, vectors = values[order].astype(np.float64), vectors[:, order]
     padded, residuals = np.full(k, np.nan), np.full(k, np.nan)
     rows = torch.zeros(k, len(calls.like), dtype=calls.like.dtype, device=calls.like.device)
-    n, taken = len(values), calls.count
+    n = len(values)
     if n:
         padded[:n] = values
         residuals[:n] = np.linalg.norm(calls(vectors) - vectors * values, axis=0)
         rows[:n] = torch.from_numpy(np.ascontiguousarray(vectors.T)).to(rows)
-    return Eigenpairs(padded, rows, residuals, taken)
+    return Eigenpairs(padded, rows, residuals, calls.count)
+
+
+def gram_eigenvalues(rows: Rows) -> np.ndarray:
+    """The K eigenvalues of sum_k d_k d_k^T, from the K x K matrix of inner products; descending.
+
+    The P x P matrix has the same eigenvalues, and 0 for all others.
+
+    Args:
+        rows: d, [K, P].
+    """
+    eps = torch.finfo(rows.dtype).eps
+    rows = rows.double()
+    return descending((rows @ rows.T).cpu().numpy(), eps)
+
+
+def descending(gram: np.ndarray, eps: float) -> np.ndarray:
+    """Eigenvalues [K] of a Gram matrix [K, K], largest first, those below its rounding 0.
+
+    Args:
+        gram: [K, K], float64.
+        eps: Of the numbers it was made from.
+    """
+    values = np.linalg.eigvalsh(gram)[::-1]
+    return np.where(values > len(gram) * eps * values[0], values, 0.0)

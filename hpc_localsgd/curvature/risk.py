@@ -2,17 +2,20 @@
 
     L(x) = 1/N sum_i l(x; i)            H v = d/dx (v . dL/dx)      (Pearlmutter, 1994)
 
-In evaluation mode, with given BatchNorm statistics. The gradient's graph is built once for several
+In evaluation mode, with given BatchNorm statistics. The gradient's graph is built once for many
 vectors: m products are m backward passes through it, in one batched pass where that is faster.
+Matrices made of the outputs' Jacobian (Gauss-Newton, Fisher) are in `gauss_newton`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from hpc_localsgd.curvature.gauss_newton import Middle, OuterProducts, squared_gradients
+from hpc_localsgd.curvature.pullback import PullBack
 from hpc_localsgd.tasks.base import Batch, Task
 from hpc_localsgd.types import ConfigurationError
 
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 
 KEPT_CHUNKS = 16  # whose graphs are kept between products, for models up to ...
 KEPT_P = 1_000_000  # ... so many parameters: there a graph is small and rebuilding it costs half
-BATCHED_P = 4_000  # on a CPU, larger models gain nothing from several vectors in one pass
 
 
 class Risk:
@@ -50,7 +52,8 @@ class Risk:
         self.buffers: Vector = task.buffers[0]
         self._x: Vector | None = None
         self._gradients: list[torch.Tensor] = []
-        self._batched: dict[int, bool] = {}  # by the number of vectors: whether torch can
+        self._outer: OuterProducts | None = None
+        self._pull = PullBack(task.dim, self.buffers.device)
         self._keep = len(self.chunks) <= KEPT_CHUNKS and task.dim <= KEPT_P
 
     def at(self, x: Vector, buffers: Vector | None = None) -> Risk:
@@ -60,7 +63,7 @@ class Risk:
             ConfigurationError: The loss is not a function: evaluated twice it differs.
         """
         self._x = x.detach().to(self.task.buffers.dtype).clone().requires_grad_()
-        self._gradients = []
+        self._gradients, self._outer = [], None
         if buffers is not None:
             self.buffers = buffers
         self._check_deterministic()
@@ -85,56 +88,49 @@ class Risk:
         Raises:
             RuntimeError: `at` was never called.
         """
-        if self._x is None:
-            raise RuntimeError("Risk.at(x) says where the Hessian is taken: call it first")
+        x = self._point()
         found = torch.zeros_like(vectors)
         for i in range(len(self.chunks)):
             g = self._gradient_graph(i)
             if g.requires_grad:  # a loss that is linear in x has no second derivative
-                found += self._pulled_back(g, self._x, vectors)
+                found += self._pull(g, x, vectors, self._keep)
         return found
 
-    def _pulled_back(self, g: torch.Tensor, x: Vector, vectors: Rows) -> Rows:
-        """Rows of V H from the graph of the gradient: in one batched pass, or one by one."""
-        m = len(vectors)
-        if m == 1 or not self._worth_batching() or self._batched.get(m) is False:
-            return self._one_by_one(g, x, vectors)
-        if m in self._batched:
-            return self._in_one_pass(g, x, vectors, keep=self._keep)
-        # torch's batching of a second backward pass is wrong for some layers (GroupNorm in
-        # 2.13), and whether it then raises depends on the shapes: so it is looked at first.
-        try:
-            found: Rows | None = self._in_one_pass(g, x, vectors, keep=True)
-        except RuntimeError:
-            found = None
-        checked = self._one_by_one(g, x, vectors)
-        slack = 1e4 * torch.finfo(x.dtype).eps * float(checked.norm())
-        self._batched[m] = found is not None and float((found - checked).norm()) <= slack
-        return checked
+    def outer_products(self, vectors: Rows, middle: Middle) -> Rows:
+        """This rank's part of the Gauss-Newton or Fisher matrix times vectors [m, P]: [m, P].
 
-    def _worth_batching(self) -> bool:
-        """On a CPU a pass of a larger model keeps it busy by itself."""
-        return self.task.buffers.device.type == "cuda" or self.task.dim <= BATCHED_P
+        Args:
+            vectors: [m, P].
+            middle: "ggn" (for cross entropy the true Fisher) or "fisher" (the empirical one).
 
-    def _in_one_pass(self, g: torch.Tensor, x: Vector, vectors: Rows, keep: bool) -> Rows:
-        how: dict[str, Any] = {"retain_graph": keep, "materialize_grads": True}
-        return torch.autograd.grad(g, x, vectors, is_grads_batched=True, **how)[0]
+        Raises:
+            RuntimeError: `at` was never called.
+            ConfigurationError: The task has no outputs to take them from.
+        """
+        if self._outer is None:
+            x, where = self._point(), (self.task, self.chunks, self.total)
+            self._outer = OuterProducts(*where, x, self.buffers, self._pull, self._keep)
+        return self._outer.products(vectors, middle)
 
-    def _one_by_one(self, g: torch.Tensor, x: Vector, vectors: Rows) -> Rows:
-        last = len(vectors) - 1
-        rows = []
-        for i, v in enumerate(vectors):
-            how: dict[str, Any] = {"retain_graph": self._keep or i < last}
-            rows.append(torch.autograd.grad(g, x, v, materialize_grads=True, **how)[0])
-        return torch.stack(rows)
+    def squared_gradients(self) -> torch.Tensor:
+        """Over this rank's samples: sums of |g_i|^2, |g_i|^4 and 1, float64 [3].
+
+        Raises:
+            RuntimeError: `at` was never called.
+        """
+        return squared_gradients(self.task, self.chunks, self._point(), self.buffers)
+
+    def _point(self) -> Vector:
+        if self._x is None:
+            raise RuntimeError("Risk.at(x) says where the Hessian is taken: call it first")
+        return self._x
 
     def _gradient_graph(self, i: int) -> torch.Tensor:
         """The gradient [P] on chunk i, differentiable; kept between products if it is small."""
         if self._keep and len(self._gradients) == len(self.chunks):
             return self._gradients[i]
-        assert self._x is not None
-        loss = self._loss(self._x, self.chunks[i])
-        (g,) = torch.autograd.grad(loss, self._x, create_graph=True)
+        x = self._point()
+        (g,) = torch.autograd.grad(self._loss(x, self.chunks[i]), x, create_graph=True)
         if self._keep:
             self._gradients.append(g)
         return g
@@ -164,7 +160,7 @@ class Risk:
 
     def _looked_at(self) -> torch.Tensor:
         """Loss and gradient on the first chunk, [1 + P]."""
-        assert self._x is not None
-        loss = self._loss(self._x, self.chunks[0])
-        (g,) = torch.autograd.grad(loss, self._x)
+        x = self._point()
+        loss = self._loss(x, self.chunks[0])
+        (g,) = torch.autograd.grad(loss, x)
         return torch.cat([loss.detach()[None], g])

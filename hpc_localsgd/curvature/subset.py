@@ -7,8 +7,10 @@ rank takes a contiguous share of the pieces; a mean over samples does not depend
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from hpc_localsgd.plan.partition import share
@@ -74,21 +76,18 @@ def subset_size(task: Task, samples: int | None) -> int:
 
 
 def in_chunks(parts: Sequence[Batch], chunk: int) -> list[Batch]:
-    """The pieces put together to chunks of about `chunk` samples: what is computed in one pass.
+    """The pieces put together to chunks of equal size: what is computed in one pass.
 
     Args:
         parts: Pieces.
         chunk: Most samples in a chunk that has more than one piece. Bounds the memory, not the
             result.
     """
-    groups: list[list[Batch]] = []
-    room = 0
-    for part in parts:
-        if len(part[1]) > room or not groups:
-            groups.append([])
-            room = chunk
-        groups[-1].append(part)
-        room -= len(part[1])
+    if not parts:
+        return []
+    most = max(1, chunk // max(len(targets) for _, targets in parts))  # pieces in a chunk
+    bounds = np.linspace(0, len(parts), -(-len(parts) // most) + 1).round().astype(int)
+    groups = [parts[i:j] for i, j in pairwise(bounds)]
     return [(torch.cat([i for i, _ in g]), torch.cat([t for _, t in g])) for g in groups]
 
 

@@ -46,7 +46,7 @@ def hutchinson(
         known: Eigenpairs to take out first.
         seed: Of the probes.
     """
-    exact, V = _deflation(known)
+    exact, V = deflation(known)
     samples: list[float] = []
     while len(samples) < most:
         count = min(vectors, most - len(samples))
@@ -60,7 +60,7 @@ def hutchinson(
     return found
 
 
-def _deflation(known: Eigenpairs | None) -> tuple[float, Rows | None]:
+def deflation(known: Eigenpairs | None) -> tuple[float, Rows | None]:
     """The exact part of the trace, and the orthonormal rows it belongs to."""
     if known is None:
         return 0.0, None

@@ -41,6 +41,7 @@ class Facts:
         started: How many ranks the communication library counts; None when there is none.
         horovod_torch: The torch that Horovod was compiled for.
         horovod_with: What it was compiled with, such as ("MPI", "Gloo").
+        horovod_rests: Whether its thread sleeps between exchanges, as the one we build does.
         mpi_threads: The thread level MPI granted: "single", "funneled", "serialized", "multiple".
         errors: What went wrong while looking, by the name of the library.
     """
@@ -67,6 +68,7 @@ class Facts:
     horovod: str | None = None
     horovod_torch: str | None = None
     horovod_with: tuple[str, ...] = ()
+    horovod_rests: bool = False
     started: int | None = None
     errors: Mapping[str, str] = field(default_factory=dict)
 

@@ -18,9 +18,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from hpc_localsgd.environment import gpu, mpi, prerequisites, progress, recipe, stamp
-from hpc_localsgd.environment.recipe import HOROVOD_VERSION
+from hpc_localsgd.environment import gpu, mpi, patches, prerequisites, progress, recipe, stamp
+from hpc_localsgd.environment.patches import HOROVOD_VERSION
 
+HERE = Path(__file__).resolve().parent
 STAMP = "horovod-build.json"
 LOG = "horovod-build.log"
 WORK = "horovod-build"
@@ -80,7 +81,7 @@ def fingerprint(torch: gpu.Torch, found: mpi.MpiCompiler | None, gpus: gpu.Gpu) 
     """Return all that a build depends on, as a stamp."""
     return {
         "horovod": HOROVOD_VERSION,
-        "recipe": stamp.digest([Path(recipe.__file__)]),
+        "recipe": stamp.digest([*sorted(HERE.glob("patch*.py")), HERE / "recipe.py"]),
         "python": sys.version.split()[0],
         "torch": f"{torch.version} cuda {torch.cuda}",
         "mpi": found.identity if found else "none",
@@ -105,7 +106,7 @@ def _build(prefix: Path, env: dict[str, str]) -> None:
     log.unlink(missing_ok=True)
     _get_what_the_build_needs(log, env)
     source = _fetch(work, log, env)
-    recipe.apply(source)
+    patches.apply(source)
     _link_nccl(env, work)
     wheels = work / "wheels"
     # No cache: pip would hand back an earlier wheel, built for another torch, from the same path.

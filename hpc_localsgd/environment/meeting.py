@@ -65,7 +65,8 @@ def _horovod(facts: Mapping[str, Any]) -> dict[str, Any]:
         "NCCL": hvd.nccl_built(),
     }
     names = tuple(name for name, there in built.items() if there)
-    return {"horovod_torch": built_for, "horovod_with": names}
+    rests = hasattr(hvd.mpi_ops.mpi_lib, "rests_when_idle")
+    return {"horovod_torch": built_for, "horovod_with": names, "horovod_rests": rests}
 
 
 def horovod_built_for() -> str | None:

@@ -1,7 +1,7 @@
 """Durations in any unit, turned into optimiser steps before the loop starts.
 
 The loop knows only steps. A user may write 3000, "3000 steps", "250 epochs", "1.5 epochs",
-"2e6 samples" or "50%" (of the run).
+"2e6 samples" or "50%" (of the run). A few options also take time: "10 minutes".
 """
 
 from __future__ import annotations
@@ -16,6 +16,24 @@ Duration: TypeAlias = int | str
 
 _PATTERN = re.compile(r"^\s*([0-9_.]+(?:e[+-]?[0-9]+)?)\s*(%|[a-z]*)\s*$")
 _STEPS, _EPOCHS, _SAMPLES = {"", "step", "steps"}, {"epoch", "epochs", "ep"}, {"sample", "samples"}
+
+
+_SECONDS = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+}
+
+
+def seconds(duration: Duration) -> float | None:
+    """The duration in seconds if it is one of time ("90 s", "10 minutes", "2 h"), else None."""
+    match = _PATTERN.match(str(duration).lower())
+    if match is None or match.group(2) not in _SECONDS:
+        return None
+    try:
+        return float(match.group(1)) * _SECONDS[match.group(2)]
+    except ValueError as error:
+        raise ConfigurationError(f"{duration!r} does not begin with a number") from error
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,8 @@ def measured(options: Options, world: World) -> None:
                 f"{subjects[0].run.path} holds {subjects[0].run.P} parameters, but the task it "
                 f"recorded now has {task.dim}: it was trained with another version of the model"
             )
+        if options.needs_outputs:  # said here, where all ranks say it together
+            task.outputs(task.x[0], task.batch([0], 0)[0][0])
         teams.append(Team(world, task, options.samples, options.chunk))
 
     agree(world, build)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ import torch
 from hpc_localsgd.curvature import (
     Eigenpairs,
     Estimate,
+    along,
     deviations,
-    half_trace,
     hutchinson,
     smoothed,
     smoothed_by_workers,
@@ -21,23 +21,15 @@ from hpc_localsgd.curvature import (
     top_eigenvalues,
     worst_direction,
 )
+from hpc_localsgd.curvature.eigenvalues import gram_eigenvalues
+from hpc_localsgd.sharpness.factors import factors
+from hpc_localsgd.sharpness.values import Value, of_estimate, of_pairs, of_trace
 
 if TYPE_CHECKING:
     from hpc_localsgd.sharpness.options import Options
     from hpc_localsgd.sharpness.team import Team
     from hpc_localsgd.trajectory import Snapshot
     from hpc_localsgd.types import Rows, Vector
-
-
-@dataclass(frozen=True)
-class Value:
-    """One value of a series, `sharpness/` in front of its name."""
-
-    name: str
-    value: Any
-    meaning: str
-    dims: tuple[str, ...] = ()
-    units: str = "1"
 
 
 @dataclass(frozen=True)
@@ -77,11 +69,18 @@ class Measurer:
         o, team = self.options, self.team
         yield Value("loss", float(team.losses(x[None])[0]), "mean model, on the subset", (), "nat")
         pairs = self._eigenpairs(x)
-        yield from _of_pairs(pairs)
-        yield from _of_trace(self._trace(x, pairs))
+        yield from of_pairs(pairs)
+        if o.eigenvectors and pairs is not None:
+            about = "eigenvectors of the eigenvalues, in rows; 0 where one has not converged"
+            rows = pairs.vectors.cpu().numpy()
+            yield Value("eigenvectors", rows, about, ("eigenvalue", "parameter"))
+        yield from of_trace(self._trace(x, pairs))
+        yield from factors(team, o, x, pairs)
         about = f"E L(x + e) - L(x), e ~ N(0, {o.sigma:g}^2 I), pairs of opposite directions"
         drawn = {"probes": o.direction_probes, "seed": o.seed}
-        yield from _estimate("average_direction", smoothed(team.losses, x, o.sigma, **drawn), about)
+        yield from of_estimate(
+            "average_direction", smoothed(team.losses, x, o.sigma, **drawn), about
+        )
         rise = worst_direction(team.losses, team.gradient, x, o.rho)
         about = f"L(x + {o.rho:g} g/|g|) - L(x), one ascent step"
         yield Value("worst_direction", rise, about, (), "nat")
@@ -131,24 +130,32 @@ class Measurer:
         apart = deviations(workers)
         trace = float((apart.double() ** 2).sum() / len(apart))
         yield Value("xi_trace", trace, "tr Xi, the spread of the workers at the snapshot")
+        values = gram_eigenvalues(apart) / len(apart)
+        yield Value("xi_eigenvalues", values, "of Xi, descending; all others are 0", ("rank",))
         centre = float(team.losses(x[None])[0])
         gap = float(team.losses(workers).mean()) - centre
         about = "(1/K) sum_k L(w_k) - L(mean), BatchNorm statistics of the mean model"
         yield Value("xi_gap", gap, about, (), "nat")
-        half = half_trace(team.products, apart, vectors=o.vectors)
-        yield Value(
-            "xi_half_trace", half, "1/2 tr(H Xi), what xi_gap is to second order", (), "nat"
+        curved = along(team.products, apart, vectors=o.vectors)
+        half, about = (
+            curved.sum() / (2 * len(apart)),
+            "1/2 tr(H Xi), what xi_gap is to second order",
         )
+        yield Value("xi_half_trace", half, about, (), "nat")
+        lengths = (apart.double() ** 2).sum(1).cpu().numpy()
+        about = "d^T H d / |d|^2 along each worker's deviation d from the mean"
+        ratio = np.where(lengths > 0, curved / np.where(lengths > 0, lengths, 1.0), np.nan)
+        yield Value("xi_curvature", ratio, about, ("worker",))
         drawn = {"probes": o.direction_probes, "seed": o.seed}
         found = smoothed_by_workers(team.losses, x, apart, **drawn)
-        yield from _estimate("xi_smoothed", found, "E L(x + e) - L(x), e ~ N(0, Xi)")
+        yield from of_estimate("xi_smoothed", found, "E L(x + e) - L(x), e ~ N(0, Xi)")
 
     def _each(self, workers: Rows) -> list[Value]:
         rows = []
         for w in workers:
             self.team.at(w)
             pairs = self._eigenpairs(w)
-            rows.append([*_of_pairs(pairs), *_of_trace(self._trace(w, pairs))])
+            rows.append([*of_pairs(pairs), *of_trace(self._trace(w, pairs))])
         return [
             Value(
                 f"workers/{same[0].name}",
@@ -158,24 +165,3 @@ class Measurer:
             )
             for same in zip(*rows, strict=True)
         ]
-
-
-def _of_pairs(pairs: Eigenpairs | None) -> Iterator[Value]:
-    if pairs is None:
-        return
-    dims = ("eigenvalue",)
-    yield Value("eigenvalues", pairs.values, "largest eigenvalues of the Hessian, descending", dims)
-    bound = "|H v - l v|, which bounds the error of each eigenvalue"
-    yield Value("eigenvalue_residuals", pairs.residuals, bound, dims)
-
-
-def _of_trace(found: Estimate | None) -> Iterator[Value]:
-    if found is None:
-        return
-    yield from _estimate("trace", found, "trace of the Hessian, Hutchinson", units="1")
-    yield Value("trace_probes", found.probes, "random vectors drawn for the trace")
-
-
-def _estimate(name: str, found: Estimate, meaning: str, units: str = "nat") -> Iterator[Value]:
-    yield Value(name, found.value, meaning, (), units)
-    yield Value(f"{name}_error", found.error, f"standard error of {name}", (), units)

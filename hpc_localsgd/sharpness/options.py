@@ -15,6 +15,10 @@ PROG = "python -m hpc_localsgd sharpness"
 _FLAGS = {
     "density": "Also the density of all eigenvalues.",
     "each_worker": "Eigenvalues and trace of every worker's own model too, K times the work.",
+    "eigenvectors": "Store the eigenvectors beside the eigenvalues.",
+    "ggn": "Also of the generalised Gauss-Newton matrix, the Fisher matrix of cross entropy.",
+    "fisher": "Also of the empirical Fisher matrix.",
+    "noise": "Also the covariance of the gradient's noise: trace, alignment with the Hessian.",
 }
 _ELSEWHERE = ("run", "steps", "chunk", "vectors", "world", "device", "out", "overwrite")
 
@@ -35,6 +39,13 @@ class Options:
         density_probes: Random vectors.
         each_worker: Eigenvalues and trace of every worker's own model too, where snapshots have
             them (--snapshot-workers when training). K times the work.
+        eigenvectors: Store the eigenvectors beside the eigenvalues: eigenvalues x P numbers a
+            snapshot.
+        ggn: Eigenvalues and trace of the generalised Gauss-Newton matrix too; for cross entropy it
+            is the (true) Fisher matrix.
+        fisher: Those of the empirical Fisher matrix too.
+        noise: The covariance Sigma of one sample's gradient too: tr Sigma, and the alignment
+            tr(H Sigma) / (|H|_F |Sigma|_F) with the Hessian.
         sigma: Of the average-direction sharpness, E L(x + sigma z) - L(x).
         rho: Radius of the worst-direction sharpness (SAM).
         direction_probes: Pairs of opposite directions for averages over directions.
@@ -59,6 +70,10 @@ class Options:
     density_steps: int = 30
     density_probes: int = 10
     each_worker: bool = False
+    eigenvectors: bool = False
+    ggn: bool = False
+    fisher: bool = False
+    noise: bool = False
     sigma: float = 0.01
     rho: float = 0.05
     direction_probes: int = 20
@@ -83,8 +98,13 @@ class Options:
                 raise ConfigurationError(f"{option} {value:g} is too small")
 
     def settings(self) -> dict[str, Any]:
-        """Everything that the numbers depend on, up to rounding."""
-        return {k: v for k, v in asdict(self).items() if k not in _ELSEWHERE}
+        """Everything that the numbers depend on, up to rounding; not what was not asked for."""
+        return {k: v for k, v in asdict(self).items() if k not in _ELSEWHERE and v is not False}
+
+    @property
+    def needs_outputs(self) -> bool:
+        """Whether the outputs of the model are looked at, and not only its loss."""
+        return self.ggn or self.fisher or self.noise
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -112,7 +132,8 @@ def parser() -> ArgumentParser:
 
     about = (
         "Curvature of the loss at the snapshots of a run: largest Hessian eigenvalues, trace, "
-        "density, average- and worst-direction sharpness. Under mpirun, horovodrun or torchrun "
+        "density, Gauss-Newton and Fisher matrices, noise of the gradient, average- and "
+        "worst-direction sharpness. Under mpirun, horovodrun or torchrun "
         "the samples are shared by the ranks."
     )
     made = ArgumentParser(prog=PROG, description=about, exit_on_error=False)

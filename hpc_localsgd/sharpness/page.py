@@ -83,6 +83,16 @@ def _tables(cells: _Cells, steps: Sequence[int]) -> Iterator[Table]:
             "xi_half_trace": ("tr(H Xi) / 2", cells.number),
             "workers/eigenvalues": ("workers' largest eigenvalue", cells.range),
         },
+        {
+            "ggn/eigenvalues": ("eigenvalues of Gauss-Newton", cells.top),
+            "ggn/trace": ("its trace", cells.number),
+            "fisher/eigenvalues": ("of the empirical Fisher", cells.top),
+            "fisher/trace": ("its trace", cells.number),
+        },
+        {
+            "noise/trace": ("trace of the gradient's noise", cells.number),
+            "noise/alignment": ("its alignment with the Hessian", cells.number),
+        },
     )
     for group in groups:
         there = {name: column for name, column in group.items() if name in cells.known}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_localsgd.sharpness.measure import Value
+from hpc_localsgd.sharpness.values import Value
 from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError, Writer
 from hpc_localsgd.trajectory.storage import Mode
 from hpc_localsgd.types import ConfigurationError
@@ -118,7 +118,7 @@ def put_in_order(path: Path) -> None:
     if all((np.diff(s.step) > 0).all() for s in series):
         return
     fields = Header.__dataclass_fields__
-    header = Header(**{name: found.attrs[name] for name in fields})
+    header = Header(**{name: found.attrs[name] for name in fields if name in found.attrs})
     unborn = path.with_name(f".{path.stem}.{os.getpid()}.h5")
     try:
         with Writer(unborn, header, mode="overwrite", flush_every_s=FOREVER_S) as writer:

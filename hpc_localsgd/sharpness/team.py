@@ -3,6 +3,9 @@
 Only rank 0 runs the estimators. Whatever it asks for (losses, a gradient, Hessian-vector products)
 it broadcasts; every rank computes its samples' part, and the parts are summed through the world.
 So ranks need not agree on when an iteration has converged, and none can be left waiting.
+
+A request and its first vector travel in one message: an iteration that asks for one product at a
+time waits for one broadcast and one sum.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.types import Rows, Vector
     from hpc_localsgd.worlds.base import World
 
-END, AT, LOSSES, GRADIENT, PRODUCTS = range(5)
+END, AT, LOSSES, GRADIENT, PRODUCTS, GGN, FISHER, SQUARED = range(8)
 
 
 class Team:
@@ -78,10 +81,24 @@ class Team:
         self.products_taken += len(vectors)
         return self._ask(PRODUCTS, vectors)
 
+    def ggn(self, vectors: Rows) -> Rows:
+        """Generalised Gauss-Newton matrix there times vectors [m, P]: [m, P]."""
+        self.products_taken += len(vectors)
+        return self._ask(GGN, vectors)
+
+    def fisher(self, vectors: Rows) -> Rows:
+        """Empirical Fisher matrix there times vectors [m, P]: [m, P]."""
+        self.products_taken += len(vectors)
+        return self._ask(FISHER, vectors)
+
+    def squared_gradients(self) -> torch.Tensor:
+        """Sums over the samples of |g_i|^2, |g_i|^4 and 1 there: float64 [3]."""
+        return self._ask(SQUARED, self.like[None])
+
     def finish(self, failed: bool = False) -> None:
         """Let the other ranks go. Once is enough; they fail too if `failed`."""
         if not self._over and self._world.n > 1:
-            self._header(END, int(failed))
+            self._message(END, self.like[None].expand(1 + failed, -1))
         self._over = True
 
     def serve(self) -> None:
@@ -91,22 +108,21 @@ class Team:
             ConfigurationError: Rank 0 has met one, and says what it is.
         """
         while True:
-            what, count = self._header(END, 0)
+            what, rows = self._message(END, self.like[None])
             if what == END:
-                if count:
+                if len(rows) > 1:
                     raise ConfigurationError("")
                 return
-            self._answer(what, self._task.x.new_empty(count, self._task.dim))
+            self._answer(what, rows)
 
     def _ask(self, what: int, rows: Rows) -> torch.Tensor:
+        rows = rows.contiguous().to(self._task.x)
         if self._world.n > 1:
-            self._header(what, len(rows))
-        return self._answer(what, rows.contiguous().to(self._task.x))
+            self._message(what, rows)
+        return self._answer(what, rows)
 
     def _answer(self, what: int, rows: Rows) -> torch.Tensor:
-        """All ranks together: rank 0's rows to each, and the sum of what they make of them."""
-        if self._world.n > 1:
-            self._world.broadcast(rows.view(1, -1))
+        """All ranks together: the sum of what each makes of the rows [m, P] with its samples."""
         if what == AT:
             self._move(rows[0])
             return rows
@@ -114,6 +130,9 @@ class Team:
             LOSSES: self._risk.losses,
             GRADIENT: lambda points: self._risk.gradient(points[0]),
             PRODUCTS: self._risk.products,
+            GGN: lambda vectors: self._risk.outer_products(vectors, "ggn"),
+            FISHER: lambda vectors: self._risk.outer_products(vectors, "fisher"),
+            SQUARED: lambda _: self._risk.squared_gradients(),
         }
         return self._sum(parts[what](rows))
 
@@ -133,11 +152,20 @@ class Team:
             row = part.contiguous().view(1, -1)
             return (self._world.mean(row) * self._world.n).view(part.shape)
 
-    def _header(self, what: int, count: int) -> tuple[int, int]:
-        """What is asked for, and of how many rows: rank 0's words."""
-        words = torch.tensor([[what, count]], dtype=torch.int64, device=self._world.device)
-        first, second = self._world.broadcast(words)[0].tolist()
-        return first, second
+    def _message(self, what: int, rows: Rows) -> tuple[int, Rows]:
+        """Rank 0's request and its rows [m, P], on every rank."""
+        P = self._task.dim
+        message = rows.new_empty(1, P + 2)  # small whole numbers are exact in any dtype
+        message[0, :P], message[0, P], message[0, P + 1] = rows[0], what, len(rows)
+        self._world.broadcast(message)
+        asked, count = int(message[0, P]), int(message[0, P + 1])
+        if self._world.rank != 0:
+            rows = rows.new_empty(count, P)
+            rows[0] = message[0, :P]
+        if count > 1:
+            rest = rows[1:].contiguous().view(1, -1)
+            rows[1:] = self._world.broadcast(rest).view(count - 1, P)
+        return asked, rows
 
 
 def text_of_rank_0(world: World, text: str) -> str:

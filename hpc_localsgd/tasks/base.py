@@ -11,6 +11,7 @@ import torch
 
 from hpc_localsgd.plan.partition import Partition
 from hpc_localsgd.tasks.execution import Execution
+from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Losses, Rows, Vector
@@ -114,6 +115,22 @@ class Task(ABC):
 
         In evaluation mode, with the given buffers: what curvature is measured on.
         """
+
+    def outputs(
+        self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
+    ) -> torch.Tensor:
+        """Logits [B, ..., C] of inputs [B, ...], differentiable in x, in evaluation mode.
+
+        For a task whose `loss` is their mean cross entropy; Gauss-Newton and Fisher matrices are
+        made of them.
+
+        Raises:
+            ConfigurationError: The task has none.
+        """
+        raise ConfigurationError(
+            f"{type(self).__name__} does not say what its loss is computed from (Task.outputs), so "
+            "there is no Gauss-Newton or Fisher matrix: leave --ggn, --fisher and --noise out"
+        )
 
     @abstractmethod
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:

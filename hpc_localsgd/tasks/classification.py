@@ -114,11 +114,17 @@ class Classification(Task):
         In the dtype of x throughout, whatever the run's precision: curvature wants it exact.
         """
         inputs, labels = batch
+        return self._criterion(self.outputs(x, inputs, buffers), labels)
+
+    def outputs(
+        self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
+    ) -> torch.Tensor:
+        """Logits [B, C] of inputs [B, ...], in evaluation mode, differentiable in x."""
         state = self.layout.views(x)
         state |= self.layout.buffer_views(self.buffers[0] if buffers is None else buffers)
         with twice_differentiable(self._point):
-            logits = functional_call(self._point.eval(), state, inputs)
-        return self._criterion(logits, labels)
+            called: torch.Tensor = functional_call(self._point.eval(), state, inputs)
+        return called
 
     @torch.no_grad()
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
@@ -158,11 +164,17 @@ class Classification(Task):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """See `Task.state_dict`."""
-        return self._replicas.state_dict()
+        return self._replicas.state_dict() | {"skipped": torch.tensor(self.samples.skipped)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """See `Task.load_state_dict`."""
         self._replicas.load_state_dict(state)
+        self.samples.skipped[:] = state["skipped"].tolist()
+
+    @property
+    def skipped(self) -> list[int]:
+        """See `Samples.skipped`."""
+        return self.samples.skipped
 
     def _at(self, x: Vector, buffers: Vector) -> nn.Module:
         """The evaluation module, its parameters and buffers views of the given vectors."""

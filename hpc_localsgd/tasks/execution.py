@@ -27,7 +27,8 @@ class Execution:
             the whole batch for models without BatchNorm, with the activations of one micro-batch.
         channels_last: Images in NHWC order, which tensor cores want. The flat vector of parameters
             keeps its order; filters are rearranged on the fly.
-        compile: `torch.compile` the model for training. Evaluations are not compiled.
+        compile: `torch.compile` the model for training, where workers are looped over. Evaluations
+            and the vmapped form are not compiled.
         replicas: Several workers of one process in one batched program (vmap) or one after another
             (loop). auto: on a GPU whichever is faster on the first batch, remembered in
             checkpoints; on a CPU, where runs repeat bitwise, by a rule: vmap without convolutions.

@@ -22,13 +22,14 @@ class Samples(ABC):
         splits: Samples of each split.
         classes: Labels are 0..classes-1.
         partition: How the training samples are dealt.
-        skipped: How often a damaged sample was left out, for each worker here.
+        skipped: How often a damaged sample was left out, for each worker here; empty where that
+            cannot happen.
     """
 
     splits: Mapping[str, int]
     classes: int
     partition: Partition
-    skipped: Sequence[int] = ()
+    skipped: list[int]
 
     @abstractmethod
     def training(self, workers: Sequence[int], t: int) -> Batch:
@@ -50,7 +51,7 @@ class Arrays(Samples):
 
         Integer inputs (tokens) stay integers.
         """
-        self._setting = setting
+        self._setting, self.skipped = setting, []
         self._data = {name: self._to_device(*split) for name, split in splits.items()}
         self.splits = {name: len(labels) for name, (_, labels) in self._data.items()}
         self.classes = 1 + max(int(labels.max()) for _, labels in self._data.values())

@@ -10,7 +10,7 @@ from hpc_localsgd.trajectory.estimate import DiskEstimate, disk_estimate
 from hpc_localsgd.trajectory.header import Header
 from hpc_localsgd.trajectory.reader import Trajectory
 from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals
-from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, TrajectoryError
+from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, NotWritten, TrajectoryError
 from hpc_localsgd.trajectory.segments import next_segment, segment_paths
 from hpc_localsgd.trajectory.writer import Writer
 
@@ -18,6 +18,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "DiskEstimate",
     "Header",
+    "NotWritten",
     "Rounds",
     "Series",
     "Snapshot",

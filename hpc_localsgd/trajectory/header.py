@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class Header:
         seed: The run's seed.
         clock: ``measured`` or ``modelled`` seconds.
         t0: Global step at which this file begins; above 0 in the segments of a resumed run.
+        steps: Optimiser steps the run is to have; 0 where that is not known.
+        steps_per_epoch: Steps of one pass over the training data; NaN where that is not known.
         git: Commit of the code; looked up when left empty, stays empty outside a checkout.
         package_version: Version of hpc_localsgd; looked up when left empty.
     """
@@ -56,6 +59,8 @@ class Header:
     seed: int
     clock: str = "measured"
     t0: int = 0
+    steps: int = 0
+    steps_per_epoch: float = math.nan
     git: str = field(default_factory=lambda: git_commit(Path(__file__).parents[2]))
     package_version: str = field(default_factory=lambda: package_version())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -17,6 +17,9 @@ from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals
 from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError
 from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
 from hpc_localsgd.trajectory.tables import complete_rows
+
+if TYPE_CHECKING:
+    from xarray import Dataset
 
 _FOREVER = int(np.iinfo(np.int64).max)
 
@@ -120,6 +123,22 @@ class Trajectory:
         """Names of the series, sorted."""
         return sorted(self._series_names)
 
+    def about(self, name: str) -> dict[str, str]:
+        """What the file says of a series, without reading its values.
+
+        Args:
+            name: Of the series.
+
+        Returns:
+            `units`, `dims` (names with blanks between them) and `meaning`.
+
+        Raises:
+            TrajectoryError: If there is no such series.
+        """
+        if name not in self._series_names:
+            raise TrajectoryError(self._unknown(name))
+        return dict(self._series_names[name])
+
     def series(self, name: str) -> Series:
         """A series by name.
 
@@ -179,6 +198,22 @@ class Trajectory:
         raise TrajectoryError(
             f"{self.path}: the snapshot of step {step} has gone; open the run again."
         )
+
+    def to_xarray(self) -> Dataset:
+        """The whole record but the parameters, as one `xarray.Dataset`.
+
+        Rounds are variables ``rounds/lr`` ... over ``round`` (and ``worker``); a series ``spread`` is
+        the variable ``spread`` over its own steps, the coordinate ``spread/step``, and over its own
+        axes, ``<name>/<dim>`` unless they are workers. Units and meanings are attributes of the
+        variables, those of the run attributes of the whole. Series over all parameters are left
+        out, as are snapshots: `series` and `snapshot` read them one by one.
+
+        Raises:
+            TrajectoryError: If xarray is missing.
+        """
+        from hpc_localsgd.trajectory.labelled import dataset
+
+        return dataset(self)
 
     def __repr__(self) -> str:
         """A few calm lines: what ran, how it ended, what is recorded."""

@@ -40,6 +40,10 @@ class TrajectoryError(RuntimeError):
     """A trajectory that cannot be written or read: says which file, what is wrong, what to do."""
 
 
+class NotWritten(TrajectoryError):
+    """Rows that could not be brought to the disk wait in memory; the next flush tries again."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One dataset of ``/rounds``.

@@ -19,7 +19,12 @@ from hpc_localsgd.trajectory import diskspace, layout
 from hpc_localsgd.trajectory.encoding import disk_dtype, encode, filters
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.header import Header, utc_now
-from hpc_localsgd.trajectory.schema import STATUSES, TrajectoryError, check_series_name
+from hpc_localsgd.trajectory.schema import (
+    STATUSES,
+    NotWritten,
+    TrajectoryError,
+    check_series_name,
+)
 from hpc_localsgd.trajectory.storage import FAILURES, Mode, Storage
 from hpc_localsgd.trajectory.tables import Table
 
@@ -255,7 +260,7 @@ class Writer:
             self._storage.write(tables, attrs)
         except FAILURES as error:
             waiting = sum(len(table) * table.row_bytes for table in tables)
-            raise TrajectoryError(
+            raise NotWritten(
                 f"{self.path}: could not be written: {diskspace.why(error)}. What was flushed"
                 f" before is kept; {human_bytes(waiting)} wait in memory. Free some space, then"
                 " flush() or close()."

@@ -12,7 +12,7 @@ import torch
 
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.batchnorm import BatchNorm
-from hpc_localsgd.checkpoint import Checkpoints
+from hpc_localsgd.checkpoint import Checkpoints, Place
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.optimizer import LocalOptimizer
 from hpc_localsgd.plan.rates import constant
@@ -77,7 +77,7 @@ def finished(
 ) -> Outcome:
     """Run a trial to its end, and if there is a folder keep a checkpoint on the way."""
     run, sent = trial.run(world, vmapped), Sent()
-    keep = [Keep(Checkpoints(folder, run, 0))] if folder else []
+    keep = [Keep(Checkpoints(folder, world))] if folder else []
     p = train(run, begun(run), Recorder(run, keep, writer=sent.as_writer()))
     equal = run.algorithm.ends_equal  # then every worker is the mean
     mean = p.x[0] if equal else run.algorithm.readout(p.x, p.sync, world)
@@ -87,7 +87,7 @@ def finished(
 def resumed(trial: Trial, world: World, folder: Path) -> Rows:
     """The workers [R, P] at the end of a trial that goes on from the checkpoint in the folder."""
     run = trial.run(world)
-    p = Checkpoints(folder, run, 0).load(begun(run))
+    p = Checkpoints(folder, world).load().restore(run, begun(run))
     p.sync = run.algorithm.resume(p.sync, world)
     return train(run, p, Recorder(run)).x.clone()
 
@@ -117,7 +117,7 @@ class Keep(Probe):
 
     def measure(self, view: View) -> Iterator[Measurement]:
         """Nothing is measured."""
-        self.checkpoints.save(view.p)
+        self.checkpoints.save(Place.of(view.run, view.p, view.p.t))
         yield from ()
 
 

@@ -102,16 +102,22 @@ class World(ABC):
                 x[:] = blocks.mean(1, keepdim=True).expand_as(blocks).flatten(0, 1)
         return x
 
-    def begin_mean(self, x: Rows) -> Pending:
+    def begin_mean(self, x: Rows, keep: bool = True) -> Pending:
         """Begin the average over all K workers while they go on computing.
 
-        x is not changed: `Pending.wait` gives the average [P] of what x was now.
+        Args:
+            x: [R, P], the rows of the workers living here.
+            keep: Leave x as it is. Otherwise nobody may touch it before `wait`, and with R = 1 it
+                holds the average then, without a copy having been made.
+
+        Returns:
+            Its `wait` gives the average [P] of what x was now.
         """
         payload = x[0].numel() * x.element_size()
         modelled_s = self._allreduce_s(payload, self.size)
         self._bill(payload, allreduce_wire_bytes(self.n, payload), 0.0)
         with self.ledger.transferring():
-            row = x[0].clone() if len(x) == 1 else x.mean(0)
+            row = x.mean(0) if len(x) > 1 else x[0].clone() if keep else x[0]
             finish = self._transport.begin_average(row)
         return Pending(row, finish, self.ledger, modelled_s)
 
@@ -166,7 +172,7 @@ class World(ABC):
 
     def broadcast(self, x: Rows) -> Rows:
         """Replace every row by that of worker 0, in place; not billed: part of starting a run."""
-        with self.ledger.unbilled():
+        with self.ledger.unbilled(), self.ledger.transferring():
             row = x[0].contiguous()
             self._transport.broadcast(row)
             if len(x) > 1 or row.data_ptr() != x.data_ptr():
@@ -182,9 +188,9 @@ class World(ABC):
         Returns:
             [K, ...], of the same dtype.
         """
-        with self.ledger.unbilled():
+        with self.ledger.unbilled(), self.ledger.transferring():
             raw = np.ascontiguousarray(v).view(np.uint8).reshape(-1)
-            stacked = self._transport.allgather(torch.from_numpy(raw)).cpu().numpy()
+            stacked = self._transport.allgather_host(torch.from_numpy(raw)).cpu().numpy()
         return stacked.reshape(-1).view(v.dtype).reshape(self.size, *v.shape[1:])
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ class HorovodTransport(Transport):
                 "or use --world mpi"
             ) from error
         os.environ.setdefault("HOROVOD_DYNAMIC_PROCESS_SETS", "1")  # blocks are known later
+        if hasattr(hvd.mpi_ops.mpi_lib, "rests_when_idle"):  # short cycles cost nothing then
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
         # MPI is started by mpi4py, so that Horovod's shutdown does not finalise it under our feet.
         mpi = hvd.mpi_built() and "HOROVOD_GLOO_RENDEZVOUS_ADDR" not in os.environ
         self._mpi = MpiTransport() if mpi else None
@@ -58,6 +61,7 @@ class HorovodTransport(Transport):
         through = " through host memory" if gpu else ""
         self.neighbours = f"mpi4py{through}" if mpi else "hvd.alltoall"
         self._sets: dict[int, Any] = {self.n: hvd.global_process_set}
+        self._under_way: set[str] = set()
 
     def prepare(self, ranks: int) -> None:
         """Make the process set of this rank's block, once."""
@@ -73,10 +77,12 @@ class HorovodTransport(Transport):
     def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
         """hvd.allreduce_async_."""
         host = self._near(v)
-        handle = self._hvd.allreduce_async_(host, op=self._hvd.Average, name=_name("begun", v))
+        name = self._free_name(_name("begun", v))
+        handle = self._hvd.allreduce_async_(host, op=self._hvd.Average, name=name)
 
         def finish() -> None:
             self._hvd.synchronize(handle)
+            self._under_way.remove(name)
             _put_back(v, host)
 
         return finish
@@ -91,6 +97,10 @@ class HorovodTransport(Transport):
         """hvd.allgather."""
         received = self._hvd.allgather(self._near(v).reshape(1, -1), name=_name("gather", v))
         return received.reshape(self.n, *v.shape).to(v.device)
+
+    def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
+        """mpi4py's, which need not wait for Horovod's thread to ask all ranks first."""
+        return self.allgather(v) if self._mpi is None else self._mpi.allgather(v)
 
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
         """hvd.alltoall with equal splits."""
@@ -122,6 +132,12 @@ class HorovodTransport(Transport):
             self._mpi.close()
         self._hvd.barrier()
         self._hvd.shutdown()
+
+    def _free_name(self, name: str) -> str:
+        """A name of this kind that nothing under way has; ranks begin and finish in one order."""
+        number = next(i for i in count() if f"{name}.{i}" not in self._under_way)
+        self._under_way.add(f"{name}.{number}")
+        return f"{name}.{number}"
 
     def _set(self, ranks: int) -> Any:
         """The process set of this rank's block; all sets are made by all ranks, in one order."""

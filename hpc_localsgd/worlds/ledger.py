@@ -45,10 +45,13 @@ class Ledger:
         modelled: Whether the seconds of exchanges are predicted instead of measured.
         staged: Whether exchanges go through host memory though the parameters are on a GPU.
         clock: Of the device.
+        exchanges: Begun or waited for so far, billed or not. Two ranks with the same number have
+            talked as often, which is what makes their places in the run fit together.
     """
 
     def __init__(self, R: int, device: torch.device, modelled: bool = False) -> None:
         self.R, self.modelled, self.staged = R, modelled, False
+        self.exchanges = 0
         self.clock = Clock(device)
         self.unbilled_s = 0.0  # host seconds of measurement since the beginning
         self._billing = True
@@ -82,6 +85,7 @@ class Ledger:
     @contextmanager
     def transferring(self) -> Iterator[None]:
         """Around the part of an exchange that this rank spends in it."""
+        self.exchanges += 1
         begin = self.clock.stamp()
         yield
         if self._billing:
@@ -104,17 +108,21 @@ class Ledger:
 
     def take(self) -> OpenBill:
         """The bill since the last `take`; its seconds are worked out when it is closed."""
-        taken = OpenBill(
+        taken = self.so_far()
+        self._clear()
+        return taken
+
+    def so_far(self) -> OpenBill:
+        """The bill since the last `take`, which goes on."""
+        return OpenBill(
             self,
-            self._payload,
+            self._payload.copy(),
             self._wire,
             self._calls,
             self._modelled_s,
-            self._transfers,
-            self._measurements,
+            [*self._transfers],
+            [*self._measurements],
         )
-        self._clear()
-        return taken
 
 
 @dataclass(frozen=True)

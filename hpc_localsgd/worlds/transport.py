@@ -44,6 +44,10 @@ class Transport(ABC):
     def allgather(self, v: torch.Tensor) -> torch.Tensor:
         """The v of all ranks, stacked: [n, *v.shape]."""
 
+    def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
+        """The same for a few bytes in host memory, by whatever is fastest."""
+        return self.allgather(v)
+
     @abstractmethod
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
         """v[d] goes to rank d; the result's [s] came from rank s. v: [n, ...]."""

@@ -235,7 +235,7 @@ def test_several_vectors_are_right_where_torch_cannot_batch_them(
     norm: Any, m: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batched second backward pass through GroupNorm raises, or is wrong, as shapes have it."""
-    monkeypatch.setattr("hpc_localsgd.curvature.risk.BATCHED_P", 10**9)
+    monkeypatch.setattr("hpc_localsgd.curvature.pullback.BATCHED_P", 10**9)
     spec = digits(model="conv", norm=norm, hidden=2)
     task = build_for_curvature(spec, batch=4, dtype=torch.float64)
     risk = Risk(task, in_chunks(pieces(task, 8), 8)).at(task.init(0))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_localsgd.environment import build, gpu, mpi, prerequisites, recipe, stages, stamp
+from hpc_localsgd.environment import build, gpu, mpi, patches, prerequisites, recipe, stages, stamp
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,7 +126,7 @@ def test_a_wrong_mpicxx_is_an_error(tmp_path: Path) -> None:
 
 def fake_source(folder: Path) -> Path:
     """A source tree with the lines the patches look for, and a comment that must stay."""
-    for patch in recipe.PATCHES:
+    for patch in patches.PATCHES:
         path = folder / patch.file
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_text() if path.exists() else "# set by hand: CMAKE_CXX_STANDARD\n"
@@ -135,7 +135,7 @@ def fake_source(folder: Path) -> Path:
 
 
 def test_the_patches(tmp_path: Path) -> None:
-    recipe.apply(fake_source(tmp_path))
+    patches.apply(fake_source(tmp_path))
     for name in ("CMakeLists.txt", "horovod/torch/CMakeLists.txt"):
         text = (tmp_path / name).read_text()
         assert "set(CMAKE_CXX_STANDARD 20)" in text and "14" not in text
@@ -146,7 +146,7 @@ def test_a_source_that_is_not_the_expected_one_stops_the_build(tmp_path: Path) -
     source = fake_source(tmp_path)
     (source / "CMakeLists.txt").write_text("set(CMAKE_CXX_STANDARD 17)\n")
     with pytest.raises(ValueError, match="exactly once"):
-        recipe.apply(source)
+        patches.apply(source)
 
 
 def test_what_the_build_is_told(tmp_path: Path) -> None:

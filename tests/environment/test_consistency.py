@@ -12,7 +12,7 @@ import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
-from hpc_localsgd.environment import recipe, stages
+from hpc_localsgd.environment import patches, stages
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
@@ -90,7 +90,7 @@ def test_conda_does_not_contradict_the_pins() -> None:
 
 
 def test_the_horovod_that_is_built_is_the_one_that_is_pinned() -> None:
-    assert pins()["horovod"] == f"=={recipe.HOROVOD_VERSION}"
+    assert pins()["horovod"] == f"=={patches.HOROVOD_VERSION}"
 
 
 def test_make_env_asks_for_extras_that_exist() -> None:

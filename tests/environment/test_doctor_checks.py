@@ -122,8 +122,9 @@ def test_fork_after_mpi(healthy: Facts) -> None:
     assert "forkserver" in checks.dataloader(one).fix
 
 
-def test_the_cycle_time_is_advice_under_mpi_only(healthy: Facts) -> None:
+def test_the_cycle_time_is_advice_for_a_horovod_built_elsewhere_under_mpi(healthy: Facts) -> None:
     assert launch_checks.cycle_time(under(healthy, "mpirun", 2)).level == "warning"
+    assert launch_checks.cycle_time(under(healthy, "mpirun", 2, horovod_rests=True)).level == "ok"
     assert launch_checks.cycle_time(under(healthy, "horovodrun --gloo", 2)).level == "ok"
 
 

@@ -18,6 +18,7 @@ from hpc_localsgd.analysis.slow_sde.equation import Manifold, diffusion, drift
 from hpc_localsgd.analysis.slow_sde.integrate import Path, euler_maruyama, flow_to_minimum
 from hpc_localsgd.analysis.slow_sde.label_noise import label_noise_drift, regulariser
 from hpc_localsgd.analysis.slow_sde.lyapunov import lyapunov, split
+from hpc_localsgd.analysis.slow_sde.prediction import Prediction, Way, predict, way
 from hpc_localsgd.analysis.slow_sde.psi import F, psi
 from hpc_localsgd.analysis.slow_sde.regime import Regime
 
@@ -25,14 +26,18 @@ __all__ = [
     "F",
     "Manifold",
     "Path",
+    "Prediction",
     "Regime",
+    "Way",
     "diffusion",
     "drift",
     "euler_maruyama",
     "flow_to_minimum",
     "label_noise_drift",
     "lyapunov",
+    "predict",
     "psi",
     "regulariser",
     "split",
+    "way",
 ]

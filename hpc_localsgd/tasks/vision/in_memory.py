@@ -42,7 +42,7 @@ class InMemory(Samples):
             pad: Width of the black frame; None for no augmentation.
             repeated: Nominal length of a split that has fewer images, which are then repeated.
         """
-        self._setting, self._pad, self.classes = setting, pad, classes
+        self._setting, self._pad, self.classes, self.skipped = setting, pad, classes, []
         device = setting.device
         self._data = {
             name: (

@@ -1,4 +1,4 @@
-"""The packed form: the encoded images of a data set in one chunked HDF5 file.
+"""The packed form: the encoded images of a data set in one HDF5 file.
 
     /               attrs: format, version, classes, listing (digest of what was packed), complete
     /train, /val
@@ -11,12 +11,16 @@
 
 A parallel file system likes one large file and not a million small ones. The structure is laid
 down first, and from then on only written into: a kill at any moment leaves a file that can be
-gone on with. Reading takes no lock, so all ranks may.
+gone on with. So `bytes` need not grow and is no chunked dataset: it lies in one piece, and once
+HDF5 has said where, an image is one plain read, without locks and some three times faster than
+through the library. Every read compares the checksum.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import weakref
 import zlib
 from pathlib import Path
 from typing import Any
@@ -28,7 +32,6 @@ from hpc_localsgd.tasks.vision.store import SPLITS, Store
 from hpc_localsgd.types import ConfigurationError, DataError
 
 FORMAT, VERSION = "hpc_localsgd.images", 1
-CHUNK_BYTES = 4 << 20
 
 
 class Pack(Store):
@@ -41,7 +44,7 @@ class Pack(Store):
             ConfigurationError: Not a complete packed file.
         """
         self.path = path
-        self._file: h5py.File | None = None
+        self._file: int | None = None
         with opened(path) as file:
             check_format(path, file)
             if not file.attrs["complete"]:
@@ -54,6 +57,7 @@ class Pack(Store):
             self.labels = {split: g["label"][:] for split, g in groups.items()}
             self._offset = {split: g["offset"][:] for split, g in groups.items()}
             self._crc = {split: g["crc"][:] for split, g in groups.items()}
+            self._place = {split: g["bytes"].id.get_offset() for split, g in groups.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}  # an open file stays with its process
@@ -61,27 +65,25 @@ class Pack(Store):
     def name(self, split: str, i: int) -> str:
         """See `Store.name`."""
         try:
-            said = self._opened()[SPLITS[split]]["name"].asstr()[i]
+            with h5py.File(self.path, "r", locking=False) as file:
+                said = file[SPLITS[split]]["name"].asstr()[i]
         except (OSError, KeyError):
             said = "?"
         return f"{self.path}: image {i} of {SPLITS[split]} ({said})"
 
     def encoded(self, split: str, i: int) -> bytes:
         """See `Store.encoded`."""
-        begin, end = self._offset[split][i : i + 2]
+        begin, end = (int(place) for place in self._offset[split][i : i + 2])
         try:
-            content = self._opened()[SPLITS[split]]["bytes"][begin:end].tobytes()
-        except (OSError, KeyError) as error:
-            raise DataError(f"{self.name(split, i)} cannot be read: {error}") from error
-        if zlib.crc32(content) != self._crc[split][i]:
+            if self._file is None:
+                self._file = os.open(self.path, os.O_RDONLY)
+                weakref.finalize(self, os.close, self._file)
+            content = os.pread(self._file, end - begin, self._place[split] + begin)
+        except OSError as error:
+            raise DataError(f"{self.name(split, i)} cannot be read: {error.strerror}") from error
+        if len(content) != end - begin or zlib.crc32(content) != self._crc[split][i]:
             raise DataError(f"{self.name(split, i)} is damaged: its checksum is another")
         return content
-
-    def _opened(self) -> h5py.File:
-        if self._file is None:
-            # Without a cache of chunks, only the bytes of an image are read and not its chunk.
-            self._file = h5py.File(self.path, "r", locking=False, rdcc_nbytes=0)
-        return self._file
 
 
 def opened(path: Path) -> h5py.File:
@@ -130,7 +132,7 @@ def _progress(group: h5py.Group) -> tuple[int, int]:
 
 
 def lay_down(file: h5py.File, group: str, names: list[str], labels: Any, sizes: Any) -> None:
-    """The structure of a split, every chunk allocated: nothing is ever added to it."""
+    """The structure of a split, all of its space allocated: nothing is ever added to it."""
     made = file.create_group(group)
     n, total = len(names), int(np.sum(sizes))
     made["offset"] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -139,7 +141,7 @@ def lay_down(file: h5py.File, group: str, names: list[str], labels: Any, sizes: 
     made.create_dataset("crc", shape=(n,), dtype=np.uint32, fillvalue=0)
     made["packed"] = np.int64(0)
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_chunk((min(CHUNK_BYTES, max(1, total)),))
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     space = h5py.h5s.create_simple((total,))

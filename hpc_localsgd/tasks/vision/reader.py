@@ -122,7 +122,7 @@ class Reader:
         import multiprocessing
 
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # torch is imported once, not by every process
+        context.set_forkserver_preload(["hpc_localsgd.tasks.vision.fork_server"])
         return DataLoader(
             _Remote(self._read),
             batch_size=None,
@@ -133,7 +133,7 @@ class Reader:
             pin_memory=self._pin,
             timeout=TIMEOUT_S,
             generator=torch.Generator(),  # or it would draw from the run's random numbers
-            worker_init_fn=_leave_signals_to_the_rank,
+            worker_init_fn=leave_signals_to_the_rank,
         )
 
 
@@ -170,8 +170,8 @@ class _Remote(Dataset[Any]):
         return None if request is None else self._read(request)
 
 
-def _leave_signals_to_the_rank(process: int) -> None:
-    """Slurm signals every process of a job; only the ranks know what to do about it."""
-    del process
+def leave_signals_to_the_rank(process: int = 0) -> None:
+    """Ignore requests to stop: see `fork_server`."""
+    del process  # the DataLoader has set handlers of its own in it, so this is said twice
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)

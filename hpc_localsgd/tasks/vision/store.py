@@ -47,12 +47,14 @@ class Store(ABC):
         Raises:
             DataError: It cannot be read or decoded; the text names it.
         """
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         content = self.encoded(split, i)
         try:
             with Image.open(io.BytesIO(content)) as image:
                 return image.convert("RGB")
+        except UnidentifiedImageError as error:
+            raise DataError(f"{self.name(split, i)} is no image that PIL knows") from error
         except Exception as error:  # PIL's readers raise what they like
             raise DataError(f"{self.name(split, i)} is no readable image: {error}") from error
 

@@ -36,7 +36,7 @@ class Streamed(Samples):
         self.splits = {split: len(labels) for split, labels in store.labels.items()}
         self.partition = setting.partition(self.splits["train"])
         self._reader = Reader(decoder, processes, pin=setting.device.type == "cuda")
-        self._skips = dict.fromkeys(setting.ranks, 0)
+        self.skipped = [0] * len(setting.ranks) if decoder.skip_corrupt else []
         self._named: set[str] = set()
         self._expected: Iterator[Request] = iter(())
         self._side = torch.cuda.Stream(setting.device) if setting.device.type == "cuda" else None
@@ -44,11 +44,6 @@ class Streamed(Samples):
         like = torch.empty(0, dtype=setting.dtype, device=setting.device)
         self._mean = 255 * like.new_tensor(MEAN).view(shape)
         self._std = 255 * like.new_tensor(STD).view(shape)
-
-    @property
-    def skipped(self) -> list[int]:  # type: ignore[override]
-        """How often a damaged image was left out, for each worker here."""
-        return list(self._skips.values())
 
     def training(self, workers: Sequence[int], t: int) -> Batch:
         """See `Samples.training`."""
@@ -92,8 +87,8 @@ class Streamed(Samples):
         if worker is not None and (result.labels < 0).any():
             raise DataError(f"{result.faults[-1]}: too many damaged images one after another")
         for fault in result.faults:
-            counted = worker if worker in self._skips else next(iter(self._skips))
-            self._skips[counted] += 1
+            ranks = self._setting.ranks
+            self.skipped[ranks.index(worker) if worker in ranks else 0] += 1
             if fault not in self._named:
                 self._named.add(fault)
                 _LOG.warning("skipped: %s", fault)

@@ -1,0 +1,66 @@
+"""The models that are timed, and synthetic data of their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+CLASSES, SAMPLES = 10, 256
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, the shape of one input, and the samples a worker takes in a step."""
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    batch: int
+
+    def data(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs [256, ...] and labels [256], the same in every process."""
+        random = torch.Generator().manual_seed(0)
+        inputs = torch.randn(SAMPLES, *self.shape, generator=random)
+        return inputs, torch.randint(0, CLASSES, (SAMPLES,), generator=random)
+
+
+def conv() -> nn.Module:
+    """A small convolutional net: 21 thousand parameters, a step of about two milliseconds."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * 7 * 7, CLASSES),
+    )
+
+
+def mlp() -> nn.Module:
+    """A perceptron of 4.1 million parameters: much to send for little computing."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(784, 1664),
+        nn.ReLU(),
+        nn.Linear(1664, 1664),
+        nn.ReLU(),
+        nn.Linear(1664, CLASSES),
+    )
+
+
+def resnet18() -> nn.Module:
+    """Torchvision's ResNet-18: 11.2 million parameters in 62 tensors."""
+    from hpc_localsgd.tasks.vision_ops import import_torchvision
+
+    return import_torchvision().models.resnet18(num_classes=CLASSES)
+
+
+SUBJECTS = {
+    "conv": Subject(conv, (1, 28, 28), 16),
+    "mlp": Subject(mlp, (1, 28, 28), 16),
+    "resnet18": Subject(resnet18, (3, 64, 64), 4),
+}

@@ -1,0 +1,302 @@
+"""Contestants timed side by side in one run: interleaved, warm-up dropped, medians with spread.
+
+Each contestant is a job of its own (a launcher and its ranks), so that none pays for another's
+threads. All jobs are started at once and take turns; those whose turn it is not are stopped
+(SIGSTOP). A machine that slows down then slows all of them, and what is reported are ratios of
+turns taken one after the other.
+
+    the script                 the ranks of a contestant
+    ----------                 -------------------------
+    jobs = start(...)          gate = Gate()
+    rounds = take_turns(...)   while gate.step(): one step
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import date
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORTS = Path(__file__).parent / "reports"
+_ADDRESS = "SIDE_BY_SIDE"
+PATIENCE_S = 120  # for a contestant to start, or to take its turn
+_OF_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HOROVOD_", "SLURM_")
+MPIRUN = ("mpirun", "--bind-to", "none", "--oversubscribe")
+
+
+class Gate:
+    """A rank's side: call `step()` before every step; it returns False when it is time to end."""
+
+    def __init__(self) -> None:
+        self._connection = Client(os.environ[_ADDRESS])
+        self._connection.send(os.getpid())
+        self._left, self._began = 0, 0.0
+
+    def step(self) -> bool:
+        """Count a step; at the end of a turn report its seconds and wait for the next turn."""
+        if self._left == 0:
+            if self._began:
+                self._connection.send(time.perf_counter() - self._began)
+            self._left = self._connection.recv()
+            if self._left == 0:
+                return False
+            self._began = time.perf_counter()
+        self._left -= 1
+        return True
+
+    def tell(self, value: Any) -> None:
+        """Report something else than seconds, at the end."""
+        self._connection.send(value)
+
+
+@dataclass
+class Job:
+    """A contestant: its launcher and the connections to its ranks."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    ranks: list[Connection] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
+
+    def turn(self, steps: int) -> float:
+        """Seconds a step took, of the slowest rank."""
+        self.signal(signal.SIGCONT)
+        for rank in self.ranks:
+            rank.send(steps)
+        seconds = max(self.hear(rank) for rank in self.ranks)
+        self.signal(signal.SIGSTOP)
+        return seconds / steps
+
+    def hear(self, rank: Connection) -> Any:
+        """What a rank reports.
+
+        Raises:
+            RuntimeError: Nothing in time; shows the end of the contestant's output.
+        """
+        if not rank.poll(PATIENCE_S):
+            raise RuntimeError(f"{self.name} does not answer:\n{self.log.read_text()[-2000:]}")
+        return rank.recv()
+
+    def signal(self, number: int) -> None:
+        """Stop or continue the ranks, those that are still there."""
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def end(self) -> None:
+        """Let the ranks finish; end them if they do not."""
+        self.signal(signal.SIGCONT)
+        for rank in self.ranks:
+            with suppress(BrokenPipeError, ConnectionResetError):  # it has ended by itself
+                rank.send(0)
+        try:
+            self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+@contextmanager
+def started(
+    contestants: Mapping[str, Sequence[str]],
+    ranks: int = 2,
+    environ: Mapping[str, Mapping[str, str]] | None = None,
+    launcher: Sequence[str] = MPIRUN,
+) -> Iterator[list[Job]]:
+    """Start one job for each contestant, one after the other, and end them all.
+
+    Args:
+        contestants: Name -> arguments for Python.
+        ranks: Processes of each job.
+        environ: Name -> what its environment has besides.
+        launcher: The command in front.
+
+    Yields:
+        The jobs, all stopped, in order.
+    """
+    jobs: list[Job] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            for name, arguments in contestants.items():
+                extra = (environ or {}).get(name, {})
+                jobs.append(_start(name, arguments, ranks, extra, launcher, folder))
+            yield jobs
+            for job in jobs:
+                job.end()
+        finally:
+            for job in jobs:
+                if job.process.poll() is None:
+                    job.signal(signal.SIGCONT)
+                    job.process.terminate()
+                    job.process.wait(PATIENCE_S)
+
+
+def _start(
+    name: str,
+    arguments: Sequence[str],
+    ranks: int,
+    extra: Mapping[str, str],
+    launcher: Sequence[str],
+    folder: Path,
+) -> Job:
+    address, log = str(folder / name.replace("/", "-")), folder / f"{name.replace('/', '-')}.log"
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(_OF_LAUNCHERS)}
+    environ |= {
+        _ADDRESS: address,
+        "OMP_NUM_THREADS": "1",
+        # Or glibc gives memory back after some steps and not after others, by luck.
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **extra,
+    }
+    command = [*launcher, "-np", str(ranks), sys.executable, *arguments]
+    with Listener(address) as listener, log.open("wb") as output:
+        listener._listener._socket.settimeout(PATIENCE_S)  # type: ignore[attr-defined]
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output)
+        job = Job(name, process, log)
+        for _ in range(ranks):
+            try:
+                rank = listener.accept()
+            except TimeoutError:
+                process.terminate()
+                raise RuntimeError(f"{name} did not start:\n{log.read_text()[-2000:]}") from None
+            job.ranks.append(rank)
+            job.pids.append(job.hear(rank))
+    return job
+
+
+def take_turns(
+    jobs: Sequence[Job], steps: Mapping[str, int], rounds: int, warm_up: int = 2
+) -> dict[str, list[float]]:
+    """Seconds per step of every contestant in every round, warm-up rounds dropped.
+
+    Args:
+        jobs: The contestants.
+        steps: Steps of a turn, by name.
+        rounds: Turns of each that count.
+        warm_up: Turns of each that do not.
+    """
+    times: dict[str, list[float]] = {job.name: [] for job in jobs}
+    for r in range(warm_up + rounds):
+        for job in jobs if r % 2 else reversed(jobs):
+            seconds = job.turn(steps[job.name])
+            if r >= warm_up:
+                times[job.name].append(seconds)
+    return times
+
+
+def hear_end(job: Job) -> list[Any]:
+    """End a job whose ranks have something to tell at their end, and return it."""
+    job.signal(signal.SIGCONT)
+    for rank in job.ranks:
+        rank.send(0)
+    return [job.hear(rank) for rank in job.ranks]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A contestant's time and its ratio to another's, each a median with its quartiles."""
+
+    ms: float
+    ms_quartiles: tuple[float, float]
+    ratio: float
+    ratio_quartiles: tuple[float, float]
+
+
+def figures(times: Mapping[str, Sequence[float]], against: str) -> dict[str, Figure]:
+    """Medians of the times, and of the ratios to `against` in the same round."""
+    found = {}
+    for name, mine in times.items():
+        ratios = [a / b for a, b in zip(mine, times[against], strict=True)]
+        ms = [1000 * t for t in mine]
+        found[name] = Figure(
+            statistics.median(ms), _quartiles(ms), statistics.median(ratios), _quartiles(ratios)
+        )
+    return found
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    low, _, high = statistics.quantiles(values, n=4)
+    return low, high
+
+
+def table(found: Mapping[str, Figure], against: str) -> str:
+    """The figures as a Markdown table."""
+    lines = [f"| | ms | quartiles | x {against} | quartiles |", "|---|--:|--:|--:|--:|"]
+    for name, f in found.items():
+        lines.append(
+            f"| {name} | {f.ms:.2f} | {f.ms_quartiles[0]:.2f} - {f.ms_quartiles[1]:.2f} "
+            f"| {f.ratio:.3f} | {f.ratio_quartiles[0]:.3f} - {f.ratio_quartiles[1]:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def circumstances() -> dict[str, str]:
+    """What a reader must know of a measurement: when, where, of what, by which command."""
+    import torch
+
+    return {
+        "date": str(date.today()),
+        "commit": _commit(),
+        "command": shlex.join(["python", str(Path(sys.argv[0])), *sys.argv[1:]]),
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        answer = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        return answer.stdout.strip()
+
+    changed = " with changes" if git("status", "--porcelain", "--", "hpc_localsgd") else ""
+    return git("rev-parse", "--short", "HEAD") + changed
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def write_report(name: str, text: str, data: Mapping[str, Any]) -> None:
+    """Print a report, and keep it as Markdown and JSON in `benchmarks/reports/`."""
+    about = circumstances()
+    header = "\n".join(f"- {key}: {value}" for key, value in about.items())
+    REPORTS.mkdir(exist_ok=True)
+    (REPORTS / f"{name}.md").write_text(f"{text}\n\n## Circumstances\n\n{header}\n")
+    (REPORTS / f"{name}.json").write_text(json.dumps({**about, **data}, indent=1) + "\n")
+    print(text)
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

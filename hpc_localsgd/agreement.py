@@ -1,0 +1,72 @@
+"""What ranks must agree about before they train, so that nobody waits for a rank that refused."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+from hpc_localsgd.trajectory import TrajectoryError
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+T = TypeVar("T")
+SAID_BYTES = 2000  # of a message that travels between ranks
+
+
+def agree(world: World, check: Callable[[], T]) -> T:
+    """What a check on this rank gives; if it fails on any rank, all raise its message together.
+
+    Raises:
+        ConfigurationError: On all ranks alike.
+    """
+    found: Any = None
+    said = b""
+    try:
+        found = check()
+    except (ConfigurationError, TrajectoryError) as error:
+        where = f" (on rank {world.rank})" if world.rank else ""
+        said = f"{error}{where}".encode()[:SAID_BYTES]
+    padded = np.frombuffer(said.ljust(SAID_BYTES, b"\0"), dtype=np.uint8)
+    for text in world.gather(np.tile(padded, (len(world.ranks), 1))):
+        if text.any():
+            raise ConfigurationError(text.tobytes().rstrip(b"\0").decode(errors="replace"))
+    return cast(T, found)
+
+
+def check_same(world: World, text: str) -> None:
+    """All ranks must hold the same configuration, or they would wait for each other for ever.
+
+    Raises:
+        ConfigurationError: On all ranks alike.
+    """
+    own = np.frombuffer(bytes.fromhex(digest(text)), dtype=np.uint8)
+    rows = world.gather(np.tile(own, (len(world.ranks), 1)))
+    other = np.flatnonzero((rows != rows[0]).any(1))
+    if len(other):
+        raise ConfigurationError(
+            f"worker {other[0]} was given other options than worker 0: "
+            "start all ranks with the same command line and files"
+        )
+
+
+def of_rank_0(world: World, number: int) -> int:
+    """A number of rank 0, on all ranks."""
+    return int(world.gather(np.full(len(world.ranks), number))[0])
+
+
+def hosts_of(world: World) -> list[str]:
+    """The host of each of the K workers."""
+    name = np.frombuffer(socket.gethostname().encode()[:64].ljust(64, b"\0"), dtype=np.uint8)
+    rows = world.gather(np.tile(name, (len(world.ranks), 1)))
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a configuration."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,17 @@
+"""Runs side by side: seeds of one configuration together, what differs, what is worth its cost."""
+
+from __future__ import annotations
+
+from hpc_localsgd.analysis.compare.groups import Group, differences, grouped_runs
+from hpc_localsgd.analysis.compare.measures import MEASURES, Measure, Summary, front, summary
+
+__all__ = [
+    "MEASURES",
+    "Group",
+    "Measure",
+    "Summary",
+    "differences",
+    "front",
+    "grouped_runs",
+    "summary",
+]

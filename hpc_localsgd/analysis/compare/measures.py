@@ -1,0 +1,141 @@
+"""What runs are compared by, its mean and deviation over seeds, and the Pareto front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis.compare.groups import Group
+from hpc_localsgd.analysis.costs import round_s
+from hpc_localsgd.analysis.draw_sharpness import series_of
+from hpc_localsgd.analysis.report.source import Source
+from hpc_localsgd.plan.wording import grouped
+from hpc_localsgd.trajectory.estimate import human_bytes
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a run.
+
+    Attributes:
+        name: What it is.
+        of: The number; NaN where the record does not have it.
+        text: How it is written.
+    """
+
+    name: str
+    of: Callable[[Source], float]
+    text: Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A measure over the runs of a group.
+
+    Attributes:
+        mean: Of those that have it; NaN without any.
+        deviation: Sample standard deviation (n - 1); NaN of a single one.
+        count: How many have it.
+    """
+
+    mean: float
+    deviation: float
+    count: int
+
+
+def _last(name: str) -> Callable[[Source], float]:
+    def last(source: Source) -> float:
+        found = curves.series_or_none(source.run, name)
+        return math.nan if found is None else float(found.value[-1])
+
+    return last
+
+
+def _best_accuracy(source: Source) -> float:
+    found = curves.series_or_none(source.run, "eval/test/accuracy")
+    return math.nan if found is None else float(found.value.max())
+
+
+def _communication_s(source: Source) -> float:
+    sums = source.run.totals
+    parts = [x for x in (sums.wait_s, sums.transfer_s) if not math.isnan(x)]
+    return sum(parts) if parts else math.nan
+
+
+def _sharpness(name: str) -> Callable[[Source], float]:
+    def sharpest(source: Source) -> float:
+        found = series_of(source.files).get(name)
+        return math.nan if found is None else float(np.ravel(found.value[-1])[0])
+
+    return sharpest
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
+
+
+ACCURACY = Measure("test accuracy", _last("eval/test/accuracy"), _percent)
+SENT = Measure("sent by a worker", lambda s: s.run.totals.payload_bytes, human_bytes)
+TALKED = Measure("communicating", _communication_s, style.duration)
+MEASURES = (
+    ACCURACY,
+    Measure("best", _best_accuracy, _percent),
+    Measure("test loss", _last("eval/test/loss"), _short),
+    Measure("steps", lambda s: float(s.run.totals.steps), grouped),
+    Measure("exchanges", lambda s: float(s.run.totals.rounds), grouped),
+    SENT,
+    TALKED,
+    Measure("training", lambda s: float(round_s(s.run).sum()), style.duration),
+    Measure("largest eigenvalue", _sharpness("eigenvalues"), _short),
+    Measure("trace of the Hessian", _sharpness("trace"), _short),
+)
+
+
+def summary(group: Group, measure: Measure) -> Summary:
+    """Mean and deviation of a measure over the runs of a group that count."""
+    values = np.array([measure.of(source) for source in group.counted], dtype=float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Summary(math.nan, math.nan, 0)
+    mean = float(values.mean())
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    if deviation < 1e-12 * abs(mean):
+        deviation = 0.0  # rounding of equal numbers
+    return Summary(mean, deviation, len(values))
+
+
+def told(found: Summary, measure: Measure) -> str:
+    """A summary as text, ``97.21 % ± 0.30 %``; without a deviation that is not known, or 0."""
+    if math.isnan(found.mean):
+        return ""
+    text = measure.text(found.mean)
+    if not found.deviation > 0:
+        return text
+    return f"{text} ± {measure.text(float(f'{found.deviation:.2g}'))}"
+
+
+def front(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
+    """Indices of the Pareto front, by rising cost: nobody is both cheaper and better.
+
+    Of equal points all are on it. A point with a NaN is not.
+
+    Args:
+        cost: The less the better.
+        gain: The more the better.
+    """
+    points = [(c, g, i) for i, (c, g) in enumerate(zip(cost, gain, strict=True))]
+    points = [(c, g, i) for c, g, i in points if not (math.isnan(c) or math.isnan(g))]
+    kept = [
+        (c, i)
+        for c, g, i in points
+        if not any(c2 <= c and g2 >= g and (c2 < c or g2 > g) for c2, g2, _ in points)
+    ]
+    return [i for _, i in sorted(kept)]

@@ -1,0 +1,109 @@
+"""A comparison for a page, and for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpc_localsgd.analysis.compare.draw import draw_front
+from hpc_localsgd.analysis.compare.groups import Group, grouped_runs
+from hpc_localsgd.analysis.compare.tables import Tables, tables
+from hpc_localsgd.analysis.report import html
+from hpc_localsgd.analysis.report.album import Album
+from hpc_localsgd.analysis.report.source import Source
+
+FILE_NAME = "compare.html"
+
+
+def comparison(sources: Sequence[Source], album: Album) -> str:
+    """The part of a page that compares runs.
+
+    Args:
+        sources: The runs.
+        album: Draws its figure.
+
+    Raises:
+        TrajectoryError: A configuration cannot be read.
+    """
+    groups = grouped_runs(sources)
+    made = tables(groups)
+    parts = [html.heading("What differs")]
+    header, rows = made.differing
+    parts.append(html.table(header, rows, left=len(header)))
+    parts += [html.heading("What came of it"), html.table(*made.measured)]
+    parts += [html.paragraph(note, quiet=True) for note in made.notes]
+    picture = album.add("front", lambda: draw_front(groups))
+    if picture:
+        caption = "Red: nothing here is both cheaper and better. Bars are deviations over seeds."
+        parts.append(html.heading("Accuracy against communication"))
+        parts.append(html.picture(picture, "Accuracy against bytes and seconds", caption))
+        parts += [html.paragraph(line) for line in front_lines(made)]
+    return "\n".join(parts)
+
+
+def write_comparison(
+    sources: Sequence[Source], folder: Path, formats: tuple[str, ...] = ("png", "pdf")
+) -> list[Path]:
+    """Writes ``compare.html`` and its figure as files beside it; returns them.
+
+    Args:
+        sources: The runs.
+        folder: Where the files go; made if missing.
+        formats: Of the figure beside the page.
+
+    Raises:
+        TrajectoryError: A configuration cannot be read.
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    album = Album(folder, formats)
+    listed = html.facts((g.letter, _names(g)) for g in grouped_runs(sources))
+    body = f"<h1>{len(sources)} runs</h1>" + comparison(sources, album)
+    page = folder / FILE_NAME
+    text = html.document("Comparison", body + html.heading("Runs") + listed)
+    page.write_text(text, encoding="utf-8")
+    return [page, *album.files]
+
+
+def terminal(sources: Sequence[Source], coloured: bool = False, width: int = 120) -> str:
+    """The tables as text.
+
+    Args:
+        sources: The runs.
+        coloured: Whether it is for a terminal.
+        width: In characters.
+
+    Raises:
+        TrajectoryError: A configuration cannot be read.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    groups = grouped_runs(sources)
+    made = tables(groups)
+    console = Console(
+        width=width, highlight=False, force_terminal=coloured, no_color=not coloured, emoji=False
+    )
+    with console.capture() as captured:
+        for (header, rows), justify in ((made.differing, "left"), (made.measured, "right")):
+            table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+            for i, name in enumerate(header):
+                table.add_column(name, justify="left" if i == 0 else justify)  # type: ignore[arg-type]
+            for row in rows:
+                table.add_row(*row)
+            console.print(table, "")
+    lines = [line.rstrip() for line in captured.get().rstrip().splitlines()]
+    return "\n".join([*lines, "", *front_lines(made), *made.notes])
+
+
+def front_lines(made: Tables) -> list[str]:
+    """The Pareto fronts in words."""
+    return [
+        f"Pareto front of accuracy against {cost}: {', '.join(letters)}"
+        for cost, letters in made.fronts.items()
+        if letters
+    ]
+
+
+def _names(group: Group) -> str:
+    return ", ".join(f"{source.name} (seed {source.run.attrs['seed']})" for source in group.runs)

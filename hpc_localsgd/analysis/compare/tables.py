@@ -1,0 +1,85 @@
+"""The tables of a comparison, as plain texts: for a terminal and for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpc_localsgd.analysis.compare.groups import Group, differences
+from hpc_localsgd.analysis.compare.measures import (
+    ACCURACY,
+    MEASURES,
+    SENT,
+    TALKED,
+    Measure,
+    front,
+    summary,
+    told,
+)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A comparison in texts.
+
+    Attributes:
+        differing: Header, and a row a group: its letter, what sets it apart, its runs.
+        measured: Header, and a row a group: its letter, and what it is compared by.
+        fronts: Name of a cost -> letters on the Pareto front against it, cheapest first.
+        notes: What there is to say.
+    """
+
+    differing: tuple[list[str], list[list[str]]]
+    measured: tuple[list[str], list[list[str]]]
+    fronts: dict[str, list[str]]
+    notes: list[str]
+
+
+def tables(groups: Sequence[Group]) -> Tables:
+    """The tables of some groups.
+
+    Args:
+        groups: At least one.
+    """
+    apart = differences(groups)
+    rows = [
+        [g.letter, *(values[i] for values in apart.values()), g.standing]
+        for i, g in enumerate(groups)
+    ]
+    found = {m.name: [summary(g, m) for g in groups] for m in MEASURES}
+    shown = [m for m in MEASURES if any(s.count for s in found[m.name])]
+    numbers = [
+        [g.letter, *(told(found[m.name][i], m) for m in shown)] for i, g in enumerate(groups)
+    ]
+    return Tables(
+        differing=(["", *apart, "runs"], rows),
+        measured=(["", *(m.name for m in shown)], numbers),
+        fronts={cost.name: _letters_on(groups, cost) for cost in (SENT, TALKED)},
+        notes=_notes(groups),
+    )
+
+
+def _letters_on(groups: Sequence[Group], cost: Measure) -> list[str]:
+    costs = [summary(g, cost).mean for g in groups]
+    gains = [summary(g, ACCURACY).mean for g in groups]
+    return [groups[i].letter for i in front(costs, gains)]
+
+
+def _notes(groups: Sequence[Group]) -> list[str]:
+    notes = []
+    if any(len(g.counted) > 1 for g in groups):
+        notes.append("Mean ± standard deviation over seeds.")
+    partial = [g.letter for g in groups if len(g.counted) < len(g.runs)]
+    if partial:
+        notes.append(f"Only complete runs count: {', '.join(partial)} had others.")
+    open_ones = [g.letter for g in groups if g.counted[0].run.status != "complete"]
+    if open_ones:
+        notes.append(
+            f"No run of {', '.join(open_ones)} is complete: its numbers are of what there is."
+        )
+    clocks = {str(s.run.attrs.get("clock")) for g in groups for s in g.counted}
+    if len(clocks) > 1:
+        notes.append("Some seconds are measured and some modelled: do not compare these.")
+    elif clocks == {"modelled"}:
+        notes.append("Seconds of communication are predictions for a simulated network.")
+    return notes

@@ -1,0 +1,50 @@
+"""What a run had cost by a step: bytes and seconds, from the table of rounds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpc_localsgd.analysis.curves import mean_over_rest
+from hpc_localsgd.trajectory import Trajectory
+
+
+def sent_bytes(run: Trajectory, step: np.ndarray) -> np.ndarray:
+    """Bytes the mean worker had sent when it had taken so many steps. ``[n] -> [n]``.
+
+    Between two exchanges it stands still: a value belongs to the exchanges that came before it.
+
+    Args:
+        run: The run.
+        step: ``[n]`` global steps.
+    """
+    sent = np.nan_to_num(mean_over_rest(run.rounds.payload_bytes))
+    total = np.concatenate([[0.0], np.cumsum(sent)])
+    return total[np.searchsorted(run.rounds.step_end, step, side="right")]
+
+
+def elapsed_s(run: Trajectory, step: np.ndarray) -> np.ndarray:
+    """Seconds of training when so many steps were taken. ``[n] -> [n]``.
+
+    The seconds of a round are those of its slowest worker: computing, waiting and transferring.
+    Inside a round they pass evenly. Measuring, checkpoints and start-up are not in it.
+
+    Args:
+        run: The run.
+        step: ``[n]`` global steps.
+    """
+    rounds = run.rounds
+    if not len(rounds):
+        return np.zeros(len(step))
+    ends = np.concatenate([rounds.step_begin[:1], rounds.step_end])
+    return np.interp(step, ends, np.concatenate([[0.0], np.cumsum(round_s(run))]))
+
+
+def round_s(run: Trajectory) -> np.ndarray:
+    """``[S]`` seconds of each round: those of its slowest worker, 0 where nothing is known.
+
+    Args:
+        run: The run.
+    """
+    rounds = run.rounds
+    parts = (np.nan_to_num(rounds[name]) for name in ("compute_s", "wait_s", "transfer_s"))
+    return sum(parts, np.zeros_like(rounds.compute_s)).max(axis=1, initial=0.0)

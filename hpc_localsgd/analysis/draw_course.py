@@ -1,0 +1,121 @@
+"""Loss and accuracy against all that a run costs: steps and epochs, bytes, seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpc_localsgd.analysis import costs, curves, style
+from hpc_localsgd.analysis.draw_accuracy import (
+    ACCURACY,
+    TEST_LOSS,
+    TRAIN,
+    draw_noisy,
+    draw_points,
+    last_step,
+    scale_accuracy,
+    scale_loss,
+)
+from hpc_localsgd.analysis.planned import steps_per_epoch
+from hpc_localsgd.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One thing that progress can be drawn against."""
+
+    name: str
+    at: Callable[[Trajectory, np.ndarray], np.ndarray]
+
+
+STEPS = Cost("steps", lambda run, step: step.astype(float))
+SENT = Cost("bytes", costs.sent_bytes)
+SPENT = Cost("seconds", costs.elapsed_s)
+
+
+def draw_course(run: Trajectory) -> Figure:
+    """Two rows (loss, test accuracy), a column for each cost that is known.
+
+    Args:
+        run: The run.
+    """
+    last = last_step(run)
+    known = [cost for cost in (STEPS, SENT, SPENT) if cost.at(run, np.array([last]))[0] > 0]
+    shown = known or [STEPS]
+    width = 2.0 + 2.9 * len(shown)
+    figure = style.sheet(width, 5.6, "Loss and accuracy", run)
+    margins = style.frame(figure, 0.62, 1.1, 1.2, 0.55)
+    grid: dict[str, Any] = {**margins, "hspace": 0.14, "wspace": 0.1}
+    panels = figure.subplots(2, len(shown), squeeze=False, sharey="row", gridspec_kw=grid)
+    for column, cost in enumerate(shown):
+        _draw_column(run, panels[:, column], cost)
+        _place_axis(run, panels[:, column], cost, last)
+        panels[0, column].tick_params(labelleft=column == 0)
+        panels[1, column].tick_params(labelleft=column == 0)
+    panels[0, 0].set_ylabel("loss")
+    panels[1, 0].set_ylabel("test accuracy")
+    _label_ends(run, panels)
+    return figure
+
+
+def _draw_column(run: Trajectory, panels: np.ndarray, cost: Cost) -> None:
+    loss, accuracy = panels
+    train, test = (curves.series_or_none(run, name) for name in (TRAIN, TEST_LOSS))
+    score = curves.series_or_none(run, ACCURACY)
+    if train is not None:
+        draw_noisy(loss, cost.at(run, train.step), train.value)
+    if test is not None:
+        draw_points(loss, cost.at(run, test.step), test.value, style.BLUE)
+    if score is not None:
+        draw_points(accuracy, cost.at(run, score.step), score.value, style.RED)
+    scale_loss(loss, [s.value for s in (train, test) if s is not None])
+    scale_accuracy(accuracy, score)
+
+
+def _place_axis(run: Trajectory, panels: np.ndarray, cost: Cost, last: int) -> None:
+    end = float(cost.at(run, np.array([last]))[0])
+    top, bottom = panels
+    for row, axes in enumerate(panels):
+        if cost is STEPS:
+            style.step_axis(axes, last, label=row == 1)
+        elif cost is SENT:
+            style.bytes_axis(axes, end)
+        else:
+            style.seconds_axis(axes, end)
+        axes.tick_params(labelbottom=row == 1)
+    if cost is STEPS:
+        _add_epochs(top, run, last)
+    elif cost is SENT:
+        bottom.set_xlabel(f"{style.byte_unit(end)[1]} sent by a worker")
+    else:
+        clock = run.attrs["clock"]
+        bottom.set_xlabel(f"{style.time_unit(end)[1]}, the slowest worker ({clock})")
+
+
+def _add_epochs(axes: Axes, run: Trajectory, last: int) -> None:
+    """The same axis in epochs, on top."""
+    an_epoch = steps_per_epoch(run)
+    if not an_epoch > 0:
+        return
+    from matplotlib.ticker import MaxNLocator
+
+    both: Any = (lambda t: t / an_epoch, lambda e: e * an_epoch)
+    above = axes.secondary_xaxis("top", functions=both)
+    above.xaxis.set_major_locator(MaxNLocator(4, integer=last > 2 * an_epoch))
+    above.spines["top"].set_visible(False)
+    above.tick_params(labelsize=8, length=2, pad=1)
+    above.set_xlabel("epochs", color=style.GREY, fontsize=8, labelpad=3)
+
+
+def _label_ends(run: Trajectory, panels: np.ndarray) -> None:
+    from hpc_localsgd.analysis.draw_accuracy import accuracy_labels, loss_labels
+
+    style.end_labels(panels[0, -1], loss_labels(run))
+    style.end_labels(panels[1, -1], accuracy_labels(run))

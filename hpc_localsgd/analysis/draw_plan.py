@@ -1,0 +1,110 @@
+"""The plan of a run beside what happened: learning rate, H, and the rounds so far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis.planned import Planned, Unplannable, planned
+from hpc_localsgd.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw_plan(run: Trajectory) -> Figure:
+    """Planned in a pale broad line, what happened in a dark thin one on it.
+
+    Args:
+        run: The run.
+    """
+    try:
+        plan: Planned | None = planned(run)
+    except Unplannable:
+        plan = None
+    figure = style.sheet(9.6, 3.6, "Plan and what happened", run)
+    margins = style.frame(figure, 0.75, 0.35, 1.1, 0.55)
+    grid: dict[str, Any] = {**margins, "wspace": 0.2}
+    panels = figure.subplots(1, 3, gridspec_kw=grid)
+    done = int(run.rounds.step_end[-1]) if len(run.rounds) else 0
+    last = max(done, plan.steps if plan else 0)
+    ours = run.rounds
+    shown = (
+        ("learning rate", ours.lr, plan.lr if plan else None, 10),
+        ("H, local steps a round", ours.local_steps, plan.local_steps if plan else None, 2),
+    )
+    for axes, (name, recorded, wanted, base) in zip(panels[:2], shown, strict=True):
+        _draw_steps(axes, plan, wanted, (ours.step_begin, ours.step_end), recorded)
+        _scale(axes, [x for x in (recorded, wanted) if x is not None], base)
+        axes.set_title(name, loc="left", fontsize=8.5, color=style.GREY)
+    _draw_count(panels[2], run, plan)
+    for axes in panels:
+        style.step_axis(axes, last)
+        if plan and done < plan.steps:
+            axes.axvspan(done, plan.steps, color=style.PALE, alpha=0.5, linewidth=0, zorder=0)
+    _explain(panels[0], plan is not None)
+    return figure
+
+
+def _draw_steps(
+    axes: Axes,
+    plan: Planned | None,
+    wanted: np.ndarray | None,
+    ours: tuple[np.ndarray, np.ndarray],
+    recorded: np.ndarray,
+) -> None:
+    if plan is not None and wanted is not None:
+        _stairs(axes, (plan.begins, plan.ends), wanted, color=style.YELLOW, alpha=0.45, linewidth=5)
+    if len(recorded):
+        _stairs(axes, ours, recorded, color=style.INK, linewidth=1.1)
+
+
+def _stairs(axes: Axes, places: tuple[np.ndarray, np.ndarray], y: np.ndarray, **look: Any) -> None:
+    begins, ends = places
+    keep = curves.changes(y)
+    edges = np.append(begins[keep], ends[-1])
+    axes.stairs(y[keep].astype(float), edges, baseline=None, **look)
+
+
+def _scale(axes: Axes, values: list[np.ndarray], base: int) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    every = np.concatenate([np.asarray(v, dtype=float) for v in values] or [np.empty(0)])
+    every = every[np.isfinite(every)]
+    if not len(every):
+        style.note(axes, "no round yet")
+        return
+    if base == 2 and every.min() > 0 and every.max() >= 8 * every.min():
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.minorticks_off()
+    else:
+        axes.set_ylim(0, 1.1 * every.max() or 1)
+    axes.margins(y=0.12)
+
+
+def _draw_count(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
+    """Exchanges so far; parallel SGD would have one a step."""
+    axes.set_title("exchanges so far", loc="left", fontsize=8.5, color=style.GREY)
+    if plan is not None:
+        _count(axes, plan.ends, color=style.YELLOW, alpha=0.45, linewidth=5)
+    if len(run.rounds):
+        _count(axes, run.rounds.step_end, color=style.INK, linewidth=1.1)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+
+
+def _count(axes: Axes, ends: np.ndarray, **look: Any) -> None:
+    shown = np.unique(np.linspace(0, len(ends) - 1, min(len(ends), 600)).astype(int))
+    axes.plot(np.append(0, ends[shown]), np.append(0, shown + 1), **look)
+
+
+def _explain(axes: Axes, known: bool) -> None:
+    words = [("planned", "#a87a10"), ("happened", style.INK)] if known else []
+    for i, (text, colour) in enumerate(words):
+        at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        place = (62 * i, 23)
+        axes.annotate(text, (0, 1), xytext=place, color=colour, fontsize=8.5, **at)

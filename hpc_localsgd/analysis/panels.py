@@ -1,0 +1,162 @@
+"""Any series in a small panel: what its axes mean is read from the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.trajectory import Series, Trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 3
+FEW_LINES = 12  # more entries than these are drawn as the range they cover
+COLOURS = (style.BLUE, style.RED, style.YELLOW, style.GREY)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity in a panel.
+
+    Attributes:
+        series: ``[n]``, or ``[n, m]`` for m lines, or for a band if the axis is of workers.
+        label: Its name in the panel, empty where it is alone.
+        error: Standard error of it, if there is one.
+    """
+
+    series: Series
+    label: str = ""
+    error: Series | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A small panel.
+
+    Attributes:
+        title: What it shows.
+        lines: In the order of `COLOURS`.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+
+
+def panel_of(series: Series) -> Panel:
+    """A panel for a series of which nothing is known but what the file says.
+
+    Args:
+        series: The series.
+    """
+    units = "" if series.units in ("", "1") else f", {series.units}"
+    return Panel(f"{series.name}{units}", (Line(series),))
+
+
+def draw_panels(run: Trajectory, title: str, panels: Sequence[Panel]) -> Figure:
+    """Small panels over the global step, three in a row.
+
+    Args:
+        run: The run.
+        title: What they are together.
+        panels: At least one.
+    """
+    rows = -(-len(panels) // COLUMNS)
+    figure = style.sheet(9.6, 1.4 + 2.15 * rows, title, run)
+    margins = style.frame(figure, 0.75, 0.35, 1.05, 0.55)
+    grid: dict[str, Any] = {**margins, "wspace": 0.28, "hspace": 0.5}
+    axes = figure.subplots(rows, COLUMNS, squeeze=False, gridspec_kw=grid)
+    last = max((int(line.series.step[-1]) for p in panels for line in p.lines), default=1)
+    for place, panel in zip(axes.flat, panels, strict=False):
+        draw_panel(place, panel, last)
+    for place in axes.flat[len(panels) :]:
+        place.set_axis_off()
+    return figure
+
+
+def draw_panel(axes: Axes, panel: Panel, last: int) -> None:
+    """One panel.
+
+    Args:
+        axes: Where.
+        panel: What.
+        last: Last step of the axis.
+    """
+    axes.set_title(panel.title, loc="left", fontsize=8.5, color=style.GREY)
+    shown = [
+        _draw_line(axes, line, colour)
+        for line, colour in zip(panel.lines, COLOURS, strict=False)
+        if np.isfinite(line.series.value).any()
+    ]
+    if not shown:
+        style.note(axes, "no finite value")
+        axes.set_xticks([])
+        return
+    _scale(axes, np.concatenate(shown))
+    style.step_axis(axes, last)
+    axes.set_xlabel("")
+    _name_lines(axes, panel)
+
+
+def _draw_line(axes: Axes, line: Line, colour: str) -> np.ndarray:
+    """Draws it; returns the finite values drawn."""
+    step, value = line.series.step.astype(float), line.series.value
+    flat = value.reshape(len(value), -1).astype(float)
+    if flat.shape[1] > FEW_LINES or (flat.shape[1] > 1 and line.series.dims == ("worker",)):
+        _draw_band(axes, step, flat, colour)
+    else:
+        for j in range(flat.shape[1]):
+            fade = 1 - 0.75 * j / max(1, flat.shape[1])
+            _draw_one(axes, step, flat[:, j], colour, fade)
+    if line.error is not None and line.error.value.shape == value.shape and value.ndim == 1:
+        look: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 0.9}
+        axes.errorbar(step, value, line.error.value, capsize=1.5, **look)
+    return flat[np.isfinite(flat)]
+
+
+def _draw_one(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, fade: float) -> None:
+    fine = np.isfinite(y)
+    if not fine.any():
+        return
+    curve = curves.thinned(x[fine], y[fine], 300)
+    style.clip_sideways(axes, axes.plot(curve.x, curve.y, color=colour, alpha=fade, linewidth=1.3))
+    if len(curve.x) <= 40:
+        dots = axes.scatter(curve.x, curve.y, s=8, color=colour, alpha=fade, linewidth=0, zorder=3)
+        style.clip_sideways(axes, [dots])
+
+
+def _draw_band(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
+    """Least and greatest entry as a band, the mean as a line."""
+    fine = np.isfinite(y).any(axis=1)
+    low = np.nanmin(y[fine], axis=1)
+    high = np.nanmax(y[fine], axis=1)
+    axes.fill_between(x[fine], low, high, color=colour, alpha=0.18, linewidth=0)
+    _draw_one(axes, x[fine], np.nanmean(y[fine], axis=1), colour, 1.0)
+
+
+def _scale(axes: Axes, values: np.ndarray) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+    if len(values) > 2 and values.min() > 0 and values.max() > 50 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.4g}"))
+        if values.min() >= 0:
+            axes.set_ylim(bottom=0)
+    axes.margins(y=0.12)
+
+
+def _name_lines(axes: Axes, panel: Panel) -> None:
+    named = [(line.label, c) for line, c in zip(panel.lines, COLOURS, strict=False) if line.label]
+    for i, (text, colour) in enumerate(named):
+        dark = "#a87a10" if colour == style.YELLOW else colour
+        at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        place = (-3, -9 - 11 * i)
+        axes.annotate(text, (1, 1), xytext=place, color=dark, fontsize=7.5, ha="right", **at)

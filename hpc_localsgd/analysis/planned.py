@@ -1,0 +1,141 @@
+"""The plan of a run, made again from its record: what was to happen, beside what did.
+
+Schedules and learning rates are pure functions, so the rounds of a run follow from its
+configuration. Neither torch nor the task is needed: the record says how long the run was to be.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from hpc_localsgd.plan import rates, schedule
+from hpc_localsgd.plan.duration import Units
+from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
+from hpc_localsgd.trajectory import Trajectory, TrajectoryError
+from hpc_localsgd.types import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The rounds a run was to have.
+
+    Attributes:
+        steps: Optimiser steps of the run.
+        begins: ``[S]`` step at which each round begins.
+        ends: ``[S]`` step at which it ends.
+        lr: ``[S]`` learning rate at its first step.
+        asked: Length the schedule wanted for the last round, which the end of the run may cut.
+    """
+
+    steps: int
+    begins: np.ndarray
+    ends: np.ndarray
+    lr: np.ndarray
+    asked: int
+
+    @property
+    def local_steps(self) -> np.ndarray:
+        """``[S]`` H."""
+        return self.ends - self.begins
+
+    def until(self, step: int) -> int:
+        """Rounds that end at or before a step."""
+        return int((self.ends <= step).sum())
+
+
+class Unplannable(Exception):
+    """The plan cannot be made again; says why, as the second half of a sentence."""
+
+
+def planned(run: Trajectory) -> Planned:
+    """The plan of a run.
+
+    Args:
+        run: The run.
+
+    Raises:
+        Unplannable: The length of the run is not known, its schedule is measured or is a class of
+            the user's own, or its configuration cannot be read.
+    """
+    try:
+        config = run.config
+    except TrajectoryError as error:
+        raise Unplannable(str(error)) from error
+    units = Units(steps_per_epoch(run), _samples_per_step(config, run.K), _steps(run))
+    try:
+        rate = _made(rates, config.get("rate"), "rate").in_steps(units)
+        when = _made(schedule, config.get("schedule"), "schedule").in_steps(units, int(rate.warmup))
+    except (ConfigurationError, ValueError, OverflowError) as error:
+        raise Unplannable(str(error)) from error
+    if isinstance(when, spread_triggered):
+        raise Unplannable("the length of its rounds followed the measured spread")
+    return _rounds(when, rate, units.total or 0)
+
+
+def _rounds(when: Schedule, rate: Any, steps: int) -> Planned:
+    found = list(rounds(when, rate, steps))
+    columns = ([getattr(r, name) for r in found] for name in ("begin", "end", "lr"))
+    begins, ends, lr = (np.array(column) for column in columns)
+    return Planned(steps, begins, ends, lr, when(found[-1].begin, found[-1].lr))
+
+
+def steps_per_epoch(run: Trajectory) -> float:
+    """Steps of one pass over the training data; NaN if it is not known.
+
+    Args:
+        run: The run.
+    """
+    recorded = float(run.attrs.get("steps_per_epoch", math.nan))
+    if math.isfinite(recorded):
+        return recorded
+    try:
+        epochs = run.config.get("epochs")
+    except TrajectoryError:
+        return math.nan
+    # Files of before there was such an attribute: the length of a whole run tells.
+    return _last(run) / float(epochs) if epochs and run.status == "complete" else math.nan
+
+
+def _steps(run: Trajectory) -> int:
+    recorded = int(run.attrs.get("steps", 0))
+    if recorded:
+        return recorded
+    if run.status == "complete" and _last(run):
+        return _last(run)
+    given = run.config.get("steps")
+    if isinstance(given, int) and given > 0:
+        return given
+    raise Unplannable("its record does not say how long it was to be")
+
+
+def _last(run: Trajectory) -> int:
+    return int(run.rounds.step_end[-1]) if len(run.rounds) else 0
+
+
+def _samples_per_step(config: dict[str, Any], K: int) -> int:
+    return K * int(config.get("batch_per_worker") or 1)
+
+
+def _made(where: ModuleType, said: Any, option: str) -> Any:
+    """An object of the package, from its class path and arguments.
+
+    Raises:
+        Unplannable: It is not one of the package's.
+    """
+    path = said.get("class_path") if isinstance(said, dict) else said
+    name = str(path).rpartition(".")[2]
+    found = getattr(where, name, None)
+    ours = str(path).startswith("hpc_localsgd.") and inspect.isclass(found)
+    if not ours:
+        raise Unplannable(f"its {option} is {path}, which this package does not know")
+    arguments = (said.get("init_args") or {}) if isinstance(said, dict) else {}
+    try:
+        return found(**arguments)  # type: ignore[misc]
+    except TypeError as error:
+        raise Unplannable(f"its {option} {name} is of another version: {error}") from error

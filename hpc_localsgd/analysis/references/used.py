@@ -1,0 +1,120 @@
+"""Which papers a run used: read from its configuration and from what was measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hpc_localsgd.analysis.references.reference import Reference
+from hpc_localsgd.analysis.references.table import BY_KEY, FOR
+from hpc_localsgd.trajectory import Trajectory
+
+CHOICES = (
+    "task",
+    "algorithm",
+    "schedule",
+    "rate",
+    "gradient",
+    "optimizer",
+    "topology",
+    "compressor",
+)
+
+# Part of the name of a series -> what it is a measurement of.
+MEASURED = {
+    "sharpness/trace": "sharpness",
+    "sharpness/density": "density",
+    "xi": "xi",
+    "alpha_e": "alpha_e",
+}
+
+
+@dataclass(frozen=True)
+class Used:
+    """One thing a run used, and the papers it comes from.
+
+    Attributes:
+        option: What was chosen: algorithm, schedule, topology, ...
+        name: What it was: the class, or the measurement.
+        papers: In the order in which they are to be named; empty for common knowledge.
+        known: Whether the table knows it; a class of one's own it does not.
+    """
+
+    option: str
+    name: str
+    papers: tuple[Reference, ...]
+    known: bool
+
+
+def used_by(run: Trajectory, *others: Trajectory) -> list[Used]:
+    """What a run used, each thing once, in the order of its configuration.
+
+    Args:
+        run: The run.
+        others: Files beside it whose series count too, such as that of its sharpness.
+
+    Raises:
+        TrajectoryError: The configuration cannot be read.
+    """
+    found = [*_chosen(run.config), *_options(run)]
+    names = {name for each in (run, *others) for name in each.names()}
+    for part, what in MEASURED.items():
+        if any(part in name for name in names):
+            found.append(("measured", what))
+    return [_used(option, name) for option, name in dict.fromkeys(found)]
+
+
+def papers_of(used: list[Used]) -> list[Reference]:
+    """Every paper once, in order of first use."""
+    return list(dict.fromkeys(paper for each in used for paper in each.papers))
+
+
+def _used(option: str, name: str) -> Used:
+    keys = FOR.get((option, name))
+    papers = tuple(BY_KEY[key] for key in keys or ())
+    known = keys is not None or option == "optimizer"
+    return Used(option, name, papers, known)
+
+
+def _chosen(value: Any, option: str = "") -> Iterator[tuple[str, str]]:
+    """(option, class) of every class the configuration names, at any depth."""
+    if isinstance(value, dict):
+        path = value.get("class_path")
+        if path and option in (*CHOICES, "of"):  # a lazy topology is lazy of another
+            yield "topology" if option == "of" else option, str(path).rpartition(".")[2]
+        for name, inside in value.items():
+            yield from _chosen(inside, option if name == "init_args" else name)
+    elif option in CHOICES and isinstance(value, str) and "." in value and "/" not in value:
+        yield option, value.rpartition(".")[2]
+
+
+def _options(run: Trajectory) -> Iterator[tuple[str, str]]:
+    """What is used without being a class of its own."""
+    if _any(run.config, "error_feedback", True):
+        yield "option", "error_feedback"
+    if any(_number(value) > 0 for value in _values(run.config, "warmup")):
+        yield "option", "warmup"
+    if str(run.attrs.get("world", "")).startswith("horovod"):
+        yield "world", "horovod"
+
+
+def _any(config: Any, name: str, wanted: Any) -> bool:
+    return any(value == wanted for value in _values(config, name))
+
+
+def _values(config: Any, name: str) -> Iterator[Any]:
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key == name:
+                yield value
+            yield from _values(value, name)
+
+
+def _number(duration: Any) -> float:
+    """Of `5%`, `5 epochs` or 5: 5."""
+    digits = str(duration).split()[0].rstrip("%abcdefghijklmnopqrstuvwxyz") if duration else ""
+    try:
+        return float(digits or 0)
+    except ValueError:
+        return 0.0

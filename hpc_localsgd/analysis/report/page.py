@@ -1,0 +1,64 @@
+"""The page of one or several runs, put together and written."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from hpc_localsgd.analysis.report import html
+from hpc_localsgd.analysis.report.album import Album
+from hpc_localsgd.analysis.report.sections import sections_of
+from hpc_localsgd.analysis.report.source import Source
+
+FILE_NAME = "report.html"
+
+
+def write_report(
+    sources: list[Source], folder: Path, formats: tuple[str, ...] = ("png", "pdf")
+) -> list[Path]:
+    """Writes ``report.html`` and the figures in it as files beside it.
+
+    Args:
+        sources: The runs.
+        folder: Where the files go; made if missing. Existing ones are replaced.
+        formats: Of the figures beside the page; may be empty.
+
+    Returns:
+        The files, the page first.
+
+    Raises:
+        TrajectoryError: A part of a file cannot be read.
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    album = Album(folder, formats)
+    parts = [_overview(sources, album)] if len(sources) > 1 else []
+    for i, source in enumerate(sources):
+        prefix = f"{i + 1}-" if len(sources) > 1 else ""
+        parts.append(_title(source, f"run-{i + 1}") + sections_of(source, album, prefix))
+    title = sources[0].name if len(sources) == 1 else f"{len(sources)} runs"
+    version = sources[0].run.attrs.get("package_version", "")
+    foot = f"<footer>Made by hpc_localsgd {escape(str(version))} from the record alone.</footer>"
+    page = folder / FILE_NAME
+    page.write_text(html.document(title, "\n".join([*parts, foot])), encoding="utf-8")
+    return [page, *album.files]
+
+
+def _title(source: Source, anchor: str) -> str:
+    run, a = source.run, source.run.attrs
+    status = f"<span class='status {escape(run.status)}'>{escape(run.status)}</span>"
+    what = f"{a['algorithm']}, {a['schedule']} on {a['task']}, {run.K} workers"
+    words = f"<p class=quiet>{escape(what)}</p>"
+    return f"<h1 id={anchor}>{escape(source.name)} {status}</h1>{words}"
+
+
+def _overview(sources: list[Source], album: Album) -> str:
+    """Above several runs: where each is, and how they compare."""
+    from hpc_localsgd.analysis.compare.page import comparison
+
+    listed = "".join(
+        f"<li><a href='#run-{i + 1}'>{escape(source.name)}</a></li>"
+        for i, source in enumerate(sources)
+    )
+    head = f"<h1>{len(sources)} runs</h1><ol>{listed}</ol>"
+    return head + comparison(sources, album)

@@ -1,0 +1,268 @@
+"""The sections of one run, each HTML; empty where there is nothing to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.draw_course import draw_course
+from hpc_localsgd.analysis.draw_landscape import draw_landscape
+from hpc_localsgd.analysis.draw_plan import draw_plan
+from hpc_localsgd.analysis.draw_sharpness import draw_density, draw_sharpness
+from hpc_localsgd.analysis.draw_spread import draw_spread
+from hpc_localsgd.analysis.draw_time import draw_time
+from hpc_localsgd.analysis.draw_waiting import draw_waiting
+from hpc_localsgd.analysis.landscape import Landscape
+from hpc_localsgd.analysis.panels import Line, Panel, draw_panels, panel_of
+from hpc_localsgd.analysis.references import used_by
+from hpc_localsgd.analysis.references.used import papers_of
+from hpc_localsgd.analysis.report import html
+from hpc_localsgd.analysis.report.album import Album
+from hpc_localsgd.analysis.report.missing import notes_on
+from hpc_localsgd.analysis.report.numbers import plan_rows, settings_of, tiles_of
+from hpc_localsgd.analysis.report.source import Source
+from hpc_localsgd.analysis.waiting import waiting
+from hpc_localsgd.trajectory import Series, Trajectory, TrajectoryError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DRAWN_ELSEWHERE = ("train/loss", "eval/test/loss", "eval/test/accuracy", "spread")
+ALPHA = ("alpha_e", "effective_rate", "effective_lr")  # Zhang's effective learning rate
+
+
+def sections_of(source: Source, album: Album, prefix: str) -> str:
+    """Everything on one run.
+
+    Args:
+        source: The run.
+        album: Draws its figures.
+        prefix: Of the names of its figures, empty where there is one run only.
+    """
+    parts: list[Callable[[Source, Album, str], str]] = [
+        _head,
+        _plan,
+        _course,
+        _spread,
+        _sharpness,
+        _alpha,
+        _landscape,
+        _time,
+        _others,
+        _settings,
+        _references,
+    ]
+    return "\n".join(filter(None, (part(source, album, prefix) for part in parts)))
+
+
+def _head(source: Source, album: Album, prefix: str) -> str:
+    del album, prefix
+    return html.tiles(tiles_of(source)) + html.notes(notes_on(source))
+
+
+def _plan(source: Source, album: Album, prefix: str) -> str:
+    rows = plan_rows(source)
+    run = source.run
+    if not rows and not len(run.rounds):
+        return ""
+    header = ("", "planned", "happened", "")
+    body = html.table(header, rows) if rows else ""
+    caption = "Pale: the schedule and the rate of the configuration. Dark: the recorded rounds."
+    if rows and run.K > 1:
+        caption += " Planned bytes are the planned rounds at what such rounds were seen to send."
+    return (
+        html.heading("Plan and what happened")
+        + body
+        + _figure(
+            album,
+            f"{prefix}plan",
+            lambda: draw_plan(run),
+            "Learning rate, H and exchanges",
+            caption,
+        )
+    )
+
+
+def _course(source: Source, album: Album, prefix: str) -> str:
+    run = source.run
+    caption = (
+        "The same values against what they cost. Loss and accuracy are those of the mean model; "
+        "the training loss is that of the workers on their batches, each value pale, their course "
+        "strong. Seconds are of training: measuring and checkpoints are not in them."
+    )
+    words = "Loss and test accuracy against steps, epochs, bytes and seconds"
+    return html.heading("Loss and accuracy") + _figure(
+        album, f"{prefix}course", lambda: draw_course(run), words, caption
+    )
+
+
+def _spread(source: Source, album: Album, prefix: str) -> str:
+    run = source.run
+    if run.K == 1 or "spread" not in run.names():
+        return ""
+    caption = "Mean squared distance of the workers from their mean, just before an exchange."
+    return html.heading("Spread of the workers") + _figure(
+        album, f"{prefix}spread", lambda: draw_spread(run), "Spread of the workers", caption
+    )
+
+
+def _sharpness(source: Source, album: Album, prefix: str) -> str:
+    run = source.run
+    drawn = _figure(
+        album,
+        f"{prefix}sharpness",
+        lambda: draw_sharpness(run, source.files),
+        "Measures of sharpness at the snapshots",
+        "At the snapshots of the mean model, on a fixed subset of the training data. Bars are "
+        "standard errors of the estimates.",
+    )
+    density = _figure(
+        album,
+        f"{prefix}density",
+        lambda: draw_density(run, source.files),
+        "Density of the eigenvalues of the Hessian",
+        "By stochastic Lanczos quadrature, smoothed.",
+    )
+    return html.heading("Sharpness") + drawn + density if drawn or density else ""
+
+
+def _alpha(source: Source, album: Album, prefix: str) -> str:
+    run = source.run
+    found = [name for name in run.names() if _is_alpha(name)]
+    if not found:
+        return ""
+    rate = Series(run.rounds.step_begin, run.rounds.lr, "1", (), "", "lr")
+    given = (Line(rate, "learning rate"),) if len(run.rounds) else ()
+    panels = [Panel(name, (Line(run.series(name), "effective"), *given)) for name in found]
+    caption = (
+        "The part of the mean step along the full gradient, over the gradient's length "
+        "(Zhang et al., 2021): far below the learning rate where the workers are far apart."
+    )
+    return html.heading("Effective learning rate") + _figure(
+        album,
+        f"{prefix}alpha_e",
+        lambda: draw_panels(run, "Effective learning rate", panels),
+        "Effective learning rate along the run",
+        caption,
+    )
+
+
+def _landscape(source: Source, album: Album, prefix: str) -> str:
+    drawn = ""
+    for i, path in enumerate(source.landscapes):
+        try:
+            found = Landscape.read(path)
+        except TrajectoryError as error:
+            drawn += html.paragraph(str(error))
+            continue
+        name = f"{prefix}landscape" + (f"-{i + 1}" if i else "")
+        drawn += _figure(album, name, lambda f=found: draw_landscape(f), found.title, found.caption)  # type: ignore[misc]
+    return html.heading("Landscape") + drawn if drawn else ""
+
+
+def _time(source: Source, album: Album, prefix: str) -> str:
+    run = source.run
+    if not len(run.rounds):
+        return ""
+    parts = [html.heading("Where the time went")]
+    parts.append(_figure(album, f"{prefix}time", lambda: draw_time(run), "Seconds of each worker"))
+    found = waiting(run)
+    if len(found.names) > 1:
+        parts.append(html.paragraph(found.sentence()))
+        if np.nansum(found.wait_s) > 0:
+            words = "Waiting of each rank along the run"
+            drawn = _figure(album, f"{prefix}waiting", lambda: draw_waiting(run), words)
+            parts += [drawn, _rank_table(run)]
+    return "\n".join(parts)
+
+
+def _rank_table(run: Trajectory) -> str:
+    """Seconds of each rank; of many, those that were waited for most."""
+    found = waiting(run)
+    caused, last = found.caused_s, found.last
+    order = np.argsort(-caused, kind="stable")[:12]
+    sums = [np.nansum(x, axis=0) for x in (found.compute_s, found.wait_s, found.transfer_s)]
+    rows = [
+        (
+            found.names[i],
+            *(style.duration(float(x[i])) for x in sums),
+            f"{100 * (last == i).mean():.0f} %",
+            style.duration(float(caused[i])),
+        )
+        for i in order
+    ]
+    header = ("", "computing", "waiting", "transferring", "was last in", "waiting it caused")
+    more = len(found.names) - len(rows)
+    tail = html.paragraph(f"and {more} more ranks.", quiet=True) if more > 0 else ""
+    return html.table(header, rows, best=range(len(found.stragglers()))) + tail
+
+
+def _others(source: Source, album: Album, prefix: str) -> str:
+    """Every series that no other section has shown, plainly."""
+    run = source.run
+    names = [name for name in run.names() if _is_other(run, name)]
+    if not names:
+        return ""
+    panels = [panel_of(run.series(name)) for name in names]
+    rows = [(name, run.about(name)["units"], run.about(name)["meaning"]) for name in names]
+    drawn = _figure(
+        album,
+        f"{prefix}series",
+        lambda: draw_panels(run, "Other series", panels),
+        "Other series of the run",
+    )
+    return html.heading("Other series") + drawn + html.table(("", "unit", "meaning"), rows, left=3)
+
+
+def _settings(source: Source, album: Album, prefix: str) -> str:
+    del album, prefix
+    whole = html.details("the whole configuration", source.run.config_text)
+    return html.heading("Configuration") + html.facts(settings_of(source)) + whole
+
+
+def _references(source: Source, album: Album, prefix: str) -> str:
+    del album, prefix
+    try:
+        used = used_by(*source.files)
+    except TrajectoryError as error:
+        return html.heading("References") + html.paragraph(str(error))
+    papers = papers_of(used)
+    for_what = {p: [f"{u.option} {u.name}" for u in used if p in u.papers] for p in papers}
+    listed = []
+    for paper in papers:
+        link = f' <a href="{paper.url}">{paper.url}</a>' if paper.url else ""
+        what = html.inline(", ".join(for_what[paper]))
+        listed.append(f"<li>{html.inline(paper.text)}{link} <span class=quiet>({what})</span></li>")
+    unknown = [f"{u.option} {u.name}" for u in used if not u.known]
+    strange = f"No reference is known for {', '.join(unknown)}." if unknown else ""
+    bibtex = "\n\n".join(paper.bibtex for paper in papers)
+    return (
+        html.heading("References")
+        + f"<ol class=papers>{''.join(listed)}</ol>"
+        + (html.paragraph(strange, quiet=True) if strange else "")
+        + (html.details("as BibTeX", bibtex) if papers else "")
+    )
+
+
+def _is_alpha(name: str) -> bool:
+    return name.rpartition("/")[2] in ALPHA
+
+
+def _is_other(run: Trajectory, name: str) -> bool:
+    large = "parameter" in run.about(name)["dims"].split()
+    shown = name in DRAWN_ELSEWHERE or name.startswith("sharpness/") or _is_alpha(name)
+    return not (large or shown) and len(run.series(name)) > 0
+
+
+def _figure(
+    album: Album,
+    name: str,
+    draw: Callable[[], Figure | None],
+    words: str,
+    caption: str = "",
+) -> str:
+    source = album.add(name, draw)
+    return html.picture(source, words, caption) if source else ""

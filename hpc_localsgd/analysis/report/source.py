@@ -1,0 +1,85 @@
+"""A run and what was measured of it later: the files beside its trajectory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hpc_localsgd.analysis.planned import Planned, Unplannable, planned
+from hpc_localsgd.trajectory import Trajectory, TrajectoryError
+
+SHARPNESS, LANDSCAPE = "sharpness.h5", "landscape*.h5"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a report is made from.
+
+    Attributes:
+        run: The run.
+        name: What it is called on the page.
+    """
+
+    run: Trajectory
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where its trajectory lies."""
+        return self.run.path.parent
+
+    @cached_property
+    def sharpness(self) -> Trajectory | None:
+        """What `python -m hpc_localsgd sharpness` found; None if there is no readable file."""
+        path = self.folder / SHARPNESS
+        try:
+            return Trajectory(path, segments=False) if path.exists() else None
+        except TrajectoryError:
+            return None
+
+    @property
+    def files(self) -> list[Trajectory]:
+        """The run, and its sharpness if there is any."""
+        return [self.run] + ([self.sharpness] if self.sharpness else [])
+
+    @property
+    def landscapes(self) -> list[Path]:
+        """Files of `python -m hpc_localsgd landscape`."""
+        return sorted(self.folder.glob(LANDSCAPE))
+
+    @cached_property
+    def plan(self) -> Planned | str:
+        """The plan of the run, or why there is none."""
+        try:
+            return planned(self.run)
+        except Unplannable as error:
+            return str(error)
+
+    @property
+    def done(self) -> int:
+        """Steps of the rounds that are in the record."""
+        return int(self.run.rounds.step_end[-1]) if len(self.run.rounds) else 0
+
+
+def open_runs(paths: list[str]) -> list[Source]:
+    """Runs with names that tell them apart.
+
+    Args:
+        paths: Folders of runs, or trajectories.
+
+    Raises:
+        TrajectoryError: One of them cannot be read.
+    """
+    runs = [Trajectory(path) for path in paths]
+    full = [_name(run) for run in runs]
+    for depth in range(1, 20):
+        short = ["/".join(Path(name).parts[-depth:]) for name in full]
+        if len(set(short)) == len(set(full)):
+            break
+    return [Source(run, name) for run, name in zip(runs, short, strict=True)]
+
+
+def _name(run: Trajectory) -> str:
+    path = run.path.resolve()
+    return str(path.parent if path.name == "trajectory.h5" else path.with_suffix(""))

@@ -1,0 +1,207 @@
+"""The shards of a run in `<out>/checkpoints`: their names, which of them count, how many stay."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpc_localsgd.checkpoint import shard
+from hpc_localsgd.checkpoint.place import Place
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+FOLDER = re.compile(r"step-(\d+)")
+_LOOKED_AT = 64  # folders, at most, from the newest back
+# A shard that is not what was written; one of another configuration; of other workers.
+_DAMAGED, _OTHER, _WORKERS = 1, 2, 3
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Attributes:
+        folder: Where they are.
+        world: Who writes the shards.
+        keep: How many complete ones stay.
+        digest: Of the configuration; a checkpoint of another one is refused.
+    """
+
+    def __init__(self, out: Path, world: World, keep: int = 2, digest: str = "") -> None:
+        self.folder, self.world, self.keep, self.digest = out / "checkpoints", world, keep, digest
+
+    @classmethod
+    def in_folder(cls, folder: Path, like: Checkpoints) -> Checkpoints:
+        """The same in another folder."""
+        made = cls(folder.parent, like.world, like.keep, like.digest)
+        made.folder = folder
+        return made
+
+    def save(self, place: Place) -> Path:
+        """Write this rank's shard now.
+
+        Raises:
+            OSError: It could not be written; what was there before still is.
+        """
+        path = self.folder_of(place.after) / self._shard(self.world.rank)
+        shard.write(path, {**place.state, "digest": self.digest})
+        return path
+
+    def load(self) -> Place:
+        """This rank's place in the newest checkpoint that is whole on every rank. All together.
+
+        Raises:
+            ConfigurationError: There is none, or it is of another number of ranks, or of another
+                configuration; on all ranks alike.
+        """
+        n = self.world.n
+        for after in self._of_rank_0(self.complete()):
+            place, why = self._read(after)
+            worse = self.world.gather(np.full(len(self.world.ranks), why))
+            if (worse == _OTHER).any():
+                raise ConfigurationError(
+                    f"{self.folder_of(after)} is of a run with another configuration: "
+                    "give another --out, or --overwrite"
+                )
+            if (worse == _WORKERS).any():
+                raise ConfigurationError(
+                    f"{self.folder_of(after)} is not of {self.world.size} workers on {n} ranks: "
+                    "start as many as there were, or add --resume-from-mean to start from the mean "
+                    "of theirs"
+                )
+            if not (worse == _DAMAGED).any():
+                assert place is not None
+                self._forget_newer_than(after)
+                return place
+            bad = sorted({int(k) // len(self.world.ranks) for k in np.flatnonzero(worse)})
+            self._say(f"{self.folder_of(after)} is damaged (ranks {bad}): looking at an older one")
+        raise ConfigurationError(self._nothing())
+
+    def complete(self) -> list[int]:
+        """The checkpoints of this number of ranks that have all their shards, newest first."""
+        n = self.world.n
+        return [number(f) for f in reversed(self._all()) if shards(f) == n == expected(f)]
+
+    def is_whole(self, after: int, since_ns: int = 0) -> bool:
+        """Whether all shards are there, and none was written before a moment of the file system."""
+        folder = self.folder_of(after)
+        try:
+            written = [(folder / self._shard(r)).stat().st_mtime_ns for r in range(self.world.n)]
+        except OSError:
+            return False
+        return min(written) >= since_ns
+
+    def folder_of(self, after: int) -> Path:
+        """Of the places behind the exchange after so many steps."""
+        return self.folder / f"step-{after:08d}"
+
+    def tidy(self) -> None:
+        """Rank 0 removes what is older than the last `keep` complete checkpoints."""
+        whole = [f for f in self._all() if shards(f) == expected(f)]
+        if self.world.rank != 0 or len(whole) <= self.keep:
+            return
+        for folder in self._all():
+            if folder < whole[-self.keep]:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _read(self, after: int) -> tuple[Place | None, int]:
+        """This rank's place, and what is wrong with it."""
+        try:
+            state = shard.read(self.folder_of(after) / self._shard(self.world.rank))
+        except shard.DamagedShard:
+            return None, _DAMAGED
+        if len(state["x"]) != len(self.world.ranks):
+            return None, _WORKERS
+        return (Place.saved(state), 0) if state["digest"] == self.digest else (None, _OTHER)
+
+    def _of_rank_0(self, found: list[int]) -> list[int]:
+        """Rank 0's list, on all ranks: file systems do not show every rank the same at once."""
+        row = np.full(_LOOKED_AT, -1)
+        row[: len(found)] = found[:_LOOKED_AT]
+        listed = self.world.gather(np.tile(row, (len(self.world.ranks), 1)))[0]
+        return [int(after) for after in listed if after >= 0]
+
+    def _forget_newer_than(self, after: int) -> None:
+        """What could not be gone on from must not be mixed with what the run will write again."""
+        if self.world.rank == 0:
+            for folder in self._all():
+                if number(folder) > after:
+                    shutil.rmtree(folder, ignore_errors=True)
+        self.world.gather(np.zeros(len(self.world.ranks)))  # nobody writes before it is done
+
+    def _nothing(self) -> str:
+        n = self.world.n
+        whole = [f for f in self._all() if shards(f) == expected(f)]
+        others = sorted({expected(f) for f in whole} - {n})
+        if self.complete():
+            return (
+                f"every checkpoint in {self.folder} is damaged: put back a copy, or leave "
+                "--resume out and start anew with --overwrite"
+            )
+        if others:
+            return (
+                f"the checkpoints in {self.folder} are of {others} ranks and this job has {n}: "
+                f"start {others[-1]} ranks to resume, or add --resume-from-mean to start from the "
+                "mean of their workers"
+            )
+        return (
+            f"nothing to resume: no complete checkpoint in {self.folder}; "
+            "leave --resume out to start anew, with --overwrite to replace what is there, or use "
+            "--resume auto"
+        )
+
+    def _shard(self, rank: int) -> str:
+        return f"rank-{rank}-of-{self.world.n}.pt"
+
+    def _all(self) -> list[Path]:
+        return all_folders(self.folder)
+
+    def _say(self, text: str) -> None:
+        if self.world.rank == 0:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+
+def all_folders(folder: Path) -> list[Path]:
+    """Checkpoints in `<out>/checkpoints`, complete or not, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(f for f in folder.iterdir() if FOLDER.fullmatch(f.name))
+
+
+def number(folder: Path) -> int:
+    """The step in the name of a checkpoint's folder."""
+    return int(folder.name.rpartition("-")[2])
+
+
+def shards(folder: Path) -> int:
+    """How many shards are there."""
+    return len(list(folder.glob("rank-*-of-*.pt")))
+
+
+def expected(folder: Path) -> int:
+    """How many shards a complete checkpoint has, from the name of any of them; -1 if none."""
+    for path in folder.glob("rank-*-of-*.pt"):
+        return int(path.stem.rsplit("-", 1)[1])
+    return -1
+
+
+def last_complete(out: Path) -> tuple[Path, int] | None:
+    """The newest checkpoint of a run that has all its shards, and how many those are."""
+    whole = [f for f in all_folders(out / "checkpoints") if shards(f) == expected(f)]
+    return (whole[-1], expected(whole[-1])) if whole else None
+
+
+def read_all(folder: Path, n: int) -> list[Any]:
+    """The states of all ranks of a checkpoint, in the order of the ranks.
+
+    Raises:
+        DamagedShard: One of them is not what was written.
+    """
+    return [shard.read(folder / f"rank-{r}-of-{n}.pt") for r in range(n)]

@@ -1,0 +1,231 @@
+"""When a run keeps a place, in memory or on the disk, and how it stops."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_localsgd.checkpoint.background import Background
+from hpc_localsgd.checkpoint.place import Place
+from hpc_localsgd.stopping import Stopped, Stopping, end
+
+if TYPE_CHECKING:
+    from hpc_localsgd.checkpoint.folder import Checkpoints
+    from hpc_localsgd.loop import Position, Run
+    from hpc_localsgd.recorder import Recorder
+
+COPY, SAVE = 1, 2  # what rank 0's clock may ask for
+ASK_WITHIN = 1000  # steps, at most, until it is asked again
+COPY_EVERY_S = 1.0  # or a hundred times what a copy takes
+SHARE = 100
+OTHERS_S = 1.5  # for the other ranks to write a shard that fits the one just written
+LEFT_AFTER_S = 8.0  # when asked to stop
+TOGETHER_S = 0.3  # all ranks see that all have written before the first one ends
+
+
+class Keeper:
+    """Keeps the places of one rank.
+
+    About once a second, behind a step in which ranks have talked anyway, rank 0's clock decides for
+    all. Where they do not talk, every rank goes by its own.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        checkpoints: Checkpoints,
+        stopping: Stopping | None = None,
+        steps: int = 0,
+        seconds: float = 0.0,
+        after: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keep places of a run.
+
+        Args:
+            run: The run.
+            checkpoints: Where shards go.
+            stopping: Who says when to stop.
+            steps: Cadence of checkpoints in steps, from the first round end after each multiple (in
+                rounds longer than that at each multiple); 0: none.
+            seconds: Their cadence in seconds; 0: none.
+            after: Steps taken at the last exchange of the run, if it is resumed.
+            clock: Seconds.
+        """
+        self._run, self._checkpoints, self._clock = run, checkpoints, clock
+        self._stopping = stopping or Stopping()
+        self._steps, self._seconds, self._after = steps, seconds, after
+        self._background = Background(checkpoints)
+        self._common: deque[Place] = deque(maxlen=2)
+        self._own: Place | None = None
+        self._ask_at = after + 1  # the first exchange behind so many steps; on all ranks alike
+        self._leaving = threading.Lock()
+        self._copied_s = self._shared_s = self._saved_s = clock()
+        self._pace_s = COPY_EVERY_S
+        self.begun, self.t, self.passed_s = False, 0, clock()
+
+    def begin(self, p: Position, record: Recorder) -> None:
+        """Before the first step, after what is measured there."""
+        self._record = record
+        self._exchanges = self._run.world.ledger.exchanges
+        self._common.append(self._copy(p))
+        self._asked_s = self._began_s = self.passed_s = self._clock()
+        self._asked_t = self._began_t = self.t = p.t
+        self.begun = True
+
+    def mean_step_s(self) -> float:
+        """Seconds of a step so far, whatever was done in them; 0 before the first."""
+        return (self.passed_s - self._began_s) / max(1, self.t - self._began_t)
+
+    def due(self, p: Position) -> bool:
+        """Whether all ranks save at this end of a round by their cadence in steps."""
+        crossed = self._steps > 0 and p.t // self._steps > p.begin // self._steps
+        return crossed or p.t == self._run.steps
+
+    def between_steps(self, p: Position) -> None:
+        """Copy, save or stop, whatever is due.
+
+        Raises:
+            Stopped: The run was asked to stop, and this rank's place is on the disk.
+        """
+        asked = 0
+        if self._run.world.ledger.exchanges != self._exchanges:
+            asked = self._ask(p) if p.t >= self._ask_at else 0
+            self._exchanges, self._after = self._run.world.ledger.exchanges, p.t
+        if self._stopping.asked and p.t < self._run.steps:
+            self._stop(p)
+        now = self._clock()
+        self.t, self.passed_s = p.t, now
+        if asked & SAVE or (p.t == p.end and self.due(p)):
+            self._save(self._shared(p))
+        elif asked & COPY:
+            self._shared(p)
+        elif self._due_inside(p, now):
+            self._save(self._alone(p))
+        elif now - self._copied_s > 2 * self._pace_s:
+            self._alone(p)
+        if p.t == self._run.steps:
+            self._background.finish()
+            self._claim()  # from here on a request to stop comes too late
+
+    def _ask(self, p: Position) -> int:
+        """What rank 0's clock asks for, on all ranks, and when to ask it again."""
+        world, now = self._run.world, self._clock()
+        passed_s, steps = max(now - self._asked_s, 1e-9), p.t - self._asked_t
+        self._asked_s, self._asked_t = now, p.t
+        again = min(ASK_WITHIN, max(1, int(steps * self._pace_s / passed_s)))
+        copy = COPY if now - self._shared_s >= self._pace_s else 0
+        save = SAVE if self._seconds and now - self._saved_s >= self._seconds else 0
+        found = world.gather(np.full((len(world.ranks), 2), (copy | save, again)))[0]
+        self._ask_at = p.t + int(found[1])
+        return int(found[0])
+
+    def finish(self) -> None:
+        """Wait for what is being written."""
+        self._background.finish()
+
+    def leave(self) -> None:
+        """Write what there is and end this process; for a thread, while the loop is stuck."""
+        if not self._leaving.acquire(blocking=False):
+            return  # the loop is at it
+        kept = self._keep_and_wait([])
+        if self._run.world.rank == 0:
+            _say(
+                f"stopped on {self._stopping.asked} in the step after {self.t}: go on with --resume"
+            )
+        end(self._stopping.status if kept else 1)
+
+    def _stop(self, p: Position) -> None:
+        self._claim()
+        place = Place.of(self._run, p, self._after, self._record.state())
+        if not self._keep_and_wait([place]):
+            raise OSError("nothing could be kept: make space, then --resume from what there is")
+        raise Stopped(f"stopped on {self._stopping.asked} after step {p.t}: go on with --resume")
+
+    def _claim(self) -> None:
+        """The loop, not the thread, sees to the end of this process."""
+        if not self._leaving.acquire(blocking=False):
+            threading.Event().wait()  # the thread was faster, and is about to end the process
+
+    def _keep_and_wait(self, live: list[Place]) -> bool:
+        """Write places, the newest first, until the other ranks' fit; whether any is written.
+
+        Bounded: ranks that are gone are not waited for.
+        """
+        self._record.close("stopped")
+        until = self._clock() + LEFT_AFTER_S
+        written: list[int] = []
+        for place in _newest_of_each([*live, *self._copies()]):
+            if not self._background.write(place):
+                continue
+            written.append(place.after)
+            patience_s = 0.0 if self._stopping.hurried else OTHERS_S
+            if self._all_have(written, min(until, self._clock() + patience_s)):
+                break
+        self._all_have(written, until)
+        if self._run.world.n > 1:
+            time.sleep(TOGETHER_S)
+        return bool(written)
+
+    def _all_have(self, written: list[int], until: float) -> bool:
+        """Wait until all ranks have written one of these since they were asked to stop."""
+        since_ns = self._stopping.since_ns
+        while not any(self._checkpoints.is_whole(after, since_ns) for after in written):
+            if self._clock() >= until or not written:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _copies(self) -> list[Place]:
+        return [*self._common, *([self._own] if self._own else [])]
+
+    def _copy(self, p: Position) -> Place:
+        began = self._clock()
+        place = Place.of(self._run, p, self._after, self._record.state())
+        self._copied_s = self._clock()
+        self._pace_s = max(COPY_EVERY_S, SHARE * (self._copied_s - began))
+        return place
+
+    def _shared(self, p: Position) -> Place:
+        """A copy that all ranks make at this moment."""
+        place = self._copy(p)
+        self._common.append(place)
+        self._shared_s = self._copied_s
+        return place
+
+    def _alone(self, p: Position) -> Place:
+        """A copy that this rank makes for itself."""
+        self._own = self._copy(p)
+        return self._own
+
+    def _save(self, place: Place) -> None:
+        """Hand a copy to the disk, and before it what was recorded: one goes on behind that."""
+        self._saved_s = self._clock()
+        if self._record.flush():
+            self._background.hand(place)
+
+    def _due_inside(self, p: Position, now: float) -> bool:
+        """Whether to save in a round that is longer than the cadence."""
+        if p.t == p.end:
+            return False
+        by_steps = 0 < self._steps < p.end - p.begin and p.t % self._steps == 0
+        return by_steps or 0 < 1.1 * self._seconds <= now - self._saved_s
+
+
+def _newest_of_each(places: list[Place]) -> list[Place]:
+    """The places in the order in which they are worth writing: one for each `after`."""
+    best: dict[int, Place] = {}
+    for place in sorted(places, key=lambda place: place.t):
+        best[place.after] = place
+    return [best[after] for after in sorted(best, reverse=True)]
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,87 @@
+"""A place in a run: a copy of all that decides how one rank goes on from between two steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hpc_localsgd.worlds.pending import Pending
+
+if TYPE_CHECKING:
+    from hpc_localsgd.loop import Position, Run
+
+
+@dataclass(frozen=True)
+class Place:
+    """One rank's, in host memory.
+
+    Attributes:
+        after: Steps taken at the last exchange before it, 0 if there was none. The places of all
+            ranks fit together when this is the same.
+        t: Steps taken.
+        state: Everything, as tensors and plain values.
+    """
+
+    after: int
+    t: int
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: Run, p: Position, after: int, record: dict[str, Any] | None = None) -> Place:
+        """A copy of where a run is now.
+
+        Exchanges under way are left out: `Algorithm.resume` begins them anew.
+
+        Args:
+            run: Its parameters, buffers, optimiser and random numbers.
+            p: Between two steps.
+            after: As above.
+            record: What the record holds of rounds that are not written yet.
+        """
+        device = run.world.device
+        state = {
+            "place": {"t": p.t, "s": p.s, "begin": p.begin, "end": p.end},
+            "after": after,
+            "steps": run.steps,
+            "x": p.x,
+            "sync": {k: v for k, v in p.sync.items() if not isinstance(v, Pending)},
+            "buffers": run.task.buffers,
+            "task": run.task.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "record": record or {},
+        }
+        return cls(after, p.t, _moved(state, torch.device("cpu"), copy=True))
+
+    @classmethod
+    def saved(cls, state: dict[str, Any]) -> Place:
+        """From what a shard holds."""
+        return cls(state["after"], state["place"]["t"], state)
+
+    def restore(self, run: Run, p: Position) -> Position:
+        """Put a run back here. No collective; `Algorithm.resume` comes after it, on all ranks."""
+        state, device = self.state, run.world.device
+        p.x.copy_(state["x"])
+        run.task.buffers.copy_(state["buffers"])
+        run.task.load_state_dict(state["task"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], device)
+        p.sync = _moved(state["sync"], device)
+        p.t, p.s, p.begin, p.end = (state["place"][name] for name in ("t", "s", "begin", "end"))
+        return p
+
+
+def _moved(value: Any, device: torch.device, copy: bool = False) -> Any:
+    """A state with its tensors on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(device, copy=copy)
+    if isinstance(value, dict):
+        return {k: _moved(v, device, copy) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(v, device, copy) for v in value)
+    return value

@@ -1,0 +1,70 @@
+"""The spread of the workers, and the other probes of an exchange, which share its copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.probes.base import Measurement
+from hpc_localsgd.probes.exchange import AtExchange, Exchange
+
+if TYPE_CHECKING:
+    from hpc_localsgd.loop import Position, Run
+    from hpc_localsgd.types import Now, Rows, Vector
+    from hpc_localsgd.worlds.base import World
+
+
+@dataclass
+class Spread(AtExchange):
+    """Consensus distance just before an exchange: mean_k ||x_k - mean||^2.
+
+    Where the algorithm leaves all workers at their mean, the mean is known after the exchange and
+    costs nothing; elsewhere it takes a collective of its own, which is not billed. Rounds of length
+    1 of algorithms that end equal are not measured: it would cost a copy of the parameters at
+    every step.
+
+    Attributes:
+        every: Measured at the first exchange after each multiple of so many steps.
+        also: Further probes of an exchange, each with its own cadence.
+    """
+
+    every: int
+    also: tuple[AtExchange, ...] = ()
+    _due: list[AtExchange] = field(default_factory=list, repr=False)
+    _before: tuple[Rows, float] | None = field(default=None, repr=False)
+
+    def before_sync(self, run: Run, p: Position, now: Now) -> None:
+        """Keep the parameters, when a measurement is due."""
+        self._due = [probe for probe in (self, *self.also) if probe.due(run, p, now)]
+        self._before = (p.x.clone(), now.lr) if self._due else None
+
+    def after_sync(self, run: Run, p: Position) -> Iterator[Measurement]:
+        """`spread` and what else was due."""
+        if self._before is None:
+            return
+        known = p.x[0] if run.algorithm.ends_at_mean else None
+        before, lr = self._before
+        exchange = Exchange(run, p.t, lr, before, known)
+        self._before = None
+        for probe in self._due:
+            yield from probe.measure(exchange)
+
+    def measure(self, exchange: Exchange) -> Iterator[Measurement]:
+        """`spread`."""
+        value = spread(exchange.before, exchange.mean, exchange.run.world)
+        yield Measurement("spread", value, "1", (), "mean_k ||x_k - mean||^2 before the exchange")
+
+
+def spread(x: Rows, mean: Vector | None, world: World) -> float:
+    """mean_k ||x_k - mean||^2 of the rows x [R, P], on every rank. A collective, not billed.
+
+    Args:
+        x: [R, P]; kept as it is.
+        mean: [P], if it is known already.
+        world: Who the workers are.
+    """
+    with world.ledger.unbilled():
+        mean = world.mean(x.clone())[0] if mean is None else mean
+        apart = (x - mean).double().square().sum(1)
+        return float(world.gather(apart.cpu().numpy()).mean())

@@ -1,0 +1,183 @@
+"""A request to stop: SIGUSR2, SIGUSR1, SIGTERM, or a file `STOP` in the folder of the run.
+
+A Python signal handler runs in the main thread only, and not while that sits in an exchange or in
+a long computation. So the signal's number is written to a pipe at once, by the interpreter's own
+handler in C, and a thread of ours reads it: it asks the loop to stop at the next place between two
+steps, and where the loop does not come to one in time, it does itself what is to be done.
+
+The first rank that is asked makes `STOP`, at which all ranks look once a second: a signal to one
+rank stops all, and where a launcher hands on no signal (horovodrun) `touch <out>/STOP` does.
+A `STOP` that was there when the run began does not count.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+STOPPED = 85  # exit status: stopped on request, resume me
+HUNG = 86  # exit status: a rank made no step for too long, resume me
+SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+LOOK_EVERY_S = 1.0
+PATIENCE_S = 1.5  # for the loop to come to the end of its step
+PATIENCE_OF_TERM_S = 0.3  # a launcher that sends SIGTERM may send SIGKILL a second later
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has kept what it needs to go on."""
+
+
+class Stopping:
+    """Hears requests to stop. A context manager: signals are what they were when it ends.
+
+    Attributes:
+        asked: Who asked ("SIGUSR2", "STOP"); empty while nobody has.
+        status: The exit status then.
+        asked_s: When, on the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self.asked, self.asked_s, self.status = "", 0.0, STOPPED
+        self._file: Path | None = None
+        self._ignored = 0
+        self._before: dict[int, Any] = {}
+        self._closed = False
+        self._out_of_patience: Callable[[], None] = _leave_at_once
+        self._each_second: Callable[[], None] = lambda: None
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the process may be killed in a moment."""
+        return self.asked == "SIGTERM"
+
+    @property
+    def since_ns(self) -> int:
+        """When all were asked, by the clock of the file system of the run; 0 if that is unknown."""
+        return _changed_ns(self._file) if self._file else 0
+
+    def look_at(self, out: Path) -> None:
+        """From now on also look for `<out>/STOP`."""
+        file = out / "STOP"
+        self._ignored = _changed_ns(file)
+        self._file = file
+
+    def attend(self, out_of_patience: Callable[[], None], each_second: Callable[[], None]) -> None:
+        """The loop is about to begin.
+
+        Args:
+            out_of_patience: Called by the thread when the loop was asked and did not stop in time.
+            each_second: Called by the thread about once a second.
+        """
+        self._out_of_patience, self._each_second = out_of_patience, each_second
+
+    def __enter__(self) -> Stopping:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # signals belong to the main thread
+        self._reads, self._writes = os.pipe()
+        os.set_blocking(self._writes, False)
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, _nothing)
+            signal.siginterrupt(number, False)
+        self._fd_before = signal.set_wakeup_fd(self._writes, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="stopping", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closed = True
+        if self._before:
+            signal.set_wakeup_fd(self._fd_before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            os.close(self._writes)  # which wakes the thread, and it ends
+            self._thread.join(LOOK_EVERY_S)
+
+    def _watch(self) -> None:
+        looked = time.monotonic()
+        while not self._closed:
+            ready, _, _ = select.select([self._reads], [], [], self._next_look_s())
+            if ready:
+                self._hear(os.read(self._reads, 64))
+            if time.monotonic() - looked >= LOOK_EVERY_S:
+                looked = time.monotonic()
+                self._look()
+            if self.asked and not self._closed and self._waited_s() >= self._patience_s():
+                self._out_of_patience()
+                return
+        os.close(self._reads)
+
+    def _hear(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number in SIGNALS:
+                self.ask(signal.Signals(number).name)
+
+    def _look(self) -> None:
+        self._each_second()
+        if self._file and _changed_ns(self._file) not in (0, self._ignored):
+            said = _said(self._file)
+            self.ask("STOP", int(said) if said.isdecimal() else STOPPED)
+
+    def ask(self, who: str, status: int = STOPPED) -> None:
+        """Ask this rank to stop, and the others by the file. Asking again changes nothing."""
+        if self.asked:
+            return
+        self.status, self.asked_s = status, time.monotonic()
+        self.asked = who
+        if self._file and who != "STOP":
+            try:
+                self._file.write_text(str(status))
+            except OSError:  # a full disk: the others have their own signals
+                pass
+
+    def _waited_s(self) -> float:
+        return time.monotonic() - self.asked_s
+
+    def _patience_s(self) -> float:
+        return PATIENCE_OF_TERM_S if self.hurried else PATIENCE_S
+
+    def _next_look_s(self) -> float:
+        return min(LOOK_EVERY_S, self._patience_s()) if self.asked else LOOK_EVERY_S
+
+
+def end(status: int) -> None:
+    """End this process at once, without waiting for ranks that may be gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _leave_at_once() -> None:
+    """Nothing has begun yet, so there is nothing to keep."""
+    end(STOPPED)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A handler must be there, or the signal would end the process; the pipe does the work."""
+
+
+def _changed_ns(file: Path) -> int:
+    """When a file was last written; 0 if it is not there."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _said(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,12 @@
+"""What the fork server of the loader processes imports first. Not to be imported by anybody else.
+
+It ignores requests to stop, and so do the processes it forks: Slurm and mpirun signal every process
+of a job, only the rank knows what to do, and while it does it still needs its loaders. They end
+with the rank. Torch is imported here once, and not by every loader.
+"""
+
+from __future__ import annotations
+
+from hpc_localsgd.tasks.vision.reader import leave_signals_to_the_rank
+
+leave_signals_to_the_rank()

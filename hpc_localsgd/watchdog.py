@@ -1,0 +1,121 @@
+"""Ends a job that hangs: a rank that died without its launcher's knowledge, a network that is gone.
+
+A rank that waits in an exchange waits as long as the slowest other rank takes for its round. So the
+bound is not a fixed one: a least time, and three times the longest round at the pace of this run.
+
+Every rank says now and then how far it is, in `<out>/ranks/`. When the bound is over, a rank looks
+who has said nothing new meanwhile, tells it, keeps what it has, and ends with status 86.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.stopping import HUNG, Stopping
+
+if TYPE_CHECKING:
+    from hpc_localsgd.checkpoint import Keeper
+    from hpc_localsgd.worlds.base import World
+
+BEAT_EVERY_S = 5.0
+ROUNDS = 3  # of the longest, for an exchange to come about
+
+
+class Watchdog:
+    """Looks, once a second, whether this rank still takes steps."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        world: World,
+        stopping: Stopping,
+        out: Path,
+        longest: int,
+        least_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Watch a rank.
+
+        Args:
+            keeper: Knows when the last step was.
+            world: Who the ranks are.
+            stopping: Is told of a hang, and tells the other ranks.
+            out: Folder of the run.
+            longest: Steps of the longest round of the plan.
+            least_s: Without a step, until anything is done at all; 0 for never.
+            clock: Seconds.
+        """
+        self._keeper, self._world, self._stopping = keeper, world, stopping
+        self._folder, self._longest, self._least_s = out / "ranks", longest, least_s
+        self._clock = clock
+        self._beaten_s = clock() - BEAT_EVERY_S
+        self._beats = 0
+        self._seen: dict[int, str] = {}
+        self._looked_s = 0.0
+
+    def bound_s(self) -> float:
+        """How long this rank may take from one step to the next."""
+        return self._least_s + ROUNDS * self._longest * self._keeper.mean_step_s()
+
+    def look(self) -> None:
+        """Say how far this rank is, and end the job if it hangs."""
+        if not self._least_s or self._world.n == 1:
+            return
+        now = self._clock()
+        if now - self._beaten_s >= BEAT_EVERY_S:
+            self._beaten_s = now
+            self._beat()
+        silent_s = now - self._keeper.passed_s
+        if not self._keeper.begun or silent_s < self.bound_s():
+            self._seen = {}
+        elif not self._seen:  # who says something new within the next beats is there
+            self._seen, self._looked_s = self._said(), now
+        elif now - self._looked_s > 2 * BEAT_EVERY_S + 1:
+            self._end(silent_s)
+
+    def _beat(self) -> None:
+        self._beats += 1
+        try:
+            self._folder.mkdir(exist_ok=True)
+            said = f"step {self._keeper.t} on {socket.gethostname()}, {self._beats}"
+            (self._folder / f"rank-{self._world.rank}").write_text(said)
+        except OSError:  # a full disk is no hang
+            pass
+
+    def _said(self) -> dict[int, str]:
+        """What every rank said last."""
+        found = {}
+        for r in range(self._world.n):
+            try:
+                found[r] = (self._folder / f"rank-{r}").read_text()
+            except OSError:
+                found[r] = ""
+        return found
+
+    def _end(self, silent_s: float) -> None:
+        now = self._said()
+        missing = [r for r in now if now[r] == self._seen[r]]
+        there = [r for r in now if r not in missing]
+        steps = {r: _step(now[r]) for r in there}
+        behind = [r for r in there if steps[r] == min(steps.values())]
+        what = "say nothing any more" if missing else "are the furthest behind"
+        names = "; ".join(f"rank {r} ({now[r].rpartition(',')[0] or 'never heard of'})"
+                          for r in (missing or behind)[:8])  # fmt: skip
+        if self._world.rank == min(there, default=self._world.rank):
+            sys.stderr.write(
+                f"rank {self._world.rank} has waited {silent_s:.0f} s for its step after "
+                f"{self._keeper.t}, and {self.bound_s():.0f} s were allowed: the job hangs and is "
+                f"ended. These {what}: {names}\n"
+            )
+            sys.stderr.flush()
+        self._stopping.ask("a hang", HUNG)
+
+
+def _step(said: str) -> int:
+    word = said.partition(" on ")[0].rpartition(" ")[2]
+    return int(word) if word.isdecimal() else -1

@@ -1,0 +1,113 @@
+"""Runs side by side: groups, deviations over seeds, the Pareto front."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpc_localsgd.analysis.compare import MEASURES, differences, front, grouped_runs, summary
+from hpc_localsgd.analysis.report.source import open_runs
+from hpc_localsgd.compare import main
+from hpc_localsgd.trajectory import Header, Writer
+
+CONFIG = """
+algorithm: {{class_path: hpc_localsgd.LocalSGD, init_args: {{average: gradients}}}}
+schedule: {{class_path: {schedule}, init_args: {{{arguments}}}}}
+optimizer: {{class_path: torch.optim.SGD, init_args: {{momentum: {momentum}}}}}
+workers: null
+seed: {seed}
+"""
+
+
+def record(
+    folder: Path, accuracy: float, *, status: str = "complete", sent: float = 100.0, **said: Any
+) -> str:
+    """A run of ten rounds with one evaluation."""
+    given = {"schedule": "hpc_localsgd.every", "arguments": "steps: 4", "momentum": 0.9, "seed": 0}
+    text = CONFIG.format(**{**given, **said})
+    names = {"task": "t", "algorithm": "LocalSGD", "schedule": "s", "world": "mpi(2 x 1 workers)"}
+    seed = int(said.get("seed", 0))
+    writer = Writer(folder, Header(text, **names, K=2, P=3, seed=seed))
+    for s in range(10):
+        row = {"compute_s": 1.0, "wait_s": [0.5, 0.0], "transfer_s": 0.1, "payload_bytes": sent}
+        writer.round(step_begin=4 * s, step_end=4 * s + 4, lr=0.1, **row)
+    writer.series("eval/test/accuracy", 40, accuracy)
+    writer.close(status)
+    return str(folder)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    """Three seeds of one configuration, one of them stopped; another schedule; another momentum."""
+    qsr = {"schedule": "hpc_localsgd.qsr", "arguments": "alpha: 0.2"}
+    return [
+        record(tmp_path / "a0", 0.90, seed=0),
+        record(tmp_path / "b", 0.95, **qsr, sent=50.0),
+        record(tmp_path / "a1", 0.94, seed=1),
+        record(tmp_path / "a2", 0.10, seed=2, status="stopped"),
+        record(tmp_path / "c", 0.96, momentum=0.5),
+    ]
+
+
+def test_seeds_are_one_group_and_only_what_differs_is_shown(runs: list[str]) -> None:
+    groups = grouped_runs(open_runs(runs))
+    assert [[s.name for s in g.runs] for g in groups] == [["a0", "a1", "a2"], ["b"], ["c"]]
+    assert groups[0].standing == "2 seeds, 1 stopped"
+    assert differences(groups) == {
+        "schedule": ["every(steps=4)", "qsr(alpha=0.2)", "every(steps=4)"],
+        "optimizer.momentum": ["0.9", "0.9", "0.5"],
+    }
+    assert differences(groups[:1]) == {}
+
+
+def test_mean_and_deviation_are_over_the_complete_runs(runs: list[str]) -> None:
+    groups = grouped_runs(open_runs(runs))
+    named = {measure.name: measure for measure in MEASURES}
+    found = summary(groups[0], named["test accuracy"])
+    np.testing.assert_allclose(found.mean, 0.92)
+    np.testing.assert_allclose(found.deviation, np.std([0.90, 0.94], ddof=1))
+    assert summary(groups[0], named["sent by a worker"]).deviation == 0
+    np.testing.assert_allclose(summary(groups[1], named["communicating"]).mean, 10 * 0.35)
+    np.testing.assert_allclose(summary(groups[1], named["training"]).mean, 10 * 1.6)
+    assert math.isnan(summary(groups[1], named["test accuracy"]).deviation)
+    assert summary(groups[1], named["trace of the Hessian"]).count == 0
+
+
+def test_the_front_is_what_nothing_is_cheaper_and_better_than() -> None:
+    nan = float("nan")
+    cost, gain = [1, 2, 3, 2, 0.5, nan], [0.5, 0.9, 0.8, 0.9, 0.1, 1.0]
+    assert front(cost, gain) == [4, 0, 1, 3]
+    assert front([], []) == [] and front([nan], [1.0]) == []
+
+
+def test_the_front_against_trying_everything() -> None:
+    random = np.random.default_rng(0)
+    cost, gain = random.integers(0, 8, 40), random.integers(0, 8, 40)
+    kept = set(front(cost.tolist(), gain.tolist()))
+    for i in range(40):
+        better = (cost <= cost[i]) & (gain >= gain[i]) & ((cost < cost[i]) | (gain > gain[i]))
+        assert (i in kept) == (not better.any())
+
+
+def test_the_command(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main([*runs, f"--out={out}"]) == 0
+    text = capsys.readouterr().out
+    for words in ("92.00 % ± 2.80 %", "2 seeds, 1 stopped", "Only complete runs count: A"):
+        assert words in text, text
+    assert "Pareto front of accuracy against sent by a worker: B, C" in text
+    assert {file.name for file in out.iterdir()} == {"compare.html", "front.png", "front.pdf"}
+    assert "optimizer.momentum" in (out / "compare.html").read_text()
+    assert main([runs[0], str(tmp_path / "nothing")]) == 2
+    assert "no such trajectory" in capsys.readouterr().err
+
+
+def test_one_run_is_enough_and_one_without_accuracy_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([record(tmp_path / "a", float("nan"))]) == 0
+    assert "Pareto" not in capsys.readouterr().out

@@ -1,0 +1,132 @@
+"""One measured run predicts the others: the five lengths of a round, through their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpc_localsgd.analysis.slow_sde import predict, way
+from hpc_localsgd.trajectory import Header, Trajectory, Writer
+
+K, LR, STEPS, START = 8, 0.02, 20_000, 1.5
+LENGTHS = (1, 2, 4, 16, 64)
+SNAPSHOTS = range(0, STEPS + 1, 1000)
+
+
+def header(H: int, momentum: float = 0.0) -> Header:
+    config = (
+        "batch_per_worker: 1\noptimizer:\n  class_path: torch.optim.SGD\n"
+        f"  init_args: {{momentum: {momentum}}}\n"
+    )
+    return Header(config, "valley", "local_sgd()", f"every({H})", "simulated(8)", K=K, P=2, seed=1)
+
+
+def valley(H: int, momentum: float = 0.0, repeats: int = 128) -> np.ndarray:
+    """Local SGD on L = (1 + x^2) y^2 / 2 with label noise: mean x at the snapshots (R1)."""
+    stream = np.random.default_rng(1)
+    x, y = np.full((K, repeats), START), np.zeros((K, repeats))
+    found = [START]
+    for t in range(STEPS):
+        a = 1 + x * x
+        noise = np.sqrt(a) * stream.standard_normal((K, repeats))
+        x, y = x - LR * x * y * y, y - LR * (a * y + noise)
+        if (t + 1) % H == 0:
+            x[:], y[:] = x.mean(0), y.mean(0)
+        if t + 1 in SNAPSHOTS:
+            found.append(float(x.mean()))
+    return np.array(found)
+
+
+def recorded(folder: Path, H: int, x: np.ndarray) -> tuple[Trajectory, Trajectory]:
+    """The run's file, and the one `sharpness` would have made: tr H = 1 + x^2."""
+    folder.mkdir()
+    with Writer(folder, header(H)) as writer:
+        ends = list(range(H, STEPS, H)) + [STEPS]
+        zeros = np.zeros(K)
+        for begin, end in zip([0, *ends], ends, strict=False):
+            writer.round(
+                step_begin=begin,
+                step_end=end,
+                lr=LR,
+                compute_s=zeros,
+                wait_s=zeros,
+                transfer_s=zeros,
+                payload_bytes=zeros,
+                wire_bytes=zeros,
+            )
+    with Writer(folder / "sharpness.h5", header(H)) as writer:
+        for step, at in zip(SNAPSHOTS, x, strict=True):
+            writer.series("sharpness/trace", step, 1 + at**2)
+            writer.series("sharpness/eigenvalues", step, np.array([1 + at**2, 0.0]), dims="eigen")
+    return Trajectory(folder), Trajectory(folder / "sharpness.h5", segments=False)
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[int, tuple[Trajectory, Trajectory, np.ndarray]]:
+    folder = tmp_path_factory.mktemp("valley")
+    found = {}
+    for H in LENGTHS:
+        x = valley(H)
+        found[H] = (*recorded(folder / str(H), H, x), 1 + x**2)
+    return found
+
+
+@pytest.mark.parametrize("H", LENGTHS)
+def test_the_longest_run_predicts_all_five_within_three_percent(H: int, runs) -> None:  # type: ignore[no-untyped-def]
+    """K, H and eta come from the files; the way from H = 64, which goes the furthest."""
+    run, _, measured = runs[H]
+    along = way(*runs[64][:2])
+    found = predict(run, along, np.array(SNAPSHOTS))
+    np.testing.assert_allclose(found.trace, measured, rtol=0.03)
+    if H <= 4:  # and not because nothing moves
+        assert measured[-1] < 0.6 * measured[0]
+        assert abs(found.trace[-1] - runs[64][2][-1]) > 0.1 * measured[-1]
+
+
+def test_beyond_what_was_followed_there_is_no_prediction(runs) -> None:  # type: ignore[no-untyped-def]
+    """Parallel SGD goes a part of the way only."""
+    along = way(*runs[1][:2])
+    found = predict(runs[64][0], along, np.array(SNAPSHOTS))
+    known = np.isfinite(found.trace)
+    assert known[:3].all() and not known[-1]
+    np.testing.assert_allclose(found.trace[known], runs[64][2][known], rtol=0.03)
+
+
+def test_momentum_is_a_larger_step(tmp_path: Path, runs) -> None:  # type: ignore[no-untyped-def]
+    run, along = runs[4][0], way(*runs[64][:2])
+    path = tmp_path / "with_momentum"
+    path.mkdir()
+    with Writer(path, header(4, momentum=0.5)) as writer:
+        rounds, zeros = run.rounds, np.zeros(K)
+        for i in range(200):
+            writer.round(
+                step_begin=int(rounds.step_begin[i]),
+                step_end=int(rounds.step_end[i]),
+                lr=LR / 2,
+                compute_s=zeros,
+                wait_s=zeros,
+                transfer_s=zeros,
+                payload_bytes=zeros,
+                wire_bytes=zeros,
+            )
+    steps = np.array([0, 400, 800])
+    same = predict(Trajectory(path), along, steps).trace
+    np.testing.assert_allclose(same, predict(run, along, steps).trace, rtol=1e-12)
+
+
+def test_what_is_missing_is_said(tmp_path: Path, runs) -> None:  # type: ignore[no-untyped-def]
+    run, results, _ = runs[4]
+    along = way(run, results)
+    with pytest.raises(ValueError, match="rounds of steps 0 to 20000, not of 0 to 20001"):
+        predict(run, along, np.array([0, STEPS + 1]))
+    with pytest.raises(ValueError, match="has no sharpness/eigenvalues: measure it first"):
+        way(run, run)
+    with Writer(tmp_path / "s.h5", header(1)) as writer:
+        writer.series("sharpness/trace", 0, 1.0)
+        writer.series("sharpness/eigenvalues", 0, np.ones(2), dims="eigen")
+    with pytest.raises(ValueError, match="has 1 snapshot: a way has at least two"):
+        way(run, Trajectory(tmp_path / "s.h5", segments=False))

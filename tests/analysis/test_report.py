@@ -1,0 +1,216 @@
+"""The page of a run: whole, self-contained, and honest about what is missing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hpc_localsgd.analysis.costs import elapsed_s, sent_bytes
+from hpc_localsgd.analysis.draw_sharpness import smoothed
+from hpc_localsgd.analysis.report.numbers import plan_rows, planned_bytes
+from hpc_localsgd.analysis.report.source import open_runs
+from hpc_localsgd.analysis.waiting import waiting
+from hpc_localsgd.report import main
+from hpc_localsgd.trajectory import Header, Trajectory, Writer
+
+from .synthetic import synthetic
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Tags that were not closed, what comes from outside, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.words = ""
+        self.pictures = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open += [] if tag in VOID else [tag]
+        self.pictures += tag == "img"
+        assert tag not in ("script", "link", "iframe")
+        self.outside += [
+            v or "" for k, v in attrs if k == "src" and not (v or "").startswith("data:")
+        ]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def page_of(*arguments: object) -> Page:
+    """The page the command writes without figures beside it, warnings being errors."""
+    out = Path(str(arguments[-1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runs = [str(a) for a in arguments[:-1]]
+        assert main([*runs, f"--out={out}", "--formats"]) == 0
+    page = Page((out / "report.html").read_text())
+    assert page.open == [] and page.outside == []
+    return page
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    synthetic(tmp_path / "run", steps=300, switch=100)
+    assert main([str(tmp_path / "run"), "--formats", "png", "pdf"]) == 0
+    beside = {file.name for file in (tmp_path / "run" / "report").iterdir()}
+    figures = ("course", "plan", "spread", "time", "waiting")
+    assert beside == {"report.html"} | {f"{n}.{s}" for n in figures for s in ("png", "pdf")}
+    page = Page((tmp_path / "run" / "report" / "report.html").read_text())
+    assert page.pictures == len(figures) and page.outside == []
+    for words in ("Plan and what happened", "post_local(switch=100, every=8)", "worker 3"):
+        assert words in page.words
+    assert not re.search(r"\bnan\b", page.words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"status": "stopped"}, "stopped before its end"),
+        ({"status": "diverged"}, "diverged"),
+        ({"evaluations": 0, "train": False}, "never evaluated"),
+        ({"spread": False}, "spread of the workers was not recorded"),
+        ({"K": 1, "spread": False, "switch": 0}, "There are no snapshots"),
+        ({"gossip": True, "H": 1}, "There is no plan to compare with"),
+        ({"K": 64, "H": 16}, "and 52 more ranks"),
+    ],
+)
+def test_odd_runs(tmp_path: Path, options: dict, words: str) -> None:
+    synthetic(tmp_path / "run", **{"steps": 120, "switch": 40, **options})
+    assert words in page_of(tmp_path / "run", tmp_path / "out").words
+
+
+def killed(folder: Path, rounds: int = 6) -> Path:
+    """A record nobody closed, of two ranks with two workers each, the second always late."""
+    text = "schedule: {class_path: hpc_localsgd.every, init_args: {steps: 4}}\nepochs: 3\n"
+    text += "rate: {class_path: hpc_localsgd.plan.rates.constant}\ndtype: float64\n"
+    world = "horovod(2 x 2 workers, cpu, OpenMPI)"
+    names = {"task": "t", "algorithm": "<b>own</b>", "schedule": "every(4)", "world": world}
+    header = Header(text, **names, K=4, P=10, seed=0, steps=100, steps_per_epoch=5.0)
+    writer = Writer(folder, header)
+    late, nan = np.array([1.0, 1.0, 1.5, 1.5]), float("nan")
+    for s in range(rounds):
+        row = {"compute_s": late, "wait_s": 1.5 - late, "transfer_s": 0.1, "payload_bytes": 80}
+        writer.round(step_begin=4 * s, step_end=4 * s + 4, lr=0.1, **row)
+        writer.series("mystery/thing", 4 * s, [1.0, nan, 2.0], dims=("axis",), units="furlong")
+        writer.series("probe/alpha_e", 4 * s, 0.05 * (s + 1))
+        writer.series("sharpness/eigenvectors", 4 * s, np.ones(10), dims=("parameter",))
+    writer.flush()
+    return folder
+
+
+def test_a_killed_run_with_series_nobody_knows(tmp_path: Path) -> None:
+    page = page_of(killed(tmp_path / "run"), tmp_path / "out")
+    for words in (
+        "or it was killed. It holds 24 of 100 steps",
+        "mystery/thing",
+        "6 of the 18 values of mystery/thing are not finite",
+        "Effective learning rate",
+        "Rank 1 (workers 2-3) was the last in 100 % of the rounds and caused 100 % of the waiting",
+        "<b>own</b>",
+    ):
+        assert words in page.words, words
+
+
+def test_an_empty_run(tmp_path: Path) -> None:
+    page = page_of(killed(tmp_path / "run", rounds=0), tmp_path / "out")
+    assert "No round had ended" in page.words
+
+
+def test_several_runs_are_compared_above(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("a", "b")]
+    for run in runs:
+        synthetic(run, steps=80, switch=20)
+    page = page_of(*runs, tmp_path / "out")
+    assert "What differs" in page.words and page.pictures == 1 + 2 * 5
+
+
+def test_planned_numbers_are_those_of_the_schedule(tmp_path: Path) -> None:
+    (source,) = open_runs([str(killed(tmp_path / "run"))])
+    rows = {name: (planned, happened) for name, planned, happened, _ in plan_rows(source)}
+    assert rows["steps"] == ("100", "24") and rows["exchanges"] == ("25", "6")
+    assert rows["epochs"] == ("20", "4.8") and rows["exchanges up to there"] == ("6", "6")
+    assert not isinstance(source.plan, str)
+    assert planned_bytes(source.run, source.plan) == 25 * 80
+    # Float64: ten parameters are 80 bytes, at each of a hundred steps.
+    assert rows["parallel SGD would send"] == ("8 kB", "1.92 kB")
+
+
+def test_who_waits_for_whom(tmp_path: Path) -> None:
+    found = waiting(Trajectory(killed(tmp_path / "run")))
+    assert found.names == ("rank 0 (workers 0-1)", "rank 1 (workers 2-3)")
+    assert found.last.tolist() == [1] * 6 and found.stragglers() == [1]
+    # Six rounds in which rank 0 waited 0.5 s, so the mean rank 0.25 s.
+    np.testing.assert_allclose(found.caused_s, [0, 6 * 0.25])
+    np.testing.assert_allclose(found.share, 0.5 / (2.5 + 0.5 + 0.2))
+
+
+def test_even_ranks_have_no_straggler(tmp_path: Path) -> None:
+    run = synthetic(tmp_path, steps=400, switch=400, H=1)
+    even = waiting(run)
+    quick = np.random.default_rng(0).permuted(even.wait_s, axis=1)  # anybody can be the last
+    found = type(even)(even.names, even.compute_s, quick, even.transfer_s)
+    assert found.stragglers() == [] and "by all ranks in turn" in found.sentence()
+
+
+def test_bytes_and_seconds_of_a_step(tmp_path: Path) -> None:
+    run = Trajectory(killed(tmp_path / "run"))
+    np.testing.assert_allclose(sent_bytes(run, np.array([0, 3, 4, 24])), [0, 0, 80, 480])
+    # A round is 1.6 s, and half of it after half of its steps.
+    np.testing.assert_allclose(elapsed_s(run, np.array([0, 2, 4, 24])), [0, 0.8, 1.6, 9.6])
+
+
+def test_the_density_integrates_to_one() -> None:
+    random = np.random.default_rng(0)
+    nodes, weights = random.normal(size=(3, 10)), random.dirichlet(np.ones(10), 3)
+    grid, density = smoothed(nodes, weights)
+    assert abs(np.trapezoid(density, grid) - 1) < 1e-3
+
+
+def test_faults_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nothing")]) == 2
+    assert "no such trajectory" in capsys.readouterr().err
+    run = killed(tmp_path / "run")
+    with h5py.File(run / "trajectory.h5", "a") as file:
+        file.attrs["schema_version"] = 0
+        file.attrs["package_version"] = "0.0.7"
+    assert main([str(run)]) == 2
+    assert "Read it with hpc_localsgd 0.0.7" in capsys.readouterr().err
+    good = killed(tmp_path / "good")
+    (tmp_path / "file").write_text("")
+    assert main([str(good), f"--out={tmp_path}/file/page"]) == 2
+    assert "give --out a folder" in capsys.readouterr().err
+
+
+def test_neither_torch_nor_a_transport_is_needed(tmp_path: Path) -> None:
+    """h5py, numpy, matplotlib, and PyYAML for the configuration."""
+    killed(tmp_path / "run")
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "mpi4py", "horovod", "scipy", "sklearn", "rich",
+                                      "networkx", "jsonargparse", "torchvision", "curvlinops"}:
+            raise ImportError(f"{name} is not here")
+sys.meta_path.insert(0, Refuse())
+from hpc_localsgd.__main__ import main
+assert main(["report", sys.argv[1]]) == 0
+assert main(["cite", sys.argv[1]]) == 0
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert said.returncode == 0, said.stderr[-2000:]

@@ -1,0 +1,50 @@
+"""Images through loader processes under MPI: the same run on one process and on two ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launching import alone, mpirun, train
+from small_tasks import write_folder
+
+from hpc_localsgd.pack import main as pack
+from hpc_localsgd.trajectory import Trajectory
+
+OPTIONS = ["--task=imagenet", "--task.model=resnet8", "--task.size=16", "--task.classes=4"]
+OPTIONS += ["--steps=6", "--schedule=every", "--schedule.steps=3", "--batch-per-worker=4"]
+OPTIONS += ["--dtype=float64", "--evaluate-every=3", "--batchnorm-batches=4"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_folder(folder / "tree")
+    assert pack([str(folder / "tree"), str(folder / "packed.h5")]) == 0
+    return folder
+
+
+def test_ranks_and_loaders_do_not_change_the_numbers(images: Path, tmp_path: Path) -> None:
+    runs = {
+        "one": (alone, "tree", ["--workers=2", "--task.loaders=0"]),
+        "two": (mpirun(2), "packed.h5", ["--task.loaders=1"]),
+    }
+    found = []
+    for name, (launcher, data, more) in runs.items():
+        where = [f"--task.data={images / data}", f"--out={tmp_path / name}"]
+        train(launcher, *OPTIONS, *where, *more).succeeded()
+        run = Trajectory(tmp_path / name)
+        found.append([run.series(s).value for s in ("train/loss", "eval/test/loss")])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def test_a_corrupt_image_ends_the_job_with_its_name(images: Path, tmp_path: Path) -> None:
+    victim = images / "tree" / "train" / "n00000000" / "image_0.JPEG"
+    victim.write_bytes(b"no image")
+    where = [f"--task.data={images / 'tree'}", f"--out={tmp_path / 'run'}", "--task.loaders=1"]
+    outcome = train(mpirun(2), *OPTIONS, *where, timeout_s=60)
+    assert outcome.status != 0
+    assert f"{victim} is no image" in outcome.text
+    assert "Traceback" not in outcome.text

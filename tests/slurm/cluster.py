@@ -1,0 +1,307 @@
+"""A Slurm of one's own: munged, slurmctld and two slurmd on this machine, in a private folder.
+
+Two virtual nodes share the host. Each has its own hostname and /dev/shm, and both live in
+namespaces where network and process numbers are their own, and which end with this process.
+Everything carries the path of its configuration in its environment: that is how it is found.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from launching import ROOT, until
+
+NEEDED = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
+SYSTEM_PROGRAMS = "/usr/sbin:/sbin"
+OF_LAUNCHERS = ("SLURM", "SBATCH", "SRUN", "PMI", "OMPI_", "PRTE_", "HOROVOD_")
+SETTLED_S = 3.0  # a requeued step has the number of the old one, whose daemon takes a while to go
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",  # two nodes believe to have two cores each
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "HOROVOD_CYCLE_TIME": "1",
+}
+_DEATH_SIGNAL = 1  # of prctl
+
+CONF = """\
+ClusterName=test
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={port[0]}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={d}/munge/socket
+CredType=cred/munge
+StateSaveLocation={d}/state
+SlurmdSpoolDir={d}/spool/%n
+TmpFS={d}/tmp/%n
+SlurmctldPidFile={d}/slurmctld.pid
+SlurmdPidFile={d}/slurmd-%n.pid
+SlurmctldLogFile={d}/slurmctld.log
+SlurmdLogFile={d}/slurmd-%n.log
+ProctrackType=proctrack/{proctrack}
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+JobCompType=jobcomp/none
+MpiDefault=none
+ReturnToService=2
+JobRequeue=1
+KillWait=5
+OverTimeLimit=0
+SlurmdTimeout=10
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
+NodeName={node[0]} NodeHostname=localhost NodeAddr={address[0]} Port={port[1]} CPUs=16
+NodeName={node[1]} NodeHostname=localhost NodeAddr={address[1]} Port={port[2]} CPUs=16
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE
+"""
+ADDRESSES = ("10.255.0.1", "10.255.0.2")
+HOLDER = f"""\
+ip link set lo up
+ip link add v0 type veth peer name v1
+ip address add {ADDRESSES[0]}/24 dev v0
+ip address add {ADDRESSES[1]}/24 dev v0
+ip link set v0 up
+ip link set v1 up
+echo ready
+while :; do sleep 1000 & wait; done
+"""
+CGROUP_CONF = "CgroupAutomount=no\nCgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\n"
+
+
+def missing() -> list[str]:
+    """The programs of Slurm that this machine has not."""
+    return [name for name in NEEDED if shutil.which(name, path=search_path()) is None]
+
+
+def search_path() -> str:
+    """Where programs are looked for: beside this Python first."""
+    beside = str(Path(sys.executable).parent)
+    return os.pathsep.join([beside, os.environ.get("PATH", ""), SYSTEM_PROGRAMS])
+
+
+class Cluster:
+    """The daemons, and commands that speak to them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nodes = [f"n{os.getpid()}{letter}" for letter in "ab"]
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._inside: list[str] = []
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(OF_LAUNCHERS)}
+        self.env |= SETTINGS
+        self.env |= {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": search_path()}
+
+    # --- the daemons -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start them all, and wait until both nodes are idle."""
+        self._own_machine()
+        self._write_files()
+        d = self.folder
+        files = [f"--{x}-file={d}/munge/{x}" for x in ("key", "pid", "log", "seed")]
+        self._daemon("munged", "-F", "--force", *files, f"--socket={d}/munge/socket")
+        until((d / "munge" / "socket").exists, 10, "munged listens")
+        self._daemon("slurmctld", "-D", "-i")
+        for node in self.nodes:
+            self._daemon(*self._node(node))
+        until(self._both_idle, 30, "both nodes are idle")
+
+    def stop(self) -> None:
+        """End every process of the cluster by its number, and remove what it left elsewhere."""
+        for daemon in self._daemons:
+            daemon.kill()
+            daemon.wait()
+        until(lambda: not self._killed_strays(), 20, "the cluster is gone")
+        for node in self.nodes:
+            for group in Path("/sys/fs/cgroup/freezer").glob(f"slurm_{node}*"):
+                for inner in sorted([group, *group.rglob("*/")], reverse=True):
+                    inner.rmdir()
+
+    def strays(self) -> set[int]:
+        """Living processes that carry the path of this cluster's configuration."""
+        mark = f"SLURM_CONF={self.env['SLURM_CONF']}".encode()
+        found = set()
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.add(int(entry.name))
+            except OSError:  # it has ended
+                pass
+        return found
+
+    def _killed_strays(self) -> set[int]:
+        strays = self.strays()
+        for pid in strays:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return strays
+
+    def _write_files(self) -> None:
+        d = self.folder
+        folders = [f"{x}/{node}" for x in ("spool", "tmp") for node in self.nodes]
+        for name in ("munge", "state", *folders):
+            (d / name).mkdir(parents=True, mode=0o700 if name == "munge" else 0o755)
+        (d / "munge" / "key").write_bytes(os.urandom(1024))
+        (d / "munge" / "key").chmod(0o400)
+        freezer = Path("/sys/fs/cgroup/freezer")
+        cgroup = freezer.is_dir() and os.access(freezer, os.W_OK)
+        (d / "slurm.conf").write_text(
+            CONF.format(
+                d=d,
+                port=_free_ports(3),
+                node=self.nodes,
+                address=ADDRESSES,
+                proctrack="cgroup" if cgroup else "linuxproc",
+            )
+        )
+        (d / "cgroup.conf").write_text(CGROUP_CONF)
+        pairs = zip(ADDRESSES, self.nodes, strict=True)
+        names = "".join(f"{address} {node}\n" for address, node in pairs)
+        (d / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+
+    def _own_machine(self) -> None:
+        """Namespaces for the network, processes and mounts, which live as long as who holds them.
+
+        So nothing outlives this process, however it ends. The addresses are not loopback ones,
+        which the daemons of mpirun do not accept.
+        """
+        spaces = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        holder = self._daemon("unshare", *spaces, "sh", "-ec", HOLDER, stdout=subprocess.PIPE)
+        assert holder.stdout is not None
+        if not holder.stdout.readline():
+            pytest.skip(f"no namespaces to be had here: {self._log()}")
+        inner = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()[0]
+        spaces = [f"--target={inner}", "--net", "--pid", "--mount", f"--wd={ROOT}"]
+        self._inside = ["nsenter", *spaces, "--"]
+
+    def _node(self, node: str) -> list[str]:
+        script = (
+            f"hostname {node}; mount --bind {self.folder}/hosts /etc/hosts; "
+            f"mount -t tmpfs tmpfs /dev/shm; exec slurmd -D -N {node}"
+        )
+        return ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-ec", script]
+
+    def _daemon(self, *command: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+        with (self.folder / "daemons.log").open("ab") as log:
+            daemon = subprocess.Popen(
+                [*self._inside, *command],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout or log,
+                stderr=log,
+                preexec_fn=_end_with_parent,
+            )
+        self._daemons.append(daemon)
+        return daemon
+
+    def _log(self) -> str:
+        return (self.folder / "daemons.log").read_text()[-3000:]
+
+    def _both_idle(self) -> bool:
+        for daemon in self._daemons:
+            assert daemon.poll() is None, self._log()
+        return self.command("sinfo", "-h", "-N", "-o", "%T", check=False).split() == ["idle"] * 2
+
+    # --- its commands ----------------------------------------------------------------------
+
+    def command(self, *words: str, check: bool = True, **variables: str) -> str:
+        """What a command of Slurm prints; fails the test when it fails."""
+        done = subprocess.run(
+            [*self._inside, *words],
+            env={**self.env, **variables},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0 or not check, f"{words}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def sbatch(self, *words: str, **variables: str) -> str:
+        """Submit a job; its number."""
+        return self.command("sbatch", "--parsable", *words, **variables)
+
+    def job(self, number: str) -> dict[str, str]:
+        """What Slurm knows of a job."""
+        said = self.command("scontrol", "--oneliner", "show", "job", number)
+        return dict(word.partition("=")[::2] for word in said.split() if "=" in word)
+
+    def wait(self, number: str, timeout_s: float = 240) -> str:
+        """Until a job is over; the state it ended in."""
+        until(lambda: self._state(number) in OVER, timeout_s, f"job {number} is over")
+        return self._state(number)
+
+    def wait_for_requeue(self, number: str, times: int = 1, timeout_s: float = 240) -> None:
+        """Until a job is back in the queue for the so manyth time."""
+
+        def is_back() -> bool:
+            state = self._state(number)
+            assert state not in OVER, f"job {number} is over: {state}"
+            return state == "PENDING" and self.job(number)["Restarts"] == str(times)
+
+        until(is_back, timeout_s, f"job {number} is back in the queue")
+
+    def _state(self, number: str) -> str:
+        """The state of a job; COMPLETING while its processes are being ended."""
+        # The record may say COMPLETED before they are; the queue knows.
+        queued = self.command("squeue", "-h", "-j", number, "-o", "%T", check=False)
+        return queued or self.job(number)["JobState"]
+
+    def start_requeued(self, *numbers: str) -> None:
+        """Start requeued jobs now; Slurm itself would wait for two minutes."""
+        for number in numbers:
+            self.wait_for_requeue(number)
+            until(
+                lambda n=number: not self._steps_of(n), 30, f"the daemons of job {number} are gone"
+            )
+        time.sleep(SETTLED_S)
+        for number in numbers:
+            self.command("scontrol", "update", f"JobId={number}", "StartTime=now")
+
+    def ranks(self, word: str) -> list[int]:
+        """The Python processes of jobs with `word` on their command line."""
+        lines = {pid: _title(pid).split(b"\0") for pid in self.strays()}
+        return [p for p, line in lines.items() if b"-m" in line[1:2] and word.encode() in line]
+
+    def _steps_of(self, number: str) -> list[int]:
+        begin = f"slurmstepd: [{number}.".encode()
+        return [pid for pid in self.strays() if _title(pid).startswith(begin)]
+
+
+def _title(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+
+
+def _free_ports(n: int) -> Sequence[int]:
+    probes = [socket.socket() for _ in range(n)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports

@@ -1,0 +1,140 @@
+"""The templates in a real Slurm: what they end in, and what they leave behind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from launching import alone, train, until
+from slurm_jobs import Submitted, submit
+
+from hpc_localsgd.trajectory import Trajectory
+
+TINY = "--steps=30 --task.hidden=8 --figures=false".split()
+TWO_RANKS = "--nodes=2 --ntasks-per-node=1"
+SMALL = "--epochs=8 --figures=false".split()
+
+
+@pytest.fixture(scope="module")
+def demo(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    """The demonstration as it is: two nodes, two ranks on each, the doctor first."""
+    out = tmp_path_factory.mktemp("demo") / "run"
+    return submit(cluster, "digits_demo", out, *SMALL, PREFLIGHT="1")
+
+
+def test_the_demo_reaches_the_accuracy_of_the_local_run(demo: Submitted, tmp_path: Path) -> None:
+    train(alone, *SMALL, "--workers=4", f"--out={tmp_path}", timeout_s=300).succeeded()
+    demo.completed()
+    there, here = Trajectory(demo.out), Trajectory(tmp_path)
+    assert there.K == here.K == 4 and "horovod" in there.attrs["world"]
+    last = [run.series("eval/test/accuracy").value[-1] for run in (there, here)]
+    assert last[0] == pytest.approx(last[1], abs=0.01) and last[0] > 0.9
+
+
+def test_the_demo_says_what_it_did(demo: Submitted) -> None:
+    said = demo.completed()
+    nodes = demo.cluster.nodes
+    assert f"2 node(s) {nodes[0][:-1]}[" in said or all(node in said for node in nodes), said
+    assert re.search(rf"ok +hosts +{nodes[0]} x 2, {nodes[1]} x 2", said), said  # the doctor
+    for figure in ("steps", "rounds", "communication", "test accuracy"):
+        assert re.search(rf"^{figure} +\d", said, re.MULTILINE), said
+
+
+def test_a_refused_configuration_is_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
+    job = submit(cluster, "digits_demo", tmp_path / "run", "--algorithm=slowmoo", sbatch=TWO_RANKS)
+    state, said = job.ended()
+    assert state == "FAILED" and cluster.job(job.number)["ExitCode"] == "2:0", said
+    assert "did you mean 'slowmo'" in said and cluster.job(job.number)["Restarts"] == "0"
+
+
+def test_a_job_that_always_fails_gives_up(cluster: Cluster, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    job = submit(
+        cluster, "digits_demo", tmp_path / "run", PYTHON=str(broken), CRASHES="2", SITE="default"
+    )
+    cluster.start_requeued(job.number)
+    state, said = job.ended()
+    assert state == "FAILED" and cluster.job(job.number)["Restarts"] == "1", said
+    assert "failed 2 times without progress: giving up" in said
+
+
+def test_a_cancelled_job_stays_cancelled_and_can_be_resumed(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    endless = ["--steps=10000000", "--evaluate-every=0", "--task.hidden=8"]
+    one = "--nodes=1 --ntasks-per-node=2"
+    job = submit(cluster, "digits_demo", tmp_path / "run", *endless, sbatch=one)
+    until((job.out / "trajectory.h5").exists, 60, "it trains")
+    cluster.command("scancel", job.number)
+    state, said = job.ended()
+    assert state == "CANCELLED", said
+    assert any((job.out / "checkpoints").glob("step-*/rank-*")), said
+
+
+def test_a_sweep_skips_what_is_finished(cluster: Cluster, tmp_path: Path) -> None:
+    lines = [
+        "# H",
+        "--schedule every --schedule.steps 1",
+        "",
+        "--schedule every --schedule.steps 4",
+    ]
+    (tmp_path / "sweep.txt").write_text("\n".join(lines))
+    variables = {"SWEEP": str(tmp_path / "sweep.txt")}
+    array = "--array=1-3 --ntasks-per-node=1"
+
+    def sweep() -> dict[int, str]:
+        out = tmp_path / "sweep"
+        said = tmp_path / "said-%a"
+        job = submit(
+            cluster, "sweep", out, *TINY, "--workers=2", sbatch=f"{array} -o {said}", **variables
+        )
+        for i in (1, 2, 3):
+            assert cluster.wait(f"{job.number}_{i}") == "COMPLETED"
+        return {i: (tmp_path / f"said-{i}").read_text() for i in (1, 2, 3)}
+
+    first = sweep()
+    assert "done" in first[1] and "done" in first[2] and "no line 3" in first[3]
+    runs = sorted((tmp_path / "sweep").iterdir())
+    assert [run.name[-16:] for run in runs] == ["schedule.steps-1", "schedule.steps-4"]
+    second = sweep()
+    assert "skipped: complete" in second[1] and "skipped: complete" in second[2]
+    assert all(len(Trajectory(run).paths) == 1 for run in runs)
+
+
+def test_scaling_runs_on_one_node_and_on_two(cluster: Cluster, tmp_path: Path) -> None:
+    job = submit(
+        cluster,
+        "scaling",
+        tmp_path / "scaling",
+        "--task.hidden=8",
+        sbatch=TWO_RANKS,
+        STEPS="20",
+        BATCH="8",
+    )
+    said = job.completed()
+    runs = {path.name: Trajectory(path) for path in job.out.glob("*-*")}
+    assert {name: run.K for name, run in runs.items()} == {
+        "strong-1": 1,
+        "strong-2": 2,
+        "weak-1": 1,
+        "weak-2": 2,
+    }
+    batches = {name: run.config["batch_per_worker"] for name, run in runs.items()}
+    assert batches == {"strong-1": 8, "strong-2": 4, "weak-1": 4, "weak-2": 4}
+    assert len(re.findall(r"(strong|weak)-\d +complete", said)) == 4, said
+
+
+def test_sharpness_follows_by_dependency(cluster: Cluster, tmp_path: Path) -> None:
+    one = "--nodes=1 --ntasks-per-node=1"
+    snapshots = "--snapshot-every=15"
+    run = submit(cluster, "digits_demo", tmp_path / "run", *TINY, snapshots, sbatch=one)
+    depends = f"{one} --dependency=afterok:{run.number} --kill-on-invalid-dep=yes"
+    few = "--eigenvalues=1 --trace-probes=2 --samples=64 --direction-probes=2".split()
+    job = submit(cluster, "sharpness", tmp_path / "sharpness", str(run.out), *few, sbatch=depends)
+    run.completed()
+    job.completed()
+    assert (run.out / "sharpness.h5").exists()

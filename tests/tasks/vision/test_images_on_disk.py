@@ -1,0 +1,329 @@
+"""ImageFolder trees and packed files: the same batches from both, and what is damaged is named."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from launching import until
+from small_tasks import write_folder
+
+from hpc_localsgd.pack import main as pack_command
+from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.imagenet import imagenet
+from hpc_localsgd.tasks.vision import packing
+from hpc_localsgd.tasks.vision.packed import Pack
+from hpc_localsgd.types import ConfigurationError, DataError
+
+SETTING = Setting(workers=2, ranks=(0, 1), batch=5, seed=4)
+SPEC = imagenet(model="resnet8", size=16, classes=4, loaders=0)
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("intact")
+    write_folder(folder / "images")
+    assert pack_command([str(folder / "images"), str(folder / "images.h5")]) == 0
+    return folder
+
+
+@pytest.fixture
+def tree(intact: Path, tmp_path: Path) -> Path:
+    """A copy to do harm to."""
+    return Path(shutil.copytree(intact / "images", tmp_path / "images"))
+
+
+@pytest.fixture
+def packed(intact: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(intact / "images.h5", tmp_path))
+
+
+def built(data: Path, **options: Any) -> Any:
+    task = replace(SPEC, data=str(data), **options).build(SETTING)
+    task.x[:] = task.init(0)
+    return task
+
+
+def refusal(data: Path, **options: Any) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        built(data, **options)
+    return str(caught.value)
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_packed_file_gives_the_same_numbers_as_its_folder(intact: Path) -> None:
+    folder, file = built(intact / "images"), built(intact / "images.h5")
+    assert folder.splits == file.splits == {"train": 40, "test": 20}
+    assert all(same(folder.batch([0, 1], t), file.batch([0, 1], t)) for t in (0, 9))
+    whole = [
+        task.evaluate(task.x[0], "test", range(20), task.buffers[0]) for task in (folder, file)
+    ]
+    assert torch.equal(*whole) and whole[0][2] == 20
+
+
+def test_batches_do_not_depend_on_loaders_nor_on_what_was_asked_before(intact: Path) -> None:
+    alone = built(intact / "images.h5")
+    others = [built(intact / "images.h5", loaders=n) for n in (1, 2)]
+    # Onwards, a jump as after resuming, back, an evaluation, another set of workers.
+    for t in (0, 1, 2, 7, 8, 0, 3):
+        expected = alone.batch([0, 1], t)
+        assert all(same(task.batch([0, 1], t), expected) for task in others)
+    x, buffers = alone.x[0], alone.buffers[0]
+    sums = [task.evaluate(x, "test", range(3, 20), buffers) for task in (alone, *others)]
+    assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
+    for task in others:
+        assert torch.equal(task.batch([1], 4)[0][0], alone.batch([0, 1], 4)[0][1])
+    state = torch.get_rng_state()
+    assert all(same(task.batch([0, 1], 4), alone.batch([0, 1], 4)) for task in others)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def descendants(pid: int) -> set[int]:
+    children = {
+        int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == pid
+    }
+    return children.union(*(descendants(child) for child in children))
+
+
+def _parent(stat: Path) -> int:
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:  # it has ended
+        return -1
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from pathlib import Path
+from test_images_on_disk import built, descendants
+
+def main():
+    task = built(Path(sys.argv[1]), loaders=2)
+    task.batch([0, 1], 0)
+    mine = descendants(os.getpid())
+    assert len(mine) >= 3, mine  # the fork server and two loaders
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
+        for pid in mine:
+            os.kill(pid, number)
+    for t in range(1, 12):  # more than were under way
+        task.batch([0, 1], t)
+    print(*mine)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_signals_do_not_end_the_loaders_but_the_end_of_the_rank_does(
+    intact: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "signalled.py"
+    script.write_text(SIGNALLED)
+    here = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.getcwd()]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(here)}
+    begin = time.monotonic()
+    said = subprocess.run(
+        [sys.executable, str(script), str(intact / "images.h5")],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert said.returncode == 0, said.stderr[-2000:]
+    assert time.monotonic() - begin < 60
+    left = [pid for pid in map(int, said.stdout.split()) if Path(f"/proc/{pid}").exists()]
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), 15, "loaders have ended")
+
+
+def test_augmentation_can_be_switched(intact: Path) -> None:
+    varied, plain, strong = (
+        built(intact / "images.h5", **options)
+        for options in ({}, {"augment": False}, {"rand_augment": 10})
+    )
+    images = [task.batch([0, 1], 0)[0] for task in (varied, plain, strong)]
+    assert not torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
+    row = int(plain.partition.indices(0, 0)[0])
+    (clean, label), *_ = plain.samples.clean("train", range(row, row + 1))
+    assert torch.equal(images[1][0, 0], clean[0])
+    assert label[0] == plain.batch([0, 1], 0)[1][0, 0]
+
+
+def corrupt(tree: Path, split: str = "train") -> Path:
+    victim = tree / split / "n00000002" / "image_6.JPEG"
+    victim.write_bytes(victim.read_bytes()[:300])
+    return victim
+
+
+def all_batches(task: Any) -> None:
+    for t in range(4):  # an epoch
+        _, labels = task.batch([0, 1], t)
+        assert (labels >= 0).all()
+
+
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_a_corrupt_image_is_named(tree: Path, loaders: int) -> None:
+    victim = corrupt(tree)
+    with pytest.raises(DataError) as caught:
+        all_batches(built(tree, loaders=loaders))
+    assert f"{victim} is no readable image" in str(caught.value)
+    assert "--task.skip-corrupt" in str(caught.value)
+
+
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_a_corrupt_image_is_skipped_and_counted_on_request(
+    tree: Path, loaders: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    victims = [corrupt(tree), corrupt(tree, "val")]
+    task = built(tree, loaders=loaders, skip_corrupt=True)
+    all_batches(task)
+    assert sum(task.skipped) == 1
+    sums = task.evaluate(task.x[0], "test", range(20), task.buffers[0])
+    assert sums[2] == 19
+    all_batches(task)  # named once only
+    assert sum(task.skipped) >= 2
+    assert [sum(str(v) in line for line in caplog.messages) for v in victims] == [1, 1]
+    other = built(tree, skip_corrupt=True)
+    other.load_state_dict(task.state_dict())
+    assert other.skipped == task.skipped
+
+
+def test_an_image_that_has_gone_is_named(tree: Path) -> None:
+    task = built(tree)
+    victim = tree / "val" / "n00000001" / "image_5.JPEG"
+    victim.unlink()
+    with pytest.raises(DataError, match=f"{victim} cannot be read: No such file"):
+        task.evaluate(task.x[0], "test", range(20), task.buffers[0])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_class_folder_is_named(tree: Path, split: str) -> None:
+    shutil.rmtree(tree / split / "n00000003")
+    assert f"the class folder {tree / split / 'n00000003'} is missing" in refusal(tree)
+
+
+def test_an_empty_class_folder_is_named(tree: Path) -> None:
+    (tree / "train" / "n00000009").mkdir()
+    assert "n00000009" in refusal(tree)
+
+
+def test_the_number_of_classes_is_checked(intact: Path, tmp_path: Path) -> None:
+    said = refusal(intact / "images", classes=1000)
+    assert "has 4 classes and 1000 are expected: --task.classes 4" in said
+    assert built(intact / "images.h5", classes=None).samples.classes == 4
+    assert "there is no folder" in refusal(tmp_path / "none")
+    assert "there is no file" in refusal(tmp_path / "none.h5")
+
+
+def test_a_truncated_pack_is_named(packed: Path) -> None:
+    os.truncate(packed, packed.stat().st_size // 2)
+    assert f"{packed} (" in refusal(packed) and "truncated" in refusal(packed)
+
+
+def test_another_file_is_no_pack(packed: Path) -> None:
+    with h5py.File(packed, "r+") as file:
+        file.attrs["version"] = 99
+    assert "is of version 99, this program reads version 1" in refusal(packed)
+    with h5py.File(packed, "w") as file:
+        file["x"] = 1
+    assert "holds no packed images" in refusal(packed)
+
+
+def test_a_damaged_byte_in_a_pack_names_file_and_image(packed: Path) -> None:
+    with h5py.File(packed, "r+") as file:
+        begin = int(file["train/offset"][17])
+        file["train/bytes"][begin + 50] ^= 1
+        name = file["train/name"].asstr()[17]
+    with pytest.raises(DataError) as caught:
+        all_batches(built(packed))
+    assert f"{packed}: image 17 of train ({name}) is damaged" in str(caught.value)
+    task = built(packed, skip_corrupt=True)
+    all_batches(task)
+    assert sum(task.skipped) == 1
+
+
+def test_an_open_pack_can_be_sent_to_another_process(packed: Path) -> None:
+    store = Pack(packed)
+    content = store.encoded("train", 3)
+    assert pickle.loads(pickle.dumps(store)).encoded("train", 3) == content
+
+
+def test_packing_again_changes_nothing(
+    intact: Path, packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = packed.read_bytes()
+    assert pack_command([str(intact / "images"), str(packed)]) == 0
+    assert "is complete already" in capsys.readouterr().out
+    assert packed.read_bytes() == before
+
+
+def test_other_images_are_not_mixed_into_a_pack(
+    tree: Path, packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "train" / "n00000002" / "image_6.JPEG").write_bytes(b"longer or shorter")
+    assert pack_command([str(tree), str(packed)]) == 2
+    assert "was begun with other images" in capsys.readouterr().err
+
+
+def test_what_cannot_be_packed_is_refused(
+    intact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pack_command([str(tmp_path / "none"), str(tmp_path / "x.h5")]) == 2
+    assert pack_command([str(intact / "images"), str(tmp_path / "x.tar")]) == 2
+    said = capsys.readouterr().err
+    assert "there is no folder" in said and "must end in .h5" in said
+    assert not list(tmp_path.iterdir())
+
+
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from hpc_localsgd.tasks.vision import packing
+packing.AT_ONCE_BYTES = 2000
+packing.pack(packing.listed(Path(sys.argv[1])), Path(sys.argv[2]), lambda *_: time.sleep(0.1))
+"""
+
+
+def test_a_killed_pack_goes_on_where_it_was(
+    intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "images.h5"
+    process = subprocess.Popen([sys.executable, "-c", SLOWLY, str(intact / "images"), str(out)])
+    end = time.monotonic() + 60
+    while not out.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "is not complete" in refusal(out)
+    with h5py.File(out, "r", locking=False) as file:
+        begun = int(file["train/packed"][()])
+    assert 0 < begun < 40
+    read: list[int] = []
+    content = packing._content
+    monkeypatch.setattr(
+        packing,
+        "_content",
+        lambda *a: (read.append(a[2]) if a[1] == "train" else 0, content(*a))[1],
+    )
+    assert packing.pack(packing.listed(intact / "images"), out)
+    assert read == list(range(begun, 40))
+    assert out.stat().st_size == (intact / "images.h5").stat().st_size
+    stores = Pack(out), Pack(intact / "images.h5")
+    for split, n in (("train", 40), ("test", 20)):
+        assert np.array_equal(stores[0].labels[split], stores[1].labels[split])
+        assert all(stores[0].encoded(split, i) == stores[1].encoded(split, i) for i in range(n))

@@ -1,0 +1,39 @@
+"""What every rank of test_averages.py does: `python averages.py WORLD`."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from hpc_localsgd.worlds.base import World
+from hpc_localsgd.worlds.horovod import Horovod
+from hpc_localsgd.worlds.mpi import Mpi
+from hpc_localsgd.worlds.torch import Torch
+
+P = 3_000_001  # float32: more than two of the parts that MPI averages at a time, and a rest
+
+
+def check(world: World) -> None:
+    """Compare averages with what they must be; every number is exact in float32."""
+    mean = (world.n - 1) / 2
+    ramp = torch.arange(P) % 1024
+    x = (ramp + world.rank)[None].float()
+    at = x.data_ptr()
+    assert torch.equal(world.mean(x)[0], ramp + mean) and x.data_ptr() == at
+
+    rows = [torch.full((1, 1000), float(world.rank + i)) for i in range(3)]
+    begun = [world.begin_mean(row, keep=False) for row in rows]  # all of one length
+    for i, (row, pending) in enumerate(zip(rows, begun, strict=True)):
+        assert (pending.wait() == mean + i).all() and pending.wait().data_ptr() == row.data_ptr()
+
+    kept = torch.full((1, 1000), float(world.rank))
+    assert (world.begin_mean(kept).wait() == mean).all() and (kept == world.rank).all()
+    assert (world.begin_mean(kept, keep=False).wait() == mean).all()  # the name is free again
+
+
+if __name__ == "__main__":
+    made = {"horovod": Horovod, "mpi": Mpi, "torch": Torch}[sys.argv[1]]()
+    check(made)
+    made.close()
+    print("averaged")
