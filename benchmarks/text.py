@@ -102,15 +102,15 @@ def page(rows: list[Row], about: dict[str, object]) -> str:
     lines = [
         "# Text: parallel, Local and DiLoCo side by side",
         "",
-        "`python benchmarks/text.py`: the next character of the bundled book, a Transformer of 0.42",
-        "million parameters, 4 workers of 16 sequences of 64 characters in one process. Target: test",
-        f"loss {TARGET} nat a character. One run each, seed 0. Seconds to the target are the run's",
-        "seconds in proportion to its steps, evaluations and start included.",
+        "`python benchmarks/text.py`: the next character of the bundled book, a Transformer of",
+        "0.42 million parameters, 4 workers of 16 sequences of 64 characters in one process.",
+        f"Target: test loss {TARGET} nat a character. One run each, seed 0. Seconds to the target",
+        "are the run's seconds in proportion to its steps, evaluations and start included.",
         "",
         *(f"- {name}: {value}" for name, value in about.items()),
         "",
-        "| method | to the target | steps | sent by a worker | whole run | sent | test loss (lowest) "
-        "| accuracy |",
+        "| method | to the target | steps | sent by a worker "
+        "| whole run | sent | test loss (lowest) | accuracy |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -142,7 +142,8 @@ def main() -> None:
         ]
     about: dict[str, object] = {
         "version": __version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "python": platform.python_version(),
         "load of the machine": f"{before:.1f} before, {os.getloadavg()[0]:.1f} after",
         "date": time.strftime("%Y-%m-%d"),
     }
