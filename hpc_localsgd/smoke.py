@@ -49,6 +49,7 @@ def smaller(config: Config, ranks: int) -> Config:
         out=f"{config.out}-smoke",
         overwrite=True,
         resume=False,
+        resume_from_mean=False,
         evaluate_every="100%",
         spread_every="50%",
         snapshot_every="100%" if config.snapshot_every else 0,

@@ -133,7 +133,7 @@ def _disk(planned: Subject, plan: Preview, memory: Memory) -> DiskEstimate:
         workers=config.snapshot_workers,
     )
     buffers = planned.buffers * planned.model.itemsize
-    kept = KEPT if planned.units.cadence(config.checkpoint_every) else 1
+    kept = 1 if config.checkpoint_every in (0, "0") else KEPT  # the last one alone
     return replace(estimate, checkpoints_bytes=round(kept * K * (memory.checkpointed + buffers)))
 
 
