@@ -20,7 +20,7 @@ from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.schedule import Schedule
 
 S = TypeVar("S", bound=Schedule)
-STEPS = 6  # of the run
+STEPS = 5  # of the run
 BATCH = 2  # samples of a worker and step
 WORKERS = 2  # at least
 LONGEST = 2  # steps of a round, where it is a constant
@@ -49,6 +49,7 @@ def smaller(config: Config, ranks: int) -> Config:
         out=f"{config.out}-smoke",
         overwrite=True,
         resume=False,
+        resume_from_mean=False,
         evaluate_every="100%",
         spread_every="50%",
         snapshot_every="100%" if config.snapshot_every else 0,

@@ -78,9 +78,12 @@ def test_json_has_the_keys_that_scripts_rely_on() -> None:
             "total_predicted time_limit".split()
         ),
         "topology": ["name", "spectral_gap"],
-        "memory_bytes_per_worker": ["algorithm", "gradients", "optimiser", "parameters"],
+        "memory_bytes_per_worker": sorted(
+            "activations algorithm gradients optimiser parameters".split()
+        ),
         "disk_bytes": sorted(
-            "rounds_bytes series_bytes snapshots_bytes snapshots total_bytes".split()
+            "rounds_bytes series_bytes snapshots_bytes snapshots checkpoints_bytes "
+            "total_bytes".split()
         ),
     }
     assert sorted(plan["rounds"]["last"]) == ["begin", "end", "epochs", "lr", "seconds", "steps"]
@@ -102,7 +105,9 @@ def test_traffic_and_memory_of_a_run() -> None:
     assert plan["traffic"]["payload_bytes_per_worker"] == 8 * 4000
     assert plan["traffic"]["share_of_parallel_sgd"] == 1 / 8
     memory = plan["memory_bytes_per_worker"]
-    assert memory == {"parameters": 4000, "gradients": 4000, "optimiser": 8000, "algorithm": 0}
+    kept = {"parameters": 4000, "gradients": 4000, "optimiser": 8000, "algorithm": 0}
+    assert memory == kept | {"activations": None}
+    assert plan["disk_bytes"]["checkpoints_bytes"] == 2 * 4 * (4000 + 8000)
     averaged = planned(*SMALL, "--schedule.steps", "8", "--momentum-at-sync", "average")
     assert averaged["traffic"]["payload_bytes_per_worker"] == 8 * 8000
 
@@ -111,6 +116,23 @@ def test_the_task_gives_the_model_and_the_data() -> None:
     run = planned("--workers", "2")["run"]
     assert (run["parameters"], run["samples"], run["workers"]) == (9610, 1437, 2)
     assert planned("--samples", "64000", "--batch-per-worker", "64")["run"]["steps"] == 60_000
+
+
+def test_activations_are_measured_on_the_model() -> None:
+    """An MLP keeps its input (64), the output of its ReLU (8), logits and labels: by hand."""
+    options = "--task.hidden 8 --workers 2 --batch-per-worker 32 --activations".split()
+    kept = planned(*options)["memory_bytes_per_worker"]["activations"]
+    assert 32 * 4 * (64 + 8 + 10) <= kept <= 32 * 4 * (64 + 3 * 8 + 3 * 10)
+    half = planned(*options, "--batch-per-worker", "16")["memory_bytes_per_worker"]["activations"]
+    assert half == pytest.approx(kept / 2, rel=0.02)
+    pieces = planned(*options, "--accumulate", "2")["memory_bytes_per_worker"]["activations"]
+    assert pieces == pytest.approx(half, rel=0.02)
+    assert "activations not counted" not in printed(*options)
+
+
+def test_a_plan_without_the_data_says_so(tmp_path: Path) -> None:
+    text = printed("--task", "cifar10", "--task.data", str(tmp_path), "--task.model", "resnet8")
+    assert "50 000 samples (not found here: the published size)" in text
 
 
 def test_gossip_shows_its_spectral_gap() -> None:

@@ -11,7 +11,7 @@ import pytest
 from small_runs import go, small_run
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.config import choices, parse
+from hpc_localsgd.config import CHOICES, choices, parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,7 +37,7 @@ def test_there_are_command_lines_to_test() -> None:
     assert len(TRAIN) >= 3
 
 
-@pytest.mark.parametrize("option", ["algorithm", "schedule", "topology", "compressor", "gradient"])
+@pytest.mark.parametrize("option", sorted(CHOICES.keys() - {"rate"}))
 def test_everything_that_can_be_chosen_is_named(option: str) -> None:
     for name in choices(option):
         assert f"`{name}`" in README, f"the README does not name the {option} {name}"

@@ -77,7 +77,12 @@ def parser() -> ArgumentParser:
     made = config.parser(PROG)
     made.description = (__doc__ or "").replace("\n", " ")
     made.add_argument("--json", action="store_true", help="Print JSON instead of a page.")
-    made.add_class_arguments(Options, nested_key=None)
+    made.add_argument(
+        "--activations",
+        action="store_true",
+        help="Also measure the activations of a step, on one worker's model on this CPU.",
+    )
+    made.add_class_arguments(Options, nested_key=None, skip={"activations"})
     return made
 
 

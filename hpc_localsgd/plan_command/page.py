@@ -51,7 +51,9 @@ def _run(report: Report) -> RenderableType:
     table = _facts()
     P, samples = grouped(planned.model.P), grouped(planned.samples)
     table.add_row("model", f"{P} parameters, {human_bytes(planned.model.nbytes)} a copy")
-    table.add_row("data", f"{samples} samples, {_number(plan.steps_per_epoch)} steps an epoch")
+    absent = " (not found here: the published size)" if planned.stand_in else ""
+    epoch = f"{_number(plan.steps_per_epoch)} steps an epoch"
+    table.add_row("data", f"{samples} samples{absent}, {epoch}")
     table.add_row("length", f"{grouped(plan.steps)} steps = {_epochs(plan, plan.steps)}")
     batch = config.batch_per_worker
     total = f"{grouped(planned.workers * batch)} samples a step"
@@ -152,10 +154,11 @@ def _cost(report: Report) -> RenderableType:
         _add_seconds(table, "total", plan.total_s, computing + plan.parallel_s)
     facts = _facts()
     memory = report.memory
-    facts.add_row("memory", f"{human_bytes(memory.total)}, activations not counted:")
-    parts = ((name, human_bytes(size)) for name, size in asdict(memory).items() if size)
+    without = ", activations not counted" if math.isnan(memory.activations) else ""
+    facts.add_row("memory", f"{human_bytes(memory.total)}{without}:")
+    parts = ((name, human_bytes(size)) for name, size in asdict(memory).items() if size > 0)
     facts.add_row("", ", ".join(f"{name} {size}" for name, size in parts))
-    facts.add_row("disk", f"{report.disk}; checkpoints not counted")
+    facts.add_row("disk", str(report.disk))
     facts.add_row(
         "network",
         f"{network.name}: {human_seconds(network.latency_s)} a message, "

@@ -7,6 +7,7 @@ expensive: the network is slower by as much as the model is smaller.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +31,24 @@ ALL_WORKERS = 2**20  # parameters of all small models together, however many wor
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes a worker keeps, if it has a process of its own; activations not counted."""
+    """Bytes a worker keeps, if it has a process of its own; activations are NaN if not measured."""
 
     parameters: float
     gradients: float
     optimiser: float
     algorithm: float
+    activations: float = math.nan
 
     @property
     def total(self) -> float:
-        """All of them."""
-        return self.parameters + self.gradients + self.optimiser + self.algorithm
+        """All that is known."""
+        known = 0.0 if math.isnan(self.activations) else self.activations
+        return self.checkpointed + self.gradients + known
+
+    @property
+    def checkpointed(self) -> float:
+        """What of it a checkpoint holds."""
+        return self.parameters + self.optimiser + self.algorithm
 
 
 class Rehearsal:
@@ -74,6 +82,7 @@ class Rehearsal:
         self.optimizer = self._optimizer.torch
         self.optimizer_numbers = _numbers(self.optimizer.state, K) / model.P
         self._remembered = _numbers(self._state, K)
+        self._activations = planned.activations
         self._world.ledger.take()
 
     def __call__(self, now: Now) -> float:
@@ -95,7 +104,13 @@ class Rehearsal:
         """Bytes a worker keeps, from what has been seen so far."""
         copy = self._model.nbytes * self._scale
         remembered = self._remembered / self._model.P
-        return Memory(copy, copy, copy * self.optimizer_numbers, copy * remembered)
+        return Memory(
+            parameters=copy,
+            gradients=copy,
+            optimiser=copy * self.optimizer_numbers,
+            algorithm=copy * remembered,
+            activations=self._activations,
+        )
 
 
 class _Rehearsed(Simulated):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from hpc_localsgd.plan_command.subject import Options, Subject
 from hpc_localsgd.probes import Evaluation, Snapshot
 from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
 from hpc_localsgd.types import Now
+
+KEPT = 2  # checkpoints, see `checkpoint.Checkpoints`
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def report(planned: Subject, network: Network, options: Options) -> Report:
         plan=plan,
         network=network,
         memory=rehearsal.memory(),
-        disk=_disk(planned, plan),
+        disk=_disk(planned, plan, rehearsal.memory()),
         topology=given.topology,
         gap=given.gap,
         time_limit_s=given.time_limit_s,
@@ -111,8 +113,8 @@ def _evaluate_every(planned: Subject) -> int:
     return next((probe.every for probe in found if isinstance(probe, Evaluation)), 0)
 
 
-def _disk(planned: Subject, plan: Preview) -> DiskEstimate:
-    """Of the trajectory: rounds, the loss of each worker and round, evaluations, snapshots."""
+def _disk(planned: Subject, plan: Preview, memory: Memory) -> DiskEstimate:
+    """Rounds, the loss of each worker and round, evaluations, snapshots, and checkpoints."""
     config, K = planned.config, planned.workers
     found, spread = probes(config, planned.units)
     values, snapshots = plan.rounds * K + _times(spread.every, plan), 0
@@ -121,7 +123,7 @@ def _disk(planned: Subject, plan: Preview) -> DiskEstimate:
             values += _times(probe.every, plan) * 2 * (1 + K * probe.per_worker)
         elif isinstance(probe, Snapshot):
             snapshots += _times(probe.every, plan)
-    return disk_estimate(
+    estimate = disk_estimate(
         K,
         planned.model.P,
         rounds=plan.rounds,
@@ -130,6 +132,9 @@ def _disk(planned: Subject, plan: Preview) -> DiskEstimate:
         dtype=config.snapshot_dtype,
         workers=config.snapshot_workers,
     )
+    buffers = planned.buffers * planned.model.itemsize
+    kept = 1 if config.checkpoint_every in (0, "0") else KEPT  # the last one alone
+    return replace(estimate, checkpoints_bytes=round(kept * K * (memory.checkpointed + buffers)))
 
 
 def _times(every: int, plan: Preview) -> int:

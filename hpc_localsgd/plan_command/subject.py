@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
-from hpc_localsgd.assemble import _steps, check_rounds, started
+from hpc_localsgd.assemble import _steps, check_rounds, execution, started
 from hpc_localsgd.config import Config, MakeOptimizer, Resolved
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.rates import Rate
 from hpc_localsgd.plan.schedule import Schedule
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.plan_command.activations import activations
+from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
 from hpc_localsgd.types import ConfigurationError, Footprint
 from hpc_localsgd.worlds.base import check_workers
 
@@ -29,18 +31,25 @@ class Options:
             says, inside a job.
         parameters: P, in place of the task's model.
         samples: Size of the training set, in place of the task's. With both, no task is made.
+        activations: Also measure the activations of a step, on one worker's model on this machine's
+            CPU.
     """
 
     step_time: float | None = None
     time_limit: str | None = None
     parameters: float | None = None
     samples: float | None = None
+    activations: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, float | int) and not value > 0:
+            if isinstance(value, float | int) and value is not False and not value > 0:
                 option = "--" + name.replace("_", "-")
                 raise ConfigurationError(f"{option} must be positive, got {value:g}")
+        if self.activations and self.parameters is not None:
+            raise ConfigurationError(
+                "--activations are measured on the task's model: leave --parameters out"
+            )
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class Subject:
         units: Of its durations.
         schedule: In steps.
         rate: In steps.
+        activations: Bytes that a worker's step keeps for its backward pass; NaN if not measured.
+        stand_in: Whether the data is not here, and model and size are those that are published.
     """
 
     config: Config
@@ -68,6 +79,8 @@ class Subject:
     units: Units
     schedule: Schedule
     rate: Rate
+    activations: float = math.nan
+    stand_in: bool = False
 
     @property
     def steps(self) -> int:
@@ -91,9 +104,10 @@ def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
         dtype=getattr(torch, config.dtype),
         replacement=config.sampling == "replacement",
         remainder=config.remainder,
+        execution=execution(config),
     )
-    model, buffers, samples = _weighed(config, options, setting)
-    partition = setting.partition(samples)
+    weighed = _weighed(config, options, setting)
+    partition = setting.partition(weighed.samples)
     units = Units(partition.steps_per_epoch, partition.per_step)
     units = Units(units.steps_per_epoch, units.samples_per_step, _steps(config, units))
     rate = config.rate.in_steps(units)
@@ -103,32 +117,57 @@ def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
         config=config,
         optimizer=resolved.optimizer,
         workers=K,
-        model=model,
-        buffers=buffers,
-        samples=samples,
+        model=weighed.model,
+        buffers=weighed.buffers,
+        samples=weighed.samples,
         units=units,
         schedule=schedule,
         rate=rate,
+        activations=weighed.activations,
+        stand_in=weighed.stand_in,
     )
 
 
-def _weighed(config: Config, options: Options, setting: Setting) -> tuple[Footprint, int, int]:
-    """The model's footprint, its buffers, and the number of training samples."""
+@dataclass(frozen=True)
+class _Weighed:
+    """What was learnt from the task, see `Subject`."""
+
+    model: Footprint
+    buffers: int
+    samples: int
+    activations: float = math.nan
+    stand_in: bool = False
+
+
+def _weighed(config: Config, options: Options, setting: Setting) -> _Weighed:
+    """The model's footprint, its buffers, the number of training samples, and activations."""
     given = options.parameters, options.samples
     itemsize = setting.dtype.itemsize
     if given[0] is not None and given[1] is not None:
-        return _even(round(given[0]), itemsize), 0, round(given[1])
-    try:
-        task = config.task.build(setting)
-    except ConfigurationError as error:
-        raise ConfigurationError(
-            f"{error} (a plan does without the task if given --parameters P and --samples N)"
-        ) from error
+        return _Weighed(_even(round(given[0]), itemsize), 0, round(given[1]))
+    task, stand_in = _built(config.task, setting)
     model = (
         Footprint(task.sizes, itemsize) if given[0] is None else _even(round(given[0]), itemsize)
     )
     samples = task.splits["train"] if given[1] is None else round(given[1])
-    return model, int(task.buffers.shape[1]), samples
+    kept = math.nan
+    if options.activations:
+        task.x[:] = task.init(config.seed)
+        kept = activations(task, config.batch_per_worker // config.accumulate)
+    return _Weighed(model, int(task.buffers.shape[1]), samples, kept, stand_in)
+
+
+def _built(spec: TaskSpec, setting: Setting) -> tuple[Task, bool]:
+    """The task; if its data is not here, one of the published size in its place (and True)."""
+    try:
+        return spec.build(setting), False
+    except ConfigurationError as error:
+        published = spec.published()
+        if published is None:
+            raise ConfigurationError(
+                f"{error} (a plan does without the task if given --parameters P and --samples N)"
+            ) from error
+    return published.build(setting), True
 
 
 def _even(P: int, itemsize: int) -> Footprint:

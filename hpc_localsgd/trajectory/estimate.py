@@ -16,24 +16,27 @@ _FILE_BYTES = 64 * 1024  # superblock, groups, attributes, the configuration tex
 
 @dataclass(frozen=True)
 class DiskEstimate:
-    """Bytes of one trajectory, before compression. `str()` is one line for a person.
+    """Bytes of one run, before compression. `str()` is one line for a person.
 
     Attributes:
         rounds_bytes: The table of rounds.
         series_bytes: All series together.
         snapshots_bytes: All snapshots together.
         snapshots: How many snapshots.
+        checkpoints_bytes: The checkpoints that are kept, of all ranks; beside the trajectory.
     """
 
     rounds_bytes: int
     series_bytes: int
     snapshots_bytes: int
     snapshots: int
+    checkpoints_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """Everything, with the file's own overhead."""
-        return _FILE_BYTES + self.rounds_bytes + self.series_bytes + self.snapshots_bytes
+        trajectory = self.rounds_bytes + self.series_bytes + self.snapshots_bytes
+        return _FILE_BYTES + trajectory + self.checkpoints_bytes
 
     def __str__(self) -> str:
         """``about 10.3 MB on disk: rounds 0.1 MB, series 0.2 MB, snapshots 10 MB (10 x 1 MB)``."""
@@ -41,6 +44,8 @@ class DiskEstimate:
         if self.snapshots:
             each = human_bytes(self.snapshots_bytes / self.snapshots)
             text += f", snapshots {human_bytes(self.snapshots_bytes)} ({self.snapshots} x {each})"
+        if self.checkpoints_bytes:
+            text += f", checkpoints {human_bytes(self.checkpoints_bytes)}"
         return f"about {human_bytes(self.total_bytes)} on disk: {text}"
 
 

@@ -13,7 +13,7 @@ from hpc_localsgd.tasks.vision.models import model_maker
 from hpc_localsgd.tasks.vision.norms import Norm
 from hpc_localsgd.types import ConfigurationError
 
-SMOKE_TEST = 8  # test images of a trial, and distinct ones
+SMOKE_TEST = 4  # test images of a trial, and distinct ones
 
 
 @dataclass(frozen=True)
