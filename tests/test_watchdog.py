@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from small_runs import small_run
 
+from hpc_localsgd.checkpoint import Checkpoints, Keeper
 from hpc_localsgd.stopping import HUNG, Stopping
 from hpc_localsgd.watchdog import Watchdog
 
@@ -92,3 +94,12 @@ def test_it_can_be_turned_off_and_waits_for_the_first_step(tmp_path: Path) -> No
         keeper.begun = False
     early.pass_s(1000)
     assert off.asked() == early.asked() == []
+
+
+def test_it_looks_before_the_first_step_and_the_thread_lives(tmp_path: Path) -> None:
+    """A slow start takes longer than the second after which the thread looks for the first time."""
+    run = small_run()
+    keeper = Keeper(run, Checkpoints(tmp_path, run.world))
+    two: Any = SimpleNamespace(n=2, rank=0)
+    Watchdog(keeper, two, Stopping(), tmp_path, longest=16, least_s=60).look()
+    assert not keeper.begun
