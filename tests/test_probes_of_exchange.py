@@ -155,7 +155,7 @@ def test_the_noise_is_that_of_single_samples() -> None:
     """Unbiased: over many draws of the subset its mean is the trace of the covariance."""
     task = small_run(spec=digits(hidden=3)).task
     w = task.init(0)
-    everything = task._data["train"]  # type: ignore[attr-defined]
+    everything = task.samples._data["train"]  # type: ignore[attr-defined]
     from hpc_localsgd.curvature import Risk
 
     risk = Risk(task, [everything]).at(w)

@@ -98,7 +98,7 @@ class Team:
     def finish(self, failed: bool = False) -> None:
         """Let the other ranks go. Once is enough; they fail too if `failed`."""
         if not self._over and self._world.n > 1:
-            self._message(END, self.like[None].expand(1 + failed, -1))
+            self._message(END, self.like.repeat(1 + failed, 1))
         self._over = True
 
     def serve(self) -> None:

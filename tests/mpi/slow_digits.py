@@ -21,7 +21,7 @@ class slow_digits(digits):
         at: The step in which it does.
     """
 
-    step_s: float = 0.002
+    step_s: float = 0.004
     late: int = -1
     at: int = -1
 

@@ -21,6 +21,7 @@ def test_the_recipe_runs(path: Path, tmp_path: Path) -> None:
     run = Trajectory(tmp_path / "run-smoke")
     assert run.attrs["status"] == "complete"
     assert run.rounds.step_end[-1] == STEPS
-    assert max(run.rounds.local_steps) == (1 if path.stem.startswith("zh") else 2)
+    longest = max(run.rounds.local_steps)
+    assert longest == 1 if path.stem.startswith("zh") else longest > 1
     assert run.series("eval/test/loss").step.tolist()[-1] == STEPS
     assert not (tmp_path / "run-smoke" / "checkpoints").exists()  # gigabytes, for nobody

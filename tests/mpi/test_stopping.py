@@ -81,7 +81,8 @@ def finish(launcher: Sequence[str], out: Path, *options: str) -> torch.Tensor:
 def trains(job: Job, out: Path) -> bool:
     """Whether both ranks have been at it for a while."""
     assert job.process.poll() is None, job.wait().text[-2000:]
-    return len(job.ranks()) == 2 and (out / "trajectory.h5").exists()
+    begun = "step   0/" in job.stdout.read_text()
+    return begun and len(job.ranks()) == 2 and (out / "trajectory.h5").exists()
 
 
 def stop(
@@ -154,9 +155,10 @@ def test_a_rank_that_waits_in_an_exchange_and_one_in_a_long_step_write_their_sha
 def test_where_no_signal_arrives_a_file_stops_the_run(
     tmp_path: Path, launcher: Callable[[int], list[str]]
 ) -> None:
-    status = stop(launcher(2), tmp_path, *SHORT, by="STOP")
+    slow = [*SHORT, "--task.step-s=0.01"]  # the file is looked for once a second
+    status = stop(launcher(2), tmp_path, *slow, by="STOP")
     assert status != 0  # horovodrun has statuses of its own
-    finish(launcher(2), tmp_path, *SHORT)
+    finish(launcher(2), tmp_path, *slow)
     assert Trajectory(tmp_path).rounds.step_end[-1] == STEPS
     assert len(Trajectory(tmp_path).paths) == 2
 
@@ -169,7 +171,7 @@ def test_a_frozen_rank_is_named_and_the_job_ended(tmp_path: Path) -> None:
         outcome = job.wait(60)
         until(lambda: not job.pids(), 10, "every process is gone")
     assert outcome.status == HUNG
-    assert "say nothing any more: rank 1 (step " in outcome.text
+    assert "say nothing any more: rank 1 (" in outcome.text, outcome.text
     finish(mpirun(2), tmp_path, *options)
 
 
