@@ -50,7 +50,7 @@ class Stopping:
         self._ignored = 0
         self._before: dict[int, Any] = {}
         self._closed = False
-        self._out_of_patience: Callable[[], None] = _leave_at_once
+        self._out_of_patience = self._leave_at_once
         self._each_second: Callable[[], None] = lambda: None
 
     @property
@@ -142,6 +142,14 @@ class Stopping:
             except OSError:  # a full disk: the others have their own signals
                 pass
 
+    def _leave_at_once(self) -> None:
+        """Nothing has begun yet, so there is nothing to keep.
+
+        A launcher ends the other ranks by SIGTERM when one has failed; their status must not hide
+        that one's from the job script.
+        """
+        end(1 if self.hurried else STOPPED)
+
     def _waited_s(self) -> float:
         return time.monotonic() - self.asked_s
 
@@ -157,11 +165,6 @@ def end(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def _leave_at_once() -> None:
-    """Nothing has begun yet, so there is nothing to keep."""
-    end(STOPPED)
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

@@ -17,7 +17,5 @@ CONTAINER=()  # put in front of every program on every rank
 export PYTHONUNBUFFERED=1
 # srun no longer takes this from sbatch by itself.
 [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-# Horovod's thread wakes up every millisecond by default, which local steps pay for.
-export HOROVOD_CYCLE_TIME=${HOROVOD_CYCLE_TIME:-10}
 # Parallel file systems often have no locks, and only rank 0 opens the record.
 export HDF5_USE_FILE_LOCKING=${HDF5_USE_FILE_LOCKING:-FALSE}

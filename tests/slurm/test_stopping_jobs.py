@@ -23,10 +23,10 @@ STEPS = 400
 RUN = "--task=slow_digits.slow_digits --task.hidden=8 --batch-per-worker=4 --figures=false "
 RUN += f"--steps={STEPS} --rate.warmup=0 --evaluate-every=50% --spread-every=0 "
 RUN += "--snapshot-every=100% --snapshot-workers"
-SLOW, FAST = "--task.step-s=0.025", "--task.step-s=0"
+SLOW, FAST = "--task.step-s=0.05", "--task.step-s=0"
 MODULES = f"{ROOT}:{ROOT / 'tests' / 'mpi'}"  # ours, and that of the slow task
 TWO_NODES = "--nodes=2 --ntasks-per-node=1"
-TRAINS_FOR_S = 0.5
+TRAINS_FOR_S = 4.0
 PATIENCE_S = 240
 
 pytestmark = pytest.mark.timeout(900)  # of the fixture that runs them all
