@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORTS = Path(__file__).parent / "reports"
 _ADDRESS = "SIDE_BY_SIDE"
 PATIENCE_S = 120  # for a contestant to start, or to take its turn
+LOAD = os.getloadavg()[0]  # before anything is timed
 _OF_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HOROVOD_", "SLURM_")
 MPIRUN = ("mpirun", "--bind-to", "none", "--oversubscribe")
 
@@ -263,6 +264,7 @@ def circumstances() -> dict[str, str]:
         "command": shlex.join(["python", str(Path(sys.argv[0])), *sys.argv[1:]]),
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
+        "load before": f"{LOAD:.1f}",
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
