@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from mean import WAYS, P
-from models import SUBJECTS
 from side_by_side import (
     Figure,
     figures,
@@ -41,7 +40,7 @@ WITHOUT_US = {"HOROVOD_IDLE_CYCLE_TIME": "0"}  # Horovod's thread as its release
 def main() -> None:
     """Time everything and write the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--subjects", nargs="*", default=list(SUBJECTS), choices=SUBJECTS)
+    parser.add_argument("--subjects", nargs="*", default=list(STEPS), choices=STEPS)
     parser.add_argument("--mean-ranks", nargs="*", type=int, default=[2, 4])
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()

@@ -5,21 +5,20 @@
 
 Blocks of steps with and without a keeper take turns, so that both see the same machine. A block
 with one copies its place once a second and writes a checkpoint every `--every` seconds. Expected:
-at most 1.02 times the step time. About 3 minutes on two quiet cores.
+at most 1.02 times the step time. About 3 minutes on two quiet cores. Rank 0 writes the report.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
+from side_by_side import figures, table, write_report
 
 from hpc_localsgd.assemble import make_world
 from hpc_localsgd.checkpoint import Checkpoints, Keeper
@@ -72,7 +71,7 @@ def main() -> int:
         out = Path(given.out or temporary)
         off, on = measured(made(options, world), out, given.pairs, given.every)
     if world.rank == 0:
-        show(off, on, given)
+        report({"without": off, "with checkpoints": on}, given, world)
     world.close()
     return 0
 
@@ -87,19 +86,16 @@ def measured(run: Run, out: Path, pairs: int, every_s: float) -> tuple[list[floa
     return off[1:], on[1:]
 
 
-def show(off: list[float], on: list[float], given: argparse.Namespace) -> None:
-    """One line of JSON: medians in ms, and the median of the ratios of neighbours."""
-    ratios = [b / a for a, b in zip(off, on, strict=True)]
-    found = {
-        "off_ms": 1000 * statistics.median(off),
-        "on_ms": 1000 * statistics.median(on),
-        "ratio": statistics.median(ratios),
-        "ratios": [round(r, 3) for r in ratios],
-        "load": os.getloadavg()[0],
-        "torch": torch.__version__,
-        "options": vars(given),
-    }
-    print(json.dumps(found), flush=True)
+def report(times: dict[str, list[float]], given: argparse.Namespace, world: World) -> None:
+    """The step with checkpoints against the one without, neighbours in time."""
+    found = figures(times, "without")
+    text = (
+        f"# Checkpoints while training\n\nOne every {given.every:g} s; a perceptron with "
+        f"{given.hidden} hidden units, rounds of {given.round} steps, {world}, "
+        f"{given.pairs} pairs of runs of {given.steps} steps.\n\n{table(found, 'without')}"
+    )
+    data = {name: asdict(figure) for name, figure in found.items()}
+    write_report("checkpoint_overhead", text, {"options": vars(given), **data})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Kills ranks of a run at random moments, resumes it each time, and compares with a run left alone.
 
-    python benchmarks/hundred_kills.py --kills 100 --report benchmarks/reports/hundred_kills.md
+    python benchmarks/hundred_kills.py
 
 Two ranks under mpirun. A kill is SIGKILL or SIGUSR2, to a random rank, at a random moment: it falls
 into start-up, local steps, exchanges, flushes and the writing of checkpoints, as it comes. The run
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from side_by_side import write_report
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -146,20 +147,19 @@ def campaign(name: str, kills: int, folder: Path, draw: random.Random, tally: Ta
     compare(name, whole, folder / f"run-{run}", tally)
 
 
-def report(tally: Tally, seed: int, seconds: float) -> str:
-    """For benchmarks/reports."""
+def page(tally: Tally, seconds: float) -> str:
+    """The report."""
     kills = sum(tally.kills.values())
     faults = "\n".join(f"- {fault}" for fault in tally.faults) or "None."
     return (
         f"# {kills} kills\n\n"
-        f"`python benchmarks/hundred_kills.py --kills {kills} --seed {seed}`, {seconds:.0f} s, two "
-        f"ranks under mpirun, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f} at the end.\n\n"
+        f"Two ranks under mpirun; {seconds:.0f} s in all.\n\n"
         f"- kills: {dict(tally.kills)}\n"
         f"- algorithms: {', '.join(ALGORITHMS)}\n"
         f"- statuses of the launcher: {dict(tally.statuses)}\n"
         f"- runs brought to their end and compared, every bit: {tally.finished}\n"
         f"- longest time from a kill until no process was left: {tally.slowest_s:.1f} s\n\n"
-        f"## Faults\n\n{faults}\n"
+        f"## Faults\n\n{faults}"
     )
 
 
@@ -168,7 +168,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--report", type=Path)
     given = parser.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT / "tests" / "mpi")  # where the slow task is
     draw, tally, began = random.Random(given.seed), Tally(), time.monotonic()
@@ -176,10 +175,9 @@ def main() -> int:
     for name, kills in zip(ALGORITHMS, shares, strict=True):
         with tempfile.TemporaryDirectory() as folder:
             campaign(name, int(kills), Path(folder), draw, tally)
-    text = report(tally, given.seed, time.monotonic() - began)
-    print(text)
-    if given.report:
-        given.report.write_text(text)
+    seconds = time.monotonic() - began
+    counts = {"kills": dict(tally.kills), "statuses": dict(tally.statuses)}
+    write_report("hundred_kills", page(tally, seconds), vars(tally) | counts)
     return 1 if tally.faults else 0
 
 

@@ -3,7 +3,7 @@
     mpirun -np 2 python benchmarks/loops.py LOOP SUBJECT H
 
 is started by the scripts beside it; `Gate` tells when to take steps. All loops do the same work:
-16 (or 4) samples out of 256 in memory, cross entropy, SGD with momentum and weight decay.
+4 or 16 samples out of some in memory, cross entropy, SGD with momentum and weight decay.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from loops import FOREVER
 from models import SUBJECTS
 from side_by_side import figures, started, table, take_turns, write_report
 
-STEPS = {"conv": 100, "mlp": 20, "resnet18": 4}  # of a turn, about a third of a second
+STEPS = {"conv": 100, "mlp": 20, "resnet18": 4, "resnet50": 1}  # of a turn
 CONTESTANTS = ("bare", "attach", "trainer", "trainer_mpi")
 
 

@@ -11,9 +11,6 @@ benchmarks/reports/text.md and text.json; the runs themselves go to a temporary 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -22,11 +19,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hpc_localsgd import __version__
+from side_by_side import write_report
+
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
 
-HERE = Path(__file__).parent
 TARGET = 1.95  # nat a character, test loss of the mean model
 COMMON = (
     "--task text --workers 4 --world simulated --batch-per-worker 16 --steps {steps} "
@@ -97,17 +94,15 @@ def measured(method: str, options: str, folder: Path) -> Row:
     )
 
 
-def page(rows: list[Row], about: dict[str, object]) -> str:
+def page(rows: list[Row]) -> str:
     """The report."""
     lines = [
         "# Text: parallel, Local and DiLoCo side by side",
         "",
-        "`python benchmarks/text.py`: the next character of the bundled book, a Transformer of",
-        "0.42 million parameters, 4 workers of 16 sequences of 64 characters in one process.",
+        "The next character of the bundled book, a Transformer of 0.42 million parameters,",
+        "4 workers of 16 sequences of 64 characters in one process.",
         f"Target: test loss {TARGET} nat a character. One run each, seed 0. Seconds to the target",
         "are the run's seconds in proportion to its steps, evaluations and start included.",
-        "",
-        *(f"- {name}: {value}" for name, value in about.items()),
         "",
         "| method | to the target | steps | sent by a worker "
         "| whole run | sent | test loss (lowest) | accuracy |",
@@ -125,33 +120,20 @@ def page(rows: list[Row], about: dict[str, object]) -> str:
             f"| {row.test_loss:.3f} ({row.best_loss:.3f}) | {row.accuracy:.3f} |"
         )
     commands = (f"    {row.command}" for row in rows)
-    return "\n".join([*lines, "", "The commands:", "", *commands, ""])
+    return "\n".join([*lines, "", "The commands:", "", *commands])
 
 
 def main() -> None:
     """Run all methods and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=600, help="of each run")
-    parser.add_argument("--reports", type=Path, default=HERE / "reports")
     given = parser.parse_args()
-    before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         rows = [
             measured(name, f"{COMMON.format(steps=given.steps)} {options}", Path(folder) / str(i))
             for i, (name, options) in enumerate(METHODS.items())
         ]
-    about: dict[str, object] = {
-        "version": __version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
-        "load of the machine": f"{before:.1f} before, {os.getloadavg()[0]:.1f} after",
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    content = {"target": TARGET, **about, "rows": [asdict(row) for row in rows]}
-    given.reports.mkdir(parents=True, exist_ok=True)
-    (given.reports / "text.json").write_text(json.dumps(content, indent=1) + "\n")
-    (given.reports / "text.md").write_text(page(rows, about))
-    print(page(rows, about))
+    write_report("text", page(rows), {"target": TARGET, "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from hpc_localsgd.agreement import check_same as check_same
 from hpc_localsgd.agreement import digest, hosts_of
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.batchnorm import BatchNorm
-from hpc_localsgd.checkpoint import Checkpoints, Keeper, Place
+from hpc_localsgd.checkpoint import MEND, Checkpoints, Keeper, Place
 from hpc_localsgd.config import Config, Resolved, essence
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.loop import Position, Run
@@ -43,7 +43,7 @@ from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.trajectory import Writer
 from hpc_localsgd.trajectory.header import Header
-from hpc_localsgd.types import ConfigurationError, legend
+from hpc_localsgd.types import ConfigurationError, NotKept, legend
 from hpc_localsgd.watchdog import Watchdog
 from hpc_localsgd.worlds.base import World, check_workers
 from hpc_localsgd.worlds.horovod import Horovod
@@ -56,27 +56,47 @@ _WORLDS = {"horovod": Horovod, "mpi": Mpi, "torch": Torch}
 
 
 def make_world(config: Config, launch: Launch) -> World:
-    """The world of the options, on this rank's device.
+    """The world that the options of a run ask for, on this rank's device.
 
     Raises:
         ConfigurationError: The world cannot be had, or K is no multiple of the ranks.
     """
-    kind: str = config.world
+    return join_world(launch, config.world, config.device, config.workers, config.fabric)
+
+
+def join_world(
+    launch: Launch,
+    kind: str = "auto",
+    device: str = "auto",
+    workers: int | None = None,
+    fabric: str = "10GbE",
+) -> World:
+    """The world of a kind, on this rank's device.
+
+    Args:
+        launch: How this process was started.
+        kind: auto, simulated, horovod, mpi or torch, as `--world`.
+        device: As `--device`.
+        workers: K; None for one a rank.
+        fabric: The network whose seconds the simulated world counts.
+
+    Raises:
+        ConfigurationError: The world cannot be had, or K is no multiple of the ranks.
+    """
     n = started(launch)
     if kind == "auto":
         kind = "simulated" if n == 1 else _kind(launch)
-        _refuse_lone_process(config, launch)
+        _refuse_lone_process(workers, launch)
     if kind == "simulated":
         if n != 1:
             raise ConfigurationError(
                 f"{launch.launcher} started {n} processes, and the simulated world is one: "
                 "start it without a launcher, or use --world horovod or mpi"
             )
-        return Simulated(config.workers, _device(config, 0), network(config.fabric))
-    if n is not None and config.workers is not None:
-        check_workers(config.workers, n)
-    device = _device(config, launch.local_rank or 0)
-    world = _WORLDS[kind](config.workers, device)
+        return Simulated(workers, _device(device, 0), network(fabric))
+    if n is not None and workers is not None:
+        check_workers(workers, n)
+    world = _WORLDS[kind](workers, _device(device, launch.local_rank or 0))
     if n is not None and world.n != n:
         raise ConfigurationError(
             f"{launch.launcher} started {n} processes, but {kind} joined {world.n}: "
@@ -98,9 +118,9 @@ def _kind(launch: Launch) -> str:
     return "horovod" if find_spec("horovod") else "mpi"
 
 
-def _refuse_lone_process(config: Config, launch: Launch) -> None:
+def _refuse_lone_process(workers: int | None, launch: Launch) -> None:
     """Several tasks in the job and one process of ours is a forgotten launcher."""
-    if launch.launcher == "sbatch" and (launch.size or 1) > 1 and config.workers is None:
+    if launch.launcher == "sbatch" and (launch.size or 1) > 1 and workers is None:
         raise ConfigurationError(
             f"Slurm gave this job {launch.size} tasks, but one process was started: put "
             "`srun --mpi=pmix` in front, or say --world simulated --workers K"
@@ -180,15 +200,18 @@ class Job:
     position: Position
     record: Recorder
     keeper: Keeper
-    writer: Writer | None
     out: Path
     hosts: list[str]
 
     def close(self, status: str) -> None:
-        """End the record as complete, stopped or diverged."""
+        """End the record as complete, stopped or diverged.
+
+        Raises:
+            NotKept: It was to be complete, and could not be written.
+        """
         self.keeper.finish()
-        if self.writer is not None:
-            self.writer.close(status)
+        if not self.record.close(status) and status == "complete":
+            raise NotKept(f"the run is done, but not all of its record is on the disk: {MEND}")
 
 
 def make_job(
@@ -222,8 +245,8 @@ def make_job(
         record.restore(place.state["record"])
     if kept is not None:
         watchdog = make_watchdog(config, run, keeper, stopping, out)
-        stopping.attend(keeper.leave, watchdog.look)
-    return Job(run, position, record, keeper, writer, out, hosts_of(world))
+        stopping.attend(watchdog.look, keeper.leave)
+    return Job(run, position, record, keeper, out, hosts_of(world))
 
 
 def make_keeper(
@@ -250,14 +273,21 @@ def make_watchdog(
     longest = min(run.steps, max(run.schedule(t, run.rate(t)) for t in moments))
     if isinstance(run.schedule, spread_triggered):
         longest = run.schedule.at_most
-    least_s = seconds(config.watchdog)
+    return Watchdog(keeper, run.world, stopping, out, longest, watchdog_s(config))
+
+
+def watchdog_s(config: Config) -> float:
+    """Least seconds without a step until a job is taken for hung; 0 for never.
+
+    Raises:
+        ConfigurationError: No time.
+    """
+    least_s = 0.0 if str(config.watchdog) == "0" else seconds(config.watchdog)
     if least_s is None:
-        if str(config.watchdog) != "0":
-            raise ConfigurationError(
-                f'--watchdog {config.watchdog}: type a time ("10 minutes"), or 0 for none'
-            )
-        least_s = 0.0
-    return Watchdog(keeper, run.world, stopping, out, longest, least_s)
+        raise ConfigurationError(
+            f'--watchdog {config.watchdog}: type a time ("10 minutes"), or 0 for none'
+        )
+    return least_s
 
 
 def open_record(resolved: Resolved, run: Run, units: Units, t0: int, how: Continued) -> Writer:
@@ -320,9 +350,8 @@ def _measuring(config: Config) -> Algorithm:
     return config.algorithm
 
 
-def _device(config: Config, local_rank: int) -> torch.device:
+def _device(name: str, local_rank: int) -> torch.device:
     """The device asked for; where that is just "cuda", the GPU of this rank."""
-    name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, set_loader
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_loader
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
@@ -220,12 +220,7 @@ def parse(argv: Sequence[str], prog: str = "python -m hpc_localsgd.train") -> Re
 
 def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     """Options of a run from a command line, by a parser that may have further options."""
-    try:
-        words = expand(argv)
-        _start_from_named_task(made, words)
-        parsed = made.parse_args(words)
-    except ArgumentError as error:  # without the page of usage that argparse prints
-        raise ConfigurationError(f"{error} (see {made.prog} --help)") from error
+    parsed = arguments(made, argv, _start_from_named_task)
     _check_lr(parsed.optimizer)
     names = {f.name for f in fields(Config)}
     objects = made.instantiate(parsed)
@@ -235,6 +230,30 @@ def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     if config.checkpoint_keep < 1:
         raise ConfigurationError(f"--checkpoint-keep {config.checkpoint_keep}: keep at least one")
     return Resolved(config, objects.optimizer, _text(made, parsed))
+
+
+def arguments(
+    made: ArgumentParser,
+    argv: Sequence[str],
+    before: Callable[[ArgumentParser, Sequence[str]], None] = lambda made, words: None,
+) -> Namespace:
+    """What a command line gives a parser, with short names and bare flags.
+
+    Args:
+        made: The parser, which does not exit on errors.
+        argv: The command line.
+        before: Called with the parser and the words it is about to parse.
+
+    Raises:
+        ConfigurationError: Unknown options or values.
+        SystemExit: Help was printed.
+    """
+    words = expand(argv)
+    before(made, words)
+    try:
+        return made.parse_args(words)
+    except ArgumentError as error:  # without the page of usage that argparse prints
+        raise ConfigurationError(f"{error} (see {made.prog} --help)") from error
 
 
 def _start_from_named_task(made: ArgumentParser, words: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.stopping import HUNG as HUNG
 from hpc_localsgd.stopping import STOPPED as STOPPED
 from hpc_localsgd.stopping import end
-from hpc_localsgd.types import ConfigurationError, DataError
+from hpc_localsgd.types import ConfigurationError, DataError, NotKept
 
 if TYPE_CHECKING:
     from hpc_localsgd.environment.launch import Launch
@@ -64,7 +64,7 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
             complain(str(error), prog)
         world.close()
         return FAULT
-    except DataError as error:
+    except (DataError, NotKept) as error:
         complain(f"rank {world.rank}: {error}", prog)
         world.abort(1)
         raise

@@ -208,17 +208,21 @@ class Recorder:
         """Bring what was recorded to the disk; whether that worked."""
         return self.writer is None or self._to_writer(self.writer.flush)
 
-    def close(self, status: str) -> None:
-        """End the record; also from another thread, which does not wait for ever."""
-        held = self._writing.acquire(timeout=CLOSE_WITHIN_S)
+    def close(self, status: str) -> bool:
+        """End the record, also from another thread, which does not wait for ever; whether it is."""
+        if not self._writing.acquire(timeout=CLOSE_WITHIN_S):
+            self._closed = True
+            return False
         self._closed = True
-        if held and self.writer is not None:
-            try:
+        try:
+            if self.writer is not None:
                 self.writer.close(status)
-            except TrajectoryError as error:
-                _say(str(error))
-        if held:
+        except TrajectoryError as error:
+            _say(str(error))
+            return False
+        finally:
             self._writing.release()
+        return True
 
     def _to_writer(self, write: Callable[..., None], *values: Any, **named: Any) -> bool:
         """Let the writer work. A full disk is said and survived: the rows wait in memory."""

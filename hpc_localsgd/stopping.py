@@ -69,14 +69,18 @@ class Stopping:
         self._ignored = _changed_ns(file)
         self._file = file
 
-    def attend(self, out_of_patience: Callable[[], None], each_second: Callable[[], None]) -> None:
-        """The loop is about to begin.
+    def attend(
+        self, each_second: Callable[[], None], out_of_patience: Callable[[], None] | None = None
+    ) -> None:
+        """What the thread does from now on.
 
         Args:
-            out_of_patience: Called by the thread when the loop was asked and did not stop in time.
-            each_second: Called by the thread about once a second.
+            each_second: Called about once a second.
+            out_of_patience: Called when the loop was asked and did not stop in time. As long as
+                this is not given there is nothing to keep, and the process ends.
         """
-        self._out_of_patience, self._each_second = out_of_patience, each_second
+        self._each_second = each_second
+        self._out_of_patience = out_of_patience or self._leave_at_once
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is not threading.main_thread():

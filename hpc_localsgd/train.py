@@ -48,12 +48,18 @@ def _main(argv: Sequence[str], stopping: Stopping) -> int:
 
 def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) -> int:
     """Train with parsed options in the world this process was launched into."""
-    from hpc_localsgd.assemble import make_world, started
+    from hpc_localsgd.assemble import make_world, started, watchdog_s
     from hpc_localsgd.smoke import smaller
+    from hpc_localsgd.watchdog import Starting
 
     if resolved.config.smoke:
         resolved = replace(resolved, config=smaller(resolved.config, started(launch) or 1))
-    world = make_world(resolved.config, launch)
+    config = resolved.config
+    starting = Starting(launch.rank, 0 if started(launch) == 1 else watchdog_s(config))
+    if stopping is not None:
+        stopping.attend(starting.look)
+    world = make_world(config, launch)
+    starting.at = "making its task, or waiting for the other ranks to have made theirs"
     return in_world(world, PROG, lambda: _train(resolved, world, stopping))
 
 
@@ -98,7 +104,10 @@ def _conclude(job: Job, figures: bool) -> None:
     if figures:
         from hpc_localsgd.analysis.figures import draw_run
 
-        drawn = draw_run(trajectory, job.out)
+        try:
+            drawn = draw_run(trajectory, job.out)
+        except OSError as error:  # a full disk, say; the run itself is on it
+            complain(f"no figures: {error}", PROG)
     show_conclusion(trajectory, job.run, [job.out / "trajectory.h5", *drawn], job.hosts)
 
 

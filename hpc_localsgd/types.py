@@ -110,3 +110,10 @@ class DataError(RuntimeError):
     Unlike a ConfigurationError it is this rank's alone: the job is ended at once. The front door
     prints its text without a traceback.
     """
+
+
+class NotKept(RuntimeError):
+    """What this rank needs to go on from here is not on the disk, and its run is at its end.
+
+    Earlier checkpoints are. The front door prints its text without a traceback.
+    """

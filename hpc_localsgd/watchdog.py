@@ -5,6 +5,8 @@ bound is not a fixed one: a least time, and three times the longest round at the
 
 Every rank says now and then how far it is, in `<out>/ranks/`. When the bound is over, a rank looks
 who has said nothing new meanwhile, tells it, keeps what it has, and ends with status 86.
+
+Before the first step nobody knows the pace: a start may take three times the least time.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.stopping import HUNG, Stopping
+from hpc_localsgd.stopping import HUNG, Stopping, end
 
 if TYPE_CHECKING:
     from hpc_localsgd.checkpoint import Keeper
@@ -24,6 +26,36 @@ if TYPE_CHECKING:
 
 BEAT_EVERY_S = 5.0
 ROUNDS = 3  # of the longest, for an exchange to come about
+START = 3  # times the least time
+
+
+class Starting:
+    """Ends this process when the ranks do not find each other, or the data does not come."""
+
+    def __init__(
+        self, rank: int, least_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Watch the start of a rank.
+
+        Args:
+            rank: This one, as its launcher counts.
+            least_s: As for `Watchdog`.
+            clock: Seconds.
+        """
+        self._rank, self._least_s, self._clock = rank, least_s, clock
+        self._began_s = clock()
+        self.at = "waiting for the other ranks to start"
+
+    def look(self) -> None:
+        """End this process if the start takes too long."""
+        passed_s = self._clock() - self._began_s
+        if not 0 < START * self._least_s <= passed_s:
+            return
+        sys.stderr.write(
+            f"rank {self._rank} on {socket.gethostname()} is still {self.at} after {passed_s:.0f} "
+            "s: the job hangs and is ended. If it only is slow, give --watchdog a longer time\n"
+        )
+        end(HUNG)
 
 
 class Watchdog:
@@ -59,7 +91,9 @@ class Watchdog:
         self._looked_s = 0.0
 
     def bound_s(self) -> float:
-        """How long this rank may take from one step to the next."""
+        """How long this rank may take from one step to the next, or to the first."""
+        if not self._keeper.begun:
+            return START * self._least_s
         return self._least_s + ROUNDS * self._longest * self._keeper.mean_step_s()
 
     def look(self) -> None:
@@ -71,7 +105,7 @@ class Watchdog:
             self._beaten_s = now
             self._beat()
         silent_s = now - self._keeper.passed_s
-        if not self._keeper.begun or silent_s < self.bound_s():
+        if silent_s < self.bound_s():
             self._seen = {}
         elif not self._seen:  # who says something new within the next beats is there
             self._seen, self._looked_s = self._said(), now

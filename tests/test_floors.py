@@ -54,6 +54,7 @@ DOOR = {
     "smoke",
     "sharpness",
     "landscape",
+    "measuring",
     "report",
     "compare",
     "cite",

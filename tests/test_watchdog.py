@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from small_runs import small_run
 
+from hpc_localsgd import watchdog
 from hpc_localsgd.checkpoint import Checkpoints, Keeper
 from hpc_localsgd.stopping import HUNG, Stopping
 from hpc_localsgd.watchdog import Watchdog
@@ -87,13 +88,10 @@ def test_a_rank_that_lives_and_does_not_get_on_is_named(
     assert "are the furthest behind: rank 2 (step 20" in capfd.readouterr().err
 
 
-def test_it_can_be_turned_off_and_waits_for_the_first_step(tmp_path: Path) -> None:
-    off, early = Ranks(tmp_path, least_s=0.0), Ranks(tmp_path)
+def test_it_can_be_turned_off(tmp_path: Path) -> None:
+    off = Ranks(tmp_path, least_s=0.0)
     off.pass_s(1000)
-    for keeper in early.keepers:
-        keeper.begun = False
-    early.pass_s(1000)
-    assert off.asked() == early.asked() == []
+    assert off.asked() == []
 
 
 def test_it_looks_before_the_first_step_and_the_thread_lives(tmp_path: Path) -> None:
@@ -103,3 +101,35 @@ def test_it_looks_before_the_first_step_and_the_thread_lives(tmp_path: Path) -> 
     two: Any = SimpleNamespace(n=2, rank=0)
     Watchdog(keeper, two, Stopping(), tmp_path, longest=16, least_s=60).look()
     assert not keeper.begun
+
+
+def test_a_start_may_take_three_times_as_long(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path)
+    for keeper in ranks.keepers:
+        keeper.begun = False
+    assert ranks.dogs[0].bound_s() == 180
+    ranks.pass_s(175)
+    assert ranks.asked() == []
+    ranks.pass_s(30)
+    assert ranks.asked() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("least_s", "ended"), [(60.0, [False, True]), (0.0, [False, False])])
+def test_ranks_that_do_not_find_each_other_do_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    least_s: float,
+    ended: list[bool],
+) -> None:
+    statuses: list[int] = []
+    monkeypatch.setattr(watchdog, "end", statuses.append)
+    now, seen = 0.0, []
+    starting = watchdog.Starting(3, least_s, clock=lambda: now)
+    for now in (179.0, 181.0):  # noqa: B007 - the clock reads it
+        starting.look()
+        seen.append(bool(statuses))
+    assert seen == ended
+    if statuses:
+        assert statuses == [HUNG]
+        said = capsys.readouterr().err
+        assert "rank 3 on" in said and "waiting for the other ranks to start after 181 s" in said

@@ -189,13 +189,7 @@ def seconds_axis(axes: Axes, longest_s: float) -> None:
         axes: The panel, whose x is in seconds.
         longest_s: The largest duration shown.
     """
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    size, _ = time_unit(longest_s)
-    ticks = np.asarray(MaxNLocator(6).tick_values(0, longest_s / size)) * size
-    axes.set_xlim(0, longest_s)
-    axes.set_xticks(ticks[(ticks >= 0) & (ticks <= 1.0001 * longest_s)])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / size:g}"))
+    _axis_in_units(axes, longest_s, time_unit(longest_s)[0], intervals=6)
 
 
 def bytes_axis(axes: Axes, most: float) -> None:
@@ -205,10 +199,14 @@ def bytes_axis(axes: Axes, most: float) -> None:
         axes: The panel, whose x is in bytes.
         most: The largest number shown.
     """
+    _axis_in_units(axes, most, byte_unit(most)[0], intervals=5)
+
+
+def _axis_in_units(axes: Axes, most: float, size: float, intervals: int) -> None:
+    """From 0 to `most`, with at most so many intervals between ticks at multiples of a unit."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    size, _ = byte_unit(most)
-    ticks = np.asarray(MaxNLocator(5).tick_values(0, most / size)) * size
+    ticks = np.asarray(MaxNLocator(intervals).tick_values(0, most / size)) * size
     axes.set_xlim(0, most)
     axes.set_xticks(ticks[(ticks >= 0) & (ticks <= 1.0001 * most)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / size:g}"))

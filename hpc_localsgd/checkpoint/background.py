@@ -21,6 +21,7 @@ class Background:
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._thread: threading.Thread | None = None
+        self.written = True  # what was handed over last
 
     def hand(self, place: Place) -> None:
         """Begin to write a place, once the one before it is written."""
@@ -48,5 +49,6 @@ class Background:
         return True
 
     def _work(self, place: Place) -> None:
-        if self.write(place):
+        self.written = self.write(place)
+        if self.written:
             self._checkpoints.tidy()

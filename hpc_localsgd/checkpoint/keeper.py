@@ -14,6 +14,7 @@ import numpy as np
 from hpc_localsgd.checkpoint.background import Background
 from hpc_localsgd.checkpoint.place import Place
 from hpc_localsgd.stopping import Stopped, Stopping, end
+from hpc_localsgd.types import NotKept
 
 if TYPE_CHECKING:
     from hpc_localsgd.checkpoint.folder import Checkpoints
@@ -26,6 +27,7 @@ COPY_EVERY_S = 1.0  # or a hundred times what a copy takes
 SHARE = 100
 OTHERS_S = 1.5  # for the other ranks to write a shard that fits the one just written
 LEFT_AFTER_S = 8.0  # when asked to stop
+MEND = "make space, then start it again with --resume auto; it goes on from what there is"
 TOGETHER_S = 0.3  # all ranks see that all have written before the first one ends
 
 
@@ -66,6 +68,7 @@ class Keeper:
         self._own: Place | None = None
         self._ask_at = after + 1  # the first exchange behind so many steps; on all ranks alike
         self._leaving = threading.Lock()
+        self._flushed = True
         self._copied_s = self._shared_s = self._saved_s = clock()
         self._pace_s = COPY_EVERY_S
         self.begun, self.t, self.passed_s = False, 0, clock()
@@ -93,6 +96,7 @@ class Keeper:
 
         Raises:
             Stopped: The run was asked to stop, and this rank's place is on the disk.
+            NotKept: The run is at its end or was asked to stop, and its place is not.
         """
         self.t, self.passed_s = p.t, self._clock()
         asked = 0
@@ -112,6 +116,8 @@ class Keeper:
         if p.t == self._run.steps:
             self._background.finish()
             self._claim()  # from here on a request to stop comes too late
+            if not (self._flushed and self._background.written):
+                raise NotKept(f"the run came to its end, but not all of it is on the disk: {MEND}")
 
     def _ask(self, p: Position) -> int:
         """What rank 0's clock asks for, on all ranks, and when to ask it again."""
@@ -146,7 +152,7 @@ class Keeper:
         self._claim()
         place = Place.of(self._run, p, self._after, self._record.state())
         if not self._keep_and_wait([place]):
-            raise OSError("nothing could be kept: make space, then --resume from what there is")
+            raise NotKept(f"stopped, but nothing could be kept: {MEND}")
         raise Stopped(f"stopped on {self._stopping.asked} after step {p.t}: go on with --resume")
 
     def _claim(self) -> None:
@@ -210,7 +216,8 @@ class Keeper:
         """Hand a copy to the disk, and before it what was recorded: one goes on behind that."""
         self._saved_s = self._clock()
         with self._run.world.ledger.unbilled():
-            if self._record.flush():
+            self._flushed = self._record.flush()
+            if self._flushed:
                 self._background.hand(place)
 
     def _due_inside(self, p: Position) -> bool:

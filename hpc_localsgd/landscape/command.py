@@ -1,23 +1,20 @@
 """`python -m hpc_localsgd landscape RUN`: joins the world, shares the points, draws the result.
 
 Every rank evaluates whole points on the same samples, so the numbers do not depend on how many
-ranks there are, to the last bit. Exit status: 0 done, 2 a fault of the request, 1 anything else.
+ranks there are, to the last bit.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.environment.launch import Launch, detect
-from hpc_localsgd.faults import OK, in_world, refuse
 from hpc_localsgd.landscape.options import PROG, Options, parse
+from hpc_localsgd.measuring import measure
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,35 +31,10 @@ A_RANK = 4  # points of a rank between two writes to the disk
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate a slice as the command line says; returns the exit status."""
-    share_cores(os.environ)  # before torch and MPI are imported
-    launch = detect(os.environ)
-    try:
-        return landscape(parse(sys.argv[1:] if argv is None else argv), launch)
-    except ConfigurationError as error:
-        return refuse(str(error), launch, PROG)
+    return measure(argv, PROG, parse, landscape)
 
 
-def landscape(options: Options, launch: Launch) -> int:
-    """Evaluate with parsed options in the world this process was launched into.
-
-    Raises:
-        ConfigurationError: On all ranks alike.
-    """
-    from hpc_localsgd.assemble import make_world, started
-    from hpc_localsgd.config import Config
-
-    config = Config(world=options.world, device=options.device, workers=started(launch))
-    world = make_world(config, launch)
-
-    def work() -> int:
-        with world.ledger.unbilled():
-            _evaluate(options, world)
-        return OK
-
-    return in_world(world, PROG, work)
-
-
-def _evaluate(options: Options, world: World) -> None:
+def landscape(options: Options, world: World) -> None:
     """All ranks together: rank 0 reads, decides and writes.
 
     Raises:

@@ -1,19 +1,13 @@
-"""`python -m hpc_localsgd sharpness RUN`: joins the world, measures, says what was found.
-
-Exit status: 0 done, 2 a fault of the request, 1 anything else.
-"""
+"""`python -m hpc_localsgd sharpness RUN`: joins the world, measures, says what was found."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.environment.launch import Launch, detect
-from hpc_localsgd.faults import OK, in_world, refuse
+from hpc_localsgd.measuring import measure
 from hpc_localsgd.sharpness.options import PROG, Options, parse
 from hpc_localsgd.types import ConfigurationError
 
@@ -27,35 +21,10 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure as the command line says; returns the exit status."""
-    share_cores(os.environ)  # before torch and MPI are imported
-    launch = detect(os.environ)
-    try:
-        return sharpness(parse(sys.argv[1:] if argv is None else argv), launch)
-    except ConfigurationError as error:
-        return refuse(str(error), launch, PROG)
+    return measure(argv, PROG, parse, sharpness)
 
 
-def sharpness(options: Options, launch: Launch) -> int:
-    """Measure with parsed options in the world this process was launched into.
-
-    Raises:
-        ConfigurationError: On all ranks alike.
-    """
-    from hpc_localsgd.assemble import make_world, started
-    from hpc_localsgd.config import Config
-
-    config = Config(world=options.world, device=options.device, workers=started(launch))
-    world = make_world(config, launch)
-
-    def work() -> int:
-        with world.ledger.unbilled():
-            measured(options, world)
-        return OK
-
-    return in_world(world, PROG, work)
-
-
-def measured(options: Options, world: World) -> None:
+def sharpness(options: Options, world: World) -> None:
     """Rank 0 opens the run and drives; the others serve.
 
     Raises:

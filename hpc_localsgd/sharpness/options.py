@@ -114,15 +114,9 @@ def parse(argv: Sequence[str]) -> Options:
         ConfigurationError: Unknown options or values.
         SystemExit: Help was printed.
     """
-    from argparse import ArgumentError
+    from hpc_localsgd.config import arguments
 
-    from hpc_localsgd.config import expand
-
-    made = parser()
-    try:
-        parsed = made.parse_args(expand(argv))
-    except ArgumentError as error:
-        raise ConfigurationError(f"{error} (see {PROG} --help)") from error
+    parsed = arguments(parser(), argv)
     return Options(**{name: parsed[name] for name in Options.__dataclass_fields__})
 
 

@@ -22,13 +22,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hpc_localsgd.tasks.base import Batch, Setting, Task
 from hpc_localsgd.tasks.flat import Replicas, bind
 from hpc_localsgd.tasks.samples import Arrays, Samples
+from hpc_localsgd.tasks.targets import mixed, noisy
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.parts import Begin
     from hpc_localsgd.types import Losses, Rows, Vector
-
-_LABELS = 4  # a stream of random numbers of its own, beside those of `plan/partition.py`
 
 
 class Classification(Task):
@@ -42,6 +41,7 @@ class Classification(Task):
         vmapped: bool | None = None,
         label_smoothing: float = 0.0,
         label_noise: float = 0.0,
+        mixup: float = 0.0,
     ) -> None:
         """Allocate the flat storage of the workers.
 
@@ -54,13 +54,17 @@ class Classification(Task):
             label_smoothing: Of the training loss (Szegedy et al. 2016). Evaluations are without.
             label_noise: Probability that a training label is replaced by one of the other classes,
                 drawn anew at every step (Blanc et al. 2020; Gu et al. 2023 take 0.1).
+            mixup: Alpha of `targets.mixed`; 0 for none.
 
         Raises:
-            ConfigurationError: A fraction out of range, or an execution that is not possible.
+            ConfigurationError: A number out of range, or an execution that is not possible.
         """
         setting.execution.check(setting.batch, setting.dtype)
         _check_fractions(label_smoothing=label_smoothing, label_noise=label_noise)
-        self._make, self._setting, self._noise = make, setting, label_noise
+        if mixup < 0:
+            raise ConfigurationError(f"--task.mixup {mixup}: 0 for none, or a positive number")
+        self._make, self._setting = make, setting
+        self._noise, self._mixup = label_noise, mixup
         self.samples = samples if isinstance(samples, Samples) else Arrays(samples, setting)
         self.splits, self.partition = self.samples.splits, self.samples.partition
         self._criterion = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
@@ -89,19 +93,14 @@ class Classification(Task):
         return self.layout.flatten(self._module(seed)).to(self.x)
 
     def batch(self, ranks: Sequence[int], t: int) -> Batch:
-        """Inputs [R, B, ...] and labels [R, B] of the given workers at step t."""
+        """Inputs [R, B, ...] and labels [R, B] (mixed: [R, B, classes]) of workers at step t."""
         inputs, labels = self.samples.training(ranks, t)
-        return inputs, self._noisy(labels, ranks, t) if self._noise else labels
-
-    def _noisy(self, labels: torch.Tensor, ranks: Sequence[int], t: int) -> torch.Tensor:
-        """Labels [R, B], each replaced by another class with the probability of label noise."""
-        shifts = []
-        for worker in ranks:
-            draw = np.random.default_rng([_LABELS, self._setting.seed, worker, t])
-            hit = draw.random(labels.shape[1]) < self._noise
-            shifts.append(hit * draw.integers(1, self.samples.classes, labels.shape[1]))
-        shift = torch.from_numpy(np.stack(shifts)).to(labels.device, non_blocking=True)
-        return (labels + shift) % self.samples.classes
+        classes, seed = self.samples.classes, self._setting.seed
+        if self._noise:
+            labels = noisy(labels, classes, self._noise, seed, ranks, t)
+        if self._mixup:
+            return mixed((inputs, labels), classes, self._mixup, seed, ranks, t)
+        return inputs, labels
 
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
         """Losses [R] and gradients [R, P]; no copy when x is the task's own storage."""

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from hpc_localsgd.tasks.base import Batch, Setting, Task
+from hpc_localsgd.tasks.execution import Execution
+from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Losses, Rows, Vector
@@ -32,7 +35,15 @@ class Formula(Task):
             P: Parameters.
             samples: What counts as an epoch, and as the size of both splits.
             setting: Workers, batch, seed, device and dtype of the run.
+
+        Raises:
+            ConfigurationError: An execution that is for networks.
         """
+        if replace(setting.execution, replicas="auto") != Execution():
+            raise ConfigurationError(
+                "--precision, --accumulate, --channels-last and --compile are for networks, and "
+                "this task is a formula: leave them out"
+            )
         self._setting = setting
         R = len(setting.ranks)
         self.dim, self.sizes, self.decayed = P, (P,), 0

@@ -68,14 +68,12 @@ def verify(argv: Sequence[str], launch: Launch) -> int:
     Raises:
         ConfigurationError: On all ranks alike, before anything is looked at.
     """
-    from hpc_localsgd.assemble import make_world, started
-    from hpc_localsgd.config import Config
+    from hpc_localsgd.assemble import join_world, started
 
     options, machine = parse(argv)
     n = started(launch)
     workers = None if n is None else _workers(n, options.model is not None)
-    config = Config(world=options.world, device=options.device, workers=workers)
-    world = make_world(config, launch)
+    world = join_world(launch, options.world, options.device, workers)
 
     def work() -> int:
         found = examine(world, options)
@@ -109,15 +107,9 @@ def parse(argv: Sequence[str]) -> tuple[Options, bool]:
     Raises:
         ConfigurationError: Unknown options or values.
     """
-    from argparse import ArgumentError
+    from hpc_localsgd.config import arguments
 
-    from hpc_localsgd.config import expand
-
-    made = parser()
-    try:
-        parsed = made.parse_args(expand(argv))
-    except ArgumentError as error:
-        raise ConfigurationError(f"{error} (see {PROG} --help)") from error
+    parsed = arguments(parser(), argv)
     names = Options.__dataclass_fields__
     options = Options(**{name: parsed[name] for name in names})
     if options.model is None and (options.input_shape or options.classes):

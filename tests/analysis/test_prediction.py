@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hpc_localsgd.analysis.draw_slow_sde import draw_slow_sde, measured
 from hpc_localsgd.analysis.slow_sde import predict, way
+from hpc_localsgd.report import main as report
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
 K, LR, STEPS, START = 8, 0.02, 20_000, 1.5
@@ -94,6 +97,28 @@ def test_beyond_what_was_followed_there_is_no_prediction(runs) -> None:  # type:
     known = np.isfinite(found.trace)
     assert known[:3].all() and not known[-1]
     np.testing.assert_allclose(found.trace[known], runs[64][2][known], rtol=0.03)
+
+
+def test_a_report_on_several_runs_overlays_them(tmp_path: Path, runs) -> None:  # type: ignore[no-untyped-def]
+    folders = [str(runs[H][0].path.parent) for H in (1, 4, 64)]
+    assert report([*folders, f"--out={tmp_path}", "--formats", "png"]) == 0
+    assert (tmp_path / "slow_sde.png").exists()
+    assert "Sharpness and the Slow SDE" in (tmp_path / "report.html").read_text()
+    found = measured([(str(H), *runs[H][:2]) for H in (1, 64, 4)])
+    assert [m.name for m in found] == ["64", "4", "1"]  # the one that went furthest leads
+    figure = draw_slow_sde(found)
+    assert figure is not None
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    for H in (1, 4, 64):
+        np.testing.assert_allclose(lines[str(H)], runs[H][2], rtol=0.03)
+
+
+def test_one_run_or_runs_that_began_apart_are_not_overlaid(runs) -> None:  # type: ignore[no-untyped-def]
+    one, other = measured([(str(H), *runs[H][:2]) for H in (1, 64)])
+    assert draw_slow_sde([one]) is None
+    elsewhere = replace(other, way=replace(other.way, trace=2 * other.way.trace))
+    assert draw_slow_sde([one, elsewhere]) is None
+    assert measured([("no sharpness", runs[1][0], None)]) == []
 
 
 def test_momentum_is_a_larger_step(tmp_path: Path, runs) -> None:  # type: ignore[no-untyped-def]

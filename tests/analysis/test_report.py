@@ -19,6 +19,7 @@ from hpc_localsgd.analysis.report.numbers import plan_rows, planned_bytes
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.analysis.waiting import waiting
 from hpc_localsgd.report import main
+from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
 from .synthetic import synthetic
@@ -129,6 +130,19 @@ def test_a_killed_run_with_series_nobody_knows(tmp_path: Path) -> None:
 def test_an_empty_run(tmp_path: Path) -> None:
     page = page_of(killed(tmp_path / "run", rounds=0), tmp_path / "out")
     assert "No round had ended" in page.words
+
+
+def test_what_the_probes_found_has_sections_of_its_own(tmp_path: Path) -> None:
+    options = ["--steps=48", "--workers=3", "--world=simulated", "--task.hidden=8"]
+    options += ["--schedule=every", "--schedule.steps=8", "--deviations-every=8"]
+    options += ["--gradients-every=8", "--probe-samples=64", "--figures=false"]
+    assert train([*options, f"--out={tmp_path / 'run'}"]) == 0
+    run = Trajectory(tmp_path / "run")
+    assert {"xi/eigenvalues", "xi/gap", "gradient/effective_lr"} <= set(run.names())
+    page = page_of(tmp_path / "run", tmp_path / "out")
+    assert "Deviations of the workers" in page.words and "Effective learning rate" in page.words
+    assert "Other series" not in page.words  # nothing was left over
+    assert page.pictures == 8, "course, plan, spread, time, ..., deviations, learning rate"
 
 
 def test_several_runs_are_compared_above(tmp_path: Path) -> None:

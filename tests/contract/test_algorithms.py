@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import io
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,13 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
+from hpc_localsgd.checkpoint import Place, shard
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.plan.schedule import every
 from hpc_localsgd.plan.topology import complete
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.types import Footprint, Now
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.pending import Pending
 from hpc_localsgd.worlds.simulated import Simulated
 
 local = LocalSGD(average="parameters")
@@ -176,24 +176,19 @@ def test_workers_that_are_said_to_end_equal_do(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("at", [8, 11])
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
-def test_interrupted_and_resumed_is_uninterrupted_bitwise(algorithm: Algorithm, at: int) -> None:
+def test_interrupted_and_resumed_is_uninterrupted_bitwise(
+    algorithm: Algorithm, at: int, tmp_path: Path
+) -> None:
     whole, _ = go(run_of(algorithm))
     first = run_of(algorithm)
-    p = until(first, at)
-    saved = through_a_file(
-        {
-            "x": p.x,
-            "optimizer": first.optimizer.state_dict(),
-            "sync": {k: v for k, v in p.sync.items() if not isinstance(v, Pending)},
-            "place": (p.t, p.s, p.begin, p.end),
-        }
-    )
+    saved = Place.of(first, until(first, at), after=0)
+    shard.write(tmp_path / "shard.pt", saved.state)
     second = run_of(algorithm)
-    second.task.x.copy_(saved["x"])
-    second.optimizer.load_state_dict(saved["optimizer"])
-    q = Position(second.task.x, algorithm.resume(saved["sync"], second.world), *saved["place"])
-    q = train(second, q, Recorder(second))
-    assert torch.equal(q.x, whole.x)
+    place = Place.saved(shard.read(tmp_path / "shard.pt"))
+    q = place.restore(second, begun(second))
+    q.sync = algorithm.resume(q.sync, second.world)
+    assert q.t == at
+    assert torch.equal(train(second, q, Recorder(second)).x, whole.x)
 
 
 def begun(run: Run) -> Position:
@@ -224,13 +219,6 @@ def until(run: Run, at: int) -> Position:
     with pytest.raises(Interrupted):
         train(run, begun(run), record)
     return record.place
-
-
-def through_a_file(state: dict[str, Any]) -> Any:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.curvature.risk import Risk
 from hpc_localsgd.curvature.subset import pieces
 from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.tasks.manifold import manifold
 from hpc_localsgd.tasks.quadratic import quadratic
 from hpc_localsgd.types import ConfigurationError
@@ -53,6 +54,13 @@ def test_the_risk_of_unequal_workers_is_their_mean() -> None:
     assert loss == 10 * (0.125 + 0.375) / 2
     assert right.isnan()
     assert samples == 10
+
+
+@pytest.mark.parametrize("execution", [Execution(precision="bf16"), Execution(accumulate=2)])
+@pytest.mark.parametrize("spec", [quadratic(), manifold()])
+def test_what_is_for_networks_is_refused(spec: Any, execution: Execution) -> None:
+    with pytest.raises(ConfigurationError, match="this task is a formula: leave them out"):
+        spec.build(Setting(workers=2, batch=4, execution=execution))
 
 
 def test_the_hessian_of_the_quadratic_is_as_given() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from hpc_localsgd.analysis.draw_slow_sde import draw_slow_sde, measured
 from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.sections import sections_of
@@ -61,4 +62,20 @@ def _overview(sources: list[Source], album: Album) -> str:
         for i, source in enumerate(sources)
     )
     head = f"<h1>{len(sources)} runs</h1><ol>{listed}</ol>"
-    return head + comparison(sources, album)
+    return head + comparison(sources, album) + _theory(sources, album)
+
+
+def _theory(sources: list[Source], album: Album) -> str:
+    """The decay of tr H against the Slow SDE; empty where too little was measured."""
+    found = measured([(s.name, s.run, s.sharpness) for s in sources])
+    picture = album.add("slow_sde", lambda: draw_slow_sde(found)) if found else None
+    if not picture:
+        return ""
+    caption = (
+        f"Dots: measured. Lines: the way of {found[0].name} at the speed that the Slow SDE (Gu et "
+        "al., 2023) gives each run from its K, H and learning rates. Assumed are noise like that "
+        "of labels and eigenvalues that shrink in proportion. A line ends where its run would go "
+        "beyond what was followed."
+    )
+    words = "Decay of the trace of the Hessian, measured and predicted"
+    return html.heading("Sharpness and the Slow SDE") + html.picture(picture, words, caption)

@@ -29,6 +29,8 @@ class Published:
         test: Files of the test set.
         label: Key of the labels in the pickled form.
         label_bytes: Bytes before the pixels in the binary form; the last is the label.
+        mean: Of the red, green and blue training pixels, in [0, 1].
+        std: Their standard deviations.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Published:
     test: tuple[str, ...]
     label: bytes
     label_bytes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
     def read(self, data: Path) -> dict[str, Images]:
         """The splits "train" and "test" from a folder, or from the one above it.
@@ -104,6 +108,8 @@ CIFAR10 = Published(
     test=("test_batch",),
     label=b"labels",
     label_bytes=1,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
 )
 CIFAR100 = Published(
     name="CIFAR-100",
@@ -115,6 +121,8 @@ CIFAR100 = Published(
     test=("test",),
     label=b"fine_labels",
     label_bytes=2,
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
 )
 
 

@@ -31,6 +31,8 @@ class ImageTask(TaskSpec):
         label_smoothing: Of the training loss.
         label_noise: Probability that a training label is replaced by another class, fresh at every
             step.
+        mixup: Alpha of the Beta distribution by which pairs of training images are blended; 0 for
+            none.
     """
 
     model: str = "resnet20"
@@ -40,6 +42,7 @@ class ImageTask(TaskSpec):
     augment: bool = True
     label_smoothing: float = 0.0
     label_noise: float = 0.0
+    mixup: float = 0.0
 
     def smoke(self) -> TaskSpec:
         """The same model on synthetic images, of which few are for testing."""
@@ -72,4 +75,5 @@ class ImageTask(TaskSpec):
             setting,
             label_smoothing=self.label_smoothing,
             label_noise=self.label_noise,
+            mixup=self.mixup,
         )

@@ -136,6 +136,36 @@ def test_label_noise_is_fresh_at_every_step_and_replayable() -> None:
     assert not torch.equal(changed, noisy_labels(0, 2) != later)
 
 
+def test_mixup_blends_pairs_of_images_and_their_labels_alike() -> None:
+    options: dict[str, Any] = {"model": "resnet8", "size": 8, "samples": 64, "test_samples": 4}
+    setting = Setting(workers=2, ranks=(0, 1), batch=16)
+    plain, mixing = (
+        synthetic_images(**options, augment=False, mixup=alpha).build(setting)
+        for alpha in (0.0, 0.4)
+    )
+    for t in range(3):
+        (x, y), (blended, soft) = plain.batch([0, 1], t), mixing.batch([0, 1], t)
+        assert soft.shape == (2, 16, 10)
+        torch.testing.assert_close(soft.sum(-1), torch.ones(2, 16))
+        for r in range(2):  # the labels tell with whom and how much: so must the images
+            hot = torch.nn.functional.one_hot(y[r], 10).float()
+            weights = [float(v) for v in soft[r].max(-1).values if v < 0.999]
+            assert weights, "somebody was blended with another class"
+            own = float(soft[r][torch.arange(16), y[r]].min())
+            found = [
+                any(
+                    torch.allclose(own * x[r, i] + (1 - own) * x[r, j], blended[r, i], atol=1e-5)
+                    and torch.allclose(own * hot[i] + (1 - own) * hot[j], soft[r, i], atol=1e-5)
+                    for j in range(16)
+                )
+                for i in range(16)
+            ]
+            assert all(found)
+        assert torch.equal(mixing.batch([1], t)[0][0], blended[1])  # whoever computes worker 1
+    losses, _ = mixing.loss_and_grad(mixing.x, mixing.batch([0, 1], 0))
+    assert losses.isfinite().all()
+
+
 def test_label_smoothing_is_of_training_only() -> None:
     options: dict[str, Any] = {"model": "resnet8", "size": 8, "samples": 32, "test_samples": 8}
     hard, soft = (
@@ -160,3 +190,8 @@ def test_label_smoothing_is_of_training_only() -> None:
 def test_fractions_are_checked(option: str) -> None:
     with pytest.raises(ConfigurationError, match=f"--task.{option.replace('_', '-')} 1.5"):
         synthetic_images(model="resnet8", size=8, **{option: 1.5}).build(SETTING)  # type: ignore[arg-type]
+
+
+def test_a_negative_mixup_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="--task.mixup -1"):
+        synthetic_images(model="resnet8", size=8, mixup=-1.0).build(SETTING)

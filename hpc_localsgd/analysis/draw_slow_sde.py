@@ -1,0 +1,80 @@
+"""The decay of tr H in several runs, and what the Slow SDE makes of it, knowing one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.slow_sde import Way, predict, way
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from hpc_localsgd.trajectory import Trajectory
+
+COLOURS = (style.RED, style.BLUE, "#a87a10", style.GREY)
+ALIKE = 0.05  # relative difference of the first traces, up to which runs began at one place
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run whose sharpness was measured along its way."""
+
+    name: str
+    run: Trajectory
+    way: Way
+
+    def began_with(self, other: Measured) -> bool:
+        """Whether both were at the same place at the same step."""
+        a, b = self.way, other.way
+        return a.step[0] == b.step[0] and bool(np.isclose(a.trace[0], b.trace[0], rtol=ALIKE))
+
+
+def measured(runs: Sequence[tuple[str, Trajectory, Trajectory | None]]) -> list[Measured]:
+    """The runs that have a way, the one that went furthest first.
+
+    Args:
+        runs: Name, record, and what `python -m hpc_localsgd sharpness` found, of each.
+    """
+    found = []
+    for name, run, sharpness in runs:
+        try:
+            if sharpness is not None:
+                found.append(Measured(name, run, way(run, sharpness)))
+        except (ValueError, KeyError):  # not enough was measured, or the configuration is not ours
+            continue
+    return sorted(found, key=lambda m: -m.way.gone[-1])
+
+
+def draw_slow_sde(found: Sequence[Measured]) -> Figure | None:
+    """Measured traces as dots, predicted ones as lines; None unless two runs began alike.
+
+    Args:
+        found: From `measured`. The first gives the way; the others are predicted from it.
+    """
+    alike = [m for m in found if m.began_with(found[0])][: len(COLOURS)]
+    if len(alike) < 2:
+        return None
+    facts = [f"the way is that of {alike[0].name}", "K, H and the learning rates from the files"]
+    figure = style.titled_sheet(9.6, 3.8, "Trace of the Hessian and the Slow SDE", facts)
+    axes = figure.add_subplot()
+    figure.subplots_adjust(**style.frame(figure, 0.75, 1.9, 1.0, 0.6))
+    for colour, m in zip(COLOURS, alike, strict=False):
+        _draw_one(axes, m, alike[0], colour)
+    style.step_axis(axes, max(int(m.way.step[-1]) for m in alike))
+    axes.set_ylabel("tr H")
+    axes.set_ylim(bottom=0)
+    ends = [(float(m.way.trace[-1]), m.name, c) for m, c in zip(alike, COLOURS, strict=False)]
+    style.end_labels(axes, ends)
+    return figure
+
+
+def _draw_one(axes: Axes, m: Measured, first: Measured, colour: str) -> None:
+    axes.plot(m.way.step, m.way.trace, "o", markersize=3.5, color=colour)
+    told = predict(m.run, first.way, m.way.step)
+    axes.plot(told.step, told.trace, color=colour, linewidth=1.2, label=m.name)

@@ -1,0 +1,142 @@
+"""A disk that is really full, in the middle of a run: said, survived, and gone on from.
+
+The disk is a small tmpfs in a mount namespace of its own, which no other process sees.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from launching import TRAIN, mpirun, started, until
+from launching import run as launch
+
+from hpc_localsgd.checkpoint import shard
+from hpc_localsgd.checkpoint.folder import last_complete, number
+from hpc_localsgd.trajectory import Trajectory
+
+STEPS = 800
+RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4", "--world=mpi"]
+RUN += [f"--steps={STEPS}", "--schedule=every", "--schedule.steps=8", "--evaluate-every=50"]
+RUN += ["--figures=false", "--checkpoint-every=0.3 s", "--resume=auto", "--snapshot-every=25"]
+SIZE = "4m"
+PATIENCE_S = 60
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A disk of a few MB.
+
+    Attributes:
+        inside: Its folder, as the jobs on it see it.
+        outside: The same, as this process sees it.
+        launcher: Goes in front of a launcher.
+    """
+
+    inside: Path
+    outside: Path
+    launcher: list[str]
+
+    def fill(self) -> None:
+        """Leave no room, and keep it so against what is given back a moment later."""
+        with (self.outside / "filler").open("ab", buffering=0) as file:
+            end = time.monotonic() + 1.0
+            for size in (65536, 4096, 64):
+                try:
+                    while time.monotonic() < end:
+                        file.write(bytes(size))
+                except OSError as error:
+                    assert error.errno == errno.ENOSPC
+
+    def make_space(self) -> None:
+        (self.outside / "filler").unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the slow task is
+    inside = tmp_path / "disk"
+    inside.mkdir()
+    mount = f"mount -t tmpfs -o size={SIZE} none {inside} && echo mounted && exec sleep 1000"
+    if not (shutil.which("unshare") and shutil.which("nsenter")):
+        pytest.skip("a private disk needs unshare and nsenter (package util-linux)")
+    holder = subprocess.Popen(
+        ["unshare", "-rm", "sh", "-c", mount], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None and holder.stderr is not None
+        if holder.stdout.readline() != b"mounted\n":
+            why = holder.stderr.read().decode().strip()
+            pytest.skip(f"this system lets nobody mount a tmpfs of their own ({why})")
+        enter = ["nsenter", "-t", str(holder.pid), "-m", "-U", "--preserve-credentials"]
+        yield SmallDisk(inside, Path(f"/proc/{holder.pid}/root{inside}"), enter)
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with room enough."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        launch(mpirun(2), [*TRAIN, *RUN, f"--out={out}"]).succeeded()
+    return out
+
+
+def same(one: Path, other: Path) -> None:
+    """Two finished runs: parameters, rounds, series and snapshots, every bit."""
+    parameters = []
+    for out in (one, other):
+        found = last_complete(out)
+        assert found is not None and number(found[0]) == STEPS
+        parameters.append([shard.read(path)["x"] for path in sorted(found[0].glob("*.pt"))])
+    assert torch.equal(torch.cat(parameters[0]), torch.cat(parameters[1]))
+    a, b = Trajectory(one), Trajectory(other)
+    np.testing.assert_array_equal(a.rounds.step_end, b.rounds.step_end)
+    np.testing.assert_array_equal(a.snapshot_steps, b.snapshot_steps)
+    assert a.names() == b.names()
+    for name in a.names():
+        np.testing.assert_array_equal(a.series(name).value, b.series(name).value)
+
+
+def test_space_that_comes_back_in_time_leaves_no_trace(disk: SmallDisk, whole: Path) -> None:
+    arguments = [*TRAIN, *RUN, f"--out={disk.inside / 'run'}"]
+    with started([*disk.launcher, *mpirun(2)], arguments) as job:
+        until(lambda: last_complete(disk.outside / "run"), PATIENCE_S, "a checkpoint")
+        disk.fill()
+        until(lambda: "no checkpoint of step" in job.stderr.read_text(), PATIENCE_S, "refused")
+        until(lambda: "Training goes on." in job.stderr.read_text(), PATIENCE_S, "rows wait")
+        disk.make_space()
+        said = job.wait().succeeded()
+    assert "disk is full" in said.stderr, said.stderr
+    assert said.stderr.count("Training goes on.") < 20, said.stderr  # not at every row
+    same(whole, disk.outside / "run")
+
+
+def test_a_disk_that_stays_full_costs_what_was_not_on_it_and_no_more(
+    disk: SmallDisk, whole: Path
+) -> None:
+    arguments = [*TRAIN, *RUN, f"--out={disk.inside / 'run'}"]
+    with started([*disk.launcher, *mpirun(2)], arguments) as job:
+        until(lambda: last_complete(disk.outside / "run"), PATIENCE_S, "a checkpoint")
+        disk.fill()
+        outcome = job.wait()
+    assert outcome.status not in (0, 2, 3), outcome.text
+    assert "Traceback" not in outcome.stderr, outcome.stderr[-3000:]
+    assert "make space" in outcome.stderr, outcome.stderr[-3000:]
+    found = last_complete(disk.outside / "run")
+    assert found is not None and number(found[0]) < STEPS
+    assert Trajectory(disk.outside / "run").rounds.step_end[-1] <= STEPS
+    disk.make_space()
+    launch([*disk.launcher, *mpirun(2)], arguments).succeeded()
+    same(whole, disk.outside / "run")
