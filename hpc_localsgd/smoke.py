@@ -20,7 +20,7 @@ from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.schedule import Schedule
 
 S = TypeVar("S", bound=Schedule)
-STEPS = 5  # of the run
+STEPS = 4  # of the run
 BATCH = 2  # samples of a worker and step
 WORKERS = 2  # at least
 LONGEST = 2  # steps of a round, where it is a constant

@@ -18,7 +18,7 @@ from hpc_localsgd.checkpoint import Checkpoints, Place, shard
 from hpc_localsgd.config import parse
 from hpc_localsgd.loop import Position, train
 from hpc_localsgd.trajectory import Trajectory, diskspace
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.types import ConfigurationError, NotKept
 from hpc_localsgd.worlds.simulated import Simulated
 
 SHORT = ["--steps=30", "--batch-per-worker=4", "--task.hidden=8", "--schedule.switch=7"]
@@ -259,7 +259,10 @@ def test_a_shard_is_there_whole_or_not_at_all_and_a_full_disk_does_not_end_the_r
 
     job, _ = start(tmp_path / "full")
     monkeypatch.setattr(shard.os, "fsync", full)
-    assert torch.equal(finish(job).x, whole)
+    with pytest.raises(NotKept, match="make space, then start it again"):
+        finish(job)  # only at the end
+    assert torch.equal(job.run.task.x, whole)
+    job.close("stopped")
     said = capfd.readouterr().err
     assert "rank 0: no checkpoint of step 15: [Errno 28]" in said and "training goes on" in said
     assert folders(tmp_path / "full")[:2] == [

@@ -1,4 +1,4 @@
-"""The residual networks made for 32x32 images: ResNet-20, 32, 56, ... and WideResNet."""
+"""The networks made for 32x32 images: ResNet-20, 32, 56, ..., WideResNet, and small VGGs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import torch
 from torch import nn
 
 from hpc_localsgd.tasks.vision.norms import MakeNorm
+
+_VGG_CHANNELS = (64, 128, 256, 512, 512)
+VGG_REPEATS = {  # filters in each stage
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
 
 
 class _Basic(nn.Module):
@@ -102,6 +110,22 @@ def wide_resnet(depth: int, width: int, classes: int, norm: MakeNorm) -> nn.Modu
     )
 
 
+def vgg(depth: int, classes: int) -> nn.Module:
+    """VGG without norms, one linear layer behind its filters; VGG-16 has 14.7 million parameters.
+
+    Source: Simonyan & Zisserman 2015 for the filters. Their three wide layers at the end are made
+    for 224x224 images and would be nine tenths of the parameters.
+    """
+    layers: list[nn.Module] = []
+    inputs = 3
+    for outputs, repeats in zip(_VGG_CHANNELS, VGG_REPEATS[depth], strict=True):
+        for _ in range(repeats):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+            inputs = outputs
+        layers.append(nn.MaxPool2d(2))
+    return _initialised(nn.Sequential(*layers, *_head(inputs, classes)))
+
+
 def _head(channels: int, classes: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
 
@@ -111,6 +135,8 @@ def _initialised(net: nn.Module) -> nn.Module:
     for part in net.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
         elif isinstance(part, nn.Linear):
             nn.init.kaiming_normal_(part.weight)
             nn.init.zeros_(part.bias)

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpc_localsgd.tasks.vision.cifar_nets import resnet, wide_resnet
+from hpc_localsgd.tasks.vision.cifar_nets import VGG_REPEATS, resnet, vgg, wide_resnet
 from hpc_localsgd.tasks.vision.norms import MakeNorm, Norm, make_norm, replace_norms
 from hpc_localsgd.tasks.vision_ops import require_torchvision
 from hpc_localsgd.types import ConfigurationError
 
 _RESNET, _WIDE = re.compile(r"resnet(\d+)"), re.compile(r"wide_resnet(\d+)_(\d+)")
 SMALL = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+SMALL_VGG = tuple(f"cifar_vgg{depth}" for depth in VGG_REPEATS)  # vgg16 is torchvision's
 SMALL_WIDE = ("wide_resnet16_4", "wide_resnet16_8", "wide_resnet28_10")
 NO_AUXILIARY_HEADS: dict[str, dict[str, Any]] = {  # a second loss is nobody's wish here
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -33,7 +34,7 @@ def model_maker(
     Args:
         name: One of torchvision's (resnet50, vgg16_bn, densenet121, vit_b_16, ...), or
             resnet{6n+2} and wide_resnet{6n+4}_{width} for small images, where torchvision has none
-            of that name: resnet20, resnet56, wide_resnet28_10.
+            of that name: resnet20, resnet56, wide_resnet28_10; or cifar_vgg16 and its like.
         classes: Length of the output.
         size: Height and width of the images.
         norm: See `make_norm`.
@@ -63,7 +64,7 @@ def _maker(
 ) -> Callable[[], nn.Module]:
     new_norm = make_norm(norm, groups, ghost)
     if name not in _of_torchvision():
-        return _small_maker(name, classes, new_norm)
+        return _small_maker(name, classes, norm, new_norm)
     options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
     options |= NO_AUXILIARY_HEADS.get(name, {})
 
@@ -71,15 +72,17 @@ def _maker(
         models = require_torchvision().models
         made: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
         if norm != "batch" and not replace_norms(made, new_norm):
-            raise ConfigurationError(
-                f"--task.norm {norm}: {name} has no BatchNorm to replace: leave it out"
-            )
+            raise ConfigurationError(_nothing_to_replace(norm, name))
         return made
 
     return make
 
 
-def _small_maker(name: str, classes: int, norm: MakeNorm) -> Callable[[], nn.Module]:
+def _small_maker(name: str, classes: int, kind: Norm, norm: MakeNorm) -> Callable[[], nn.Module]:
+    if name in SMALL_VGG:
+        if kind != "batch":
+            raise ConfigurationError(_nothing_to_replace(kind, name))
+        return lambda: vgg(int(name.removeprefix("cifar_vgg")), classes)
     wide, plain = _WIDE.fullmatch(name), _RESNET.fullmatch(name)
     if wide and int(wide[1]) in range(10, 1000, 6):
         depth, width = int(wide[1]), int(wide[2])
@@ -96,8 +99,12 @@ def _of_torchvision() -> frozenset[str]:
     return frozenset(torchvision.models.list_models(module=torchvision.models))
 
 
+def _nothing_to_replace(norm: str, name: str) -> str:
+    return f"--task.norm {norm}: {name} has no BatchNorm to replace: leave it out"
+
+
 def _unknown(name: str) -> str:
-    known = [*SMALL, *SMALL_WIDE, *sorted(_of_torchvision())]
+    known = [*SMALL, *SMALL_WIDE, *SMALL_VGG, *sorted(_of_torchvision())]
     near = difflib.get_close_matches(name, known, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown --task.model {name!r} - {guess}({', '.join(known)})"

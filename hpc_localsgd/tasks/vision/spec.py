@@ -21,7 +21,7 @@ class ImageTask(TaskSpec):
     """An image classification.
 
     Attributes:
-        model: resnet20, resnet56, wide_resnet28_10 and their like for small images, or any
+        model: resnet20, wide_resnet28_10, cifar_vgg16 and their like for small images, or any
             classification model of torchvision: resnet50, vgg16_bn, densenet121, vit_b_16, ...
         norm: In the place of the model's BatchNorm: batch (itself), group (GroupNorm), ghost
             (BatchNorm over ghost batches).

@@ -12,6 +12,7 @@ from hpc_localsgd.types import ConfigurationError
 
 PARAMETERS = {  # of the papers and of torchvision's documentation
     ("resnet20", 10, 32): 269_722,
+    ("cifar_vgg16", 10, 32): 14_719_818,
     ("resnet32", 10, 32): 464_154,
     ("resnet56", 10, 32): 853_018,
     ("wide_resnet28_10", 10, 32): 36_479_194,
