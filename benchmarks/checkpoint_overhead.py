@@ -5,7 +5,7 @@
 
 Blocks of steps with and without a keeper take turns, so that both see the same machine. A block
 with one copies its place once a second and writes a checkpoint every `--every` seconds. Expected:
-at most 1.02 times the step time. About 3 minutes on two quiet cores. Rank 0 writes the report.
+at most 1.02 times the step time. About 2 minutes on two quiet cores. Rank 0 writes the report.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def block_s(run: Run, keeper: Keeper | None) -> float:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--round", type=int, default=16)
-    parser.add_argument("--every", type=float, default=10.0, help="seconds between checkpoints")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between checkpoints")
     parser.add_argument("--out", help="a folder all ranks see; default: a temporary one")
     given = parser.parse_args()
     share_cores(os.environ)
