@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ import numpy as np
 import pytest
 import torch
 from small_runs import files_below
+from small_tasks import write_folder
 
 from hpc_localsgd.assemble import Job, make_job
 from hpc_localsgd.checkpoint import Checkpoints, Place, shard
 from hpc_localsgd.config import parse
 from hpc_localsgd.loop import Position, train
+from hpc_localsgd.pack import main as pack
 from hpc_localsgd.trajectory import Trajectory, diskspace
 from hpc_localsgd.types import ConfigurationError, NotKept
 from hpc_localsgd.worlds.simulated import Simulated
 
-SHORT = ["--steps=30", "--batch-per-worker=4", "--task.hidden=8", "--schedule.switch=7"]
+DIGITS = ("--task.hidden=8",)
+SHORT = ["--steps=30", "--batch-per-worker=4", "--schedule.switch=7"]
 SHORT += ["--schedule.every=4", "--checkpoint-every=5", "--evaluate-every=1", "--spread-every=1"]
 
 
@@ -42,8 +46,14 @@ class Stop:
             raise Interrupted
 
 
-def start(out: Path, *options: str, stop: int | None = None, K: int = 3) -> tuple[Job, Stop]:
-    resolved = parse([*SHORT, f"--out={out}", *options])
+def start(
+    out: Path,
+    *options: str,
+    stop: int | None = None,
+    K: int = 3,
+    task: Sequence[str] = DIGITS,
+) -> tuple[Job, Stop]:
+    resolved = parse([*task, *SHORT, f"--out={out}", *options])
     show = Stop(stop)
     return make_job(resolved, Simulated(K), show), show
 
@@ -55,8 +65,8 @@ def finish(job: Job) -> Position:
     return p
 
 
-def interrupt(out: Path, at: int, *options: str) -> None:
-    job, _ = start(out, *options, stop=at)
+def interrupt(out: Path, at: int, *options: str, task: Sequence[str] = DIGITS) -> None:
+    job, _ = start(out, *options, stop=at, task=task)
     with pytest.raises(Interrupted):
         finish(job)
     job.close("stopped")
@@ -93,6 +103,23 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     assert cut.position.t == 15  # the last end of a round behind a multiple of 5
     finish(cut)
     assert min(show.shown) == 16  # it went on, and did not start again
+    for a, b in zip(memory_of(whole), memory_of(cut), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("data", ["images", "images.h5"])
+def test_images_on_disk_go_on_in_mid_epoch(tmp_path: Path, data: str) -> None:
+    write_folder(tmp_path / "images")
+    assert pack([str(tmp_path / "images"), str(tmp_path / "images.h5")]) == 0
+    task = ["--task=imagenet", "--task.model=resnet8", "--task.size=16", "--task.classes=4"]
+    task += [f"--task.data={tmp_path / data}", "--task.loaders=1", "--batchnorm-batches=3"]
+    whole, _ = start(tmp_path / "whole", task=task)
+    finish(whole)
+    interrupt(tmp_path / "cut", 21, task=task)
+    cut, _ = start(tmp_path / "cut", "--resume", task=task)
+    assert cut.position.t == 15
+    assert cut.run.task.partition.steps_per_epoch not in (1, 3, 5, 15)  # 15 is in mid-epoch
+    finish(cut)
     for a, b in zip(memory_of(whole), memory_of(cut), strict=True):
         assert torch.equal(a, b)
 
