@@ -31,6 +31,9 @@ def build_for_curvature(
 ) -> Task:
     """A task with one worker, whose first epoch is the seeded order of the training set.
 
+    Its samples are as they are stored, without augmentation, label noise and mixup, whatever the
+    run trained on; label smoothing is part of the loss and stays.
+
     Args:
         spec: Model and data.
         batch: Samples in a piece: those of a worker and step of the run, on which BatchNorm's
@@ -39,7 +42,9 @@ def build_for_curvature(
         dtype: torch.float32 or torch.float64, of parameters and data.
         device: Where it is computed.
     """
-    return spec.build(Setting(batch=batch, seed=seed, device=torch.device(device), dtype=dtype))
+    return spec.undisturbed().build(
+        Setting(batch=batch, seed=seed, device=torch.device(device), dtype=dtype)
+    )
 
 
 def pieces(task: Task, samples: int | None = None, rank: int = 0, ranks: int = 1) -> list[Batch]:

@@ -36,7 +36,8 @@ class Options:
         to_step: The other end of it; the model in the middle for random. Of two runs, the snapshot
             of both. Default: the last.
         test: Also loss and accuracy on the test set, on as many samples at most.
-        samples: Training samples of the fixed subset; 0 for all.
+        samples: Training samples of the fixed subset, without augmentation, label noise and mixup;
+            0 for all.
         seed: Of the subset and of random directions.
         dtype: Of the computation.
         chunk: Samples in one pass: bounds the memory, not the result.

@@ -49,7 +49,8 @@ class Options:
         sigma: Of the average-direction sharpness, E L(x + sigma z) - L(x).
         rho: Radius of the worst-direction sharpness (SAM).
         direction_probes: Pairs of opposite directions for averages over directions.
-        samples: Training samples of the fixed subset; 0 for all.
+        samples: Training samples of the fixed subset, without augmentation, label noise and mixup;
+            0 for all.
         seed: Of the subset and of all random vectors.
         dtype: Of the computation.
         chunk: Samples in one pass: bounds the memory, not the result.

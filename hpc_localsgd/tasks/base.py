@@ -64,6 +64,10 @@ class TaskSpec(ABC):
             ConfigurationError: The batch is larger than the data, or data is missing.
         """
 
+    def undisturbed(self) -> TaskSpec:
+        """The same without augmentation, label noise and mixup: what curvature is measured on."""
+        return self
+
     def smoke(self) -> TaskSpec:
         """The same model on data of the same shapes that needs no files and is soon evaluated."""
         return self

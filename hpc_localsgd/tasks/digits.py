@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,6 +26,9 @@ class digits(TaskSpec):
         hidden: Width of the hidden layer.
         test_fraction: Share of the images kept for testing, stratified by digit.
         split_seed: Chooses the test images, independently of the run's seed.
+        label_smoothing: Of the training loss.
+        label_noise: Probability that a training label is replaced by another digit, fresh at every
+            step: what makes local steps move to flatter minima (Gu et al. 2023).
     """
 
     model: Literal["mlp", "conv"] = "mlp"
@@ -33,6 +36,12 @@ class digits(TaskSpec):
     hidden: int = 128
     test_fraction: float = 0.2
     split_seed: int = 0
+    label_smoothing: float = 0.0
+    label_noise: float = 0.0
+
+    def undisturbed(self) -> TaskSpec:
+        """See `TaskSpec.undisturbed`."""
+        return replace(self, label_noise=0.0)
 
     def build(self, setting: Setting) -> Classification:
         """Load and standardise the images, and make the task of this process's workers."""
@@ -40,7 +49,13 @@ class digits(TaskSpec):
             "mlp": lambda: mlp(self.hidden),
             "conv": lambda: conv(self.norm, self.hidden),
         }
-        return Classification(make[self.model], self.splits(), setting)
+        return Classification(
+            make[self.model],
+            self.splits(),
+            setting,
+            label_smoothing=self.label_smoothing,
+            label_noise=self.label_noise,
+        )
 
     def splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Standardised images [N, 1, 8, 8] and labels [N] of "train" and "test"."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -61,6 +61,10 @@ class imagenet(ImageTask):
         decoder = Decoder(store, self.size, self.augment, self.rand_augment, self.skip_corrupt)
         processes = _cores() if self.loaders is None else self.loaders
         return self.classification(Streamed(decoder, processes, setting), self.size, setting)
+
+    def undisturbed(self) -> TaskSpec:
+        """See `TaskSpec.undisturbed`."""
+        return replace(self, augment=False, label_noise=0.0, mixup=0.0, rand_augment=0)
 
     def published(self) -> TaskSpec:
         """Synthetic images, as many and as large as ImageNet-1k's."""

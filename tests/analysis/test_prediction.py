@@ -143,6 +143,27 @@ def test_momentum_is_a_larger_step(tmp_path: Path, runs) -> None:  # type: ignor
     np.testing.assert_allclose(same, predict(run, along, steps).trace, rtol=1e-12)
 
 
+def test_steps_of_a_warm_up_from_nothing_go_nowhere(tmp_path: Path) -> None:
+    with Writer(tmp_path / "run", header(1)) as writer:
+        for t, lr in enumerate((0.0, 0.0, LR, LR)):
+            zeros = np.zeros(K)
+            writer.round(
+                step_begin=t,
+                step_end=t + 1,
+                lr=lr,
+                compute_s=zeros,
+                wait_s=zeros,
+                transfer_s=zeros,
+                payload_bytes=zeros,
+            )
+    with Writer(tmp_path / "s.h5", header(1)) as writer:
+        for step in range(5):
+            writer.series("sharpness/trace", step, 2.0)
+            writer.series("sharpness/eigenvalues", step, np.ones(2), dims="eigen")
+    gone = way(Trajectory(tmp_path / "run"), Trajectory(tmp_path / "s.h5", segments=False)).gone
+    assert gone[:3].tolist() == [0, 0, 0] and 0 < gone[3] < gone[4]
+
+
 def test_what_is_missing_is_said(tmp_path: Path, runs) -> None:  # type: ignore[no-untyped-def]
     run, results, _ = runs[4]
     along = way(run, results)

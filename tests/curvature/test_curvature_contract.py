@@ -20,6 +20,7 @@ from hpc_localsgd.curvature import (
 )
 from hpc_localsgd.curvature.subset import statistics_sum
 from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.tasks.synthetic_images import synthetic_images
 from hpc_localsgd.types import ConfigurationError
 
 from .small import SAMPLES, dense, mlp_risk, trained
@@ -243,3 +244,20 @@ def test_several_vectors_are_right_where_torch_cannot_batch_them(
     want = torch.cat([risk.products(v[None]) for v in V])
     for _ in range(2):
         torch.testing.assert_close(risk.products(V), want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        (digits(hidden=3), digits(hidden=3, label_noise=0.5)),
+        (
+            synthetic_images(model="resnet8", size=8, samples=64, augment=False),
+            synthetic_images(model="resnet8", size=8, samples=64, label_noise=0.5, mixup=1.0),
+        ),
+    ],
+    ids=["digits", "images"],
+)
+def test_what_training_adds_at_random_is_not_measured(specs: Any) -> None:
+    plain, disturbed = (pieces(build_for_curvature(spec, batch=16), 64) for spec in specs)
+    for (x, y), (other_x, other_y) in zip(plain, disturbed, strict=True):
+        assert torch.equal(x, other_x) and torch.equal(y, other_y)

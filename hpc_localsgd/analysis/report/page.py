@@ -73,9 +73,9 @@ def _theory(sources: list[Source], album: Album) -> str:
         return ""
     caption = (
         f"Dots: measured. Lines: the way of {found[0].name} at the speed that the Slow SDE (Gu et "
-        "al., 2023) gives each run from its K, H and learning rates. Assumed are noise like that "
-        "of labels and eigenvalues that shrink in proportion. A line ends where its run would go "
-        "beyond what was followed."
+        "al., 2023) gives each run from its K, H and learning rates. Assumed are minimisers "
+        "close by, noise like that of labels, and eigenvalues that shrink in proportion. A line "
+        "ends where its run would go beyond what was followed."
     )
     words = "Decay of the trace of the Hessian, measured and predicted"
     return html.heading("Sharpness and the Slow SDE") + html.picture(picture, words, caption)

@@ -103,7 +103,7 @@ def predict(run: Trajectory, along: Way, step: np.ndarray) -> Prediction:
     places = _Places(along.gone, along.trace, along.eigenvalues)
     s, gone = 0.0, {int(step[0]): 0.0}
     for t, regime in _regimes(run, int(step[0]), int(step[-1])):
-        s += speed(regime, *places.at(s))
+        s += _speed(regime, *places.at(s))
         gone[t + 1] = s
     found = np.array([gone[int(t)] for t in step])
     trace = np.interp(found, along.gone, along.trace)
@@ -145,11 +145,15 @@ def _speeds(
     run: Trajectory, first: int, last: int, at: Callable[[float], tuple[float, np.ndarray]]
 ) -> np.ndarray:
     """Distance of every step first <= t < last, from the places `at` those steps."""
-    return np.array([speed(regime, *at(t)) for t, regime in _regimes(run, first, last)])
+    return np.array([_speed(regime, *at(t)) for t, regime in _regimes(run, first, last)])
 
 
-def _regimes(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, Regime]]:
-    """Every step first <= t < last with its regime.
+def _speed(regime: Regime | None, trace: float, eigenvalues: np.ndarray) -> float:
+    return 0.0 if regime is None else speed(regime, trace, eigenvalues)
+
+
+def _regimes(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, Regime | None]]:
+    """Every step first <= t < last with its regime; None where the learning rate is 0.
 
     Raises:
         ValueError: The record's rounds do not reach from first to last.
@@ -165,7 +169,7 @@ def _regimes(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, Regi
     for begin, end, lr, H in zip(
         rounds.step_begin, rounds.step_end, rounds.lr, rounds.local_steps, strict=True
     ):
-        regime = Regime(run.K, batch, float(lr) * faster, int(H), finite=True)
+        regime = Regime(run.K, batch, float(lr) * faster, int(H), finite=True) if lr else None
         for t in range(max(int(begin), first), min(int(end), last)):
             yield t, regime
 

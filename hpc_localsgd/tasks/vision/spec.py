@@ -44,6 +44,10 @@ class ImageTask(TaskSpec):
     label_noise: float = 0.0
     mixup: float = 0.0
 
+    def undisturbed(self) -> TaskSpec:
+        """See `TaskSpec.undisturbed`."""
+        return replace(self, augment=False, label_noise=0.0, mixup=0.0)
+
     def smoke(self) -> TaskSpec:
         """The same model on synthetic images, of which few are for testing."""
         whole: Any = self.published()
