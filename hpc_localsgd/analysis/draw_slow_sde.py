@@ -63,7 +63,7 @@ def draw_slow_sde(found: Sequence[Measured]) -> Figure | None:
     facts = [f"the way is that of {alike[0].name}", "K, H and the learning rates from the files"]
     figure = style.titled_sheet(9.6, 3.8, "Trace of the Hessian and the Slow SDE", facts)
     axes = figure.add_subplot()
-    figure.subplots_adjust(**style.frame(figure, 0.75, 1.9, 1.0, 0.6))
+    figure.subplots_adjust(**style.frame(figure, 0.75, 1.4, 1.0, 0.6))
     for colour, m in zip(COLOURS, alike, strict=False):
         _draw_one(axes, m, alike[0], colour)
     style.step_axis(axes, max(int(m.way.step[-1]) for m in alike))
@@ -75,6 +75,7 @@ def draw_slow_sde(found: Sequence[Measured]) -> Figure | None:
 
 
 def _draw_one(axes: Axes, m: Measured, first: Measured, colour: str) -> None:
-    axes.plot(m.way.step, m.way.trace, "o", markersize=3.5, color=colour)
+    dots = axes.plot(m.way.step, m.way.trace, "o", markersize=3.5, color=colour)
+    style.clip_sideways(axes, dots)
     told = predict(m.run, first.way, m.way.step)
     axes.plot(told.step, told.trace, color=colour, linewidth=1.2, label=m.name)
