@@ -72,17 +72,22 @@ def final(out: Path) -> torch.Tensor:
     return torch.cat([shard.read(path)["x"] for path in sorted(found[0].glob("*.pt"))])
 
 
-def flushed(out: Path) -> int:
-    """The last step on the disk."""
-    if not (out / "trajectory.h5").exists():
-        return 0
+def flushed(out: Path) -> dict[str, int]:
+    """How many rounds are on the disk, in each file of the run.
+
+    File by file: what one holds beyond the checkpoint that the next one goes on from is still
+    there, but a reader of the whole run leaves it out.
+    """
+    return {path.name: _rounds(path) for path in out.glob("trajectory*.h5")}
+
+
+def _rounds(path: Path) -> int:
     for _ in range(20):  # a read may fall into a flush
         try:
-            ends = Trajectory(out).rounds.step_end
-            return int(ends[-1]) if len(ends) else 0
+            return len(Trajectory(path, segments=False).rounds)
         except TrajectoryError:
             time.sleep(0.1)
-    raise AssertionError(f"{out} does not open")
+    raise AssertionError(f"{path} does not open")
 
 
 def kill_once(name: str, out: Path, draw: random.Random, tally: Tally) -> bool:
@@ -99,8 +104,9 @@ def kill_once(name: str, out: Path, draw: random.Random, tally: Tally) -> bool:
         tally.kills[number.name] += 1
         tally.slowest_s = max(tally.slowest_s, time.monotonic() - began)
     tally.statuses[status] += 1
-    if flushed(out) < before:
-        tally.faults.append(f"{name}: {before} steps were on the disk, and {flushed(out)} are")
+    after = flushed(out)
+    if any(after.get(file, 0) < rounds for file, rounds in before.items()):
+        tally.faults.append(f"{name}: rounds on the disk were {before}, and are {after}")
     return status == 0
 
 
@@ -156,7 +162,8 @@ def page(tally: Tally, seconds: float) -> str:
         f"Two ranks under mpirun; {seconds:.0f} s in all.\n\n"
         f"- kills: {dict(tally.kills)}\n"
         f"- algorithms: {', '.join(ALGORITHMS)}\n"
-        f"- statuses of the launcher: {dict(tally.statuses)}\n"
+        f"- statuses of the launcher: {dict(tally.statuses)} (85: stopped, 137: killed, -6: mpirun "
+        f"failed an assertion of its own behind its ranks' end, see docs/failure.md)\n"
         f"- runs brought to their end and compared, every bit: {tally.finished}\n"
         f"- longest time from a kill until no process was left: {tally.slowest_s:.1f} s\n\n"
         f"## Faults\n\n{faults}"

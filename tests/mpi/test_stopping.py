@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import TRAIN, Job, gloo, horovodrun, mpirun, started, until
+from launching import TRAIN, Job, Outcome, gloo, horovodrun, mpirun, started, until
 from launching import run as launch
 
 from hpc_localsgd.checkpoint import shard
@@ -97,14 +97,19 @@ def stop(
             (out / "STOP").touch()
         else:
             job.process.send_signal(getattr(signal, by))
-        status = job.wait(60).status
+        outcome = job.wait(60)
         found = last_complete(out)
         assert found is not None, job.wait().text[-3000:]
         written = [path.stat().st_mtime for path in found[0].glob("*.pt")]
         until(lambda: not job.pids(), 10, "every process is gone")
     assert max(written) - asked < WRITTEN_WITHIN_S
     assert min(written) > asked - 1e-3, "an older checkpoint is all there is"
-    return status
+    return STOPPED if mpirun_aborted(outcome) else outcome.status
+
+
+def mpirun_aborted(outcome: Outcome) -> bool:
+    """Open MPI 5.0.11's mpirun sometimes fails an assertion of its own behind its ranks' end."""
+    return outcome.status == -signal.SIGABRT and "prterun: pthread_mutex_lock" in outcome.stderr
 
 
 def same_record(one: Path, other: Path) -> None:
@@ -170,17 +175,20 @@ def test_a_frozen_rank_is_named_and_the_job_ended(tmp_path: Path) -> None:
         os.kill(job.ranks()[1], signal.SIGSTOP)
         outcome = job.wait(60)
         until(lambda: not job.pids(), 10, "every process is gone")
-    assert outcome.status == HUNG
+    assert outcome.status == HUNG or mpirun_aborted(outcome)
     assert "say nothing any more: rank 1 (" in outcome.text, outcome.text
     finish(mpirun(2), tmp_path, *options)
 
 
-def flushed(out: Path) -> int:
-    try:
-        ends = Trajectory(out).rounds.step_end
-    except TrajectoryError:
-        return 0
-    return int(ends[-1]) if len(ends) else 0
+def flushed(out: Path) -> dict[str, int]:
+    """Rounds in each file; what one holds beyond the checkpoint the next began at is left there."""
+    found = {}
+    for path in out.glob("trajectory*.h5"):
+        try:
+            found[path.name] = len(Trajectory(path, segments=False).rounds)
+        except TrajectoryError:  # it is being written just now
+            continue
+    return found
 
 
 def test_ten_kills_change_nothing(whole: dict[str, Path], tmp_path: Path) -> None:
@@ -200,6 +208,7 @@ def test_ten_kills_change_nothing(whole: dict[str, Path], tmp_path: Path) -> Non
                     pass
             job.wait(30)
             until(lambda job=job: not job.pids(), 10, "no orphans")
-        assert flushed(out) >= before
+        after = flushed(out)
+        assert all(after[file] >= rounds for file, rounds in before.items())
     assert torch.equal(finish(mpirun(2), out, *options), final(whole["short"]))
     same_record(whole["short"], out)
