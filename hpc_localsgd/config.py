@@ -119,7 +119,8 @@ class Config:
         on_nan: When a worker's numbers are no longer finite: stop the run, or put the worker into
             quarantine: it is left out of the exchange and goes on from the mean of the others.
         watchdog: Least time without a step until the job is taken for hung and ended (exit status
-            86); the bound grows with the longest round of the plan. 0 for never.
+            86); the bound grows with the longest round of the plan, and a start may take three
+            times as long. 0 for never.
         figures: Draw accuracy.png, spread.png and time.png at the end.
         smoke: Only try the configuration out, in seconds: the same model, algorithm and shapes on
             synthetic data, with few workers, samples and steps. The run is <out>-smoke.
