@@ -58,8 +58,8 @@ def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) ->
     starting = Starting(launch.rank, 0 if started(launch) == 1 else watchdog_s(config))
     if stopping is not None:
         stopping.attend(starting.look)
-    world = make_world(config, launch)
-    starting.at = "making its task, or waiting for the other ranks to have made theirs"
+    with starting.joining():
+        world = make_world(config, launch)
     return in_world(world, PROG, lambda: _train(resolved, world, stopping))
 
 

@@ -11,10 +11,12 @@ Before the first step nobody knows the pace: a start may take three times the le
 
 from __future__ import annotations
 
+import faulthandler
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +29,16 @@ if TYPE_CHECKING:
 BEAT_EVERY_S = 5.0
 ROUNDS = 3  # of the longest, for an exchange to come about
 START = 3  # times the least time
+GRACE_S = 3.0  # for the thread to say it in words
 
 
 class Starting:
-    """Ends this process when the ranks do not find each other, or the data does not come."""
+    """Ends this process when the ranks do not find each other, or the data does not come.
+
+    No thread of Python runs while MPI_Init waits for the other ranks: it holds the interpreter's
+    lock. So over that part, `with starting.joining()`, there is a timer in C as well, of
+    `faulthandler`: it shows where the process is and ends it with status 1.
+    """
 
     def __init__(
         self, rank: int, least_s: float, clock: Callable[[], float] = time.monotonic
@@ -45,6 +53,17 @@ class Starting:
         self._rank, self._least_s, self._clock = rank, least_s, clock
         self._began_s = clock()
         self.at = "waiting for the other ranks to start"
+
+    @contextmanager
+    def joining(self) -> Iterator[None]:
+        """Around what waits for the other ranks to start."""
+        if self._least_s:
+            faulthandler.dump_traceback_later(START * self._least_s + GRACE_S, exit=True)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        self.at = "making its task, or waiting for the other ranks to have made theirs"
 
     def look(self) -> None:
         """End this process if the start takes too long."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,3 +136,23 @@ def test_ranks_that_do_not_find_each_other_do_not_wait_for_ever(
         assert statuses == [HUNG]
         said = capsys.readouterr().err
         assert "rank 3 on" in said and "waiting for the other ranks to start after 181 s" in said
+
+
+def test_a_start_that_no_thread_can_watch_ends_too() -> None:
+    """MPI_Init waits with the interpreter's lock held: here, a call of C that does not let go."""
+    program = """
+import ctypes
+from hpc_localsgd import watchdog
+watchdog.GRACE_S = 0.2
+starting = watchdog.Starting(0, 0.1)
+with starting.joining():
+    pass
+ctypes.PyDLL(None).usleep(1_000_000)  # the timer is off outside
+print("joined", flush=True)
+with starting.joining():
+    ctypes.PyDLL(None).sleep(30)
+"""
+    began_s = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stdout == "joined\n"
+    assert "Timeout" in ended.stderr and time.monotonic() - began_s < 20
