@@ -128,25 +128,57 @@ def by_hand(exchange: Exchange, samples: int) -> tuple[np.ndarray, np.ndarray, n
     return torch.stack(own).mean(0).numpy(), whole.numpy(), torch.stack(parts).numpy()
 
 
+def halves_by_hand(exchange: Exchange, samples: int) -> tuple[float, float]:
+    """tr Sigma and |grad L|^2 from every other batch of each worker's part."""
+    w, g = exchange.mean, []
+    for k in range(4):
+        mine = exchange.share(k, samples)
+        for i in range(2):
+            inputs = torch.cat([x for x, _ in mine[i::2]])
+            targets = torch.cat([y for _, y in mine[i::2]])
+            at = w.clone().requires_grad_()
+            loss = exchange.run.task.loss(at, (inputs, targets), exchange.buffers)
+            g.append(torch.autograd.grad(loss, at)[0].numpy())
+    apart = np.array([g[2 * k] - g[2 * k + 1] for k in range(4)])
+    noise = samples / 8 / 2 * np.square(apart).sum(1).mean()
+    return noise, np.square(np.mean(g, axis=0)).sum() - noise / samples
+
+
 def test_the_effective_learning_rate_is_zhang_s() -> None:
     found, exchange = measured(Gradients(1, 64), apart=0.3)
     own, g, _ = by_hand(exchange, 64)
-    effective = LR * own @ g / (g @ g)
-    assert found["gradient/effective_lr"] == pytest.approx(effective, rel=1e-10)
-    assert effective < 0.9 * LR
-    across = LR * own - effective * g
+    _, signal = halves_by_hand(exchange, 64)
+    assert found["gradient/effective_lr"] == pytest.approx(LR * own @ g / signal, rel=1e-10)
+    along = LR * own @ g / (g @ g)
+    assert along < 0.9 * LR
+    across = LR * own - along * g
     assert abs(across @ g) < 1e-12
     assert found["gradient/orthogonal"] == pytest.approx(across @ across, rel=1e-9)
     assert found["gradient/norm"] == pytest.approx(np.sqrt(g @ g), rel=1e-10)
 
 
+def test_without_spread_the_effective_learning_rate_is_the_learning_rate() -> None:
+    """Also where the gradient of the subset is mostly noise: its length is not that of grad L."""
+    run = small_run(spec=digits(hidden=3), H=1, steps=20, algorithm=AllReduce())
+    w = go(run)[0].x[0]
+    along, signal, size = [], [], []
+    for seed in range(100):
+        drawn = small_run(spec=digits(hidden=3), K=4, batch=8, seed=seed)
+        exchange = Exchange(drawn, 30, LR, w.repeat(4, 1), None)  # batches not of the subset
+        found = {m.name: m.value for m in Gradients(1, 64).measure(exchange)}
+        own, g, _ = by_hand(exchange, 64)
+        along.append(float(own @ g))
+        signal.append(found["gradient/signal"])
+        size.append(found["gradient/norm"] ** 2)
+    assert np.mean(signal) < 0.6 * np.mean(size)
+    error = np.std(np.subtract(along, signal)) / np.sqrt(len(along))
+    assert abs(np.mean(along) - np.mean(signal)) < 4 * error < 0.5 * np.mean(signal)
+
+
 def test_the_noise_scale_is_that_of_two_batch_sizes() -> None:
     found, exchange = measured(Gradients(1, 128))
-    _, g, parts = by_hand(exchange, 128)
-    small, big, b, B = np.square(parts).sum(1).mean(), g @ g, 32, 128
-    noise = (small - big) / (1 / b - 1 / B)
+    noise, signal = halves_by_hand(exchange, 128)
     assert found["gradient/noise_trace"] == pytest.approx(noise, rel=1e-9)
-    signal = (B * big - b * small) / (B - b)
     assert found["gradient/signal"] == pytest.approx(signal, rel=1e-9)
     assert found["gradient/noise_scale"] == pytest.approx(noise / signal, rel=1e-9)
 
@@ -170,10 +202,9 @@ def test_the_noise_is_that_of_single_samples() -> None:
     assert abs(found.mean() - want) < 4 * found.std() / np.sqrt(len(found))
 
 
-def test_one_worker_has_nothing_to_compare() -> None:
+def test_one_worker_compares_its_halves() -> None:
     found, _ = measured(Gradients(1, 16), K=1)
-    assert np.isnan(found["gradient/noise_scale"]) and np.isnan(found["gradient/noise_trace"])
-    assert np.isfinite(found["gradient/effective_lr"])
+    assert found["gradient/noise_trace"] > 0
 
 
 def test_each_has_its_own_cadence_and_none_of_it_needs_the_spread() -> None:

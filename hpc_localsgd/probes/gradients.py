@@ -6,12 +6,18 @@ that the workers' next batches give where they are,
     lr g_a = alpha_e g + e,  e . g = 0        alpha_e = lr <g_a, g> / |g|^2,  Delta = |e|^2
 
 (Zhang et al., arXiv:2112.01433). alpha_e falls below lr where the workers are spread over a rough
-landscape. The gradients at the mean of the workers' parts of the subset, b samples each, also give
-the noise scale tr Sigma / |grad L|^2 without bias in numerator and denominator (McCandlish et al.,
-arXiv:1812.06162, appendix A.1): with B = K b
+landscape.
 
-    |grad L|^2 = (B |g|^2 - b mean_k |g_k|^2) / (B - b)
-    tr Sigma   = (mean_k |g_k|^2 - |g|^2) / (1/b - 1/B)
+g is known on n samples only, and late in a run the noise in it is larger than itself: |g|^2 is too
+large by tr Sigma / n, and alpha_e would fall below lr without any spread. So every worker computes
+its part of g as two halves a_k and b_k of m samples each, and with n = 2 K m
+
+    tr Sigma   = m/2 mean_k |a_k - b_k|^2
+    |grad L|^2 = |g|^2 - tr Sigma / n
+
+have no bias, also where the workers' data differ; alpha_e is divided by the latter. Their ratio is
+the gradient noise scale of McCandlish et al., arXiv:1812.06162, appendix A.1, who compare a small
+batch with a large one instead.
 """
 
 from __future__ import annotations
@@ -36,12 +42,13 @@ class Gradients(AtExchange):
 
     All gradients are of the plain loss in evaluation mode, so that measuring changes nothing: with
     dropout, BatchNorm, SAM or momentum they are not exactly those of the run's own step. Each
-    worker computes two: at its own parameters on the batch it takes next, and at the mean on its
-    part of the subset.
+    worker computes three: at its own parameters on the batch it takes next, and at the mean on the
+    halves of its part of the subset.
 
     Attributes:
         every: Cadence in steps.
-        samples: About this many training samples, the same at every exchange, for g.
+        samples: About this many training samples, the same at every exchange, for g; at least two
+            batches a worker.
     """
 
     every: int
@@ -52,19 +59,23 @@ class Gradients(AtExchange):
         """`gradient/effective_lr`, `gradient/orthogonal`, `gradient/norm`, `gradient/noise_...`."""
         world, lr = exchange.run.world, exchange.lr
         own = world.mean(self._of_next_batches(exchange))[0].double()
-        parts = self._at_mean(exchange)
-        squared = world.gather(parts.double().square().sum(1).cpu().numpy())
+        parts, seen, n = self._at_mean(exchange)
+        noise = float(world.gather(seen).mean())
         g = world.mean(parts)[0].double()
         size = float(g.square().sum())
-        effective = lr * float(own @ g) / size if size > 0 else np.nan
-        about = "lr <g_a, g> / |g|^2, g at the mean model, g_a the mean of the workers' own"
+        signal = size - noise / n
+        effective = lr * float(own @ g) / signal if signal > 0 else np.nan
+        about = (
+            "lr <g_a, g> / |grad L|^2, g at the mean model, g_a the mean of the workers' own;"
+            " NaN where the subset is too small to tell the gradient from its noise"
+        )
         yield Measurement("gradient/effective_lr", effective, "1", (), about)
-        across = float((lr * own - effective * g).square().sum()) if size > 0 else np.nan
-        about = "|lr g_a - alpha_e g|^2, the part of the step orthogonal to the gradient"
+        along = float(own @ g) / size if size > 0 else np.nan
+        across = lr**2 * float((own - along * g).square().sum())
+        about = "|lr g_a|^2 without what of it is along g, the part across the gradient"
         yield Measurement("gradient/orthogonal", across, "1", (), about)
         about = "length of the gradient at the mean model, on the fixed subset"
         yield Measurement("gradient/norm", float(np.sqrt(size)), "1", (), about)
-        noise, signal = self._noise(exchange, squared, size)
         about = "trace of the covariance of one sample's gradient, unbiased"
         yield Measurement("gradient/noise_trace", noise, "1", (), about)
         about = "|grad L|^2, unbiased: it may be negative; average both before dividing"
@@ -82,20 +93,16 @@ class Gradients(AtExchange):
             rows.append(gradient(run, x, [(inputs[0], targets[0])], exchange.buffers))
         return torch.stack(rows)
 
-    def _at_mean(self, exchange: Exchange) -> Rows:
-        """Each worker's gradient at the mean model, on its part of the subset: [R, P]."""
+    def _at_mean(self, exchange: Exchange) -> tuple[Rows, np.ndarray, int]:
+        """At the mean model: parts of g [R, P], what each says of tr Sigma [R], and n."""
         run, w, buffers = exchange.run, exchange.mean, exchange.buffers
-        parts = (exchange.share(worker, self.samples) for worker in run.world.ranks)
-        return torch.stack([gradient(run, w, batches, buffers) for batches in parts])
-
-    def _noise(self, exchange: Exchange, squared: np.ndarray, size: float) -> tuple[float, float]:
-        """Trace of Sigma and |grad L|^2, unbiased; NaN for one worker, with nothing to compare."""
-        K = len(squared)
-        if K == 1:
-            return np.nan, np.nan
-        steps = len(exchange.share(0, self.samples))
-        b = exchange.run.task.partition.batch * steps
-        B = K * b
-        noise = (float(squared.mean()) - size) / (1 / b - 1 / B)
-        signal = (B * size - b * float(squared.mean())) / (B - b)
-        return noise, signal
+        step = run.world.size * run.task.partition.batch  # samples of all workers
+        half = max(1, self.samples // (2 * step))  # batches
+        parts, noise = [], []
+        for worker in run.world.ranks:
+            batches = exchange.share(worker, 2 * half * step)
+            a, b = (gradient(run, w, batches[i::2], buffers).double() for i in range(2))
+            parts.append(((a + b) / 2).to(w))
+            m = half * run.task.partition.batch
+            noise.append(m / 2 * float((a - b) @ (a - b)))
+        return torch.stack(parts), np.array(noise), 2 * half * step

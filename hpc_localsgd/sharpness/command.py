@@ -69,7 +69,8 @@ def _drive(subject: Subject, team: Team, options: Options) -> None:
     from hpc_localsgd.trajectory import Trajectory
 
     notes = [*_standing(subject)]
-    with Store(subject.out, subject.header(options), options.overwrite) as store:
+    header, most = subject.header(options), subject.run.most_workers
+    with Store(subject.out, header, options.overwrite, most) as store:
         measurer = Measurer(team, options, team.like)
         before = len(store.done & set(subject.steps))
         missing = [step for step in subject.steps if step not in store.done]

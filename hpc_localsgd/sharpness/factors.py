@@ -55,7 +55,10 @@ def _noise(team: Team, o: Options, x: Vector, pairs: Eigenpairs | None) -> Itera
     about = "tr Sigma = mean |g_i|^2 - |g|^2 over the subset; its error is that of sampling"
     yield from of_estimate("noise/trace", found, about, "1")
     size = float(g.double().square().sum())
-    about = "|g|^2, squared length of the mean gradient; tr Sigma / |g|^2 is the noise scale"
+    about = (
+        "|g|^2, squared length of the mean gradient of the n samples of the subset; for data it was "
+        "drawn from, take tr Sigma / n off; tr Sigma over that is the noise scale"
+    )
     yield Value("noise/gradient_squared", size, about)
     if o.trace_probes:
         sigma = covariance(team.fisher, g)

@@ -17,6 +17,7 @@ import numpy as np
 
 from hpc_localsgd.sharpness.values import Value
 from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError, Writer
+from hpc_localsgd.trajectory.records import padded
 from hpc_localsgd.trajectory.storage import Mode
 from hpc_localsgd.types import ConfigurationError
 
@@ -31,14 +32,22 @@ class Store:
         done: Steps it has every series of.
     """
 
-    def __init__(self, path: Path, header: Header, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: Path, header: Header, overwrite: bool = False, workers: int = 0
+    ) -> None:
         """Look at what is there; nothing is written before there is something to write.
+
+        Args:
+            path: The file.
+            header: What it begins with.
+            overwrite: Whether to begin anew.
+            workers: Of the run, where it had most; values of fewer workers are padded with NaN.
 
         Raises:
             ConfigurationError: It was computed with other settings or from another run, or cannot
                 be read or written.
         """
-        self.path, self._header = path, header
+        self.path, self._header, self._workers = path, header, workers
         self._fresh = overwrite or not path.exists()
         self._writer: Writer | None = None
         if path.parent.exists() and not os.access(path.parent, os.W_OK):
@@ -58,7 +67,8 @@ class Store:
             writer = self._opened()
             for v in values:
                 name = f"sharpness/{v.name}"
-                writer.series(name, step, v.value, units=v.units, dims=v.dims, meaning=v.meaning)
+                value = padded(np.asarray(v.value), v.dims, self._workers)
+                writer.series(name, step, value, units=v.units, dims=v.dims, meaning=v.meaning)
             writer.flush()
         except TrajectoryError as error:
             raise ConfigurationError(str(error)) from error

@@ -33,7 +33,7 @@ def dataset(run: Trajectory) -> Dataset:
         ) from error
     variables = _rounds(run)
     coordinates: dict[str, Any] = {}
-    wide = run.rounds.compute_s.shape[1]
+    wide = run.most_workers
     for name in run.names():
         if "parameter" not in run.about(name)["dims"].split():
             series = run.series(name)

@@ -13,7 +13,7 @@ import numpy as np
 from hpc_localsgd.trajectory.encoding import PLUGINS, decode, load_plugin
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.reading import opened
-from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals
+from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals, padded
 from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError
 from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
 from hpc_localsgd.trajectory.tables import complete_rows
@@ -65,6 +65,11 @@ class Trajectory:
         return int(self._attrs[-1]["K"])
 
     @property
+    def most_workers(self) -> int:
+        """Workers of the segment that has most: a resumed run may have gone on with others."""
+        return max(int(attrs["K"]) for attrs in self._attrs)
+
+    @property
     def P(self) -> int:
         """Parameters of the model."""
         return int(self._attrs[-1]["P"])
@@ -106,12 +111,13 @@ class Trajectory:
     def rounds(self) -> Rounds:
         """The table of rounds. Workers that a segment did not have are NaN."""
         parts = self._each("rounds", "step_end", [c.name for c in ROUND_COLUMNS])
-        wide = max(int(attrs["K"]) for attrs in self._attrs)
+        wide = self.most_workers
         columns = {}
         for column in ROUND_COLUMNS:
+            dims = ("round", "worker") if column.per_worker else ("round",)
             empty = np.empty((0, wide) if column.per_worker else (0,), column.dtype)
-            found = [part[column.name] for part in parts]
-            columns[column.name] = np.concatenate([empty, *(_widened(x, wide) for x in found)])
+            found = [padded(part[column.name], dims, wide) for part in parts]
+            columns[column.name] = np.concatenate([empty, *found])
         return Rounds(**columns)
 
     @cached_property
@@ -145,21 +151,21 @@ class Trajectory:
         Args:
             name: For example ``eval/test/accuracy``; `names` lists them.
 
+        Returns:
+            The series. Workers that a segment did not have are NaN.
+
         Raises:
             TrajectoryError: If there is no such series.
         """
         if name not in self._series_names:
             raise TrajectoryError(self._unknown(name))
         parts = self._each(f"series/{name}", "step", ["step", "value"])
-        if len({part["value"].shape[1:] for part in parts}) > 1:
-            raise TrajectoryError(
-                f"{self.path}: segments of this run hold {name!r} in different shapes; read them"
-                f' one by one with Trajectory("{self.paths[-1]}", segments=False).'
-            )
-        nothing = {"step": np.empty(0, np.int64), "value": np.empty(0)}
-        step, value = (np.concatenate([p[key] for p in parts or [nothing]]) for key in nothing)
         said = self._series_names[name]
         dims = tuple(said["dims"].split())
+        if not parts:
+            parts = [{"step": np.empty(0, np.int64), "value": np.empty(0)}]
+        step = np.concatenate([part["step"] for part in parts])
+        value = self._one_above_another(name, [part["value"] for part in parts], dims)
         return Series(step, value, said["units"], dims, said["meaning"], name)
 
     @cached_property
@@ -220,7 +226,7 @@ class Trajectory:
         a, sums, snapshots = self.attrs, self.totals, len(self.snapshot_steps)
         seconds = f"computing {sums.compute_s:.4g}, waiting {sums.wait_s:.4g}"
         sent = human_bytes(sums.payload_bytes)
-        parts = [f"{name} [{len(self.series(name))}]" for name in self.names()]
+        parts = [f"{name} [{self._length(name)}]" for name in self.names()]
         lines = [
             f'Trajectory("{self.path}")  {self.status}',
             f"  {a['task']} | {a['algorithm']} | {a['schedule']} | {a['world']}",
@@ -268,6 +274,22 @@ class Trajectory:
             limit = min(limit, int(attrs.get("t0", 0)))
         return parts[::-1]
 
+    def _length(self, name: str) -> int:
+        return sum(len(part["step"]) for part in self._each(f"series/{name}", "step", ["step"]))
+
+    def _one_above_another(
+        self, name: str, values: list[np.ndarray], dims: tuple[str, ...]
+    ) -> np.ndarray:
+        """Values of all segments, padded where only the number of workers differs."""
+        if len({v.shape[1:] for v in values}) > 1:
+            values = [padded(v, ("step", *dims), self.most_workers) for v in values]
+        if len({v.shape[1:] for v in values}) > 1:
+            raise TrajectoryError(
+                f"{self.path}: segments of this run hold {name!r} in different shapes; read them"
+                f' one by one with Trajectory("{self.paths[-1]}", segments=False).'
+            )
+        return np.concatenate(values)
+
     def _unknown(self, name: str) -> str:
         known = self.names()
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -284,13 +306,6 @@ def _attrs_of(path: Path) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _widened(x: np.ndarray, K: int) -> np.ndarray:
-    """``[S, k]`` -> ``[S, K]`` with NaN for the workers of other segments; ``[S]`` stays."""
-    if x.ndim < 2:
-        return x
-    return np.pad(x, ((0, 0), (0, K - x.shape[1])), constant_values=np.nan)
 
 
 def _series_in(file: h5py.File) -> dict[str, dict[str, str]]:

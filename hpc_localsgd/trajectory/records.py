@@ -145,3 +145,18 @@ def _total(column: np.ndarray) -> float:
     if column.size and np.isnan(column).all():
         return float("nan")
     return float(np.nansum(column) / max(1, column.shape[1]))
+
+
+def padded(x: np.ndarray, dims: tuple[str, ...], K: int) -> np.ndarray:
+    """Axes with an entry a worker made K long, with NaN for the workers that are not there.
+
+    Args:
+        x: Of any shape.
+        dims: A name for each axis; "worker", and "rank" of a matrix over workers, are meant.
+        K: Workers.
+    """
+    missing = [
+        (0, max(K - size, 0) if dim in ("worker", "rank") else 0)
+        for size, dim in zip(x.shape, dims, strict=True)
+    ]
+    return np.pad(x, missing, constant_values=np.nan) if any(map(any, missing)) else x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
@@ -143,6 +144,25 @@ def test_what_the_probes_found_has_sections_of_its_own(tmp_path: Path) -> None:
     assert "Deviations of the workers" in page.words and "Effective learning rate" in page.words
     assert "Other series" not in page.words  # nothing was left over
     assert page.pictures == 6  # plan, course, spread, deviations, learning rate, time
+
+
+def test_what_was_measured_of_an_earlier_run_is_left_out(tmp_path: Path) -> None:
+    """`train --overwrite` leaves the files that others made of the run before."""
+    from hpc_localsgd.landscape import main as landscape
+    from hpc_localsgd.sharpness import main as sharpness
+
+    out = tmp_path / "run"
+    options = ["--task.hidden=4", "--workers=2", "--steps=8", "--snapshot-every=4"]
+    train([*options, "--figures=false", f"--out={out}"])
+    assert sharpness([str(out), "--samples=32", "--eigenvalues=2"]) == 0
+    assert landscape([str(out), "--samples=32", "--points=3"]) == 0
+    (before,) = open_runs([str(out)])
+    assert before.sharpness and len(before.landscapes) == 1 and not before.outdated
+    time.sleep(1.1)  # `created` has seconds
+    train([*options, "--figures=false", f"--out={out}", "--overwrite"])
+    (now,) = open_runs([str(out)])
+    assert now.sharpness is None and now.landscapes == []
+    assert "landscape-pca.h5 was measured of a run that was" in page_of(out, tmp_path / "o").words
 
 
 def test_several_runs_are_compared_above(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hpc_localsgd.sharpness import main
 from hpc_localsgd.sharpness.options import Options, parse
 from hpc_localsgd.sharpness.store import Store, put_in_order
 from hpc_localsgd.sharpness.subject import chosen, rebuilt
+from hpc_localsgd.sharpness.values import Value
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 from hpc_localsgd.types import ConfigurationError
@@ -229,6 +230,15 @@ def test_a_snapshot_that_was_cut_short_is_measured_again(run: Path) -> None:
     found = Trajectory(run / "sharpness.h5")
     for name in found.names():
         assert found.series(name).step.tolist() == [0, 15, 30]
+
+
+def test_values_of_fewer_workers_are_padded(tmp_path: Path) -> None:
+    facts = {name: "" for name in ("config", "task", "algorithm", "schedule", "world")}
+    with Store(tmp_path / "s.h5", Header(**facts, K=2, P=3, seed=0), workers=3) as store:
+        for step, K in ((10, 3), (20, 2)):
+            store.add(step, [Value("xi_curvature", np.ones(K), "", ("worker",))])
+    found = Trajectory(tmp_path / "s.h5").series("sharpness/xi_curvature").value
+    np.testing.assert_array_equal(found, [[1, 1, 1], [1, 1, np.nan]])
 
 
 def test_other_settings_need_another_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,20 @@ def test_another_number_of_workers(tmp_path):
     assert np.isfinite(run.rounds.compute_s[:4]).all()
 
 
+def test_series_of_another_number_of_workers(tmp_path):
+    for K, mode, t0 in ((3, "new", 0), (2, "resume", 8)):
+        with Writer(tmp_path, header(K=K, t0=t0), mode=mode) as writer:
+            writer.series("train/loss", t0 + 4, np.full(K, 1.0), dims="worker")
+            writer.series("xi/matrix", t0 + 4, np.ones((K, 2)), dims=("worker", "node"))
+            writer.series("probe", t0 + 4, np.ones(K), dims="node")
+    run = Trajectory(tmp_path)
+    assert "train/loss [2]" in repr(run)
+    np.testing.assert_array_equal(run.series("train/loss").value, [[1, 1, 1], [1, 1, np.nan]])
+    assert np.isnan(run.series("xi/matrix").value).tolist()[1] == [[False] * 2] * 2 + [[True] * 2]
+    with pytest.raises(TrajectoryError, match="in different shapes"):  # nodes are no workers
+        run.series("probe")
+
+
 def test_overwriting_replaces_every_segment(tmp_path):
     for mode in ("new", "resume", "resume"):
         write_run(tmp_path, range(2), mode=mode)

@@ -50,6 +50,11 @@ def _gaps(source: Source) -> Iterator[str]:
         )
     elif not any(name.startswith("sharpness/") for f in source.files for name in f.names()):
         yield f"Sharpness has not been measured: `python -m hpc_localsgd sharpness {run.path}`."
+    for path in source.outdated:
+        yield (
+            f"`{path.name}` was measured of a run that was in this folder before, and is left out: "
+            "measure again with `--overwrite`."
+        )
     if run.attrs.get("clock") == "modelled":
         yield (
             "The workers were simulated in one process: seconds of communication are predictions "

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import h5py
+import yaml
+
 from hpc_localsgd.analysis.planned import Planned, Unplannable, planned
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
@@ -34,7 +37,8 @@ class Source:
         """What `python -m hpc_localsgd sharpness` found; None if there is no readable file."""
         path = self.folder / SHARPNESS
         try:
-            return Trajectory(path, segments=False) if path.exists() else None
+            there = path.exists() and path not in self.outdated
+            return Trajectory(path, segments=False) if there else None
         except TrajectoryError:
             return None
 
@@ -46,7 +50,14 @@ class Source:
     @property
     def landscapes(self) -> list[Path]:
         """Files of `python -m hpc_localsgd landscape`."""
-        return sorted(self.folder.glob(LANDSCAPE))
+        return sorted(set(self.folder.glob(LANDSCAPE)) - set(self.outdated))
+
+    @cached_property
+    def outdated(self) -> list[Path]:
+        """Files that were measured of a run that was in this folder before."""
+        files = [self.folder / SHARPNESS, *sorted(self.folder.glob(LANDSCAPE))]
+        ours = str(self.run.attrs["created"])
+        return [path for path in files if _created(path) not in ("", ours)]
 
     @cached_property
     def plan(self) -> Planned | str:
@@ -78,6 +89,20 @@ def open_runs(paths: list[str]) -> list[Source]:
         if len(set(short)) == len(set(full)):
             break
     return [Source(run, name) for run, name in zip(runs, short, strict=True)]
+
+
+def _created(path: Path) -> str:
+    """When the run began that a file was measured of; empty if it does not say."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            said = yaml.safe_load(str(file.attrs.get("settings", file.attrs.get("config", ""))))
+    except (OSError, yaml.YAMLError):
+        return ""
+    if not isinstance(said, dict):
+        return ""
+    if "runs" in said:  # of a landscape: digest and date of each run
+        return str(said["runs"][0]).rpartition(" of ")[2]
+    return str((said.get("sharpness") or {}).get("run_created", ""))
 
 
 def _name(run: Trajectory) -> str:
