@@ -208,9 +208,15 @@ class Recorder:
         """Bring what was recorded to the disk; whether that worked."""
         return self.writer is None or self._to_writer(self.writer.flush)
 
-    def close(self, status: str) -> bool:
-        """End the record, also from another thread, which does not wait for ever; whether it is."""
-        if not self._writing.acquire(timeout=CLOSE_WITHIN_S):
+    def close(self, status: str, within_s: float = CLOSE_WITHIN_S) -> bool:
+        """End the record; whether that worked.
+
+        Args:
+            status: How the run ended.
+            within_s: How long to wait for rows that the loop is writing: it may be stuck, and this
+                is called from another thread then.
+        """
+        if not self._writing.acquire(timeout=within_s):
             self._closed = True
             return False
         self._closed = True

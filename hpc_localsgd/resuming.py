@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
 from hpc_localsgd.agreement import agree, check_same, of_rank_0
 from hpc_localsgd.checkpoint import shard
-from hpc_localsgd.checkpoint.folder import Checkpoints, last_complete
+from hpc_localsgd.checkpoint.folder import Checkpoints, all_complete, last_complete
 from hpc_localsgd.checkpoint.place import Place
 from hpc_localsgd.config import Config, essence
 from hpc_localsgd.loop import Position, Run
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
 Mode = Literal["new", "overwrite", "resume"]
+NEW, OTHERS = "checkpoints-new", "checkpoints-of-other-workers"
+T = TypeVar("T")
 MODES: tuple[Mode, ...] = ("new", "overwrite", "resume")
 
 
@@ -88,7 +91,7 @@ def _decide(config: Config, text: str, world: World) -> int:
         return 2 * MODES.index(_anew(out))
     if resume:
         check_same_config(out / "trajectory.h5", text, config.resume_from_mean)
-        return 2 * MODES.index("resume") + (config.resume_from_mean and _is_other(last, world))
+        return 2 * MODES.index("resume") + (config.resume_from_mean and _is_other(out, world))
     kept = any((out / "checkpoints").glob("*")) or (out / "trajectory.h5").exists()
     if kept and not config.overwrite:
         raise ConfigurationError(
@@ -99,7 +102,16 @@ def _decide(config: Config, text: str, world: World) -> int:
 
 
 def _anew(out: Path) -> Mode:
-    """Of --resume auto without a checkpoint."""
+    """Of --resume auto without a checkpoint.
+
+    Raises:
+        ConfigurationError: A job was killed while it exchanged the checkpoints of other workers.
+    """
+    if (out / OTHERS).exists() and not (out / "checkpoints").exists():
+        raise ConfigurationError(
+            f"a job was killed while it put its checkpoints in the place of those of other workers:"
+            f" mv {out / OTHERS} {out / 'checkpoints'}, and start it again"
+        )
     if not segment_paths(out) and not any((out / "checkpoints").glob("*")):
         return "new"
     sys.stderr.write(f"{out} has no complete checkpoint: the run starts anew and replaces it\n")
@@ -145,13 +157,16 @@ def check_same_config(record: Path, text: str, other_workers: bool = False) -> N
         )
 
 
-def _is_other(last: tuple[Path, int] | None, world: World) -> bool:
-    """Whether a checkpoint is of another number of ranks or workers than this job."""
-    if last is None:
+def _is_other(out: Path, world: World) -> bool:
+    """Whether the newest sound checkpoint is of another number of ranks or workers than this job.
+
+    Raises:
+        ConfigurationError: There are some, and all are damaged.
+    """
+    if last_complete(out) is None:
         return False
-    folder, n = last
-    x = _read(folder, n, 0)["x"]
-    return n * len(x) != world.size or n != world.n
+    n, rows = _newest_sound(out, lambda folder, n: (n, len(_read(folder, n, 0)["x"])))
+    return n * rows != world.size or n != world.n
 
 
 def _to_the_mean(run: Run, out: Path) -> tuple[int, int]:
@@ -169,15 +184,12 @@ def _to_the_mean(run: Run, out: Path) -> tuple[int, int]:
 
 
 def _load_mean(run: Run, out: Path) -> tuple[int, int]:
-    """On rank 0: the mean model and buffers in its rows; step and round."""
-    last = last_complete(out)
-    assert last is not None  # it was there a moment ago
-    folder, n = last
-    x, buffers = torch.zeros_like(run.task.x[0]), torch.zeros_like(run.task.buffers[0])
-    for r in range(n):  # one at a time: all may not fit
-        state = _read(folder, n, r)
-        x += state["x"].mean(0).to(x) / n
-        buffers += state["buffers"].mean(0).to(x) / n
+    """On rank 0: the mean model and buffers in its rows; step and round.
+
+    Raises:
+        ConfigurationError: All checkpoints are damaged.
+    """
+    x, buffers, state = _newest_sound(out, lambda folder, n: _mean(run, folder, n))
     run.task.x[:], run.task.buffers[:] = x, buffers
     place = state["place"]
     t = round(place["t"] / state["steps"] * run.steps)
@@ -185,25 +197,47 @@ def _load_mean(run: Run, out: Path) -> tuple[int, int]:
     return t, t - 1 if parallel else min(place["s"], t - 2)
 
 
-def _read(folder: Path, n: int, r: int) -> dict[str, Any]:
-    """The state of rank r of a checkpoint of n ranks.
+def _mean(run: Run, folder: Path, n: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Mean model and buffers of a checkpoint, and what else one of its shards says."""
+    x, buffers = torch.zeros_like(run.task.x[0]), torch.zeros_like(run.task.buffers[0])
+    for r in range(n):  # one at a time: all may not fit
+        state = _read(folder, n, r)
+        x += state["x"].mean(0).to(x) / n
+        buffers += state["buffers"].mean(0).to(x) / n
+    return x, buffers, state
+
+
+def _newest_sound(out: Path, look: Callable[[Path, int], T]) -> T:
+    """What `look` finds in the newest checkpoint that it can read.
 
     Raises:
-        ConfigurationError: It is damaged.
+        ConfigurationError: All are damaged.
     """
-    try:
-        return dict(shard.read(folder / f"rank-{r}-of-{n}.pt"))
-    except shard.DamagedShard as error:
-        raise ConfigurationError(f"cannot start from the mean: {error}") from error
+    for folder, n in all_complete(out):
+        try:
+            return look(folder, n)
+        except shard.DamagedShard as error:
+            sys.stderr.write(f"{error}: looking at an older checkpoint\n")
+    raise ConfigurationError(
+        f"cannot start from the mean: every checkpoint in {out / 'checkpoints'} is damaged"
+    )
+
+
+def _read(folder: Path, n: int, r: int) -> dict[str, Any]:
+    """The state of rank r of a checkpoint of n ranks."""
+    return dict(shard.read(folder / f"rank-{r}-of-{n}.pt"))
 
 
 def _replace(checkpoints: Checkpoints, place: Place) -> None:
     """Put this place where the checkpoints are, and those of the other workers beside it."""
     folder, world = checkpoints.folder, checkpoints.world
-    new = folder.with_name("checkpoints-new")
+    new = folder.with_name(NEW)
+    if world.rank == 0:
+        shutil.rmtree(new, ignore_errors=True)  # of a job that was killed here
+    agree(world, lambda: None)
     agree(world, lambda: Checkpoints.in_folder(new, checkpoints).save(place))
     if world.rank == 0:
-        old = folder.with_name("checkpoints-of-other-workers")
+        old = folder.with_name(OTHERS)
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
         new.rename(folder)

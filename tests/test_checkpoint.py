@@ -16,12 +16,12 @@ from small_runs import files_below
 from small_tasks import write_folder
 
 from hpc_localsgd.assemble import Job, make_job
-from hpc_localsgd.checkpoint import Checkpoints, Place, shard
+from hpc_localsgd.checkpoint import Checkpoints, Keeper, Place, shard
 from hpc_localsgd.config import parse
 from hpc_localsgd.loop import Position, train
 from hpc_localsgd.pack import main as pack
 from hpc_localsgd.trajectory import Trajectory, diskspace
-from hpc_localsgd.types import ConfigurationError, NotKept
+from hpc_localsgd.types import ConfigurationError, DataError, NotKept
 from hpc_localsgd.worlds.simulated import Simulated
 
 DIGITS = ("--task.hidden=8",)
@@ -263,6 +263,64 @@ def test_a_damaged_shard_is_noticed_and_an_older_checkpoint_is_taken(
     assert torch.equal(finish(job).x, finish(whole).x)
 
 
+def test_a_shard_that_cannot_be_read_just_now_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(tmp_path, 21)
+    before = folders(tmp_path)
+
+    def stale(path: Path) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", stale)
+        with pytest.raises(DataError, match=r"could not be read: .*Stale file handle"):
+            start(tmp_path, "--resume")
+    assert folders(tmp_path) == before
+    start(tmp_path, "--resume")
+
+
+def test_what_is_whole_and_damaged_is_put_aside(tmp_path: Path) -> None:
+    interrupt(tmp_path, 21)
+    newest = tmp_path / "checkpoints" / folders(tmp_path)[-1]
+    (newest / "rank-0-of-1.pt").write_bytes(b"x" * 100)
+    start(tmp_path, "--resume")
+    assert (newest.with_name(f"damaged-{newest.name}") / "rank-0-of-1.pt").exists()
+
+
+def test_ranks_with_large_shards_wait_for_each_other_when_they_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first to end would end the others; their shards take about as long as its own."""
+    job, _ = start(tmp_path)
+    now = 100.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.25
+        return now
+
+    checkpoints = two_ranks(tmp_path / "two")[0]
+    keeper = Keeper(job.run, checkpoints, clock=clock)
+    keeper.begin(job.position, job.record)
+    began = now
+
+    def slow(place: Place) -> bool:
+        nonlocal now
+        now += 9.0
+        return True
+
+    monkeypatch.setattr(keeper._background, "write", slow)
+    monkeypatch.setattr(checkpoints, "is_whole", lambda after, since: now > began + 15)
+    assert keeper._keep_and_wait([])
+    assert 15 < now - began < 20
+    monkeypatch.setattr(checkpoints, "is_whole", lambda after, since: False)  # it is gone
+    began = now
+    assert keeper._keep_and_wait([])
+    assert now - began < 40
+    job.close("stopped")
+
+
 def test_when_all_are_damaged_that_is_said(tmp_path: Path) -> None:
     interrupt(tmp_path, 21)
     for path in (tmp_path / "checkpoints").rglob("*.pt"):
@@ -403,6 +461,26 @@ def test_another_number_of_workers_is_refused_or_starts_from_the_mean(tmp_path: 
     assert again.position.t == 23
     finish(again)
     assert Trajectory(tmp_path).rounds.step_end[-1] == 30
+
+
+def test_the_mean_is_of_the_newest_checkpoint_that_is_sound(tmp_path: Path) -> None:
+    interrupt(tmp_path, 21)
+    *_, older, newest = (tmp_path / "checkpoints" / name for name in folders(tmp_path))
+    kept = shard.read(older / "rank-0-of-1.pt")["x"].mean(0)
+    (newest / "rank-0-of-1.pt").write_bytes(b"x" * 100)
+    (tmp_path / "checkpoints-new/step-00000099").mkdir(parents=True)  # of a job that was killed
+    job, _ = start(tmp_path, "--resume-from-mean", K=4)
+    assert torch.equal(job.run.task.x, kept.expand(4, -1))
+    assert "step-00000099" not in folders(tmp_path)
+    job.close("stopped")
+
+
+def test_a_job_killed_between_two_renames_is_told_what_to_type(tmp_path: Path) -> None:
+    interrupt(tmp_path, 21)
+    (tmp_path / "checkpoints").rename(tmp_path / "checkpoints-of-other-workers")
+    with pytest.raises(ConfigurationError, match="mv .*checkpoints-of-other-workers"):
+        start(tmp_path, "--resume=auto")
+    assert (tmp_path / "trajectory.h5").exists()
 
 
 def test_rounds_an_algorithm_cannot_do_are_refused_before_anything_is_touched(

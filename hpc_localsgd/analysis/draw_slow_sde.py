@@ -30,9 +30,11 @@ class Measured:
     way: Way
 
     def began_with(self, other: Measured) -> bool:
-        """Whether both were at the same place at the same step."""
+        """Whether both were at the same place of the same task at the same step."""
         a, b = self.way, other.way
-        return a.step[0] == b.step[0] and bool(np.isclose(a.trace[0], b.trace[0], rtol=ALIKE))
+        ours, theirs = ((m.run.attrs["task"], m.run.P) for m in (self, other))
+        near = bool(np.isclose(a.trace[0], b.trace[0], rtol=ALIKE))
+        return ours == theirs and a.step[0] == b.step[0] and near
 
 
 def measured(runs: Sequence[tuple[str, Trajectory, Trajectory | None]]) -> list[Measured]:
@@ -46,9 +48,18 @@ def measured(runs: Sequence[tuple[str, Trajectory, Trajectory | None]]) -> list[
         try:
             if sharpness is not None:
                 found.append(Measured(name, run, way(run, sharpness)))
-        except (ValueError, KeyError):  # not enough was measured, or the configuration is not ours
+        except (ValueError, KeyError):  # not enough was measured, or the theory is of other runs
             continue
     return sorted(found, key=lambda m: -m.way.gone[-1])
+
+
+def overlaid(found: Sequence[Measured]) -> list[Measured]:
+    """Those that can be held against the first, which gives the way; itself included.
+
+    Args:
+        found: From `measured`.
+    """
+    return [m for m in found if m.began_with(found[0])][: len(COLOURS)]
 
 
 def draw_slow_sde(found: Sequence[Measured]) -> Figure | None:
@@ -57,7 +68,7 @@ def draw_slow_sde(found: Sequence[Measured]) -> Figure | None:
     Args:
         found: From `measured`. The first gives the way; the others are predicted from it.
     """
-    alike = [m for m in found if m.began_with(found[0])][: len(COLOURS)]
+    alike = overlaid(found)
     if len(alike) < 2:
         return None
     facts = [f"the way is that of {alike[0].name}", "K, H and the learning rates from the files"]

@@ -115,7 +115,7 @@ class Landscape:
         """What it shows."""
         words = {
             "between": "Loss between two models",
-            "random": "Loss around the last model, random directions",
+            "random": "Loss around a model, random directions",
             "pca": "Loss in the plane of the run's path",
         }
         return words.get(self.directions, "Landscape")

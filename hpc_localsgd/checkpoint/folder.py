@@ -12,15 +12,15 @@ import numpy as np
 
 from hpc_localsgd.checkpoint import shard
 from hpc_localsgd.checkpoint.place import Place
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.types import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
 FOLDER = re.compile(r"step-(\d+)")
 _LOOKED_AT = 64  # folders, at most, from the newest back
-# A shard that is not what was written; one of another configuration; of other workers.
-_DAMAGED, _OTHER, _WORKERS = 1, 2, 3
+# A shard that is not what was written; of another configuration; of other workers; out of reach.
+_DAMAGED, _OTHER, _WORKERS, _UNREAD = 1, 2, 3, 4
 
 
 class Checkpoints:
@@ -35,6 +35,7 @@ class Checkpoints:
 
     def __init__(self, out: Path, world: World, keep: int = 2, digest: str = "") -> None:
         self.folder, self.world, self.keep, self.digest = out / "checkpoints", world, keep, digest
+        self._why = "another rank could not"
 
     @classmethod
     def in_folder(cls, folder: Path, like: Checkpoints) -> Checkpoints:
@@ -59,6 +60,8 @@ class Checkpoints:
         Raises:
             ConfigurationError: There is none, or it is of another number of ranks, or of another
                 configuration; on all ranks alike.
+            DataError: One could not be read; on all ranks alike. It may be sound: nothing is
+                changed, and the job can be tried again.
         """
         n = self.world.n
         for after in self._of_rank_0(self.complete()):
@@ -75,6 +78,8 @@ class Checkpoints:
                     "start as many as there were, or add --resume-from-mean to start from the mean "
                     "of theirs"
                 )
+            if (worse == _UNREAD).any():
+                raise DataError(f"{self.folder_of(after)} could not be read: {self._why}")
             if not (worse == _DAMAGED).any():
                 assert place is not None
                 self._forget_newer_than(after)
@@ -116,6 +121,9 @@ class Checkpoints:
             state = shard.read(self.folder_of(after) / self._shard(self.world.rank))
         except shard.DamagedShard:
             return None, _DAMAGED
+        except OSError as error:
+            self._why = str(error)
+            return None, _UNREAD
         if len(state["x"]) != len(self.world.ranks):
             return None, _WORKERS
         return (Place.saved(state), 0) if state["digest"] == self.digest else (None, _OTHER)
@@ -128,10 +136,19 @@ class Checkpoints:
         return [int(after) for after in listed if after >= 0]
 
     def _forget_newer_than(self, after: int) -> None:
-        """What could not be gone on from must not be mixed with what the run will write again."""
+        """What could not be gone on from must not be mixed with what the run will write again.
+
+        What is whole but damaged is put aside: somebody may want to look at it.
+        """
         if self.world.rank == 0:
             for folder in self._all():
-                if number(folder) > after:
+                if number(folder) <= after:
+                    continue
+                aside = folder.with_name(f"damaged-{folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                if shards(folder) == expected(folder):
+                    folder.rename(aside)
+                else:
                     shutil.rmtree(folder, ignore_errors=True)
         self.world.gather(np.zeros(len(self.world.ranks)))  # nobody writes before it is done
 
@@ -192,7 +209,12 @@ def expected(folder: Path) -> int:
     return -1
 
 
+def all_complete(out: Path) -> list[tuple[Path, int]]:
+    """The checkpoints of a run that have all their shards, newest first, and how many those are."""
+    found = [(f, expected(f)) for f in reversed(all_folders(out / "checkpoints"))]
+    return [(folder, n) for folder, n in found if shards(folder) == n]
+
+
 def last_complete(out: Path) -> tuple[Path, int] | None:
-    """The newest checkpoint of a run that has all its shards, and how many those are."""
-    whole = [f for f in all_folders(out / "checkpoints") if shards(f) == expected(f)]
-    return (whole[-1], expected(whole[-1])) if whole else None
+    """The newest of `all_complete`."""
+    return next(iter(all_complete(out)), None)

@@ -26,7 +26,8 @@ ASK_WITHIN = 1000  # steps, at most, until it is asked again
 COPY_EVERY_S = 1.0  # or a hundred times what a copy takes
 SHARE = 100
 OTHERS_S = 1.5  # for the other ranks to write a shard that fits the one just written
-LEFT_AFTER_S = 8.0  # when asked to stop
+LEFT_AFTER_S = 8.0  # when asked to stop, if the disk is fast enough
+CLOSE_HURRIED_S = 3.0  # for the record, before the shard, when a SIGKILL may follow
 MEND = "make space, then start it again with --resume auto; it goes on from what there is"
 TOGETHER_S = 0.3  # all ranks see that all have written before the first one ends
 
@@ -163,17 +164,24 @@ class Keeper:
     def _keep_and_wait(self, live: list[Place]) -> bool:
         """Write places, the newest first, until the other ranks' fit; whether any is written.
 
-        Bounded: ranks that are gone are not waited for.
+        Bounded: ranks that are gone are not waited for, and others hardly take more than twice as
+        long for a shard as this one, whose end would end them.
         """
-        self._record.close("stopped")
+        hurried = self._stopping.hurried
         until = self._clock() + LEFT_AFTER_S
+        if not self._record.close("stopped", CLOSE_HURRIED_S if hurried else LEFT_AFTER_S):
+            _say("what was recorded since the last flush is lost; the record has a gap there")
         written: list[int] = []
         for place in _newest_of_each([*live, *self._copies()]):
+            began_s = self._clock()
             if not self._background.write(place):
                 continue
             written.append(place.after)
-            patience_s = 0.0 if self._stopping.hurried else OTHERS_S
-            if self._all_have(written, min(until, self._clock() + patience_s)):
+            now = self._clock()
+            took_s = now - began_s
+            until = max(until, now + 2 * took_s)
+            patience_s = 0.0 if hurried else max(OTHERS_S, took_s)
+            if self._all_have(written, min(until, now + patience_s)):
                 break
         self._all_have(written, until)
         if self._run.world.n > 1:

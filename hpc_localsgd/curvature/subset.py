@@ -96,7 +96,22 @@ def in_chunks(parts: Sequence[Batch], chunk: int) -> list[Batch]:
     return [(torch.cat([i for i, _ in g]), torch.cat([t for _, t in g])) for g in groups]
 
 
-def statistics_sum(task: Task, x: Vector, parts: Sequence[Batch]) -> torch.Tensor:
+def of_full_size(task: Task, parts: Sequence[Batch], samples: int) -> list[Batch]:
+    """The pieces that BatchNorm's statistics are estimated on: as long as a batch of the run.
+
+    A shorter one has other statistics, and a single sample none. Where the subset is smaller than a
+    batch it is all there is.
+
+    Args:
+        task: From `build_for_curvature`.
+        parts: Pieces.
+        samples: Size of the whole subset.
+    """
+    b = min(task.partition.batch, samples)
+    return [part for part in parts if len(part[1]) == b]
+
+
+def statistics_sum(task: Task, x: Vector, parts: Sequence[Batch], samples: int) -> torch.Tensor:
     """BatchNorm's statistics at x, summed over these pieces: [Q + 1], the last is their number.
 
     Summed over ranks and divided by its last entry, this is the cumulative mean over all pieces.
@@ -105,7 +120,9 @@ def statistics_sum(task: Task, x: Vector, parts: Sequence[Batch]) -> torch.Tenso
         task: From `build_for_curvature`.
         x: [P].
         parts: This rank's pieces.
+        samples: Size of the whole subset.
     """
+    parts = of_full_size(task, parts, samples)
     Q = task.buffers.shape[1]
     summed = torch.zeros(Q + 1, dtype=x.dtype, device=x.device)
     if parts and Q:

@@ -151,6 +151,8 @@ def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
     if len(found.explained):
         shares = " and ".join(f"{100 * share:.1f} %" for share in found.explained)
         lines.append(f"the directions hold {shares} of the path")
+    if left := len(runs.steps) - len(found.step):
+        lines.append(f"{left} of the run's snapshots are left out: they are not finite")
     lines.append(f"{path} {' '.join(str(file) for file in album.files)}")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class Slice:
         origin: ``[P]`` float64.
         directions: ``[d, P]`` float64.
         axes: d coordinates ``[n_i]``.
-        step: ``[m]`` steps of the snapshots of the run.
+        step: ``[m]`` steps of the snapshots of the run that are finite.
         position: ``[m, d]`` where they are.
         off: ``[m]`` how far they are from the slice.
         explained: ``[d]`` share of the path along each direction; empty but for pca.
@@ -101,7 +101,6 @@ def slice_of(runs: Runs, shapes: Shapes, options: Options) -> Slice:
     Raises:
         ConfigurationError: No such snapshot, one that is not finite, or too few for the directions.
     """
-    points = np.stack([_model(runs.run, step) for step in runs.steps])
     explained = np.empty(0)
     if options.kind == "between":
         origin, end = _ends(runs, options)
@@ -111,12 +110,41 @@ def slice_of(runs: Runs, shapes: Shapes, options: Options) -> Slice:
     elif options.kind == "random":
         origin = _model(runs.run, options.to_step)
         directions = filter_normalised(origin, shapes, options.d, options.seed)
+        if not directions.any():
+            raise ConfigurationError(
+                "this model has no filters to take random directions by: --directions pca"
+            )
     else:
+        points = np.stack([mean for _, mean in _finite(runs)])
         origin = points[-1].astype(np.float64)
         directions, explained = principal(points, origin, options.d)
-    position, off = coordinates(points, origin, directions)
-    axes = _axes(position, options)
-    return Slice(origin, directions, axes, np.array(runs.steps), position, off, explained)
+    step, position, off = _path(runs, origin, directions)
+    return Slice(origin, directions, _axes(position, options), step, position, off, explained)
+
+
+def _path(
+    runs: Runs, origin: np.ndarray, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, positions and distances of the snapshots, one in memory at a time."""
+    found = [(step, *coordinates(x[None], origin, directions)) for step, x in _finite(runs)]
+    steps, positions, off = zip(*found, strict=True)
+    return np.array(steps), np.concatenate(positions), np.concatenate(off)
+
+
+def _finite(runs: Runs) -> Iterator[tuple[int, np.ndarray]]:
+    """Steps and mean models ``[P]`` of the snapshots that are finite.
+
+    Raises:
+        ConfigurationError: None is.
+    """
+    kept = 0
+    for step in runs.steps:
+        mean = runs.run.snapshot(step).mean
+        if np.isfinite(mean).all():
+            kept += 1
+            yield step, mean
+    if not kept:
+        raise ConfigurationError(f"{runs.run.path}: none of its snapshots is finite")
 
 
 def _ends(runs: Runs, options: Options) -> tuple[np.ndarray, np.ndarray]:

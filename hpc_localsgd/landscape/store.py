@@ -17,8 +17,8 @@ from hpc_localsgd.types import ConfigurationError
 
 ABOUT = {
     "train_loss": ("nat", "mean loss on the fixed subset of the training set"),
-    "test_loss": ("nat", "mean loss on the test set"),
-    "test_accuracy": ("fraction", "on the test set"),
+    "test_loss": ("nat", "mean loss on the test set, at most --samples of it, evenly spaced"),
+    "test_accuracy": ("fraction", "on the same samples"),
 }
 
 

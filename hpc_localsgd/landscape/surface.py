@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.curvature import in_chunks, pieces
-from hpc_localsgd.curvature.subset import subset_size
+from hpc_localsgd.curvature.subset import of_full_size, subset_size
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.base import Task
@@ -37,10 +37,12 @@ class Surface:
         self._task = task
         self.samples = subset_size(task, samples or None)
         self.like = task.x[0]
-        self._pieces = pieces(task, self.samples)
-        self._chunks = in_chunks(self._pieces, chunk)
+        parts = pieces(task, self.samples)
+        self._chunks = in_chunks(parts, chunk)
+        self._estimated = of_full_size(task, parts, self.samples)
         held = task.splits.get("test", 0) if test else 0
-        self._test = range(min(held, samples) if samples else held)
+        # Evenly spaced: a test set may be sorted by class.
+        self._test = range(0, held, -(-held // samples) if samples and held else 1)
 
     @torch.no_grad()
     def at(self, x: Vector) -> np.ndarray:
@@ -48,7 +50,7 @@ class Surface:
         task = self._task
         buffers = task.buffers[0]
         if buffers.numel():
-            buffers = task.statistics(x, self._pieces)
+            buffers = task.statistics(x, self._estimated)
         parts = [task.loss(x, c, buffers).double() * len(c[1]) for c in self._chunks]
         found = [float(torch.stack(parts).sum()) / self.samples, np.nan, np.nan]
         if len(self._test):

@@ -56,8 +56,8 @@ def _noise(team: Team, o: Options, x: Vector, pairs: Eigenpairs | None) -> Itera
     yield from of_estimate("noise/trace", found, about, "1")
     size = float(g.double().square().sum())
     about = (
-        "|g|^2, squared length of the mean gradient of the n samples of the subset; for data it was "
-        "drawn from, take tr Sigma / n off; tr Sigma over that is the noise scale"
+        "|g|^2, squared length of the mean gradient of the n samples of the subset; less tr Sigma "
+        "/ n it is that of all data, and tr Sigma over that is the noise scale"
     )
     yield Value("noise/gradient_squared", size, about)
     if o.trace_probes:

@@ -137,7 +137,7 @@ class Team:
         return self._sum(parts[what](rows))
 
     def _move(self, x: Vector) -> None:
-        summed = self._sum(statistics_sum(self._task, x, self._parts))
+        summed = self._sum(statistics_sum(self._task, x, self._parts, self.samples))
         buffers = summed[:-1] / summed[-1]
         try:
             agree(self._world, lambda: self._risk.at(x, buffers))

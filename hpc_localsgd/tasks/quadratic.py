@@ -49,6 +49,20 @@ class quadratic(TaskSpec):
         if self.dim < 1 or self.noise < 0 or self.samples < 1:
             raise ConfigurationError(f"{self}: dim and samples are positive, noise not negative")
 
+    def undisturbed(self) -> quadratic:
+        """Itself.
+
+        Raises:
+            ConfigurationError: Workers have different losses.
+        """
+        if len({*self.minima}) > 1 or len({*self.scales}) > 1:
+            raise ConfigurationError(
+                f"the workers of quadratic(minima={tuple(self.minima)}, scales="
+                f"{tuple(self.scales)}) minimise different losses, and curvature is measured of "
+                "one: its Hessian is mean(scales) diag(h)"
+            )
+        return self
+
     def build(self, setting: Setting) -> Quadratic:
         """The quadratics of this process's workers."""
         return Quadratic(self, setting)

@@ -78,7 +78,8 @@ class Arrays(Samples):
         inputs, labels = self._data[split]
         logits = labels[0].numel() * self.classes
         for part in chunks(rows, max(inputs[0].numel(), logits)):
-            yield inputs[part.start : part.stop], labels[part.start : part.stop]
+            these = slice(part.start, part.stop, part.step)
+            yield inputs[these], labels[these]
 
 
 def rows_of(partition: Partition, workers: Sequence[int], t: int) -> torch.Tensor:
@@ -89,5 +90,5 @@ def rows_of(partition: Partition, workers: Sequence[int], t: int) -> torch.Tenso
 def chunks(rows: range, numbers: int) -> Iterator[range]:
     """Consecutive parts of some rows, of samples with so many numbers, small enough to evaluate."""
     length = min(CHUNK, max(16, CHUNK_NUMBERS // max(1, numbers)))
-    for begin in range(rows.start, rows.stop, length):
-        yield range(begin, min(begin + length, rows.stop))
+    for begin in range(0, len(rows), length):
+        yield rows[begin : begin + length]

@@ -65,9 +65,14 @@ class Trajectory:
         return int(self._attrs[-1]["K"])
 
     @property
+    def workers(self) -> list[int]:
+        """Workers of each segment: a resumed run may have gone on with others."""
+        return [int(attrs["K"]) for attrs in self._attrs]
+
+    @property
     def most_workers(self) -> int:
-        """Workers of the segment that has most: a resumed run may have gone on with others."""
-        return max(int(attrs["K"]) for attrs in self._attrs)
+        """Workers of the segment that has most."""
+        return max(self.workers)
 
     @property
     def P(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.analysis.compare import MEASURES, differences, front, grouped_runs, summary
+from hpc_localsgd.analysis.compare.tables import tables
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.compare import main
 from hpc_localsgd.trajectory import Header, Writer
@@ -21,6 +22,9 @@ optimizer: {{class_path: torch.optim.SGD, init_args: {{momentum: {momentum}}}}}
 workers: null
 seed: {seed}
 """
+
+HEADER = {"config": "", "task": "t", "algorithm": "a", "schedule": "s", "world": "w"}
+HEADER |= {"K": 2, "P": 3, "seed": 0}
 
 
 def record(
@@ -75,6 +79,22 @@ def test_mean_and_deviation_are_over_the_complete_runs(runs: list[str]) -> None:
     np.testing.assert_allclose(summary(groups[1], named["training"]).mean, 10 * 1.6)
     assert math.isnan(summary(groups[1], named["test accuracy"]).deviation)
     assert summary(groups[1], named["trace of the Hessian"]).count == 0
+
+
+def test_curvatures_of_other_moments_are_not_compared(tmp_path: Path) -> None:
+    runs = [record(tmp_path / "a", 0.9), record(tmp_path / "b", 0.9, momentum=0.5)]
+    for run, steps, samples in ((runs[0], (20, 40), 64), (runs[1], (20,), 64)):
+        with Writer(run, Header(**HEADER), mode="append") as writer:
+            for step in (20, 40):
+                writer.snapshot(step, np.zeros(3))
+        how = f"sharpness: {{samples: {samples}, seed: 0}}"
+        with Writer(Path(run) / "sharpness.h5", Header(**{**HEADER, "config": how})) as writer:
+            for step in steps:
+                writer.series("sharpness/eigenvalues", step, np.ones(2) * step, dims="eigenvalue")
+    groups = grouped_runs(open_runs(runs))
+    (sharpest,) = [m for m in MEASURES if m.name == "largest eigenvalue"]
+    assert summary(groups[0], sharpest).mean == 40 and math.isnan(summary(groups[1], sharpest).mean)
+    assert any("of b was not measured at its last" in note for note in tables(groups).notes)
 
 
 def test_the_front_is_what_nothing_is_cheaper_and_better_than() -> None:

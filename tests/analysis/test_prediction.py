@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hpc_localsgd.analysis.draw_slow_sde import draw_slow_sde, measured
 from hpc_localsgd.analysis.slow_sde import predict, way
+from hpc_localsgd.analysis.slow_sde.prediction import foreign
 from hpc_localsgd.report import main as report
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
@@ -119,6 +121,29 @@ def test_one_run_or_runs_that_began_apart_are_not_overlaid(runs) -> None:  # typ
     elsewhere = replace(other, way=replace(other.way, trace=2 * other.way.trace))
     assert draw_slow_sde([one, elsewhere]) is None
     assert measured([("no sharpness", runs[1][0], None)]) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("algorithm: {class_path: hpc_localsgd.Gossip}", "the algorithm Gossip"),
+        (
+            "algorithm: {class_path: hpc_localsgd.LocalSGD, init_args: {compressor: {a: b}}}",
+            "a compressor",
+        ),
+        ("optimizer: {class_path: torch.optim.AdamW}", "the optimizer AdamW"),
+        ("gradient: {class_path: hpc_localsgd.gradients.sam.sam}", "the gradient sam"),
+    ],
+)
+def test_runs_that_the_theory_is_not_about_are_left_out(
+    tmp_path: Path, runs: Any, said: str, why: str
+) -> None:
+    with Writer(tmp_path, replace(header(4), config=f"{header(4).config}\n{said}\n")) as writer:
+        writer.series("spread", 0, 1.0)
+    assert foreign(Trajectory(tmp_path)) == why and not foreign(runs[4][0])
+    with pytest.raises(ValueError, match=f"of Local SGD, and this run has {why}"):
+        way(Trajectory(tmp_path), runs[4][1])
+    assert measured([("it", Trajectory(tmp_path), runs[4][1])]) == []
 
 
 def test_momentum_is_a_larger_step(tmp_path: Path, runs) -> None:  # type: ignore[no-untyped-def]

@@ -79,6 +79,17 @@ def test_F_has_the_values_of_the_paper_and_is_the_integral_of_psi() -> None:
     assert F(1e-9) == pytest.approx(2.5e-19, rel=1e-8)
     with pytest.raises(ValueError, match="x >= 0"):
         F(-1.0)
+    assert F(np.inf) == np.inf
+
+
+def test_the_boost_of_a_nearly_flat_direction_is_none() -> None:
+    """1 - (1 - x)^H has no digits left there."""
+    regime = Regime(K=8, batch=8, lr=0.02, H=64, finite=True)
+    total = 10.0 ** -np.arange(3, 17)
+    want = 1 + 7 * 0.02 * total * 63 / 2  # to first order
+    np.testing.assert_allclose(regime.boost(total), want, atol=1e-5)
+    steep = 1 + 7 * (1 - (1 - (1 - 0.98) ** 64) / (64 * 0.98))
+    np.testing.assert_allclose(regime.boost(np.array([49.0])), steep, rtol=1e-12)
 
 
 def test_the_lyapunov_operator_solves_its_equation() -> None:
@@ -307,6 +318,11 @@ def test_label_noise_descends_its_regulariser() -> None:
 
         slope = (value(0.8 + 1e-5) - value(0.8 - 1e-5)) / 2e-5
         assert closed[0] == pytest.approx(-c / (4 * 32) * slope, rel=1e-7)
+
+
+def test_rounding_of_a_flat_eigenvalue_does_not_matter() -> None:
+    regime = Regime(K=8, batch=8, lr=0.02, H=64)
+    assert regulariser(np.array([2.0, -1e-17]), regime) == regulariser(np.array([2.0, 0]), regime)
 
 
 def test_the_regulariser_goes_from_the_trace_to_K_times_it() -> None:

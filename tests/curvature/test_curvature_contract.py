@@ -207,12 +207,14 @@ def test_batchnorm_is_in_evaluation_mode_with_the_given_statistics() -> None:
     task = build_for_curvature(spec, batch=16, dtype=torch.float64)
     x = task.init(0)
     parts = pieces(task, 100)
-    whole = statistics_sum(task, x, parts)
-    shares = [statistics_sum(task, x, pieces(task, 100, r, 3)) for r in range(3)]
+    whole = statistics_sum(task, x, parts, 100)
+    shares = [statistics_sum(task, x, pieces(task, 100, r, 3), 100) for r in range(3)]
     torch.testing.assert_close(torch.stack(shares).sum(0), whole)
-    assert whole[-1] == len(parts) == 7
+    assert whole[-1] == 6 and len(parts) == 7  # the last piece is shorter than a batch
     buffers = whole[:-1] / whole[-1]
-    torch.testing.assert_close(buffers, task.statistics(x, parts))
+    torch.testing.assert_close(buffers, task.statistics(x, parts[:-1]))
+    few = statistics_sum(task, x, pieces(task, 5), 5)
+    assert few[-1] == 1 and few[:-1].any()
     before = task.buffers.clone()
     risk = Risk(task, in_chunks(parts, 50))
     with_fresh = risk.losses(x[None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import h5py
@@ -95,6 +96,28 @@ def test_a_job_that_was_killed_goes_on(trained: Path, tmp_path: Path) -> None:
     a, b = (Landscape.read(out).values["train_loss"] for out in (whole, half))
     assert b[0, 0] == 123.0
     np.testing.assert_array_equal(a.ravel()[1:], b.ravel()[1:])
+
+
+def test_snapshots_that_are_not_finite_are_left_out(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained / "run", tmp_path / "run"))
+    with h5py.File(run / "trajectory.h5", "a") as file:
+        file["snapshots/mean"][-1, 0] = np.nan
+    for how in (["pca"], ["between", "--from-step=0", "--to-step=15"], ["random", "--to-step=15"]):
+        out = tmp_path / f"{how[0]}.h5"
+        assert main([str(run), *FAST, f"--out={out}", f"--directions={how[0]}", *how[1:]]) == 0
+        assert "1 of the run's snapshots are left out" in capsys.readouterr().out
+        assert Landscape.read(out).step.tolist() == [0, 5, 10, 15]
+    said = refused(capsys, run, *FAST, "--directions=between", f"--out={tmp_path / 'x.h5'}")
+    assert "the snapshot of step 20 is not finite" in said
+
+
+def test_random_directions_need_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--task=quadratic", "--workers=2", "--steps=8", "--snapshot-every=4"]
+    assert train([*options, "--figures=false", f"--out={tmp_path}"]) == 0
+    said = refused(capsys, tmp_path, "--directions=random", "--points=3")
+    assert "no filters" in said and "--directions pca" in said
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:

@@ -126,6 +126,17 @@ def test_batchnorm_is_re_estimated_at_every_point() -> None:
     assert abs(fixed[1] - fixed[0]) > 0.02 * fixed[0]  # which kept statistics would not give
 
 
+def test_a_part_of_the_test_set_is_spread_over_all_of_it() -> None:
+    """Test sets may be sorted by class."""
+    task = build_for_curvature(digits(hidden=4), batch=16, dtype=torch.float64)
+    held, x = task.splits["test"], task.init(0)
+    every = [task.evaluate(x, "test", range(i, i + 1), task.buffers[0]) for i in range(held)]
+    rows = range(0, held, 4)
+    want = torch.stack([every[i] for i in rows]).sum(0) / len(rows)
+    found = Surface(task, samples=held // 4 + 1, chunk=64).at(x)
+    np.testing.assert_allclose(found[1:], want[:2].numpy(), rtol=1e-12)
+
+
 def test_the_barrier_of_a_line() -> None:
     a = np.linspace(-0.5, 1.5, 9)
     hill = 1 + a + 3 * np.maximum(0, 1 - np.abs(2 * a - 1))  # 3 above the chord, at 1/2

@@ -70,6 +70,12 @@ def test_the_hessian_of_the_quadratic_is_as_given() -> None:
     torch.testing.assert_close(risk.products(torch.eye(4, dtype=torch.float64)), expected)
 
 
+def test_curvature_of_workers_that_differ_is_refused() -> None:
+    """It would be that of one of them."""
+    with pytest.raises(ConfigurationError, match="minimise different losses"):
+        build_for_curvature(quadratic(h=(1.0,), dim=3, scales=(1.0, 3.0)), batch=8)
+
+
 def valley(spec: manifold) -> Manifold:
     return Manifold(spec.hessian, spec.third, spec.covariance, spec.project)
 

@@ -24,6 +24,11 @@ NOT_THE_CONFIGURATION = (
     "snapshot_workers",
     "snapshot_dtype",
     "checkpoint_every",
+    "checkpoint_keep",
+    "deviations_every",
+    "gradients_every",
+    "probe_samples",
+    "watchdog",
 )
 
 

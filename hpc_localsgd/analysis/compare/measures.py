@@ -67,9 +67,13 @@ def _communication_s(source: Source) -> float:
 
 
 def _sharpness(name: str) -> Callable[[Source], float]:
+    """At the end of the run: what was measured earlier only is not compared."""
+
     def sharpest(source: Source) -> float:
-        found = series_of(source.files).get(name)
-        return math.nan if found is None else float(np.ravel(found.value[-1])[0])
+        found, kept = series_of(source.files).get(name), source.run.snapshot_steps
+        if found is None or (len(kept) and found.step[-1] < kept[-1]):
+            return math.nan
+        return float(np.ravel(found.value[-1])[0])
 
     return sharpest
 
@@ -85,6 +89,7 @@ def _short(value: float) -> str:
 ACCURACY = Measure("test accuracy", _last("eval/test/accuracy"), _percent)
 SENT = Measure("sent by a worker", lambda s: s.run.totals.payload_bytes, human_bytes)
 TALKED = Measure("communicating", _communication_s, style.duration)
+SHARPEST = Measure("largest eigenvalue", _sharpness("eigenvalues"), _short)
 MEASURES = (
     ACCURACY,
     Measure("best", _best_accuracy, _percent),
@@ -94,7 +99,7 @@ MEASURES = (
     SENT,
     TALKED,
     Measure("training", lambda s: float(round_s(s.run).sum()), style.duration),
-    Measure("largest eigenvalue", _sharpness("eigenvalues"), _short),
+    SHARPEST,
     Measure("trace of the Hessian", _sharpness("trace"), _short),
 )
 

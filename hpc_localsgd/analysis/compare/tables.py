@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from hpc_localsgd.analysis.compare.groups import Group, differences
 from hpc_localsgd.analysis.compare.measures import (
     ACCURACY,
     MEASURES,
     SENT,
+    SHARPEST,
     TALKED,
     Measure,
     front,
     summary,
     told,
 )
+from hpc_localsgd.analysis.report.source import Source
 
 
 @dataclass(frozen=True)
@@ -82,4 +87,27 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         notes.append("Some seconds are measured and some modelled: do not compare these.")
     elif clocks == {"modelled"}:
         notes.append("Seconds of communication are predictions for a simulated network.")
-    return notes
+    return [*notes, *_notes_on_sharpness([s for g in groups for s in g.counted])]
+
+
+def _notes_on_sharpness(sources: Sequence[Source]) -> Iterator[str]:
+    """What sets measured curvatures apart besides the runs themselves."""
+    measured = [s for s in sources if s.sharpness]
+    at_the_end = [s for s in measured if not math.isnan(SHARPEST.of(s))]
+    for early in (s.name for s in measured if s not in at_the_end):
+        yield f"The sharpness of {early} was not measured at its last snapshot: not compared."
+    how = [s.sharpness.config.get("sharpness") or {} for s in at_the_end if s.sharpness]
+    apart = {
+        name
+        for h in how
+        for name in ("samples", "seed", "dtype")
+        if h.get(name) != how[0].get(name)
+    }
+    if apart:
+        yield f"Curvatures were measured with other {', '.join(sorted(apart))}."
+    last = [float(s.run.rounds.lr[-1]) for s in at_the_end if len(s.run.rounds)]
+    if last and not np.allclose(last, last[0], rtol=0.01):
+        yield (
+            "These runs end with other learning rates: the largest eigenvalue follows 2 / lr, "
+            "compare it with care."
+        )

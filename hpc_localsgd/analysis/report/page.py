@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from hpc_localsgd.analysis.draw_slow_sde import draw_slow_sde, measured
+from hpc_localsgd.analysis.draw_slow_sde import draw_slow_sde, measured, overlaid
 from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.sections import sections_of
@@ -77,5 +77,12 @@ def _theory(sources: list[Source], album: Album) -> str:
         "close by, noise like that of labels, and eigenvalues that shrink in proportion. A line "
         "ends where its run would go beyond what was followed."
     )
+    drawn = {m.name for m in overlaid(found)}
+    left = [s.name for s in sources if s.sharpness and s.name not in drawn]
+    if left:
+        caption += (
+            f" Left out: {', '.join(left)}; the theory is of Local SGD with plain SGD steps, and "
+            "runs are held against each other that began at one place of one task."
+        )
     words = "Decay of the trace of the Hessian, measured and predicted"
     return html.heading("Sharpness and the Slow SDE") + html.picture(picture, words, caption)

@@ -152,10 +152,9 @@ def _alpha(source: Source, album: Album, prefix: str) -> str:
     panels = [Panel(name, (Line(run.series(name), "effective"), *given)) for name in found]
     panels += [panel_of(run.series(name)) for name in beside]
     caption = (
-        "The part of the mean step along the gradient at the mean model, over the gradient's length "
-        "(Zhang et al., 2021): far below the learning rate where the workers are far apart. The "
-        "gradient is that of a fixed subset, and its noise is taken off; gaps are where nothing was "
-        "left of it."
+        "The part of the mean step along the gradient at the mean model, over its length (Zhang et "
+        "al., 2021): far below the learning rate where the workers are far apart. The gradient is "
+        "that of a fixed subset, and its noise is taken off; gaps are where nothing was left of it."
     )
     return html.heading("Effective learning rate") + _figure(
         album,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpc_localsgd.analysis.slow_sde.equation import Manifold
-from hpc_localsgd.analysis.slow_sde.lyapunov import spectrum, tangent_projector
+from hpc_localsgd.analysis.slow_sde.lyapunov import FLAT, spectrum, tangent_projector
 from hpc_localsgd.analysis.slow_sde.psi import F
 from hpc_localsgd.analysis.slow_sde.regime import Regime
 
@@ -30,11 +30,14 @@ def regulariser(eigenvalues: np.ndarray, regime: Regime) -> np.ndarray:
     Returns:
         [...].
     """
-    trace = np.asarray(eigenvalues, dtype=np.float64).sum(-1)
+    values = np.asarray(eigenvalues, dtype=np.float64)
+    largest = np.abs(values).max(-1, keepdims=True, initial=0.0)
+    values = np.where(np.abs(values) <= FLAT * largest, 0.0, values)  # rounding, of either sign
+    trace = values.sum(-1)
     if np.isinf(regime.H):
         return regime.K * trace
     scale = 2 * regime.lr * regime.H
-    return trace + (regime.K - 1) * F(scale * np.asarray(eigenvalues)).sum(-1) / scale
+    return trace + (regime.K - 1) * F(scale * values).sum(-1) / scale
 
 
 def label_noise_drift(

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from hpc_localsgd.trajectory import Trajectory
 
 
+# Parts of a run's configuration -> the classes that the theory is about.
+KNOWN = {"algorithm": ("LocalSGD", "AllReduce"), "optimizer": ("SGD",), "gradient": ("plain",)}
+
+
 @dataclass(frozen=True)
 class Way:
     """Where a run went: what was measured at its snapshots, and how far it had gone by then.
@@ -68,7 +72,8 @@ def way(run: Trajectory, sharpness: Trajectory) -> Way:
         sharpness: The file that `python -m hpc_localsgd sharpness` made of it.
 
     Raises:
-        ValueError: Fewer than two snapshots have been measured, or without trace or eigenvalues.
+        ValueError: Fewer than two snapshots have been measured, or without trace or eigenvalues; or
+            the theory is not about this run.
     """
     names = {"sharpness/trace", "sharpness/eigenvalues"}
     if missing := names - set(sharpness.names()):
@@ -156,8 +161,11 @@ def _regimes(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, Regi
     """Every step first <= t < last with its regime; None where the learning rate is 0.
 
     Raises:
-        ValueError: The record's rounds do not reach from first to last.
+        ValueError: The theory is not about this run, or the record's rounds do not reach from first
+            to last.
     """
+    if why := foreign(run):
+        raise ValueError(f"{run.path}: the Slow SDE is of Local SGD, and this run has {why}")
     rounds, faster = run.rounds, 1 / (1 - _momentum(run))
     batch = int(run.config["batch_per_worker"]) * run.K
     reach = [int(rounds.step_begin[0]), int(rounds.step_end[-1])] if len(rounds.lr) else [0, 0]
@@ -172,6 +180,20 @@ def _regimes(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, Regi
         regime = Regime(run.K, batch, float(lr) * faster, int(H), finite=True) if lr else None
         for t in range(max(int(begin), first), min(int(end), last)):
             yield t, regime
+
+
+def foreign(run: Trajectory) -> str:
+    """What of a run the theory does not know: "the algorithm Gossip"; empty if there is nothing."""
+    if run.most_workers != min(run.workers):
+        return "other workers than it began with"
+    for part, known in KNOWN.items():
+        chosen = run.config.get(part) or {}
+        name = str(chosen.get("class_path", known[0])).rpartition(".")[2]
+        if name not in known:
+            return f"the {part} {name}"
+        if (chosen.get("init_args") or {}).get("compressor"):
+            return "a compressor"
+    return ""
 
 
 def _momentum(run: Trajectory) -> float:

@@ -53,8 +53,9 @@ def F(x: np.ndarray | float) -> np.ndarray:
     x = np.asarray(x, dtype=np.float64)
     if (x < 0).any():
         raise ValueError(f"F is the integral of psi from 0 to x >= 0, got x = {x.min():g}")
-    small = x < _FRACTION_ABOVE
-    return np.where(small, _F_series(np.where(small, x, 0.0)), _F_far(np.where(small, 2.0, x)))
+    small, endless = x < _FRACTION_ABOVE, np.isinf(x)
+    far = _F_far(np.where(small | endless, _FRACTION_ABOVE, x))
+    return np.where(small, _F_series(np.where(small, x, 0.0)), np.where(endless, x, far))
 
 
 def _F_series(x: np.ndarray) -> np.ndarray:

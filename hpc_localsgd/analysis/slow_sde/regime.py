@@ -59,7 +59,12 @@ class Regime:
         if not self.finite:
             return 1.0 + (self.K - 1) * psi(self.lr * self.H * total)
         lost = np.where(total > 0, self.lr * total, 1.0)  # 1 - r
-        kept = (1.0 - (1.0 - lost) ** self.H) / (self.H * lost)
+        small = np.minimum(lost, 0.5)  # 1 - (1 - lost)^H has no digits left where lost is tiny
+        kept = np.where(
+            lost <= 0.5,
+            -np.expm1(self.H * np.log1p(-small)) / (self.H * small),
+            (1.0 - (1.0 - lost) ** self.H) / (self.H * lost),
+        )
         return 1.0 + (self.K - 1) * np.where(total > 0, 1.0 - kept, 0.0)
 
     def covariance(self, hessian: np.ndarray, sigma: np.ndarray) -> np.ndarray:

@@ -72,7 +72,9 @@ class InMemory(Samples):
         """See `Samples.clean`."""
         images, labels = self._data[split]
         for part in chunks(rows, images[0].numel()):
-            index = torch.arange(part.start, part.stop, device=labels.device) % len(labels)
+            index = torch.arange(part.start, part.stop, part.step, device=labels.device) % len(
+                labels
+            )
             yield self._normalised(images[index]), labels[index]
 
     def _augmented(

@@ -60,7 +60,7 @@ class Streamed(Samples):
     def clean(self, split: str, rows: range) -> Iterator[Batch]:
         """See `Samples.clean`."""
         parts = list(chunks(rows, 3 * self._decoder.size**2))
-        requests = [Request(split, np.arange(part.start, part.stop)) for part in parts]
+        requests = [Request(split, np.array(part)) for part in parts]
         for i, request in enumerate(requests):
             following = chain(requests[i + 1 :], self._expected)
             result = self._checked(self._reader.get(request, following), None)
