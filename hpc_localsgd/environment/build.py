@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make env", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where to build it")
     venv = parser.parse_args(argv).venv.absolute()
+    if venv.is_symlink():  # to a scratch disk, say: Python makes no environment through a link
+        venv = venv.resolve()
     try:
         return _build_if_due(venv)
     except KeyboardInterrupt:

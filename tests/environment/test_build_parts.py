@@ -51,6 +51,21 @@ def test_up_to_date_means_nothing_is_done(
     assert "up to date" in capsys.readouterr().out
 
 
+def test_a_link_is_followed_also_to_where_nothing_is_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, scratch = tmp_path / "link", tmp_path / "scratch"
+    link.symlink_to(scratch)
+
+    def make(venv: Path, *_: object) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+
+    monkeypatch.setattr(stages, "build", make)
+    monkeypatch.setattr(prerequisites, "problems", lambda: [])
+    assert build.main(["--venv", str(link)]) == 0
+    assert (scratch / "bin" / "python").exists()
+
+
 def test_another_torch_in_the_environment_is_noticed(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3.11" / "site-packages"
     (site / "torch-2.13.0+cpu.dist-info").mkdir(parents=True)
