@@ -187,7 +187,8 @@ def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
     if config.probe_samples < 1:
         raise ConfigurationError(f"--probe-samples {config.probe_samples}: give at least one")
     deviations = Deviations(units.cadence(config.deviations_every), config.probe_samples)
-    gradients = Gradients(units.cadence(config.gradients_every), config.probe_samples)
+    often = units.cadence(config.gradients_every)
+    gradients = Gradients(often, config.probe_samples, fresh=config.task.fresh)
     around = Spread(units.cadence(config.spread_every), (deviations, gradients))
     return [evaluation, Skipped(evaluation.every), snapshot], around
 

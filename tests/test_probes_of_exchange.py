@@ -20,6 +20,7 @@ from hpc_localsgd.probes.deviations import gram
 from hpc_localsgd.probes.exchange import Exchange
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.tasks.manifold import manifold
 from hpc_localsgd.types import ConfigurationError, Footprint
 
 LR = 0.3
@@ -141,7 +142,8 @@ def halves_by_hand(exchange: Exchange, samples: int) -> tuple[float, float]:
             g.append(torch.autograd.grad(loss, at)[0].numpy())
     apart = np.array([g[2 * k] - g[2 * k + 1] for k in range(4)])
     noise = samples / 8 / 2 * np.square(apart).sum(1).mean()
-    return noise, np.square(np.mean(g, axis=0)).sum() - noise / samples
+    known = 1 / samples - 1 / exchange.run.task.partition.samples
+    return noise, np.square(np.mean(g, axis=0)).sum() - noise * known
 
 
 def test_the_effective_learning_rate_is_zhang_s() -> None:
@@ -173,6 +175,20 @@ def test_without_spread_the_effective_learning_rate_is_the_learning_rate() -> No
     assert np.mean(signal) < 0.6 * np.mean(size)
     error = np.std(np.subtract(along, signal)) / np.sqrt(len(along))
     assert abs(np.mean(along) - np.mean(signal)) < 4 * error < 0.5 * np.mean(signal)
+
+
+def test_all_samples_leave_no_noise_and_fresh_ones_always_some() -> None:
+    run = small_run(spec=digits(hidden=3), K=2, batch=300)
+    exchange = Exchange(run, 0, LR, run.task.init(0).repeat(2, 1), None)
+    found = [
+        {m.name: m.value for m in Gradients(1, 1200, fresh).measure(exchange)}
+        for fresh in (False, True)
+    ]
+    N, n = run.task.partition.samples, 1200
+    for f, missing in zip(found, (1 / n - 1 / N, 1 / n), strict=True):
+        left = f["gradient/norm"] ** 2 - f["gradient/noise_trace"] * missing
+        assert f["gradient/signal"] == pytest.approx(left, rel=1e-9)
+    assert digits(label_noise=0.1).fresh and manifold().fresh and not digits().fresh
 
 
 def test_the_noise_scale_is_that_of_two_batch_sizes() -> None:

@@ -10,14 +10,15 @@ landscape.
 
 g is known on n samples only, and late in a run the noise in it is larger than itself: |g|^2 is too
 large by tr Sigma / n, and alpha_e would fall below lr without any spread. So every worker computes
-its part of g as two halves a_k and b_k of m samples each, and with n = 2 K m
+its part of g as two halves a_k and b_k of m samples each, and with n = 2 K m of N samples
 
     tr Sigma   = m/2 mean_k |a_k - b_k|^2
-    |grad L|^2 = |g|^2 - tr Sigma / n
+    |grad L|^2 = |g|^2 - tr Sigma (1/n - 1/N)
 
-have no bias, also where the workers' data differ; alpha_e is divided by the latter. Their ratio is
-the gradient noise scale of McCandlish et al., arXiv:1812.06162, appendix A.1, who compare a small
-batch with a large one instead.
+have no bias, also where the workers' data differ (1/N is 0 where samples are drawn with
+replacement, augmented or noisy: there are endlessly many). alpha_e is divided by the latter. Their
+ratio is the gradient noise scale of McCandlish et al., arXiv:1812.06162, appendix A.1, who compare
+a small batch with a large one instead.
 """
 
 from __future__ import annotations
@@ -49,10 +50,12 @@ class Gradients(AtExchange):
         every: Cadence in steps.
         samples: About this many training samples, the same at every exchange, for g; at least two
             batches a worker.
+        fresh: Whether training samples are others every time they are due.
     """
 
     every: int
     samples: int = 512
+    fresh: bool = False
     in_parallel = True
 
     def measure(self, exchange: Exchange) -> Iterator[Measurement]:
@@ -63,7 +66,7 @@ class Gradients(AtExchange):
         noise = float(world.gather(seen).mean())
         g = world.mean(parts)[0].double()
         size = float(g.square().sum())
-        signal = size - noise / n
+        signal = size - noise * self._missing(exchange, n)
         effective = lr * float(own @ g) / signal if signal > 0 else np.nan
         about = (
             "lr <g_a, g> / |grad L|^2, g at the mean model, g_a the mean of the workers' own;"
@@ -93,11 +96,18 @@ class Gradients(AtExchange):
             rows.append(gradient(run, x, [(inputs[0], targets[0])], exchange.buffers))
         return torch.stack(rows)
 
+    def _missing(self, exchange: Exchange, n: int) -> float:
+        """1/n - 1/N: what a subset of n samples does not know of all that there are."""
+        partition = exchange.run.task.partition
+        endless = self.fresh or partition.replacement
+        return 1 / n if endless else max(0.0, 1 / n - 1 / partition.samples)
+
     def _at_mean(self, exchange: Exchange) -> tuple[Rows, np.ndarray, int]:
         """At the mean model: parts of g [R, P], what each says of tr Sigma [R], and n."""
         run, w, buffers = exchange.run, exchange.mean, exchange.buffers
         step = run.world.size * run.task.partition.batch  # samples of all workers
-        half = max(1, self.samples // (2 * step))  # batches
+        most = min(self.samples, run.task.partition.samples)
+        half = max(1, most // (2 * step))  # batches
         parts, noise = [], []
         for worker in run.world.ranks:
             batches = exchange.share(worker, 2 * half * step)

@@ -68,6 +68,11 @@ class TaskSpec(ABC):
         """The same without augmentation, label noise and mixup: what curvature is measured on."""
         return self
 
+    @property
+    def fresh(self) -> bool:
+        """Whether a sample is another one every time it is due: by augmentation, noise, mixup."""
+        return self != self.undisturbed()
+
     def smoke(self) -> TaskSpec:
         """The same model on data of the same shapes that needs no files and is soon evaluated."""
         return self

@@ -55,6 +55,11 @@ class manifold(TaskSpec):
                 f"{self}: pairs and samples are positive, noise and tangent not negative"
             )
 
+    @property
+    def fresh(self) -> bool:
+        """See `TaskSpec.fresh`."""
+        return True
+
     def build(self, setting: Setting) -> Valley:
         """The valleys of this process's workers."""
         return Valley(self, setting)

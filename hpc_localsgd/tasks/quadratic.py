@@ -63,6 +63,11 @@ class quadratic(TaskSpec):
             )
         return self
 
+    @property
+    def fresh(self) -> bool:
+        """See `TaskSpec.fresh`."""
+        return True
+
     def build(self, setting: Setting) -> Quadratic:
         """The quadratics of this process's workers."""
         return Quadratic(self, setting)
