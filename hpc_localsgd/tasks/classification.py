@@ -85,7 +85,7 @@ class Classification(Task):
 
     def _module(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
             return self._make()
 
     def init(self, seed: int) -> Vector:
