@@ -162,8 +162,10 @@ class Classification(Task):
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's spelling of a cumulative mean
-        for inputs, _ in batches:
-            self._logits(module, inputs)
+        # Dropout draws, as in training, but measuring must not change what training draws next.
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            for inputs, _ in batches:
+                self._logits(module, inputs)
         return buffers
 
     def _logits(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 import torch
+from small_runs import go, small_run
 from small_tasks import files
+from torch import nn
 
 from hpc_localsgd.assemble import make_run
+from hpc_localsgd.batchnorm import BatchNorm
 from hpc_localsgd.config import parse
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.probes import Evaluation
+from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.imagenet import imagenet
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -36,3 +44,29 @@ def test_a_task_leaves_the_random_numbers_of_gpus_alone(gpu_seeds: list[int]) ->
     task.batch([0, 1], 0)
     assert gpu_seeds == []
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@dataclass(frozen=True)
+class Regularised(TaskSpec):
+    """Noise to be learnt by heart, through BatchNorm and dropout."""
+
+    def build(self, setting: Setting) -> Classification:
+        stream = np.random.default_rng(0)
+        split = stream.standard_normal((64, 6)), stream.integers(3, size=64)
+        return Classification(self.module, {"train": split, "test": split}, setting)
+
+    @staticmethod
+    def module() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def test_evaluations_do_not_change_what_dropout_draws_in_training() -> None:
+    def parameters(every: int) -> torch.Tensor:
+        torch.manual_seed(1)
+        batchnorm = BatchNorm("reestimate", batches=8)
+        run = small_run(spec=Regularised(), K=2, H=2, steps=6, batchnorm=batchnorm)
+        return go(run, [Evaluation(every)])[0].x.clone()
+
+    seldom = parameters(0)
+    assert torch.equal(parameters(1), seldom)
+    assert torch.equal(parameters(2), seldom)
