@@ -219,6 +219,7 @@ def test_a_world_is_measured_to_be_what_it_is() -> None:
 
 HIDDEN = {"cocod", "overlap", "streaming_diloco"}  # the exchange runs while they compute
 SIGN = '{"class_path": "hpc_localsgd.compressors.sign.Sign"}'
+PARALLEL = "--algorithm.parallel_first=true"
 EXTRA = {
     "hierarchical": ["--algorithm.blocks", "[2]", "--algorithm.rounds", "[2]"],
     "gradient_tracking": ["--schedule", "every"],  # mixes at every step
@@ -231,6 +232,7 @@ EXTRA = {
         *((name, EXTRA.get(name, [])) for name in sorted(config.choices("algorithm"))),
         ("local_sgd", ["--algorithm.compressor", SIGN]),
         ("local_sgd", ["--momentum-at-sync", "average"]),
+        ("hierarchical", [*"--algorithm.blocks [1] --algorithm.rounds [2]".split(), PARALLEL]),
         ("local_sgd", "--task.model conv --task.norm batch --batchnorm average".split()),
     ],
 )

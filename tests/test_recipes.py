@@ -14,10 +14,15 @@ from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan_command import command
 from hpc_localsgd.smoke import STEPS, hurried, smaller
+from hpc_localsgd.types import Now
 
 RECIPES = sorted((Path(__file__).parent.parent / "benchmarks" / "configs").glob("*.yaml"))
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 MARKS = {"[code]", "[abstract]", "[logs]", "[memory]", "[ours]"}
+
+
+def recipe(name: str) -> Path:
+    return next(path for path in RECIPES if path.stem == name)
 
 
 def plan(path: Path, *options: str) -> Any:
@@ -64,7 +69,7 @@ def test_the_durations_of_a_trial_shrink_alike() -> None:
 
 
 def test_the_numbers_of_gu_et_al() -> None:
-    found = plan(next(path for path in RECIPES if path.stem == "cifar10_postlocal"))
+    found = plan(recipe("cifar10_postlocal"))
     assert found["run"]["steps"] == 500 * 12
     assert found["run"]["parameters"] == pytest.approx(0.85e6, rel=0.02)
     lengths = [(s["every"], s["rounds"]) for s in found["rounds"]["stretches"]]
@@ -74,11 +79,17 @@ def test_the_numbers_of_gu_et_al() -> None:
 
 
 def test_the_numbers_of_qsr_on_vit() -> None:
-    found = plan(next(path for path in RECIPES if path.stem == "qsr_imagenet_vit_b"))
+    found = plan(recipe("qsr_imagenet_vit_b"))
     assert (found["run"]["steps"], found["run"]["steps_per_epoch"]) == (93_600, 312)
     assert found["run"]["parameters"] == 86_567_656
     assert found["rounds"]["count"] == 9_711
     assert found["memory_bytes_per_worker"]["optimiser"] == pytest.approx(2 * 4 * 86_567_656)
+
+
+def test_all_workers_meet_at_every_step_before_local_steps_begin() -> None:
+    algorithm: Any = parse(["--config", str(recipe("lin_cifar10_hierarchical"))]).config.algorithm
+    phase = [Now(t=s, s=s, H=1, h=0, lr=3.2, lr_round=3.2, parallel=True) for s in range(8)]
+    assert {algorithm.level(now) for now in phase} == {1}
 
 
 @every_recipe
