@@ -18,6 +18,7 @@ from hpc_localsgd.types import Now
 
 RECIPES = sorted((Path(__file__).parent.parent / "benchmarks" / "configs").glob("*.yaml"))
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+GRAPHS = ("ring", "grid", "exponential")
 MARKS = {"[code]", "[abstract]", "[logs]", "[memory]", "[ours]"}
 
 
@@ -90,6 +91,27 @@ def test_all_workers_meet_at_every_step_before_local_steps_begin() -> None:
     algorithm: Any = parse(["--config", str(recipe("lin_cifar10_hierarchical"))]).config.algorithm
     phase = [Now(t=s, s=s, H=1, h=0, lr=3.2, lr_round=3.2, parallel=True) for s in range(8)]
     assert {algorithm.level(now) for now in phase} == {1}
+
+
+def test_signs_are_sent_in_both_phases() -> None:
+    share = plan(recipe("lin_cifar10_ef_sign"))["traffic"]["share_of_parallel_sgd"]
+    assert share == pytest.approx((1 + 1 / 64) / 2 / 32, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *((f"zhu_dsgd_{g}", "Differs: theirs keeps a disjoint part") for g in GRAPHS),
+        *((f"zhu_dsgd_{g}", "Differs: their warm-up is rate x max(0.1, t / 60)") for g in GRAPHS),
+        ("qsr_imagenet_resnet50", "[ours] as for ResNet-152"),
+    ],
+)
+def test_a_recipe_says_where_it_is_not_the_papers(name: str, said: str) -> None:
+    assert said in recipe(name).read_text()
+
+
+def test_what_was_read_in_code_for_another_net_is_not_marked_so() -> None:
+    assert "[code]" not in recipe("qsr_imagenet_resnet50").read_text()
 
 
 @every_recipe
