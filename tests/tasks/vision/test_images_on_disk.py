@@ -93,6 +93,19 @@ def test_batches_do_not_depend_on_loaders_nor_on_what_was_asked_before(intact: P
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize(("cores", "ranks", "loaders"), [(24, 4, 6), (64, 4, 8), (2, 4, 1)])
+def test_loaders_are_the_ranks_share_of_the_cores_whatever_torch_computes_with(
+    intact: Path, monkeypatch: pytest.MonkeyPatch, cores: int, ranks: int, loaders: int
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))  # as torchrun does, which also sets
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(cores))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    task = built(intact / "images.h5", loaders=None)  # which starts none yet
+    assert task.samples._reader._processes == loaders
+
+
 def descendants(pid: int) -> set[int]:
     children = {
         int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == pid
