@@ -112,6 +112,18 @@ def test_traffic_and_memory_of_a_run() -> None:
     assert averaged["traffic"]["payload_bytes_per_worker"] == 8 * 8000
 
 
+def test_the_disk_holds_as_many_checkpoints_as_are_kept() -> None:
+    def checkpoints(*options: str) -> int:
+        plan = planned(*SMALL, "--optimizer", "torch.optim.Adam", *options)
+        return int(plan["disk_bytes"]["checkpoints_bytes"])
+
+    one = 4 * (4000 + 8000)
+    assert checkpoints() == 2 * one
+    assert checkpoints("--checkpoint-keep", "5") == 5 * one
+    assert checkpoints("--checkpoint-keep", "1") == one
+    assert checkpoints("--checkpoint-keep", "5", "--checkpoint-every", "0") == one
+
+
 def test_the_task_gives_the_model_and_the_data() -> None:
     run = planned("--workers", "2")["run"]
     assert (run["parameters"], run["samples"], run["workers"]) == (9610, 1437, 2)
