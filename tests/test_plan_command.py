@@ -21,6 +21,7 @@ from hpc_localsgd.plan.costmodel import NETWORKS
 from hpc_localsgd.plan_command import command
 from hpc_localsgd.plan_command.network import measure
 from hpc_localsgd.plan_command.slurm import job_limit_s
+from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 NOWHERE = detect({})
@@ -140,6 +141,17 @@ def test_activations_are_measured_on_the_model() -> None:
     pieces = planned(*options, "--accumulate", "2")["memory_bytes_per_worker"]["activations"]
     assert pieces == pytest.approx(half, rel=0.02)
     assert "activations not counted" not in printed(*options)
+
+
+def test_activations_of_micro_batches_of_a_net_with_batchnorm() -> None:
+    """Few samples are measured, and they must not be cut once more: BatchNorm wants two."""
+    net = "--task synthetic_images --task.model resnet8 --task.size 4 --task.norm batch".split()
+    options = [*net, "--workers", "2", "--batch-per-worker", "16", "--activations"]
+    pieces = planned(*options, "--accumulate", "4")["memory_bytes_per_worker"]["activations"]
+    whole = planned(*options, "--batch-per-worker", "4")["memory_bytes_per_worker"]["activations"]
+    assert pieces == whole > 0
+    with pytest.raises(ConfigurationError, match="--accumulate 3"):
+        planned(*options, "--accumulate", "3")
 
 
 def test_a_plan_without_the_data_says_so(tmp_path: Path) -> None:
