@@ -106,12 +106,14 @@ class Classification(Task):
         """Losses [R] and gradients [R, P]; no copy when x is the task's own storage."""
         if x.data_ptr() != self.x.data_ptr():
             self.x.copy_(x)
+        self.samples.trained()
         return self._replicas.loss_and_grad(*batch)
 
     def loss_and_mean_grad(self, x: Rows, batch: Batch, begin: Begin) -> tuple[Losses, Rows]:
         """The average is begun part by part while backward runs."""
         if x.data_ptr() != self.x.data_ptr():
             self.x.copy_(x)
+        self.samples.trained()
         return self._replicas.loss_and_mean_grad(*batch, begin)
 
     def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:

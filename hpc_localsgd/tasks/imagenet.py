@@ -30,7 +30,8 @@ class imagenet(ImageTask):
         rand_augment: Strength of RandAugment with two operations; 0 for none.
         loaders: Processes of each rank that read and decode; 0 for the rank itself. Default: its
             share of the host's cores, 8 at most. The batches do not depend on it.
-        skip_corrupt: Leave out images that cannot be decoded and count them, instead of stopping.
+        skip_corrupt: Leave out images that cannot be decoded and name them, instead of stopping.
+            Counted are those of training, every time one was due; not what measuring meets.
     """
 
     model: str = "resnet50"
