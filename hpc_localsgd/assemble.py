@@ -136,8 +136,8 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     config = resolved.config
     task = agree(world, lambda: config.task.build(_setting(config, world)))
     check_same(world, f"{task.sizes} {task.x.dtype} {dict(task.splits)} {task.buffers.shape[1:]}")
-    torch.manual_seed(config.seed * 1_000_003 + world.rank)  # of dropout and the like
     task.x[:] = task.init(config.seed)
+    torch.manual_seed(config.seed * 1_000_003 + world.rank)  # of dropout and the like
     world.broadcast(task.x)
     task = config.gradient.wrap(task, world, config.seed)
     units = Units(task.partition.steps_per_epoch, task.partition.per_step)

@@ -132,7 +132,7 @@ def conclusion(
         table.add_row("test accuracy of the mean model", f"{accuracy:.4f}")
     if "data/skipped" in trajectory.names():
         skipped = int(trajectory.series("data/skipped").value[-1])
-        table.add_row("damaged images skipped", f"{skipped}, every time one was due")
+        table.add_row("damaged images skipped", f"{skipped}, every time one was due in training")
     table.add_row(
         "rounds", f"{totals.rounds}, where parallel SGD syncs {totals.steps} times ({share:.0f} %)"
     )

@@ -443,6 +443,24 @@ def test_a_flag_of_three_values_is_read_as_one_writes_it() -> None:
         assert parse(words).config.resume == value
 
 
+def test_a_place_kept_on_a_cpu_can_be_gone_on_from_on_a_gpu(
+    tmp_path: Path, monkeypatch: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    restored: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda kept, device: restored.append(kept))
+    job, _ = start(tmp_path)
+    finish(job)
+    place = Place.of(job.run, job.position, 30)
+    job.run.world.device = torch.device("cuda")  # where the next job finds itself
+    kept = torch.ones(16, dtype=torch.uint8)
+    Place.saved({**place.state, "cuda_rng": kept, "sync": {}}).restore(job.run, job.position)
+    assert restored == [kept]
+    assert capfd.readouterr().err == ""
+    Place.saved({**place.state, "sync": {}}).restore(job.run, job.position)
+    assert restored == [kept]
+    assert "not bit for bit" in capfd.readouterr().err
+
+
 def test_another_number_of_workers_is_refused_or_starts_from_the_mean(tmp_path: Path) -> None:
     interrupt(tmp_path, 21)
     kept = shard.read(tmp_path / "checkpoints/step-00000015/rank-0-of-1.pt")

@@ -21,6 +21,7 @@ from hpc_localsgd.plan.costmodel import NETWORKS
 from hpc_localsgd.plan_command import command
 from hpc_localsgd.plan_command.network import measure
 from hpc_localsgd.plan_command.slurm import job_limit_s
+from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 NOWHERE = detect({})
@@ -112,6 +113,18 @@ def test_traffic_and_memory_of_a_run() -> None:
     assert averaged["traffic"]["payload_bytes_per_worker"] == 8 * 8000
 
 
+def test_the_disk_holds_as_many_checkpoints_as_are_kept() -> None:
+    def checkpoints(*options: str) -> int:
+        plan = planned(*SMALL, "--optimizer", "torch.optim.Adam", *options)
+        return int(plan["disk_bytes"]["checkpoints_bytes"])
+
+    one = 4 * (4000 + 8000)
+    assert checkpoints() == 2 * one
+    assert checkpoints("--checkpoint-keep", "5") == 5 * one
+    assert checkpoints("--checkpoint-keep", "1") == one
+    assert checkpoints("--checkpoint-keep", "5", "--checkpoint-every", "0") == one
+
+
 def test_the_task_gives_the_model_and_the_data() -> None:
     run = planned("--workers", "2")["run"]
     assert (run["parameters"], run["samples"], run["workers"]) == (9610, 1437, 2)
@@ -128,6 +141,17 @@ def test_activations_are_measured_on_the_model() -> None:
     pieces = planned(*options, "--accumulate", "2")["memory_bytes_per_worker"]["activations"]
     assert pieces == pytest.approx(half, rel=0.02)
     assert "activations not counted" not in printed(*options)
+
+
+def test_activations_of_micro_batches_of_a_net_with_batchnorm() -> None:
+    """Few samples are measured, and they must not be cut once more: BatchNorm wants two."""
+    net = "--task synthetic_images --task.model resnet8 --task.size 4 --task.norm batch".split()
+    options = [*net, "--workers", "2", "--batch-per-worker", "16", "--activations"]
+    pieces = planned(*options, "--accumulate", "4")["memory_bytes_per_worker"]["activations"]
+    whole = planned(*options, "--batch-per-worker", "4")["memory_bytes_per_worker"]["activations"]
+    assert pieces == whole > 0
+    with pytest.raises(ConfigurationError, match="--accumulate 3"):
+        planned(*options, "--accumulate", "3")
 
 
 def test_a_plan_without_the_data_says_so(tmp_path: Path) -> None:
@@ -219,6 +243,7 @@ def test_a_world_is_measured_to_be_what_it_is() -> None:
 
 HIDDEN = {"cocod", "overlap", "streaming_diloco"}  # the exchange runs while they compute
 SIGN = '{"class_path": "hpc_localsgd.compressors.sign.Sign"}'
+PARALLEL = "--algorithm.parallel_first=true"
 EXTRA = {
     "hierarchical": ["--algorithm.blocks", "[2]", "--algorithm.rounds", "[2]"],
     "gradient_tracking": ["--schedule", "every"],  # mixes at every step
@@ -231,6 +256,7 @@ EXTRA = {
         *((name, EXTRA.get(name, [])) for name in sorted(config.choices("algorithm"))),
         ("local_sgd", ["--algorithm.compressor", SIGN]),
         ("local_sgd", ["--momentum-at-sync", "average"]),
+        ("hierarchical", [*"--algorithm.blocks [1] --algorithm.rounds [2]".split(), PARALLEL]),
         ("local_sgd", "--task.model conv --task.norm batch --batchnorm average".split()),
     ],
 )

@@ -14,10 +14,16 @@ from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan_command import command
 from hpc_localsgd.smoke import STEPS, hurried, smaller
+from hpc_localsgd.types import Now
 
 RECIPES = sorted((Path(__file__).parent.parent / "benchmarks" / "configs").glob("*.yaml"))
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+GRAPHS = ("ring", "grid", "exponential")
 MARKS = {"[code]", "[abstract]", "[logs]", "[memory]", "[ours]"}
+
+
+def recipe(name: str) -> Path:
+    return next(path for path in RECIPES if path.stem == name)
 
 
 def plan(path: Path, *options: str) -> Any:
@@ -64,7 +70,7 @@ def test_the_durations_of_a_trial_shrink_alike() -> None:
 
 
 def test_the_numbers_of_gu_et_al() -> None:
-    found = plan(next(path for path in RECIPES if path.stem == "cifar10_postlocal"))
+    found = plan(recipe("cifar10_postlocal"))
     assert found["run"]["steps"] == 500 * 12
     assert found["run"]["parameters"] == pytest.approx(0.85e6, rel=0.02)
     lengths = [(s["every"], s["rounds"]) for s in found["rounds"]["stretches"]]
@@ -74,11 +80,38 @@ def test_the_numbers_of_gu_et_al() -> None:
 
 
 def test_the_numbers_of_qsr_on_vit() -> None:
-    found = plan(next(path for path in RECIPES if path.stem == "qsr_imagenet_vit_b"))
+    found = plan(recipe("qsr_imagenet_vit_b"))
     assert (found["run"]["steps"], found["run"]["steps_per_epoch"]) == (93_600, 312)
     assert found["run"]["parameters"] == 86_567_656
     assert found["rounds"]["count"] == 9_711
     assert found["memory_bytes_per_worker"]["optimiser"] == pytest.approx(2 * 4 * 86_567_656)
+
+
+def test_all_workers_meet_at_every_step_before_local_steps_begin() -> None:
+    algorithm: Any = parse(["--config", str(recipe("lin_cifar10_hierarchical"))]).config.algorithm
+    phase = [Now(t=s, s=s, H=1, h=0, lr=3.2, lr_round=3.2, parallel=True) for s in range(8)]
+    assert {algorithm.level(now) for now in phase} == {1}
+
+
+def test_signs_are_sent_in_both_phases() -> None:
+    share = plan(recipe("lin_cifar10_ef_sign"))["traffic"]["share_of_parallel_sgd"]
+    assert share == pytest.approx((1 + 1 / 64) / 2 / 32, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *((f"zhu_dsgd_{g}", "Differs: theirs keeps a disjoint part") for g in GRAPHS),
+        *((f"zhu_dsgd_{g}", "Differs: their warm-up is rate x max(0.1, t / 60)") for g in GRAPHS),
+        ("qsr_imagenet_resnet50", "[ours] as for ResNet-152"),
+    ],
+)
+def test_a_recipe_says_where_it_is_not_the_papers(name: str, said: str) -> None:
+    assert said in recipe(name).read_text()
+
+
+def test_what_was_read_in_code_for_another_net_is_not_marked_so() -> None:
+    assert "[code]" not in recipe("qsr_imagenet_resnet50").read_text()
 
 
 @every_recipe

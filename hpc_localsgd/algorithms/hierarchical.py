@@ -31,18 +31,25 @@ class Hierarchical(Algorithm):
     Here differs: any number of levels. An exchange at a level replaces those below it, since the
         larger average contains the smaller.
     Sends: P numbers per worker and round.
-    Equals: LocalSGD(average="parameters") when rounds = (1,).
+    Equals: LocalSGD(average="parameters") when rounds = (1,), and with parallel_first while all
+        rounds have length 1.
 
     Attributes:
         blocks: Workers in a block at each level but the last, small to large, each dividing the
             next and the last dividing K. Empty: the workers of one host.
         rounds: For each level but the first, exchanges of the level below between two of its own.
+        parallel_first: Whether all workers meet in each of the rounds of length 1 that a run begins
+            with, which makes them the parallel phase of Post-local SGD. Without it they are rounds
+            like any other, and every(1) averages within blocks at every step. Rounds are counted
+            from the beginning of the run either way, so after that phase all workers may meet
+            sooner than after prod(rounds) rounds, never later.
     """
 
     ends_equal = False
 
     blocks: Sequence[int] = ()
     rounds: Sequence[int] = (4,)
+    parallel_first: bool = False
 
     def __post_init__(self) -> None:
         if len(self.rounds) != max(1, len(self.blocks)) or min(self.rounds) < 1:
@@ -72,7 +79,7 @@ class Hierarchical(Algorithm):
 
     def level(self, now: Now) -> int:
         """Which level the round ends with: 0 is the smallest blocks, len(rounds) all workers."""
-        if now.last:
+        if now.last or (self.parallel_first and now.parallel):
             return len(self.rounds)
         periods = accumulate(self.rounds, lambda a, b: a * b)
         return sum((now.s + 1) % period == 0 for period in periods)

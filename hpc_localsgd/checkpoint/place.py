@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +71,21 @@ class Place:
         run.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         if device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], device)
+            _restore_gpu_numbers(state["cuda_rng"], device, say=run.world.rank == 0)
         p.sync = _moved(state["sync"], device)
         p.t, p.s, p.begin, p.end = (state["place"][name] for name in ("t", "s", "begin", "end"))
         return p
+
+
+def _restore_gpu_numbers(kept: torch.Tensor | None, device: torch.device, say: bool) -> None:
+    """The GPU's random numbers. A job on CPUs kept none: they stay as the seed began them."""
+    if kept is not None:
+        torch.cuda.set_rng_state(kept, device)
+    elif say:
+        sys.stderr.write(
+            "the checkpoint was written on a CPU: the run goes on, but not bit for bit, and its "
+            "GPU's random numbers (dropout) begin anew from the seed\n"
+        )
 
 
 def _moved(value: Any, device: torch.device, copy: bool = False) -> Any:

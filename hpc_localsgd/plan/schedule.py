@@ -66,7 +66,10 @@ class every(Schedule):
 
 @dataclass(frozen=True)
 class post_local(Schedule):
-    """Parallel SGD (H = 1) before `switch`, `every` local steps in a round after it.
+    """Rounds of a single step before `switch`, of `every` local steps from it on.
+
+    The first are parallel SGD with the algorithms whose exchange is an average over all workers,
+    and with `hierarchical` if its `parallel_first` is set.
 
     Source: Lin et al., Don't use large mini-batches, use Local SGD, ICLR 2020. The papers switch
     at the first (Lin) or second (Gu, ImageNet) decay of the learning rate.

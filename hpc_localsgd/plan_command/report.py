@@ -23,8 +23,6 @@ from hpc_localsgd.probes import Evaluation, Snapshot
 from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
 from hpc_localsgd.types import Now
 
-KEPT = 2  # checkpoints, see `checkpoint.Checkpoints`
-
 
 @dataclass(frozen=True)
 class Report:
@@ -133,7 +131,9 @@ def _disk(planned: Subject, plan: Preview, memory: Memory) -> DiskEstimate:
         workers=config.snapshot_workers,
     )
     buffers = planned.buffers * planned.model.itemsize
-    kept = 1 if config.checkpoint_every in (0, "0") else KEPT  # the last one alone
+    kept = config.checkpoint_keep
+    if config.checkpoint_every in (0, "0"):
+        kept = 1  # the last one alone
     return replace(estimate, checkpoints_bytes=round(kept * K * (memory.checkpointed + buffers)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -152,6 +152,9 @@ def _weighed(config: Config, options: Options, setting: Setting) -> _Weighed:
     samples = task.splits["train"] if given[1] is None else round(given[1])
     kept = math.nan
     if options.activations:
+        if config.accumulate > 1:  # the few samples of a measurement must not be cut once more
+            whole = replace(setting.execution, accumulate=1)
+            task, _ = _built(config.task, replace(setting, execution=whole))
         task.x[:] = task.init(config.seed)
         kept = activations(task, config.batch_per_worker // config.accumulate)
     return _Weighed(model, int(task.buffers.shape[1]), samples, kept, stand_in)

@@ -85,7 +85,7 @@ class Classification(Task):
 
     def _module(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
             return self._make()
 
     def init(self, seed: int) -> Vector:
@@ -106,12 +106,14 @@ class Classification(Task):
         """Losses [R] and gradients [R, P]; no copy when x is the task's own storage."""
         if x.data_ptr() != self.x.data_ptr():
             self.x.copy_(x)
+        self.samples.trained()
         return self._replicas.loss_and_grad(*batch)
 
     def loss_and_mean_grad(self, x: Rows, batch: Batch, begin: Begin) -> tuple[Losses, Rows]:
         """The average is begun part by part while backward runs."""
         if x.data_ptr() != self.x.data_ptr():
             self.x.copy_(x)
+        self.samples.trained()
         return self._replicas.loss_and_mean_grad(*batch, begin)
 
     def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
@@ -162,8 +164,10 @@ class Classification(Task):
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's spelling of a cumulative mean
-        for inputs, _ in batches:
-            self._logits(module, inputs)
+        # Dropout draws, as in training, but measuring must not change what training draws next.
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            for inputs, _ in batches:
+                self._logits(module, inputs)
         return buffers
 
     def _logits(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
+from hpc_localsgd.plan.cores import share_of_rank
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.vision.decoding import Decoder
@@ -30,8 +29,9 @@ class imagenet(ImageTask):
         size: Height and width of the images the model sees.
         rand_augment: Strength of RandAugment with two operations; 0 for none.
         loaders: Processes of each rank that read and decode; 0 for the rank itself. Default: its
-            cores, 8 at most. The batches do not depend on it.
-        skip_corrupt: Leave out images that cannot be decoded and count them, instead of stopping.
+            share of the host's cores, 8 at most. The batches do not depend on it.
+        skip_corrupt: Leave out images that cannot be decoded and name them, instead of stopping.
+            Counted are those of training, every time one was due; not what measuring meets.
     """
 
     model: str = "resnet50"
@@ -72,5 +72,5 @@ class imagenet(ImageTask):
 
 
 def _cores() -> int:
-    """Cores of this rank, as the launcher shared them out; a few at most."""
-    return min(MOST_LOADERS, torch.get_num_threads())
+    """Cores of this rank; a few at most. Not torch's threads: torchrun sets one for each rank."""
+    return min(MOST_LOADERS, share_of_rank().cores)

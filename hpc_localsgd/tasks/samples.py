@@ -22,8 +22,8 @@ class Samples(ABC):
         splits: Samples of each split.
         classes: Labels are 0..classes-1.
         partition: How the training samples are dealt.
-        skipped: How often a damaged sample was left out, for each worker here; empty where that
-            cannot happen.
+        skipped: How often a damaged sample was left out of a batch that was trained on, for each
+            worker here; empty where that cannot happen.
     """
 
     splits: Mapping[str, int]
@@ -37,6 +37,10 @@ class Samples(ABC):
 
         A function of (seed, worker, t) only, augmentation included.
         """
+
+    def trained(self) -> None:
+        """The batches that were asked for last are trained on now; others only measure."""
+        return
 
     @abstractmethod
     def clean(self, split: str, rows: range) -> Iterator[Batch]:

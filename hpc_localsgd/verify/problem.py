@@ -64,6 +64,6 @@ def small() -> Problem:
     labels = stream.integers(4, size=203)
     inputs = stream.standard_normal((203, 8)) + 2 * np.eye(4, 8)[labels]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.default_generator.manual_seed(SEED)
         module = nn.Sequential(nn.Linear(8, 13), nn.Tanh(), nn.Linear(13, 4))
     return Problem(module, inputs, labels, batch=6)

@@ -28,7 +28,7 @@ from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
 from hpc_localsgd.checkpoint import Place, shard
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.plan.schedule import every
+from hpc_localsgd.plan.schedule import every, post_local
 from hpc_localsgd.plan.topology import complete
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.types import Footprint, Now
@@ -49,6 +49,7 @@ EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
     (AllReduce(), local, {"H": every(1)}),
     (LocalSGD(), local, {"H": every(1)}),
     (Hierarchical(blocks=(2,), rounds=(1,)), local, {}),
+    (Hierarchical(blocks=(2,), rounds=(4,), parallel_first=True), local, {"H": every(1)}),
     (SlowMo(alpha=1.0, beta=0.0), local, {}),
     (DiLoCo(lr=1.0, momentum=0.0), local, {}),
     (StreamingDiLoCo(fragments=1), DiLoCo(), {}),
@@ -275,6 +276,18 @@ def test_hierarchical_makes_the_exchanges_of_lin_et_al() -> None:
     ]
     levels = [algorithm.level(now) for now in rounds]
     assert (levels.count(0), levels.count(1)) == (200, 50)
+
+
+def test_single_steps_are_hierarchical_unless_they_are_the_parallel_phase() -> None:
+    """Post-local SGD with blocks: 3 parallel steps, then rounds of 2 steps."""
+    algorithm = Hierarchical(blocks=(2,), rounds=(4,), parallel_first=True)
+    options: dict[str, Any] = {"H": post_local(switch=3, every=2), "steps": 3}
+    assert torch.equal(outcome(algorithm, **options), outcome(local, **options))
+    phase = [Now(t=s, s=s, H=1, h=0, lr=0.1, lr_round=0.1, parallel=True) for s in range(3)]
+    after = [Now(t=2 * s - 2, s=s, H=2, h=1, lr=0.1, lr_round=0.1) for s in range(3, 9)]
+    assert [algorithm.level(now) for now in phase + after] == [1, 1, 1, 1, 0, 0, 0, 1, 0]
+    plain = replace(algorithm, parallel_first=False)
+    assert [plain.level(now) for now in phase + after] == [0, 0, 0, 1, 0, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("make", [lambda: Gossip(order="awc"), Gossip], ids=["awc", "atc"])

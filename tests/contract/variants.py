@@ -48,6 +48,7 @@ VARIANTS: list[Any] = [
     Gossip(topology=random_pairs()),
     Hierarchical(blocks=(2,), rounds=(2,)),
     Hierarchical(blocks=(1, 2), rounds=(2, 2)),
+    Hierarchical(blocks=(1,), rounds=(2,), parallel_first=True),
     StreamingDiLoCo(fragments=3, delay=2, keep_local=0.5),
     Overlap(pull=0.5, beta=0.0),
 ]

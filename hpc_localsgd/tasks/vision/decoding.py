@@ -66,7 +66,8 @@ class Decoder:
             if not training:
                 return self._plain(image), int(labels[i])
             words = np.random.SeedSequence([AUGMENT, *(request.seeds or ()), place])
-            torch.manual_seed(int(words.generate_state(1, np.uint64)[0]))
+            # The CPU's alone: torch.manual_seed would begin the rank's GPU anew at every image.
+            torch.default_generator.manual_seed(int(words.generate_state(1, np.uint64)[0]))
             return self._varied(image), int(labels[i])
         return None
 

@@ -37,6 +37,7 @@ class Streamed(Samples):
         self.partition = setting.partition(self.splits["train"])
         self._reader = Reader(decoder, processes, pin=setting.device.type == "cuda")
         self.skipped = [0] * len(setting.ranks) if decoder.skip_corrupt else []
+        self._faults = [0] * len(self.skipped)  # of the batches asked for last
         self._named: set[str] = set()
         self._expected: Iterator[Request] = iter(())
         self._side = torch.cuda.Stream(setting.device) if setting.device.type == "cuda" else None
@@ -49,13 +50,20 @@ class Streamed(Samples):
         """See `Samples.training`."""
         requests = self._from(workers, t)
         found = []
+        self._faults = [0] * len(self.skipped)
         for worker in workers:
             request = next(requests)
             result = self._reader.get(request, self._from(workers, t, worker))
-            found.append(self._checked(result, worker))
+            found.append(self._checked(result, training=True))
+            self._note(worker, len(result.faults))
         self._expected = self._from(workers, t + 1)
         images, labels = zip(*(self._to_device(result) for result in found), strict=True)
         return self._normalised(torch.stack(images)), torch.stack(labels)
+
+    def trained(self) -> None:
+        """See `Samples.trained`. A second pass over the same batches counts nothing more."""
+        self.skipped = [n + new for n, new in zip(self.skipped, self._faults, strict=True)]
+        self._faults = [0] * len(self.skipped)
 
     def clean(self, split: str, rows: range) -> Iterator[Batch]:
         """See `Samples.clean`."""
@@ -63,7 +71,7 @@ class Streamed(Samples):
         requests = [Request(split, np.array(part)) for part in parts]
         for i, request in enumerate(requests):
             following = chain(requests[i + 1 :], self._expected)
-            result = self._checked(self._reader.get(request, following), None)
+            result = self._checked(self._reader.get(request, following), training=False)
             images, labels = self._to_device(result)
             kept = labels >= 0
             yield self._normalised(images[kept]), labels[kept]
@@ -78,19 +86,22 @@ class Streamed(Samples):
                     yield Request("train", rows, (self._setting.seed, k, step))
                 behind = behind or k == worker
 
-    def _checked(self, result: Result, worker: int | None) -> Result:
-        """The result, if it has no faults, or if they may be skipped; then they are counted."""
+    def _checked(self, result: Result, training: bool) -> Result:
+        """The result, if it has no faults, or if they may be skipped; then each is named once."""
         if result.faults and not self._decoder.skip_corrupt:
             raise DataError(f"{result.faults[0]} (--task.skip-corrupt goes on without)")
-        if worker is not None and (result.labels < 0).any():
+        if training and (result.labels < 0).any():
             raise DataError(f"{result.faults[-1]}: too many damaged images one after another")
         for fault in result.faults:
-            ranks = self._setting.ranks
-            self.skipped[ranks.index(worker) if worker in ranks else 0] += 1
             if fault not in self._named:
                 self._named.add(fault)
                 _LOG.warning("skipped: %s", fault)
         return result
+
+    def _note(self, worker: int, faults: int) -> None:
+        """Damaged samples in the batch of a worker, to be counted if it is trained on."""
+        if self.skipped and worker in self._setting.ranks:
+            self._faults[self._setting.ranks.index(worker)] += faults
 
     def _to_device(self, result: Result) -> Batch:
         """Images uint8 [b, 3, size, size] and labels [b] on the device.

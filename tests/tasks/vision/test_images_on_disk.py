@@ -18,14 +18,19 @@ import numpy as np
 import pytest
 import torch
 from launching import until
+from small_runs import go
 from small_tasks import write_folder
 
+from hpc_localsgd.assemble import make_run
+from hpc_localsgd.config import parse
 from hpc_localsgd.pack import main as pack_command
+from hpc_localsgd.probes import Evaluation
 from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.imagenet import imagenet
 from hpc_localsgd.tasks.vision import packing
 from hpc_localsgd.tasks.vision.packed import Pack
 from hpc_localsgd.types import ConfigurationError, DataError
+from hpc_localsgd.worlds.simulated import Simulated
 
 SETTING = Setting(workers=2, ranks=(0, 1), batch=5, seed=4)
 SPEC = imagenet(model="resnet8", size=16, classes=4, loaders=0)
@@ -91,6 +96,19 @@ def test_batches_do_not_depend_on_loaders_nor_on_what_was_asked_before(intact: P
     state = torch.get_rng_state()
     assert all(same(task.batch([0, 1], 4), alone.batch([0, 1], 4)) for task in others)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("cores", "ranks", "loaders"), [(24, 4, 6), (64, 4, 8), (2, 4, 1)])
+def test_loaders_are_the_ranks_share_of_the_cores_whatever_torch_computes_with(
+    intact: Path, monkeypatch: pytest.MonkeyPatch, cores: int, ranks: int, loaders: int
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))  # as torchrun does, which also sets
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(cores))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    task = built(intact / "images.h5", loaders=None)  # which starts none yet
+    assert task.samples._reader._processes == loaders
 
 
 def descendants(pid: int) -> set[int]:
@@ -196,8 +214,9 @@ def corrupt(tree: Path, split: str = "train") -> Path:
 
 def all_batches(task: Any) -> None:
     for t in range(4):  # an epoch
-        _, labels = task.batch([0, 1], t)
-        assert (labels >= 0).all()
+        batch = task.batch([0, 1], t)
+        assert (batch[1] >= 0).all()
+        task.loss_and_grad(task.x, batch)
 
 
 @pytest.mark.parametrize("loaders", [0, 2])
@@ -219,12 +238,40 @@ def test_a_corrupt_image_is_skipped_and_counted_on_request(
     assert sum(task.skipped) == 1
     sums = task.evaluate(task.x[0], "test", range(20), task.buffers[0])
     assert sums[2] == 19
+    assert sum(task.skipped) == 1  # test images are named, not counted
     all_batches(task)  # named once only
-    assert sum(task.skipped) >= 2
+    assert sum(task.skipped) == 2
     assert [sum(str(v) in line for line in caplog.messages) for v in victims] == [1, 1]
     other = built(tree, skip_corrupt=True)
     other.load_state_dict(task.state_dict())
     assert other.skipped == task.skipped
+
+
+def test_what_measuring_meets_is_not_counted(tree: Path) -> None:
+    """A fault counts once for each worker and step of training, however often a run is measured."""
+    for image in (tree / "train").glob("*/*"):
+        if int(image.stem.rpartition("_")[2]) % 3 == 0:
+            image.write_bytes(b"")
+    corrupt(tree, "val")
+
+    def skipped(measured: int, gradient: Any = "plain") -> list[int]:
+        options = f"--task.loaders=0 --batch-per-worker=5 --steps=6 --evaluate-every={measured}"
+        run, _ = make_run(
+            parse(
+                [
+                    *("--task=imagenet", f"--task.data={tree}", "--task.skip-corrupt=true"),
+                    *("--task.model=resnet8", "--task.size=16", "--task.classes=4"),
+                    *(*options.split(), "--batchnorm-batches=8", f"--gradient={gradient}"),
+                ]
+            ),
+            Simulated(2),
+        )
+        go(run, [Evaluation(measured)])
+        return list(run.task.skipped)  # type: ignore[attr-defined]
+
+    seldom = skipped(0)
+    assert min(seldom) > 3
+    assert skipped(1) == skipped(4) == skipped(1, "sam") == seldom
 
 
 def test_an_image_that_has_gone_is_named(tree: Path) -> None:

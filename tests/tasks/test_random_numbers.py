@@ -1,0 +1,72 @@
+"""Who draws from torch's random numbers: what belongs to dropout stays dropout's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from small_runs import go, small_run
+from small_tasks import files
+from torch import nn
+
+from hpc_localsgd.assemble import make_run
+from hpc_localsgd.batchnorm import BatchNorm
+from hpc_localsgd.config import parse
+from hpc_localsgd.probes import Evaluation
+from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.imagenet import imagenet
+from hpc_localsgd.worlds.simulated import Simulated
+
+
+@pytest.fixture
+def gpu_seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the random numbers of GPUs would be begun with, in order, were there any."""
+    seen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seen.append)
+    return seen
+
+
+def test_the_dropout_of_a_rank_on_a_gpu_is_its_own(gpu_seeds: list[int]) -> None:
+    make_run(parse(["--task.hidden=8", "--seed=5", "--steps=4"]), Simulated(2))
+    assert gpu_seeds == [5 * 1_000_003]  # and 1 more on the next rank; not the model's seed
+
+
+def test_a_task_leaves_the_random_numbers_of_gpus_alone(gpu_seeds: list[int]) -> None:
+    spec = imagenet(
+        model="resnet8", data=str(files("imagenet")), size=16, classes=4, loaders=0, rand_augment=5
+    )
+    before = torch.get_rng_state()
+    task = spec.build(Setting(workers=2, ranks=(0, 1), batch=5))
+    task.x[:] = task.init(3)
+    task.batch([0, 1], 0)
+    assert gpu_seeds == []
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@dataclass(frozen=True)
+class Regularised(TaskSpec):
+    """Noise to be learnt by heart, through BatchNorm and dropout."""
+
+    def build(self, setting: Setting) -> Classification:
+        stream = np.random.default_rng(0)
+        split = stream.standard_normal((64, 6)), stream.integers(3, size=64)
+        return Classification(self.module, {"train": split, "test": split}, setting)
+
+    @staticmethod
+    def module() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def test_evaluations_do_not_change_what_dropout_draws_in_training() -> None:
+    def parameters(every: int) -> torch.Tensor:
+        torch.manual_seed(1)
+        batchnorm = BatchNorm("reestimate", batches=8)
+        run = small_run(spec=Regularised(), K=2, H=2, steps=6, batchnorm=batchnorm)
+        return go(run, [Evaluation(every)])[0].x.clone()
+
+    seldom = parameters(0)
+    assert torch.equal(parameters(1), seldom)
+    assert torch.equal(parameters(2), seldom)
