@@ -96,7 +96,7 @@ def join_world(
         return Simulated(workers, _device(device, 0), network(fabric))
     if n is not None and workers is not None:
         check_workers(workers, n)
-    world = _WORLDS[kind](workers, _device(device, launch.local_rank or 0))
+    world = _WORLDS[kind](workers, _device(device, launch.local_rank))
     if n is not None and world.n != n:
         raise ConfigurationError(
             f"{launch.launcher} started {n} processes, but {kind} joined {world.n}: "
@@ -351,15 +351,26 @@ def _measuring(config: Config) -> Algorithm:
     return config.algorithm
 
 
-def _device(name: str, local_rank: int) -> torch.device:
-    """The device asked for; where that is just "cuda", the GPU of this rank."""
+def _device(name: str, local_rank: int | None) -> torch.device:
+    """The device asked for; where that is just "cuda", the GPU of this rank.
+
+    Raises:
+        ConfigurationError: It cannot be used, or nobody says which GPU is this rank's.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type == "cuda":
             if ":" not in name:
-                device = torch.device("cuda", local_rank % max(1, torch.cuda.device_count()))
+                gpus = max(1, torch.cuda.device_count())
+                if local_rank is None and gpus > 1:
+                    raise ConfigurationError(
+                        f"this host has {gpus} GPUs, and the launcher does not say which rank of "
+                        "the host this is: set CUDA_VISIBLE_DEVICES for each rank (srun "
+                        "--gpus-per-task=1), or give LOCAL_RANK"
+                    )
+                device = torch.device("cuda", (local_rank or 0) % gpus)
             torch.cuda.set_device(device)  # events and NCCL's barrier use the current device
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -68,6 +68,11 @@ class Algorithm(ABC):
         del state, world, now
         return None
 
+    def acts_on_step(self, state: State, now: Now) -> bool:
+        """Whether `on_step` changes anything at this step; asked where calling it is dear."""
+        del state, now
+        return type(self).on_step is not Algorithm.on_step
+
     def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """The parameters [R, P] after a local step that does not end the round."""
         del world, now

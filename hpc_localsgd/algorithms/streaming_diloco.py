@@ -62,12 +62,14 @@ class StreamingDiLoCo(Algorithm):
         u = x.new_zeros(x.shape[1])
         return {"anchor": x[0].clone(), "u": u, "cuts": at, "flying": -1, "begun": None}
 
+    def acts_on_step(self, state: State, now: Now) -> bool:
+        """Whether an exchange is under way that was begun `delay` steps before."""
+        return bool(state["flying"] >= 0 and now.h + 1 >= self.delay)
+
     def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Use the result of the exchange under way, `delay` steps after it was begun."""
         del world
-        if state["flying"] >= 0 and now.h + 1 >= self.delay:
-            return self._land(x, state)
-        return x, state
+        return self._land(x, state) if self.acts_on_step(state, now) else (x, state)
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Begin the exchange of the fragment whose turn it is; at the end of the run, of all."""

@@ -32,6 +32,11 @@ class Exchange:
             with group.rows() as x:
                 self.states.append(algorithm.init(x, world, group.footprint))
 
+    def on_step(self, now: Now) -> None:
+        """Call `on_step` with the parameters, in place, where it does anything at this step."""
+        if any(self._algorithm.acts_on_step(state, now) for state in self.states):
+            self.on_parameters(self._algorithm.on_step, now)
+
     @torch.no_grad()
     def on_parameters(self, rule: Rule, now: Now) -> None:
         """Call `on_step` or `on_sync` with the parameters, in place."""
@@ -78,7 +83,9 @@ class Exchange:
         ]
 
     def _call(self, rule: Rule, i: int, x: Rows, now: Now) -> None:
-        result, self.states[i] = rule(x, self.states[i], self._world, now)
+        # The user's autocast is for the model, not for an average of it.
+        with torch.autocast(x.device.type, enabled=False):
+            result, self.states[i] = rule(x, self.states[i], self._world, now)
         if result is not x:
             x.copy_(result)
 

@@ -8,7 +8,7 @@ vector [P], one vector for each dtype and device, and that memory never moves ag
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -130,16 +130,18 @@ def windows(flat: torch.Tensor, like: tuple[nn.Parameter, ...]) -> list[torch.Te
 
     Each has a storage of its own that ends where it ends (through DLPack, without a copy). A plain
     view would do for computing, but pickle writes a tensor's whole storage, so every parameter
-    would be saved with the whole model.
+    would be saved with the whole model. It begins at the last address before it that is divisible
+    by 16: torch.compile concludes from a tensor's offset in its storage how it may be loaded.
     """
-    views, begin = [], 0
-    for parameter in like:
-        end = begin + parameter.numel()
-        part = torch.from_dlpack(flat[begin:end])
-        dense = _is_dense(parameter)
-        stride = parameter.stride() if dense else torch.empty_like(parameter).stride()
-        views.append(part.as_strided(parameter.shape, stride))
-        begin = end
+    views, begin, aligned = [], 0, max(1, 16 // flat.element_size())
+    with torch.cuda.device(flat.device) if flat.is_cuda else nullcontext():  # DLPack asks for it
+        for parameter in like:
+            end, skipped = begin + parameter.numel(), begin % aligned
+            part = torch.from_dlpack(flat[begin - skipped : end])
+            dense = _is_dense(parameter)
+            stride = parameter.stride() if dense else torch.empty_like(parameter).stride()
+            views.append(part.as_strided(parameter.shape, stride, skipped))
+            begin = end
     return views
 
 

@@ -100,8 +100,7 @@ class Sync:
         place.t, place.equal = place.t + 1, False
         if not place.due:
             if self._on_step:
-                now = self._rounds.now(place.t - 1)
-                self._exchange.on_parameters(self._parts.algorithm.on_step, now)
+                self._exchange.on_step(self._rounds.now(place.t - 1))
             return False
         last = place.t == self._parts.steps
         self._end_round(last)
@@ -259,11 +258,15 @@ class Sync:
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """The optimiser's pre-hook: the rate it uses is known, and gradients must be final."""
-        del optimizer
         if self._away:
             self._refuse("optimizer.step()")
         if self._place.due:
             self._begin_round(used=True)
+        if self._use == "algorithm" and getattr(optimizer, "found_inf", None) is not None:
+            raise ConfigurationError(
+                f"{self._parts.algorithm} needs the gradients without GradScaler's factor, and a "
+                "fused optimizer takes it off inside its step: give it fused=False"
+            )
         if len(args) == 1 and "closure" not in kwargs:  # the first argument is the optimiser
             self._settle_gradients()
         elif self._use == "algorithm":

@@ -81,11 +81,13 @@ TO_REST = (
         "  static const double idle_ms =\n"
         '      GetDoubleEnvOrDefault("HOROVOD_IDLE_CYCLE_TIME", 50.0);\n'
         "  bool idle = !state.shut_down && !state.parameter_manager.IsAutoTuning();\n"
+        "  int sets = 0;  // a block must not wait for ranks that sleep in others\n"
         "  for (auto id : state.process_set_table.Ids()) {\n"
+        "    ++sets;\n"
         "    idle = idle && state.process_set_table.Get(id).tensor_queue.IsEmpty();\n"
         "  }\n"
         "  if (idle && idle_ms > 0) {\n"
-        "    TensorQueue::AwaitTensor(idle_ms);\n"
+        "    TensorQueue::AwaitTensor(sets > 1 ? std::min(idle_ms, 1.0) : idle_ms);\n"
         "  }\n"
         "  state.last_cycle_start",
         _SLEEPS,

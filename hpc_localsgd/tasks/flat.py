@@ -24,6 +24,7 @@ from hpc_localsgd.tasks.execution import Execution, LossScale, check_compiler
 from hpc_localsgd.tasks.parts import Begin, Parts
 from hpc_localsgd.types import ConfigurationError
 
+ALIGNED = 64  # numbers
 SLOW_ON_CPU = (nn.modules.conv._ConvNd, nn.MultiheadAttention)  # by vmap
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits, targets -> mean []
@@ -162,9 +163,9 @@ class Replicas:
         self.criterion = loss
         self.execution = execution or Execution()
         Q = sum(self.layout.buffer_sizes)
-        self.x = torch.empty(R, self.dim, device=device, dtype=dtype)
+        self.x = _rows(R, self.dim, device, dtype)
         self.g = torch.zeros_like(self.x)
-        self.buffers = torch.empty(R, Q, device=device, dtype=dtype)
+        self.buffers = _rows(R, Q, device, dtype)
         self.x[:] = self.layout.flatten(module)
         self.buffers[:] = self.layout.flatten_buffers(module).to(self.buffers)
         frozen = {id(p): p for p in module.parameters() if not p.requires_grad}
@@ -337,6 +338,15 @@ def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool | No
     if device.type == "cuda":
         return None
     return not any(isinstance(m, SLOW_ON_CPU) for m in kinds)
+
+
+def _rows(R: int, P: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """An empty [R, P] whose rows begin at addresses that are divisible by 64.
+
+    torch.compile makes one program for all replicas, by how the first of them is aligned.
+    """
+    pitch = -(-P // ALIGNED) * ALIGNED if R > 1 else P
+    return torch.empty(R, pitch, device=device, dtype=dtype)[:, :P]
 
 
 def _has_running_statistics(module: nn.Module) -> bool:

@@ -15,6 +15,9 @@ from hpc_localsgd.worlds.mpi import MpiTransport, on_host
 from hpc_localsgd.worlds.transport import Transport
 
 
+BROADCAST_AT_MOST = 1 << 30  # elements; Horovod hands their number to MPI as an int, unasked
+
+
 class Horovod(World):
     """One rank per Horovod process, R workers in each; every collective is Horovod's."""
 
@@ -88,9 +91,10 @@ class HorovodTransport(Transport):
         return finish
 
     def broadcast(self, v: torch.Tensor) -> None:
-        """hvd.broadcast_."""
-        host = self._near(v)
-        self._hvd.broadcast_(host, root_rank=0, name=_name("broadcast", v))
+        """hvd.broadcast_, in pieces that MPI, whose counts are 32 bits, can count."""
+        host = self._near(v).contiguous()
+        for part in host.view(-1).split(BROADCAST_AT_MOST):
+            self._hvd.broadcast_(part, root_rank=0, name=_name("broadcast", part))
         _put_back(v, host)
 
     def allgather(self, v: torch.Tensor) -> torch.Tensor:

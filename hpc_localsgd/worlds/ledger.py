@@ -158,14 +158,14 @@ class Clock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device = device
 
     def stamp(self) -> Stamp:
         """Now."""
-        if not self._cuda:
+        if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))  # not that of another, current GPU
         return event
 
     def seconds(self, begin: Stamp, end: Stamp) -> float:

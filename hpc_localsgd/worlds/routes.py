@@ -37,5 +37,20 @@ class Routes:
 
     def combine(self, x: torch.Tensor, received: dict[int, torch.Tensor]) -> torch.Tensor:
         """The mixed rows [R, P] from this rank's own and those that came."""
-        pool = torch.cat([x, *(received[s] for s in self.receive)])
-        return torch.from_numpy(self._weights).to(x) @ pool
+        rows = [*x, *(row for s in self.receive for row in received[s])]
+        if len(x) == 1:  # one worker a rank: no copy of its neighbours' models
+            return _weighted_sum(self._weights[0], rows)[None]
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # what users set is for their models
+        try:
+            return torch.from_numpy(self._weights).to(x) @ torch.stack(rows)
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def _weighted_sum(weights: np.ndarray, rows: list[torch.Tensor]) -> torch.Tensor:
+    total = rows[0] * float(weights[0])
+    for weight, row in zip(weights[1:], rows[1:], strict=True):
+        if weight:
+            total.add_(row, alpha=float(weight))
+    return total

@@ -48,6 +48,7 @@ class TorchTransport(Transport):
         self.rank, self.n = dist.get_rank(), dist.get_world_size()
         self._device = device
         self._groups: dict[int, Any] = {self.n: dist.group.WORLD}
+        self._of_hosts: Any = None
 
     def prepare(self, ranks: int) -> None:
         """Make the group of this rank's block, once."""
@@ -80,6 +81,15 @@ class TorchTransport(Transport):
         self._dist.all_gather(received, sent)
         return torch.stack(received).to(v.device)
 
+    def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
+        """all_gather by Gloo: NCCL would let it wait behind an average that is under way."""
+        if self._of_hosts is None:
+            ours = self._dist.get_backend() == "gloo"
+            self._of_hosts = self._dist.group.WORLD if ours else self._dist.new_group(backend="gloo")
+        received = [torch.empty_like(v) for _ in range(self.n)]
+        self._dist.all_gather(received, v, group=self._of_hosts)
+        return torch.stack(received)
+
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
         """all_to_all_single."""
         received = torch.empty_like(v)
@@ -101,6 +111,7 @@ class TorchTransport(Transport):
     def close(self) -> None:
         """Leave the groups, if they were started here."""
         self._groups.clear()
+        self._of_hosts = None
         if self._own:
             self._dist.barrier()
             # Gloo's thread lets go of the last tensor after the exchange has returned; if Python
