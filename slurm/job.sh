@@ -6,11 +6,14 @@
 #   launch PROGRAM    start it on every rank and wait; a stop signal is handed on to the ranks
 #   finish            say what the job achieved, then end, or go back into the queue
 #
-# The site file (SITE=..., see sites/default.sh) says how programs are started here.
+# The site file (SITE=..., see sites/default.sh) says how programs are started here. A template that does
+# not train names, before it launches, the file that GROWS as its work gets on.
 
 RESUME_ME=85  # exit status of ranks that were asked to stop and have written a checkpoint
 KILLED_EARLY=140  # 128 + USR2: the signal came before Python could listen
-CRASHES=${CRASHES:-3}  # in a row without a new checkpoint, then the job gives up
+CRASHES=${CRASHES:-3}  # starts that failed and got no further, then the job gives up
+STOPS=${STOPS:-10}  # starts that were stopped and got no further
+PAUSE=${PAUSE:-10}  # seconds until a thing is tried again
 
 SITE=${SITE:-default}
 [[ $SITE == */* ]] || SITE=slurm/sites/$SITE.sh
@@ -74,7 +77,7 @@ preflight() {
     [[ $status != 0 && -z $stopping ]] || return 0
     say "the doctor found a problem (above): nothing was started"
     # What worked at the first start and fails now is a bad node: try another.
-    ((RESTARTS)) && crashed
+    ((RESTARTS)) && requeue failed
     exit 2
 }
 
@@ -108,41 +111,72 @@ finish() {
     0) say "done" ;;
     2) say "refused, see the message above; to try again would not help" ;;
     3) say "diverged; to try again would not help" ;;
-    "$RESUME_ME" | "$KILLED_EARLY") requeue "stopped on request" ;;
-    *) crashed ;;
+    "$RESUME_ME" | "$KILLED_EARLY") requeue stopped ;;
+    *) requeue failed ;;
     esac
     exit "$status"
 }
 
 # --- back into the queue ------------------------------------------------------------------------------
 
-# A job whose ranks fail is tried again, unless that brings it no further.
-crashed() {
-    local count=0 before='' newest='' file=$OUT/slurm/crashes-$JOB
-    [[ ! -d $OUT/checkpoints ]] ||
-        newest=$(find "$OUT/checkpoints" -type f -name 'rank-*' -printf '%T@\n' | sort -n | tail -n 1)
-    [[ ! -f $file ]] || read -r count before <"$file" || true
-    [[ $before == "$newest" ]] || count=0
-    count=$((count + 1))
-    echo "$count $newest" >"$file"
-    ((count < CRASHES)) || { say "failed $count times without progress: giving up" && exit "$status"; }
-    requeue "failed with status $status, $count of $CRASHES times without progress"
-}
-
+# Ends this script: `requeue failed` or `requeue stopped`.
 requeue() {
-    local word
+    local why="stopped on request" bound=$STOPS count word try
+    [[ $1 == stopped ]] || why="failed with status $status" bound=$CRASHES
     word=$(state_of "$JOB")
-    if [[ $stopping == TERM || $word != RUNNING ]]; then
-        say "$1, ended by Slurm; to go on, submit it again" && exit "$status"
+    if [[ $stopping == TERM || -n $word && ! $word =~ ^(RUNNING|unknown)$ ]]; then
+        say "$why, ended by Slurm; to go on, submit it again" && exit "$status"
     fi
-    say "$1; back into the queue"
+    count=$(starts_in_vain "$1")
+    if ((count >= bound)); then
+        say "$1 $count times without progress: giving up (see slurm/README.md)" && exit "$status"
+    fi
+    ((count == 1)) || why+=", $count of $bound times without progress"
+    say "$why; back into the queue"
     trap '' TERM USR2  # Slurm ends this script as soon as it is requeued
-    scontrol requeue "$JOB" && exit 0
+    for try in {1..5}; do
+        ((try == 1)) || sleep "$PAUSE"
+        scontrol requeue "$JOB" && exit 0
+    done
     say "it could not be requeued; to go on, submit it again" && exit "$status"
 }
 
-# PENDING, RUNNING, COMPLETING ...; nothing for a job that has left the queue.
-state_of() { squeue --noheader --jobs "$1" --format %T 2>/dev/null || true; }
+# How many starts in a row came to this end and had begun no further than those before them. What they
+# leave behind says nothing: one that fails at the same step each time writes new files each time.
+starts_in_vain() {
+    local count='' furthest='' at file=$OUT/slurm/$1-$JOB
+    at=$(progress)
+    [[ ! -f $file ]] || read -r count furthest <"$file" || true
+    [[ ${at:--1} -le ${furthest:--1} ]] || count=0 furthest=$at
+    count=$((${count:-0} + 1))
+    echo "$count $furthest" >"$file" && echo "$count"  # not counted is not tried again
+}
+
+# The step at which this start of a run began, or, where a template names a file that GROWS, its size;
+# nothing if there is neither, or the node cannot say.
+progress() {
+    local number
+    if [[ -n ${GROWS:-} ]]; then number=$(stat -c %s "$GROWS"); else number=$(summary --began "$OUT"); fi
+    [[ ! $number =~ ^[0-9]+$ ]] || echo "$number"
+} 2>/dev/null
+
+# --- asking -------------------------------------------------------------------------------------------
+
+summary() { "${CONTAINER[@]}" "$PYTHON" -m hpc_localsgd summary "$@"; }
+
+# PENDING, RUNNING, COMPLETING ...; nothing for a job that has left the queue; unknown if Slurm is silent.
+state_of() {
+    local said try
+    for try in {1..5}; do
+        ((try == 1)) || sleep "$PAUSE"
+        if said=$(squeue --noheader --jobs "$1" --format %T 2>&1); then
+            grep -xE '[A-Z_]+' <<<"$said" || true
+            return 0
+        fi
+        [[ $said != *"Invalid job id"* ]] || return 0
+    done
+    echo unknown
+}
 
 # host1:4,host2:4 for horovodrun
 hosts() {
