@@ -48,14 +48,10 @@ trap 'stop TERM' TERM  # by scancel and preemption
 # --- the four parts of a job --------------------------------------------------------------------------
 
 begin() {
-    local owner='' kept
+    local kept
     OUT=${1:?begin needs the folder of the run} kept=$1/slurm
     mkdir -p "$kept"
-    [[ ! -f $kept/owner ]] || read -r owner <"$kept/owner"
-    if [[ -n $owner && $owner != "$JOB" && -n $(state_of "$owner") ]]; then
-        say "$OUT belongs to job $owner ($(state_of "$owner")): cancel that one, or give another OUT" && exit 2
-    fi
-    echo "$JOB" >"$kept/owner"
+    own "$kept"
     rm -f "$OUT/STOP"
     say "$SLURM_JOB_NUM_NODES node(s) $SLURM_JOB_NODELIST, $SLURM_NTASKS rank(s) by $LAUNCHER, in $OUT"
     cp "$0" "$kept/job-$JOB.sbatch"
@@ -177,6 +173,30 @@ state_of() {
     done
     echo unknown
 }
+
+# One job at a time in a folder. Of two that come at the same moment one can make the lock, on any file
+# system; it is held for a moment only, or was left by a job that was killed in it.
+own() {
+    local kept=$1 owner state='' try
+    owner=$(owner_of "$kept")
+    [[ $owner != "$JOB" ]] || return 0
+    [[ -z $owner ]] || state=$(state_of "$owner")
+    if [[ -n $state ]]; then
+        say "$OUT belongs to job $owner ($state): cancel that one, or give another OUT" && exit 2
+    fi
+    for try in {1..20}; do
+        ((try == 1)) || sleep 1
+        ! mkdir "$kept/owner.lock" 2>/dev/null || break
+    done
+    if [[ $(owner_of "$kept") == "$owner" ]]; then
+        echo "$JOB" >"$kept/owner.new"
+        mv "$kept/owner.new" "$kept/owner"  # never half written
+    fi
+    rmdir "$kept/owner.lock" || true
+    own "$kept"  # another one may have been faster
+}
+
+owner_of() { [[ ! -e $1/owner ]] || cat "$1/owner"; }
 
 # host1:4,host2:4 for horovodrun
 hosts() {

@@ -265,6 +265,29 @@ def test_two_jobs_do_not_write_into_one_folder(stage: Stage) -> None:
     assert stage.run(SLURM_JOB_ID="8", STATE="").status == 0
 
 
+def test_an_owner_that_slurm_does_not_tell_of_is_still_there(stage: Stage) -> None:
+    stage.run()
+    ended = stage.run(SLURM_JOB_ID="8", **SILENT)
+    assert ended.status == 2 and "belongs to job 7 (unknown)" in ended.text, ended
+    unheard_of = "Invalid job id specified"
+    assert stage.run(SLURM_JOB_ID="8", SQUEUE_FAILS=unheard_of).status == 0
+
+
+def test_of_two_jobs_that_come_at_the_same_moment_one_gets_the_folder(stage: Stage) -> None:
+    stage.run()
+    jobs = [stage.start(SLURM_JOB_ID=number, GONE="7") for number in ("8", "9")]
+    ends = [stage.end(job) for job in jobs]
+    assert sorted(ended.status for ended in ends) == [0, 2], ends
+
+
+def test_an_owner_without_a_name_and_a_lock_without_a_job_are_no_hindrance(stage: Stage) -> None:
+    kept = stage.out / "slurm"
+    (kept / "owner.lock").mkdir(parents=True)
+    (kept / "owner").touch()
+    ended = stage.run()
+    assert ended.status == 0 and (kept / "owner").read_text() == "7\n", ended
+
+
 def test_the_script_and_the_environment_are_kept_without_secrets(stage: Stage) -> None:
     stage.run(MY_API_KEY="hush", MY_SETTING="loud")
     kept = {path.name: path.read_text() for path in (stage.out / "slurm").iterdir()}
