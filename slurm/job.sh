@@ -62,7 +62,7 @@ begin() {
 
 already_done() {
     local word
-    word=$("$PYTHON" -m hpc_localsgd summary --status "$OUT")
+    word=$(summary --status "$OUT")
     [[ $word == complete || $word == diverged ]] || return 1
     say "skipped: $word already"
 }
@@ -102,7 +102,7 @@ launch() {
 }
 
 finish() {
-    "$PYTHON" -m hpc_localsgd summary "$OUT" || true
+    summary "$OUT" || true
     case $status in
     0) say "done" ;;
     2) say "refused, see the message above; to try again would not help" ;;

@@ -296,6 +296,20 @@ def test_the_script_and_the_environment_are_kept_without_secrets(stage: Stage) -
     assert "hush" not in kept["environment-7.txt"]
 
 
+def test_nothing_of_the_package_runs_outside_the_container(stage: Stage) -> None:
+    stage.site("CONTAINER=(contained)")
+    crash = stage.run(ENDS_WITH="1")
+    scaling = stage.run("scaling.sbatch", SLURM_JOB_NUM_NODES="2")
+    for ended in (crash, scaling):
+        assert "inside: python -m hpc_localsgd summary" in ended.told, ended
+        assert "outside: python" not in ended.told, ended
+
+
+def test_scaling_has_succeeded_when_its_runs_have(stage: Stage) -> None:
+    ended = stage.run("scaling.sbatch", BROKEN="1")
+    assert ended.told.count("hpc_localsgd.train") == 4 and ended.status == 0, ended
+
+
 @pytest.mark.parametrize("launcher", ["srun", "mpirun", "horovodrun"])
 def test_every_launcher_is_told_the_ranks(stage: Stage, launcher: str) -> None:
     told = stage.run(LAUNCHER=launcher).told
