@@ -56,8 +56,8 @@ begin() {
     say "$SLURM_JOB_NUM_NODES node(s) $SLURM_JOB_NODELIST, $SLURM_NTASKS rank(s) by $LAUNCHER, in $OUT"
     cp "$0" "$kept/job-$JOB.sbatch"
     cp "$SITE" "$kept/site-$JOB.sh"
-    # What may be a secret stays out.
-    env | grep -Eiv '^[^=]*(key|token|secret|passw|credential)[^=]*=' | sort >"$kept/environment-$JOB.txt"
+    install -m 600 /dev/null "$kept/environment-$JOB.txt"
+    settings >"$kept/environment-$JOB.txt"
 }
 
 already_done() {
@@ -197,6 +197,18 @@ own() {
 }
 
 owner_of() { [[ ! -e $1/owner ]] || cat "$1/owner"; }
+
+# The part of the environment that programs are started by. All else may hold secrets, and so may this.
+settings() {
+    local name part='SLURM|SBATCH|SRUN|PMI|PRTE|OMPI|UCX|NCCL|GLOO|HOROVOD|OMP_|MKL|CUDA|ROCR|HIP|TORCH'
+    part+='|HDF5|PYTHON|VIRTUAL_ENV|CONDA_PREFIX|PATH|LD_|LOADEDMODULES|MODULE|LANG|LC_|HOST'
+    part+='|(OUT|SITE|LAUNCHER|PREFLIGHT|CRASHES|STOPS|SWEEP|CONFIG|BATCH|STEPS)$'
+    for name in $(compgen -e | sort); do
+        [[ $name =~ ^($part) ]] || continue
+        [[ ! ${name,,} =~ key|token|jwt|secret|pass|pwd|cred|auth|cookie ]] || continue
+        [[ ${!name} == *://*@* ]] || printf '%s=%q\n' "$name" "${!name}"
+    done
+}
 
 # host1:4,host2:4 for horovodrun
 hosts() {

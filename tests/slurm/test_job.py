@@ -288,12 +288,25 @@ def test_an_owner_without_a_name_and_a_lock_without_a_job_are_no_hindrance(stage
     assert ended.status == 0 and (kept / "owner").read_text() == "7\n", ended
 
 
-def test_the_script_and_the_environment_are_kept_without_secrets(stage: Stage) -> None:
-    stage.run(MY_API_KEY="hush", MY_SETTING="loud")
+def test_the_script_and_the_settings_are_kept_without_secrets(stage: Stage) -> None:
+    secrets = {
+        "MY_API_KEY": "hush",
+        "X_PRIVATE_KEY": "-----BEGIN-----\nhush\nSLURM_HUSH=hush\n-----END-----",
+        "HTTPS_PROXY": "http://user:hush@proxy",
+        "NCCL_PROXY": "http://user:hush@proxy",
+        "MYSQL_PWD": "hush",
+        "PGPASS": "hush",
+        "GITHUB_PAT": "hush",
+        "SLURM_JWT": "hush",
+        "HOROVOD_SECRET_KEY": "hush",
+    }
+    stage.run(NCCL_DEBUG="INFO", OMPI_MCA_btl="self,\ntcp", **secrets)
     kept = {path.name: path.read_text() for path in (stage.out / "slurm").iterdir()}
     assert kept["job-7.sbatch"] == SCRIPT
-    assert "MY_SETTING=loud" in kept["environment-7.txt"]
-    assert "hush" not in kept["environment-7.txt"]
+    lines = kept["environment-7.txt"].splitlines()
+    assert {"NCCL_DEBUG=INFO", "SLURM_JOB_ID=7", "OMPI_MCA_btl=$'self,\\ntcp'"} <= set(lines)
+    assert "hush" not in kept["environment-7.txt"].lower()
+    assert (stage.out / "slurm" / "environment-7.txt").stat().st_mode & 0o077 == 0
 
 
 def test_nothing_of_the_package_runs_outside_the_container(stage: Stage) -> None:
