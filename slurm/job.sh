@@ -23,7 +23,7 @@ source "$SITE"
 # An element of an array has a name of its own: the number of its job may be that of the whole array.
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 JOB=${JOB:-${SLURM_JOB_ID:?submit me with sbatch}}
-launched='' stopping='' interrupted='' status=0
+launched='' stopping='' interrupted='' trains='' status=0
 RESTARTS=${SLURM_RESTART_COUNT:-0}
 
 say() { echo "[job $JOB.$RESTARTS $(date +%H:%M:%S)] $*"; }
@@ -37,9 +37,16 @@ stop() {
 }
 
 # srun and mpirun hand a signal to every rank, once. horovodrun would die of it and leave its ranks
-# behind; they also look for this file.
+# behind; they also look for this file, if they train. What does not is ended, with the mpirun below.
 hand_on() {
-    if [[ $LAUNCHER == horovodrun ]]; then touch "$OUT/STOP"; else kill -USR2 "$launched" || true; fi
+    if [[ $LAUNCHER != horovodrun ]]; then
+        kill -USR2 "$launched" || true
+    elif [[ -n $trains ]]; then
+        touch "$OUT/STOP"
+    else
+        pkill -TERM -P "$launched" || true
+        kill -TERM "$launched" || true
+    fi
 } 2>/dev/null
 
 trap 'stop USR2' USR2  # by --signal=B:USR2@..., before the time limit
@@ -80,6 +87,8 @@ preflight() {
 launch() {
     local how=() command=("${CONTAINER[@]}" "$@") ranks=${RANKS:-$SLURM_NTASKS}
     [[ -z $stopping ]] || { status=$RESUME_ME && return; }
+    trains=''
+    [[ " ${*:3:2} " != *[.\ ]train\ * ]] || trains=1
     case $LAUNCHER in
     srun) how=(srun "${SRUN[@]}" --nodes="${NODES:-$SLURM_JOB_NUM_NODES}" --ntasks="$ranks") ;;
     mpirun) how=(mpirun "${MPIRUN[@]}" -np "$ranks") ;;
@@ -95,10 +104,23 @@ launch() {
     # A signal ends `wait` early, with a status that is not the program's.
     interrupted=1
     while [[ -n $interrupted ]]; do
+        [[ $LAUNCHER != horovodrun || -z $stopping ]] || insist
         interrupted='' status=0
         wait "$launched" || status=$?
     done
     launched=''
+    # Stopped, horovodrun ends with 1, or of our signal, whatever its ranks said.
+    [[ $LAUNCHER != horovodrun || -z $stopping || $status =~ ^[023]$ ]] || status=$RESUME_ME
+}
+
+# Ranks that are just beginning may take the file for one of the job before: it is made again until they end.
+insist() {
+    local seconds
+    for ((seconds = 1; ; seconds++)); do
+        kill -0 "$launched" 2>/dev/null || return 0
+        sleep 1
+        ((seconds % PAUSE)) || hand_on
+    done
 }
 
 finish() {

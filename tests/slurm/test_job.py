@@ -218,6 +218,26 @@ def test_horovodrun_gets_a_file_instead_of_a_signal(stage: Stage) -> None:
     assert not (stage.out / "STOP").exists()
 
 
+def test_horovodrun_is_asked_again_when_its_ranks_were_just_beginning(stage: Stage) -> None:
+    job = stage.start(STARTING="1", LAUNCHER="horovodrun", ENDS_WITH="1", PAUSE="1")
+    until(stage.is_training, 20, "the ranks train")
+    job.send_signal(signal.SIGUSR2)
+    ended = stage.end(job)
+    assert ended.requeued and "stopped on request; back into the queue" in ended.text, ended
+
+
+@pytest.mark.parametrize("preflight", ["0", "1"])
+def test_horovodrun_is_ended_where_nobody_looks_for_the_file(stage: Stage, preflight: str) -> None:
+    stage.out.mkdir()
+    job = stage.start(
+        "sharpness.sbatch", str(stage.out), FOREVER="1", LAUNCHER="horovodrun", PREFLIGHT=preflight
+    )
+    until(lambda: "horovodrun" in stage.told.read_text(), 20, "it measures, or the doctor looks")
+    job.send_signal(signal.SIGUSR2)
+    ended = stage.end(job)
+    assert ended.requeued and "stopped on request; back into the queue" in ended.text, ended
+
+
 def test_a_signal_before_the_training_starts_nothing(stage: Stage) -> None:
     job = stage.start(FOREVER="1", PREFLIGHT="1", ON_USR2="140")
     until(lambda: "doctor" in stage.told.read_text(), 20, "the doctor is at work")
