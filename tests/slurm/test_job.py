@@ -343,6 +343,23 @@ def test_scaling_has_succeeded_when_its_runs_have(stage: Stage) -> None:
     assert ended.told.count("hpc_localsgd.train") == 4 and ended.status == 0, ended
 
 
+def test_runs_of_a_sweep_with_other_common_options_have_folders_of_their_own(stage: Stage) -> None:
+    def folders(*options: str, line: str = "--schedule every --schedule.steps 4") -> set[str]:
+        (stage.folder / "sweep.txt").write_text(line)
+        array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+        sweep = {"SWEEP": str(stage.folder / "sweep.txt")}
+        assert stage.run("sweep.sbatch", *options, **array, **sweep).status == 0
+        return {path.name for path in stage.out.iterdir()}
+
+    (twenty,) = folders("--epochs", "20")
+    assert twenty.startswith("schedule-every_schedule.steps-4_epochs-20-")
+    assert len(folders("--epochs", "40")) == 2
+    assert len(folders("--epochs", "20")) == 2  # that one again
+    assert len(folders(line="--x 1")) == 3
+    assert len(folders(line="--x -1")) == 4
+    assert len(folders(line="--task.data " + "/long" * 100)) == 5
+
+
 @pytest.mark.parametrize("launcher", ["srun", "mpirun", "horovodrun"])
 def test_every_launcher_is_told_the_ranks(stage: Stage, launcher: str) -> None:
     told = stage.run(LAUNCHER=launcher).told

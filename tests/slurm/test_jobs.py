@@ -136,7 +136,8 @@ def test_a_sweep_skips_what_is_finished(cluster: Cluster, tmp_path: Path) -> Non
     first = sweep()
     assert "done" in first[1] and "done" in first[2] and "no line 3" in first[3]
     runs = sorted((tmp_path / "sweep").iterdir())
-    assert [run.name[-16:] for run in runs] == ["schedule.steps-1", "schedule.steps-4"]
+    names = [run.name.split("_")[:2] for run in runs]
+    assert names == [["schedule-every", f"schedule.steps-{H}"] for H in (1, 4)]
     second = sweep()
     assert "skipped: complete" in second[1] and "skipped: complete" in second[2]
     assert all(len(Trajectory(run).paths) == 1 for run in runs)
