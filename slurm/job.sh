@@ -37,15 +37,14 @@ stop() {
 }
 
 # srun and mpirun hand a signal to every rank, once. horovodrun would die of it and leave its ranks
-# behind; they also look for this file, if they train. What does not is ended, with the mpirun below.
+# behind; they also look for this file, if they train. What does not is ended, by the mpirun below if any.
 hand_on() {
     if [[ $LAUNCHER != horovodrun ]]; then
         kill -USR2 "$launched" || true
     elif [[ -n $trains ]]; then
         touch "$OUT/STOP"
     else
-        pkill -TERM -P "$launched" || true
-        kill -TERM "$launched" || true
+        pkill -TERM -P "$launched" 'mpirun|prterun' || kill -TERM "$launched" || true
     fi
 } 2>/dev/null
 
