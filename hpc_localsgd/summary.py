@@ -3,6 +3,7 @@
     python -m hpc_localsgd summary runs/digits            # one run, line by line
     python -m hpc_localsgd summary runs/sweep/*           # several, one line each
     python -m hpc_localsgd summary --status runs/digits   # a word, for scripts
+    python -m hpc_localsgd summary --began runs/digits    # the step at which its last start began
 
 Needs h5py and numpy alone, and a run that is going on or was killed is read as well.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 from hpc_localsgd.faults import FAULT, OK, complain
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
-from hpc_localsgd.trajectory.segments import trajectory_file
+from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
 
 PROG = "python -m hpc_localsgd summary"
 ACCURACY = "eval/test/accuracy"
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.status:
             print("\n".join(status(run) for run in options.run))
+        elif options.began:
+            print("\n".join(began(run) for run in options.run))
         elif len(options.run) == 1:
             print(page(Trajectory(options.run[0])))
         else:
@@ -45,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def status(run: str | Path) -> str:
     """complete, stopped, diverged or running (also of a killed run); none without a record."""
     return Trajectory(run).status if trajectory_file(run).exists() else NONE
+
+
+def began(run: str | Path) -> str:
+    """The step at which the last start of a run began that wrote a record; none without one."""
+    paths = segment_paths(run)
+    return str(Trajectory(paths[-1], segments=False).attrs["t0"]) if paths else NONE
 
 
 def page(run: Trajectory) -> str:
@@ -124,7 +133,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", nargs="+", help="folder of a run, or its trajectory.h5")
-    parser.add_argument("--status", action="store_true", help="only the status, one line a run")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--status", action="store_true", help="only the status, one line a run")
+    began_help = "only the step at which the last start began, one line a run"
+    only.add_argument("--began", action="store_true", help=began_help)
     return parser
 
 

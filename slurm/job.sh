@@ -6,11 +6,14 @@
 #   launch PROGRAM    start it on every rank and wait; a stop signal is handed on to the ranks
 #   finish            say what the job achieved, then end, or go back into the queue
 #
-# The site file (SITE=..., see sites/default.sh) says how programs are started here.
+# The site file (SITE=..., see sites/default.sh) says how programs are started here. A template that does
+# not train names, before it launches, the file that GROWS as its work gets on.
 
 RESUME_ME=85  # exit status of ranks that were asked to stop and have written a checkpoint
 KILLED_EARLY=140  # 128 + USR2: the signal came before Python could listen
-CRASHES=${CRASHES:-3}  # in a row without a new checkpoint, then the job gives up
+CRASHES=${CRASHES:-3}  # starts that failed and got no further, then the job gives up
+STOPS=${STOPS:-10}  # starts that were stopped and got no further
+PAUSE=${PAUSE:-10}  # seconds until a thing is tried again
 
 SITE=${SITE:-default}
 [[ $SITE == */* ]] || SITE=slurm/sites/$SITE.sh
@@ -20,7 +23,7 @@ source "$SITE"
 # An element of an array has a name of its own: the number of its job may be that of the whole array.
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 JOB=${JOB:-${SLURM_JOB_ID:?submit me with sbatch}}
-launched='' stopping='' interrupted='' status=0
+launched='' stopping='' interrupted='' trains='' status=0
 RESTARTS=${SLURM_RESTART_COUNT:-0}
 
 say() { echo "[job $JOB.$RESTARTS $(date +%H:%M:%S)] $*"; }
@@ -34,9 +37,15 @@ stop() {
 }
 
 # srun and mpirun hand a signal to every rank, once. horovodrun would die of it and leave its ranks
-# behind; they also look for this file.
+# behind; they also look for this file, if they train. What does not is ended, by the mpirun below if any.
 hand_on() {
-    if [[ $LAUNCHER == horovodrun ]]; then touch "$OUT/STOP"; else kill -USR2 "$launched" || true; fi
+    if [[ $LAUNCHER != horovodrun ]]; then
+        kill -USR2 "$launched" || true
+    elif [[ -n $trains ]]; then
+        touch "$OUT/STOP"
+    else
+        pkill -TERM -P "$launched" 'mpirun|prterun' || kill -TERM "$launched" || true
+    fi
 } 2>/dev/null
 
 trap 'stop USR2' USR2  # by --signal=B:USR2@..., before the time limit
@@ -45,25 +54,21 @@ trap 'stop TERM' TERM  # by scancel and preemption
 # --- the four parts of a job --------------------------------------------------------------------------
 
 begin() {
-    local owner='' kept
+    local kept
     OUT=${1:?begin needs the folder of the run} kept=$1/slurm
     mkdir -p "$kept"
-    [[ ! -f $kept/owner ]] || read -r owner <"$kept/owner"
-    if [[ -n $owner && $owner != "$JOB" && -n $(state_of "$owner") ]]; then
-        say "$OUT belongs to job $owner ($(state_of "$owner")): cancel that one, or give another OUT" && exit 2
-    fi
-    echo "$JOB" >"$kept/owner"
+    own "$kept"
     rm -f "$OUT/STOP"
     say "$SLURM_JOB_NUM_NODES node(s) $SLURM_JOB_NODELIST, $SLURM_NTASKS rank(s) by $LAUNCHER, in $OUT"
     cp "$0" "$kept/job-$JOB.sbatch"
     cp "$SITE" "$kept/site-$JOB.sh"
-    # What may be a secret stays out.
-    env | grep -Eiv '^[^=]*(key|token|secret|passw|credential)[^=]*=' | sort >"$kept/environment-$JOB.txt"
+    install -m 600 /dev/null "$kept/environment-$JOB.txt"
+    settings >"$kept/environment-$JOB.txt"
 }
 
 already_done() {
     local word
-    word=$("$PYTHON" -m hpc_localsgd summary --status "$OUT")
+    word=$(summary --status "$OUT")
     [[ $word == complete || $word == diverged ]] || return 1
     say "skipped: $word already"
 }
@@ -74,13 +79,15 @@ preflight() {
     [[ $status != 0 && -z $stopping ]] || return 0
     say "the doctor found a problem (above): nothing was started"
     # What worked at the first start and fails now is a bad node: try another.
-    ((RESTARTS)) && crashed
+    ((RESTARTS)) && requeue failed
     exit 2
 }
 
 launch() {
     local how=() command=("${CONTAINER[@]}" "$@") ranks=${RANKS:-$SLURM_NTASKS}
     [[ -z $stopping ]] || { status=$RESUME_ME && return; }
+    trains=''
+    [[ " ${*:3:2} " != *[.\ ]train\ * ]] || trains=1
     case $LAUNCHER in
     srun) how=(srun "${SRUN[@]}" --nodes="${NODES:-$SLURM_JOB_NUM_NODES}" --ntasks="$ranks") ;;
     mpirun) how=(mpirun "${MPIRUN[@]}" -np "$ranks") ;;
@@ -96,53 +103,133 @@ launch() {
     # A signal ends `wait` early, with a status that is not the program's.
     interrupted=1
     while [[ -n $interrupted ]]; do
+        [[ $LAUNCHER != horovodrun || -z $stopping ]] || insist
         interrupted='' status=0
         wait "$launched" || status=$?
     done
     launched=''
+    # Stopped, horovodrun ends with 1, or of our signal, whatever its ranks said.
+    [[ $LAUNCHER != horovodrun || -z $stopping || $status =~ ^[023]$ ]] || status=$RESUME_ME
+}
+
+# Ranks that are just beginning may take the file for one of the job before: it is made again until they end.
+insist() {
+    local seconds
+    for ((seconds = 1; ; seconds++)); do
+        kill -0 "$launched" 2>/dev/null || return 0
+        sleep 1
+        ((seconds % PAUSE)) || hand_on
+    done
 }
 
 finish() {
-    "$PYTHON" -m hpc_localsgd summary "$OUT" || true
+    summary "$OUT" || true
     case $status in
     0) say "done" ;;
     2) say "refused, see the message above; to try again would not help" ;;
     3) say "diverged; to try again would not help" ;;
-    "$RESUME_ME" | "$KILLED_EARLY") requeue "stopped on request" ;;
-    *) crashed ;;
+    "$RESUME_ME" | "$KILLED_EARLY") requeue stopped ;;
+    *) requeue failed ;;
     esac
     exit "$status"
 }
 
 # --- back into the queue ------------------------------------------------------------------------------
 
-# A job whose ranks fail is tried again, unless that brings it no further.
-crashed() {
-    local count=0 before='' newest='' file=$OUT/slurm/crashes-$JOB
-    [[ ! -d $OUT/checkpoints ]] ||
-        newest=$(find "$OUT/checkpoints" -type f -name 'rank-*' -printf '%T@\n' | sort -n | tail -n 1)
-    [[ ! -f $file ]] || read -r count before <"$file" || true
-    [[ $before == "$newest" ]] || count=0
-    count=$((count + 1))
-    echo "$count $newest" >"$file"
-    ((count < CRASHES)) || { say "failed $count times without progress: giving up" && exit "$status"; }
-    requeue "failed with status $status, $count of $CRASHES times without progress"
-}
-
+# Ends this script: `requeue failed` or `requeue stopped`.
 requeue() {
-    local word
+    local why="stopped on request" bound=$STOPS count word try
+    [[ $1 == stopped ]] || why="failed with status $status" bound=$CRASHES
     word=$(state_of "$JOB")
-    if [[ $stopping == TERM || $word != RUNNING ]]; then
-        say "$1, ended by Slurm; to go on, submit it again" && exit "$status"
+    if [[ $stopping == TERM || -n $word && ! $word =~ ^(RUNNING|unknown)$ ]]; then
+        say "$why, ended by Slurm; to go on, submit it again" && exit "$status"
     fi
-    say "$1; back into the queue"
+    count=$(starts_in_vain "$1")
+    if ((count >= bound)); then
+        say "$1 $count times without progress: giving up (see slurm/README.md)" && exit "$status"
+    fi
+    ((count == 1)) || why+=", $count of $bound times without progress"
+    say "$why; back into the queue"
     trap '' TERM USR2  # Slurm ends this script as soon as it is requeued
-    scontrol requeue "$JOB" && exit 0
+    for try in {1..5}; do
+        ((try == 1)) || sleep "$PAUSE"
+        scontrol requeue "$JOB" && exit 0
+    done
     say "it could not be requeued; to go on, submit it again" && exit "$status"
 }
 
-# PENDING, RUNNING, COMPLETING ...; nothing for a job that has left the queue.
-state_of() { squeue --noheader --jobs "$1" --format %T 2>/dev/null || true; }
+# How many starts in a row came to this end and had begun no further than those before them. What they
+# leave behind says nothing: one that fails at the same step each time writes new files each time.
+starts_in_vain() {
+    local count='' furthest='' at file=$OUT/slurm/$1-$JOB
+    at=$(progress)
+    [[ ! -f $file ]] || read -r count furthest <"$file" || true
+    [[ ${at:--1} -le ${furthest:--1} ]] || count=0 furthest=$at
+    count=$((${count:-0} + 1))
+    echo "$count $furthest" >"$file" && echo "$count"  # not counted is not tried again
+}
+
+# The step at which this start of a run began, or, where a template names a file that GROWS, its size;
+# nothing if there is neither, or the node cannot say.
+progress() {
+    local number
+    if [[ -n ${GROWS:-} ]]; then number=$(stat -c %s "$GROWS"); else number=$(summary --began "$OUT"); fi
+    [[ ! $number =~ ^[0-9]+$ ]] || echo "$number"
+} 2>/dev/null
+
+# --- asking -------------------------------------------------------------------------------------------
+
+summary() { "${CONTAINER[@]}" "$PYTHON" -m hpc_localsgd summary "$@"; }
+
+# PENDING, RUNNING, COMPLETING ...; nothing for a job that has left the queue; unknown if Slurm is silent.
+state_of() {
+    local said try
+    for try in {1..5}; do
+        ((try == 1)) || sleep "$PAUSE"
+        if said=$(squeue --noheader --jobs "$1" --format %T 2>&1); then
+            grep -xE '[A-Z_]+' <<<"$said" || true
+            return 0
+        fi
+        [[ $said != *"Invalid job id"* ]] || return 0
+    done
+    echo unknown
+}
+
+# One job at a time in a folder. Of two that come at the same moment one can make the lock, on any file
+# system; it is held for a moment only, or was left by a job that was killed in it.
+own() {
+    local kept=$1 owner state='' try
+    owner=$(owner_of "$kept")
+    [[ $owner != "$JOB" ]] || return 0
+    [[ -z $owner ]] || state=$(state_of "$owner")
+    if [[ -n $state ]]; then
+        say "$OUT belongs to job $owner ($state): cancel that one, or give another OUT" && exit 2
+    fi
+    for try in {1..20}; do
+        ((try == 1)) || sleep 1
+        ! mkdir "$kept/owner.lock" 2>/dev/null || break
+    done
+    if [[ $(owner_of "$kept") == "$owner" ]]; then
+        echo "$JOB" >"$kept/owner.new"
+        mv "$kept/owner.new" "$kept/owner"  # never half written
+    fi
+    rmdir "$kept/owner.lock" || true
+    own "$kept"  # another one may have been faster
+}
+
+owner_of() { [[ ! -e $1/owner ]] || cat "$1/owner"; }
+
+# The part of the environment that programs are started by. All else may hold secrets, and so may this.
+settings() {
+    local name part='SLURM|SBATCH|SRUN|PMI|PRTE|OMPI|UCX|NCCL|GLOO|HOROVOD|OMP_|MKL|CUDA|ROCR|HIP|TORCH'
+    part+='|HDF5|PYTHON|VIRTUAL_ENV|CONDA_PREFIX|PATH|LD_|LOADEDMODULES|MODULE|LANG|LC_|HOST'
+    part+='|(OUT|SITE|LAUNCHER|PREFLIGHT|CRASHES|STOPS|SWEEP|CONFIG|BATCH|STEPS)$'
+    for name in $(compgen -e | sort); do
+        [[ $name =~ ^($part) ]] || continue
+        [[ ! ${name,,} =~ key|token|jwt|secret|pass|pwd|cred|auth|cookie ]] || continue
+        [[ ${!name} == *://*@* ]] || printf '%s=%q\n' "$name" "${!name}"
+    done
+}
 
 # host1:4,host2:4 for horovodrun
 hosts() {

@@ -68,6 +68,25 @@ def test_a_word_for_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.split() == ["stopped", "none"]
 
 
+def test_the_step_at_which_the_last_start_began_for_scripts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path / "a", "stopped")
+    record(tmp_path / "a", "stopped", t0=20)
+    runs = [tmp_path / "a", record(tmp_path / "b"), tmp_path / "nothing"]
+    assert main(["--began", *map(str, runs)]) == 0
+    assert capsys.readouterr().out.split() == ["20", "0", "none"]
+
+
+def test_a_record_that_is_damaged_says_nothing_to_scripts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path)
+    (tmp_path / "trajectory-0001.h5").write_bytes(b"")
+    assert main(["--began", str(tmp_path)]) == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_a_run_without_a_round_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = Header("seed: 0", "digits", "LocalSGD", "every(4)", "mpi(2)", 2, 100, 0)
     Writer(tmp_path, header).close("stopped")

@@ -270,10 +270,10 @@ class Cluster:
         queued = self.command("squeue", "-h", "-j", number, "-o", "%T", check=False)
         return queued or self.job(number)["JobState"]
 
-    def start_requeued(self, *numbers: str) -> None:
-        """Start requeued jobs now; Slurm itself would wait for two minutes."""
+    def start_requeued(self, *numbers: str, times: int = 1) -> None:
+        """Start jobs requeued the so manyth time now; Slurm itself would wait for two minutes."""
         for number in numbers:
-            self.wait_for_requeue(number)
+            self.wait_for_requeue(number, times)
             until(
                 lambda n=number: not self._steps_of(n), 30, f"the daemons of job {number} are gone"
             )

@@ -13,29 +13,47 @@ import pytest
 from launching import ROOT, until
 
 LAUNCHER = """#!/bin/bash
-# Ranks: end as told, or when a signal comes.
+# Ranks: end as told, or when a signal comes. However they end, they write shards.
 trap 'echo signalled >>"$TOLD"; kill $!; exit ${ON_USR2:-85}' USR2
 echo "$(basename "$0") $*" >>"$TOLD"
-at=$OUT/checkpoints/step-1
-[[ -z ${CHECKPOINT:-} ]] || { mkdir -p "$at"; touch "$at/rank-0-of-1.pt"; }
+mkdir -p "$OUT/checkpoints/step-1"
+touch "$OUT/checkpoints/step-1/rank-0-of-2.pt"
+[[ -z ${BEGAN:-} ]] || echo "$BEGAN" >"$OUT/began"
 [[ -z ${FOREVER:-} ]] || { sleep 60 >/dev/null 2>&1 & wait; }
+[[ -z ${STARTING:-} ]] || {  # the first STOP is taken for one of the job before
+    until [[ -f $OUT/STOP ]]; do sleep 0.1; done
+    rm "$OUT/STOP"
+    until [[ -f $OUT/STOP ]]; do sleep 0.1; done
+}
 exit "${ENDS_WITH:-0}"
+"""
+PACKAGE = """#!/bin/bash
+# The package where it is not started on ranks: the summary.
+echo "${INSIDE:-outside}: python $*" >>"$TOLD"
+[[ -z ${BROKEN:-} ]] || exit 1
+[[ " $* " != *" --began "* ]] || cat "$OUT/began" 2>/dev/null || echo none
+"""
+CONTAINED = """#!/bin/bash
+INSIDE=inside exec "$@"
 """
 SCONTROL = """#!/bin/bash
 case $1 in
 show) echo "n1"; echo "n2" ;;
-requeue) echo "requeued $2" >>"$TOLD"; exit "${REFUSES:-0}" ;;
+requeue) echo "requeued $2" >>"$TOLD"; (($(grep -c requeued "$TOLD") > ${REFUSES:-0})) ;;
 esac
 """
 SQUEUE = """#!/bin/bash
+[[ -z ${SQUEUE_FAILS:-} ]] || { echo "slurm_load_jobs error: $SQUEUE_FAILS" >&2; exit 1; }
+[[ $* != *" --jobs ${GONE:-none} "* ]] || { sleep 1; exit 0; }
 echo "${STATE-RUNNING}"
 """
+SILENT = {"SQUEUE_FAILS": "Unable to contact slurm controller (connect failure)", "PAUSE": "1"}
 SCRIPT = """#!/bin/bash
 set -euo pipefail
 source slurm/job.sh
 begin "$OUT"
 preflight
-launch train it
+launch "$PYTHON" -m hpc_localsgd.train it
 finish
 """
 
@@ -57,15 +75,22 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder, self.out, self.told = folder, folder / "out", folder / "told"
         scripts = {"srun": LAUNCHER, "mpirun": LAUNCHER, "horovodrun": LAUNCHER}
+        scripts |= {"python": PACKAGE, "contained": CONTAINED}
         for name, text in {**scripts, "scontrol": SCONTROL, "squeue": SQUEUE}.items():
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
         (folder / "script").write_text(SCRIPT)
-        (folder / "site.sh").write_text(
-            f"source slurm/sites/default.sh\nPATH={folder}:$PATH PYTHON=true\n"
-        )
+        self.site(f"PATH={folder}:$PATH PYTHON=python")
 
-    def start(self, **variables: str) -> subprocess.Popen[str]:
+    def site(self, text: str) -> None:
+        """Add to the site file."""
+        site = self.folder / "site.sh"
+        before = site.read_text() if site.exists() else "source slurm/sites/default.sh\n"
+        site.write_text(f"{before}{text}\n")
+
+    def start(self, template: str = "", *options: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a template; by default one that trains and does nothing else."""
+        script = ROOT / "slurm" / template if template else self.folder / "script"
         self.told.write_text("")
         env = {
             **os.environ,
@@ -80,7 +105,7 @@ class Stage:
             **variables,
         }
         return subprocess.Popen(
-            ["bash", str(self.folder / "script")],
+            ["bash", str(script), *options],
             env=env,
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -88,15 +113,15 @@ class Stage:
             text=True,
         )
 
-    def run(self, **variables: str) -> Ended:
-        return self.end(self.start(**variables))
+    def run(self, template: str = "", *options: str, **variables: str) -> Ended:
+        return self.end(self.start(template, *options, **variables))
 
     def end(self, job: subprocess.Popen[str]) -> Ended:
         text, _ = job.communicate(timeout=30)
         return Ended(job.returncode, text, self.told.read_text())
 
     def is_training(self) -> bool:
-        return " train it" in self.told.read_text()
+        return "train it" in self.told.read_text()
 
 
 @pytest.fixture
@@ -112,8 +137,8 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         ("3", False, "diverged"),
         ("85", True, "stopped on request; back into the queue"),
         ("140", True, "stopped on request; back into the queue"),
-        ("1", True, "failed with status 1, 1 of 3 times"),
-        ("137", True, "failed with status 137, 1 of 3 times"),
+        ("1", True, "failed with status 1; back into the queue"),
+        ("137", True, "failed with status 137; back into the queue"),
     ],
 )
 def test_what_is_done_about_a_status(
@@ -125,14 +150,50 @@ def test_what_is_done_about_a_status(
 
 
 def test_failures_without_progress_are_bounded(stage: Stage) -> None:
-    assert [stage.run(ENDS_WITH="1").requeued for _ in range(3)] == [True, True, False]
+    ends = [stage.run(ENDS_WITH="1") for _ in range(3)]
+    assert [ended.requeued for ended in ends] == [True, True, False]
+    assert "failed with status 1, 2 of 3 times without progress" in ends[1].text
+    assert "failed 3 times without progress: giving up" in ends[2].text
 
 
-def test_failures_with_progress_between_them_are_not_counted_together(stage: Stage) -> None:
+def test_progress_is_a_start_that_begins_further_and_not_what_one_leaves(stage: Stage) -> None:
+    """Failing at one step after another, then always at the same one."""
     runs = [
-        stage.run(ENDS_WITH="1", CHECKPOINT=written) for written in ("1", "1", "1", "1", "", "")
+        stage.run(ENDS_WITH="1", BEGAN=step) for step in ("0", "50", "90", "90", "40", "", "120")
     ]
-    assert [run.requeued for run in runs] == [True] * 5 + [False]
+    assert [run.requeued for run in runs] == [True, True, True, True, False, False, True]
+
+
+def test_a_node_that_cannot_say_where_a_start_began_is_no_progress(stage: Stage) -> None:
+    runs = [stage.run(ENDS_WITH="1", BEGAN=step, BROKEN="1") for step in ("0", "50", "90")]
+    assert [run.requeued for run in runs] == [True, True, False]
+
+
+def test_stops_without_progress_are_bounded_too(stage: Stage) -> None:
+    """A time limit that is too short for the start and a first checkpoint."""
+    runs = [stage.run(ENDS_WITH=status, STOPS="3") for status in ("140", "85", "85")]
+    assert [run.requeued for run in runs] == [True, True, False] and runs[-1].status == 85
+    assert "stopped 3 times without progress: giving up" in runs[-1].text
+
+
+def test_stops_with_progress_are_not(stage: Stage) -> None:
+    runs = [stage.run(ENDS_WITH="85", STOPS="2", BEGAN=str(step)) for step in range(4)]
+    assert all(run.requeued for run in runs)
+
+
+@pytest.mark.parametrize("options", [(), ("--out={}/curvature.h5",)])
+def test_progress_of_sharpness_is_the_growth_of_its_file(
+    stage: Stage, options: tuple[str, ...]
+) -> None:
+    options = tuple(option.format(stage.folder) for option in options)
+    file = stage.folder / "curvature.h5" if options else stage.out / "sharpness.h5"
+    requeued = []
+    for text in ("", "a", "ab", "ab", "ab"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        run = stage.run("sharpness.sbatch", str(stage.out), *options, ENDS_WITH="140", STOPS="3")
+        requeued.append(run.requeued)
+    assert requeued == [True] * 4 + [False]
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
@@ -150,11 +211,31 @@ def test_horovodrun_gets_a_file_instead_of_a_signal(stage: Stage) -> None:
     job.send_signal(signal.SIGUSR2)
     until((stage.out / "STOP").exists, 20, "the file STOP is there")
     assert job.poll() is None and "signalled" not in stage.told.read_text()
-    (pid,) = children(job.pid)
+    (pid,) = children(job.pid, "horovodrun")
     os.kill(pid, signal.SIGUSR2)  # what the ranks would do about the file
     assert stage.end(job).requeued
     assert not stage.run(LAUNCHER="horovodrun").requeued  # the next start is not stopped by it
     assert not (stage.out / "STOP").exists()
+
+
+def test_horovodrun_is_asked_again_when_its_ranks_were_just_beginning(stage: Stage) -> None:
+    job = stage.start(STARTING="1", LAUNCHER="horovodrun", ENDS_WITH="1", PAUSE="1")
+    until(stage.is_training, 20, "the ranks train")
+    job.send_signal(signal.SIGUSR2)
+    ended = stage.end(job)
+    assert ended.requeued and "stopped on request; back into the queue" in ended.text, ended
+
+
+@pytest.mark.parametrize("preflight", ["0", "1"])
+def test_horovodrun_is_ended_where_nobody_looks_for_the_file(stage: Stage, preflight: str) -> None:
+    stage.out.mkdir()
+    job = stage.start(
+        "sharpness.sbatch", str(stage.out), FOREVER="1", LAUNCHER="horovodrun", PREFLIGHT=preflight
+    )
+    until(lambda: "horovodrun" in stage.told.read_text(), 20, "it measures, or the doctor looks")
+    job.send_signal(signal.SIGUSR2)
+    ended = stage.end(job)
+    assert ended.requeued and "stopped on request; back into the queue" in ended.text, ended
 
 
 def test_a_signal_before_the_training_starts_nothing(stage: Stage) -> None:
@@ -162,7 +243,7 @@ def test_a_signal_before_the_training_starts_nothing(stage: Stage) -> None:
     until(lambda: "doctor" in stage.told.read_text(), 20, "the doctor is at work")
     job.send_signal(signal.SIGUSR2)
     ended = stage.end(job)
-    assert ended.requeued and " train it" not in ended.told, ended
+    assert ended.requeued and "train it" not in ended.told, ended
 
 
 def test_what_is_cancelled_is_not_requeued(stage: Stage) -> None:
@@ -175,8 +256,14 @@ def test_what_is_cancelled_is_not_requeued(stage: Stage) -> None:
 
 
 def test_a_job_that_must_not_be_requeued_says_how_to_go_on(stage: Stage) -> None:
-    ended = stage.run(ENDS_WITH="85", REFUSES="1")
+    ended = stage.run(ENDS_WITH="85", REFUSES="99", PAUSE="1")
     assert ended.status == 85 and "to go on, submit it again" in ended.text
+
+
+def test_slurm_may_be_silent_for_a_while_when_a_job_wants_back_into_the_queue(stage: Stage) -> None:
+    assert stage.run(ENDS_WITH="85", REFUSES="2", PAUSE="1").status == 0
+    ended = stage.run(ENDS_WITH="85", **SILENT)
+    assert ended.requeued and ended.status == 0, ended
 
 
 def test_an_element_of_an_array_requeues_itself_and_not_the_array(stage: Stage) -> None:
@@ -186,7 +273,7 @@ def test_an_element_of_an_array_requeues_itself_and_not_the_array(stage: Stage) 
 
 def test_a_problem_found_by_the_doctor_starts_nothing(stage: Stage) -> None:
     ended = stage.run(ENDS_WITH="1", PREFLIGHT="1")
-    assert ended.status == 2 and not ended.requeued and " train it" not in ended.told, ended
+    assert ended.status == 2 and not ended.requeued and "train it" not in ended.told, ended
     # What was well at the first start is a bad node now.
     assert stage.run(ENDS_WITH="1", PREFLIGHT="1", SLURM_RESTART_COUNT="1").requeued
 
@@ -198,12 +285,79 @@ def test_two_jobs_do_not_write_into_one_folder(stage: Stage) -> None:
     assert stage.run(SLURM_JOB_ID="8", STATE="").status == 0
 
 
-def test_the_script_and_the_environment_are_kept_without_secrets(stage: Stage) -> None:
-    stage.run(MY_API_KEY="hush", MY_SETTING="loud")
+def test_an_owner_that_slurm_does_not_tell_of_is_still_there(stage: Stage) -> None:
+    stage.run()
+    ended = stage.run(SLURM_JOB_ID="8", **SILENT)
+    assert ended.status == 2 and "belongs to job 7 (unknown)" in ended.text, ended
+    unheard_of = "Invalid job id specified"
+    assert stage.run(SLURM_JOB_ID="8", SQUEUE_FAILS=unheard_of).status == 0
+
+
+def test_of_two_jobs_that_come_at_the_same_moment_one_gets_the_folder(stage: Stage) -> None:
+    stage.run()
+    jobs = [stage.start(SLURM_JOB_ID=number, GONE="7") for number in ("8", "9")]
+    ends = [stage.end(job) for job in jobs]
+    assert sorted(ended.status for ended in ends) == [0, 2], ends
+
+
+def test_an_owner_without_a_name_and_a_lock_without_a_job_are_no_hindrance(stage: Stage) -> None:
+    kept = stage.out / "slurm"
+    (kept / "owner.lock").mkdir(parents=True)
+    (kept / "owner").touch()
+    ended = stage.run()
+    assert ended.status == 0 and (kept / "owner").read_text() == "7\n", ended
+
+
+def test_the_script_and_the_settings_are_kept_without_secrets(stage: Stage) -> None:
+    secrets = {
+        "MY_API_KEY": "hush",
+        "X_PRIVATE_KEY": "-----BEGIN-----\nhush\nSLURM_HUSH=hush\n-----END-----",
+        "HTTPS_PROXY": "http://user:hush@proxy",
+        "NCCL_PROXY": "http://user:hush@proxy",
+        "MYSQL_PWD": "hush",
+        "PGPASS": "hush",
+        "GITHUB_PAT": "hush",
+        "SLURM_JWT": "hush",
+        "HOROVOD_SECRET_KEY": "hush",
+    }
+    stage.run(NCCL_DEBUG="INFO", OMPI_MCA_btl="self,\ntcp", **secrets)
     kept = {path.name: path.read_text() for path in (stage.out / "slurm").iterdir()}
     assert kept["job-7.sbatch"] == SCRIPT
-    assert "MY_SETTING=loud" in kept["environment-7.txt"]
-    assert "hush" not in kept["environment-7.txt"]
+    lines = kept["environment-7.txt"].splitlines()
+    assert {"NCCL_DEBUG=INFO", "SLURM_JOB_ID=7", "OMPI_MCA_btl=$'self,\\ntcp'"} <= set(lines)
+    assert "hush" not in kept["environment-7.txt"].lower()
+    assert (stage.out / "slurm" / "environment-7.txt").stat().st_mode & 0o077 == 0
+
+
+def test_nothing_of_the_package_runs_outside_the_container(stage: Stage) -> None:
+    stage.site("CONTAINER=(contained)")
+    crash = stage.run(ENDS_WITH="1")
+    scaling = stage.run("scaling.sbatch", SLURM_JOB_NUM_NODES="2")
+    for ended in (crash, scaling):
+        assert "inside: python -m hpc_localsgd summary" in ended.told, ended
+        assert "outside: python" not in ended.told, ended
+
+
+def test_scaling_has_succeeded_when_its_runs_have(stage: Stage) -> None:
+    ended = stage.run("scaling.sbatch", BROKEN="1")
+    assert ended.told.count("hpc_localsgd.train") == 4 and ended.status == 0, ended
+
+
+def test_runs_of_a_sweep_with_other_common_options_have_folders_of_their_own(stage: Stage) -> None:
+    def folders(*options: str, line: str = "--schedule every --schedule.steps 4") -> set[str]:
+        (stage.folder / "sweep.txt").write_text(line)
+        array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+        sweep = {"SWEEP": str(stage.folder / "sweep.txt")}
+        assert stage.run("sweep.sbatch", *options, **array, **sweep).status == 0
+        return {path.name for path in stage.out.iterdir()}
+
+    (twenty,) = folders("--epochs", "20")
+    assert twenty.startswith("schedule-every_schedule.steps-4_epochs-20-")
+    assert len(folders("--epochs", "40")) == 2
+    assert len(folders("--epochs", "20")) == 2  # that one again
+    assert len(folders(line="--x 1")) == 3
+    assert len(folders(line="--x -1")) == 4
+    assert len(folders(line="--task.data " + "/long" * 100)) == 5
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun", "horovodrun"])
@@ -218,5 +372,7 @@ def test_an_unknown_launcher_is_refused(stage: Stage) -> None:
     assert ended.status == 2 and "give srun, mpirun or horovodrun" in ended.text
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def children(pid: int, word: str) -> list[int]:
+    """Child processes with `word` on their command line."""
+    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in found if word in Path(f"/proc/{child}/cmdline").read_text()]

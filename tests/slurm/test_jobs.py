@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from launching import alone, train, until
+from launching import ROOT, alone, train, until
 from slurm_jobs import Submitted, submit
 
 from hpc_localsgd.trajectory import Trajectory
@@ -62,6 +62,37 @@ def test_a_job_that_always_fails_gives_up(cluster: Cluster, tmp_path: Path) -> N
     assert "failed 2 times without progress: giving up" in said
 
 
+def test_a_job_that_hangs_at_the_same_step_each_time_gives_up(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Though each time it gets to that step, hangs there, and writes shards before it ends."""
+    task = "--task=hanging_digits.hanging_digits --task.at=42 --task.hidden=8 --steps=100"
+    cadence = "--schedule.switch=0 --schedule.every=4 --checkpoint-every=40 --figures=false"
+    job = submit(
+        cluster,
+        "digits_demo",
+        tmp_path / "run",
+        *f"{task} {cadence}".split(),
+        "--watchdog=5 seconds",
+        sbatch=TWO_RANKS,
+        CRASHES="2",
+        LAUNCHER="mpirun",
+        PYTHONPATH=f"{ROOT}:{ROOT / 'tests' / 'slurm'}",
+    )
+    for times in (1, 2):
+        cluster.start_requeued(job.number, times=times)
+    state, said = job.ended()
+    began = [t0(path) for path in Trajectory(job.out).paths]
+    assert state == "FAILED" and cluster.job(job.number)["Restarts"] == "2", (began, said)
+    assert began == [0, 40, 40], (began, said)
+    assert "failed 2 times without progress: giving up" in said
+
+
+def t0(path: Path) -> int:
+    """The step at which a segment begins."""
+    return int(Trajectory(path, segments=False).attrs["t0"])
+
+
 def test_a_cancelled_job_stays_cancelled_and_can_be_resumed(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -105,7 +136,8 @@ def test_a_sweep_skips_what_is_finished(cluster: Cluster, tmp_path: Path) -> Non
     first = sweep()
     assert "done" in first[1] and "done" in first[2] and "no line 3" in first[3]
     runs = sorted((tmp_path / "sweep").iterdir())
-    assert [run.name[-16:] for run in runs] == ["schedule.steps-1", "schedule.steps-4"]
+    names = [run.name.split("_")[:2] for run in runs]
+    assert names == [["schedule-every", f"schedule.steps-{H}"] for H in (1, 4)]
     second = sweep()
     assert "skipped: complete" in second[1] and "skipped: complete" in second[2]
     assert all(len(Trajectory(run).paths) == 1 for run in runs)

@@ -1,0 +1,33 @@
+"""The digits, of which one batch never comes: every start hangs at the same step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpc_localsgd.tasks.base import Batch, Setting, Task
+from hpc_localsgd.tasks.digits import digits
+
+
+@dataclass(frozen=True)
+class hanging_digits(digits):
+    """The digits.
+
+    Attributes:
+        at: The step in which worker 1 hangs.
+    """
+
+    at: int = -1
+
+    def build(self, setting: Setting) -> Task:
+        task = super().build(setting)
+        deal = task.batch
+
+        def batch(ranks: Sequence[int], t: int) -> Batch:
+            if t == self.at and 1 in ranks:
+                time.sleep(3600)
+            return deal(ranks, t)
+
+        task.batch = batch  # type: ignore[method-assign]
+        return task
