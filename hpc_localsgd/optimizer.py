@@ -56,6 +56,11 @@ class LocalOptimizer:
         check_by_rows(make)
         if len(task.x) == 1:
             fuse(self.torch)
+        elif self.torch.defaults.get("fused"):
+            raise ConfigurationError(
+                f"--optimizer.fused true takes a matrix for one piece of memory, and {len(task.x)} "
+                "workers of this process are rows with gaps between them: leave it out"
+            )
         if task.decayed < task.dim and "weight_decay" in self.torch.defaults:
             self.torch.param_groups[-1]["weight_decay"] = 0.0
         self._parameters = parameters

@@ -293,3 +293,10 @@ def test_an_optimiser_that_mixes_the_workers_rows_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta"])
 def test_element_wise_optimisers_are_welcome(name: str) -> None:
     go(small_run(K=2, optimizer=partial(getattr(torch.optim, name), lr=0.1), steps=3))
+
+
+def test_fused_kernels_are_refused_where_workers_are_rows() -> None:
+    """They take a matrix for one piece of memory, and its rows have gaps: wrong, without a word."""
+    with pytest.raises(ConfigurationError, match="--optimizer.fused true .* 2 workers"):
+        small_run(K=2, optimizer=partial(torch.optim.SGD, lr=0.1, fused=True))
+    go(small_run(K=1, optimizer=partial(torch.optim.SGD, lr=0.1, fused=True), steps=3))

@@ -134,8 +134,8 @@ def broadcast_optimizer(world: World, optimizer: torch.optim.Optimizer) -> None:
     received = world.broadcast(torch.from_numpy(raw.copy())[None].to(world.device))
     if world.rank != 0:
         state = io.BytesIO(received[0].cpu().numpy().tobytes())
-        # A file of this very job's rank 0, so not one that needs to be distrusted. On the host, from
-        # where the optimiser takes to the device what it wants there: not Adam's counts of steps.
+        # A file of this very job's rank 0, so not one that needs to be distrusted. On the host: the
+        # optimiser takes to the device what it wants there, which Adam's count of steps is not.
         optimizer.load_state_dict(torch.load(state, map_location="cpu", weights_only=False))
 
 

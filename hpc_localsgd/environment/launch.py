@@ -58,7 +58,9 @@ _LAUNCHERS = (
         "mpirun", "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",), ("OMPI_COMM_WORLD_LOCAL_RANK",)
     ),
     _Launcher("pmix", "PMIX_RANK", ("PMIX_SIZE", *_SLURM_SIZES), ("SLURM_LOCALID",)),
-    _Launcher("pmi", "PMI_RANK", ("PMI_SIZE",), ("MPI_LOCALRANKID", "PMI_LOCAL_RANK", "SLURM_LOCALID")),
+    _Launcher(
+        "pmi", "PMI_RANK", ("PMI_SIZE",), ("MPI_LOCALRANKID", "PMI_LOCAL_RANK", "SLURM_LOCALID")
+    ),
     _Launcher("srun", "SLURM_PROCID", _SLURM_SIZES, ("SLURM_LOCALID",)),
 )
 

@@ -14,7 +14,6 @@ from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.mpi import MpiTransport, on_host
 from hpc_localsgd.worlds.transport import Transport
 
-
 BROADCAST_AT_MOST = 1 << 30  # elements; Horovod hands their number to MPI as an int, unasked
 
 

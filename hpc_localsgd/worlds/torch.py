@@ -85,7 +85,9 @@ class TorchTransport(Transport):
         """all_gather by Gloo: NCCL would let it wait behind an average that is under way."""
         if self._of_hosts is None:
             ours = self._dist.get_backend() == "gloo"
-            self._of_hosts = self._dist.group.WORLD if ours else self._dist.new_group(backend="gloo")
+            self._of_hosts = (
+                self._dist.group.WORLD if ours else self._dist.new_group(backend="gloo")
+            )
         received = [torch.empty_like(v) for _ in range(self.n)]
         self._dist.all_gather(received, v, group=self._of_hosts)
         return torch.stack(received)

@@ -9,6 +9,7 @@ from loops import (
     batch,
     everyone_equal,
     loss_of,
+    net,
     parameters,
     steps,
 )
@@ -17,12 +18,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import hpc_localsgd
-from hpc_localsgd import (
-    every,
-    post_local,
-)
+from hpc_localsgd import AllReduce, every, post_local
+from hpc_localsgd.compressors import Sign
 from hpc_localsgd.plan.fragments import cuts_from_the_end
 from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.types import ConfigurationError
 
 
 def test_buckets_are_averaged_during_backward_in_one_order_whatever_order_gradients_come_in() -> (
@@ -198,6 +198,23 @@ def test_half_precision_gradients_are_averaged_in_float32() -> None:
     for grad, payload in on_ranks(2, work):
         assert (grad == 60000).all() and grad.dtype == torch.float16
         assert payload == 4 * (23 + 4)  # and a flag for each tensor
+
+
+def test_a_fused_step_that_hides_an_overflow_is_refused() -> None:
+    """GradScaler leaves its factor to fused optimizers, and steps them when gradients overflow."""
+
+    def work(world: ThreadWorld) -> None:
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+        algorithm = AllReduce(compressor=Sign())
+        hpc_localsgd.attach(model, optimizer, algorithm=algorithm, schedule=every(1), world=world)
+        optimizer.grad_scale = torch.tensor(65536.0)  # as GradScaler.step does
+        optimizer.found_inf = torch.tensor(1.0)
+        loss_of(model, world.rank, 0).backward()
+        with pytest.raises(ConfigurationError, match="fused=False"):
+            optimizer.step()
+
+    on_ranks(2, work)
 
 
 @pytest.mark.parametrize("limit", [1, 10, 100, 10**9])

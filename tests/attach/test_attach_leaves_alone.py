@@ -116,6 +116,16 @@ def test_a_parameter_can_be_saved_without_the_whole_model() -> None:
     assert twin[0].weight.data_ptr() != model[0].weight.data_ptr()
 
 
+def test_offsets_say_how_parameters_are_aligned() -> None:
+    """torch.compile's kernels for GPUs load 16 bytes at a time where an offset allows it."""
+    for dtype in (torch.float32, torch.bfloat16):
+        model = nn.Sequential(nn.PReLU(), nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 5))
+        attached(model.to(dtype))
+        for p in model.parameters():
+            base = p.data_ptr() - p.storage_offset() * p.element_size()
+            assert base % 16 == 0 and p.storage_offset() * p.element_size() < 16
+
+
 def test_frozen_parameters_stay_where_they_are_and_tied_ones_count_once() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     model[2].weight = model[0].weight

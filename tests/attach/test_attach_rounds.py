@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from loops import (
@@ -25,11 +27,14 @@ from torch import nn
 import hpc_localsgd
 from hpc_localsgd import (
     AllReduce,
+    Gossip,
     GradientTracking,
+    StreamingDiLoCo,
     every,
     post_local,
 )
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.compressors import Int8
 from hpc_localsgd.plan.schedule import Schedule
 
@@ -249,3 +254,41 @@ def test_a_closure_trains_in_rounds_of_one_step() -> None:
         return parameters(model)
 
     everyone_equal(on_ranks(2, work))
+
+
+def test_the_users_autocast_is_not_for_averages() -> None:
+    """Within it a product with the mixing matrix would be rounded to 8 bits."""
+
+    def work(world: ThreadWorld) -> tuple[torch.Tensor, torch.Tensor]:
+        model, optimizer, sync = attached(world=world, algorithm=Gossip(), schedule=every(1))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for t in range(2):
+                optimizer.zero_grad()
+                loss_of(model, world.rank, t).backward()
+                optimizer.step()
+                before = parameters(model)
+                sync.step()
+        return before, parameters(model)
+
+    found = on_ranks(3, work)
+    mean = torch.stack([before for before, _ in found]).mean(0)
+    for _, after in found:  # a ring of three is complete
+        torch.testing.assert_close(after, mean, rtol=1e-6, atol=1e-7)
+
+
+def test_a_streaming_exchange_touches_the_parameters_only_where_it_lands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half precision would be converted to float32 and back at every step."""
+    algorithm = StreamingDiLoCo(fragments=2, delay=3)
+    model, optimizer, sync = attached(algorithm=algorithm, schedule=every(5))
+    touched = []
+    rows = Group.rows
+
+    def watched(group: Group) -> Any:
+        touched.append(sync.t)
+        return rows(group)
+
+    monkeypatch.setattr(Group, "rows", watched)
+    steps(model, optimizer, sync, range(14))
+    assert touched == [5, 8, 10, 13]

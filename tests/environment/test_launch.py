@@ -50,3 +50,20 @@ def test_a_size_alone_is_enough(name: str) -> None:
 
 def test_nonsense_is_not_a_number() -> None:
     assert detect({"PMI_RANK": "zero", "PMI_SIZE": "-1"}).size is None
+
+
+def test_srun_with_pmi2_says_which_gpu() -> None:
+    step = {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "3", "PMI_RANK": "11", "PMI_SIZE": "16"}
+    launch = detect({**SBATCH, **step})
+    assert (launch.rank, launch.size, launch.local_rank) == (11, 16, 3)
+
+
+def test_without_a_local_rank_no_gpu_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from hpc_localsgd.assemble import _device
+    from hpc_localsgd.types import ConfigurationError
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    with pytest.raises(ConfigurationError, match="8 GPUs, and the launcher does not say"):
+        _device("cuda", None)

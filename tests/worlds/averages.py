@@ -6,11 +6,13 @@ import sys
 
 import torch
 
+from hpc_localsgd.worlds import horovod
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
 from hpc_localsgd.worlds.torch import Torch
 
+horovod.BROADCAST_AT_MOST = 1_000_000  # as if MPI could not count further
 P = 3_000_001  # float32: more than two of the parts that MPI averages at a time, and a rest
 
 
@@ -26,6 +28,9 @@ def check(world: World) -> None:
     begun = [world.begin_mean(row, keep=False) for row in rows]  # all of one length
     for i, (row, pending) in enumerate(zip(rows, begun, strict=True)):
         assert (pending.wait() == mean + i).all() and pending.wait().data_ptr() == row.data_ptr()
+
+    told = ramp[None].float() if world.rank == 0 else torch.zeros(1, P)
+    assert torch.equal(world.broadcast(told)[0], ramp)
 
     kept = torch.full((1, 1000), float(world.rank))
     assert (world.begin_mean(kept).wait() == mean).all() and (kept == world.rank).all()
