@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hpc_localsgd.agreement import check_same as check_same
 from hpc_localsgd.agreement import digest, hosts_of
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.batchnorm import BatchNorm
-from hpc_localsgd.checkpoint import MEND, Checkpoints, Keeper, Place
+from hpc_localsgd.checkpoint import MEND, Checkpoints, Keeper
 from hpc_localsgd.config import Config, Resolved, essence
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.loop import Position, Run
@@ -25,6 +26,7 @@ from hpc_localsgd.plan.costmodel import network
 from hpc_localsgd.plan.duration import Units, seconds
 from hpc_localsgd.plan.rates import Rate
 from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
+from hpc_localsgd.presence import Presence
 from hpc_localsgd.probes import (
     Deviations,
     Evaluation,
@@ -211,6 +213,7 @@ class Job:
             NotKept: It was to be complete, and could not be written.
         """
         self.keeper.finish()
+        self.keeper.at_the_end()
         if not self.record.close(status) and status == "complete":
             raise NotKept(f"the run is done, but not all of its record is on the disk: {MEND}")
 
@@ -227,42 +230,45 @@ def make_job(
         ConfigurationError: On all ranks alike, before anything is overwritten.
     """
     config, out = resolved.config, Path(resolved.config.out)
+    watchdog_s(config)  # a wrong time is said before anything is touched
     how = continued(config, resolved.text, world)
     check_same(world, resolved.text)
     stopping = stopping or Stopping()
     stopping.look_at(out)
     run, units = make_run(resolved, world)
+    measured, spread = probes(config, units)
+    often = checkpoint_cadence(config, units)
+    first = world.rank == 0
+    presence = agree(world, lambda: Presence(out) if first else None)
     checkpoints = Checkpoints(out, world, config.checkpoint_keep, digest(essence(resolved.text)))
     position, place = how.position(run, checkpoints)
-    first = world.rank == 0
     writer = agree(
         world, lambda: open_record(resolved, run, units, position.t, how) if first else None
     )
-    keeper = make_keeper(config, run, units, checkpoints, stopping, place)
-    measured, spread = probes(config, units)
+    after = place.after if place is not None else 0
+    keeper = Keeper(run, checkpoints, stopping, *often, after)
     kept = None if config.smoke else keeper  # a trial leaves nothing to go on from
     record = Recorder(run, measured, spread, writer, show, kept)
     if place is not None:
         record.restore(place.state["record"])
     if kept is not None:
         watchdog = make_watchdog(config, run, keeper, stopping, out)
-        stopping.attend(watchdog.look, keeper.leave)
+        stopping.attend(partial(_each_second, watchdog, presence), keeper.leave)
+    if presence is not None:
+        keeper.at_the_end = presence.end
     return Job(run, position, record, keeper, out, hosts_of(world))
 
 
-def make_keeper(
-    config: Config,
-    run: Run,
-    units: Units,
-    checkpoints: Checkpoints,
-    stopping: Stopping,
-    place: Place | None,
-) -> Keeper:
-    """What keeps checkpoints, with its cadence in steps or in seconds."""
+def checkpoint_cadence(config: Config, units: Units) -> tuple[int, float]:
+    """Of checkpoints, in steps or in seconds; the other is 0."""
     by_clock = seconds(config.checkpoint_every)
-    steps = units.cadence(config.checkpoint_every) if by_clock is None else 0
-    after = place.after if place is not None else 0
-    return Keeper(run, checkpoints, stopping, steps, by_clock or 0.0, after)
+    return (units.cadence(config.checkpoint_every), 0.0) if by_clock is None else (0, by_clock)
+
+
+def _each_second(watchdog: Watchdog, presence: Presence | None) -> None:
+    if presence is not None:
+        presence.renew()
+    watchdog.look()
 
 
 def make_watchdog(
@@ -362,6 +368,8 @@ def _device(name: str, local_rank: int | None) -> torch.device:
     try:
         device = torch.device(name)
         if device.type == "cuda":
+            if not torch.cuda.is_available():
+                raise RuntimeError(f"PyTorch {torch.__version__} finds no GPU")
             if ":" not in name:
                 gpus = max(1, torch.cuda.device_count())
                 if local_rank is None and gpus > 1:

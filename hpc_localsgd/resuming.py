@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
+import yaml
 
 from hpc_localsgd.agreement import agree, check_same, of_rank_0
 from hpc_localsgd.checkpoint import shard
@@ -17,6 +18,7 @@ from hpc_localsgd.checkpoint.folder import Checkpoints, all_complete, last_compl
 from hpc_localsgd.checkpoint.place import Place
 from hpc_localsgd.config import Config, essence
 from hpc_localsgd.loop import Position, Run
+from hpc_localsgd.presence import check_alone
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.types import ConfigurationError, Footprint
 
@@ -83,6 +85,7 @@ def _decide(config: Config, text: str, world: World) -> int:
     out = Path(config.out)
     resume = config.resume or config.resume_from_mean
     _check_writable(out)
+    check_alone(out)
     if resume and config.overwrite:
         raise ConfigurationError("--resume goes on with a run, --overwrite replaces it: give one")
     (out / "STOP").unlink(missing_ok=True)
@@ -147,14 +150,36 @@ def check_same_config(record: Path, text: str, other_workers: bool = False) -> N
         before = Trajectory(segment_paths(record)[-1], segments=False).attrs["config"]
     except TrajectoryError as error:
         raise ConfigurationError(f"cannot --resume: {error}") from error
-    changed = set(essence(text).splitlines()) ^ set(essence(before).splitlines())
-    names = {line.split(":")[0].strip(" -") for line in changed}
-    names -= {"workers"} if other_workers else set()
+    was, now = (_flat(yaml.safe_load(essence(t)) or {}) for t in (before, text))
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    if other_workers and "workers" in names:
+        names.remove("workers")
     if names:
+        # Of another class all options differ: the class says it.
+        apart = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
+        told = (f"--{n} {_named(now.get(n))}, where it was {_named(was.get(n))}" for n in apart)
+        folder = record.parent
+        more = " (other workers: --resume-from-mean)" if "workers" in names else ""
         raise ConfigurationError(
-            f"--resume needs the options the run began with, and these differ: "
-            f"{', '.join(sorted(names))}; use --config {record.parent / 'config.yaml'} --resume"
+            f"--resume needs the options the run began with, and these differ: {'; '.join(told)}. "
+            f"Type --config {folder / 'config.yaml'} --out {folder} --resume{more}"
         )
+
+
+def _named(value: Any) -> str:
+    """A value as it is typed: a class by its name."""
+    is_class = isinstance(value, str) and value.startswith(("hpc_localsgd.", "torch."))
+    return value.rpartition(".")[2] if is_class else str(value)
+
+
+def _flat(options: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Options by their dotted names, as they are typed."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        inside = name in ("class_path", "init_args")
+        dotted = above if inside else f"{above}.{name}" if above else name
+        found |= _flat(value, dotted) if isinstance(value, dict) else {dotted: value}
+    return found
 
 
 def _is_other(out: Path, world: World) -> bool:

@@ -51,6 +51,7 @@ DOOR = {
     "faults",
     "pack",
     "plan_command",
+    "presence",
     "smoke",
     "sharpness",
     "landscape",

@@ -128,7 +128,9 @@ def test_a_run_is_not_resumed_with_other_options(
 ) -> None:
     before = files_below(finished)
     assert ran(finished, "--resume", "--seed=5", "--schedule.every=2") == FAULT
-    assert re.search(r"these differ: every, seed; use --config .*config.yaml", one_message(capsys))
+    said = one_message(capsys)
+    assert re.search(r"these differ: --schedule.every 2, where it was \d+; --seed 5, where", said)
+    assert f"Type --config {finished / 'config.yaml'} --out {finished} --resume" in said
     assert files_below(finished) == before
 
 

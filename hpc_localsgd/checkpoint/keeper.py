@@ -73,6 +73,7 @@ class Keeper:
         self._copied_s = self._shared_s = self._saved_s = clock()
         self._pace_s = COPY_EVERY_S
         self.begun, self.t, self.passed_s = False, 0, clock()
+        self.at_the_end: Callable[[], None] = lambda: None  # of the run on this rank, however
 
     def begin(self, p: Position, record: Recorder) -> None:
         """Before the first step, after what is measured there."""
@@ -141,6 +142,7 @@ class Keeper:
         if not self._leaving.acquire(blocking=False):
             return  # the loop is at it
         if not self.begun:
+            self.at_the_end()
             end(self._stopping.status)
         kept = self._keep_and_wait([])
         if self._run.world.rank == 0:
@@ -186,6 +188,7 @@ class Keeper:
         self._all_have(written, until)
         if self._run.world.n > 1:
             time.sleep(TOGETHER_S)
+        self.at_the_end()
         return bool(written)
 
     def _all_have(self, written: list[int], until: float) -> bool:

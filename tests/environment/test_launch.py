@@ -65,5 +65,6 @@ def test_without_a_local_rank_no_gpu_is_guessed(monkeypatch: pytest.MonkeyPatch)
     from hpc_localsgd.types import ConfigurationError
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ConfigurationError, match="8 GPUs, and the launcher does not say"):
         _device("cuda", None)
