@@ -11,7 +11,7 @@ from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.draw_course import draw_course
 from hpc_localsgd.analysis.draw_landscape import draw_landscape
 from hpc_localsgd.analysis.draw_plan import draw_plan
-from hpc_localsgd.analysis.draw_sharpness import draw_density, draw_sharpness
+from hpc_localsgd.analysis.draw_sharpness import draw_density, draw_sharpness, radii_of
 from hpc_localsgd.analysis.draw_spread import draw_spread
 from hpc_localsgd.analysis.draw_time import draw_time
 from hpc_localsgd.analysis.draw_waiting import draw_waiting
@@ -123,13 +123,17 @@ def _spread(source: Source, album: Album, prefix: str) -> str:
 
 def _sharpness(source: Source, album: Album, prefix: str) -> str:
     run = source.run
+    caption = (
+        "At the snapshots of the mean model, on a fixed subset of the training data. Bars are "
+        "standard errors of the estimates."
+    )
+    radii = radii_of(source.sharpness) if source.sharpness else None
     drawn = _figure(
         album,
         f"{prefix}sharpness",
         lambda: draw_sharpness(run, source.files),
         "Measures of sharpness at the snapshots",
-        "At the snapshots of the mean model, on a fixed subset of the training data. Bars are "
-        "standard errors of the estimates.",
+        f"{caption} {radii.sentence}" if radii else caption,
     )
     density = _figure(
         album,
