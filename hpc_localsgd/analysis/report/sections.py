@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.draw_accuracy import rows_of
 from hpc_localsgd.analysis.draw_course import draw_course
 from hpc_localsgd.analysis.draw_landscape import draw_landscape
 from hpc_localsgd.analysis.draw_plan import draw_plan
@@ -100,13 +101,14 @@ def _plan(source: Source, album: Album, prefix: str) -> str:
 
 def _course(source: Source, album: Album, prefix: str) -> str:
     run = source.run
+    _, title = rows_of(run)
     caption = (
-        "The same values against what they cost. Loss and accuracy are those of the mean model; "
+        f"The same values against what they cost. {title} of the test data: the mean model's; "
         "the training loss is that of the workers on their batches, each value pale, their course "
         "strong. Seconds are of training: measuring and checkpoints are not in them."
     )
-    words = "Loss and test accuracy against steps, epochs, bytes and seconds"
-    return html.heading("Loss and accuracy") + _figure(
+    words = f"{title} against steps, epochs, bytes and seconds"
+    return html.heading(title) + _figure(
         album, f"{prefix}course", lambda: draw_course(run), words, caption
     )
 
