@@ -112,11 +112,14 @@ def _accuracy(run: Trajectory) -> str:
 
 
 def _percent(run: Trajectory, unit: str = "") -> str:
-    """Share of waiting and transferring in the time of the mean worker."""
+    """Share of waiting and transferring in the time of the mean worker; marked if modelled."""
     totals = run.totals
     communicating = totals.wait_s + totals.transfer_s
     whole = totals.compute_s + communicating
-    return f"{100 * communicating / whole:.1f}{unit}" if whole > 0 and math.isfinite(whole) else "-"
+    if not (whole > 0 and math.isfinite(whole)):
+        return "-"
+    mark = ", modelled" if run.attrs["clock"] == "modelled" else ""
+    return f"{100 * communicating / whole:.1f}{unit}{mark}"
 
 
 def _restarts(run: Trajectory) -> str:

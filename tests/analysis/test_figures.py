@@ -9,6 +9,7 @@ import pytest
 
 from hpc_localsgd.analysis import curves
 from hpc_localsgd.analysis.draw_spread import draw_spread
+from hpc_localsgd.analysis.draw_time import draw_time
 from hpc_localsgd.analysis.figures import FIGURES, draw_run
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
@@ -78,6 +79,16 @@ def test_a_spread_of_nothing_is_not_enlarged(tmp_path, K, why):
         main, *strips = draw_spread(Trajectory(tmp_path)).axes
     assert len(strips) == 2  # learning rate and H, no zoom
     assert why in main.texts[0].get_text()
+
+
+def test_only_the_communication_of_a_simulated_run_is_modelled(tmp_path):
+    about = {"schedule": "every(4)", "world": "simulated(2)", "K": 2, "P": 9, "seed": 0}
+    header = Header("seed: 0", "digits", "local_sgd()", **about, clock="modelled")
+    row = {"lr": 0.1, "compute_s": 5.0, "wait_s": 0.0, "transfer_s": 1.0, "payload_bytes": 0}
+    with Writer(tmp_path, header) as writer:
+        writer.round(step_begin=0, step_end=4, **row)
+    (axes,) = draw_time(Trajectory(tmp_path)).axes
+    assert axes.get_xlabel() == "seconds (communication modelled)"
 
 
 def test_an_empty_run_is_drawn(tmp_path):
