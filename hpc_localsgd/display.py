@@ -6,6 +6,7 @@ of every write: so there is a bar only without a launcher, and every line is one
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.types import legend
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 LABELS = {
     "train/loss": "train loss",
-    "eval/test/loss": "test loss",
-    "eval/test/accuracy": "test accuracy",
+    TEST_LOSS: "test loss",
+    ACCURACY: "test accuracy",
     "spread": "spread",
 }
 WORTH_NAMING = 0.05  # of a run's time, spent waiting for one host
@@ -65,12 +67,16 @@ class Display:
     def show(self, t: int, values: dict[str, float]) -> None:
         """The latest values after t steps."""
         self._latest |= values
-        known = (name for name in LABELS if name in self._latest)
+        known = (name for name in LABELS if name in self._latest and self._is_said(name))
         text = "  ".join(f"{LABELS[name]} {self._latest[name]:.3g}" for name in known)
         if self._bar is not None:
             self._bar.update(self._task, completed=t, values=text)
-        elif self._on and "eval/test/accuracy" in values:
+        elif self._on and ACCURACY in values:
             self._plain(t, text)
+
+    def _is_said(self, name: str) -> bool:
+        """An accuracy of NaN is a task's that has none; a loss of NaN is news."""
+        return name != ACCURACY or math.isfinite(self._latest[name])
 
     def _plain(self, t: int, text: str) -> None:
         now = time.monotonic()
@@ -127,8 +133,11 @@ def conclusion(
     of = "per worker" + (", modelled" if run.world.ledger.modelled else "")
     sent, would = human_bytes(totals.payload_bytes), human_bytes(parallel)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    if "eval/test/accuracy" in trajectory.names():  # --evaluate-every 0 leaves it out
-        accuracy = trajectory.series("eval/test/accuracy").value[-1]
+    if without_accuracy(trajectory):
+        loss = trajectory.series(TEST_LOSS).value[-1]
+        table.add_row("test loss of the mean model", f"{loss:.4g}")
+    elif ACCURACY in trajectory.names():  # --evaluate-every 0 leaves it out
+        accuracy = trajectory.series(ACCURACY).value[-1]
         table.add_row("test accuracy of the mean model", f"{accuracy:.4f}")
     if "data/skipped" in trajectory.names():
         skipped = int(trajectory.series("data/skipped").value[-1])

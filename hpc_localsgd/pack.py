@@ -55,11 +55,18 @@ def _pack(folder: Path, out: Path) -> int:
     counts = ", ".join(f"{len(names)} {split}" for split, names in listing.names.items())
     total = human_bytes(listing.total)
     print(f"{counts} images of {len(listing.folder.classes)} classes, {total}", flush=True)
-    if pack(listing, out, _Progress()):
-        print(f"{out} is complete: --task imagenet --task.data {out}", flush=True)
-    else:
-        print(f"{out} is complete already", flush=True)
+    already = "" if pack(listing, out, _Progress()) else " already"
+    options = _options(out, len(listing.folder.classes))
+    print(f"{out} is complete{already}: {options}", flush=True)
     return OK
+
+
+def _options(out: Path, classes: int) -> str:
+    """What to type to train on it."""
+    from hpc_localsgd.tasks.imagenet import imagenet
+
+    other = "" if classes == imagenet.classes else f" --task.classes {classes}"
+    return f"--task imagenet --task.data {out}{other}"
 
 
 class _Progress:

@@ -16,13 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
 from hpc_localsgd.faults import FAULT, OK, complain
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
 
 PROG = "python -m hpc_localsgd summary"
-ACCURACY = "eval/test/accuracy"
 NONE = "none"  # the status of a folder without a record
 HEADINGS = ("run", "status", "K", "steps", "rounds", "accuracy", "s/step", "communication %")
 
@@ -72,7 +72,7 @@ def page(run: Trajectory) -> str:
         ("waiting for the slowest", f"{totals.wait_s:.2f} {of}"),
         ("transferring", f"{totals.transfer_s:.2f} {of}"),
         ("communication", _percent(run, " % of the time")),
-        ("test accuracy", _accuracy(run)),
+        _quality(run),
     ]
     return f"{run.path.parent}\n{_aligned(rows)}"
 
@@ -97,19 +97,29 @@ def _reached(run: Trajectory) -> int:
     return int(ends[-1]) if len(ends) else 0
 
 
+def _quality(run: Trajectory) -> tuple[str, str]:
+    """Accuracy, or the test loss where the task has none."""
+    if without_accuracy(run):
+        return "test loss", f"{run.series(TEST_LOSS).value[-1]:.4g}"
+    return "test accuracy", _accuracy(run)
+
+
 def _accuracy(run: Trajectory) -> str:
     """The last one, of the mean model; - without any."""
-    if ACCURACY not in run.names() or not len(run.series(ACCURACY)):
+    if without_accuracy(run) or ACCURACY not in run.names() or not len(run.series(ACCURACY)):
         return "-"
     return f"{run.series(ACCURACY).value[-1]:.4f}"
 
 
 def _percent(run: Trajectory, unit: str = "") -> str:
-    """Share of waiting and transferring in the time of the mean worker."""
+    """Share of waiting and transferring in the time of the mean worker; marked if modelled."""
     totals = run.totals
     communicating = totals.wait_s + totals.transfer_s
     whole = totals.compute_s + communicating
-    return f"{100 * communicating / whole:.1f}{unit}" if whole > 0 and math.isfinite(whole) else "-"
+    if not (whole > 0 and math.isfinite(whole)):
+        return "-"
+    mark = ", modelled" if run.attrs["clock"] == "modelled" else ""
+    return f"{100 * communicating / whole:.1f}{unit}{mark}"
 
 
 def _restarts(run: Trajectory) -> str:

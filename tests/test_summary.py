@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,9 +15,15 @@ from hpc_localsgd.summary import main
 from hpc_localsgd.trajectory import Header, Writer
 
 
-def record(folder: Path, status: str = "complete", t0: int = 0, seconds: float = 1.0) -> Path:
+def record(
+    folder: Path,
+    status: str = "complete",
+    t0: int = 0,
+    clock: Literal["measured", "modelled"] = "measured",
+) -> Path:
     """Ten rounds of 4 steps of two workers: each computes 3 s, waits and transfers 0.5 s."""
-    header = Header("seed: 0", "digits", "LocalSGD", "every(4)", "mpi(2)", 2, 100, 0, t0=t0)
+    names = ("digits", "LocalSGD", "every(4)", "mpi(2)")
+    header = Header("seed: 0", *names, 2, 100, 0, t0=t0, clock=clock)
     with Writer(folder, header, mode="resume" if t0 else "new") as writer:
         for s in range(t0 // 4, 10):
             writer.round(
@@ -60,6 +67,15 @@ def test_several_runs_are_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixt
     _, a, b = capsys.readouterr().out.splitlines()
     assert a.split() == [runs[0], "complete", "2", "40", "10", "0.8750", "1", "25.0"]
     assert b.split()[:2] == [runs[1], "diverged"]
+
+
+def test_what_is_modelled_is_marked_beside_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(record(tmp_path / "a")), str(record(tmp_path / "b", clock="modelled"))]
+    assert main(runs) == 0
+    _, a, b = capsys.readouterr().out.splitlines()
+    assert a.endswith(" 25.0") and b.endswith(" 25.0, modelled")
 
 
 def test_a_word_for_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

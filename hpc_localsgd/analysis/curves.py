@@ -8,6 +8,7 @@ import numpy as np
 
 from hpc_localsgd.trajectory import Series, Trajectory
 
+TRAIN, TEST_LOSS, ACCURACY = "train/loss", "eval/test/loss", "eval/test/accuracy"
 PIXELS = 700
 """Bins across a panel: about one for two pixels, so nothing that could be seen is lost."""
 
@@ -44,6 +45,16 @@ def series_or_none(run: Trajectory, name: str) -> Series | None:
     if not fine.any():
         return None
     return Series(found.step[fine], y[fine], found.units, (), found.meaning, name)
+
+
+def without_accuracy(run: Trajectory) -> bool:
+    """Whether the run was evaluated and its task has no accuracy: a loss each time, but NaN.
+
+    Args:
+        run: The run.
+    """
+    evaluated = series_or_none(run, TEST_LOSS) is not None
+    return evaluated and series_or_none(run, ACCURACY) is None
 
 
 def mean_over_rest(value: np.ndarray) -> np.ndarray:

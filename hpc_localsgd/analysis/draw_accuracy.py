@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, TRAIN
 from hpc_localsgd.trajectory import Series, Trajectory
 
 if TYPE_CHECKING:
@@ -14,11 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRAIN, TEST_LOSS, ACCURACY = "train/loss", "eval/test/loss", "eval/test/accuracy"
+ALONE = 0.62  # height of the figure when there is no accuracy below the loss
 
 
 def draw_accuracy(run: Trajectory) -> Figure:
     """Two rows (loss, test accuracy), two columns (steps, communication); one column when K = 1.
+
+    One row for a task that has no accuracy.
 
     Args:
         run: The run.
@@ -26,38 +30,80 @@ def draw_accuracy(run: Trajectory) -> Figure:
     last = last_step(run)
     spent = float(curves.communication_s(run, np.array([last]))[0])
     columns = 2 if spent > 0 else 1
-    figure = style.sheet(9.6 if columns == 2 else 7.4, 5.4, "Loss and accuracy", run)
+    rows, title = rows_of(run)
+    height = 5.4 if rows == 2 else 5.4 * ALONE
+    figure = style.sheet(9.6 if columns == 2 else 7.4, height, title, run)
     margins = style.frame(figure, 0.62, 1.15, 1.05, 0.55)
     grid: dict[str, Any] = {**margins, "hspace": 0.16, "wspace": 0.1}
-    panels = figure.subplots(2, columns, squeeze=False, sharey="row", gridspec_kw=grid)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey="row", gridspec_kw=grid)
     for column, seconds in enumerate((False, True)[:columns]):
         _draw_column(run, panels[:, column], seconds)
         _place_axis(panels[:, column], last, spent, seconds, str(run.attrs["clock"]))
         _mark_switch(run, panels[:, column], seconds)
     style.end_labels(panels[0, -1], loss_labels(run))
-    style.end_labels(panels[1, -1], accuracy_labels(run))
+    if rows == 2:
+        style.end_labels(panels[1, -1], accuracy_labels(run))
     return figure
 
 
+def rows_of(run: Trajectory) -> tuple[int, str]:
+    """Rows of a figure of loss and accuracy, and its title: a task may have no accuracy.
+
+    Args:
+        run: The run.
+    """
+    return (1, "Loss") if curves.without_accuracy(run) else (2, "Loss and accuracy")
+
+
 def _draw_column(run: Trajectory, panels: np.ndarray, seconds: bool) -> None:
-    loss, accuracy = panels
-    train, test = (curves.series_or_none(run, name) for name in (TRAIN, TEST_LOSS))
-    score = curves.series_or_none(run, ACCURACY)
-    if train is not None:
-        draw_noisy(loss, _x(run, train, seconds), train.value)
-    if test is not None:
-        draw_points(loss, _x(run, test, seconds), test.value, style.BLUE)
-    if score is not None:
-        draw_points(accuracy, _x(run, score, seconds), score.value, style.RED)
-    scale_loss(loss, [s.value for s in (train, test) if s is not None])
-    scale_accuracy(accuracy, score)
+    def x(step: np.ndarray) -> np.ndarray:
+        return curves.communication_s(run, step) if seconds else step
+
+    draw_losses(panels[0], run, x)
+    if len(panels) == 2:
+        draw_score(panels[1], run, x)
     if not seconds:
-        loss.set_ylabel("loss")
-        accuracy.set_ylabel("test accuracy")
+        name_rows(panels)
 
 
-def _x(run: Trajectory, series: Series, seconds: bool) -> np.ndarray:
-    return curves.communication_s(run, series.step) if seconds else series.step
+def name_rows(panels: np.ndarray) -> None:
+    """The names of a column's panels: loss, and test accuracy below it if there is any.
+
+    Args:
+        panels: One or two.
+    """
+    for axes, name in zip(panels, ("loss", "test accuracy"), strict=False):
+        axes.set_ylabel(name)
+
+
+def draw_losses(axes: Axes, run: Trajectory, x: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Training loss and test loss, or a note.
+
+    Args:
+        axes: The panel.
+        run: The run.
+        x: Where a step is on the axis.
+    """
+    train, test = (curves.series_or_none(run, name) for name in (TRAIN, TEST_LOSS))
+    if train is not None:
+        draw_noisy(axes, x(train.step), train.value)
+    if test is not None:
+        draw_points(axes, x(test.step), test.value, style.BLUE)
+    scale_loss(axes, [s.value for s in (train, test) if s is not None])
+
+
+def draw_score(axes: Axes, run: Trajectory, x: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Test accuracy, or a note.
+
+    Args:
+        axes: The panel.
+        run: The run.
+        x: Where a step is on the axis.
+    """
+    score = curves.series_or_none(run, ACCURACY)
+    if score is not None:
+        draw_points(axes, x(score.step), score.value, style.RED)
+    scale_accuracy(axes, score)
 
 
 def draw_noisy(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
@@ -139,15 +185,16 @@ def scale_accuracy(axes: Axes, score: Series | None) -> None:
 
 
 def _place_axis(panels: np.ndarray, last: int, spent_s: float, seconds: bool, clock: str) -> None:
-    for row, axes in enumerate(panels):
+    for axes in panels:
+        lowest = axes is panels[-1]
         if seconds:
             style.seconds_axis(axes, spent_s)
-            axes.tick_params(labelbottom=row == 1, labelleft=False)
+            axes.tick_params(labelbottom=lowest, labelleft=False)
         else:
-            style.step_axis(axes, last, label=row == 1)
+            style.step_axis(axes, last, label=lowest)
     if seconds:
         _, unit = style.time_unit(spent_s)
-        panels[1].set_xlabel(f"{unit} waiting and transferring, mean worker ({clock})")
+        panels[-1].set_xlabel(f"{unit} waiting and transferring, mean worker ({clock})")
 
 
 def _mark_switch(run: Trajectory, panels: np.ndarray, seconds: bool) -> None:

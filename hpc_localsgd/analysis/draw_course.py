@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_localsgd.analysis import costs, curves, style
+from hpc_localsgd.analysis import costs, style
 from hpc_localsgd.analysis.draw_accuracy import (
-    ACCURACY,
-    TEST_LOSS,
-    TRAIN,
-    draw_noisy,
-    draw_points,
+    ALONE,
+    accuracy_labels,
+    draw_losses,
+    draw_score,
     last_step,
-    scale_accuracy,
-    scale_loss,
+    loss_labels,
+    name_rows,
+    rows_of,
 )
 from hpc_localsgd.analysis.planned import steps_per_epoch
 from hpc_localsgd.trajectory import Trajectory
@@ -41,7 +41,7 @@ SPENT = Cost("seconds", costs.elapsed_s)
 
 
 def draw_course(run: Trajectory) -> Figure:
-    """Two rows (loss, test accuracy), a column for each cost that is known.
+    """Two rows (loss, test accuracy if there is any), a column for each cost that is known.
 
     Args:
         run: The run.
@@ -50,46 +50,41 @@ def draw_course(run: Trajectory) -> Figure:
     known = [cost for cost in (STEPS, SENT, SPENT) if cost.at(run, np.array([last]))[0] > 0]
     shown = known or [STEPS]
     width = 2.0 + 2.9 * len(shown)
-    figure = style.sheet(width, 5.6, "Loss and accuracy", run)
+    rows, title = rows_of(run)
+    figure = style.sheet(width, 5.6 if rows == 2 else 5.6 * ALONE, title, run)
     margins = style.frame(figure, 0.62, 1.1, 1.2, 0.55)
     grid: dict[str, Any] = {**margins, "hspace": 0.14, "wspace": 0.1}
-    panels = figure.subplots(2, len(shown), squeeze=False, sharey="row", gridspec_kw=grid)
+    panels = figure.subplots(rows, len(shown), squeeze=False, sharey="row", gridspec_kw=grid)
     for column, cost in enumerate(shown):
         _draw_column(run, panels[:, column], cost)
         _place_axis(run, panels[:, column], cost, last)
-        panels[0, column].tick_params(labelleft=column == 0)
-        panels[1, column].tick_params(labelleft=column == 0)
-    panels[0, 0].set_ylabel("loss")
-    panels[1, 0].set_ylabel("test accuracy")
+        for axes in panels[:, column]:
+            axes.tick_params(labelleft=column == 0)
+    name_rows(panels[:, 0])
     _label_ends(run, panels)
     return figure
 
 
 def _draw_column(run: Trajectory, panels: np.ndarray, cost: Cost) -> None:
-    loss, accuracy = panels
-    train, test = (curves.series_or_none(run, name) for name in (TRAIN, TEST_LOSS))
-    score = curves.series_or_none(run, ACCURACY)
-    if train is not None:
-        draw_noisy(loss, cost.at(run, train.step), train.value)
-    if test is not None:
-        draw_points(loss, cost.at(run, test.step), test.value, style.BLUE)
-    if score is not None:
-        draw_points(accuracy, cost.at(run, score.step), score.value, style.RED)
-    scale_loss(loss, [s.value for s in (train, test) if s is not None])
-    scale_accuracy(accuracy, score)
+    def x(step: np.ndarray) -> np.ndarray:
+        return cost.at(run, step)
+
+    draw_losses(panels[0], run, x)
+    if len(panels) == 2:
+        draw_score(panels[1], run, x)
 
 
 def _place_axis(run: Trajectory, panels: np.ndarray, cost: Cost, last: int) -> None:
     end = float(cost.at(run, np.array([last]))[0])
-    top, bottom = panels
-    for row, axes in enumerate(panels):
+    top, bottom = panels[0], panels[-1]
+    for axes in panels:
         if cost is STEPS:
-            style.step_axis(axes, last, label=row == 1)
+            style.step_axis(axes, last, label=axes is bottom)
         elif cost is SENT:
             style.bytes_axis(axes, end)
         else:
             style.seconds_axis(axes, end)
-        axes.tick_params(labelbottom=row == 1)
+        axes.tick_params(labelbottom=axes is bottom)
     if cost is STEPS:
         _add_epochs(top, run, last)
     elif cost is SENT:
@@ -115,7 +110,6 @@ def _add_epochs(axes: Axes, run: Trajectory, last: int) -> None:
 
 
 def _label_ends(run: Trajectory, panels: np.ndarray) -> None:
-    from hpc_localsgd.analysis.draw_accuracy import accuracy_labels, loss_labels
-
     style.end_labels(panels[0, -1], loss_labels(run))
-    style.end_labels(panels[1, -1], accuracy_labels(run))
+    if len(panels) == 2:
+        style.end_labels(panels[1, -1], accuracy_labels(run))

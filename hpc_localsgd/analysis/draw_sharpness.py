@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.panels import draw_panels, panels_of
-from hpc_localsgd.trajectory import Series, Trajectory
+from hpc_localsgd.trajectory import Series, Trajectory, TrajectoryError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PREFIX = "sharpness/"
+
+
+@dataclass(frozen=True)
+class Radii:
+    """How far the two directions went in which the rise of the loss was measured.
+
+    Attributes:
+        sigma: Of each parameter, in the average direction.
+        rho: Of the whole step, along the gradient.
+        P: Number of parameters.
+    """
+
+    sigma: float
+    rho: float
+    P: int
+
+    @property
+    def sentence(self) -> str:
+        """That the two are not to be held against each other, and why."""
+        length = self.sigma * math.sqrt(self.P)
+        return (
+            f"The average direction goes sigma = {self.sigma:g} in each parameter, about "
+            f"{length:.2g} in all, the one along the gradient rho = {self.rho:g} in all: "
+            "different radii, not to be compared."
+        )
+
 
 # Title of a panel -> names in it (behind `sharpness/`) with their labels.
 PANELS = (
@@ -23,7 +51,10 @@ PANELS = (
     ("loss on the subset", (("loss", ""),)),
     (
         "rise of the loss in a direction",
-        (("average_direction", "average"), ("worst_direction", "worst (SAM)")),
+        (
+            ("average_direction", "average{sigma}"),
+            ("worst_direction", "along the gradient (SAM){rho}"),
+        ),
     ),
     (
         "loss of the workers over that of the mean",
@@ -40,9 +71,31 @@ def draw_sharpness(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | N
         run: The run.
         sources: Files to look in: the run itself, and the file of its sharpness.
     """
-    found = series_of(sources)
-    panels = panels_of(PANELS, found)
+    radii = next(filter(None, map(radii_of, reversed(sources))), None)
+    far = {"sigma": f", σ = {radii.sigma:g}", "rho": f", ρ = {radii.rho:g}"} if radii else {}
+    panels = panels_of(_labelled(far), series_of(sources))
     return draw_panels(run, "Sharpness of the loss", panels) if panels else None
+
+
+def radii_of(source: Trajectory) -> Radii | None:
+    """The radii that the settings in a file name; None where it says nothing of them.
+
+    Args:
+        source: A file of sharpness, or any other trajectory.
+    """
+    try:
+        said = source.config.get("sharpness") or {}
+        return Radii(float(said["sigma"]), float(said["rho"]), source.P)
+    except (TrajectoryError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _labelled(far: dict[str, str]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """`PANELS` with the radii in their labels, or nothing where they are not known."""
+    words = {"sigma": "", "rho": "", **far}
+    return [
+        (title, [(name, label.format(**words)) for name, label in names]) for title, names in PANELS
+    ]
 
 
 def series_of(sources: Sequence[Trajectory]) -> dict[str, Series]:

@@ -24,7 +24,7 @@ def draw_spread(run: Trajectory) -> Figure:
         run: The run.
     """
     spread = curves.series_or_none(run, "spread")
-    zoomed = spread is not None and _meet(run, spread) and _local_rounds(run) > _TEETH
+    zoomed = spread is not None and _worth_a_zoom(run, spread)
     figure = style.sheet(9.6, 5.4, "Spread of the workers", run)
     margins = style.frame(figure, 0.9, 0.35, 0.95, 0.55)
     widths, gap = ((3.1, 1), 0.16) if zoomed else ((1,), 0)
@@ -42,10 +42,14 @@ def draw_spread(run: Trajectory) -> Figure:
     return figure
 
 
+def _worth_a_zoom(run: Trajectory, spread: Series) -> bool:
+    """Whether there are teeth, too many to be seen; a spread of 0 everywhere has none."""
+    return spread.value.max() > 0 and _meet(run, spread) and _local_rounds(run) > _TEETH
+
+
 def _draw_main(axes: Axes, run: Trajectory, spread: Series | None) -> None:
     if spread is None or not spread.value.max() > 0:
-        why = "one worker has no spread" if run.K == 1 else "no spread recorded"
-        style.note(axes, why if spread is None else "no spread: the workers stayed together")
+        style.note(axes, _why_none(run, spread))
         return
     log = _scale(axes, spread)
     if _meet(run, spread) and _local_rounds(run) <= _TEETH:
@@ -56,6 +60,12 @@ def _draw_main(axes: Axes, run: Trajectory, spread: Series | None) -> None:
     if _meet(run, spread):
         _explain_nothing(axes, run)
     axes.set_ylabel("mean squared distance\nfrom the mean model")
+
+
+def _why_none(run: Trajectory, spread: Series | None) -> str:
+    if run.K == 1:
+        return "one worker has no spread"
+    return "no spread recorded" if spread is None else "no spread: the workers stayed together"
 
 
 def _scale(axes: Axes, spread: Series) -> bool:
@@ -148,7 +158,7 @@ def _draw_zoom(axes: Axes, run: Trajectory, spread: Series) -> None:
         return
     shown = np.isin(spread.step, [end for _, end, _ in teeth])
     part = Series(spread.step[shown], spread.value[shown], "", (), "", "")
-    axes.set_ylim(0, 1.15 * part.value.max())
+    axes.set_ylim(0, 1.15 * part.value.max() or 1.0)  # the last rounds alone may have none
     _draw_teeth(axes, run, part, log=False)
     axes.set_xlim(teeth[0][0], teeth[-1][1])
     axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))

@@ -70,7 +70,9 @@ def _draw_words(axes: Axes, spent: dict[str, np.ndarray]) -> None:
 
 def _place_axes(axes: Axes, longest: float, workers: int, bars_in: float, clock: str) -> None:
     style.seconds_axis(axes, longest)
-    axes.set_xlabel(f"{style.time_unit(longest)[1]}, {clock}")
+    # Of a simulated run the computing is measured all the same.
+    words = " (communication modelled)" if clock == "modelled" else f", {clock}"
+    axes.set_xlabel(f"{style.time_unit(longest)[1]}{words}")
     axes.grid(axis="y", visible=False)
     every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 10**9) if bars_in * n / workers > 0.17)
     axes.set_yticks(range(0, workers, every))

@@ -182,8 +182,17 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
 
 def _name_lines(axes: Axes, panel: Panel) -> None:
     named = [(line.label, c) for line, c in zip(panel.lines, COLOURS, strict=False) if line.label]
+    _leave_room(axes, 0.12 * len(named))
     for i, (text, colour) in enumerate(named):
         dark = "#a87a10" if colour == style.YELLOW else colour
         at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
         place = (-3, -9 - 11 * i)
         axes.annotate(text, (1, 1), xytext=place, color=dark, fontsize=7.5, ha="right", **at)
+
+
+def _leave_room(axes: Axes, share: float) -> None:
+    """Raises the top by a share of the height, so that names stand above the curves."""
+    scale = axes.yaxis.get_transform()
+    low, high = (float(y) for y in scale.transform(np.array(axes.get_ylim())))
+    raised = scale.inverted().transform(np.array([high + share * (high - low)]))
+    axes.set_ylim(top=float(raised[0]))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hpc_localsgd.analysis.draw_sharpness import radii_of
 from hpc_localsgd.trajectory import Trajectory
 
 WIDTH = 100
@@ -28,7 +30,12 @@ def page(results: Trajectory, steps: Sequence[int], notes: Sequence[str]) -> str
         for table in _tables(_Cells(results), steps):
             console.print("", table)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    return "\n".join([*lines, "", *notes])
+    return "\n".join([*lines, "", *_on_radii(results), *notes])
+
+
+def _on_radii(results: Trajectory) -> list[str]:
+    radii = radii_of(results)
+    return textwrap.wrap(radii.sentence, WIDTH) if radii else []
 
 
 class _Cells:
@@ -37,6 +44,9 @@ class _Cells:
     def __init__(self, results: Trajectory) -> None:
         self.known = {name.removeprefix("sharpness/") for name in results.names()}
         self._series = {name: results.series(f"sharpness/{name}") for name in self.known}
+        radii = radii_of(results)
+        self.sigma = f" (sigma = {radii.sigma:g})" if radii else ""
+        self.rho = f" (SAM, rho = {radii.rho:g})" if radii else " (SAM)"
 
     def value(self, name: str, step: int) -> np.ndarray:
         """A value; NaN where there is none."""
@@ -74,8 +84,8 @@ def _tables(cells: _Cells, steps: Sequence[int]) -> Iterator[Table]:
             "trace": ("trace", cells.number),
         },
         {
-            "average_direction": ("rise in the average direction", cells.number),
-            "worst_direction": ("in the worst direction", cells.number),
+            "average_direction": (f"rise in the average direction{cells.sigma}", cells.number),
+            "worst_direction": (f"along the gradient{cells.rho}", cells.number),
         },
         {
             "xi_trace": ("spread tr Xi", cells.number),

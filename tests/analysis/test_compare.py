@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.analysis.compare import MEASURES, differences, front, grouped_runs, summary
+from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.tables import tables
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.compare import main
@@ -34,8 +35,8 @@ def record(
     given = {"schedule": "hpc_localsgd.every", "arguments": "steps: 4", "momentum": 0.9, "seed": 0}
     text = CONFIG.format(**{**given, **said})
     names = {"task": "t", "algorithm": "LocalSGD", "schedule": "s", "world": "mpi(2 x 1 workers)"}
-    seed = int(said.get("seed", 0))
-    writer = Writer(folder, Header(text, **names, K=2, P=3, seed=seed))
+    seed, clock = int(said.get("seed", 0)), said.pop("clock", "measured")
+    writer = Writer(folder, Header(text, **names, K=2, P=3, seed=seed, clock=clock))
     for s in range(10):
         row = {"compute_s": 1.0, "wait_s": [0.5, 0.0], "transfer_s": 0.1, "payload_bytes": sent}
         writer.round(step_begin=4 * s, step_end=4 * s + 4, lr=0.1, **row)
@@ -111,6 +112,21 @@ def test_the_front_against_trying_everything() -> None:
     for i in range(40):
         better = (cost <= cost[i]) & (gain >= gain[i]) & ((cost < cost[i]) | (gain > gain[i]))
         assert (i in kept) == (not better.any())
+
+
+def test_seconds_of_two_clocks_have_no_front(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        record(tmp_path / "a", 0.9),
+        record(tmp_path / "b", 0.95, momentum=0.5, clock="modelled"),
+    ]
+    assert main([*runs, f"--out={tmp_path / 'out'}"]) == 0
+    said = capsys.readouterr().out
+    assert "against sent by a worker: B" in said and "against communicating" not in said
+    assert "do not compare these" in said
+    figure = draw_front(grouped_runs(open_runs(runs)))
+    assert figure is not None and len(figure.axes) == 1
 
 
 def test_the_command(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

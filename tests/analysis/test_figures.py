@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.analysis import curves
+from hpc_localsgd.analysis.draw_spread import draw_spread
+from hpc_localsgd.analysis.draw_time import draw_time
 from hpc_localsgd.analysis.figures import FIGURES, draw_run
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
@@ -61,6 +63,32 @@ def test_a_hundred_thousand_rounds_are_drawn_with_few_points(tmp_path):
     files = draw_run(run, tmp_path, pdf=True)
     sizes = {file.name: file.stat().st_size for file in files}
     assert len(sizes) == 6 and max(sizes.values()) < 400_000, sizes
+
+
+@pytest.mark.parametrize(("K", "why"), [(1, "one worker"), (2, "stayed together")])
+def test_a_spread_of_nothing_is_not_enlarged(tmp_path, K, why):
+    """One worker measures 0 at every exchange, in more rounds than can be told apart."""
+    header = Header("seed: 0", "digits", "local_sgd()", "every(4)", "simulated", K=K, P=9, seed=0)
+    row = {"lr": 0.1, "compute_s": 0.1, "wait_s": 0.0, "transfer_s": 0.0, "payload_bytes": 0}
+    with Writer(tmp_path, header) as writer:
+        for s in range(200):
+            writer.round(step_begin=4 * s, step_end=4 * s + 4, **row)
+            writer.series("spread", 4 * s + 4, 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        main, *strips = draw_spread(Trajectory(tmp_path)).axes
+    assert len(strips) == 2  # learning rate and H, no zoom
+    assert why in main.texts[0].get_text()
+
+
+def test_only_the_communication_of_a_simulated_run_is_modelled(tmp_path):
+    about = {"schedule": "every(4)", "world": "simulated(2)", "K": 2, "P": 9, "seed": 0}
+    header = Header("seed: 0", "digits", "local_sgd()", **about, clock="modelled")
+    row = {"lr": 0.1, "compute_s": 5.0, "wait_s": 0.0, "transfer_s": 1.0, "payload_bytes": 0}
+    with Writer(tmp_path, header) as writer:
+        writer.round(step_begin=0, step_end=4, **row)
+    (axes,) = draw_time(Trajectory(tmp_path)).axes
+    assert axes.get_xlabel() == "seconds (communication modelled)"
 
 
 def test_an_empty_run_is_drawn(tmp_path):

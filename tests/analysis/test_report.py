@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.analysis.costs import elapsed_s, sent_bytes
-from hpc_localsgd.analysis.draw_sharpness import smoothed
+from hpc_localsgd.analysis.draw_sharpness import Radii, draw_sharpness, radii_of, smoothed
 from hpc_localsgd.analysis.report.numbers import plan_rows, planned_bytes
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.analysis.waiting import waiting
@@ -163,6 +163,26 @@ def test_what_was_measured_of_an_earlier_run_is_left_out(tmp_path: Path) -> None
     (now,) = open_runs([str(out)])
     assert now.sharpness is None and now.landscapes == []
     assert "landscape-pca.h5 was measured of a run that was" in page_of(out, tmp_path / "o").words
+
+
+def test_the_radii_of_the_two_directions_are_told(tmp_path: Path) -> None:
+    run = synthetic(tmp_path / "run", steps=80, switch=20)
+    text = "sharpness: {sigma: 0.01, rho: 0.05}\n"
+    names = {"task": "t", "algorithm": "a", "schedule": "s", "world": "w"}
+    with Writer(
+        tmp_path / "run" / "sharpness.h5", Header(text, **names, K=4, P=10**4, seed=0)
+    ) as w:
+        for name in ("average_direction", "worst_direction"):
+            w.series(f"sharpness/{name}", 80, 1e-4)
+    (source,) = open_runs([str(tmp_path / "run")])
+    assert source.sharpness is not None
+    assert radii_of(source.sharpness) == Radii(0.01, 0.05, 10**4) and radii_of(run) is None
+    figure = draw_sharpness(run, source.files)
+    assert figure is not None
+    labels = [t.get_text() for t in figure.axes[0].texts]
+    assert labels == ["average, σ = 0.01", "along the gradient (SAM), ρ = 0.05"]
+    page = page_of(tmp_path / "run", tmp_path / "out")
+    assert "about 1 in all, the one along the gradient rho = 0.05 in all: different" in page.words
 
 
 def test_several_runs_are_compared_above(tmp_path: Path) -> None:

@@ -136,6 +136,18 @@ def test_the_density_and_the_directions_are_there(trained: Path, results: Trajec
     assert "0.01^2" in average.meaning
 
 
+def test_the_table_says_how_far_each_direction_goes(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One radius is of each parameter and one of the whole step, so that their rises may cross."""
+    assert main([str(run), *FAST, "--steps=last", "--sigma=0.02", "--rho=0.1"]) == 0
+    text = capsys.readouterr().out
+    assert "average direction (sigma = 0.02)   along the gradient (SAM, rho = 0.1)" in text
+    length = 0.02 * Trajectory(run).P ** 0.5
+    assert f"about {length:.2g} in all" in text
+    assert "different radii, not to be compared" in " ".join(text.split()) and "worst" not in text
+
+
 @pytest.fixture(scope="module")
 def every_matrix(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
     out = tmp_path_factory.mktemp("matrices") / "s.h5"

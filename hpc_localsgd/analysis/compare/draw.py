@@ -9,7 +9,7 @@ import numpy as np
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.compare.groups import Group
-from hpc_localsgd.analysis.compare.measures import ACCURACY, SENT, TALKED, Measure, front, summary
+from hpc_localsgd.analysis.compare.measures import ACCURACY, SENT, Measure, costs_of, front, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,16 +19,21 @@ if TYPE_CHECKING:
 def draw_front(groups: Sequence[Group]) -> Figure | None:
     """Two panels, bytes and seconds; None if no group has an accuracy.
 
+    Bytes alone where some seconds are measured and some modelled.
+
     Args:
         groups: At least one.
     """
     if not any(summary(g, ACCURACY).count for g in groups):
         return None
     facts = [f"{len(groups)} configurations", f"{sum(len(g.runs) for g in groups)} runs"]
-    figure = style.titled_sheet(9.6, 4.0, "Accuracy against communication", facts)
+    shown = costs_of(groups)
+    width = 9.6 if len(shown) == 2 else 5.6
+    figure = style.titled_sheet(width, 4.0, "Accuracy against communication", facts)
     margins = style.frame(figure, 0.75, 0.35, 1.0, 0.6)
-    panels = figure.subplots(1, 2, sharey=True, gridspec_kw={**margins, "wspace": 0.12})
-    for axes, cost in zip(panels, (SENT, TALKED), strict=True):
+    grid: dict[str, Any] = {**margins, "wspace": 0.12}
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False, gridspec_kw=grid)[0]
+    for axes, cost in zip(panels, shown, strict=True):
         _draw_panel(axes, groups, cost)
     panels[0].set_ylabel("test accuracy of the mean model")
     return figure

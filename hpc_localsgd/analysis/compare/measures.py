@@ -117,6 +117,16 @@ def summary(group: Group, measure: Measure) -> Summary:
     return Summary(mean, deviation, len(values))
 
 
+def clocks(groups: Sequence[Group]) -> set[str]:
+    """Where the seconds of the runs that count come from: measured, modelled or both."""
+    return {str(source.run.attrs.get("clock")) for g in groups for source in g.counted}
+
+
+def costs_of(groups: Sequence[Group]) -> tuple[Measure, ...]:
+    """Costs that the groups can be ranked by: not seconds of which some are modelled."""
+    return (SENT,) if len(clocks(groups)) > 1 else (SENT, TALKED)
+
+
 def told(found: Summary, measure: Measure) -> str:
     """A summary as text, ``97.21 % ± 0.30 %``; without a deviation that is not known, or 0."""
     if math.isnan(found.mean):

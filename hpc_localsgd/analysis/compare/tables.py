@@ -12,10 +12,10 @@ from hpc_localsgd.analysis.compare.groups import Group, differences
 from hpc_localsgd.analysis.compare.measures import (
     ACCURACY,
     MEASURES,
-    SENT,
     SHARPEST,
-    TALKED,
     Measure,
+    clocks,
+    costs_of,
     front,
     summary,
     told,
@@ -59,7 +59,7 @@ def tables(groups: Sequence[Group]) -> Tables:
     return Tables(
         differing=(["", *apart, "runs"], rows),
         measured=(["", *(m.name for m in shown)], numbers),
-        fronts={cost.name: _letters_on(groups, cost) for cost in (SENT, TALKED)},
+        fronts={cost.name: _letters_on(groups, cost) for cost in costs_of(groups)},
         notes=_notes(groups),
     )
 
@@ -82,10 +82,12 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         notes.append(
             f"No run of {', '.join(open_ones)} is complete: its numbers are of what there is."
         )
-    clocks = {str(s.run.attrs.get("clock")) for g in groups for s in g.counted}
-    if len(clocks) > 1:
-        notes.append("Some seconds are measured and some modelled: do not compare these.")
-    elif clocks == {"modelled"}:
+    if len(clocks(groups)) > 1:
+        notes.append(
+            "Some seconds are measured and some modelled: do not compare these. There is no front "
+            "against them."
+        )
+    elif clocks(groups) == {"modelled"}:
         notes.append("Seconds of communication are predictions for a simulated network.")
     return [*notes, *_notes_on_sharpness([s for g in groups for s in g.counted])]
 

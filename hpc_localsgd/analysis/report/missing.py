@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from hpc_localsgd.analysis import curves
 from hpc_localsgd.analysis.report.source import Source
 
 
@@ -39,6 +40,8 @@ def _gaps(source: Source) -> Iterator[str]:
         yield "No round had ended when the record was last written."
     if "eval/test/accuracy" not in names:
         yield "The model was never evaluated: there is no accuracy (`--evaluate-every`)."
+    elif curves.without_accuracy(run):
+        yield "This task has no accuracy: its test loss says how far it came."
     if "train/loss" not in names:
         yield "No training loss was recorded."
     if "spread" not in names and run.K > 1:
@@ -64,8 +67,9 @@ def _gaps(source: Source) -> Iterator[str]:
 
 def _bad_values(source: Source) -> Iterator[str]:
     run = source.run
+    none = {curves.ACCURACY} if curves.without_accuracy(run) else set()
     for name in run.names():
-        if "parameter" in run.about(name)["dims"].split():
+        if name in none or "parameter" in run.about(name)["dims"].split():
             continue
         value = run.series(name).value
         bad = int((~np.isfinite(value)).sum())

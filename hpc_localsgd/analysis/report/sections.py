@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.draw_accuracy import rows_of
 from hpc_localsgd.analysis.draw_course import draw_course
 from hpc_localsgd.analysis.draw_landscape import draw_landscape
 from hpc_localsgd.analysis.draw_plan import draw_plan
-from hpc_localsgd.analysis.draw_sharpness import draw_density, draw_sharpness
+from hpc_localsgd.analysis.draw_sharpness import draw_density, draw_sharpness, radii_of
 from hpc_localsgd.analysis.draw_spread import draw_spread
 from hpc_localsgd.analysis.draw_time import draw_time
 from hpc_localsgd.analysis.draw_waiting import draw_waiting
@@ -100,13 +101,14 @@ def _plan(source: Source, album: Album, prefix: str) -> str:
 
 def _course(source: Source, album: Album, prefix: str) -> str:
     run = source.run
+    _, title = rows_of(run)
     caption = (
-        "The same values against what they cost. Loss and accuracy are those of the mean model; "
+        f"The same values against what they cost. {title} of the test data: the mean model's; "
         "the training loss is that of the workers on their batches, each value pale, their course "
         "strong. Seconds are of training: measuring and checkpoints are not in them."
     )
-    words = "Loss and test accuracy against steps, epochs, bytes and seconds"
-    return html.heading("Loss and accuracy") + _figure(
+    words = f"{title} against steps, epochs, bytes and seconds"
+    return html.heading(title) + _figure(
         album, f"{prefix}course", lambda: draw_course(run), words, caption
     )
 
@@ -123,13 +125,17 @@ def _spread(source: Source, album: Album, prefix: str) -> str:
 
 def _sharpness(source: Source, album: Album, prefix: str) -> str:
     run = source.run
+    caption = (
+        "At the snapshots of the mean model, on a fixed subset of the training data. Bars are "
+        "standard errors of the estimates."
+    )
+    radii = radii_of(source.sharpness) if source.sharpness else None
     drawn = _figure(
         album,
         f"{prefix}sharpness",
         lambda: draw_sharpness(run, source.files),
         "Measures of sharpness at the snapshots",
-        "At the snapshots of the mean model, on a fixed subset of the training data. Bars are "
-        "standard errors of the estimates.",
+        f"{caption} {radii.sentence}" if radii else caption,
     )
     density = _figure(
         album,

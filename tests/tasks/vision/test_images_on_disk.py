@@ -343,6 +343,16 @@ def test_packing_again_changes_nothing(
     assert packed.read_bytes() == before
 
 
+def test_what_packing_says_to_type_is_accepted(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "typed.h5"
+    assert pack_command([str(tree), str(out)]) == 0
+    typed = capsys.readouterr().out.rpartition("is complete: ")[2].split()
+    task: Any = parse(typed).config.task
+    assert built(Path(task.data), classes=task.classes).dim
+
+
 def test_other_images_are_not_mixed_into_a_pack(
     tree: Path, packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
