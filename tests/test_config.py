@@ -267,7 +267,7 @@ def test_an_optimizer_s_own_default_rate_is_nobody_s_wish(name: str) -> None:
         (["--rate", "cosin"], "did you mean 'cosine'?"),
         (["--sede=3"], "sede"),
         (["--schedule.evry=3"], "evry"),
-        (["--batch-per-worker=many"], "batch_per_worker"),
+        (["--batch-per-worker=many"], "--batch-per-worker wants a whole number, got many"),
         (["--world=moon"], "world"),
         (["--optimizer.lr=0.5"], "the learning rate is set by --rate.lr 0.5"),
         (
@@ -284,6 +284,32 @@ def test_what_is_wrong_is_named(argv: list[str], said: str) -> None:
     message = refusal(*argv)
     assert said in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--algoritm local_sgd", "no option --algoritm - did you mean --algorithm?"),
+        ("--algoritm.average x", "did you mean --algorithm.average?"),
+        ("--batch-per-workers=4", "did you mean --batch-per-worker?"),
+        ("--schedule every --schedule.every 16", "schedule every has no option 'every': it has st"),
+        ("--schedule.evry 3", "it has switch, every - did you mean --schedule.every?"),
+        ("--algorithm gossip --algorithm.compressor sign", "algorithm gossip has no option 'comp"),
+        ("--algorithm gossip --algorithm.topology.foo 3", "topology ring has no option 'foo'"),
+        ("--optimizer AdamWW", "unknown optimizer 'AdamWW' - did you mean 'AdamW'? (ASGD"),
+        ("--optimizer torch.optim.sgd_", "unknown optimizer 'sgd_' - did you mean 'SGD'?"),
+        ("--optimizer AdamW --optimizer.momentum 0.1", "optimizer AdamW has no option 'momentum'"),
+        ("--optimizer.momentum x", "--optimizer.momentum wants a number, got x"),
+        ("--workers 3.5", "--workers wants a whole number, got 3.5"),
+        ("--world moon", "--world wants auto, simulated, horovod, mpi or torch, got moon"),
+        ("--resume maybe", "'maybe' belongs to no option"),
+        ("--out.folder x", "there is no --out.folder"),
+    ],
+)
+def test_a_slip_is_answered_in_a_line_with_what_there_is(argv: str, said: str) -> None:
+    message = refusal(*argv.split())
+    assert said in message
+    assert "\n" not in message and "class" not in message and "Namespace" not in message
 
 
 @pytest.mark.parametrize(

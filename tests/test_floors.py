@@ -41,6 +41,8 @@ SEES_ITS_FLOOR = {
 OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}
 DOOR = {
     "config",
+    "names",
+    "refusals",
     "agreement",
     "assemble",
     "resuming",
