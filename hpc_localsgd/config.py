@@ -20,6 +20,7 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_loader
 
+from hpc_localsgd import config_file
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.gradients.base import GradientAt
@@ -27,7 +28,7 @@ from hpc_localsgd.gradients.plain import plain
 from hpc_localsgd.names import CHOICES, choices, class_at, short_name
 from hpc_localsgd.plan.rates import Rate, cosine
 from hpc_localsgd.plan.schedule import Schedule, post_local
-from hpc_localsgd.refusals import in_words
+from hpc_localsgd.refusals import in_words, keys, written
 from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.types import ConfigurationError
@@ -237,12 +238,26 @@ def arguments(
         SystemExit: Help was printed.
     """
     words = expand(argv)
+    for path in config_file.named(words):
+        config_file.check(path, _load)
     before(made, words)
     try:
         return made.parse_args(words)
     except ArgumentError as error:  # without the page of usage that argparse prints
-        said = in_words(str(error), _names(made))
+        said = _explained(made, words, str(error))
         raise ConfigurationError(f"{said} (see {made.prog} --help)") from error
+
+
+def _explained(made: ArgumentParser, words: Sequence[str], message: str) -> str:
+    """A refusal in words; with the line of a file where the file alone is refused likewise."""
+    for path in config_file.named(words):
+        try:
+            made.parse_args([f"--config={path}"])
+        except ArgumentError as error:
+            if str(error) == message and Path(path).is_file():
+                where = config_file.place(path, keys(message))
+                return f"{where}: {in_words(message, _names(made), written)}"
+    return in_words(message, _names(made))
 
 
 def _names(made: ArgumentParser) -> list[str]:

@@ -324,3 +324,39 @@ def test_a_slip_is_answered_in_a_line_with_what_there_is(argv: str, said: str) -
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     assert said in refusal(in_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", " is empty: it wants lines like `seed: 1`"),
+        ("- 1\n", " has no options: it wants"),
+        ("seed: 1\nsteps: [\n", ", line 3: expected the node content"),
+        ("seed: 1\nworker: 3\n", ", line 2: there is no option worker - did you mean workers?"),
+        (
+            "seed: 1\nbatch_per_worker: x\n",
+            ", line 2: batch_per_worker wants a whole number, got x",
+        ),
+        (
+            "seed: 1\nschedule:\n  class_path: every\n  init_args:\n    stps: 3\n",
+            ", line 5: schedule every has no option 'stps': it has steps",
+        ),
+        ("seed: 1\nalgorithm: locl_sgd\n", ": unknown algorithm 'locl_sgd'"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    message = refusal("--workers=2", in_file(tmp_path, text))
+    assert message.startswith(f"{tmp_path / 'run.yaml'}{said}")
+
+
+def test_a_run_s_trajectory_is_no_configuration_but_has_one_beside_it(tmp_path: Path) -> None:
+    slip = tmp_path / "trajectory.h5"
+    slip.write_bytes(b"\x89HDF\r\n\x1a\n")
+    assert refusal("--config", str(slip)) == f"{slip} is not a text file"
+    in_folder = tmp_path / "config.yaml"
+    in_folder.write_text("seed: 1\n")
+    assert refusal("--config", str(slip)).endswith(f"the options of the run are in {in_folder}")
+
+
+def test_a_good_file_is_not_blamed_for_the_command_line(tmp_path: Path) -> None:
+    assert refusal(in_file(tmp_path, "seed: 1\n"), "--workers=x").startswith("--workers wants")

@@ -41,6 +41,7 @@ SEES_ITS_FLOOR = {
 OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}
 DOOR = {
     "config",
+    "config_file",
     "names",
     "refusals",
     "agreement",
