@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +14,9 @@ import yaml
 import hpc_localsgd.config as config_module
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.assemble import make_keeper, probes
 from hpc_localsgd.config import Config, choices, parse, parser
+from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.rates import constant, cosine
 from hpc_localsgd.plan.schedule import every, phases, post_local, qsr
 from hpc_localsgd.tasks.base import TaskSpec
@@ -360,3 +362,16 @@ def test_a_run_s_trajectory_is_no_configuration_but_has_one_beside_it(tmp_path: 
 
 def test_a_good_file_is_not_blamed_for_the_command_line(tmp_path: Path) -> None:
     assert refusal(in_file(tmp_path, "seed: 1\n"), "--workers=x").startswith("--workers wants")
+
+
+@pytest.mark.parametrize("name", ["evaluate", "spread", "deviations", "gradients", "snapshot"])
+def test_a_cadence_that_is_none_is_named(name: str) -> None:
+    made = config(f"--{name}-every", "2 weeks")
+    with pytest.raises(ConfigurationError, match=f"^--{name}-every '2 weeks' is not a duration"):
+        probes(made, Units(10, 10, 100))
+
+
+def test_a_cadence_of_checkpoints_may_be_a_time_and_says_so() -> None:
+    made, nothing = config("--checkpoint-every", "10 minuts"), cast(Any, None)
+    with pytest.raises(ConfigurationError, match='^--checkpoint-every .* type "10 minutes", steps'):
+        make_keeper(made, nothing, Units(10, 10, 100), nothing, nothing, None)
