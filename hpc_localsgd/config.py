@@ -25,6 +25,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.gradients.plain import plain
+from hpc_localsgd.help_text import HelpText
 from hpc_localsgd.names import CHOICES, choices, class_at, short_name
 from hpc_localsgd.plan.rates import Rate, cosine
 from hpc_localsgd.plan.schedule import Schedule, post_local
@@ -184,7 +185,9 @@ def parser(prog: str) -> ArgumentParser:
     set_loader("yaml_short_names", _load, (yaml.YAMLError, ConfigurationError))
     _import_choices()
     about = (Config.__doc__ or "").split("\n\n")[0]
-    made = ArgumentParser(prog=prog, description=about, exit_on_error=False)
+    made = ArgumentParser(
+        prog=prog, description=about, exit_on_error=False, formatter_class=HelpText
+    )
     made.parser_mode = "yaml_short_names"
     made.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options")
     made.add_class_arguments(Config, nested_key=None)

@@ -237,13 +237,28 @@ def test_print_config_prints_the_whole_configuration_and_ends(
     assert config(in_file(tmp_path, printed)) == config("--seed=5", "--algorithm=allreduce")
 
 
-def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def help_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "1000")  # wider than any line: none is wrapped
     with pytest.raises(SystemExit) as ended:
         parse(["--help"])
     assert ended.value.code == 0
-    text = capsys.readouterr().out
-    assert [name for name in OPTIONS.split() if name not in text] == []
-    assert "Samples per worker and step" in text
+    return capsys.readouterr().out
+
+
+def test_help_names_every_option_as_it_is_typed(help_text: str) -> None:
+    typed = [name.replace("_", "-") for name in OPTIONS.split()]
+    assert [name for name in typed if name not in help_text] == []
+    assert "--batch_per_worker" not in help_text
+    assert "Samples per worker and step" in help_text
+
+
+def test_help_names_what_can_be_chosen_by_its_short_names(help_text: str) -> None:
+    for option in ("task", "algorithm", "gradient", "schedule", "rate"):
+        assert f"One of: {', '.join(sorted(choices(option)))};" in help_text
+    assert "--algorithm.help NAME shows the options of one. (default: local_sgd)" in help_text
+    assert "SGD, SparseAdam;" in help_text
+    assert "known subclasses" not in help_text and "hpc_localsgd.LocalSGD" not in help_text
 
 
 def test_the_optimizer_is_any_of_torch() -> None:

@@ -42,6 +42,7 @@ OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvatu
 DOOR = {
     "config",
     "config_file",
+    "help_text",
     "names",
     "refusals",
     "agreement",
