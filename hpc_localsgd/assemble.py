@@ -183,15 +183,20 @@ def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: in
 def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
     """What is measured, with cadences in steps."""
     evaluation = Evaluation(
-        units.cadence(config.evaluate_every), ("test",), config.evaluate_workers
+        units.cadence(config.evaluate_every, "--evaluate-every"),
+        ("test",),
+        config.evaluate_workers,
     )
-    snapshot = Snapshot(units.cadence(config.snapshot_every), config.snapshot_workers)
+    snaps = units.cadence(config.snapshot_every, "--snapshot-every")
+    snapshot = Snapshot(snaps, config.snapshot_workers)
     if config.probe_samples < 1:
         raise ConfigurationError(f"--probe-samples {config.probe_samples}: give at least one")
-    deviations = Deviations(units.cadence(config.deviations_every), config.probe_samples)
-    often = units.cadence(config.gradients_every)
+    often = units.cadence(config.deviations_every, "--deviations-every")
+    deviations = Deviations(often, config.probe_samples)
+    often = units.cadence(config.gradients_every, "--gradients-every")
     gradients = Gradients(often, config.probe_samples, fresh=config.task.fresh)
-    around = Spread(units.cadence(config.spread_every), (deviations, gradients))
+    often = units.cadence(config.spread_every, "--spread-every")
+    around = Spread(often, (deviations, gradients))
     return [evaluation, Skipped(evaluation.every), snapshot], around
 
 
@@ -261,8 +266,9 @@ def make_job(
 
 def checkpoint_cadence(config: Config, units: Units) -> tuple[int, float]:
     """Of checkpoints, in steps or in seconds; the other is 0."""
-    by_clock = seconds(config.checkpoint_every)
-    return (units.cadence(config.checkpoint_every), 0.0) if by_clock is None else (0, by_clock)
+    every, option = config.checkpoint_every, "--checkpoint-every"
+    by_clock = seconds(every, option)
+    return (units.cadence(every, option, or_time=True), 0.0) if by_clock is None else (0, by_clock)
 
 
 def _each_second(watchdog: Watchdog, presence: Presence | None) -> None:
@@ -289,7 +295,7 @@ def watchdog_s(config: Config) -> float:
     Raises:
         ConfigurationError: No time.
     """
-    least_s = 0.0 if str(config.watchdog) == "0" else seconds(config.watchdog)
+    least_s = 0.0 if str(config.watchdog) == "0" else seconds(config.watchdog, "--watchdog")
     if least_s is None:
         raise ConfigurationError(
             f'--watchdog {config.watchdog}: type a time ("10 minutes"), or 0 for none'
@@ -344,7 +350,7 @@ def _steps(config: Config, units: Units) -> int:
     given = config.steps
     if given is None:
         given = f"{DEFAULT_EPOCHS if config.epochs is None else config.epochs} epochs"
-    steps = units.steps(given)
+    steps = units.steps(given, "--epochs" if config.steps is None else "--steps")
     if steps < 1:
         raise ConfigurationError(f"a run of {given} is {steps} steps: give at least one")
     return steps

@@ -1,20 +1,17 @@
 """The options of a run, and how a command line and YAML files become them.
 
-Everything is jsonargparse: YAML files with `--config`, dotted overrides, help from docstrings. This
-file adds the short names (`--algorithm local_sgd` is the class in `algorithms/local_sgd.py`) and
-messages that list them.
+Everything is jsonargparse: YAML files with `--config`, dotted overrides, help from docstrings. To
+it come short names (`--algorithm local_sgd`, see `names`) and other words for what it refuses
+(`refusals`).
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import pkgutil
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
-from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
@@ -23,28 +20,20 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_loader
 
+from hpc_localsgd import config_file
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.compressors import Compressor
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.gradients.plain import plain
+from hpc_localsgd.help_text import HelpText
+from hpc_localsgd.names import CHOICES, choices, class_at, short_name
 from hpc_localsgd.plan.rates import Rate, cosine
 from hpc_localsgd.plan.schedule import Schedule, post_local
-from hpc_localsgd.plan.topology import Topology
+from hpc_localsgd.refusals import in_words, keys, written
 from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.types import ConfigurationError
 
-# Option -> (base class, where its classes live). A package's files are its registry.
-CHOICES: dict[str, tuple[type, str]] = {
-    "task": (TaskSpec, "hpc_localsgd.tasks"),
-    "algorithm": (Algorithm, "hpc_localsgd.algorithms"),
-    "gradient": (GradientAt, "hpc_localsgd.gradients"),
-    "schedule": (Schedule, "hpc_localsgd.plan.schedule"),
-    "rate": (Rate, "hpc_localsgd.plan.rates"),
-    "topology": (Topology, "hpc_localsgd.plan.topology"),
-    "compressor": (Compressor, "hpc_localsgd.compressors"),
-}
 NOT_THE_RUN = (  # may differ when resuming
     "config",
     "out",
@@ -196,7 +185,9 @@ def parser(prog: str) -> ArgumentParser:
     set_loader("yaml_short_names", _load, (yaml.YAMLError, ConfigurationError))
     _import_choices()
     about = (Config.__doc__ or "").split("\n\n")[0]
-    made = ArgumentParser(prog=prog, description=about, exit_on_error=False)
+    made = ArgumentParser(
+        prog=prog, description=about, exit_on_error=False, formatter_class=HelpText
+    )
     made.parser_mode = "yaml_short_names"
     made.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options")
     made.add_class_arguments(Config, nested_key=None)
@@ -250,11 +241,32 @@ def arguments(
         SystemExit: Help was printed.
     """
     words = expand(argv)
+    for path in config_file.named(words):
+        config_file.check(path, _load)
     before(made, words)
     try:
         return made.parse_args(words)
     except ArgumentError as error:  # without the page of usage that argparse prints
-        raise ConfigurationError(f"{error} (see {made.prog} --help)") from error
+        said = _explained(made, words, str(error))
+        raise ConfigurationError(f"{said} (see {made.prog} --help)") from error
+
+
+def _explained(made: ArgumentParser, words: Sequence[str], message: str) -> str:
+    """A refusal in words; with the line of a file where the file alone is refused likewise."""
+    for path in config_file.named(words):
+        try:
+            made.parse_args([f"--config={path}"])
+        except ArgumentError as error:
+            if str(error) == message and Path(path).is_file():
+                where = config_file.place(path, keys(message))
+                return f"{where}: {in_words(message, _names(made), written)}"
+    return in_words(message, _names(made))
+
+
+def _names(made: ArgumentParser) -> list[str]:
+    """All options of a parser that are no part of another."""
+    known = [text for action in made._actions for text in action.option_strings]
+    return [text[2:] for text in known if text.startswith("--") and "." not in text]
 
 
 def _start_from_named_task(made: ArgumentParser, words: Sequence[str]) -> None:
@@ -319,51 +331,9 @@ def is_flag(option: str) -> bool:
 @cache
 def _switches(option: str) -> frozenset[str]:
     """Names of the switches of everything an option can be."""
-    classes = [_class(path) for path in choices(option).values()]
+    classes = [class_at(path) for path in choices(option).values()]
     found = [f.name for c in classes if is_dataclass(c) for f in fields(c) if f.type == "bool"]
     return frozenset(found)
-
-
-def short_name(option: str, value: Any) -> Any:
-    """A class path for a short name, when `option` is one that takes a class.
-
-    Raises:
-        ConfigurationError: No such name; lists the known ones.
-    """
-    option = option.removesuffix(".help").rpartition(".")[2]  # algorithm.topology is a topology
-    if option not in CHOICES or not isinstance(value, str) or not value.isidentifier():
-        return value
-    if value in ("null", "None"):
-        return value
-    known = choices(option)
-    if value in known:
-        return known[value]
-    by_class = {path.rsplit(".", 1)[1]: path for path in known.values()}
-    if value in by_class:
-        return by_class[value]
-    near = difflib.get_close_matches(value, [*known, *by_class], n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigurationError(f"unknown {option} {value!r} - {guess}({', '.join(sorted(known))})")
-
-
-@cache
-def choices(option: str) -> dict[str, str]:
-    """Short name -> class path of everything an option can be."""
-    base, where = CHOICES[option]
-    found = {}
-    for module in _modules(where):
-        for name, item in vars(module).items():
-            ours = isinstance(item, type) and item.__module__ == module.__name__
-            if ours and issubclass(item, base) and not getattr(item, "__abstractmethods__", None):
-                short = name if name.islower() else module.__name__.rsplit(".", 1)[1]
-                found[short] = f"{module.__name__}.{name}"
-    return found
-
-
-def _modules(where: str) -> list[Any]:
-    package = import_module(where)
-    inside = pkgutil.iter_modules(getattr(package, "__path__", []))
-    return [package, *(import_module(f"{where}.{m.name}") for m in inside)]
 
 
 def _import_choices() -> None:
@@ -397,13 +367,8 @@ def _check_lr(optimizer: Any) -> None:
 
 
 def _default_lr(path: Any) -> Any:
-    parameter = inspect.signature(_class(path)).parameters.get("lr")
+    parameter = inspect.signature(class_at(path)).parameters.get("lr")
     return parameter and parameter.default
-
-
-def _class(path: str) -> Any:
-    module, name = path.rsplit(".", 1)
-    return getattr(import_module(module), name)
 
 
 def essence(text: str) -> str:

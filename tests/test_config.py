@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +14,9 @@ import yaml
 import hpc_localsgd.config as config_module
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.assemble import make_keeper, probes
 from hpc_localsgd.config import Config, choices, parse, parser
+from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.rates import constant, cosine
 from hpc_localsgd.plan.schedule import every, phases, post_local, qsr
 from hpc_localsgd.tasks.base import TaskSpec
@@ -235,13 +237,28 @@ def test_print_config_prints_the_whole_configuration_and_ends(
     assert config(in_file(tmp_path, printed)) == config("--seed=5", "--algorithm=allreduce")
 
 
-def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def help_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "1000")  # wider than any line: none is wrapped
     with pytest.raises(SystemExit) as ended:
         parse(["--help"])
     assert ended.value.code == 0
-    text = capsys.readouterr().out
-    assert [name for name in OPTIONS.split() if name not in text] == []
-    assert "Samples per worker and step" in text
+    return capsys.readouterr().out
+
+
+def test_help_names_every_option_as_it_is_typed(help_text: str) -> None:
+    typed = [name.replace("_", "-") for name in OPTIONS.split()]
+    assert [name for name in typed if name not in help_text] == []
+    assert "--batch_per_worker" not in help_text
+    assert "Samples per worker and step" in help_text
+
+
+def test_help_names_what_can_be_chosen_by_its_short_names(help_text: str) -> None:
+    for option in ("task", "algorithm", "gradient", "schedule", "rate"):
+        assert f"One of: {', '.join(sorted(choices(option)))};" in help_text
+    assert "--algorithm.help NAME shows the options of one. (default: local_sgd)" in help_text
+    assert "SGD, SparseAdam;" in help_text
+    assert "known subclasses" not in help_text and "hpc_localsgd.LocalSGD" not in help_text
 
 
 def test_the_optimizer_is_any_of_torch() -> None:
@@ -267,7 +284,7 @@ def test_an_optimizer_s_own_default_rate_is_nobody_s_wish(name: str) -> None:
         (["--rate", "cosin"], "did you mean 'cosine'?"),
         (["--sede=3"], "sede"),
         (["--schedule.evry=3"], "evry"),
-        (["--batch-per-worker=many"], "batch_per_worker"),
+        (["--batch-per-worker=many"], "--batch-per-worker wants a whole number, got many"),
         (["--world=moon"], "world"),
         (["--optimizer.lr=0.5"], "the learning rate is set by --rate.lr 0.5"),
         (
@@ -287,6 +304,32 @@ def test_what_is_wrong_is_named(argv: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--algoritm local_sgd", "no option --algoritm - did you mean --algorithm?"),
+        ("--algoritm.average x", "did you mean --algorithm.average?"),
+        ("--batch-per-workers=4", "did you mean --batch-per-worker?"),
+        ("--schedule every --schedule.every 16", "schedule every has no option 'every': it has st"),
+        ("--schedule.evry 3", "it has switch, every - did you mean --schedule.every?"),
+        ("--algorithm gossip --algorithm.compressor sign", "algorithm gossip has no option 'comp"),
+        ("--algorithm gossip --algorithm.topology.foo 3", "topology ring has no option 'foo'"),
+        ("--optimizer AdamWW", "unknown optimizer 'AdamWW' - did you mean 'AdamW'? (ASGD"),
+        ("--optimizer torch.optim.sgd_", "unknown optimizer 'sgd_' - did you mean 'SGD'?"),
+        ("--optimizer AdamW --optimizer.momentum 0.1", "optimizer AdamW has no option 'momentum'"),
+        ("--optimizer.momentum x", "--optimizer.momentum wants a number, got x"),
+        ("--workers 3.5", "--workers wants a whole number, got 3.5"),
+        ("--world moon", "--world wants auto, simulated, horovod, mpi or torch, got moon"),
+        ("--resume maybe", "'maybe' belongs to no option"),
+        ("--out.folder x", "there is no --out.folder"),
+    ],
+)
+def test_a_slip_is_answered_in_a_line_with_what_there_is(argv: str, said: str) -> None:
+    message = refusal(*argv.split())
+    assert said in message
+    assert "\n" not in message and "class" not in message and "Namespace" not in message
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("algorithm: locl_sgd\n", "did you mean 'local_sgd'?"),
@@ -298,3 +341,52 @@ def test_what_is_wrong_is_named(argv: list[str], said: str) -> None:
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     assert said in refusal(in_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", " is empty: it wants lines like `seed: 1`"),
+        ("- 1\n", " has no options: it wants"),
+        ("seed: 1\nsteps: [\n", ", line 3: expected the node content"),
+        ("seed: 1\nworker: 3\n", ", line 2: there is no option worker - did you mean workers?"),
+        (
+            "seed: 1\nbatch_per_worker: x\n",
+            ", line 2: batch_per_worker wants a whole number, got x",
+        ),
+        (
+            "seed: 1\nschedule:\n  class_path: every\n  init_args:\n    stps: 3\n",
+            ", line 5: schedule every has no option 'stps': it has steps",
+        ),
+        ("seed: 1\nalgorithm: locl_sgd\n", ": unknown algorithm 'locl_sgd'"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    message = refusal("--workers=2", in_file(tmp_path, text))
+    assert message.startswith(f"{tmp_path / 'run.yaml'}{said}")
+
+
+def test_a_run_s_trajectory_is_no_configuration_but_has_one_beside_it(tmp_path: Path) -> None:
+    slip = tmp_path / "trajectory.h5"
+    slip.write_bytes(b"\x89HDF\r\n\x1a\n")
+    assert refusal("--config", str(slip)) == f"{slip} is not a text file"
+    in_folder = tmp_path / "config.yaml"
+    in_folder.write_text("seed: 1\n")
+    assert refusal("--config", str(slip)).endswith(f"the options of the run are in {in_folder}")
+
+
+def test_a_good_file_is_not_blamed_for_the_command_line(tmp_path: Path) -> None:
+    assert refusal(in_file(tmp_path, "seed: 1\n"), "--workers=x").startswith("--workers wants")
+
+
+@pytest.mark.parametrize("name", ["evaluate", "spread", "deviations", "gradients", "snapshot"])
+def test_a_cadence_that_is_none_is_named(name: str) -> None:
+    made = config(f"--{name}-every", "2 weeks")
+    with pytest.raises(ConfigurationError, match=f"^--{name}-every '2 weeks' is not a duration"):
+        probes(made, Units(10, 10, 100))
+
+
+def test_a_cadence_of_checkpoints_may_be_a_time_and_says_so() -> None:
+    made, nothing = config("--checkpoint-every", "10 minuts"), cast(Any, None)
+    with pytest.raises(ConfigurationError, match='^--checkpoint-every .* type "10 minutes", steps'):
+        make_keeper(made, nothing, Units(10, 10, 100), nothing, nothing, None)

@@ -41,6 +41,10 @@ SEES_ITS_FLOOR = {
 OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}
 DOOR = {
     "config",
+    "config_file",
+    "help_text",
+    "names",
+    "refusals",
     "agreement",
     "assemble",
     "resuming",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_runs import go, small_run
 
-from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.config import CHOICES, choices, parse
 
 ROOT = Path(__file__).parent.parent
@@ -43,10 +43,32 @@ def test_everything_that_can_be_chosen_is_named(option: str) -> None:
         assert f"`{name}`" in README, f"the README does not name the {option} {name}"
 
 
-def test_the_algorithm_it_adds_runs() -> None:
-    code = re.search(r"```python\n(@dataclass.+?)```", README, re.DOTALL)
+def algorithm_it_adds() -> str:
+    """The file of the README's example, whole: nothing has to be put in front of it."""
+    code = re.search(r"```python\n(from dataclasses.+?class Lookahead.+?)```", README, re.DOTALL)
     assert code is not None
-    names: dict[str, Any] = {"dataclass": dataclass, "Algorithm": Algorithm}
-    exec(code.group(1), names)
+    return code.group(1)
+
+
+def test_the_algorithm_it_adds_runs() -> None:
+    names: dict[str, Any] = {}
+    exec(algorithm_it_adds(), names)
     p, _ = go(small_run(algorithm=names["Lookahead"](), H=3, steps=12))
     assert p.x.isfinite().all() and (p.x - p.x[0]).abs().max() < 1e-13
+
+
+def test_the_algorithm_it_adds_needs_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests of attach take every file of the folder, those just put there included."""
+    (tmp_path / "lookahead.py").write_text(algorithm_it_adds())
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "attach"))
+    folder = import_module("hpc_localsgd.algorithms")
+    monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
+    choices.cache_clear()
+    try:
+        made = import_module("loops").of_the_folder()
+    finally:
+        choices.cache_clear()
+        sys.modules.pop("hpc_localsgd.algorithms.lookahead", None)
+    assert "Lookahead" in [type(one).__name__ for one in made]

@@ -25,15 +25,17 @@ _SECONDS = {
 }
 
 
-def seconds(duration: Duration) -> float | None:
-    """The duration in seconds if it is one of time ("90 s", "10 minutes", "2 h"), else None."""
+def seconds(duration: Duration, option: str = "") -> float | None:
+    """The duration in seconds if it is one of time ("90 s", "10 minutes", "2 h"), else None.
+
+    Args:
+        duration: As it was given.
+        option: What it was given for, to be named in an error.
+    """
     match = _PATTERN.match(str(duration).lower())
     if match is None or match.group(2) not in _SECONDS:
         return None
-    try:
-        return float(match.group(1)) * _SECONDS[match.group(2)]
-    except ValueError as error:
-        raise ConfigurationError(f"{duration!r} does not begin with a number") from error
+    return _number(match.group(1), duration, option) * _SECONDS[match.group(2)]
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,17 @@ class Units:
     samples_per_step: int
     total: int | None = None
 
-    def steps(self, duration: Duration) -> int:
+    def steps(self, duration: Duration, option: str = "") -> int:
         """The duration in whole optimiser steps, rounded to the nearest.
+
+        Args:
+            duration: As it was given.
+            option: What it was given for, to be named in an error.
 
         Raises:
             ConfigurationError: The text is not a number with a known unit, or is negative.
         """
-        number, unit = _parse(duration)
+        number, unit = _parse(duration, option)
         if unit in _STEPS:
             exact = number
         elif unit in _EPOCHS:
@@ -69,21 +75,37 @@ class Units:
             raise ConfigurationError(f"the length of the run cannot itself be {duration!r}")
         return round(exact)
 
-    def cadence(self, every: Duration) -> int:
-        """A cadence in steps: 0 of any unit means never, anything else at least one step."""
-        number, _ = _parse(every)
+    def cadence(self, every: Duration, option: str = "", or_time: bool = False) -> int:
+        """A cadence in steps: 0 of any unit means never, anything else at least one step.
+
+        Args:
+            every: As it was given.
+            option: What it was given for, to be named in an error.
+            or_time: Whether it might also have been a time, of which an error is to tell.
+        """
+        number, _ = _parse(every, option, or_time)
         return max(1, self.steps(every)) if number else 0
 
 
-def _parse(duration: Duration) -> tuple[float, str]:
+def _parse(duration: Duration, option: str = "", or_time: bool = False) -> tuple[float, str]:
     match = _PATTERN.match(str(duration).lower())
     unit = match.group(2) if match else None
     if match is None or unit not in _STEPS | _EPOCHS | _SAMPLES | {"%"}:
+        time = '"10 minutes", ' if or_time else ""
         raise ConfigurationError(
-            f"{duration!r} is not a duration: type steps (3000), "
+            f"{_given(duration, option)} is not a duration: type {time}steps (3000), "
             '"250 epochs", "2e6 samples" or "50%" of the run'
         )
+    return _number(match.group(1), duration, option), str(unit)
+
+
+def _number(text: str, duration: Duration, option: str) -> float:
     try:
-        return float(match.group(1)), str(unit)
+        return float(text)
     except ValueError as error:
-        raise ConfigurationError(f"{duration!r} does not begin with a number") from error
+        given = _given(duration, option)
+        raise ConfigurationError(f"{given} does not begin with a number") from error
+
+
+def _given(duration: Duration, option: str) -> str:
+    return f"{option} {duration!r}".lstrip()

@@ -51,7 +51,7 @@ class Rate(ABC):
 
     def in_steps(self: T, units: Units) -> T:
         """The same rate with its durations in steps, which the loop needs."""
-        return replace(self, warmup=units.steps(self.warmup))
+        return replace(self, warmup=units.steps(self.warmup, "rate.warmup"))
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class multi_step(Rate):
 
     def in_steps(self, units: Units) -> multi_step:
         """The same rate with its durations in steps."""
-        at = tuple(units.steps(drop) for drop in self.at)
-        return replace(self, at=at, warmup=units.steps(self.warmup))
+        at = tuple(units.steps(drop, "rate.at") for drop in self.at)
+        return replace(self, at=at, warmup=units.steps(self.warmup, "rate.warmup"))
 
 
 @dataclass(frozen=True)
@@ -109,4 +109,5 @@ class cosine(Rate):
 
     def in_steps(self, units: Units) -> cosine:
         """The same rate with its durations in steps."""
-        return replace(self, until=units.steps(self.until), warmup=units.steps(self.warmup))
+        until = units.steps(self.until, "rate.until")
+        return replace(self, until=until, warmup=units.steps(self.warmup, "rate.warmup"))

@@ -93,7 +93,7 @@ class post_local(Schedule):
     def in_steps(self, units: Units, warmup: int = 0) -> post_local:
         """The same schedule with `switch` in steps."""
         del warmup
-        return replace(self, switch=units.steps(self.switch))
+        return replace(self, switch=units.steps(self.switch, "post_local.switch"))
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class phases(Schedule):
     def in_steps(self, units: Units, warmup: int = 0) -> phases:
         """The same schedule with `at` in steps, checked to be in order."""
         del warmup
-        at = tuple(units.steps(begin) for begin in self.at)
+        at = tuple(units.steps(begin, "phases.at") for begin in self.at)
         if any(b <= a for a, b in pairwise(at)):
             raise ConfigurationError(f"phases.at must be in increasing order, got {at} steps")
         return replace(self, at=at)
@@ -173,7 +173,9 @@ class qsr(Schedule):
 
     def in_steps(self, units: Units, warmup: int = 0) -> qsr:
         """The same schedule with `warmup` in steps, by default that of the learning rate."""
-        return replace(self, warmup=warmup if self.warmup is None else units.steps(self.warmup))
+        if self.warmup is not None:
+            warmup = units.steps(self.warmup, "qsr.warmup")
+        return replace(self, warmup=warmup)
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class doubling(Schedule):
     def in_steps(self, units: Units, warmup: int = 0) -> doubling:
         """The same schedule with `every` in steps."""
         del warmup
-        return replace(self, every=units.steps(self.every))
+        return replace(self, every=units.steps(self.every, "doubling.every"))
 
 
 @dataclass(frozen=True)
