@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ import yaml
 import hpc_localsgd.config as config_module
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.assemble import make_keeper, probes
+from hpc_localsgd.assemble import checkpoint_cadence, probes
 from hpc_localsgd.config import Config, choices, parse, parser
 from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.rates import constant, cosine
@@ -387,6 +387,6 @@ def test_a_cadence_that_is_none_is_named(name: str) -> None:
 
 
 def test_a_cadence_of_checkpoints_may_be_a_time_and_says_so() -> None:
-    made, nothing = config("--checkpoint-every", "10 minuts"), cast(Any, None)
+    made = config("--checkpoint-every", "10 minuts")
     with pytest.raises(ConfigurationError, match='^--checkpoint-every .* type "10 minutes", steps'):
-        make_keeper(made, nothing, Units(10, 10, 100), nothing, nothing, None)
+        checkpoint_cadence(made, Units(10, 10, 100))
