@@ -33,7 +33,7 @@ def draw_accuracy(run: Trajectory) -> Figure:
     rows, title = rows_of(run)
     height = 5.4 if rows == 2 else 5.4 * ALONE
     figure = style.sheet(9.6 if columns == 2 else 7.4, height, title, run)
-    margins = style.frame(figure, 0.62, 1.15, 1.05, 0.55)
+    margins = style.frame(figure, 0.8, 1.15, 1.05, 0.55)
     grid: dict[str, Any] = {**margins, "hspace": 0.16, "wspace": 0.1}
     panels = figure.subplots(rows, columns, squeeze=False, sharey="row", gridspec_kw=grid)
     for column, seconds in enumerate((False, True)[:columns]):

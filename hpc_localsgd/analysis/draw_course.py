@@ -52,7 +52,7 @@ def draw_course(run: Trajectory) -> Figure:
     width = 2.0 + 2.9 * len(shown)
     rows, title = rows_of(run)
     figure = style.sheet(width, 5.6 if rows == 2 else 5.6 * ALONE, title, run)
-    margins = style.frame(figure, 0.62, 1.1, 1.2, 0.55)
+    margins = style.frame(figure, 0.8, 1.1, 1.2, 0.55)
     grid: dict[str, Any] = {**margins, "hspace": 0.14, "wspace": 0.1}
     panels = figure.subplots(rows, len(shown), squeeze=False, sharey="row", gridspec_kw=grid)
     for column, cost in enumerate(shown):

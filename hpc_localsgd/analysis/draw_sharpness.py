@@ -61,6 +61,8 @@ PANELS = (
         (("xi_gap", "measured"), ("xi_half_trace", "½ tr(H Ξ)"), ("xi_smoothed", "E, N(0, Ξ)")),
     ),
     ("spread at the snapshots, tr Ξ", (("xi_trace", ""),)),
+    ("eigenvalues of Ξ", (("xi_eigenvalues", ""),)),
+    ("curvature along each deviation", (("xi_curvature", ""),)),
 )
 
 

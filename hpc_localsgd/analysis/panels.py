@@ -50,14 +50,15 @@ class Panel:
     lines: tuple[Line, ...]
 
 
-def panel_of(series: Series) -> Panel:
+def panel_of(series: Series, title: str = "") -> Panel:
     """A panel for a series of which nothing is known but what the file says.
 
     Args:
         series: The series.
+        title: What it is, in front of its unit. Default: its name in the file.
     """
     units = "" if series.units in ("", "1") else f", {series.units}"
-    return Panel(f"{series.name}{units}", (Line(series),))
+    return Panel(f"{title or series.name}{units}", (Line(series),))
 
 
 def panels_of(
@@ -99,8 +100,10 @@ def draw_panels(run: Trajectory, title: str, panels: Sequence[Panel]) -> Figure:
     grid: dict[str, Any] = {**margins, "wspace": 0.28, "hspace": 0.5}
     axes = figure.subplots(rows, COLUMNS, squeeze=False, gridspec_kw=grid)
     last = max((int(line.series.step[-1]) for p in panels for line in p.lines), default=1)
-    for place, panel in zip(axes.flat, panels, strict=False):
+    for i, (place, panel) in enumerate(zip(axes.flat, panels, strict=False)):
         draw_panel(place, panel, last)
+        if i + COLUMNS >= len(panels):  # nothing stands below it
+            place.set_xlabel("global step")
     for place in axes.flat[len(panels) :]:
         place.set_axis_off()
     return figure

@@ -7,16 +7,23 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 import pytest
 
+from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.costs import elapsed_s, sent_bytes
+from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
+from hpc_localsgd.analysis.draw_course import draw_course
 from hpc_localsgd.analysis.draw_sharpness import Radii, draw_sharpness, radii_of, smoothed
+from hpc_localsgd.analysis.panels import draw_panels
 from hpc_localsgd.analysis.report.numbers import plan_rows, planned_bytes
+from hpc_localsgd.analysis.report.sections import alpha_panels
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.analysis.waiting import waiting
 from hpc_localsgd.report import main
@@ -24,6 +31,9 @@ from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
 from .synthetic import synthetic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VOID = {"meta", "img", "br"}
 
@@ -183,6 +193,34 @@ def test_the_radii_of_the_two_directions_are_told(tmp_path: Path) -> None:
     assert labels == ["average, σ = 0.01", "along the gradient (SAM), ρ = 0.05"]
     page = page_of(tmp_path / "run", tmp_path / "out")
     assert "about 1 in all, the one along the gradient rho = 0.05 in all: different" in page.words
+
+
+def test_panels_are_named_in_plain_words_above_named_axes(tmp_path: Path) -> None:
+    names = {"task": "t", "algorithm": "a", "schedule": "s", "world": "w"}
+    with Writer(tmp_path, Header("seed: 0", **names, K=2, P=3, seed=0)) as writer:
+        for name in ("effective_lr", "norm", "noise_scale", "of_next_year"):
+            units = "samples" if name == "noise_scale" else "1"
+            writer.series(f"gradient/{name}", 80, 1.0, units=units)
+    run = Trajectory(tmp_path)
+    figure = draw_panels(run, "", alpha_panels(run))
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert {axes.get_title(loc="left"): axes.get_xlabel() for axes in shown} == {
+        "effective learning rate": "",  # a panel stands below it
+        "noise scale, samples": "global step",
+        "gradient norm": "global step",
+        "gradient/of_next_year": "global step",
+    }
+
+
+@pytest.mark.parametrize("draw", [draw_accuracy, draw_course])
+def test_names_of_axes_are_clear_of_the_edge(
+    tmp_path: Path, draw: Callable[[Trajectory], Figure]
+) -> None:
+    run = synthetic(tmp_path, steps=80, switch=20, evaluations=80)
+    import matplotlib
+
+    with matplotlib.rc_context(style.RC):
+        assert draw(run).get_tightbbox().x0 > 0.15  # inches
 
 
 def test_several_runs_are_compared_above(tmp_path: Path) -> None:

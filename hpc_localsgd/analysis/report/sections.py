@@ -45,6 +45,15 @@ XI_PANELS = (
 )
 ALPHA = ("alpha_e", "effective_rate", "effective_lr")  # Zhang's effective learning rate
 
+GRADIENT_TITLES = {
+    "gradient/effective_lr": "effective learning rate",
+    "gradient/norm": "gradient norm",
+    "gradient/orthogonal": "step across the gradient, squared",
+    "gradient/noise_trace": "noise: tr Sigma",
+    "gradient/signal": "|grad L|^2 without the noise",
+    "gradient/noise_scale": "noise scale",
+}
+
 
 def sections_of(source: Source, album: Album, prefix: str) -> str:
     """Everything on one run.
@@ -149,14 +158,9 @@ def _sharpness(source: Source, album: Album, prefix: str) -> str:
 
 def _alpha(source: Source, album: Album, prefix: str) -> str:
     run = source.run
-    found = [name for name in run.names() if _is_alpha(name)]
-    if not found:
+    panels = alpha_panels(run)
+    if not panels:
         return ""
-    beside = [name for name in run.names() if _is_gradient(name) and name not in found]
-    rate = Series(run.rounds.step_begin, run.rounds.lr, "1", (), "", "lr")
-    given = (Line(rate, "learning rate"),) if len(run.rounds) else ()
-    panels = [Panel(name, (Line(run.series(name), "effective"), *given)) for name in found]
-    panels += [panel_of(run.series(name)) for name in beside]
     caption = (
         "The part of the mean step along the gradient at the mean model, over its length (Zhang et "
         "al., 2021): far below the learning rate where the workers are far apart. The gradient is "
@@ -169,6 +173,27 @@ def _alpha(source: Source, album: Album, prefix: str) -> str:
         "Effective learning rate along the run",
         caption,
     )
+
+
+def alpha_panels(run: Trajectory) -> list[Panel]:
+    """The effective learning rate beside the given one, and what else is known of the gradient.
+
+    Series that are not known are called as they are in the file.
+
+    Args:
+        run: The run.
+    """
+    found = [name for name in run.names() if _is_alpha(name)]
+    if not found:
+        return []
+    beside = [name for name in run.names() if _is_gradient(name) and name not in found]
+    rate = Series(run.rounds.step_begin, run.rounds.lr, "1", (), "", "lr")
+    given = (Line(rate, "learning rate"),) if len(run.rounds) else ()
+    title = GRADIENT_TITLES.get
+    panels = [
+        Panel(title(name, name), (Line(run.series(name), "effective"), *given)) for name in found
+    ]
+    return [*panels, *(panel_of(run.series(name), title(name, "")) for name in beside)]
 
 
 def _deviations(source: Source, album: Album, prefix: str) -> str:
