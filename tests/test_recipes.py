@@ -65,7 +65,8 @@ def test_the_durations_of_a_trial_shrink_alike() -> None:
     units = hurried(Units(steps_per_epoch=12.0, samples_per_step=4096, total=6000))
     assert units.total == STEPS
     assert units.steps("500 epochs") == STEPS
-    assert units.steps("200 epochs") == units.steps("40%") == round(0.4 * STEPS)
+    assert units.steps("200 epochs") == round(0.4 * (STEPS - 0.5)) == 1
+    assert units.steps("334 epochs") == STEPS - 2  # a round of local steps in the last third
     assert units.steps("24.576e6 samples") == STEPS
 
 
