@@ -163,9 +163,10 @@ class Replicas:
         self.criterion = loss
         self.execution = execution or Execution()
         Q = sum(self.layout.buffer_sizes)
-        self.x = _rows(R, self.dim, device, dtype)
+        rows = _aligned_rows if self.execution.compile else torch.empty
+        self.x = rows(R, self.dim, device=device, dtype=dtype)
         self.g = torch.zeros_like(self.x)
-        self.buffers = _rows(R, Q, device, dtype)
+        self.buffers = rows(R, Q, device=device, dtype=dtype)
         self.x[:] = self.layout.flatten(module)
         self.buffers[:] = self.layout.flatten_buffers(module).to(self.buffers)
         frozen = {id(p): p for p in module.parameters() if not p.requires_grad}
@@ -340,8 +341,8 @@ def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool | No
     return not any(isinstance(m, SLOW_ON_CPU) for m in kinds)
 
 
-def _rows(R: int, P: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """An empty [R, P] whose rows begin at addresses that are divisible by 64.
+def _aligned_rows(R: int, P: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """An empty [R, P] with gaps between its rows: all begin at a multiple of 64 numbers.
 
     torch.compile makes one program for all replicas, by how the first of them is aligned.
     """

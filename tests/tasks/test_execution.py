@@ -66,6 +66,13 @@ def test_channels_last_computes_the_same() -> None:
     torch.testing.assert_close(arranged[1], exact[1], rtol=1e-10, atol=1e-13)
 
 
+def test_rows_of_compiled_replicas_are_aligned_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One program serves all of them, and loads 16 bytes at a time where the first row allows."""
+    monkeypatch.setattr("hpc_localsgd.tasks.flat.check_compiler", lambda device: None)
+    x = built(MLP, replicas="loop", compile=True).x
+    assert len(x) > 1 and x.shape[1] % 64 != 0 and x.stride(0) % 64 == 0
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_takes_the_same_steps() -> None:
     exact, compiled = (built(MLP, replicas="loop", compile=c) for c in (False, True))
