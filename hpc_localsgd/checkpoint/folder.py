@@ -96,11 +96,11 @@ class Checkpoints:
     def is_whole(self, after: int, since_ns: int = 0) -> bool:
         """Whether all shards are there, and none was written before a moment of the file system."""
         folder = self.folder_of(after)
-        try:
-            written = [(folder / self._shard(r)).stat().st_mtime_ns for r in range(self.world.n)]
+        try:  # no further than to the first that is missing: all ranks ask, many times
+            shards_of_ranks = (folder / self._shard(r) for r in range(self.world.n))
+            return all(path.stat().st_mtime_ns >= since_ns for path in shards_of_ranks)
         except OSError:
             return False
-        return min(written) >= since_ns
 
     def folder_of(self, after: int) -> Path:
         """Of the places behind the exchange after so many steps."""
