@@ -235,7 +235,6 @@ def make_job(
         ConfigurationError: On all ranks alike, before anything is overwritten.
     """
     config, out = resolved.config, Path(resolved.config.out)
-    watchdog_s(config)  # a wrong time is said before anything is touched
     how = continued(config, resolved.text, world)
     check_same(world, resolved.text)
     stopping = stopping or Stopping()

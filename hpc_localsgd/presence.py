@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from hpc_localsgd.stopping import changed_ns
 from hpc_localsgd.types import ConfigurationError
 
 RENEWED_EVERY_S = 5.0
@@ -68,18 +69,11 @@ def check_alone(out: Path) -> None:
 
 def _is_renewed(file: Path, host: str) -> bool:
     """Whether the date of the file changes: clocks of two hosts are not compared."""
-    before, until = _date(file), time.monotonic() + WATCHED_FOR_S
+    before, until = changed_ns(file), time.monotonic() + WATCHED_FOR_S
     sys.stderr.write(f"{file} is of {host}: looking for {WATCHED_FOR_S:.0f} s whether it lives\n")
-    while time.monotonic() < until and _date(file) == before:
+    while time.monotonic() < until and changed_ns(file) == before:
         time.sleep(0.5)
-    return _date(file) not in (before, 0)
-
-
-def _date(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0
+    return changed_ns(file) not in (before, 0)
 
 
 def _process() -> dict[str, object]:

@@ -18,6 +18,7 @@ from hpc_localsgd.checkpoint.folder import Checkpoints, all_complete, last_compl
 from hpc_localsgd.checkpoint.place import Place
 from hpc_localsgd.config import Config, essence
 from hpc_localsgd.loop import Position, Run
+from hpc_localsgd.names import name_at
 from hpc_localsgd.presence import check_alone
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.types import ConfigurationError, Footprint
@@ -157,7 +158,7 @@ def check_same_config(record: Path, text: str, other_workers: bool = False) -> N
     if names:
         # Of another class all options differ: the class says it.
         apart = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
-        told = (f"--{n} {_named(now.get(n))}, where it was {_named(was.get(n))}" for n in apart)
+        told = (f"--{n} {_typed(n, now)}, where it was {_typed(n, was)}" for n in apart)
         folder = record.parent
         more = " (other workers: --resume-from-mean)" if "workers" in names else ""
         raise ConfigurationError(
@@ -166,10 +167,12 @@ def check_same_config(record: Path, text: str, other_workers: bool = False) -> N
         )
 
 
-def _named(value: Any) -> str:
-    """A value as it is typed: a class by its name."""
-    is_class = isinstance(value, str) and value.startswith(("hpc_localsgd.", "torch."))
-    return value.rpartition(".")[2] if is_class else str(value)
+def _typed(option: str, options: dict[str, Any]) -> str:
+    """The value of an option as it is typed: a class by its short name."""
+    value = options.get(option)
+    if isinstance(value, str) and value.startswith(("hpc_localsgd.", "torch.")):
+        return name_at(option.rpartition(".")[2], value)
+    return str(value)
 
 
 def _flat(options: dict[str, Any], above: str = "") -> dict[str, Any]:

@@ -61,12 +61,12 @@ class Stopping:
     @property
     def since_ns(self) -> int:
         """When all were asked, by the clock of the file system of the run; 0 if that is unknown."""
-        return _changed_ns(self._file) if self._file else 0
+        return changed_ns(self._file) if self._file else 0
 
     def look_at(self, out: Path) -> None:
         """From now on also look for `<out>/STOP`."""
         file = out / "STOP"
-        self._ignored = _changed_ns(file)
+        self._ignored = changed_ns(file)
         self._file = file
 
     def attend(
@@ -130,7 +130,7 @@ class Stopping:
 
     def _look(self) -> None:
         self._each_second()
-        if self._file and _changed_ns(self._file) not in (0, self._ignored):
+        if self._file and changed_ns(self._file) not in (0, self._ignored):
             said = _said(self._file)
             self.ask("STOP", int(said) if said.isdecimal() else STOPPED)
 
@@ -175,7 +175,7 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     """A handler must be there, or the signal would end the process; the pipe does the work."""
 
 
-def _changed_ns(file: Path) -> int:
+def changed_ns(file: Path) -> int:
     """When a file was last written; 0 if it is not there."""
     try:
         return file.stat().st_mtime_ns

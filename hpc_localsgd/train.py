@@ -55,7 +55,8 @@ def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) ->
     if resolved.config.smoke:
         resolved = replace(resolved, config=smaller(resolved.config, started(launch) or 1))
     config = resolved.config
-    starting = Starting(launch.rank, 0 if started(launch) == 1 else watchdog_s(config))
+    least_s = watchdog_s(config)  # a wrong time is said before anything is touched
+    starting = Starting(launch.rank, 0 if started(launch) == 1 else least_s)
     if stopping is not None:
         stopping.attend(starting.look)
     with starting.joining():

@@ -108,7 +108,7 @@ class Checkpoints:
 
     def tidy(self) -> None:
         """Rank 0 removes what is older than the last `keep` complete checkpoints."""
-        whole = [f for f in self._all() if shards(f) == expected(f)]
+        whole = [f for f in self._all() if is_complete(f)]
         if self.world.rank != 0 or len(whole) <= self.keep:
             return
         for folder in self._all():
@@ -146,7 +146,7 @@ class Checkpoints:
                     continue
                 aside = folder.with_name(f"damaged-{folder.name}")
                 shutil.rmtree(aside, ignore_errors=True)
-                if shards(folder) == expected(folder):
+                if is_complete(folder):
                     folder.rename(aside)
                 else:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -154,7 +154,7 @@ class Checkpoints:
 
     def _nothing(self) -> str:
         n = self.world.n
-        whole = [f for f in self._all() if shards(f) == expected(f)]
+        whole = [f for f in self._all() if is_complete(f)]
         others = sorted({expected(f) for f in whole} - {n})
         if self.complete():
             return (
@@ -209,10 +209,15 @@ def expected(folder: Path) -> int:
     return -1
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint has all its shards, of however many ranks."""
+    return shards(folder) == expected(folder)
+
+
 def all_complete(out: Path) -> list[tuple[Path, int]]:
     """The checkpoints of a run that have all their shards, newest first, and how many those are."""
-    found = [(f, expected(f)) for f in reversed(all_folders(out / "checkpoints"))]
-    return [(folder, n) for folder, n in found if shards(folder) == n]
+    found = reversed(all_folders(out / "checkpoints"))
+    return [(folder, expected(folder)) for folder in found if is_complete(folder)]
 
 
 def last_complete(out: Path) -> tuple[Path, int] | None:

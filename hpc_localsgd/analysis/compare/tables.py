@@ -82,12 +82,13 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         notes.append(
             f"No run of {', '.join(open_ones)} is complete: its numbers are of what there is."
         )
-    if len(clocks(groups)) > 1:
+    seconds_are = clocks(groups)
+    if len(seconds_are) > 1:
         notes.append(
             "Some seconds are measured and some modelled: do not compare these. There is no front "
             "against them."
         )
-    elif clocks(groups) == {"modelled"}:
+    elif seconds_are == {"modelled"}:
         notes.append("Seconds of communication are predictions for a simulated network.")
     return [*notes, *_notes_on_sharpness([s for g in groups for s in g.counted])]
 

@@ -184,7 +184,7 @@ def _regimes(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, Regi
 
 def foreign(run: Trajectory) -> str:
     """What of a run the theory does not know: "the algorithm Gossip"; empty if there is nothing."""
-    if run.most_workers != min(run.workers):
+    if len(set(run.workers)) > 1:
         return "other workers than it began with"
     for part, known in KNOWN.items():
         chosen = run.config.get(part) or {}
