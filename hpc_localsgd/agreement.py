@@ -31,7 +31,7 @@ def agree(world: World, check: Callable[[], T]) -> T:
         found = check()
     except (ConfigurationError, TrajectoryError) as error:
         where = f" (on rank {world.rank})" if world.rank else ""
-        said = f"{error}{where}".encode()[:SAID_BYTES]
+        said = f"{error}{where}".encode(errors="backslashreplace")[:SAID_BYTES]
     padded = np.frombuffer(said.ljust(SAID_BYTES, b"\0"), dtype=np.uint8)
     for text in world.gather(np.tile(padded, (len(world.ranks), 1))):
         if text.any():

@@ -54,6 +54,9 @@ def _pack(folder: Path, out: Path) -> int:
     listing = listed(folder)
     counts = ", ".join(f"{len(names)} {split}" for split, names in listing.names.items())
     total = human_bytes(listing.total)
+    if left_out := listing.folder.left_out:
+        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        print(f"left out, being neither image nor class: {left_out[0]}{more}", flush=True)
     print(f"{counts} images of {len(listing.folder.classes)} classes, {total}", flush=True)
     already = "" if pack(listing, out, _Progress()) else " already"
     options = _options(out, len(listing.folder.classes))

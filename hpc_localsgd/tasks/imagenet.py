@@ -13,6 +13,7 @@ from hpc_localsgd.tasks.vision.packed import Pack
 from hpc_localsgd.tasks.vision.spec import ImageTask
 from hpc_localsgd.tasks.vision.store import Folder, Store, check_classes
 from hpc_localsgd.tasks.vision.streamed import Streamed
+from hpc_localsgd.tasks.vision_ops import require_torchvision
 from hpc_localsgd.types import ConfigurationError
 
 MOST_LOADERS = 8  # a rank's, where nobody says how many
@@ -55,6 +56,7 @@ class imagenet(ImageTask):
                 f"--task.size {self.size} must be at least 8, and --task.rand-augment "
                 f"{self.rand_augment} from 0 to 30"
             )
+        require_torchvision()  # its transforms, in every loader process
         path = Path(self.data).expanduser()
         store: Store = Pack(path) if path.suffix in (".h5", ".hdf5") else Folder(path)
         check_classes(store.classes, self.classes, path)

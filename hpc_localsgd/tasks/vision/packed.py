@@ -5,7 +5,7 @@
         bytes       uint8 [total]   the files one after another, unchanged
         offset      int64 [N + 1]   where each begins: image i is bytes[offset[i]:offset[i + 1]]
         label       int64 [N]
-        name        str [N]         CLASS/FILE
+        name        str [N]         CLASS/.../FILE
         crc         uint32 [N]      CRC-32 of each image
         packed      int64 []        images written so far
 
@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 
 from hpc_localsgd.tasks.vision.store import SPLITS, Store
+from hpc_localsgd.tasks.vision.tree import is_junk
 from hpc_localsgd.types import ConfigurationError, DataError
 
 FORMAT, VERSION = "hpc_localsgd.images", 1
@@ -53,6 +54,7 @@ class Pack(Store):
                     "`python -m hpc_localsgd pack` that began it"
                 )
             self.classes = tuple(json.loads(file.attrs["classes"]))
+            _check_no_junk(path, self.classes)
             groups = {split: file[name] for split, name in SPLITS.items()}
             self.labels = {split: g["label"][:] for split, g in groups.items()}
             self._offset = {split: g["offset"][:] for split, g in groups.items()}
@@ -86,6 +88,15 @@ class Pack(Store):
         if len(content) != end - begin or zlib.crc32(content) != self._crc[split][i]:
             raise DataError(f"{self.name(split, i)} is damaged: its checksum is another")
         return content
+
+
+def _check_no_junk(path: Path, classes: tuple[str, ...]) -> None:
+    """Older files may have a hidden folder as a class: labels would not be those of the tree."""
+    if junk := [name for name in classes if is_junk(name)]:
+        raise ConfigurationError(
+            f"{path} was packed by an older version with the folder {junk[0]} as a class: remove "
+            "the file, and pack the images again"
+        )
 
 
 def opened(path: Path) -> h5py.File:

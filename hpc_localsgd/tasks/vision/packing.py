@@ -28,7 +28,7 @@ class Listing:
 
     Attributes:
         folder: The tree.
-        names: Split -> CLASS/FILE of every image.
+        names: Split -> CLASS/.../FILE of every image.
         sizes: Split -> bytes of every image.
     """
 
@@ -43,7 +43,7 @@ class Listing:
 
     @property
     def digest(self) -> str:
-        """Of names and sizes: the same for the same tree, wherever it lies."""
+        """Of names, which hold the class, and sizes: the same wherever the tree lies."""
         parts = [
             f"{name} {size}"
             for split in SPLITS
@@ -56,15 +56,32 @@ def listed(root: Path) -> Listing:
     """The images below a folder.
 
     Raises:
-        ConfigurationError: Folders are missing, or the splits differ in their classes.
+        ConfigurationError: Folders are missing, the splits differ in their classes, or a file
+            cannot be read.
     """
     folder = Folder(root)
     names, sizes = {}, {}
     for split, labels in folder.labels.items():
-        paths = [folder.path(split, i) for i in range(len(labels))]
-        names[split] = [f"{path.parent.name}/{path.name}" for path in paths]
-        sizes[split] = np.array([path.stat().st_size for path in paths], dtype=np.int64)
+        names[split] = [_text(folder.inside(split, i), root) for i in range(len(labels))]
+        sizes[split] = np.array([_size(folder.path(split, i)) for i in range(len(labels))])
     return Listing(folder, names, sizes)
+
+
+def _text(name: str, root: Path) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"{name!r} below {root} is not in UTF-8, as names in HDF5 are: rename it"
+        ) from error
+    return name
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:  # a link to nothing
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def pack(listing: Listing, out: Path, say: Say = lambda done, total: None) -> bool:

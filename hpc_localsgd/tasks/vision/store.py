@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import io
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpc_localsgd.tasks.vision.pixels import decode
+from hpc_localsgd.tasks.vision.tree import list_tree
 from hpc_localsgd.types import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SPLITS = {"train": "train", "test": "val"}  # ours -> the name of its folder
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class Store(ABC):
@@ -42,17 +43,16 @@ class Store(ABC):
         """
 
     def image(self, split: str, i: int) -> Image:
-        """Image i, decoded, in RGB.
+        """Image i, decoded, in RGB: see `pixels`.
 
         Raises:
             DataError: It cannot be read or decoded; the text names it.
         """
-        from PIL import Image, UnidentifiedImageError
+        from PIL import UnidentifiedImageError
 
         content = self.encoded(split, i)
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                return image.convert("RGB")
+            return decode(content)
         except UnidentifiedImageError as error:
             raise DataError(f"{self.name(split, i)} is no image that PIL knows") from error
         except Exception as error:  # PIL's readers raise what they like
@@ -60,7 +60,11 @@ class Store(ABC):
 
 
 class Folder(Store):
-    """`train/CLASS/*.jpg` and `val/CLASS/*.jpg`, as torchvision's ImageFolder reads them."""
+    """`train/CLASS/*.jpg` and `val/CLASS/*.jpg`, as torchvision's ImageFolder reads them.
+
+    Attributes:
+        left_out: What lies there and is neither image nor class, relative to `root`.
+    """
 
     def __init__(self, root: Path) -> None:
         """List the files.
@@ -69,25 +73,37 @@ class Folder(Store):
             ConfigurationError: A folder is missing or empty, or the splits differ in their classes.
         """
         self.root = root
-        listed = {split: _listed(root / name) for split, name in SPLITS.items()}
+        trees = {split: list_tree(root / name) for split, name in SPLITS.items()}
         names = {
-            split: sorted({path.split("/")[0] for path in paths}) for split, paths in listed.items()
+            split: sorted({path.split("/")[0] for path in tree.paths})
+            for split, tree in trees.items()
         }
         _check_same_classes(root, names)
         self.classes = tuple(names["train"])
+        self.left_out = [
+            f"{SPLITS[split]}/{name}" for split, tree in trees.items() for name in tree.left_out
+        ]
         number = {name: i for i, name in enumerate(self.classes)}
         self.labels = {
-            split: np.array([number[path.split("/")[0]] for path in paths])
-            for split, paths in listed.items()
+            split: np.array([number[path.split("/")[0]] for path in tree.paths])
+            for split, tree in trees.items()
         }
         # One array of bytes instead of a million strings: it is sent to every loader process.
         self._paths = {
-            split: np.array([path.encode() for path in paths]) for split, paths in listed.items()
+            split: np.array([os.fsencode(path) for path in tree.paths])
+            for split, tree in trees.items()
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "left_out": []}  # of no use to a loader process
+
+    def inside(self, split: str, i: int) -> str:
+        """CLASS/.../FILE of image i."""
+        return os.fsdecode(self._paths[split][i])
 
     def path(self, split: str, i: int) -> Path:
         """The file of image i."""
-        return self.root / SPLITS[split] / self._paths[split][i].decode()
+        return self.root / SPLITS[split] / self.inside(split, i)
 
     def name(self, split: str, i: int) -> str:
         """See `Store.name`."""
@@ -99,26 +115,6 @@ class Folder(Store):
             return self.path(split, i).read_bytes()
         except OSError as error:
             raise DataError(f"{self.name(split, i)} cannot be read: {error.strerror}") from error
-
-
-def _listed(folder: Path) -> list[str]:
-    """CLASS/FILE of every image below a folder, sorted."""
-    from hpc_localsgd.tasks.vision_ops import require_torchvision
-
-    require_torchvision()
-    from torchvision.datasets.folder import find_classes, make_dataset
-
-    if not folder.is_dir():
-        raise ConfigurationError(
-            f"there is no folder {folder}: --task.data is a folder with train/CLASS/*.jpg and "
-            "val/CLASS/*.jpg, or a file made of one by `python -m hpc_localsgd pack`"
-        )
-    try:
-        _, number = find_classes(str(folder))
-        found = make_dataset(str(folder), number, extensions=SUFFIXES)
-    except FileNotFoundError as error:  # no class folder at all, or an empty one
-        raise ConfigurationError(f"{folder}: {error}") from error
-    return [Path(path).relative_to(folder).as_posix() for path, _ in found]
 
 
 def _check_same_classes(root: Path, names: dict[str, list[str]]) -> None:
