@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from models import SUBJECTS, Subject
-from side_by_side import Gate
+from side_by_side import Gate, device
 
 FOREVER = 10**9  # steps
 LR = 1e-6  # all loops compute on the same numbers from the first turn to the last
@@ -24,7 +24,7 @@ def _model(subject: Subject) -> Any:
     import torch
 
     torch.manual_seed(0)
-    model = subject.make()
+    model = subject.make().to(device())
     sgd = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=1e-4)
     return model, sgd
 
@@ -33,8 +33,8 @@ def _batches(subject: Subject, gate: Gate) -> Iterator[Any]:
     """Random batches, as long as the gate says go on."""
     import torch
 
-    inputs, labels = subject.data()
-    order = torch.randperm(len(labels)).split(subject.batch)
+    inputs, labels = (part.to(device()) for part in subject.data())
+    order = torch.randperm(len(labels)).to(device()).split(subject.batch)
     t = 0
     while gate.step():
         index = order[t % len(order)]
@@ -77,7 +77,7 @@ def trainer(subject: Subject, H: int, gate: Gate) -> None:
     """The loop of `python -m hpc_localsgd.train`, recorder included, over Horovod."""
     from hpc_localsgd.worlds.horovod import Horovod
 
-    _train(subject, H, gate, Horovod())
+    _train(subject, H, gate, Horovod(device=device()))
 
 
 def trainer_mpi(subject: Subject, H: int, gate: Gate) -> None:
@@ -111,7 +111,7 @@ def _train(subject: Subject, H: int, gate: Gate, world: Any) -> None:
                 raise StopIteration
             return super().batch(ranks, t)
 
-    setting = Setting(world.size, world.ranks, subject.batch)
+    setting = Setting(world.size, world.ranks, subject.batch, device=world.device)
     data = tuple(part.numpy() for part in subject.data())
     task = Gated(subject.make, {"train": data}, setting)
     algorithm = LocalSGD()
@@ -235,4 +235,4 @@ LOOPS: dict[str, Callable[[Subject, int, Gate], None]] = {
 
 if __name__ == "__main__":
     loop, subject, H = sys.argv[1:]
-    LOOPS[loop](SUBJECTS[subject], int(H), Gate())
+    LOOPS[loop](SUBJECTS[subject].on(device()), int(H), Gate())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -19,6 +19,12 @@ class Subject:
     shape: tuple[int, ...]
     batch: int
     samples: int = 256
+
+    def on(self, device: torch.device) -> Subject:
+        """Return what is timed on a device: on a GPU with enough samples a step to fill it."""
+        if device.type == "cpu":
+            return self
+        return replace(self, batch=32 * self.batch, samples=max(self.samples, 64 * self.batch))
 
     def data(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs [samples, ...] and labels [samples], the same in every process."""

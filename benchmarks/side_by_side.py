@@ -30,7 +30,10 @@ from dataclasses import dataclass, field
 from datetime import date
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = Path(__file__).parent / "reports"
@@ -39,6 +42,19 @@ PATIENCE_S = 120  # for a contestant to start, or to take its turn
 LOAD = os.getloadavg()[0]  # before anything is timed
 _OF_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HOROVOD_", "SLURM_")
 MPIRUN = ("mpirun", "--bind-to", "none", "--oversubscribe")
+
+
+def device() -> torch.device:
+    """Return what contestants compute on: SIDE_BY_SIDE_DEVICE, or the processor."""
+    import torch
+
+    return torch.device(os.environ.get("SIDE_BY_SIDE_DEVICE", "cpu"))
+
+
+def _finish_gpu() -> None:
+    """Wait for the GPU: the host runs ahead of it."""
+    if "torch" in sys.modules and (torch := sys.modules["torch"]).cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 class Gate:
@@ -53,6 +69,7 @@ class Gate:
         """Count a step; at the end of a turn report its seconds and wait for the next turn."""
         if self._left == 0:
             if self._began:
+                _finish_gpu()
                 self._connection.send(time.perf_counter() - self._began)
             self._left = self._connection.recv()
             if self._left == 0:
@@ -263,6 +280,7 @@ def circumstances() -> dict[str, str]:
         "commit": _commit(),
         "command": shlex.join(["python", str(Path(sys.argv[0])), *sys.argv[1:]]),
         "processor": _processor(),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "cores": str(len(os.sched_getaffinity(0))),
         "load before": f"{LOAD:.1f}",
         "system": platform.platform(),

@@ -1,6 +1,7 @@
 """Many workers in one process: all at once by vmap, in our loop, or one worker after another.
 
     python benchmarks/workers_in_one_process.py
+    python benchmarks/workers_in_one_process.py --device cuda --rounds 10
 
 32 workers on the handwritten digits, whole local steps (batch, gradient, optimiser), one core.
 "one after another" is 32 tasks of one worker, each with its optimiser. Targets: the perceptron at
@@ -40,11 +41,11 @@ Replicas = Literal["auto", "vmap", "loop"]
 
 
 def stepper(
-    spec: digits, ranks: range, K: int, batch: int, replicas: Replicas
+    spec: digits, ranks: range, K: int, batch: int, replicas: Replicas, device: torch.device
 ) -> Callable[[int], Any]:
     """What takes one step of some of the workers."""
     execution = Execution(replicas=replicas)
-    task = spec.build(Setting(K, ranks, batch, execution=execution))
+    task = spec.build(Setting(K, ranks, batch, device=device, execution=execution))
     task.x[:] = task.init(0)
     optimizer = LocalOptimizer(SGD, task)
 
@@ -56,14 +57,16 @@ def stepper(
     return step
 
 
-def contestants(spec: digits, K: int, batch: int) -> tuple[dict[str, Callable[[int], Any]], str]:
+def contestants(
+    spec: digits, K: int, batch: int, device: torch.device
+) -> tuple[dict[str, Callable[[int], Any]], str]:
     """Ways to step K workers, and the name of the one the package chooses."""
-    alone = [stepper(spec, range(k, k + 1), K, batch, "loop") for k in range(K)]
+    alone = [stepper(spec, range(k, k + 1), K, batch, "loop", device) for k in range(K)]
     found: dict[str, Callable[[int], Any]] = {AGAINST: lambda t: [step(t) for step in alone]}
-    found["loop"] = stepper(spec, range(K), K, batch, "loop")
+    found["loop"] = stepper(spec, range(K), K, batch, "loop", device)
     if spec.norm != "batch" or spec.model == "mlp":  # vmap cannot keep running statistics
-        found["vmap"] = stepper(spec, range(K), K, batch, "vmap")
-    chosen = stepper(spec, range(K), K, batch, "auto")
+        found["vmap"] = stepper(spec, range(K), K, batch, "vmap", device)
+    chosen = stepper(spec, range(K), K, batch, "auto", device)
     chosen(0)
     return found, "vmap" if chosen.vmapped() else "loop"  # type: ignore[attr-defined]
 
@@ -74,17 +77,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=32)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--device", type=torch.device, default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts, data = [f"# {options.workers} workers in one process"], {}
     for subject, (spec, steps) in SUBJECTS.items():
-        ways, chosen = contestants(spec, options.workers, options.batch)
+        ways, chosen = contestants(spec, options.workers, options.batch, options.device)
         times: dict[str, list[float]] = {way: [] for way in ways}
         for r in range(2 + options.rounds):
             for way in ways if r % 2 else reversed(ways):
                 begin = time.perf_counter()
                 for t in range(steps):
                     ways[way](t)
+                if options.device.type == "cuda":
+                    torch.cuda.synchronize()  # the host runs ahead of it
                 if r >= 2:
                     times[way].append((time.perf_counter() - begin) / steps)
         found = figures(times, AGAINST)
@@ -92,7 +98,8 @@ def main() -> None:
         times_faster = 1 / found[chosen].ratio
         parts.append(f"## {subject}\n\n{text}\n\nChosen: {times_faster:.2f} x as fast.")
         data[subject] = {"chosen": chosen} | {n: asdict(f) for n, f in found.items()}
-    write_report("workers_in_one_process", "\n\n".join(parts), data)
+    on_gpu = "" if options.device.type == "cpu" else "_gpu"
+    write_report(f"workers_in_one_process{on_gpu}", "\n\n".join(parts), data)
 
 
 if __name__ == "__main__":

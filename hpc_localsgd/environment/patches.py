@@ -34,6 +34,12 @@ TO_BUILD = (
         "the torch part sets its own standard again",
     ),
     Patch(
+        "horovod/common/group_table.h",
+        "#include <queue>\n",
+        "#include <queue>\n#include <string>\n",
+        "from GCC 13 on, the other headers no longer bring std::string along",
+    ),
+    Patch(
         "cmake/Modules/FindPytorch.cmake",
         "(torch.version.cuda is not None) and (CUDA_HOME is not None)",
         "(torch.version.cuda is not None) and "
