@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from hpc_localsgd.attach.storage import Group, windows
+from hpc_localsgd.attach.storage import Group
+from hpc_localsgd.attach.windows import windows
 from hpc_localsgd.plan.fragments import cuts_from_the_end
 from hpc_localsgd.worlds.pending import Pending
 
@@ -68,7 +69,7 @@ def cut_buckets(group: Group, limit: int) -> tuple[Buffer, list[Bucket]]:
 
     The flags travel in the last bucket.
     """
-    n, P = len(group.parameters), group.flat.numel()
+    n, P = len(group.parameters), group.P
     vector = torch.ones(n + P, dtype=group.wire_dtype, device=group.flat.device)
     slots = windows(vector[n:], group.parameters)
     begins = [n, *(n + end for end in accumulate(p.numel() for p in group.parameters))]

@@ -2,19 +2,21 @@
 
 The Parameter objects stay the same objects, so an optimiser's state, its groups and a model's
 hooks know nothing of it. Only what they point to moves, once: from then on each is a window of a
-vector [P], one vector for each dtype and device, and that memory never moves again.
+vector, one vector for each dtype and device, and that memory never moves again. Every window
+begins at an address that is divisible by 16, so where a parameter's length is not, a gap follows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from hpc_localsgd.attach.windows import aligned, windows
 from hpc_localsgd.types import ConfigurationError, Footprint
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class Group:
     Attributes:
         names: As `model.named_parameters()` has them, in its order.
         parameters: The model's own Parameter objects.
-        flat: [P], their storage.
+        flat: [P] and the gaps, their storage; gaps hold zeros.
+        begins: Where in `flat` each of them begins.
         addresses: Where each of them must be found.
         owners: The modules that hold them, and under which name.
     """
@@ -38,6 +41,7 @@ class Group:
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
     flat: torch.Tensor
+    begins: tuple[int, ...]
     addresses: tuple[int, ...]
     owners: tuple[tuple[nn.Module, str], ...]
 
@@ -51,15 +55,35 @@ class Group:
         """Lengths of the tensors, and the bytes of a number on the wire."""
         return Footprint(tuple(p.numel() for p in self.parameters), self.wire_dtype.itemsize)
 
+    @property
+    def P(self) -> int:
+        """Numbers in the parameters, without gaps."""
+        return sum(p.numel() for p in self.parameters)
+
+    def without_gaps(self) -> list[torch.Tensor]:
+        """The parts of `flat` between the gaps: what of it belongs to parameters, in order."""
+        parts, begin, end = [], 0, 0
+        for first, parameter in zip(self.begins, self.parameters, strict=True):
+            if first != end:
+                parts.append(self.flat[begin:end])
+                begin = first
+            end = first + parameter.numel()
+        return [*parts, self.flat[begin:end]]
+
     @contextmanager
     def rows(self) -> Iterator[Rows]:
-        """The parameters as rows [1, P] to work on in place; half precision as a float32 copy."""
-        if self.wire_dtype == self.flat.dtype:
-            yield self.flat[None]
+        """Give the parameters as rows [1, P] to work on in place.
+
+        Half precision comes as a float32 copy, and so do parameters with gaps between them.
+        """
+        parts = self.without_gaps()
+        if len(parts) == 1 and self.wire_dtype == self.flat.dtype:
+            yield parts[0][None]
             return
-        wide = self.flat.to(self.wire_dtype)[None]
-        yield wide
-        self.flat.copy_(wide[0])
+        wide = torch.cat(parts).to(self.wire_dtype)
+        yield wide[None]
+        for part, new in zip(parts, wide.split([len(part) for part in parts]), strict=True):
+            part.copy_(new)
 
     def fingerprint(self) -> int:
         """A checksum of every bit."""
@@ -72,16 +96,25 @@ class Group:
             RuntimeError: Something moved one of them.
         """
         for i, (owner, leaf) in enumerate(self.owners):
-            parameter = self.parameters[i]
-            if (
-                parameter.data_ptr() != self.addresses[i]
-                or owner._parameters[leaf] is not parameter
-            ):
+            parameter, now = self.parameters[i], owner._parameters.get(leaf)
+            if now is not parameter:
+                raise RuntimeError(replaced(self.names[i]))
+            if parameter.data_ptr() != self.addresses[i]:
                 raise RuntimeError(
                     f"the parameter {self.names[i]} was moved to other memory after attach "
                     "(model.to(), load_state_dict(assign=True), flatten_parameters(), "
                     "share_memory()?): do it before attach, or call sync.detach() and attach again"
                 )
+
+
+def replaced(name: str) -> str:
+    """What to say of a parameter that the model no longer has under its name."""
+    return (
+        f"the parameter {name} is another object than at attach, or gone (a module replaced, "
+        "resized, pruned or parametrized, load_state_dict(assign=True)?), and what is there now "
+        "would not be "
+        "exchanged: do it before attach, or call sync.finish() before it and attach again after it"
+    )
 
 
 def wire_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -100,7 +133,7 @@ def flatten(model: nn.Module, named: Mapping[str, nn.Parameter]) -> list[Group]:
 
     Args:
         model: Holds them.
-        named: What is to be exchanged, each Parameter once, checked by `problem_of`.
+        named: What is to be exchanged, each Parameter once, checked by `check_fit`.
 
     Returns:
         One group for each dtype and device, in order of appearance.
@@ -113,46 +146,15 @@ def flatten(model: nn.Module, named: Mapping[str, nn.Parameter]) -> list[Group]:
 
 def _group(model: nn.Module, named: Mapping[str, nn.Parameter]) -> Group:
     parameters = tuple(named.values())
-    P = sum(p.numel() for p in parameters)
-    flat = torch.empty(P, dtype=parameters[0].dtype, device=parameters[0].device)
-    views = windows(flat, parameters)
-    for parameter, view in zip(parameters, views, strict=True):
+    begins, length = aligned(parameters)
+    flat = torch.zeros(length, dtype=parameters[0].dtype, device=parameters[0].device)
+    for parameter, view in zip(parameters, windows(flat, parameters, begins), strict=True):
         view.copy_(parameter.detach())
         parameter.data = view
     addresses = tuple(p.data_ptr() for p in parameters)
     paths = [name.rpartition(".") for name in named]
     owners = tuple((model.get_submodule(owner), leaf) for owner, _, leaf in paths)
-    return Group(tuple(named), parameters, flat, addresses, owners)
-
-
-def windows(flat: torch.Tensor, like: tuple[nn.Parameter, ...]) -> list[torch.Tensor]:
-    """Consecutive parts of a vector with the shapes and strides of the parameters.
-
-    Each has a storage of its own that ends where it ends (through DLPack, without a copy). A plain
-    view would do for computing, but pickle writes a tensor's whole storage, so every parameter
-    would be saved with the whole model. It begins at the last address before it that is divisible
-    by 16: torch.compile concludes from a tensor's offset in its storage how it may be loaded.
-    """
-    views, begin, aligned = [], 0, max(1, 16 // flat.element_size())
-    with torch.cuda.device(flat.device) if flat.is_cuda else nullcontext():  # DLPack asks for it
-        for parameter in like:
-            end, skipped = begin + parameter.numel(), begin % aligned
-            part = torch.from_dlpack(flat[begin - skipped : end])
-            dense = _is_dense(parameter)
-            stride = parameter.stride() if dense else torch.empty_like(parameter).stride()
-            views.append(part.as_strided(parameter.shape, stride, skipped))
-            begin = end
-    return views
-
-
-def _is_dense(x: torch.Tensor) -> bool:
-    """Whether the elements fill their span of memory, in whatever order of dimensions."""
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape, strict=True) if n != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
+    return Group(tuple(named), parameters, flat, begins, addresses, owners)
 
 
 def trained(

@@ -195,7 +195,7 @@ class Sync:
     def __repr__(self) -> str:
         """Who, how, and where in the run."""
         parts = self._parts
-        P = sum(group.flat.numel() for group in parts.groups)
+        P = sum(group.P for group in parts.groups)
         of = f" of {parts.steps}" if parts.steps is not None else ""
         return (
             f"Sync({parts.algorithm}, {shown(parts.schedule)}, {parts.world}, P={P}, "

@@ -1,0 +1,140 @@
+"""Saving works after attach, in mid-round and after finish as it did before attach."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from loops import attached, everyone_equal, parameters
+from rank_threads import ThreadWorld, on_ranks
+from torch import nn
+
+from hpc_localsgd import DiLoCo, LocalSGD, every
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.attach import Sync
+from hpc_localsgd.compressors import Int8, Sign
+
+WITH_GAPS = (nn.PReLU, lambda: nn.Linear(3, 3), lambda: nn.LayerNorm(3), lambda: nn.Linear(3, 5))
+
+
+def with_gaps() -> nn.Sequential:
+    """Lengths that are no multiples of 16 bytes, so that gaps follow them."""
+    torch.manual_seed(0)
+    return nn.Sequential(*(make() for make in WITH_GAPS))
+
+
+def complete(x: torch.Tensor) -> bool:
+    """What safetensors' save_model asks of a tensor: it is its whole storage."""
+    storage = x.untyped_storage()
+    return x.data_ptr() == storage.data_ptr() and x.nbytes == storage.nbytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_every_parameter_is_its_whole_storage_and_begins_where_16_bytes_do(
+    dtype: torch.dtype,
+) -> None:
+    """torch.compile's kernels load 16 bytes at a time from the beginning of a storage."""
+    model, _, sync = attached(with_gaps().to(dtype))
+    for when in ("attached", "finished"):
+        for name, p in model.named_parameters():
+            assert complete(p), (when, name)
+            assert p.data_ptr() % 16 == 0 and p.storage_offset() == 0, (when, name)
+        sync.finish()
+
+
+def trained_a_little(sync_after: Callable[[Sync], None]) -> nn.Module:
+    model, optimizer, sync = attached(with_gaps(), schedule=every(4))
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step()
+        sync.step()
+    sync_after(sync)
+    return model
+
+
+@pytest.mark.parametrize("when", [lambda sync: None, lambda sync: sync.finish()])
+def test_saving_as_before(when: Callable[[Sync], None], tmp_path: Path) -> None:
+    model = trained_a_little(when)
+    values = parameters(model)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for twin in (
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        torch.load(file, weights_only=False),
+    ):
+        assert torch.equal(parameters(twin), values)
+        assert not any(p._post_accumulate_grad_hooks for p in twin.parameters())
+        twin[1].weight.data.zero_()
+        assert torch.equal(parameters(model), values)  # memory of its own
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("safetensors") is None,
+    reason="safetensors is not installed (pip install safetensors); what it asks of a storage is "
+    "tested above",
+)
+@pytest.mark.parametrize("when", [lambda sync: None, lambda sync: sync.finish()])
+def test_safetensors_saves_the_model(when: Callable[[Sync], None], tmp_path: Path) -> None:
+    from safetensors.torch import load_model, save_model
+
+    model, twin = trained_a_little(when), with_gaps()
+    save_model(model, tmp_path / "x.safetensors")
+    load_model(twin, tmp_path / "x.safetensors")
+    assert torch.equal(parameters(twin), parameters(model))
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [LocalSGD(), LocalSGD(compressor=Sign()), LocalSGD(compressor=Int8()), DiLoCo()],
+    ids=repr,
+)
+def test_gaps_change_no_number_and_are_not_sent(algorithm: Algorithm) -> None:
+    """The same numbers in one parameter, which has no gaps, and cut into the parts of a model."""
+
+    class Cut(nn.Module):
+        def __init__(self, sizes: list[int]) -> None:
+            super().__init__()
+            self.parts = nn.ParameterList(
+                nn.Parameter(part) for part in torch.linspace(-1, 1, 40).split(sizes)
+            )
+
+    def train(world: ThreadWorld, sizes: list[int]) -> tuple[torch.Tensor, int]:
+        model = Cut(sizes)
+        _, optimizer, sync = attached(model, world=world, algorithm=algorithm, schedule=every(2))
+        for t in range(6):
+            optimizer.zero_grad()
+            x = torch.cat(list(model.parts))
+            ((x - torch.arange(40.0).sin() * (world.rank + t + 1)) ** 2).sum().backward()
+            optimizer.step()
+            sync.step()
+        return parameters(model), sync.ledger.payload_bytes
+
+    whole, cut = (
+        on_ranks(2, lambda w, sizes=sizes: train(w, sizes)) for sizes in ([20, 20], [1, 19, 3, 17])
+    )
+    if not getattr(algorithm, "compressor", None):  # codecs have a scale for each tensor
+        assert torch.equal(cut[0][0], whole[0][0])
+        assert cut[0][1] == whole[0][1] == 3 * 40 * 4
+    everyone_equal([x for x, _ in cut])
+    model, optimizer, sync = attached(with_gaps(), algorithm=algorithm)
+    assert f"P={sum(p.numel() for p in model.parameters())}" in repr(sync)
+    steps_of_gaps(sync, optimizer)
+
+
+def steps_of_gaps(sync: Sync, optimizer: torch.optim.Optimizer) -> None:
+    """Nothing is written into the gaps, whatever the exchange does."""
+    for _ in range(6):
+        sync.model(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step()
+        sync.step()
+    for group in sync._parts.groups:
+        assert group.flat.count_nonzero() == sum(p.count_nonzero() for p in group.parameters)
