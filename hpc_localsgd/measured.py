@@ -52,6 +52,10 @@ class Measured(Algorithm):
         """As the algorithm."""
         return self.of.sends_gradients
 
+    def makes_equal(self, state: State, now: Now) -> bool:
+        """As the algorithm."""
+        return self.of.makes_equal(state, now)
+
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """The algorithm's state; no length is known yet."""
         return self.of.init(x, world, model)

@@ -42,6 +42,10 @@ class Quarantine(Algorithm):
         """As the algorithm."""
         return legend(self.of)
 
+    def makes_equal(self, state: State, now: Now) -> bool:
+        """As the algorithm."""
+        return self.of.makes_equal(state, now)
+
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """The algorithm's state; nobody is astray."""
         return {**self.of.init(x, world, model), QUARANTINED: None}

@@ -132,7 +132,7 @@ class Recorder:
     def after_sync(self, p: Position, now: Now) -> None:
         """Close the round's row; exchange and write rows when it is time; keep a checkpoint."""
         with self._ledger.unbilled():
-            self._write(p.t, self.spread.after_sync(self.run, p))
+            self._write(p.t, self.spread.after_sync(self.run, p, now))
             self._write(p.t, self._quarantined(p, now))
         self._rows.append(self._row(p, now))
         self._tolerant = QUARANTINED in p.sync

@@ -54,6 +54,14 @@ class Algorithm(ABC):
         del x, world, model
         return {}
 
+    def makes_equal(self, state: State, now: Now) -> bool:
+        """Tell whether the exchange that ends this round leaves all workers equal.
+
+        Measurements of the workers' deviations are of the moment before it then, else after it.
+        """
+        del state, now
+        return self.ends_equal
+
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """The gradients [R, P] the local optimiser will use, from those of the batches."""
         del world, now

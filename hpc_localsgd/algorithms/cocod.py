@@ -40,6 +40,11 @@ class CoCoD(Algorithm):
             return world.mean(x), {"sent": None, "begun": None}
         return x, {"sent": x.clone(), "begun": world.begin_mean(x)}
 
+    def makes_equal(self, state: State, now: Now) -> bool:
+        """Tell whether it is the last exchange, which is waited for."""
+        del state
+        return now.last
+
     def resume(self, state: State, world: World) -> State:
         """Begin the average under way anew, from what was sent."""
         if state["sent"] is None:

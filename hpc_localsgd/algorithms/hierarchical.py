@@ -77,6 +77,11 @@ class Hierarchical(Algorithm):
         """The average over the largest block whose turn it is."""
         return world.mean(x, state["levels"][self.level(now)]), state
 
+    def makes_equal(self, state: State, now: Now) -> bool:
+        """Tell whether all workers meet, and not their blocks only."""
+        levels = state["levels"]
+        return bool(levels[self.level(now)] == levels[-1])
+
     def level(self, now: Now) -> int:
         """Which level the round ends with: 0 is the smallest blocks, len(rounds) all workers."""
         if now.last or (self.parallel_first and now.parallel):

@@ -225,7 +225,8 @@ class spread_triggered(Schedule):
     Here differs: their test needs a message at every step; this predicts the step instead.
 
     Attributes:
-        target: mean_k ||x_k - mean||^2 before an exchange.
+        target: mean_k ||x_k - mean||^2 before an exchange, whatever it leaves behind. In a record
+            this is `spread`, and `before_exchange/spread` where workers stay different (gossip).
         at_least: H of the first round, and the shortest.
         at_most: The longest round.
     """

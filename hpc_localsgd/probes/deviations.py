@@ -1,15 +1,18 @@
 """What the workers' own deviations say about the landscape, without a gradient.
 
-Just before an exchange the K workers are samples around their mean w, d_k = w_k - w, with the
-covariance Xi = 1/K sum_k d_k d_k^T. Evaluating the loss on a fixed subset at w, w + d_k and w - d_k
-gives
+At an exchange (before it where it makes them equal, after it where it does not: `probes.exchange`)
+the K workers are samples around their mean w, d_k = w_k - w, with the covariance
+Xi = 1/K sum_k d_k d_k^T. Evaluating the loss on a fixed subset of undisturbed samples at w, w + d_k
+and w - d_k gives
 
     gap          1/K sum_k L(w + d_k) - L(w)                              ~ 1/2 tr(H Xi)
     half trace   1/(2K) sum_k [L(w + d_k) + L(w - d_k) - 2 L(w)]          = 1/2 tr(H Xi) + O(d^4)
     curvature    [L(w + d_k) + L(w - d_k) - 2 L(w)] / |d_k|^2             ~ d_k^T H d_k / |d_k|^2
 
 where the gap's own error is of third order. Decentralised and local SGD descend L + 1/2 tr(H Xi)
-(Zhu et al., ICML 2023, arXiv:2306.02913). tr Xi is the spread.
+(Zhu et al., ICML 2023, arXiv:2306.02913). tr Xi is the spread. What is no larger than the rounding
+of the dtype is not given out as a landscape: workers that agree to rounding have Xi = 0, and a
+difference of losses below the rounding of a loss is NaN.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import torch
 
 from hpc_localsgd.curvature.eigenvalues import descending
 from hpc_localsgd.probes.base import Measurement
-from hpc_localsgd.probes.exchange import AtExchange, Exchange
+from hpc_localsgd.probes.exchange import MOMENT, AtExchange, Exchange
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
@@ -49,25 +52,48 @@ class Deviations(AtExchange):
 
     def measure(self, exchange: Exchange) -> Iterator[Measurement]:
         """`xi/trace`, `xi/eigenvalues`, `xi/mean_loss`, `xi/worker_loss`, `xi/gap`, ..."""
-        world, apart = exchange.run.world, exchange.before - exchange.mean
-        K = world.size
-        values = descending(gram(apart, world), torch.finfo(apart.dtype).eps) / K
-        yield Measurement("xi/trace", float(values.sum()), "1", (), "tr Xi: the spread")
-        about = "eigenvalues of Xi, descending; its other P - K are 0"
+        world, apart = exchange.run.world, exchange.rows - exchange.mean
+        K, eps = world.size, torch.finfo(apart.dtype).eps
+        values = descending(gram(apart, world), eps) / K
+        equal = bool(values.sum() <= exchange.rounding)
+        values = np.zeros_like(values) if equal else values
+        about = f"tr Xi {MOMENT}: the spread"
+        yield Measurement("xi/trace", float(values.sum()), "1", (), about)
+        about = f"eigenvalues of Xi {MOMENT}, descending; its other P - K are 0"
         yield Measurement("xi/eigenvalues", values, "1", ("rank",), about)
+        apart = torch.zeros_like(apart) if equal else apart
         centre, there, opposite = self._losses(exchange, apart)
-        about = "mean model, on the fixed subset, before the exchange"
-        yield Measurement("xi/mean_loss", centre, "nat", (), about)
-        about = "workers' models on the fixed subset, BatchNorm statistics of the mean model"
+        on = f"on the fixed subset, undisturbed, {MOMENT}"
+        yield Measurement("xi/mean_loss", centre, "nat", (), f"mean model {on}")
+        about = f"workers' models {on}; BatchNorm statistics of the mean model"
         yield Measurement("xi/worker_loss", there, "nat", ("worker",), about)
-        gap = float(there.mean()) - centre
-        yield Measurement("xi/gap", gap, "nat", (), "(1/K) sum_k L(w_k) - L(mean)")
-        bend = there + opposite - 2 * centre
-        about = "1/(2K) sum_k [L(w + d_k) + L(w - d_k) - 2 L(w)], 1/2 tr(H Xi) to third order"
-        yield Measurement("xi/half_trace", float(bend.sum()) / (2 * K), "nat", (), about)
+        yield from self._differences(exchange, apart, centre, (there, opposite))
+
+    def _differences(
+        self,
+        exchange: Exchange,
+        apart: Rows,
+        centre: float,
+        sides: tuple[np.ndarray, np.ndarray],
+    ) -> Iterator[Measurement]:
+        """`xi/gap`, `xi/half_trace` and `xi/curvature` from the losses there and opposite [K]."""
+        world, (there, opposite) = exchange.run.world, sides
         lengths = world.gather(apart.double().square().sum(1).cpu().numpy())
-        curved = np.where(lengths > 0, bend / np.where(lengths > 0, lengths, 1.0), np.nan)
-        about = "second difference of the loss along each worker's deviation"
+        same, least = not lengths.any(), 8 * torch.finfo(apart.dtype).eps * abs(centre)
+
+        def known(difference: float) -> float:
+            return difference if same or abs(difference) > least else np.nan
+
+        end = "NaN below the rounding of a loss"
+        about = f"(1/K) sum_k L(w_k) - L(mean), {MOMENT}; {end}"
+        yield Measurement("xi/gap", known(float(there.mean()) - centre), "nat", (), about)
+        bend = there + opposite - 2 * centre
+        half = known(float(bend.mean()) / 2)
+        about = f"1/(2K) sum_k [L(w + d_k) + L(w - d_k) - 2 L(w)], 1/2 tr(H Xi) to 3rd order; {end}"
+        yield Measurement("xi/half_trace", half, "nat", (), about)
+        clear = (lengths > 0) & (np.abs(bend) > least)
+        curved = np.where(clear, bend / np.where(clear, lengths, 1.0), np.nan)
+        about = f"second difference of the loss along each worker's deviation; {end}"
         yield Measurement("xi/curvature", curved, "1", ("worker",), about)
 
     @torch.no_grad()

@@ -112,6 +112,15 @@ class Task(ABC):
     def batch(self, ranks: Sequence[int], t: int) -> Batch:
         """The batches of the given workers at step t: a function of (seed, worker, t) only."""
 
+    def undisturbed(self, worker: int, t: int) -> Batch:
+        """Give one worker's batch [B, ...] of step t as it is stored: what the loss is measured on.
+
+        The samples of `batch` without augmentation, label noise and mixup. A task that disturbs
+        what it trains on overrides this.
+        """
+        inputs, targets = self.batch([worker], t)
+        return inputs[0], targets[0]
+
     @abstractmethod
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
         """Each worker's loss [R] on its own batch, and its gradient [R, P].

@@ -102,6 +102,12 @@ class Classification(Task):
             return mixed((inputs, labels), classes, self._mixup, seed, ranks, t)
         return inputs, labels
 
+    def undisturbed(self, worker: int, t: int) -> Batch:
+        """Give inputs [B, ...] and labels [B] as they are stored; damaged samples are left out."""
+        parts = list(self.samples.clean("train", self.partition.indices(worker, t)))
+        inputs, labels = zip(*parts, strict=True)
+        return torch.cat(inputs), torch.cat(labels)
+
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
         """Losses [R] and gradients [R, P]; no copy when x is the task's own storage."""
         if x.data_ptr() != self.x.data_ptr():

@@ -84,6 +84,11 @@ class Formula(Task):
         workers = torch.tensor(list(ranks), device=self.x.device)
         return numbers, workers[:, None].expand(-1, B)
 
+    def undisturbed(self, worker: int, t: int) -> Batch:
+        """Give one worker's batch without its noise, whose mean is 0: the loss is exact."""
+        numbers, workers = self.batch([worker], t)
+        return torch.zeros_like(numbers[0]), workers[0]
+
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
         """Losses [R] and gradients [R, P]."""
         with torch.enable_grad():

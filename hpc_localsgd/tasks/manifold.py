@@ -11,7 +11,7 @@ rounds K times as fast (Gu et al., ICLR 2023; `hpc_localsgd.analysis.slow_sde` h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,10 @@ class manifold(TaskSpec):
             raise ConfigurationError(
                 f"{self}: pairs and samples are positive, noise and tangent not negative"
             )
+
+    def undisturbed(self) -> manifold:
+        """The valley without label noise, and without noise along it."""
+        return replace(self, noise=0.0, tangent=0.0)
 
     @property
     def fresh(self) -> bool:

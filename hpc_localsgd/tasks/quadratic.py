@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class quadratic(TaskSpec):
             raise ConfigurationError(f"{self}: dim and samples are positive, noise not negative")
 
     def undisturbed(self) -> quadratic:
-        """Itself.
+        """The quadratic without noise.
 
         Raises:
             ConfigurationError: Workers have different losses.
@@ -61,7 +61,7 @@ class quadratic(TaskSpec):
                 f"{tuple(self.scales)}) minimise different losses, and curvature is measured of "
                 "one: its Hessian is mean(scales) diag(h)"
             )
-        return self
+        return replace(self, noise=0.0)
 
     @property
     def fresh(self) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from hpc_localsgd.plan.partition import Partition
 from hpc_localsgd.tasks.base import Batch, Setting
+
+Places: TypeAlias = range | np.ndarray  # rows of a split, in any order
 
 CHUNK = 1024  # samples evaluated at a time: bounds the memory, not the result
 CHUNK_NUMBERS = 1 << 24  # and numbers: large images come in fewer
@@ -43,7 +46,7 @@ class Samples(ABC):
         return
 
     @abstractmethod
-    def clean(self, split: str, rows: range) -> Iterator[Batch]:
+    def clean(self, split: str, rows: Places) -> Iterator[Batch]:
         """Some rows of a split in chunks: inputs [b, ...] and labels [b], without augmentation."""
 
 
@@ -77,12 +80,12 @@ class Arrays(Samples):
         inputs, labels = self._data["train"]
         return inputs[index], labels[index]
 
-    def clean(self, split: str, rows: range) -> Iterator[Batch]:
+    def clean(self, split: str, rows: Places) -> Iterator[Batch]:
         """See `Samples.clean`."""
         inputs, labels = self._data[split]
         logits = labels[0].numel() * self.classes
         for part in chunks(rows, max(inputs[0].numel(), logits)):
-            these = slice(part.start, part.stop, part.step)
+            these = _index(part)
             yield inputs[these], labels[these]
 
 
@@ -91,7 +94,14 @@ def rows_of(partition: Partition, workers: Sequence[int], t: int) -> torch.Tenso
     return torch.from_numpy(np.stack([partition.indices(worker, t) for worker in workers]))
 
 
-def chunks(rows: range, numbers: int) -> Iterator[range]:
+def _index(rows: Places) -> slice | torch.Tensor:
+    """Rows as an index: no copy of consecutive ones."""
+    if isinstance(rows, range):
+        return slice(rows.start, rows.stop, rows.step)
+    return torch.from_numpy(rows.copy())  # the order of an epoch may not be written to
+
+
+def chunks(rows: Places, numbers: int) -> Iterator[Places]:
     """Consecutive parts of some rows, of samples with so many numbers, small enough to evaluate."""
     length = min(CHUNK, max(16, CHUNK_NUMBERS // max(1, numbers)))
     for begin in range(0, len(rows), length):

@@ -97,6 +97,20 @@ def test_a_batch_depends_on_seed_worker_and_step_only(spec: TaskSpec) -> None:
 
 
 @every_task
+def test_undisturbed_batches_are_those_of_the_task_without_augmentation_and_noise(
+    spec: TaskSpec,
+) -> None:
+    disturbed = {"label_noise": 0.5, "mixup": 0.4}
+    spec = replace(spec, **{k: v for k, v in disturbed.items() if hasattr(spec, k)})
+    task, plain = built(spec), built(spec.undisturbed())
+    for worker, t in ((2, 5), (0, 0)):
+        inputs, targets = task.undisturbed(worker, t)
+        wanted = plain.batch([worker], t)
+        assert torch.equal(inputs, wanted[0][0])
+        assert torch.equal(targets, wanted[1][0])
+
+
+@every_task
 def test_initial_parameters_depend_on_the_seed_only_and_leave_random_numbers_alone(
     spec: TaskSpec,
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.tasks.base import Batch, Setting
-from hpc_localsgd.tasks.samples import Samples, chunks, rows_of
+from hpc_localsgd.tasks.samples import Places, Samples, chunks, rows_of
 
 AUGMENT = 5  # a stream of random numbers of its own, beside those of `plan/partition.py`
 Images8 = tuple[np.ndarray, np.ndarray]  # images uint8 [N, 3, size, size], labels [N]
@@ -68,13 +68,11 @@ class InMemory(Samples):
             chosen = self._augmented(chosen, workers, t, self._pad)
         return self._normalised(chosen).unflatten(0, index.shape), labels[index]
 
-    def clean(self, split: str, rows: range) -> Iterator[Batch]:
+    def clean(self, split: str, rows: Places) -> Iterator[Batch]:
         """See `Samples.clean`."""
         images, labels = self._data[split]
         for part in chunks(rows, images[0].numel()):
-            index = torch.arange(part.start, part.stop, part.step, device=labels.device) % len(
-                labels
-            )
+            index = torch.as_tensor(np.asarray(part) % len(labels), device=labels.device)
             yield self._normalised(images[index]), labels[index]
 
     def _augmented(

@@ -41,7 +41,7 @@ class Request:
     @property
     def key(self) -> Hashable:
         """Names the request; the rows of a training batch follow from its seeds."""
-        return self.seeds or (self.split, int(self.rows[0]), int(self.rows[-1]))
+        return self.seeds or (self.split, self.rows.tobytes())
 
 
 @dataclass

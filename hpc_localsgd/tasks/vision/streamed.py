@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.tasks.base import Batch, Setting
-from hpc_localsgd.tasks.samples import Samples, chunks
+from hpc_localsgd.tasks.samples import Places, Samples, chunks
 from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.reader import Reader, Request, Result
 from hpc_localsgd.types import DataError
@@ -65,7 +65,7 @@ class Streamed(Samples):
         self.skipped = [n + new for n, new in zip(self.skipped, self._faults, strict=True)]
         self._faults = [0] * len(self.skipped)
 
-    def clean(self, split: str, rows: range) -> Iterator[Batch]:
+    def clean(self, split: str, rows: Places) -> Iterator[Batch]:
         """See `Samples.clean`."""
         parts = list(chunks(rows, 3 * self._decoder.size**2))
         requests = [Request(split, np.array(part)) for part in parts]
