@@ -58,11 +58,15 @@ PANELS = (
     ),
     (
         "loss of the workers over that of the mean",
-        (("xi_gap", "measured"), ("xi_half_trace", "½ tr(H Ξ)"), ("xi_smoothed", "E, N(0, Ξ)")),
+        (
+            ("snapshot_xi_gap", "measured"),
+            ("snapshot_xi_half_trace", "½ tr(H Ξ)"),
+            ("snapshot_xi_smoothed", "E, N(0, Ξ)"),
+        ),
     ),
-    ("spread at the snapshots, tr Ξ", (("xi_trace", ""),)),
-    ("eigenvalues of Ξ", (("xi_eigenvalues", ""),)),
-    ("curvature along each deviation", (("xi_curvature", ""),)),
+    ("spread at the snapshots, tr Ξ", (("snapshot_xi_trace", ""),)),
+    ("eigenvalues of Ξ", (("snapshot_xi_eigenvalues", ""),)),
+    ("curvature along each deviation", (("snapshot_xi_curvature", ""),)),
 )
 
 

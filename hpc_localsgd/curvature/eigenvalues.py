@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.curvature.probes import Product
     from hpc_localsgd.types import Rows, Vector
 
+ULPS = 4  # by which models that are equal may seem to differ
 DENSE_P = 64  # where the whole matrix is cheaper than an iteration
 
 
@@ -142,3 +143,13 @@ def descending(gram: np.ndarray, eps: float) -> np.ndarray:
     """
     values = np.linalg.eigvalsh(gram)[::-1]
     return np.where(values > len(gram) * eps * values[0], values, 0.0)
+
+
+def rounding(mean: Vector, eps: float) -> float:
+    """Give the spread that models around `mean` [P] show when they differ by rounding alone.
+
+    Args:
+        mean: [P].
+        eps: Of the dtype in which the models were computed or stored, whichever is coarser.
+    """
+    return (ULPS * eps) ** 2 * float(mean.double().square().sum())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hpc_localsgd.curvature.eigenvalues import rounding
 from hpc_localsgd.probes.base import Measurement
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 BEFORE = "before_exchange/"
 MOMENT = "after the exchange, or before it where it makes all workers equal"
 """Which moment a series is of, for its `meaning`: one definition for every algorithm."""
-
-ULPS = 4  # by which workers that are equal may seem to differ
 
 
 @dataclass
@@ -73,7 +72,7 @@ class Exchange:
     @cached_property
     def rounding(self) -> float:
         """The spread up to which workers are equal but for the rounding of their dtype."""
-        return rounding(self.mean)
+        return rounding(self.mean, torch.finfo(self.mean.dtype).eps)
 
     def share(self, worker: int, samples: int, undisturbed: bool = True) -> list[Batch]:
         """A worker's part of the fixed subset: its batches of the first steps of the run.
@@ -120,12 +119,6 @@ class AtExchange(ABC):
     @abstractmethod
     def measure(self, exchange: Exchange) -> Iterator[Measurement]:
         """The values at this exchange, the same on all ranks. May use collectives."""
-
-
-def rounding(mean: Vector) -> float:
-    """The spread that workers around `mean` [P] show when they differ by rounding alone."""
-    size = float(mean.double().square().sum())
-    return (ULPS * torch.finfo(mean.dtype).eps) ** 2 * size
 
 
 def gradient(run: Run, x: Vector, batches: list[Batch], buffers: Vector) -> Vector:

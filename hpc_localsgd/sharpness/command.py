@@ -71,7 +71,7 @@ def _drive(subject: Subject, team: Team, options: Options) -> None:
     notes = [*_standing(subject)]
     header, most = subject.header(options), subject.run.most_workers
     with Store(subject.out, header, options.overwrite, most) as store:
-        measurer = Measurer(team, options, team.like)
+        measurer = Measurer(team, options, team.like, _precision(subject))
         before = len(store.done & set(subject.steps))
         missing = [step for step in subject.steps if step not in store.done]
         for i, step in enumerate(missing):
@@ -110,6 +110,13 @@ def _one(
     seconds, products = time.perf_counter() - begin, team.products_taken - taken
     _say(f"step {step} ({place}): {products} Hessian-vector products in {seconds:.1f} s")
     return []
+
+
+def _precision(subject: Subject) -> float:
+    """Of the numbers in the snapshots: workers that differ by less are equal."""
+    import torch
+
+    return torch.finfo(getattr(torch, subject.run.config.get("snapshot_dtype", "float32"))).eps
 
 
 def _standing(subject: Subject) -> Sequence[str]:

@@ -21,7 +21,7 @@ from hpc_localsgd.curvature import (
     top_eigenvalues,
     worst_direction,
 )
-from hpc_localsgd.curvature.eigenvalues import gram_eigenvalues
+from hpc_localsgd.curvature.eigenvalues import gram_eigenvalues, rounding
 from hpc_localsgd.sharpness.factors import factors
 from hpc_localsgd.sharpness.values import Value, of_estimate, of_pairs, of_trace
 
@@ -40,11 +40,13 @@ class Measurer:
         team: All ranks.
         options: What to measure.
         like: A vector of the dtype and device of the computation.
+        eps: Of the dtype in which snapshots were kept: workers that differ by less are equal.
     """
 
     team: Team
     options: Options
     like: Vector
+    eps: float
 
     def measure(self, snapshot: Snapshot) -> list[Value]:
         """Everything asked for at one snapshot.
@@ -125,30 +127,40 @@ class Measurer:
         yield Value("density_weights", found.weights, f"shares {about}, each probe sums to 1", dims)
 
     def _spread(self, x: Vector, workers: Rows) -> Iterator[Value]:
-        """The identity (1/K) sum L(w_k) - L(w) = 1/2 tr(H Xi) of Zhu et al., both sides."""
-        o, team = self.options, self.team
+        """The identity (1/K) sum L(w_k) - L(w) = 1/2 tr(H Xi) of Zhu et al., both sides.
+
+        Of the workers at the snapshot, which is behind an exchange: not the run's own `xi/...`
+        where that makes all workers equal. Those that agree to rounding have Xi = 0.
+        """
         apart = deviations(workers)
         trace = float((apart.double() ** 2).sum() / len(apart))
-        yield Value("xi_trace", trace, "tr Xi, the spread of the workers at the snapshot")
+        if trace <= rounding(workers.mean(0), self.eps):
+            apart, workers, trace = torch.zeros_like(apart), x.expand_as(apart), 0.0
+        about = "tr Xi, the spread of the workers at the snapshot; 0 where they differ by rounding"
+        yield Value("snapshot_xi_trace", trace, about)
         values = gram_eigenvalues(apart) / len(apart)
-        yield Value("xi_eigenvalues", values, "of Xi, descending; all others are 0", ("rank",))
+        about = "of Xi at the snapshot, descending; all others are 0"
+        yield Value("snapshot_xi_eigenvalues", values, about, ("rank",))
+        yield from self._landscape(x, workers, apart)
+
+    def _landscape(self, x: Vector, workers: Rows, apart: Rows) -> Iterator[Value]:
+        """What the deviations [K, P] at the snapshot say of the loss."""
+        o, team = self.options, self.team
         centre = float(team.losses(x[None])[0])
-        gap = float(team.losses(workers).mean()) - centre
+        gap = float(team.losses(workers).mean()) - centre if apart.any() else 0.0
         about = "(1/K) sum_k L(w_k) - L(mean), BatchNorm statistics of the mean model"
-        yield Value("xi_gap", gap, about, (), "nat")
+        yield Value("snapshot_xi_gap", gap, about, (), "nat")
         curved = along(team.products, apart, vectors=o.vectors)
-        half, about = (
-            curved.sum() / (2 * len(apart)),
-            "1/2 tr(H Xi), what xi_gap is to second order",
-        )
-        yield Value("xi_half_trace", half, about, (), "nat")
+        half = curved.sum() / (2 * len(apart))
+        about = "1/2 tr(H Xi), what snapshot_xi_gap is to second order"
+        yield Value("snapshot_xi_half_trace", half, about, (), "nat")
         lengths = (apart.double() ** 2).sum(1).cpu().numpy()
         about = "d^T H d / |d|^2 along each worker's deviation d from the mean"
         ratio = np.where(lengths > 0, curved / np.where(lengths > 0, lengths, 1.0), np.nan)
-        yield Value("xi_curvature", ratio, about, ("worker",))
+        yield Value("snapshot_xi_curvature", ratio, about, ("worker",))
         drawn = {"probes": o.direction_probes, "seed": o.seed}
         found = smoothed_by_workers(team.losses, x, apart, **drawn)
-        yield from of_estimate("xi_smoothed", found, "E L(x + e) - L(x), e ~ N(0, Xi)")
+        yield from of_estimate("snapshot_xi_smoothed", found, "E L(x + e) - L(x), e ~ N(0, Xi)")
 
     def _each(self, workers: Rows) -> list[Value]:
         rows = []

@@ -88,9 +88,9 @@ def _tables(cells: _Cells, steps: Sequence[int]) -> Iterator[Table]:
             "worst_direction": (f"along the gradient{cells.rho}", cells.number),
         },
         {
-            "xi_trace": ("spread tr Xi", cells.number),
-            "xi_gap": ("loss of workers - of mean", cells.number),
-            "xi_half_trace": ("tr(H Xi) / 2", cells.number),
+            "snapshot_xi_trace": ("spread tr Xi", cells.number),
+            "snapshot_xi_gap": ("loss of workers - of mean", cells.number),
+            "snapshot_xi_half_trace": ("tr(H Xi) / 2", cells.number),
             "workers/eigenvalues": ("workers' largest eigenvalue", cells.range),
         },
         {

@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 
 from hpc_localsgd.sharpness.values import Value
-from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError, Writer
+from hpc_localsgd.trajectory import (
+    SCHEMA_VERSION,
+    Header,
+    Trajectory,
+    TrajectoryError,
+    Writer,
+)
 from hpc_localsgd.trajectory.records import padded
 from hpc_localsgd.trajectory.storage import Mode
 from hpc_localsgd.types import ConfigurationError
@@ -99,6 +105,11 @@ def _done(path: Path, header: Header) -> set[int]:
         ConfigurationError: The file is of other settings.
     """
     before = Trajectory(path, segments=False)
+    if (version := int(before.attrs["schema_version"])) != SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"{path} was written with schema version {version}, and this writes {SCHEMA_VERSION}: "
+            "give --out another file, or --overwrite to replace it"
+        )
     if before.config_text != header.config:
         changed = _changed(before.config, header.config)
         raise ConfigurationError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from hpc_localsgd.trajectory.encoding import PLUGINS, decode, load_plugin
 from hpc_localsgd.trajectory.estimate import human_bytes
+from hpc_localsgd.trajectory.older import name_in_file, name_today
 from hpc_localsgd.trajectory.reading import opened
 from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals, padded
 from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError
@@ -164,7 +165,7 @@ class Trajectory:
         """
         if name not in self._series_names:
             raise TrajectoryError(self._unknown(name))
-        parts = self._each(f"series/{name}", "step", ["step", "value"])
+        parts = self._each_series(name, ["step", "value"])
         said = self._series_names[name]
         dims = tuple(said["dims"].split())
         if not parts:
@@ -248,29 +249,40 @@ class Trajectory:
     def _series_names(self) -> dict[str, dict[str, str]]:
         """Name of each series -> its attributes, the first segment's where several have it."""
         found: dict[str, dict[str, str]] = {}
-        for path in self.paths:
+        for path, attrs in zip(self.paths, self._attrs, strict=True):
             with opened(path) as file:
                 for name, said in _series_in(file).items():
-                    found.setdefault(name, said)
+                    found.setdefault(name_today(name, attrs), said)
         return found
 
+    def _each_series(self, name: str, columns: list[str]) -> list[dict[str, np.ndarray]]:
+        """Columns of a series, which may have another name in a segment of an older schema."""
+        groups = [name_in_file(name, attrs) for attrs in self._attrs]
+        return self._each([f"series/{g}" if g else "" for g in groups], "step", columns)
+
     def _each(
-        self, group: str, clock: str, names: list[str], whole: tuple[str, ...] = ()
+        self,
+        group: str | list[str],
+        clock: str,
+        names: list[str],
+        whole: tuple[str, ...] = (),
     ) -> list[dict[str, np.ndarray]]:
         """Columns of `group`, segment by segment, without the rows that a later segment did again.
 
         Args:
-            group: Path of the table.
+            group: Path of the table; or its path in each segment, empty where there is none.
             clock: Its column of global steps.
             names: Columns to read.
             whole: Columns that must have a row for it to count, `names` by default.
         """
         parts, limit = [], _FOREVER
-        for path, attrs in zip(reversed(self.paths), reversed(self._attrs), strict=True):
+        groups = [group] * len(self.paths) if isinstance(group, str) else group
+        segments = list(zip(self.paths, self._attrs, groups, strict=True))
+        for path, attrs, table in reversed(segments):
             with opened(path) as file:
-                rows = complete_rows(file[group], whole or names) if group in file else 0
+                rows = complete_rows(file[table], whole or names) if table in file else 0
                 if rows:
-                    columns = {name: file[group][name][:rows] for name in names}
+                    columns = {name: file[table][name][:rows] for name in names}
                     kept = columns[clock] <= limit
                     parts.append({name: x[kept] for name, x in columns.items()})
                     # A resumed job may measure the step it begins at once more: the later one
@@ -280,7 +292,7 @@ class Trajectory:
         return parts[::-1]
 
     def _length(self, name: str) -> int:
-        return sum(len(part["step"]) for part in self._each(f"series/{name}", "step", ["step"]))
+        return sum(len(part["step"]) for part in self._each_series(name, ["step"]))
 
     def _one_above_another(
         self, name: str, values: list[np.ndarray], dims: tuple[str, ...]

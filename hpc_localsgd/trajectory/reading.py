@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, TrajectoryError
+from hpc_localsgd.trajectory.schema import READABLE, TrajectoryError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -84,11 +84,12 @@ def _check_version(path: Path, file: h5py.File) -> None:
             f"{path}: an HDF5 file, but not a trajectory: it has no schema_version. Give the"
             " trajectory.h5 of a run, or its folder."
         )
-    if int(version) != SCHEMA_VERSION:
+    if int(version) not in READABLE:
         writer = file.attrs.get("package_version", "of unknown version")
+        known = " and ".join(map(str, READABLE))
         raise TrajectoryError(
             f"{path}: has schema version {int(version)}, written by hpc_localsgd {writer};"
-            f" this one reads version {SCHEMA_VERSION}. Read it with hpc_localsgd {writer}."
+            f" this one reads versions {known}. Read it with hpc_localsgd {writer}."
         )
 
 

@@ -22,8 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SCHEMA_VERSION = 1
-"""Version of the tree; a reader refuses any other and names the package that wrote it."""
+SCHEMA_VERSION = 2
+"""Version of the tree and of what its names mean, as it is written."""
+
+READABLE = (1, SCHEMA_VERSION)
+"""Versions that are read (see `older` for the first); of any other the writer is named."""
 
 STATUSES = ("running", "complete", "stopped", "diverged")
 """`running` in a file nobody writes any more means that its job was killed."""

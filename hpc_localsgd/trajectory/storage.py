@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from hpc_localsgd.trajectory import diskspace
 from hpc_localsgd.trajectory.header import Header
 from hpc_localsgd.trajectory.reading import opened
-from hpc_localsgd.trajectory.schema import TrajectoryError
+from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, TrajectoryError
 from hpc_localsgd.trajectory.segments import next_segment, segment_paths, trajectory_file
 from hpc_localsgd.trajectory.tables import Table
 
@@ -98,6 +98,12 @@ class Storage:
     def _check(self, header: Header) -> None:
         with opened(self.path) as file:
             K, P = int(file.attrs["K"]), int(file.attrs["P"])
+            version = int(file.attrs["schema_version"])
+        if version != SCHEMA_VERSION:
+            raise TrajectoryError(
+                f"{self.path} has schema version {version}, and names mean other things in version"
+                f' {SCHEMA_VERSION}: go on in a file of its own with mode="resume", or replace it.'
+            )
         if (K, P) != (header.K, header.P):
             raise TrajectoryError(
                 f"{self.path} was written with K={K}, P={P}; this run has"

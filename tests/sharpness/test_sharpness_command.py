@@ -90,7 +90,10 @@ def test_the_spread_is_half_a_trace(trained: Path, results: Trajectory) -> None:
     assert snapshot.workers is not None
     apart = torch.from_numpy(snapshot.workers).double()
     apart -= apart.mean(0)
-    value = {n: results.series(f"sharpness/xi_{n}").value for n in ("trace", "half_trace", "gap")}
+    value = {
+        n: results.series(f"sharpness/snapshot_xi_{n}").value
+        for n in ("trace", "half_trace", "gap")
+    }
     assert value["trace"][1] == pytest.approx(float((apart**2).sum()) / 3, rel=1e-9)
     assert value["trace"][1] > 1e-4
     half = float(torch.einsum("kp,pq,kq->", apart, H, apart)) / 6
@@ -99,10 +102,10 @@ def test_the_spread_is_half_a_trace(trained: Path, results: Trajectory) -> None:
     assert value["gap"][1] == pytest.approx(gap - float(loss(x)), rel=1e-6)
     assert value["gap"][1] == pytest.approx(half, rel=0.3)  # to second order
     assert value["trace"][0] == 0
-    values = results.series("sharpness/xi_eigenvalues").value
+    values = results.series("sharpness/snapshot_xi_eigenvalues").value
     xi = (apart.T @ apart / 3).numpy()
     np.testing.assert_allclose(values[1, :2], np.linalg.eigvalsh(xi)[::-1][:2], rtol=1e-6)
-    curved = results.series("sharpness/xi_curvature").value
+    curved = results.series("sharpness/snapshot_xi_curvature").value
     along = torch.einsum("kp,pq,kq->k", apart, H, apart) / apart.square().sum(1)
     np.testing.assert_allclose(curved[1], along.numpy(), rtol=1e-6)
     assert np.isnan(curved[0]).all()  # the workers begin at one point
@@ -222,7 +225,7 @@ def test_a_second_call_measures_what_is_missing_and_sorts_it(
     assert "Hessian-vector products" not in out
     found = Trajectory(run / "sharpness.h5")
     assert (run / "sharpness.h5").read_bytes() == before
-    for name in ("eigenvalues", "trace", "xi_gap", "average_direction"):
+    for name in ("eigenvalues", "trace", "snapshot_xi_gap", "average_direction"):
         series, whole = (f.series(f"sharpness/{name}") for f in (found, results))
         assert series.step.tolist() == [0, 15, 30]
         np.testing.assert_allclose(series.value, whole.value, rtol=1e-6, atol=1e-12)

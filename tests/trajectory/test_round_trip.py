@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hpc_localsgd.trajectory import Trajectory, TrajectoryError, Writer
+from hpc_localsgd.trajectory import SCHEMA_VERSION, Trajectory, TrajectoryError, Writer
 
 from .runs import REPOSITORY, add_round, header, write_run
 
@@ -92,7 +92,7 @@ def test_a_long_configuration_and_slurm_are_kept(tmp_path, monkeypatch):
     run = Trajectory(tmp_path)
     assert run.config_text == config
     assert (run.attrs["slurm_job_id"], run.status) == ("4711", "diverged")
-    assert run.attrs["schema_version"] == 1 and len(run.attrs["digest"]) == 64
+    assert run.attrs["schema_version"] == SCHEMA_VERSION and len(run.attrs["digest"]) == 64
 
 
 def test_an_empty_run_reads_and_prints(tmp_path):
