@@ -1,0 +1,36 @@
+"""SlowMo (Wang et al., arXiv:1910.00643, Algorithm 1); gamma is the rate of the round's first step.
+
+u <- beta u + (x_round - mean_k x_k) / gamma        x_round <- x_round - alpha gamma u
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpc_localsgd.algorithms.slowmo import SlowMo
+from restated.local import AdamW
+from restated.problem import LOCAL_FIRST, Case, Problem
+
+
+def path(p: Problem, alpha: float, beta: float) -> None:
+    x = p.start
+    anchor, u = x[0].copy(), np.zeros(12)
+    for _, begin, end in p.rounds():
+        gamma = p.rate(begin)
+        x = p.local_steps(x, begin, end)
+        mean = sum(x) / p.K
+        if gamma == 0:  # a warm-up: only averages
+            anchor = mean
+        else:
+            u = beta * u + (anchor - mean) / gamma
+            anchor = anchor - alpha * gamma * u
+        x = p.end_round(np.tile(anchor, (p.K, 1)), end - begin)
+
+
+MADE = SlowMo(alpha=0.8, beta=0.45)
+CASES = [
+    Case("momentum", MADE, lambda p: path(p, 0.8, 0.45)),
+    Case("local-first", MADE, lambda p: path(p, 0.8, 0.45), {"lengths": LOCAL_FIRST}),
+    Case("adamw", MADE, lambda p: path(p, 0.8, 0.45), {"local": AdamW}),
+    Case("warm-up", MADE, lambda p: path(p, 0.8, 0.45), {"lengths": LOCAL_FIRST, "warm": True}),
+]

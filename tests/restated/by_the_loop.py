@@ -1,0 +1,103 @@
+"""The same problem trained by the package's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_localsgd.batchnorm import BatchNorm
+from hpc_localsgd.loop import Position, Run, train
+from hpc_localsgd.optimizer import LocalOptimizer
+from hpc_localsgd.plan.partition import Partition
+from hpc_localsgd.tasks.base import Batch, Task
+from hpc_localsgd.types import Footprint
+from hpc_localsgd.worlds.simulated import Simulated
+from restated.local import Sgd
+from restated.problem import DECAYED, SIZES, Case, P, Problem
+
+
+class Restated(Task):
+    """The problem as a task. The step it is at is what its batch says."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.dim, self.sizes, self.decayed = P, SIZES, DECAYED
+        self.x = torch.from_numpy(problem.start)
+        self.buffers = torch.empty(problem.K, 0, dtype=torch.float64)
+        self.partition, self.splits = Partition(problem.K, problem.K, 1), {"train": problem.K}
+
+    def init(self, seed: int) -> torch.Tensor:
+        return self.x[0].clone()
+
+    def batch(self, ranks: Sequence[int], t: int) -> Batch:
+        return torch.tensor(t), torch.tensor(list(ranks))
+
+    def loss_and_grad(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        g = self.problem.plain(x.numpy(), int(batch[0]))
+        return torch.zeros(len(x)), torch.from_numpy(g)
+
+    def loss(self, *given: Any) -> torch.Tensor:
+        raise NotImplementedError
+
+    def evaluate(self, *given: Any) -> torch.Tensor:
+        raise NotImplementedError
+
+    def statistics(self, x: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+        return self.buffers[0]
+
+
+class Noting:
+    """Stands in for the recorder."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.noted, self.ends = task, list[np.ndarray](), list[int]()
+
+    def after_step(self, loss: torch.Tensor) -> None:
+        self.noted.append(self.task.x.numpy().copy())
+
+    def before_sync(self, p: Position, now: Any) -> None:
+        self.ends.append(p.t)
+
+    def after_sync(self, p: Position, now: Any) -> None:
+        pass
+
+    def measure(self, p: Position) -> None:
+        self.noted.append(self.task.x.numpy().copy())
+        assert torch.equal(p.x, self.task.x)
+
+    def keep(self, p: Position) -> None:
+        pass
+
+
+def run_of(case: Case, problem: Problem) -> Run:
+    """The objects of a run on the problem."""
+    world, task = Simulated(problem.K), Restated(problem)
+    begins = {begin: end - begin for _, begin, end in problem.rounds()}
+    schedule: Callable[[int, float], int] = lambda t, lr: begins[t]  # noqa: E731
+    torch_class = torch.optim.SGD if problem.local is Sgd else torch.optim.AdamW
+    make = partial(torch_class, lr=0.0, **problem.local.GIVEN)  # type: ignore[attr-defined]
+    rule = case.ours.get("gradient")
+    return Run(
+        task=rule.wrap(task, world, seed=9) if rule else task,
+        algorithm=case.made,
+        schedule=case.ours.get("schedule", schedule),
+        rate=problem.rate,  # type: ignore[arg-type]
+        optimizer=LocalOptimizer(make, task, case.ours.get("at_sync", "keep")),
+        batchnorm=BatchNorm(),
+        world=world,
+        steps=problem.steps,
+    )
+
+
+def trained(case: Case, problem: Problem) -> Noting:
+    """What was noted at every step of a run from its beginning to its end."""
+    run = run_of(case, problem)
+    model = Footprint(run.task.sizes, 8)
+    p = Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
+    noting = Noting(run.task)
+    train(run, p, noting)  # type: ignore[arg-type]
+    return noting

@@ -1,0 +1,82 @@
+"""Every worker's parameters at every step are those of the method's equation, to 1e-12."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hpc_localsgd
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from restated import local
+from restated.by_the_loop import trained
+from restated.local import AdamW, Sgd
+from restated.problem import LOCAL_FIRST, SIZES, Case, P
+
+# What a folder has beside its methods: what they are, and what several of them are made of.
+NO_METHOD = {"__init__", "base", "elsewhere"}
+FOLDERS = ("algorithms", "compressors", "gradients")
+
+
+def restated_of(folder: str) -> dict[str, ModuleType]:
+    """File of the package -> its restatement; one that is missing is an error at collection."""
+    files = sorted((Path(hpc_localsgd.__file__).parent / folder).glob("*.py"))
+    names = [path.stem for path in files if path.stem not in NO_METHOD]
+    missing = [n for n in names if not (Path(__file__).parent / folder / f"{n}.py").exists()]
+    assert not missing, (
+        f"hpc_localsgd/{folder}: {missing} have no equation in tests/restated/{folder}: write each "
+        "from its paper, in plain numpy, with all hyper-parameters away from their neutral values"
+    )
+    return {name: import_module(f"restated.{folder}.{name}") for name in names}
+
+
+def cases() -> list[Any]:
+    """All algorithms, gradient rules and policies, each a run."""
+    found = []
+    for name, module in restated_of("algorithms").items():
+        found += [(f"{name}-{case.name}", case) for case in getattr(module, "CASES", [])]
+    means = {"average": "parameters"}
+    path = import_module("restated.algorithms.local_sgd").path
+    for name, module in restated_of("gradients").items():
+        for i, (rule, at) in enumerate(module.RULES):
+            given = {"lengths": LOCAL_FIRST, "at": at}
+            run = Case(name, LocalSGD(), path, given, {"gradient": rule})
+            found.append((f"{name}-{i}", run))
+    for policy in hpc_localsgd.optimizer.AtSync.__args__:  # type: ignore[attr-defined]
+        for optimizer in (Sgd, AdamW):
+            given = {"local": optimizer, "policy": getattr(local, policy)}
+            run = Case(policy, LocalSGD(**means), lambda p: path(p, **means), given)
+            run.ours["at_sync"] = policy
+            found.append((f"{policy}-{optimizer.__name__}", run))
+    return [pytest.param(case, id=name) for name, case in found]
+
+
+@pytest.mark.parametrize("case", cases())
+def test_every_step_is_that_of_the_equation(case: Case) -> None:
+    expected = case.problem()
+    case.path(expected)
+    noted = trained(case, case.problem()).noted
+    assert len(noted) == len(expected.noted) == 2 * expected.steps
+    np.testing.assert_allclose(noted, expected.noted, rtol=0, atol=1e-12)
+    moved = np.abs(expected.noted[-1] - expected.start).max()
+    assert 1e-2 < moved < 10  # neither at rest nor on its way to infinity
+
+
+@pytest.mark.parametrize("name", restated_of("compressors"))
+def test_what_arrives_is_what_the_codec_s_equation_says(name: str) -> None:
+    module = restated_of("compressors")[name]
+    rows = np.random.default_rng(3).standard_normal((40, P)) * np.logspace(-3, 3, 40)[:, None]
+    rows[7, :4], rows[8] = 0.0, 0.0
+    for codec in module.MADE:
+        sent = codec.encode(torch.from_numpy(rows), SIZES)
+        arrived = codec.decode(sent, SIZES, torch.float64).numpy()
+        expected = np.stack([module.coded(row, SIZES) for row in rows])
+        np.testing.assert_allclose(arrived, expected, rtol=1e-12, atol=0)
+        assert sent.shape == (40, module.nbytes(P, len(SIZES)))
+        assert codec.payload(SIZES) == module.nbytes(P, len(SIZES))
+        assert codec.elementwise == module.ENTRY_BY_ENTRY
