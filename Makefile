@@ -4,12 +4,12 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 
 # One thread per rank: several ranks share the cores of one machine.
-train test: export OMP_NUM_THREADS = 1
+train test quick: export OMP_NUM_THREADS = 1
 
 train: SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test lint format clean
+.PHONY: help env train test quick lint format clean
 
 help:    ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +22,12 @@ train: env  ## train four Horovod workers with Post-local SGD on real data
 	@set -o pipefail; $(BIN)/horovodrun -np 4 $(BIN)/python -m hpc_localsgd.train \
 	    --out runs/digits --overwrite 2>&1 | sed -u -E 's/^\[[0-9,]+\]<std[a-z]+>: ?//'
 
+# Tests that start ranks share one of the processes and take turns; all others run beside them.
 test: env  ## run every test, those under MPI and Horovod included
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadgroup
+
+quick: env  ## run the tests that start no ranks: an answer in minutes
+	$(BIN)/python -m pytest tests -n auto -m "not launched"
 
 lint: env  ## check style and types (ruff, mypy)
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ EXTRAS = {
         "pre-commit",
         "pytest>=8.0",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "ruff",
     ],
 }

@@ -13,6 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 for name in [n for n in os.environ if n.startswith(("OMPI_COMM_", "PMIX_", "PMI_", "HOROVOD_"))]:
     del os.environ[name]
 
+import groups  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
@@ -27,3 +28,9 @@ settings.load_profile("here")
 def same_random_numbers() -> None:
     """A test's global random numbers do not depend on the tests before it."""
     torch.manual_seed(1234)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell apart the tests that start ranks; see `groups`."""
+    groups.mark(items)
