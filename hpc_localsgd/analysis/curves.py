@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +94,48 @@ def thinned(x: np.ndarray, y: np.ndarray, bins: int = PIXELS) -> Curve:
     return Curve(np.maximum.reduceat(x, starts), middle, low, high)
 
 
+def breaks(run: Trajectory, step: np.ndarray) -> np.ndarray:
+    """Indices of `step` before which something is missing: no line goes there.
+
+    Values of rounds stand at the ends of rounds, so those between two of them are counted; others
+    have a cadence, and where two are more than one and a half times as far apart as usual, some are
+    missing.
+
+    Args:
+        run: The run.
+        step: ``[n]`` ascending global steps at which there is a value.
+    """
+    ends = run.rounds.step_end
+    at = np.searchsorted(ends, step)
+    if len(ends) and (ends[np.minimum(at, len(ends) - 1)] == step).all() and len(step) > 2:
+        usual = np.percentile(np.diff(at), 50, method="lower")
+        return 1 + np.flatnonzero(np.diff(at) > 1.5 * usual)
+    return late(step)
+
+
+def late(step: np.ndarray) -> np.ndarray:
+    """Indices of `step` that come later after the one before than is usual: see `breaks`.
+
+    Args:
+        step: ``[n]`` ascending.
+    """
+    apart = np.diff(step)
+    if len(apart) < 2:
+        return np.empty(0, int)
+    return 1 + np.flatnonzero(apart > 1.5 * np.percentile(apart, 50, method="lower"))
+
+
+def pieces(n: int, breaks: Sequence[int] | Any) -> list[slice]:
+    """Slices of n values between which something is missing.
+
+    Args:
+        n: How many there are.
+        breaks: Indices at which a new piece begins.
+    """
+    edges = [0, *(int(i) for i in breaks), n]
+    return [slice(a, b) for a, b in pairwise(edges) if b > a]
+
+
 def smoothed(y: np.ndarray, window: int) -> np.ndarray:
     """Centred running mean whose window shrinks at both ends. ``[n] -> [n]``.
 
@@ -109,9 +154,10 @@ def changes(y: np.ndarray) -> np.ndarray:
     """Indices at which `y` differs from the value before, thinned to what a page can show.
 
     Args:
-        y: ``[n]``.
+        y: ``[n]``; NaN is like NaN.
     """
-    changed = np.flatnonzero(np.concatenate([[True], y[1:] != y[:-1]]))
+    same = (y[1:] == y[:-1]) | (np.isnan(y[1:]) & np.isnan(y[:-1]))
+    changed = np.flatnonzero(np.concatenate([[True], ~same]))
     return changed[:: max(1, len(changed) // (2 * PIXELS))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FEW = 40  # points up to which each has a dot of its own
 ALONE = 0.62  # height of the figure when there is no accuracy below the loss
 
 
@@ -86,9 +87,9 @@ def draw_losses(axes: Axes, run: Trajectory, x: Callable[[np.ndarray], np.ndarra
     """
     train, test = (curves.series_or_none(run, name) for name in (TRAIN, TEST_LOSS))
     if train is not None:
-        draw_noisy(axes, x(train.step), train.value)
+        draw_noisy(axes, x(train.step), train.value, curves.breaks(run, train.step))
     if test is not None:
-        draw_points(axes, x(test.step), test.value, style.BLUE)
+        draw_points(axes, x(test.step), test.value, style.BLUE, curves.late(test.step))
     scale_loss(axes, [s.value for s in (train, test) if s is not None])
 
 
@@ -102,42 +103,52 @@ def draw_score(axes: Axes, run: Trajectory, x: Callable[[np.ndarray], np.ndarray
     """
     score = curves.series_or_none(run, ACCURACY)
     if score is not None:
-        draw_points(axes, x(score.step), score.value, style.RED)
+        draw_points(axes, x(score.step), score.value, style.RED, curves.late(score.step))
     scale_accuracy(axes, score)
 
 
-def draw_noisy(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    """The loss of batches: every value pale, their course strong.
+def draw_noisy(axes: Axes, x: np.ndarray, y: np.ndarray, breaks: Sequence[int] | Any = ()) -> None:
+    """The loss of batches: every value pale, their course strong; no line over a gap.
 
     Args:
         axes: The panel.
         x: ``[n]`` ascending.
         y: ``[n]`` finite.
+        breaks: Indices before which something is missing.
     """
     window = max(1, len(y) // 40)
-    course = curves.thinned(x, curves.smoothed(y, window))
-    every = curves.thinned(x, y)
-    axes.plot(every.x, every.y, color=style.YELLOW, alpha=0.35, linewidth=0.7)
-    if len(every.x) < len(x):
-        band: dict[str, Any] = {"color": style.YELLOW, "alpha": 0.18, "linewidth": 0}
-        axes.fill_between(every.x, every.low, every.high, **band)
-    axes.plot(course.x, course.y, color=style.YELLOW)
+    band: dict[str, Any] = {"color": style.YELLOW, "alpha": 0.18, "linewidth": 0}
+    pale: dict[str, Any] = {"color": style.YELLOW, "alpha": 0.35, "linewidth": 0.7}
+    for piece in curves.pieces(len(x), breaks):
+        course = curves.thinned(x[piece], curves.smoothed(y[piece], window))
+        every = curves.thinned(x[piece], y[piece])
+        axes.plot(every.x, every.y, **pale, marker="." if len(every.x) <= FEW else "")
+        if (every.low < every.high).any():
+            axes.fill_between(every.x, every.low, every.high, **band)
+        axes.plot(course.x, course.y, color=style.YELLOW, marker="." if len(course.x) == 1 else "")
 
 
-def draw_points(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
-    """Few exact values: a dot each, as long as dots can be told apart.
+def draw_points(
+    axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, breaks: Sequence[int] | Any = ()
+) -> None:
+    """Exact values: a dot each, and a line where none is missing between two.
 
     Args:
         axes: The panel.
         x: ``[n]`` ascending.
         y: ``[n]`` finite.
         colour: Of the line and its dots.
+        breaks: Indices before which something is missing.
     """
-    curve = curves.thinned(x, y)
-    drawn: list[Artist] = [*axes.plot(curve.x, curve.y, color=colour, zorder=3)]
-    if len(curve.x) <= 40:
-        dots: dict[str, Any] = {"s": 13, "color": colour, "edgecolor": "white", "linewidth": 0.6}
-        drawn.append(axes.scatter(curve.x, curve.y, zorder=4, **dots))
+    few = len(x) <= FEW
+    dots: dict[str, Any] = {"s": 13 if few else 4, "color": colour}
+    dots |= {"edgecolor": "white", "linewidth": 0.6} if few else {"linewidth": 0}
+    drawn: list[Artist] = []
+    for piece in curves.pieces(len(x), breaks):
+        curve = curves.thinned(x[piece], y[piece])
+        drawn += axes.plot(curve.x, curve.y, color=colour, zorder=3, linewidth=1.2)
+        if few or len(curve.x) == 1:
+            drawn.append(axes.scatter(curve.x, curve.y, zorder=4, **dots))
     style.clip_sideways(axes, drawn)
 
 

@@ -42,7 +42,7 @@ def _draw_line(figure: Figure, found: Landscape) -> None:
         y = found.values.get(name, np.full(len(x), np.nan))
         fine = np.isfinite(y)
         if fine.any():
-            axes.plot(x[fine], y[fine], color=colour)
+            axes.plot(x, y, color=colour, marker=".", markersize=3)  # NaN: not evaluated yet
             dark = "#a87a10" if colour == style.YELLOW else colour
             labels.append((float(y[fine][-1]), text, dark))
             most.append(y[fine])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis.draw_rate import rate_line, stairs
 from hpc_localsgd.analysis.planned import Planned, Unplannable, planned
 from hpc_localsgd.trajectory import Trajectory
 
@@ -31,15 +32,8 @@ def draw_plan(run: Trajectory) -> Figure:
     panels = figure.subplots(1, 3, gridspec_kw=grid)
     done = int(run.rounds.step_end[-1]) if len(run.rounds) else 0
     last = max(done, plan.steps if plan else 0)
-    ours = run.rounds
-    shown = (
-        ("learning rate", ours.lr, plan.lr if plan else None, 10),
-        ("H, local steps a round", ours.local_steps, plan.local_steps if plan else None, 2),
-    )
-    for axes, (name, recorded, wanted, base) in zip(panels[:2], shown, strict=True):
-        _draw_steps(axes, plan, wanted, (ours.step_begin, ours.step_end), recorded)
-        _scale(axes, [x for x in (recorded, wanted) if x is not None], base)
-        axes.set_title(name, loc="left", fontsize=8.5, color=style.GREY)
+    _draw_rates(panels[0], run, plan)
+    _draw_lengths(panels[1], run, plan)
     _draw_count(panels[2], run, plan)
     for axes in panels:
         style.step_axis(axes, last)
@@ -49,24 +43,32 @@ def draw_plan(run: Trajectory) -> Figure:
     return figure
 
 
-def _draw_steps(
-    axes: Axes,
-    plan: Planned | None,
-    wanted: np.ndarray | None,
-    ours: tuple[np.ndarray, np.ndarray],
-    recorded: np.ndarray,
-) -> None:
-    if plan is not None and wanted is not None:
-        _stairs(axes, (plan.begins, plan.ends), wanted, color=style.YELLOW, alpha=0.45, linewidth=5)
-    if len(recorded):
-        _stairs(axes, ours, recorded, color=style.INK, linewidth=1.1)
+def _draw_rates(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
+    """The planned rate of every step; on it, what was recorded of each round's first step."""
+    axes.set_title("learning rate", loc="left", fontsize=8.5, color=style.GREY)
+    shown = [run.rounds.lr]
+    if plan is not None:
+        step, lr = rate_line(plan.rate, plan.steps)
+        axes.plot(step, lr, color=style.YELLOW, alpha=0.45, linewidth=5, drawstyle="steps-post")
+        shown.append(lr)
+    kept = curves.changes(run.rounds.lr) if len(run.rounds) else np.empty(0, int)
+    axes.plot(run.rounds.step_begin[kept], run.rounds.lr[kept], ".", color=style.INK, markersize=2)
+    _scale(axes, shown, 10)
 
 
-def _stairs(axes: Axes, places: tuple[np.ndarray, np.ndarray], y: np.ndarray, **look: Any) -> None:
-    begins, ends = places
-    keep = curves.changes(y)
-    edges = np.append(begins[keep], ends[-1])
-    axes.stairs(y[keep].astype(float), edges, baseline=None, **look)
+def _draw_lengths(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
+    """H of every round, planned and recorded."""
+    axes.set_title("H, local steps a round", loc="left", fontsize=8.5, color=style.GREY)
+    ours, shown = run.rounds, [run.rounds.local_steps]
+    if plan is not None:
+        look: dict[str, Any] = {"color": style.YELLOW, "alpha": 0.45, "linewidth": 5}
+        stairs(axes, plan.begins, plan.ends, plan.local_steps, **look)
+        shown.append(plan.local_steps)
+    if len(ours):
+        stairs(
+            axes, ours.step_begin, ours.step_end, ours.local_steps, color=style.INK, linewidth=1.1
+        )
+    _scale(axes, shown, 2)
 
 
 def _scale(axes: Axes, values: list[np.ndarray], base: int) -> None:
@@ -99,7 +101,7 @@ def _draw_count(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
 
 def _count(axes: Axes, ends: np.ndarray, **look: Any) -> None:
     shown = np.unique(np.linspace(0, len(ends) - 1, min(len(ends), 600)).astype(int))
-    axes.plot(np.append(0, ends[shown]), np.append(0, shown + 1), **look)
+    axes.plot(np.append(0, ends[shown]), np.append(0, shown + 1), drawstyle="steps-post", **look)
 
 
 def _explain(axes: Axes, known: bool) -> None:

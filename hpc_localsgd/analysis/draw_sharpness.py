@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.blank import floor_of, without_rounding
 from hpc_localsgd.analysis.panels import draw_panels, panels_of
 from hpc_localsgd.trajectory import Series, Trajectory, TrajectoryError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PREFIX = "sharpness/"
+SNAPSHOT_XI = "snapshot_xi_"
 
 
 @dataclass(frozen=True)
@@ -107,15 +109,18 @@ def _labelled(far: dict[str, str]) -> list[tuple[str, list[tuple[str, str]]]]:
 def series_of(sources: Sequence[Trajectory]) -> dict[str, Series]:
     """Series of sharpness by their name behind the prefix; of several files the last counts.
 
+    Deviations of workers that are equal are NaN, see `blank`.
+
     Args:
         sources: Files to look in.
     """
-    found = {}
+    found: dict[str, Series] = {}
     for source in sources:
         for name in source.names():
             large = "parameter" in source.about(name)["dims"].split()  # vectors of the model
             if name.startswith(PREFIX) and not large and len(series := source.series(name)):
                 found[name.removeprefix(PREFIX)] = series
+        found, _ = without_rounding(found, SNAPSHOT_XI, floor_of(source))
     return found
 
 

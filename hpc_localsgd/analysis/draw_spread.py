@@ -1,4 +1,9 @@
-"""The spread of the workers, round by round, above the learning rate and H that drive it."""
+"""The spread of the workers at every exchange, above the learning rate and H that drive it.
+
+Drawn is what was measured: a dot for each value, and nothing between two of them, for nobody looked
+there. Where an exchange makes all workers equal a stem goes down to 0 at the same step, which is
+known too; where it does not, it goes from the spread before the exchange to the one after it.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +12,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis.draw_rate import draw_H, draw_rate
 from hpc_localsgd.trajectory import Series, Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TEETH = 160  # rounds up to which each can be seen on the page
-_ZOOM = 12  # rounds shown beside it when there are more
+BEFORE = "before_exchange/spread"
+STEMS = 240  # values up to which each has its own stem
+_ZOOM = 12  # values shown beside them when there are more
 
 
 def draw_spread(run: Trajectory) -> Figure:
-    """Spread, learning rate and H against steps, and the last rounds enlarged when there are many.
+    """Spread, learning rate and H against steps, and the last values enlarged when there are many.
 
     Args:
         run: The run.
     """
-    spread = curves.series_or_none(run, "spread")
-    zoomed = spread is not None and _worth_a_zoom(run, spread)
+    spread = measured(run, "spread")
+    zoomed = spread is not None and len(spread) > STEMS
     figure = style.sheet(9.6, 5.4, "Spread of the workers", run)
     margins = style.frame(figure, 0.9, 0.35, 0.95, 0.55)
     widths, gap = ((3.1, 1), 0.16) if zoomed else ((1,), 0)
     ratios: dict[str, Any] = {"height_ratios": (5, 1, 1), "width_ratios": widths}
     grid = figure.add_gridspec(3, len(widths), hspace=0.4, wspace=gap, **margins, **ratios)
     top, rate, local = (figure.add_subplot(grid[row, 0]) for row in range(3))
-    last = int(run.rounds.step_end[-1]) if len(run.rounds) else 1
     _draw_main(top, run, spread)
-    _draw_strip(rate, run, run.rounds.lr, "learning rate", 10)
-    _draw_strip(local, run, run.rounds.local_steps.astype(float), "H, local steps a round", 2)
+    draw_rate(rate, run)
+    draw_H(local, run)
+    last = int(run.rounds.step_end[-1]) if len(run.rounds) else 1
     for axes in (top, rate, local):
         style.step_axis(axes, last, label=axes is local)
     if zoomed and spread is not None:
@@ -42,151 +49,119 @@ def draw_spread(run: Trajectory) -> Figure:
     return figure
 
 
-def _worth_a_zoom(run: Trajectory, spread: Series) -> bool:
-    """Whether there are teeth, too many to be seen; a spread of 0 everywhere has none."""
-    return spread.value.max() > 0 and _meet(run, spread) and _local_rounds(run) > _TEETH
+def measured(run: Trajectory, name: str) -> Series | None:
+    """The values of a spread that are above rounding; None without any.
+
+    Values below it (in older files, and 0 today) are of workers that are equal.
+
+    Args:
+        run: The run.
+        name: `spread` or `BEFORE`.
+    """
+    found = curves.series_or_none(run, name)
+    if found is None or not found.value.max() > 0:
+        return None
+    fine = found.value > 1e-9 * float(found.value.max())
+    return Series(found.step[fine], found.value[fine], found.units, (), found.meaning, name)
 
 
 def _draw_main(axes: Axes, run: Trajectory, spread: Series | None) -> None:
-    if spread is None or not spread.value.max() > 0:
-        style.note(axes, _why_none(run, spread))
+    before = measured(run, BEFORE)
+    shown = [s for s in (spread, before) if s is not None]
+    if not shown:
+        style.note(axes, _why_none(run))
         return
-    log = _scale(axes, spread)
-    if _meet(run, spread) and _local_rounds(run) <= _TEETH:
-        _draw_teeth(axes, run, spread, log)
-        _draw_exchanges(axes, run)
-    else:
-        _draw_course(axes, spread, log)
-    if _meet(run, spread):
-        _explain_nothing(axes, run)
+    _scale(axes, np.concatenate([s.value for s in shown]))
+    if spread is not None:
+        _draw_values(axes, spread, before)
+    _draw_exchanges(axes, run, before is not None)
+    _explain_nothing(axes, run, shown)
     axes.set_ylabel("mean squared distance\nfrom the mean model")
 
 
-def _why_none(run: Trajectory, spread: Series | None) -> str:
+def _why_none(run: Trajectory) -> str:
     if run.K == 1:
         return "one worker has no spread"
-    return "no spread recorded" if spread is None else "no spread: the workers stayed together"
+    some = curves.series_or_none(run, "spread") is not None
+    return "no spread: the workers stayed together" if some else "no spread recorded"
 
 
-def _scale(axes: Axes, spread: Series) -> bool:
-    """Logarithmic when the spread changes by orders of magnitude; True if so."""
-    positive = spread.value[spread.value > _noise(spread)]
-    low, high = np.quantile(positive, [0.05, 1.0])
+def _scale(axes: Axes, values: np.ndarray) -> None:
+    """Logarithmic when the spread changes by orders of magnitude."""
+    low, high = np.quantile(values, 0.05), float(values.max())
     if high < 40 * low:
         axes.set_ylim(0, 1.08 * high)
-        return False
+        return
     axes.set_yscale("log")
-    axes.set_ylim(low / 4, 2 * high)
-    return True
+    axes.set_ylim(float(values.min()) / 2, 2 * high)
 
 
-def _noise(spread: Series) -> float:
-    """Below this the workers agree but for rounding, as they do in rounds of one step."""
-    return 1e-9 * float(spread.value.max())
-
-
-def _meet(run: Trajectory, spread: Series) -> bool:
-    """Whether an exchange brings all workers together, so that a round rises from nothing.
-
-    Gossip does not, and shows it by a spread even in rounds of one step.
-    """
-    single = run.rounds.step_end[run.rounds.local_steps == 1]
-    return not (spread.value[np.isin(spread.step, single)] > _noise(spread)).any()
-
-
-def _draw_teeth(axes: Axes, run: Trajectory, spread: Series, log: bool) -> None:
-    """Each round rises from nothing to its measured end; the way there is drawn, not measured."""
-    floor = axes.get_ylim()[0]
-    parts = 12 if log else 2
-    for begin, end, value in _teeth(run, spread):
-        x = np.linspace(begin, end, parts)
-        y = np.maximum(value * np.linspace(0, 1, parts), floor)
-        axes.fill_between(x, floor, y, color=style.BLUE, alpha=0.16, linewidth=0)
-        axes.plot(x, y, color=style.BLUE, linewidth=1.0, alpha=0.6)
-        axes.plot([end, end], [value, floor], color=style.BLUE, linewidth=0.5, alpha=0.45)
-    fine = spread.value > _noise(spread)
-    size = 14 if fine.sum() < 60 else 6
-    dots = axes.scatter(spread.step[fine], spread.value[fine], s=size, color=style.BLUE, zorder=4)
+def _draw_values(axes: Axes, spread: Series, before: Series | None) -> None:
+    """A dot for each value; of many the range of a bin as a line, and its median as a dot."""
+    curve = curves.thinned(spread.step.astype(float), spread.value, 300)
+    if len(curve.x) < len(spread):
+        axes.vlines(curve.x, curve.low, curve.high, color=style.BLUE, alpha=0.25, linewidth=1.0)
+    elif len(spread) <= STEMS:
+        _draw_stems(axes, spread, before)
+    size = 14 if len(curve.x) < 60 else 6
+    dots = axes.scatter(curve.x, curve.y, s=size, color=style.BLUE, linewidth=0, zorder=4)
     style.clip_sideways(axes, [dots])
 
 
-def _teeth(run: Trajectory, spread: Series) -> list[tuple[int, int, float]]:
-    """(step_begin, step_end, spread) of each round of more than one step that has a spread."""
-    rounds = run.rounds
-    at = np.searchsorted(rounds.step_end, spread.step)
-    known = at < len(rounds)
-    at, step, value = at[known], spread.step[known], spread.value[known]
-    ended = (rounds.step_end[at] == step) & (rounds.local_steps[at] > 1)
-    begins = rounds.step_begin[at[ended]]
-    return list(zip(begins.tolist(), step[ended].tolist(), value[ended].tolist(), strict=True))
+def _draw_stems(axes: Axes, spread: Series, before: Series | None) -> None:
+    """What an exchange does at its step: down to 0, or from what was before it (open dots)."""
+    look: dict[str, Any] = {"color": style.BLUE, "linewidth": 0.6, "alpha": 0.5}
+    end = np.full(len(spread), axes.get_ylim()[0])
+    if before is not None:
+        both, ours, theirs = np.intersect1d(spread.step, before.step, return_indices=True)
+        end[ours] = before.value[theirs]
+        if len(both):
+            open_dots: dict[str, Any] = {"s": 9, "facecolor": "white", "edgecolor": style.BLUE}
+            drawn = axes.scatter(both, before.value[theirs], linewidth=0.6, zorder=3, **open_dots)
+            style.clip_sideways(axes, [drawn])
+    axes.vlines(spread.step, end, spread.value, **look)
 
 
-def _draw_course(axes: Axes, spread: Series, log: bool) -> None:
-    shown = spread.value > _noise(spread) if log else np.ones(len(spread), bool)
-    curve = curves.thinned(spread.step[shown].astype(float), spread.value[shown], 300)
-    band: dict[str, Any] = {"color": style.BLUE, "alpha": 0.18, "linewidth": 0}
-    axes.fill_between(curve.x, curve.low, curve.high, **band)
-    axes.plot(curve.x, curve.y, color=style.BLUE, linewidth=1.3)
-
-
-def _draw_exchanges(axes: Axes, run: Trajectory) -> None:
+def _draw_exchanges(axes: Axes, run: Trajectory, apart: bool) -> None:
     """A tick below the axis for every exchange, as dense as they were."""
     ends = run.rounds.step_end
+    if not len(ends):
+        return
     shown = np.unique(np.round(ends / max(1, ends[-1]) * 1400)) * ends[-1] / 1400
     low, high = (-0.035, -0.012)
     below: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
     axes.vlines(shown, low, high, color=style.GREY, linewidth=0.5, **below)
     at: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
-    axes.text(1, 1, "each tick an exchange", color=style.GREY, fontsize=8, **at)
+    moments = "filled: after an exchange, open: before it · " if apart else "measured before it · "
+    text = f"each tick an exchange · {moments}nothing was measured between dots"
+    axes.text(1, 1, text, color=style.GREY, fontsize=8, **at)
 
 
-def _explain_nothing(axes: Axes, run: Trajectory) -> None:
+def _explain_nothing(axes: Axes, run: Trajectory, shown: list[Series]) -> None:
     """Where rounds of one step leave a wide gap, says why there is nothing to see."""
     switch = curves.first_local_step(run)
-    if switch is not None and switch > 0.12 * run.rounds.step_end[-1]:
-        why = "H = 1:\nthe workers\nstay together"
-        at: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "linespacing": 1.4}
-        axes.text(switch / 2, 0.5, why, color=style.GREY, fontsize=8, ha="center", **at)
+    first = min(int(s.step[0]) for s in shown)
+    if switch is None or first <= switch or switch <= 0.12 * run.rounds.step_end[-1]:
+        return
+    why = "H = 1:\nthe workers\nstay together"
+    at: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "linespacing": 1.4}
+    axes.text(switch / 2, 0.5, why, color=style.GREY, fontsize=8, ha="center", **at)
 
 
 def _draw_zoom(axes: Axes, run: Trajectory, spread: Series) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    teeth = _teeth(run, spread)[-_ZOOM:]
-    if not teeth:
-        style.note(axes, "no round to enlarge")
-        return
-    shown = np.isin(spread.step, [end for _, end, _ in teeth])
-    part = Series(spread.step[shown], spread.value[shown], "", (), "", "")
-    axes.set_ylim(0, 1.15 * part.value.max() or 1.0)  # the last rounds alone may have none
-    _draw_teeth(axes, run, part, log=False)
-    axes.set_xlim(teeth[0][0], teeth[-1][1])
+    part = Series(spread.step[-_ZOOM:], spread.value[-_ZOOM:], "", (), "", "")
+    before = measured(run, BEFORE)
+    every = [part.value, before.value[before.step >= part.step[0]] if before else part.value]
+    axes.set_ylim(0, 1.15 * float(np.concatenate(every).max()))
+    _draw_values(axes, part, before)
+    margin = max(1, int(part.step[-1] - part.step[0]) // 12)
+    axes.set_xlim(part.step[0] - margin, part.step[-1] + margin)
     axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     axes.yaxis.get_offset_text().set(fontsize=8, color=style.GREY, ha="right")
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.set_title(f"the last {len(teeth)} rounds", fontsize=8, color=style.GREY, loc="center")
+    axes.set_title(f"the last {len(part)} values", fontsize=8, color=style.GREY, loc="center")
     axes.set_xlabel("global step")
-
-
-def _draw_strip(axes: Axes, run: Trajectory, y: np.ndarray, name: str, base: int) -> None:
-    axes.set_title(name, loc="left", fontsize=8, color=style.GREY, pad=3)
-    fine = np.isfinite(y)
-    if not fine.any():
-        style.note(axes, "not recorded")
-        return
-    edges = np.append(run.rounds.step_begin, run.rounds.step_end[-1:])
-    keep = curves.changes(y)  # a constant H is two points, not a hundred thousand
-    places = np.append(edges[:-1][keep], edges[-1])
-    axes.stairs(y[keep], places, baseline=None, color=style.INK, linewidth=1.2)
-    low, high = y[fine].min(), y[fine].max()
-    if low > 0 and high >= 8 * low:
-        axes.set_yscale("log", base=base)
-    axes.set_yticks(sorted({low, high}), [f"{v:.3g}" for v in sorted({low, high})])
-    axes.minorticks_off()
-    axes.margins(y=0.25)
-
-
-def _local_rounds(run: Trajectory) -> int:
-    return int((run.rounds.local_steps > 1).sum())

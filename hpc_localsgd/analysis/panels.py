@@ -30,11 +30,13 @@ class Line:
         series: ``[n]``, or ``[n, m]`` for m lines, or for a band if the axis is of workers.
         label: Its name in the panel, empty where it is alone.
         error: Standard error of it, if there is one.
+        everywhere: Whether it is known between its values too, as a rate is that is a formula.
     """
 
     series: Series
     label: str = ""
     error: Series | None = None
+    everywhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ def _draw_line(axes: Axes, line: Line, colour: str) -> np.ndarray:
     """Draws it; returns the finite values drawn."""
     step, value = line.series.step.astype(float), line.series.value
     flat = value.reshape(len(value), -1).astype(float)
-    if flat.shape[1] > FEW_LINES or (flat.shape[1] > 1 and line.series.dims == ("worker",)):
+    if line.everywhere:
+        axes.plot(step, flat[:, 0], color=colour, linewidth=1.3)
+    elif flat.shape[1] > FEW_LINES or (flat.shape[1] > 1 and line.series.dims == ("worker",)):
         _draw_band(axes, step, flat, colour)
     else:
         for j in range(flat.shape[1]):
@@ -150,23 +154,32 @@ def _draw_line(axes: Axes, line: Line, colour: str) -> np.ndarray:
 
 
 def _draw_one(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, fade: float) -> None:
+    """A dot for each value, and a thin line where none is missing between two."""
     fine = np.isfinite(y)
-    if not fine.any():
-        return
-    curve = curves.thinned(x[fine], y[fine], 300)
-    style.clip_sideways(axes, axes.plot(curve.x, curve.y, color=colour, alpha=fade, linewidth=1.3))
-    if len(curve.x) <= 40:
-        dots = axes.scatter(curve.x, curve.y, s=8, color=colour, alpha=fade, linewidth=0, zorder=3)
-        style.clip_sideways(axes, [dots])
+    x, y = x[fine], y[fine]
+    few = len(x) <= 40
+    for piece in curves.pieces(len(x), curves.late(x)):
+        curve = curves.thinned(x[piece], y[piece], 300)
+        look: dict[str, Any] = {"color": colour, "alpha": fade, "linewidth": 1.0}
+        style.clip_sideways(axes, axes.plot(curve.x, curve.y, **look))
+        if few or len(curve.x) == 1:
+            dots: dict[str, Any] = {"s": 8 if few else 3, "color": colour, "alpha": fade}
+            drawn = axes.scatter(curve.x, curve.y, linewidth=0, zorder=3, **dots)
+            style.clip_sideways(axes, [drawn])
 
 
 def _draw_band(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
     """Least and greatest entry as a band, the mean as a line."""
     fine = np.isfinite(y).any(axis=1)
-    low = np.nanmin(y[fine], axis=1)
-    high = np.nanmax(y[fine], axis=1)
-    axes.fill_between(x[fine], low, high, color=colour, alpha=0.18, linewidth=0)
-    _draw_one(axes, x[fine], np.nanmean(y[fine], axis=1), colour, 1.0)
+    x, y = x[fine], y[fine]
+    low, high, mean = np.nanmin(y, axis=1), np.nanmax(y, axis=1), np.nanmean(y, axis=1)
+    for piece in curves.pieces(len(x), curves.late(x)):
+        look: dict[str, Any] = {"color": colour, "alpha": 0.18, "linewidth": 0}
+        if len(x[piece]) > 1:
+            axes.fill_between(x[piece], low[piece], high[piece], **look)
+        else:
+            axes.vlines(x[piece], low[piece], high[piece], color=colour, alpha=0.18, linewidth=3)
+    _draw_one(axes, x, mean, colour, 1.0)
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,7 @@ class Planned:
         begins: ``[S]`` step at which each round begins.
         ends: ``[S]`` step at which it ends.
         lr: ``[S]`` learning rate at its first step.
+        rate: Learning rate of every step.
         asked: Length the schedule wanted for the last round, which the end of the run may cut.
     """
 
@@ -37,6 +39,7 @@ class Planned:
     begins: np.ndarray
     ends: np.ndarray
     lr: np.ndarray
+    rate: Callable[[int], float]
     asked: int
 
     @property
@@ -78,11 +81,31 @@ def planned(run: Trajectory) -> Planned:
     return _rounds(when, rate, units.total or 0)
 
 
+def rate_of(run: Trajectory) -> Callable[[int], float] | None:
+    """Give the learning rate of every step, from the configuration; None where that is not known.
+
+    Held against the record, which has the rate of each round's first step: where the two differ,
+    as with a rate of the user's own, nothing is known of the steps between.
+
+    Args:
+        run: The run.
+    """
+    try:
+        config = run.config
+        units = Units(steps_per_epoch(run), _samples_per_step(config, run.K), _steps(run))
+        rate = _made(rates, config.get("rate"), "rate").in_steps(units)
+        told = np.array([rate(int(t)) for t in run.rounds.step_begin])
+    except (Unplannable, TrajectoryError, ConfigurationError, ValueError, OverflowError):
+        return None
+    seen = np.isfinite(run.rounds.lr)
+    return rate if np.allclose(told[seen], run.rounds.lr[seen], rtol=1e-6, atol=1e-300) else None
+
+
 def _rounds(when: Schedule, rate: Any, steps: int) -> Planned:
     found = list(rounds(when, rate, steps))
     columns = ([getattr(r, name) for r in found] for name in ("begin", "end", "lr"))
     begins, ends, lr = (np.array(column) for column in columns)
-    return Planned(steps, begins, ends, lr, when(found[-1].begin, found[-1].lr))
+    return Planned(steps, begins, ends, lr, rate, when(found[-1].begin, found[-1].lr))
 
 
 def steps_per_epoch(run: Trajectory) -> float:

@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.blank import floor_of, said, without_rounding
 from hpc_localsgd.analysis.draw_accuracy import rows_of
 from hpc_localsgd.analysis.draw_course import draw_course
 from hpc_localsgd.analysis.draw_landscape import draw_landscape
 from hpc_localsgd.analysis.draw_plan import draw_plan
-from hpc_localsgd.analysis.draw_sharpness import draw_density, draw_sharpness, radii_of
+from hpc_localsgd.analysis.draw_rate import rate_line
+from hpc_localsgd.analysis.draw_sharpness import (
+    SNAPSHOT_XI,
+    draw_density,
+    draw_sharpness,
+    radii_of,
+    series_of,
+)
 from hpc_localsgd.analysis.draw_spread import draw_spread
 from hpc_localsgd.analysis.draw_time import draw_time
 from hpc_localsgd.analysis.draw_waiting import draw_waiting
 from hpc_localsgd.analysis.landscape import Landscape
 from hpc_localsgd.analysis.panels import Line, Panel, draw_panels, panel_of, panels_of
+from hpc_localsgd.analysis.planned import rate_of
 from hpc_localsgd.analysis.references import used_by
 from hpc_localsgd.analysis.references.used import papers_of
 from hpc_localsgd.analysis.report import html
@@ -40,8 +49,12 @@ XI_PANELS = (
         (("gap", "measured"), ("half_trace", "½ tr(H Ξ)")),
     ),
     ("curvature along each deviation", (("curvature", ""),)),
-    ("loss before the exchange", (("worker_loss", "workers"), ("mean_loss", "mean model"))),
+    ("loss at the exchange", (("worker_loss", "workers"), ("mean_loss", "mean model"))),
     ("tr Xi", (("trace", ""),)),
+)
+MOMENT = (
+    "Before an exchange that makes all workers equal; after one that does not, where the next "
+    "gradients are taken."
 )
 ALPHA = ("alpha_e", "effective_rate", "effective_lr")  # Zhang's effective learning rate
 
@@ -92,7 +105,10 @@ def _plan(source: Source, album: Album, prefix: str) -> str:
         return ""
     header = ("", "planned", "happened", "")
     body = html.table(header, rows) if rows else ""
-    caption = "Pale: the schedule and the rate of the configuration. Dark: the recorded rounds."
+    caption = (
+        "Pale: the schedule and the rate of the configuration. Dark: the recorded rounds, of whose "
+        "learning rate the first step's is recorded."
+    )
     if rows and run.K > 1:
         caption += " Planned bytes are the planned rounds at what such rounds were seen to send."
     return (
@@ -126,7 +142,7 @@ def _spread(source: Source, album: Album, prefix: str) -> str:
     run = source.run
     if run.K == 1 or "spread" not in run.names():
         return ""
-    caption = "Mean squared distance of the workers from their mean, just before an exchange."
+    caption = f"Mean squared distance of the workers from their mean. {MOMENT}"
     return html.heading("Spread of the workers") + _figure(
         album, f"{prefix}spread", lambda: draw_spread(run), "Spread of the workers", caption
     )
@@ -139,6 +155,8 @@ def _sharpness(source: Source, album: Album, prefix: str) -> str:
         "standard errors of the estimates."
     )
     radii = radii_of(source.sharpness) if source.sharpness else None
+    blank = said(without_rounding(series_of(source.files), SNAPSHOT_XI)[1])
+    caption = f"{caption} {blank}".rstrip()
     drawn = _figure(
         album,
         f"{prefix}sharpness",
@@ -187,8 +205,7 @@ def alpha_panels(run: Trajectory) -> list[Panel]:
     if not found:
         return []
     beside = [name for name in run.names() if _is_gradient(name) and name not in found]
-    rate = Series(run.rounds.step_begin, run.rounds.lr, "1", (), "", "lr")
-    given = (Line(rate, "learning rate"),) if len(run.rounds) else ()
+    given = (_given_rate(run),) if len(run.rounds) else ()
     title = GRADIENT_TITLES.get
     panels = [
         Panel(title(name, name), (Line(run.series(name), "effective"), *given)) for name in found
@@ -196,17 +213,28 @@ def alpha_panels(run: Trajectory) -> list[Panel]:
     return [*panels, *(panel_of(run.series(name), title(name, "")) for name in beside)]
 
 
+def _given_rate(run: Trajectory) -> Line:
+    """The learning rate at every step; where that is not known, at each round's first."""
+    rate = rate_of(run)
+    if rate is None:
+        first = Series(run.rounds.step_begin, run.rounds.lr, "1", (), "", "lr")
+        return Line(first, "learning rate (first steps of rounds)")
+    step, lr = rate_line(rate, int(run.rounds.step_end[-1]))
+    return Line(Series(step, lr, "1", (), "", "lr"), "learning rate", everywhere=True)
+
+
 def _deviations(source: Source, album: Album, prefix: str) -> str:
-    """What the workers' deviations from their mean say, just before an exchange."""
+    """What the workers' deviations from their mean say at an exchange."""
     run = source.run
     known = {n: run.series(n) for n in run.names() if n.startswith(XI) and not _is_large(run, n)}
     if not known:
         return ""
+    known, equal = without_rounding(known, XI, floor_of(run))
     caption = (
-        "Just before an exchange. Xi is the covariance of the workers about their mean; to second "
+        f"{MOMENT} Xi is the covariance of the workers about their mean; to second "
         "order their mean loss exceeds that of the mean model by half the trace of H Xi "
-        "(Zhu et al., 2023). Bands span the workers."
-    )
+        "(Zhu et al., 2023). Bands span the workers. "
+    ) + said(equal)
     panels = panels_of(XI_PANELS, known, XI)
     return html.heading("Deviations of the workers") + _figure(
         album,
