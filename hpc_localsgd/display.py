@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
+from hpc_localsgd.recorder import ROUND_LOSS
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.types import legend
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 LABELS = {
     "train/loss": "train loss",
+    ROUND_LOSS: "mean train loss of the round",
     TEST_LOSS: "test loss",
     ACCURACY: "test accuracy",
     "spread": "spread",
@@ -47,7 +49,7 @@ class Display:
         self._steps = 0
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._latest: dict[str, float] = {}
+        self._latest: dict[str, tuple[int, float]] = {}  # step, value
         self._said_s = 0.0
 
     def begin(self, run: Run) -> None:
@@ -65,18 +67,28 @@ class Display:
             self._task = self._bar.add_task("", total=run.steps, values="")
 
     def show(self, t: int, values: dict[str, float]) -> None:
-        """The latest values after t steps."""
-        self._latest |= values
-        known = (name for name in LABELS if name in self._latest and self._is_said(name))
-        text = "  ".join(f"{LABELS[name]} {self._latest[name]:.3g}" for name in known)
+        """The latest values after t steps; one of an earlier step is said to be of that step."""
+        self._latest |= {name: (t, value) for name, value in values.items()}
+        said = filter(None, (self._said(name, t) for name in LABELS if name in self._latest))
+        text = "  ".join(said)
         if self._bar is not None:
             self._bar.update(self._task, completed=t, values=text)
         elif self._on and ACCURACY in values:
             self._plain(t, text)
 
-    def _is_said(self, name: str) -> bool:
-        """An accuracy of NaN is a task's that has none; a loss of NaN is news."""
-        return name != ACCURACY or math.isfinite(self._latest[name])
+    def _said(self, name: str, t: int) -> str:
+        """A value in words; nothing where there is no such thing, or a newer one of its kind.
+
+        An accuracy of NaN is a task's that has none; a loss of NaN is news.
+        """
+        step, value = self._latest[name]
+        other = {"train/loss": ROUND_LOSS, ROUND_LOSS: "train/loss"}.get(name, "")
+        newer, _ = self._latest.get(other, (-1, 0.0))
+        if newer > step or (newer == step and name == ROUND_LOSS):
+            return ""
+        if name == ACCURACY and not math.isfinite(value):
+            return ""
+        return f"{LABELS[name]} {value:.3g}" + (f" (step {step})" if step != t else "")
 
     def _plain(self, t: int, text: str) -> None:
         now = time.monotonic()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DRAIN_EVERY = 32  # steps between two exchanges of the ranks' own figures
 CLOSE_WITHIN_S = 3.0
+ROUND_LOSS = "train/loss, mean of the round"  # as it is shown; the last step's is not in a row
 FIGURES = 5  # loss, seconds computing, seconds in exchanges, bytes asked to send, bytes sent
 
 
@@ -84,6 +85,7 @@ class Recorder:
         self._show, self._keeper = show, keeper
         self._rows: list[_Row] = []
         self._loss: Losses | None = None
+        self._newest: Losses | None = None  # of the step just taken
         self._ledger = run.world.ledger
         self._began = self._ledger.clock.stamp()
         self._ledger.take()  # what was sent before the run is not part of a round
@@ -122,6 +124,7 @@ class Recorder:
 
     def after_step(self, loss: Losses) -> None:
         """Add up the losses [R] of the round, on the device."""
+        self._newest = loss
         self._loss = loss if self._loss is None else self._loss + loss
 
     def before_sync(self, p: Position, now: Now) -> None:
@@ -185,8 +188,16 @@ class Recorder:
             return
         view = View(self.run, p)
         with self._ledger.unbilled(), torch.no_grad():
+            self._show_loss(p.t)
             for probe in due:
                 self._write(p.t, probe.measure(view))
+
+    def _show_loss(self, t: int) -> None:
+        """Show the training loss of the step that ended now; where ranks talk anyway."""
+        if self._newest is None:  # before the first step of this job
+            return
+        losses = self.run.world.gather(self._newest.double().cpu().numpy())
+        self._show(t, {"train/loss": float(losses.mean())})
 
     def drain(self) -> None:
         """Exchange the figures of the finished rounds, write them, and look for divergence.
@@ -201,7 +212,8 @@ class Recorder:
         figures = self.run.world.gather(own)
         for i, row in enumerate(rows):
             self._to_writer(self._write_round, row, figures[:, i])
-        self._show(rows[-1].end, {"train/loss": float(figures[:, -1, 0].mean())})
+        name = "train/loss" if rows[-1].H == 1 else ROUND_LOSS
+        self._show(rows[-1].end, {name: float(figures[:, -1, 0].mean())})
         _check_finite(rows, figures[:, :, 0], self._tolerant)
 
     def flush(self) -> bool:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from hpc_localsgd.analysis.curves import ACCURACY
 from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw_course import draw_course
+from hpc_localsgd.display import Display
+from hpc_localsgd.recorder import ROUND_LOSS
 from hpc_localsgd.report import main as report
 from hpc_localsgd.summary import main as summary
 from hpc_localsgd.train import main as train
@@ -31,3 +34,15 @@ def test_a_task_without_accuracy_shows_its_test_loss(
     assert report([str(run), f"--out={tmp_path}", "--formats"]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "This task has no accuracy" in page and "eval/test/accuracy" not in page
+
+
+def test_a_value_of_an_earlier_step_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(rank=0, terminal=False)
+    display._steps = 16
+    display.show(8, {"spread": 0.5, ROUND_LOSS: 3.0})
+    display.show(16, {"train/loss": 1.25})
+    display.show(16, {ACCURACY: 0.75})
+    line = capsys.readouterr().out
+    assert line == "step 16/16  train loss 1.25  test accuracy 0.75  spread 0.5 (step 8)\n"
+    display.show(16, {ROUND_LOSS: 2.0, ACCURACY: 0.5})
+    assert "train loss 1.25  test" in capsys.readouterr().out

@@ -179,3 +179,36 @@ def test_the_latest_values_are_shown() -> None:
     assert (0, "eval/test/accuracy") in names
     assert (4, "spread") in names
     assert (8, "train/loss") in names
+
+
+def test_the_loss_that_is_shown_is_of_the_step_that_is_named() -> None:
+    """In the middle of a round too, and without a message at the steps between."""
+    run = small_run(H=8, steps=16)
+    losses: list[float] = []
+    gathered: list[int] = []
+    step, gather = run.task.loss_and_grad, run.world.gather
+
+    def noting(x, batch):  # type: ignore[no-untyped-def]
+        found = step(x, batch)
+        losses.append(float(found[0].mean()))
+        return found
+
+    def counting(values):  # type: ignore[no-untyped-def]
+        gathered.append(len(losses))
+        return gather(values)
+
+    run.task.loss_and_grad = noting  # type: ignore[method-assign]
+    run.world.gather = counting  # type: ignore[method-assign]
+    shown: list[tuple[int, str, float]] = []
+    go(
+        run,
+        [Evaluation(3)],
+        show=lambda t, values: shown.extend((t, name, v) for name, v in values.items()),
+    )
+    found = {t: value for t, name, value in shown if name == "train/loss"}
+    assert sorted(found) == [3, 6, 9, 12, 15, 16]
+    for t, value in found.items():
+        assert value == pytest.approx(losses[t - 1], rel=1e-12)
+    assert set(gathered) == {0, 3, 6, 9, 12, 15, 16}
+    order = [name for t, name, _ in shown if t == 3]
+    assert order.index("train/loss") < order.index("eval/test/accuracy")  # which ends the line

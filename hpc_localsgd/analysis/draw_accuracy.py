@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FEW = 40  # points up to which each has a dot of its own
+FEW = 120  # points up to which each has a dot of its own
 ALONE = 0.62  # height of the figure when there is no accuracy below the loss
 
 
@@ -141,7 +141,7 @@ def draw_points(
         breaks: Indices before which something is missing.
     """
     few = len(x) <= FEW
-    dots: dict[str, Any] = {"s": 13 if few else 4, "color": colour}
+    dots: dict[str, Any] = {"s": 10 if few else 4, "color": colour}
     dots |= {"edgecolor": "white", "linewidth": 0.6} if few else {"linewidth": 0}
     drawn: list[Artist] = []
     for piece in curves.pieces(len(x), breaks):
