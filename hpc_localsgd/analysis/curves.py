@@ -105,11 +105,11 @@ def breaks(run: Trajectory, step: np.ndarray) -> np.ndarray:
         run: The run.
         step: ``[n]`` ascending global steps at which there is a value.
     """
-    ends = run.rounds.step_end
+    begins, ends = run.rounds.step_begin, run.rounds.step_end
     at = np.searchsorted(ends, step)
     if len(ends) and (ends[np.minimum(at, len(ends) - 1)] == step).all() and len(step) > 2:
-        usual = np.percentile(np.diff(at), 50, method="lower")
-        return 1 + np.flatnonzero(np.diff(at) > 1.5 * usual)
+        holes = np.cumsum(np.concatenate([[False], begins[1:] != ends[:-1]]))
+        return late(at + holes[at])
     return late(step)
 
 
@@ -122,7 +122,8 @@ def late(step: np.ndarray) -> np.ndarray:
     apart = np.diff(step)
     if len(apart) < 2:
         return np.empty(0, int)
-    return 1 + np.flatnonzero(apart > 1.5 * np.percentile(apart, 50, method="lower"))
+    # Not the median: exchanges that are due at multiples of something take turns in being apart.
+    return 1 + np.flatnonzero(apart > 1.5 * np.percentile(apart, 75, method="lower"))
 
 
 def pieces(n: int, breaks: Sequence[int] | Any) -> list[slice]:

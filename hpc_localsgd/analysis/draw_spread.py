@@ -74,6 +74,8 @@ def _draw_main(axes: Axes, run: Trajectory, spread: Series | None) -> None:
     _scale(axes, np.concatenate([s.value for s in shown]))
     if spread is not None:
         _draw_values(axes, spread, before)
+    elif before is not None:  # all that is left after the exchanges is rounding
+        _draw_before(axes, before)
     _draw_exchanges(axes, run, before is not None)
     _explain_nothing(axes, run, shown)
     axes.set_ylabel("mean squared distance\nfrom the mean model")
@@ -113,13 +115,17 @@ def _draw_stems(axes: Axes, spread: Series, before: Series | None) -> None:
     look: dict[str, Any] = {"color": style.BLUE, "linewidth": 0.6, "alpha": 0.5}
     end = np.full(len(spread), axes.get_ylim()[0])
     if before is not None:
-        both, ours, theirs = np.intersect1d(spread.step, before.step, return_indices=True)
+        _, ours, theirs = np.intersect1d(spread.step, before.step, return_indices=True)
         end[ours] = before.value[theirs]
-        if len(both):
-            open_dots: dict[str, Any] = {"s": 9, "facecolor": "white", "edgecolor": style.BLUE}
-            drawn = axes.scatter(both, before.value[theirs], linewidth=0.6, zorder=3, **open_dots)
-            style.clip_sideways(axes, [drawn])
+        _draw_before(axes, before)
     axes.vlines(spread.step, end, spread.value, **look)
+
+
+def _draw_before(axes: Axes, before: Series) -> None:
+    curve = curves.thinned(before.step.astype(float), before.value, 300)
+    open_dots: dict[str, Any] = {"s": 9, "facecolor": "white", "edgecolor": style.BLUE}
+    drawn = axes.scatter(curve.x, curve.y, linewidth=0.6, zorder=3, **open_dots)
+    style.clip_sideways(axes, [drawn])
 
 
 def _draw_exchanges(axes: Axes, run: Trajectory, apart: bool) -> None:
