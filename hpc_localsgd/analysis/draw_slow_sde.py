@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.slow_sde import Way, predict, way
+from hpc_localsgd.analysis.slow_sde import Prediction, Way, predict, way
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,14 +43,38 @@ def measured(runs: Sequence[tuple[str, Trajectory, Trajectory | None]]) -> list[
     Args:
         runs: Name, record, and what `python -m hpc_localsgd sharpness` found, of each.
     """
-    found = []
-    for name, run, sharpness in runs:
-        try:
-            if sharpness is not None:
-                found.append(Measured(name, run, way(run, sharpness)))
-        except (ValueError, KeyError):  # not enough was measured, or the theory is of other runs
-            continue
-    return sorted(found, key=lambda m: -m.way.gone[-1])
+    found = [tried(*run) for run in runs]
+    ways = [m for m in found if isinstance(m, Measured)]
+    return sorted(ways, key=lambda m: -m.way.gone[-1])
+
+
+def tried(name: str, run: Trajectory, sharpness: Trajectory | None) -> Measured | str:
+    """A run with its way; or why it has none, empty where its sharpness was not measured.
+
+    Args:
+        name: Of the run.
+        run: Its record.
+        sharpness: What `python -m hpc_localsgd sharpness` found.
+    """
+    if sharpness is None:
+        return ""
+    try:
+        return Measured(name, run, way(run, sharpness))
+    except (ValueError, KeyError) as error:  # not enough was measured, or it is of other runs
+        return str(error)
+
+
+def told(m: Measured, first: Measured) -> Prediction | str:
+    """What the theory says of a run on the way of another; or why it says nothing.
+
+    Args:
+        m: The run.
+        first: The run whose way it is.
+    """
+    try:
+        return predict(m.run, first.way, m.way.step)
+    except ValueError as error:
+        return str(error)
 
 
 def overlaid(found: Sequence[Measured]) -> list[Measured]:
@@ -59,7 +83,8 @@ def overlaid(found: Sequence[Measured]) -> list[Measured]:
     Args:
         found: From `measured`.
     """
-    return [m for m in found if m.began_with(found[0])][: len(COLOURS)]
+    alike = [m for m in found if m.began_with(found[0])]
+    return [m for m in alike if isinstance(told(m, found[0]), Prediction)][: len(COLOURS)]
 
 
 def draw_slow_sde(found: Sequence[Measured]) -> Figure | None:
@@ -88,5 +113,7 @@ def draw_slow_sde(found: Sequence[Measured]) -> Figure | None:
 def _draw_one(axes: Axes, m: Measured, first: Measured, colour: str) -> None:
     dots = axes.plot(m.way.step, m.way.trace, "o", markersize=3.5, color=colour)
     style.clip_sideways(axes, dots)
-    told = predict(m.run, first.way, m.way.step)
-    axes.plot(told.step, told.trace, color=colour, linewidth=1.2, label=m.name)
+    predicted = told(m, first)
+    if isinstance(predicted, Prediction):
+        line: dict[str, Any] = {"color": colour, "linewidth": 1.2, "label": m.name}
+        axes.plot(predicted.step, predicted.trace, **line)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from hpc_localsgd.analysis.draw_slow_sde import draw_slow_sde, measured, overlaid
+from hpc_localsgd.analysis.draw_slow_sde import (
+    Measured,
+    draw_slow_sde,
+    measured,
+    overlaid,
+    told,
+    tried,
+)
 from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.sections import sections_of
@@ -67,22 +74,38 @@ def _overview(sources: list[Source], album: Album) -> str:
 
 def _theory(sources: list[Source], album: Album) -> str:
     """The decay of tr H against the Slow SDE; empty where too little was measured."""
+    tries = {s.name: tried(s.name, s.run, s.sharpness) for s in sources}
     found = measured([(s.name, s.run, s.sharpness) for s in sources])
     picture = album.add("slow_sde", lambda: draw_slow_sde(found)) if found else None
+    drawn = {m.name for m in overlaid(found)} if picture else set()
+    reasons = _reasons(tries, found, drawn)
     if not picture:
-        return ""
+        said = "".join(html.paragraph(f"Not predicted: {line}") for line in reasons)
+        return html.heading("Sharpness and the Slow SDE") + said if said else ""
     caption = (
         f"Dots: measured. Lines: the way of {found[0].name} at the speed that the Slow SDE (Gu et "
         "al., 2023) gives each run from its K, H and learning rates. Assumed are minimisers "
         "close by, noise like that of labels, and eigenvalues that shrink in proportion. A line "
         "ends where its run would go beyond what was followed."
     )
-    drawn = {m.name for m in overlaid(found)}
-    left = [s.name for s in sources if s.sharpness and s.name not in drawn]
-    if left:
-        caption += (
-            f" Left out: {', '.join(left)}; the theory is of Local SGD with plain SGD steps, and "
-            "runs are held against each other that began at one place of one task."
-        )
+    if reasons:
+        caption += " Left out: " + " ".join(reasons)
     words = "Decay of the trace of the Hessian, measured and predicted"
     return html.heading("Sharpness and the Slow SDE") + html.picture(picture, words, caption)
+
+
+def _reasons(tries: dict[str, Measured | str], found: list[Measured], drawn: set[str]) -> list[str]:
+    """Why runs whose sharpness was measured have no line, a sentence each."""
+    said = []
+    for name, tried_one in tries.items():
+        if name in drawn or tried_one == "":
+            continue
+        if isinstance(tried_one, str):
+            said.append(f"{name}: {tried_one}.")
+            continue
+        predicted = told(tried_one, found[0])
+        if isinstance(predicted, str):
+            said.append(f"{name}: {predicted}.")
+        elif len(found) > 1:
+            said.append(f"{name}: it and {found[0].name} did not begin at one place of one task.")
+    return said

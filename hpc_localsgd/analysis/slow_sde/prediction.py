@@ -7,7 +7,8 @@ other run goes it. In a step of rate eta with rounds of h steps, at a place with
     ds = 2 eta^2 / B  sum_i l_i / (2 - eta l_i) boost(l_i) / tr H
     boost(l) = 1 + (K - 1)(1 - (1 - r^h) / (h (1 - r))),  r = (1 - eta l)^2
 
-(`Regime.boost`, finite form; psi(2 eta h l) in the limit). K, B, eta and h are read from the files.
+(`Regime.boost`, finite form; psi(2 eta h l) in the limit). K, B, eta and h are read from the files,
+eta of every step. Where the conditions do not hold there is no prediction, see `conditions`.
 Assumed are noise like that of labels, Sigma = c H, diffusion that can be neglected, and eigenvalues
 that shrink in proportion; with one curved direction that is exact. Eigenvalues that were not
 measured, the rest of the trace, count with boost 1. Momentum beta counts as eta / (1 - beta).
@@ -24,14 +25,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpc_localsgd.analysis.planned import rate_of
+from hpc_localsgd.analysis.slow_sde.conditions import (
+    far_start,
+    foreign,
+    off_the_minimisers,
+    unstable,
+)
 from hpc_localsgd.analysis.slow_sde.regime import Regime
 
 if TYPE_CHECKING:
     from hpc_localsgd.trajectory import Trajectory
-
-
-# Parts of a run's configuration -> the classes that the theory is about.
-KNOWN = {"algorithm": ("LocalSGD", "AllReduce"), "optimizer": ("SGD",), "gradient": ("plain",)}
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,14 @@ def way(run: Trajectory, sharpness: Trajectory) -> Way:
 
     Raises:
         ValueError: Fewer than two snapshots have been measured, or without trace or eigenvalues; or
-            the theory is not about this run.
+            the theory is not about this run: what of it, and what is allowed.
     """
     names = {"sharpness/trace", "sharpness/eigenvalues"}
     if missing := names - set(sharpness.names()):
         raise ValueError(f"{sharpness.path} has no {sorted(missing)[0]}: measure it first")
     traces, largest = (sharpness.series(name) for name in sorted(names, reverse=True))
+    if why := foreign(run):
+        raise ValueError(f"{run.path}: the Slow SDE is of Local SGD, and this run has {why}")
     step, at, of = np.intersect1d(traces.step, largest.step, return_indices=True)
     if len(step) < 2:
         raise ValueError(
@@ -86,6 +92,7 @@ def way(run: Trajectory, sharpness: Trajectory) -> Way:
             "snapshots (--snapshot-every) and measure them"
         )
     trace, values = traces.value[at], largest.value[of]
+    _check_way(run, sharpness, step, trace, values)
     places = _Places(step.astype(float), trace, values)
     speeds = _speeds(run, int(step[0]), int(step[-1]), places.at)
     passed = np.concatenate([[0.0], np.cumsum(speeds)])
@@ -103,12 +110,17 @@ def predict(run: Trajectory, along: Way, step: np.ndarray) -> Prediction:
         run: The record of the run to predict; only its rounds and configuration are read.
         along: The way of another run (parallel SGD, say), or of the same one.
         step: [n], ascending steps of the run.
+
+    Raises:
+        ValueError: The theory is not about this run, or not about this way.
     """
     step = np.asarray(step, dtype=int)
+    if bad := off_the_minimisers(along.step, along.trace, along.eigenvalues):
+        raise ValueError(f"the way that is followed has at step {bad[0]} {bad[1]}")
     places = _Places(along.gone, along.trace, along.eigenvalues)
     s, gone = 0.0, {int(step[0]): 0.0}
     for t, regime in _regimes(run, int(step[0]), int(step[-1])):
-        s += _speed(regime, *places.at(s))
+        s += _speed(run, t, regime, *places.at(s))
         gone[t + 1] = s
     found = np.array([gone[int(t)] for t in step])
     trace = np.interp(found, along.gone, along.trace)
@@ -150,11 +162,40 @@ def _speeds(
     run: Trajectory, first: int, last: int, at: Callable[[float], tuple[float, np.ndarray]]
 ) -> np.ndarray:
     """Distance of every step first <= t < last, from the places `at` those steps."""
-    return np.array([_speed(regime, *at(t)) for t, regime in _regimes(run, first, last)])
+    return np.array([_speed(run, t, regime, *at(t)) for t, regime in _regimes(run, first, last)])
 
 
-def _speed(regime: Regime | None, trace: float, eigenvalues: np.ndarray) -> float:
-    return 0.0 if regime is None else speed(regime, trace, eigenvalues)
+def _speed(
+    run: Trajectory, t: int, regime: Regime | None, trace: float, eigenvalues: np.ndarray
+) -> float:
+    if regime is None:
+        return 0.0
+    if why := unstable(regime.lr, float(np.nanmax(eigenvalues))):
+        raise ValueError(f"{run.path}: at step {t} {why}: there is no balance to predict")
+    return speed(regime, trace, eigenvalues)
+
+
+def _check_way(
+    run: Trajectory,
+    sharpness: Trajectory,
+    step: np.ndarray,
+    trace: np.ndarray,
+    eigenvalues: np.ndarray,
+) -> None:
+    """Raise ValueError if the snapshots are not near minimisers."""
+    if bad := off_the_minimisers(step, trace, eigenvalues):
+        raise ValueError(f"{sharpness.path} has at step {bad[0]} {bad[1]}")
+    if "sharpness/loss" not in sharpness.names():
+        return
+    known = sharpness.series("sharpness/loss")
+    both, at, of = np.intersect1d(step, known.step, return_indices=True)
+    if len(both) < 2 or both[0] != step[0]:
+        return
+    rates = np.array([lr for _, lr, _ in _steps(run, int(both[0]), int(both[-1]))])
+    lr = rates[np.minimum(both - both[0], len(rates) - 1)]
+    lr[0] = rates[: int(both[1] - both[0])].max()
+    if why := far_start(known.value[of], lr, trace[at]):
+        raise ValueError(f"{sharpness.path} at step {both[0]}: {why}")
 
 
 def _regimes(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, Regime | None]]:
@@ -166,34 +207,31 @@ def _regimes(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, Regi
     """
     if why := foreign(run):
         raise ValueError(f"{run.path}: the Slow SDE is of Local SGD, and this run has {why}")
-    rounds, faster = run.rounds, 1 / (1 - _momentum(run))
+    faster = 1 / (1 - _momentum(run))
     batch = int(run.config["batch_per_worker"]) * run.K
+    for t, lr, H in _steps(run, first, last):
+        yield t, Regime(run.K, batch, lr * faster, H, finite=True) if lr else None
+
+
+def _steps(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, float, int]]:
+    """Every step first <= t < last, its learning rate and the H of its round.
+
+    Raises:
+        ValueError: The record's rounds do not reach from first to last.
+    """
+    rounds = run.rounds
     reach = [int(rounds.step_begin[0]), int(rounds.step_end[-1])] if len(rounds.lr) else [0, 0]
     if first < reach[0] or last > reach[1]:
         raise ValueError(
             f"{run.path} has rounds of steps {reach[0]} to {reach[1]}, not of {first} to {last}: "
             "the run was killed before its last rounds were written, or is another one"
         )
+    rate = rate_of(run)  # where it is not known, that of the round's first step holds for all
     for begin, end, lr, H in zip(
         rounds.step_begin, rounds.step_end, rounds.lr, rounds.local_steps, strict=True
     ):
-        regime = Regime(run.K, batch, float(lr) * faster, int(H), finite=True) if lr else None
         for t in range(max(int(begin), first), min(int(end), last)):
-            yield t, regime
-
-
-def foreign(run: Trajectory) -> str:
-    """What of a run the theory does not know: "the algorithm Gossip"; empty if there is nothing."""
-    if len(set(run.workers)) > 1:
-        return "other workers than it began with"
-    for part, known in KNOWN.items():
-        chosen = run.config.get(part) or {}
-        name = str(chosen.get("class_path", known[0])).rpartition(".")[2]
-        if name not in known:
-            return f"the {part} {name}"
-        if (chosen.get("init_args") or {}).get("compressor"):
-            return "a compressor"
-    return ""
+            yield t, float(lr) if rate is None else rate(t), int(H)
 
 
 def _momentum(run: Trajectory) -> float:

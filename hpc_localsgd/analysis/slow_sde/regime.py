@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpc_localsgd.analysis.planned import rate_of
 from hpc_localsgd.analysis.slow_sde.lyapunov import lyapunov
 from hpc_localsgd.analysis.slow_sde.psi import psi
 
@@ -109,6 +110,8 @@ class Regime:
     def of(run: Trajectory, step: int, *, finite: bool = True) -> Regime:
         """The regime of a recorded run at a step: K, eta and H from its file.
 
+        Eta is that of the step where the configuration tells it, else of the round's first one.
+
         Args:
             run: The record.
             step: Global step; the round that holds it counts.
@@ -123,4 +126,6 @@ class Regime:
             raise ValueError(f"{run.path}: no round holds step {step}; it has {rounds!r}")
         batch = int(run.config["batch_per_worker"]) * run.K
         i = int(at[-1])
-        return Regime(run.K, batch, float(rounds.lr[i]), int(rounds.local_steps[i]), finite)
+        rate = rate_of(run)
+        lr = float(rounds.lr[i]) if rate is None else rate(step)
+        return Regime(run.K, batch, lr, int(rounds.local_steps[i]), finite)
