@@ -63,6 +63,12 @@ class Position:
         """The same place, at the beginning of a round of H steps."""
         return replace(self, s=self.s + 1, begin=self.t, end=self.t + H)
 
+    def take(self, x: Rows, sync: State) -> None:
+        """What an algorithm returned. Rows of its own go into the storage, which is stepped on."""
+        if x is not self.x:
+            self.x.copy_(x)
+        self.sync = sync
+
     def now(self, run: Run, t: int) -> Now:
         """What an algorithm may know about step t of this round."""
         lr, lr_round = run.rate(t), run.rate(self.begin)
@@ -88,10 +94,10 @@ def train(run: Run, p: Position, record: Recorder) -> Position:
         p.t += 1
         record.after_step(loss)
         if p.t < p.end:
-            p.x, p.sync = algorithm.on_step(p.x, p.sync, world, now)
+            p.take(*algorithm.on_step(p.x, p.sync, world, now))
         else:
             record.before_sync(p, now)
-            p.x, p.sync = algorithm.on_sync(p.x, p.sync, world, now)
+            p.take(*algorithm.on_sync(p.x, p.sync, world, now))
             optimizer.on_sync(world, now)
             run.batchnorm.on_sync(task, world)
             record.after_sync(p, now)

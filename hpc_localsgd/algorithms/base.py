@@ -6,7 +6,7 @@ and plain values that it returns. It never asks where the workers live.
 
 The rows x and g are the run's own storage: an algorithm works on them in place and returns them,
 as the collectives do, so that no method needs a second copy of the model unless its equation has
-one.
+one. Where an algorithm returns rows of its own, they are copied into that storage.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ class GradientTracking(Algorithm):
 
         x(t+1) <- W (x(t) - lr y(t))        y(t+1) <- W (y(t) + g(t+1) - g(t)),    y(0) = g(0)
 
+    Where W changes in time, x(t+1) is mixed with that of round t and y(t+1) with that of t + 1.
+
     Source: Di Lorenzo & Scutari 2016; Nedic et al. 2017 (the adapt-then-combine form).
     Here differs: the local optimiser takes y for its gradient, so momentum acts on y.
     Needs: rounds of one step.

@@ -73,9 +73,9 @@ class Noting:
         pass
 
 
-def run_of(case: Case, problem: Problem) -> Run:
+def run_of(case: Case, problem: Problem, make: type[Restated] = Restated) -> Run:
     """The objects of a run on the problem."""
-    world, task = Simulated(problem.K), Restated(problem)
+    world, task = Simulated(problem.K), make(problem)
     begins = {begin: end - begin for _, begin, end in problem.rounds()}
     schedule: Callable[[int, float], int] = lambda t, lr: begins[t]  # noqa: E731
     torch_class = torch.optim.SGD if problem.local is Sgd else torch.optim.AdamW

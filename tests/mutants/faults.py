@@ -1,0 +1,173 @@
+"""All small faults of a file: cosmic-ray's, and statements left out."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cosmic_ray.ast import get_ast
+from cosmic_ray.mutating import MutationVisitor
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.operators.provider import OperatorProvider
+
+from mutants.targets import ROOT
+
+# One replacement for each operator; cosmic-ray has all pairs, which mostly end in a TypeError.
+_PAIRS = {"Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul"}
+_COMPARISONS = {"Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt", "Eq_NotEq", "NotEq_Eq", "Lt_Gt", "Gt_Lt"}
+_COMPARISONS |= {"LtE_Gt", "GtE_Lt", "Is_IsNot", "IsNot_Is"}
+_OTHERS = {
+    "AddNot",
+    "ReplaceTrueWithFalse",
+    "ReplaceFalseWithTrue",
+    "ReplaceAndWithOr",
+    "ReplaceOrWithAnd",
+    "ReplaceBreakWithContinue",
+    "ReplaceContinueWithBreak",
+    "NumberReplacer",
+    "ZeroIterationForLoop",
+    "ReplaceUnaryOperator_USub_UAdd",
+    "ReplaceUnaryOperator_Delete_Not",
+    "ReplaceUnaryOperator_Delete_USub",
+}
+
+
+class DropStatement(Operator):
+    """`a = b`, `a += b` or a call that stands by itself becomes `pass`."""
+
+    def mutation_positions(self, node: Any) -> Iterator[Any]:
+        inside = getattr(node.parent, "type", "") == "simple_stmt"
+        if inside and node.type in ("expr_stmt", "atom_expr", "del_stmt"):
+            yield node.start_pos, node.end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        left_out = get_ast("pass\n").children[0].children[0]
+        left_out.prefix = node.get_first_leaf().prefix
+        return left_out
+
+    @classmethod
+    def examples(cls) -> tuple[()]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file as it would be.
+
+    Attributes:
+        path: The file.
+        text: With the fault.
+        line: Where it is.
+        was: That line.
+        now: That line with the fault.
+        name: Of a fault that is in our own list.
+    """
+
+    path: Path
+    text: str = field(repr=False)
+    line: int
+    was: str
+    now: str
+    name: str = ""
+
+    @property
+    def module(self) -> str:
+        """Name to import."""
+        parts = self.path.relative_to(ROOT).with_suffix("").parts
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What names it even where lines have moved: file, before, after."""
+        return self.path.relative_to(ROOT / "hpc_localsgd").as_posix(), self.was, self.now
+
+    def __str__(self) -> str:
+        said = f"{self.path.relative_to(ROOT)}:{self.line}: {self.was}  ->  {self.now}"
+        return f"{self.name}: {said}" if self.name else said
+
+
+def operators() -> list[Operator]:
+    """What makes faults."""
+    provider = OperatorProvider()
+    names = [
+        name
+        for name in provider
+        if name in _OTHERS
+        or name.removeprefix("ReplaceBinaryOperator_") in _PAIRS
+        or name.removeprefix("ReplaceComparisonOperator_") in _COMPARISONS
+    ]
+    return [*(provider[name]() for name in names), DropStatement()]
+
+
+def faults_of(path: Path) -> list[Fault]:
+    """Every fault of a file that is another program, each once."""
+    source = path.read_text()
+    meanings, found = {meaning(source)}, []
+    for operator in operators():
+        for i in range(10_000):
+            text = MutationVisitor.mutate_code(source, operator, i)
+            if text is None:
+                break
+            try:
+                new = meaning(text)
+            except SyntaxError:
+                continue
+            if new not in meanings:
+                meanings.add(new)
+                found.append(between(path, source, text))
+    return sorted(found, key=lambda fault: (fault.line, fault.now))
+
+
+def between(path: Path, source: str, text: str, name: str = "") -> Fault:
+    """The fault that turns one text into the other."""
+    before, after = source.splitlines(), text.splitlines()
+    pairs = zip(before, after, strict=False)
+    line = next(n for n, (a, b) in enumerate(pairs) if a != b)
+    return Fault(path, text, line + 1, before[line].strip(), after[line].strip(), name)
+
+
+class _Bare(ast.NodeTransformer):
+    """Leaves out what no program feels: annotations, docstrings, imports for types, `__all__`."""
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        self.generic_visit(node)
+        exported = any(getattr(name, "id", "") == "__all__" for name in node.targets)
+        return ast.Pass() if exported else node
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
+        self.generic_visit(node)
+        node.annotation = ast.Constant(None)
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self.generic_visit(node)
+        node.returns = None
+        return node
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr:
+        self.generic_visit(node)
+        if isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(None)
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        self.generic_visit(node)
+        for_types = any(getattr(n, "id", "") == "TYPE_CHECKING" for n in ast.walk(node.test))
+        return ast.Pass() if for_types else node
+
+
+def meaning(source: str) -> str:
+    """The program without what it does not feel; equal for two texts that do the same.
+
+    Raises:
+        SyntaxError: It is none.
+    """
+    compile(source, "<mutant>", "exec")
+    return ast.dump(_Bare().visit(ast.parse(source)))

@@ -1,0 +1,33 @@
+"""What is mutated, and the tests that should notice: those that run in this process, in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "hpc_localsgd"
+
+# Fast ones first: a fault that dies early is tried soon.
+TARGETS: dict[str, list[str]] = {
+    "algorithms": ["tests/restated", "tests/contract/test_algorithms.py", "tests/test_loop.py"],
+    "compressors": ["tests/restated", "tests/compressors"],
+    "gradients": ["tests/restated", "tests/gradients"],
+    "plan/schedule.py": ["tests/restated", "tests/plan/test_schedule.py"],
+    "loop.py": ["tests/restated", "tests/test_loop.py"],
+    "checkpoint": [
+        "tests/restated/test_checkpoints_hold_everything.py",
+        "tests/test_checkpoint.py",
+    ],
+    "attach": [
+        "tests/restated/test_restated_attached.py",
+        "tests/attach",
+        "--ignore=tests/attach/test_attach_launched.py",
+        "--ignore=tests/attach/test_migrating.py",
+    ],
+}
+
+
+def files_of(target: str) -> list[Path]:
+    """The files of a folder, or the file itself."""
+    path = PACKAGE / target
+    return [path] if path.is_file() else sorted(path.rglob("*.py"))

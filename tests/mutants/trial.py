@@ -1,0 +1,117 @@
+"""One fault, one process: the tests with a changed module in place of the file."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+from mutants.faults import Fault
+from mutants.targets import ROOT
+
+TIMEOUT_S = 240.0  # a fault that makes a loop endless
+
+
+class Outcome(Enum):
+    """What the tests said."""
+
+    DIED = "died"
+    LIVED = "LIVED"
+    ENDLESS = "endless"
+
+
+class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module from a text."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != self.fault.module:
+            return None
+        folder = self.fault.path.name == "__init__.py"
+        spec = importlib.util.spec_from_file_location(
+            name,
+            self.fault.path,
+            loader=self,
+            submodule_search_locations=[str(self.fault.path.parent)] if folder else None,
+        )
+        return spec
+
+    def exec_module(self, module: Any) -> None:
+        exec(compile(self.fault.text, str(self.fault.path), "exec"), module.__dict__)
+
+
+def preload() -> None:
+    """Import what takes seconds and is not ours, once for all."""
+    os.chdir(ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in ("h5py", "hypothesis", "jsonargparse", "networkx", "pytest", "scipy.sparse.linalg"):
+        __import__(name)
+    for name in ("rich.progress", "sklearn.datasets", "torch", "torch.func", "yaml"):
+        __import__(name)
+    import torch
+
+    torch.set_num_threads(1)
+    assert not any(name.split(".")[0] == "hpc_localsgd" for name in sys.modules)
+
+
+class Trial:
+    """Tests with a fault, or without one, in a child process that begins now."""
+
+    def __init__(self, fault: Fault | None, tests: Sequence[str]) -> None:
+        self.fault, self._end = fault, time.monotonic() + TIMEOUT_S
+        self._child = os.fork()
+        if self._child == 0:
+            os.setsid()
+            _run(fault, tests)
+
+    def outcome(self) -> Outcome | None:
+        """What came of it; None while it runs. Not to be asked again after that."""
+        pid, status = os.waitpid(self._child, os.WNOHANG)
+        if pid:
+            return Outcome.LIVED if os.waitstatus_to_exitcode(status) == 0 else Outcome.DIED
+        if time.monotonic() < self._end:
+            return None
+        os.killpg(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
+        return Outcome.ENDLESS
+
+
+def tried(
+    faults: Sequence[Fault | None], tests: Sequence[str], jobs: int = 1
+) -> Iterator[tuple[Fault | None, Outcome]]:
+    """Every fault with what came of it, as they end, `jobs` at a time."""
+    waiting, running = list(reversed(faults)), list[Trial]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            running.append(Trial(waiting.pop(), tests))
+        time.sleep(0.02)
+        for trial in list(running):
+            outcome = trial.outcome()
+            if outcome is not None:
+                running.remove(trial)
+                yield trial.fault, outcome
+
+
+def _run(fault: Fault | None, tests: Sequence[str]) -> None:
+    """In the child; never returns."""
+    import pytest
+
+    code = 3
+    try:
+        silent = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(silent, descriptor)
+        if fault is not None:
+            sys.meta_path.insert(0, Changed(fault))
+        code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--timeout=60", *tests]))
+    finally:
+        os._exit(code)

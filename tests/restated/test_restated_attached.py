@@ -1,0 +1,102 @@
+"""`attach` in a user's own loop gives the numbers of the equations, at every step, to 1e-12."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_localsgd.algorithms.base import Algorithm
+from restated.by_attach import attached
+from restated.by_the_loop import trained
+from restated.problem import Case, equal
+from restated.test_restated import restated_of
+
+CASES = [
+    pytest.param(case, id=f"{name}-{case.name}")
+    for name, module in restated_of("algorithms").items()
+    for case in getattr(module, "CASES", [])
+]
+
+
+def noted_by(case: Case) -> np.ndarray:
+    """The equation's parameters; a run of attach ends with the mean model on every rank."""
+    expected = case.problem()
+    case.path(expected)
+    noted = np.array(expected.noted)
+    if not case.made.ends_equal:
+        noted[-1] = equal(noted[-1])
+    return noted
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_step_of_attach_is_that_of_the_equation(case: Case) -> None:
+    [ours] = attached(case.problem(), case.made)
+    np.testing.assert_allclose(ours, noted_by(case), rtol=0, atol=1e-12)
+
+
+# What an algorithm may do and those of the package do not: each in the last of its runs.
+
+
+class NewTensors(Algorithm):
+    """Another algorithm that leaves what it is given alone and returns tensors of its own."""
+
+    def __init__(self, of: Algorithm) -> None:
+        self.of, self.ends_equal = of, of.ends_equal
+
+    def __repr__(self) -> str:
+        return f"NewTensors({self.of})"
+
+    def init(self, x: Any, world: Any, model: Any) -> Any:
+        return self.of.init(x.clone(), world, model)
+
+    def on_gradient(self, g: Any, state: Any, world: Any, now: Any) -> Any:
+        return self.of.on_gradient(g.clone(), state, world, now)
+
+    def acts_on_step(self, state: Any, now: Any) -> bool:
+        return self.of.acts_on_step(state, now)
+
+    def on_step(self, x: Any, state: Any, world: Any, now: Any) -> Any:
+        return self.of.on_step(x.clone(), state, world, now)
+
+    def on_sync(self, x: Any, state: Any, world: Any, now: Any) -> Any:
+        return self.of.on_sync(x.clone(), state, world, now)
+
+    def payload(self, model: Any, K: int, now: Any) -> Any:
+        return self.of.payload(model, K, now)
+
+
+LAST = [
+    pytest.param(module.CASES[-1], id=name)
+    for name, module in restated_of("algorithms").items()
+    if hasattr(module, "CASES")
+]
+
+
+@pytest.mark.parametrize("case", LAST)
+def test_an_algorithm_may_return_new_tensors(case: Case) -> None:
+    new, expected = NewTensors(case.made), noted_by(case)
+    [ours] = attached(case.problem(), new)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
+    by_the_loop = trained(Case(case.name, new, case.path), case.problem()).noted
+    np.testing.assert_allclose(by_the_loop[:-1], expected[:-1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", [c for c in LAST if not c.values[0].made.only_single_steps])
+def test_a_run_that_finish_ends_in_mid_round_has_its_last_round(case: Case) -> None:
+    """Nobody said how many steps there would be: `finish` calls the exchange last all the same."""
+    [ours] = attached(case.problem(), case.made, told=False)
+    np.testing.assert_allclose(ours, noted_by(case), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", LAST)
+def test_every_dtype_has_an_exchange_of_its_own(case: Case) -> None:
+    """Three copies of the model in one: float64 to 1e-12, the others to their own precision."""
+    dtypes = (torch.float64, torch.float32, torch.bfloat16)
+    double, single, half = attached(case.problem(), case.made, dtypes)
+    expected = noted_by(case)
+    np.testing.assert_allclose(double, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(single, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(half, expected, rtol=0, atol=0.05)

@@ -1,0 +1,98 @@
+"""Schedules and learning rates against their restatement, alone and in a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.measured import Measured
+from hpc_localsgd.names import choices
+from hpc_localsgd.plan.duration import Units
+from hpc_localsgd.plan.rates import multi_step
+from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
+from restated.by_the_loop import trained
+from restated.plan.rates import RATES, STEPS
+from restated.plan.schedule import SCHEDULES, WARMUP, after_measuring
+from restated.problem import Case, Problem, equal
+
+UNITS = Units(float("nan"), 0, STEPS)
+RATE_NAMES = [type(rate).__name__ for rate, _ in RATES]
+
+
+def schedule_ids() -> list[str]:
+    return [f"{type(ours).__name__}-{i}" for i, (ours, _) in enumerate(SCHEDULES)]
+
+
+@pytest.mark.parametrize("option", ["schedule", "rate"])
+def test_nothing_is_without_its_restatement(option: str) -> None:
+    restated = {type(x).__name__ for x, _ in [*SCHEDULES, *RATES]} | {spread_triggered.__name__}
+    missing = set(choices(option)) - restated
+    assert not missing, f"write what {missing} say into tests/restated/plan, from their papers"
+
+
+@pytest.mark.parametrize(("ours", "equation"), RATES, ids=RATE_NAMES)
+def test_rates(ours: Any, equation: Any) -> None:
+    rate = ours.in_steps(UNITS)
+    expected = [equation(t) for t in range(STEPS + 5)]
+    np.testing.assert_allclose([rate(t) for t in range(STEPS + 5)], expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(("ours", "equation"), SCHEDULES, ids=schedule_ids())
+def test_schedules(ours: Schedule, equation: Any) -> None:
+    schedule = ours.in_steps(UNITS, WARMUP)
+    lrs = [0.1, 0.3, 0.07, 0.0123, 0.001, 0.2, 0.15]
+    found = [[schedule(t, lr) for t in range(STEPS)] for lr in lrs]
+    assert found == [[equation(t, lr) for t in range(STEPS)] for lr in lrs]
+
+
+@pytest.mark.parametrize(("ours", "equation"), SCHEDULES, ids=schedule_ids())
+def test_a_run_has_the_rounds_of_its_schedule(ours: Schedule, equation: Any) -> None:
+    """In the loop, and in the plan of it."""
+    rate = multi_step(lr=0.1, at=(9, 33), factor=0.5)
+    ends, t = [], 0
+    while t < STEPS:
+        t = min(STEPS, t + equation(t, rate(t)))
+        ends.append(t)
+    schedule = ours.in_steps(UNITS, WARMUP)
+    planned = list(rounds(schedule, rate, STEPS))
+    assert [r.end for r in planned] == ends
+    assert [(r.begin, r.H) for r in planned] == [
+        (a, b - a) for a, b in zip([0, *ends], ends, strict=False)
+    ]
+    problem = Problem(lengths=(STEPS,))
+    problem.rate = rate  # type: ignore[method-assign]
+    case = Case("", LocalSGD(), lambda p: None, ours={"schedule": schedule})
+    assert trained(case, problem).ends == ends
+
+
+@pytest.mark.parametrize(("least", "most"), [(1, 20), (2, 5)])
+def test_rounds_that_follow_the_spread(least: int, most: int) -> None:
+    """H from the spread of the workers before each exchange, mean_k ||x_k - mean||^2."""
+    target, steps = 3.0, 60
+    expected = Problem(lengths=(steps,))
+    x, H, t, ends = expected.start, least, 0, []
+    while t < steps:
+        H = min(H, steps - t)
+        x = expected.local_steps(x, t, t + H)
+        spread = sum(((x - equal(x)) ** 2).sum(axis=1)) / expected.K
+        x = expected.end_round(equal(x), H)
+        t += H
+        ends.append(t)
+        H = after_measuring(target, least, most, H, float(spread))
+    assert len({b - a for a, b in zip([0, *ends], ends, strict=False)}) > 2
+    schedule = spread_triggered(target=target, at_least=least, at_most=most)
+    made = Measured(LocalSGD(average="parameters"), schedule)
+    case = Case("", made, lambda p: None, ours={"schedule": schedule})
+    noting = trained(case, Problem(lengths=(steps,)))
+    assert noting.ends == ends
+    np.testing.assert_allclose(noting.noted, expected.noted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("H", [1, 3, 8, 100])
+@pytest.mark.parametrize("spread", [0.0, 1e-9, 0.009, 0.01, 0.013, 0.019, 0.021, 5.0])
+def test_the_next_round_after_a_spread(H: int, spread: float) -> None:
+    schedule = spread_triggered(target=0.01, at_least=2, at_most=120)
+    assert schedule.after(H, spread) == after_measuring(0.01, 2, 120, H, spread)
