@@ -54,6 +54,10 @@ class Elsewhere(Task):
         self._ranks, self._t = ranks, t
         return self.task.batch(ranks, t)
 
+    def undisturbed(self, worker: int, t: int) -> Batch:
+        """See `Task.undisturbed`; which batch was drawn last stays as it is."""
+        return self.task.undisturbed(worker, t)
+
     def init(self, seed: int) -> Vector:
         """See `Task.init`."""
         return self.task.init(seed)
