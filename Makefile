@@ -4,12 +4,12 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 
 # One thread per rank: several ranks share the cores of one machine.
-train test quick: export OMP_NUM_THREADS = 1
+train test quick mutants: export OMP_NUM_THREADS = 1
 
 train: SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test quick lint format clean
+.PHONY: help env train test quick mutants lint format clean
 
 help:    ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ test: env  ## run every test, those under MPI and Horovod included
 
 quick: env  ## run the tests that start no ranks: an answer in minutes
 	$(BIN)/python -m pytest tests -n auto -m "not launched"
+
+# cosmic-ray makes the faults. It is installed beside the environment, the first time it is needed.
+mutants: env  ## put small faults into the code, one at a time: do tests notice? (hours; ARGS="--sample 200")
+	@test -d build/mutants || $(BIN)/python -m pip install --quiet --target build/mutants \
+	    -r tests/mutants/requirements.txt
+	$(BIN)/python tests/mutants $(ARGS)
 
 lint: env  ## check style and types (ruff, mypy)
 	$(BIN)/ruff check .

@@ -17,7 +17,9 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.append(str(ROOT / "build" / "mutants"))  # cosmic-ray; what the environment has comes first
 
 from mutants.faults import Fault, faults_of  # noqa: E402
 from mutants.known import EQUAL  # noqa: E402

@@ -130,12 +130,26 @@ def between(path: Path, source: str, text: str, name: str = "") -> Fault:
 
 
 class _Bare(ast.NodeTransformer):
-    """Leaves out what no program feels: annotations, docstrings, imports for types, `__all__`."""
+    """Leaves out what no sound program feels.
+
+    Annotations, docstrings, imports and variables for types, `__all__`, the deletion of arguments
+    that are not used, and whether zip checks equal lengths.
+    """
+
+    def visit_Delete(self, node: ast.Delete) -> ast.AST:
+        return ast.Pass() if all(isinstance(name, ast.Name) for name in node.targets) else node
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        if getattr(node.func, "id", "") == "zip":
+            node.keywords = []
+        return node
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         self.generic_visit(node)
         exported = any(getattr(name, "id", "") == "__all__" for name in node.targets)
-        return ast.Pass() if exported else node
+        for_types = getattr(getattr(node.value, "func", None), "id", "") == "TypeVar"
+        return ast.Pass() if exported or for_types else node
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None

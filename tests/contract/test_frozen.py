@@ -1,0 +1,22 @@
+"""What a run is made of cannot be changed under it: every choice is a frozen dataclass."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpc_localsgd.attach.storage import Group
+from hpc_localsgd.attach.sync import Parts
+from hpc_localsgd.batchnorm import BatchNorm
+from hpc_localsgd.checkpoint import Place
+from hpc_localsgd.loop import Run
+from hpc_localsgd.names import CHOICES, choices, class_at
+from hpc_localsgd.plan.schedule import Round
+from hpc_localsgd.types import Footprint, Now
+
+OF_A_RUN = [BatchNorm, Footprint, Group, Now, Parts, Place, Round, Run]
+CHOSEN = [class_at(path) for option in CHOICES for path in choices(option).values()]
+
+
+@pytest.mark.parametrize("made", [*CHOSEN, *OF_A_RUN], ids=lambda made: made.__name__)
+def test_it_is_frozen(made: type) -> None:
+    assert made.__dataclass_params__.frozen  # type: ignore[attr-defined]
