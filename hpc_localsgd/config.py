@@ -8,6 +8,7 @@ it come short names (`--algorithm local_sgd`, see `names`) and other words for w
 from __future__ import annotations
 
 import inspect
+import tempfile
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -20,13 +21,13 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_loader
 
-from hpc_localsgd import config_file
+from hpc_localsgd import config_file, trust
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.gradients.plain import plain
 from hpc_localsgd.help_text import HelpText
-from hpc_localsgd.names import CHOICES, choices, class_at, short_name
+from hpc_localsgd.names import CHOICES, choices, class_at
 from hpc_localsgd.plan.rates import Rate, cosine
 from hpc_localsgd.plan.schedule import Schedule, post_local
 from hpc_localsgd.refusals import in_words, keys, written
@@ -36,6 +37,7 @@ from hpc_localsgd.types import ConfigurationError
 
 NOT_THE_RUN = (  # may differ when resuming
     "config",
+    "trust",
     "out",
     "resume",
     "resume_from_mean",
@@ -197,7 +199,13 @@ def parser(prog: str) -> ArgumentParser:
         default=SGD,
         help="Local optimiser, a class of torch.optim. Its learning rate is --rate.",
     )
+    add_trust(made)
     return made
+
+
+def add_trust(made: ArgumentParser) -> None:
+    """Give a parser the option of everything that makes objects from a record."""
+    made.add_argument("--trust", action="append", default=[], metavar="MODULE", help=trust.HELP)
 
 
 def parse(argv: Sequence[str], prog: str = "python -m hpc_localsgd.train") -> Resolved:
@@ -210,8 +218,36 @@ def parse(argv: Sequence[str], prog: str = "python -m hpc_localsgd.train") -> Re
     return resolve(parser(prog), argv)
 
 
+def recorded(text: str, trusted: Sequence[str] = ()) -> Resolved:
+    """Options that a run has recorded, which may be anybody's.
+
+    Args:
+        text: As YAML.
+        trusted: Modules it may name, beside what this package and torch ship.
+
+    Raises:
+        ConfigurationError: It is not understood, or names something else.
+    """
+    prog = "the configuration of the run"
+    with tempfile.TemporaryDirectory() as folder, trust.guarded(trusted, recorded=True):
+        file = Path(folder) / "config.yaml"
+        file.write_text(text)
+        try:
+            return parse(["--config", str(file)], prog)
+        except ConfigurationError as error:
+            said = str(error).replace(f"{file}", "its text").removesuffix(f" (see {prog} --help)")
+            raise ConfigurationError(
+                f"the configuration that the run recorded is not understood: {said}"
+            ) from error
+
+
 def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     """Options of a run from a command line, by a parser that may have further options."""
+    with trust.guarded(trust.trusted_in(argv)):
+        return _resolved(made, argv)
+
+
+def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     parsed = arguments(made, argv, _start_from_named_task)
     _check_lr(parsed.optimizer)
     names = {f.name for f in fields(Config)}
@@ -240,12 +276,25 @@ def arguments(
         ConfigurationError: Unknown options or values.
         SystemExit: Help was printed.
     """
+    with trust.guarded(trust.trusted_in(argv)):
+        return _arguments(made, argv, before)
+
+
+def _arguments(
+    made: ArgumentParser,
+    argv: Sequence[str],
+    before: Callable[[ArgumentParser, Sequence[str]], None],
+) -> Namespace:
     words = expand(argv)
     for path in config_file.named(words):
+        trust.look_at(path)
         config_file.check(path, _load)
     before(made, words)
     try:
-        return made.parse_args(words)
+        parsed = made.parse_args(words)
+        if parsed.get("trust") not in (None, trust.trusted_in(words)):
+            raise ConfigurationError("--trust is typed on the command line: no file can say it")
+        return parsed
     except ArgumentError as error:  # without the page of usage that argparse prints
         said = _explained(made, words, str(error))
         raise ConfigurationError(f"{said} (see {made.prog} --help)") from error
@@ -313,9 +362,9 @@ def expand(argv: Sequence[str]) -> list[str]:
             option = option.replace("-", "_")
             if is_flag(option) and not equals and following.lower() not in _SAID:
                 equals, value = "=", "true"
-            word = f"--{option}" + (f"={short_name(option, value)}" if equals else "")
+            word = f"--{option}" + (f"={trust.chosen(option, value)}" if equals else "")
         else:
-            word = short_name(option, word)
+            word = trust.chosen(option, word)
             option = ""
         out.append(word)
     return out
@@ -343,16 +392,20 @@ def _import_choices() -> None:
 
 def _load(text: str) -> Any:
     """YAML, with the short names in it replaced by class paths."""
-    return _with_class_paths(yaml.safe_load(text))
+    return _with_class_paths(trust.check_whole(yaml.safe_load(text)))
 
 
 def _with_class_paths(value: Any, option: str = "") -> Any:
     """A loaded value, in which what belongs to an option of `CHOICES` is a class path."""
     if isinstance(value, dict):
-        inside = value.get("class_path")
-        named = {k: _with_class_paths(v, k) for k, v in value.items()}
-        return {**named, "class_path": short_name(option, inside)} if inside else named
-    return short_name(option, value)
+        named = {k: _with_class_paths(v, str(k)) for k, v in value.items()}
+        if "class_path" in value:
+            named["class_path"] = trust.chosen(option, value["class_path"])
+            trust.vet(option, named["class_path"])
+        return named
+    if isinstance(value, list):
+        return [_with_class_paths(each) for each in value]
+    return trust.chosen(option, value)
 
 
 def _check_lr(optimizer: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
@@ -102,10 +103,12 @@ def class_at(path: str) -> Any:
 
 
 def name_at(option: str, path: str) -> str:
-    """The name a person types for a class path."""
+    """The name a person types for a class path, which may be one that is nowhere."""
     known = choices(option) if option in CHOICES else {}
-    same = [short for short, other in known.items() if class_at(other) is class_at(path)]
-    return same[0] if same else path.rsplit(".", 1)[1]
+    module, _, name = path.rpartition(".")
+    item = getattr(sys.modules.get(module), name, None)  # a record's path is never imported
+    same = [short for short, other in known.items() if class_at(other) is item]
+    return same[0] if same else name
 
 
 def options_at(path: str) -> list[str]:

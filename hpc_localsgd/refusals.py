@@ -21,6 +21,7 @@ _NESTED = re.compile(r"Got value: NestedArg\(key='([\w.]+)'")
 _NO_OPTIMIZER = re.compile(
     r"Expected a dot import path string: (\S+)|module 'torch.optim' has no attribute '(\w+)'"
 )
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _ONE_TYPE = re.compile(r"Expected an? (.+?)\. Got value: (.*?)(?:\. Got value: |$)", re.MULTILINE)
 _TYPES = re.compile(r"Subtypes: \[(.+)\]$(?:.|\n)*?Given value: (.*)", re.MULTILINE)
 _TYPE = re.compile(r"<class '(\w+)'>|(?:typing\.)?Literal\[(.+?)\]")
@@ -61,6 +62,8 @@ def in_words(message: str, options: Sequence[str], show: Show = typed) -> str:
         return unknown(key, accused.group(1) or accused.group(2), optimizers())
     if accused := _NESTED.search(message):
         return f"{show(key)} has no options of its own: there is no {show(key)}.{accused.group(1)}"
+    if accused := _DENIED.search(message):
+        return f"{show(key)} may not name {accused.group(1)}"
     return _of_other_type(message, key, show) or _as_it_was(message, key, show)
 
 

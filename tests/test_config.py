@@ -31,7 +31,7 @@ OPTIONS = """
     --help --momentum_at_sync --on_nan --optimizer --out --overwrite --precision --print_config
     --probe_samples --rate --remainder --replicas --resume --resume_from_mean --sampling
     --schedule --seed --smoke --snapshot_dtype --snapshot_every --snapshot_workers
-    --spread_every --steps --task --watchdog --workers --world
+    --spread_every --steps --task --trust --watchdog --workers --world
 """
 SHORT_NAMES = {
     "task": {"digits"},
@@ -221,7 +221,7 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
     assert set(yaml.safe_load(first.text)) == {
         name.removeprefix("--")
         for name in OPTIONS.split()
-        if name not in ("--help", "--print_config", "--config")
+        if name not in ("--help", "--print_config", "--config", "--trust")
         and name not in ("--out", "--resume", "--resume_from_mean", "--overwrite", "--figures")
     }
 

@@ -57,6 +57,7 @@ DOOR = {
     "plan_command",
     "presence",
     "smoke",
+    "trust",
     "sharpness",
     "landscape",
     "measuring",

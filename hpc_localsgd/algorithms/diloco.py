@@ -58,8 +58,11 @@ class DiLoCo(Algorithm):
         """A fresh outer optimiser of the anchor [P]."""
         own = {"momentum": self.momentum, "nesterov": self.momentum > 0}
         options = {**(own if self.optimizer == "SGD" else {}), **self.options}
-        made = getattr(torch.optim, self.optimizer)([anchor], lr=self.lr, **options)
-        assert isinstance(made, torch.optim.Optimizer)
+        kind: Any = getattr(torch.optim, self.optimizer)
+        base = torch.optim.Optimizer
+        if not (isinstance(kind, type) and issubclass(kind, base) and kind is not base):
+            raise TypeError("it is no optimiser")
+        made: torch.optim.Optimizer = kind([anchor], lr=self.lr, **options)
         return made
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:

@@ -78,7 +78,7 @@ def _task(text: str, options: Options, world: World, runs: Runs | None) -> Task:
     from hpc_localsgd.sharpness.options import Options as Curvature
     from hpc_localsgd.sharpness.subject import rebuilt
 
-    asked = Curvature(run=options.run, seed=options.seed, dtype=options.dtype)
+    asked = Curvature(run=options.run, seed=options.seed, dtype=options.dtype, trust=options.trust)
     task, _ = rebuilt(text, asked, world.device)
     if runs is not None and runs.run.P != task.dim:
         raise ConfigurationError(

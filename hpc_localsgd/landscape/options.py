@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PROG = "python -m hpc_localsgd landscape"
 _FLAGS = {"overwrite": "Begin anew, also where there is a file of the same or of other settings."}
-_ELSEWHERE = ("run", "other", "chunk", "world", "device", "out", "overwrite")
+_ELSEWHERE = ("run", "other", "chunk", "world", "device", "out", "overwrite", "trust")
 REACH = {"between": 0.5, "random": 1.0, "pca": 0.25}
 
 
@@ -45,6 +45,8 @@ class Options:
         device: auto takes a GPU if there is one for this rank.
         out: The file of the results. Default: landscape-<directions>.h5 beside the trajectory.
         overwrite: Begin anew, also where there is a file of the same or of other settings.
+        trust: Modules that the recorded configuration may name, beside what this package and torch
+            ship.
     """
 
     run: str
@@ -64,6 +66,7 @@ class Options:
     device: str = "auto"
     out: str | None = None
     overwrite: bool = False
+    trust: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError for what makes no sense."""
@@ -109,12 +112,15 @@ def parse(argv: Sequence[str]) -> Options:
     from hpc_localsgd.config import arguments
 
     parsed = arguments(parser(), argv)
-    return Options(**{name: parsed[name] for name in Options.__dataclass_fields__})
+    given = {name: parsed[name] for name in Options.__dataclass_fields__}
+    return Options(**{**given, "trust": tuple(parsed.trust)})
 
 
 def parser() -> ArgumentParser:
     """The options of landscape."""
     from jsonargparse import ArgumentParser
+
+    from hpc_localsgd.config import add_trust
 
     about = (
         "The loss on a line or in a plane through parameter space, BatchNorm re-estimated at every "
@@ -126,5 +132,6 @@ def parser() -> ArgumentParser:
     made.add_argument("run", help="The run: its folder, or its trajectory.h5.")
     for name, text in _FLAGS.items():
         made.add_argument(f"--{name}", action="store_true", help=text)
-    made.add_class_arguments(Options, nested_key=None, skip={"run", *_FLAGS})
+    add_trust(made)
+    made.add_class_arguments(Options, nested_key=None, skip={"run", "trust", *_FLAGS})
     return made

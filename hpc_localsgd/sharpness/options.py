@@ -20,7 +20,7 @@ _FLAGS = {
     "fisher": "Also of the empirical Fisher matrix.",
     "noise": "Also the covariance of the gradient's noise: trace, alignment with the Hessian.",
 }
-_ELSEWHERE = ("run", "steps", "chunk", "vectors", "world", "device", "out", "overwrite")
+_ELSEWHERE = ("run", "steps", "chunk", "vectors", "world", "device", "out", "overwrite", "trust")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Options:
         device: auto takes a GPU if there is one for this rank.
         out: The file of the results. Default: sharpness.h5 beside the trajectory.
         overwrite: Replace results that were computed with other settings.
+        trust: Modules that the recorded configuration may name, beside what this package and torch
+            ship.
     """
 
     run: str
@@ -87,6 +89,7 @@ class Options:
     device: str = "auto"
     out: str | None = None
     overwrite: bool = False
+    trust: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError for a number that makes no sense."""
@@ -118,12 +121,15 @@ def parse(argv: Sequence[str]) -> Options:
     from hpc_localsgd.config import arguments
 
     parsed = arguments(parser(), argv)
-    return Options(**{name: parsed[name] for name in Options.__dataclass_fields__})
+    given = {name: parsed[name] for name in Options.__dataclass_fields__}
+    return Options(**{**given, "trust": tuple(parsed.trust)})
 
 
 def parser() -> ArgumentParser:
     """The options of sharpness."""
     from jsonargparse import ArgumentParser
+
+    from hpc_localsgd.config import add_trust
 
     about = (
         "Curvature of the loss at the snapshots of a run: largest Hessian eigenvalues, trace, "
@@ -135,5 +141,6 @@ def parser() -> ArgumentParser:
     made.add_argument("run", help="The run: its folder, or its trajectory.h5.")
     for name, about in _FLAGS.items():
         made.add_argument(f"--{name}", action="store_true", help=about)
-    made.add_class_arguments(Options, nested_key=None, skip={"run", *_FLAGS})
+    add_trust(made)
+    made.add_class_arguments(Options, nested_key=None, skip={"run", "trust", *_FLAGS})
     return made

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hpc_localsgd.config import Config
-from hpc_localsgd.config import parse as parse_config
+from hpc_localsgd.config import Config, recorded
 from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.sharpness.options import Options
 from hpc_localsgd.tasks.base import Task
@@ -109,15 +107,7 @@ def rebuilt(text: str, options: Options, device: torch.device) -> tuple[Task, Co
     Raises:
         ConfigurationError: The configuration is not understood, or the data is missing.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.yaml"
-        file.write_text(text)
-        try:
-            config = parse_config(["--config", str(file)], "the configuration of the run").config
-        except ConfigurationError as error:
-            raise ConfigurationError(
-                f"the configuration that the run recorded is not understood: {error}"
-            ) from error
+    config = recorded(text, options.trust).config
     task = build_for_curvature(
         config.task,
         batch=config.batch_per_worker,
