@@ -62,8 +62,8 @@ class DiLoCo(Algorithm):
         base = torch.optim.Optimizer
         if not (isinstance(kind, type) and issubclass(kind, base) and kind is not base):
             raise TypeError("it is no optimiser")
-        made: torch.optim.Optimizer = kind([anchor], lr=self.lr, **options)
-        return made
+        make: Callable[..., torch.optim.Optimizer] = kind
+        return make([anchor], lr=self.lr, **options)
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """`anchor` [P] and the state of the outer optimiser."""
