@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from hpc_localsgd.environment.facts import Facts
@@ -57,6 +58,22 @@ def mpi(facts: Facts) -> Finding:
         return Finding(OK, "MPI", text)
     fix = "use an MPI built with MPI_THREAD_MULTIPLE: Horovod communicates from a thread of its own"
     return Finding(WARNING, "MPI", text, fix)
+
+
+def mpirun(facts: Facts) -> Finding:
+    """Judge whether the mpirun of PATH belongs to the library that ranks will load.
+
+    Only Open MPI's two are compared, whose versions are written alike.
+    """
+    if facts.mpirun is None:
+        return Finding(OK, "mpirun", "none is needed here")
+    pattern = r"Open MPI\)? v?(\d+\.\d+)"
+    ours, theirs = (re.search(pattern, text or "") for text in (facts.mpi_library, facts.mpirun))
+    if ours is None or theirs is None or ours[1] == theirs[1]:
+        return Finding(OK, "mpirun", facts.mpirun)
+    text = f"{facts.mpirun} is first on PATH, but mpi4py loads {facts.mpi_library}"
+    fix = "put the mpirun of that library first on PATH (`which -a mpirun`), or: make env"
+    return Finding(WARNING, "mpirun", text, fix)
 
 
 def horovod(facts: Facts) -> Finding:
@@ -117,6 +134,7 @@ ON_EACH: tuple[Callable[[Facts], Finding], ...] = (
     torch,
     cuda,
     mpi,
+    mpirun,
     horovod,
     nccl,
     hdf5,

@@ -9,7 +9,9 @@ import importlib.metadata
 import multiprocessing
 import os
 import platform
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +45,7 @@ class Facts:
         horovod_with: What it was compiled with, such as ("MPI", "Gloo").
         horovod_rests: Whether its thread sleeps between exchanges, as the one we build does.
         mpi_threads: The thread level MPI granted: "single", "funneled", "serialized", "multiple".
+        mpirun: What the mpirun of PATH says of its version, in a line.
         errors: What went wrong while looking, by the name of the library.
     """
 
@@ -65,6 +68,7 @@ class Facts:
     mpi4py: str | None = None
     mpi_library: str | None = None
     mpi_threads: str | None = None
+    mpirun: str | None = None
     horovod: str | None = None
     horovod_torch: str | None = None
     horovod_with: tuple[str, ...] = ()
@@ -93,6 +97,7 @@ def collect(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "cuda_devices": _cuda_devices() if torch and torch.cuda else 0,
         "nvidia_driver": Path("/dev/nvidiactl").exists(),
         "mpi4py": installed("mpi4py"),
+        "mpirun": _mpirun(environ),
         "horovod": installed("horovod"),
         **_hdf5(),
     }
@@ -104,6 +109,21 @@ def installed(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _mpirun(environ: Mapping[str, str]) -> str | None:
+    """Return what the mpirun of PATH says of itself; None where there is none, or it says nothing.
+
+    Asked only of one process that no launcher started: inside a job its mpirun has done its work.
+    """
+    program = shutil.which("mpirun", path=environ.get("PATH"))
+    if program is None or detect(environ).launcher != "none":
+        return None
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return next((line.strip() for line in said.stdout.splitlines() if line.strip()), None)
 
 
 def _default_start() -> str:
