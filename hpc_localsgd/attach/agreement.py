@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpc_localsgd.attach.storage import Group, checksum
+from hpc_localsgd.attach.buffers import buffers_of
+from hpc_localsgd.attach.storage import checksum
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -77,13 +78,26 @@ def shown(what: object) -> str:
 
 
 def described(model: nn.Module, trained: Sequence[str]) -> list[str]:
-    """One line for each parameter and buffer: name, shape, dtype, and whether it is exchanged."""
+    """One line for each parameter and saved buffer: name, shape, dtype, whether it is exchanged.
+
+    Of a buffer that cannot be sent (a sparse one) also what it holds.
+    """
     exchanged = set(trained)
     lines = [
         f"parameter {n} {list(p.shape)} {p.dtype} {'trained' if n in exchanged else 'frozen'}"
         for n, p in model.named_parameters()
     ]
-    return lines + [f"buffer {n} {list(b.shape)} {b.dtype}" for n, b in model.named_buffers()]
+    saved = [buffer for buffer in buffers_of(model) if buffer.persistent]
+    return lines + [f"buffer {b}{'' if b.plain else sparse_sum(b.tensor)}" for b in saved]
+
+
+def sparse_sum(tensor: torch.Tensor) -> str:
+    """Where a sparse tensor has values, and which; nothing of what has no memory."""
+    if tensor.layout is torch.strided:
+        return ""
+    whole = tensor.detach().to_sparse_coo().coalesce()
+    sums = [checksum(part.contiguous()) for part in (whole.indices(), whole.values())]
+    return f" with checksum {sums}"
 
 
 def described_options(optimizer: torch.optim.Optimizer) -> list[str]:
@@ -106,23 +120,6 @@ def described_state(optimizer: torch.optim.Optimizer) -> list[str]:
         for name, value in sorted(optimizer.state.get(parameter, {}).items())
         if isinstance(value, torch.Tensor)
     ]
-
-
-def broadcast_model(world: World, model: nn.Module, groups: Sequence[Group]) -> None:
-    """Rank 0's parameters and buffers, frozen and integer ones too, on all ranks."""
-    for group in groups:
-        world.broadcast(group.flat.view(torch.uint8)[None])
-    ours = {id(p) for group in groups for p in group.parameters}
-    rest = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in ours and t.numel()]
-    if not rest:
-        return
-    parts = [t.detach().contiguous().view(-1).view(torch.uint8).to(world.device) for t in rest]
-    received = world.broadcast(torch.cat(parts)[None])[0].split([len(part) for part in parts])
-    with torch.no_grad():
-        for tensor, raw in zip(rest, received, strict=True):
-            own = torch.empty(tensor.shape, dtype=tensor.dtype)  # aligned for its dtype
-            own.view(-1).view(torch.uint8).copy_(raw)
-            tensor.copy_(own)
 
 
 def broadcast_optimizer(world: World, optimizer: torch.optim.Optimizer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ from torch import nn
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.attach import agreement
+from hpc_localsgd.attach.buffers import check_patterns
 from hpc_localsgd.attach.here import world_here
 from hpc_localsgd.attach.rounds import Lengths
+from hpc_localsgd.attach.starting import broadcast_model
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import check_fit, flatten, trained
 from hpc_localsgd.attach.sync import Parts, Sync
@@ -35,6 +37,7 @@ def attach(
     steps: int | None = None,
     steps_per_epoch: float | None = None,
     batchnorm: Policy | BatchNorm = "reestimate",
+    averaged_buffers: Sequence[str] = (),
     broadcast: bool = True,
     broadcast_optimizer: bool = False,
     bucket_bytes: int = BUCKET_BYTES,
@@ -57,6 +60,8 @@ def attach(
         steps: Optimiser steps of the whole run, if known: the last of them ends it.
         steps_per_epoch: To write a schedule in epochs.
         batchnorm: What happens to running statistics; see `batchnorm.py`.
+        averaged_buffers: Names of further buffers that are running statistics, with * for any part
+            (`*.codebook`). Others are never averaged, see `buffers.py`.
         broadcast: Begin with rank 0's parameters and buffers on all ranks.
         broadcast_optimizer: Begin with rank 0's optimiser state too.
         bucket_bytes: In rounds of one step, how much gradient is averaged at a time during
@@ -85,10 +90,12 @@ def attach(
     check_world(world)
     agreement.together(world, lambda: check_fit(trained(model, optimizer)[0]))
     agreement.together(world, lambda: check_settings(schedule, steps, steps_per_epoch))
+    agreement.together(world, lambda: check_patterns(model, averaged_buffers))
     named, frozen = trained(model, optimizer)
     lengths = in_steps(schedule, steps, steps_per_epoch)
     lines = [agreement.shown(x) for x in (algorithm, lengths, steps, batchnorm)]
     lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
+    lines += [f"averaged_buffers={list(averaged_buffers)}"]
     lines += [f"broadcast={broadcast}", f"broadcast_optimizer={broadcast_optimizer}"]
     lines += agreement.described(model, list(named))
     if not broadcast_optimizer:
@@ -97,7 +104,7 @@ def attach(
     agreement.check_same(world, lines)
     groups = flatten(model, named)
     if broadcast:
-        agreement.broadcast_model(world, model, groups)
+        broadcast_model(world, model, groups)
     if broadcast_optimizer:
         agreement.broadcast_optimizer(world, optimizer)
     how = batchnorm if isinstance(batchnorm, BatchNorm) else BatchNorm(batchnorm)
@@ -109,7 +116,7 @@ def attach(
         world=world,
         groups=groups,
         frozen=frozen,
-        statistics=Statistics(model, world, how),
+        statistics=Statistics(model, world, how, averaged_buffers),
         steps=steps,
         bucket_bytes=bucket_bytes,
         check_rounds=check_rounds,

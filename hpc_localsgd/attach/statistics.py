@@ -1,17 +1,19 @@
-"""BatchNorm's running statistics in a user's own loop; the policies are those of `batchnorm.py`."""
+"""Running statistics in a user's own loop; the policies are those of `batchnorm.py`."""
 
 from __future__ import annotations
 
-import itertools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from hpc_localsgd.attach.buffers import Buffer, buffers_of, norms_of
+from hpc_localsgd.attach.estimate import Forward, estimate, share_of
+from hpc_localsgd.attach.own import OwnBuffers
+from hpc_localsgd.attach.same import average, in_common
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,76 +22,109 @@ if TYPE_CHECKING:
 
 
 class Statistics:
-    """The floating-point buffers of a model. Integer ones (counters) are never exchanged."""
+    """The buffers of a model that are running statistics (see `buffers.py`).
 
-    def __init__(self, model: nn.Module, world: World, batchnorm: BatchNorm) -> None:
+    Attributes:
+        averaged: Patterns of names of further buffers that are.
+    """
+
+    def __init__(
+        self, model: nn.Module, world: World, batchnorm: BatchNorm, averaged: Sequence[str] = ()
+    ) -> None:
         self._model, self._world, self._how = model, world, batchnorm
+        self.averaged = tuple(averaged)
+        self._norms = tuple(norms_of(model).values())
+        self._at_attach = [str(buffer) for buffer in self._found()]
+        self._trained = self._training_now()
         self._warned = False
 
     def on_sync(self) -> None:
-        """Average them at an exchange, if that is the policy; sent and billed."""
+        """Average them at an exchange, if that is the policy; sent and billed.
+
+        Raises:
+            RuntimeError: There are others than at attach, or they have another shape.
+        """
+        if self._model.training:
+            self._trained = self._training_now()
         if self._how.policy == "average":
-            self._average()
+            found = self._found()
+            self._check(found)
+            average(self._world, [buffer.values() for buffer in found])
 
-    def save(self) -> list[torch.Tensor]:
-        """A copy of every buffer, counters too."""
-        return [buffer.detach().clone() for buffer in self._model.buffers()]
+    def estimate(self, batches: Iterable[Any] | None, forward: Forward | None, warn: bool) -> None:
+        """Estimate BatchNorm's statistics for the parameters that are in the model now, if asked.
 
-    @torch.no_grad()
-    def restore(self, saved: list[torch.Tensor]) -> None:
-        """Put the copies back."""
-        for buffer, copy in zip(self._model.buffers(), saved, strict=True):
-            buffer.copy_(copy)
-
-    def for_mean_model(self, batches: Iterable[Any] | None, warn: bool = True) -> None:
-        """Leave in the model, which holds the mean parameters, statistics to evaluate it with.
+        Only of modules that train: those in training mode, or, where the whole model has been
+        switched to evaluation, those that were in training mode when the last round ended.
 
         Args:
             batches: This worker's training batches; all workers together use as many as the
-                policy says. None averages the workers' own statistics, with a warning where they
-                were to be estimated anew.
+                policy says. None leaves the statistics as they are, with a warning where the policy
+                is to estimate them anew.
+            forward: Calls the model with a batch.
             warn: Whether to say so.
+
+        Raises:
+            ConfigurationError: A rank had no batches, or could not use them; on all ranks alike,
+                and the statistics are as before.
         """
-        if not any(buffer.is_floating_point() for buffer in self._model.buffers()):
-            return
-        with self._world.ledger.unbilled():
-            running = any(getattr(m, "track_running_stats", False) for m in self._model.modules())
-            if running and batches is not None:
-                self._estimate(batches)
-            elif running and warn and self._how.policy == "reestimate":
-                self._warn()
-            self._average()
+        norms = self._moving()
+        if norms and batches is not None:
+            self._estimate(norms, batches, forward)
+        elif norms and warn and self._how.policy == "reestimate":
+            self._warn()
 
-    def _estimate(self, batches: Iterable[Any]) -> None:
-        """One worker's share: the cumulative mean over its batches, dropout as in training."""
-        seen = 0
-
-        def counted() -> Any:
-            nonlocal seen
-            for batch in itertools.islice(batches, max(1, self._how.batches // self._world.size)):
-                seen += 1
-                yield batch
-
-        device = self._world.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            update_bn(counted(), self._model, device)
-        counts = self._world.gather(np.array([[float(seen)]]))
+    def _estimate(
+        self, norms: Sequence[_BatchNorm], batches: Iterable[Any], forward: Forward | None
+    ) -> None:
+        world, seen, failed = self._world, 0, None
+        of_norms = [buffer for norm in norms for buffer in norm._buffers.values()]
+        others = OwnBuffers(self._model, but=[b for b in of_norms if b is not None])
+        before = OwnBuffers(self._model)
+        try:
+            share = share_of(batches, self._how.batches, world.size)
+            seen = estimate(self._model, norms, share, forward, world.device)
+        except Exception as error:  # the others are told before it goes on
+            failed = error
+        others.restore()
+        counts = world.gather(np.array([[-1.0 if failed else float(seen)]]))
+        if (counts <= 0).any():
+            before.restore()
+        if failed is not None:
+            raise failed
+        if (counts < 0).any():
+            raise ConfigurationError(
+                f"batches: rank {int(np.argmin(counts))} could not estimate BatchNorm statistics "
+                "from its batches; it says why"
+            )
         if not counts.all():
             raise ConfigurationError(
-                f"batches: {int((counts == 0).sum())} of {self._world.size} workers had none to "
+                f"batches: {int((counts == 0).sum())} of {world.size} workers had none to "
                 "estimate BatchNorm statistics from: give every rank a loader of its own data"
             )
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        buffers = [b for b in self._model.buffers() if b.is_floating_point() and b.numel()]
-        if not buffers:
-            return
-        wide = torch.float64 if any(b.dtype == torch.float64 for b in buffers) else torch.float32
-        flat = torch.cat([b.reshape(-1).to(self._world.device, wide) for b in buffers])
-        parts = self._world.mean(flat[None])[0].split([b.numel() for b in buffers])
-        for buffer, part in zip(buffers, parts, strict=True):
-            buffer.copy_(part.view(buffer.shape))
+    def _moving(self) -> list[_BatchNorm]:
+        """The norms to estimate, the same on all ranks: those that train on each."""
+        norms = norms_of(self._model)
+        trained = self._training_now() if self._model.training else self._trained
+        moving = {name: norm for name, norm in norms.items() if id(norm) in trained}
+        same = in_common(self._world, list(moving))
+        return [norm for norm, everywhere in zip(moving.values(), same, strict=True) if everywhere]
+
+    def _training_now(self) -> set[int]:
+        return {id(norm) for norm in self._norms if norm.training}
+
+    def _found(self) -> list[Buffer]:
+        return [b for b in buffers_of(self._model, self.averaged) if b.statistic]
+
+    def _check(self, found: Sequence[Buffer]) -> None:
+        now = [str(buffer) for buffer in found]
+        if now != self._at_attach:
+            changed = sorted(set(now) ^ set(self._at_attach))
+            raise RuntimeError(
+                f"running statistics came, went or changed their shape after attach: {changed[:4]}:"
+                " call sync.finish() before that, and attach again after it"
+            )
 
     def _warn(self) -> None:
         """Say once, on rank 0, that the statistics do not belong to the mean model."""

@@ -14,8 +14,11 @@ from torch import nn
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.account import Account, Accounts
 from hpc_localsgd.attach.agreement import shown, together
+from hpc_localsgd.attach.estimate import Forward
 from hpc_localsgd.attach.exchange import Exchange
 from hpc_localsgd.attach.gradients import Gradients, Use, use_of_gradients
+from hpc_localsgd.attach.mean import MeanModel
+from hpc_localsgd.attach.own import Own
 from hpc_localsgd.attach.rounds import Lengths, Place, Rounds
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import Group
@@ -57,6 +60,9 @@ class Sync:
         self._rounds = Rounds(parts.schedule, parts.world, parts.steps)
         self._rounds.place.equal = equal
         self._exchange = Exchange(parts.algorithm, parts.groups, parts.world)
+        self._mean = MeanModel(
+            parts.model, parts.world, parts.groups, self._exchange, parts.statistics
+        )
         self._accounts = Accounts(parts.world.ledger)
         self._use: Use = "own"
         self._away = False  # the model holds the mean parameters just now
@@ -108,7 +114,7 @@ class Sync:
             self._end(warn=False)  # batches can still be given to averaged() or finish()
         return True
 
-    def finish(self, batches: Iterable[Any] | None = None) -> None:
+    def finish(self, batches: Iterable[Any] | None = None, forward: Forward | None = None) -> None:
         """End the run: a last exchange, after which every rank holds the mean model.
 
         Happens by itself when `steps` was given to `attach` and have been taken, and at the end of
@@ -116,22 +122,25 @@ class Sync:
 
         Args:
             batches: This worker's training batches, to estimate BatchNorm statistics from.
+            forward: Calls the model with a batch, as in `averaged`.
         """
         if self._away:
             self._refuse("finish()")
         if self._place.over:
             if batches is not None:
-                self._parts.statistics.for_mean_model(batches)
+                self._mean.show(True, batches, forward)
             return
         if self._place.inside:
             self._place.end = self._place.t
             self._end_round(last=True)
         else:
             self._rounds.agree()
-        self._end(batches)
+        self._end(batches, forward)
 
     @contextmanager
-    def averaged(self, batches: Iterable[Any] | None = None) -> Iterator[nn.Module]:
+    def averaged(
+        self, batches: Iterable[Any] | None = None, forward: Forward | None = None
+    ) -> Iterator[nn.Module]:
         """The model with the mean parameters, to evaluate or save; then one's own again, bitwise.
 
         All ranks must enter it, and none may train in it. Not billed.
@@ -139,27 +148,28 @@ class Sync:
         Args:
             batches: This worker's training batches, from which BatchNorm statistics of the mean
                 model are estimated. Without them the workers' statistics are averaged.
+            forward: Calls the model with a batch: `lambda model, batch: model(batch["x"])`. By
+                default the model is called with a batch that is a tensor, or with its first
+                element. The batch's tensors are on the model's device.
 
         Yields:
             The model itself.
 
         Raises:
+            ConfigurationError: The batches cannot be used, or the ranks' models have parameters
+                or statistics of different shapes; on all ranks alike.
             RuntimeError: Already inside.
         """
         if self._away:
             raise RuntimeError("averaged() is already entered: the model holds the mean parameters")
-        own = [group.flat.clone() for group in self._parts.groups]
-        buffers = self._parts.statistics.save()
+        own = Own(self.model, self._parts.groups)
         self._away = True
         try:
-            self._to_mean()
-            self._parts.statistics.for_mean_model(batches)
+            self._mean.show(self._place.equal, batches, forward, own)
             yield self.model
         finally:
-            for group, flat in zip(self._parts.groups, own, strict=True):
-                group.flat.copy_(flat)
-            self._parts.statistics.restore(buffers)
             self._away = False
+            own.restore()
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Around all backward passes of a step but the last: gradients are only accumulated.
@@ -296,17 +306,17 @@ class Sync:
         parts.statistics.on_sync()
         self._accounts.close_round()
 
-    def _end(self, batches: Iterable[Any] | None = None, warn: bool = True) -> None:
+    def _end(
+        self,
+        batches: Iterable[Any] | None = None,
+        forward: Forward | None = None,
+        warn: bool = True,
+    ) -> None:
         """After the last exchange: the model to keep, on every rank."""
         self._exchange.wait()
-        self._to_mean()
-        self._parts.statistics.for_mean_model(batches, warn)
+        self._mean.show(self._place.equal, batches, forward, warn=warn)
         self.detach()
         self._place.equal = True
-
-    def _to_mean(self) -> None:
-        if not self._place.equal:
-            self._exchange.to_mean()
 
     def _use_of_gradients(self, H: int) -> Use:
         state, K = self._exchange.states[0], self.world.size

@@ -1,0 +1,121 @@
+"""BatchNorm's running statistics estimated anew on training batches, and nothing else changed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hpc_localsgd.types import ConfigurationError
+
+Forward: TypeAlias = Callable[[nn.Module, Any], Any]  # calls a model with a batch
+
+
+@torch.no_grad()
+def estimate(
+    model: nn.Module,
+    norms: Sequence[_BatchNorm],
+    batches: Iterable[Any],
+    forward: Forward | None,
+    device: torch.device,
+) -> int:
+    """Leave in `norms` the cumulative mean over the batches of one worker; dropout as it is.
+
+    Random numbers, other buffers, modes and momenta are afterwards what they were before. A norm
+    that no batch reached keeps its statistics; so do all if something is raised.
+
+    Returns:
+        Batches used.
+    """
+    seen = 0
+    with _cumulative(norms) as before, _random_numbers_kept(device):
+        for batch in batches:
+            _call(model, to_device(batch, device), forward)
+            seen += 1
+        for norm in norms:
+            if norm.num_batches_tracked is not None and not int(norm.num_batches_tracked):
+                _copy_back(norm, before[norm])
+    return seen
+
+
+def share_of(batches: Iterable[Any], count: int, workers: int) -> Iterable[Any]:
+    """One worker's part of `count` batches of all workers."""
+    return itertools.islice(batches, max(1, count // workers))
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Take a batch with its tensors to a device: dicts, lists and tuples of any depth."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list):
+        return [to_device(value, device) for value in batch]
+    if isinstance(batch, tuple):
+        moved = [to_device(value, device) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
+    return batch.to(device) if hasattr(batch, "to") else batch
+
+
+def _call(model: nn.Module, batch: Any, forward: Forward | None) -> None:
+    if forward is not None:
+        forward(model, batch)
+        return
+    what = f"a {type(batch).__name__}"
+    if isinstance(batch, list | tuple) and batch:
+        batch, what = batch[0], f"the first element of {what}"
+    try:
+        if isinstance(batch, Mapping):
+            raise TypeError("a dict says not by itself how a model is called with it")
+        model(batch)
+    except Exception as error:
+        raise ConfigurationError(
+            f"batches: the model cannot be called with {what} ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); say how it is called with a batch: "
+            "averaged(batches=loader, forward=lambda model, batch: model(batch['x'])), or of a "
+            "model of two inputs model(batch[0], batch[1])"
+        ) from error
+
+
+@contextmanager
+def _cumulative(
+    norms: Sequence[_BatchNorm],
+) -> Iterator[dict[_BatchNorm, list[torch.Tensor]]]:
+    """Norms that begin anew, are training, and take the mean over all batches."""
+    before = {norm: [b.clone() for b in _own_buffers(norm)] for norm in norms}
+    settings = [(norm, norm.training, norm.momentum) for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            # Not train(), which a model may override, and which is also for what is below.
+            norm.training, norm.momentum = True, None  # torch's spelling of a cumulative mean
+        yield before
+    except BaseException:
+        for norm, kept in before.items():
+            _copy_back(norm, kept)
+        raise
+    finally:
+        for norm, training, momentum in settings:
+            norm.training, norm.momentum = training, momentum
+
+
+def _own_buffers(norm: _BatchNorm) -> list[torch.Tensor]:
+    return [buffer for buffer in norm._buffers.values() if buffer is not None]
+
+
+def _copy_back(norm: _BatchNorm, kept: Sequence[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for buffer, value in zip(_own_buffers(norm), kept, strict=True):
+            buffer.copy_(value)
+
+
+@contextmanager
+def _random_numbers_kept(device: torch.device) -> Iterator[None]:
+    """Measuring must not change what training draws next."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

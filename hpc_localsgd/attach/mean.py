@@ -1,0 +1,144 @@
+"""The mean model in the place of one's own: what rounds exchange, and everything beside it.
+
+parameters that rounds exchange      the algorithm's model to evaluate
+parameters without gradient          averaged where they differ (a teacher, say)
+running statistics                   estimated on batches, or averaged where they differ
+other buffers that are saved         rank 0's where they differ and their shapes do not
+vectors of `spectral_norm`           rank 0's, and iterated for the mean weight
+caches, sparse buffers               left alone
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from hpc_localsgd.attach import same
+from hpc_localsgd.attach.agreement import texts
+from hpc_localsgd.attach.buffers import Buffer, buffers_of, described
+from hpc_localsgd.attach.estimate import Forward
+from hpc_localsgd.attach.power import iterate
+from hpc_localsgd.attach.statistics import Statistics
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.attach.exchange import Exchange
+    from hpc_localsgd.attach.own import Own
+    from hpc_localsgd.attach.storage import Group
+    from hpc_localsgd.worlds.base import World
+
+
+class MeanModel:
+    """Turns a worker's model into the mean model. Collectives, not billed."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        world: World,
+        groups: Sequence[Group],
+        exchange: Exchange,
+        statistics: Statistics,
+    ) -> None:
+        self._model, self._world, self._exchange = model, world, exchange
+        self._exchanged = {id(p) for group in groups for p in group.parameters}
+        self._statistics = statistics
+        self._said: set[str] = set()
+
+    def show(
+        self,
+        equal: bool,
+        batches: Iterable[Any] | None,
+        forward: Forward | None,
+        own: Own | None = None,
+        warn: bool = True,
+    ) -> None:
+        """Leave the mean model in the module.
+
+        Args:
+            equal: All workers hold the same exchanged parameters already.
+            batches: This worker's training batches, to estimate BatchNorm's statistics from.
+            forward: Calls the model with a batch.
+            own: Is told of what is changed besides exchanged parameters and buffers.
+            warn: Say where statistics are not those of the mean model.
+
+        Raises:
+            ConfigurationError: Parameters or running statistics of other shapes on other ranks, or
+                batches that cannot be used; on all ranks alike.
+        """
+        with self._world.ledger.unbilled():
+            if not equal:
+                self._exchange.to_mean()
+            self._parameters(own)
+            buffers = self._buffers()
+            iterate(self._model)
+            self._statistics.estimate(batches, forward, warn)
+            self._average_where_they_differ([b.values() for b in buffers if b.statistic])
+
+    def _parameters(self, own: Own | None) -> None:
+        """Average what no round exchanges."""
+        rest = [
+            (described(name, p), p.detach())
+            for name, p in sorted(self._model.named_parameters())
+            if id(p) not in self._exchanged and p.layout is torch.strided and not p.is_meta
+        ]
+        self._refuse([line for line, _ in rest], "parameter")
+        self._average_where_they_differ([p for _, p in rest], own)
+
+    def _buffers(self) -> list[Buffer]:
+        """Make the others rank 0's; returns those that all ranks have."""
+        found = buffers_of(self._model, self._statistics.averaged)
+        found = [b for b in found if b.plain and (b.statistic or b.persistent)]
+        self._refuse([str(b) for b in found if b.statistic], "running statistic")
+        everywhere = same.in_common(self._world, [str(b) for b in found])
+        self._tell([b.name for b, yes in zip(found, everywhere, strict=True) if not yes])
+        found = [b for b, yes in zip(found, everywhere, strict=True) if yes]
+        others = [b.values() for b in found if not b.statistic]
+        differ = same.differ(self._world, others)
+        same.take_rank_0s(self._world, [x for x, yes in zip(others, differ, strict=True) if yes])
+        return found
+
+    def _average_where_they_differ(
+        self, tensors: Sequence[torch.Tensor], own: Own | None = None
+    ) -> None:
+        """Average real numbers, take rank 0's of others; equal ones are not even rounded."""
+        differ = same.differ(self._world, tensors)
+        changed = [x for x, yes in zip(tensors, differ, strict=True) if yes]
+        if own is not None:
+            own.keep(changed)
+        changed = [torch.view_as_real(x) if x.is_complex() else x for x in changed]
+        same.average(self._world, [x for x in changed if x.is_floating_point()])
+        same.take_rank_0s(self._world, [x for x in changed if not x.is_floating_point()])
+
+    def _refuse(self, lines: Sequence[str], what: str) -> None:
+        """Name the first that not all ranks have, with its shapes."""
+        missing = [
+            line
+            for line, yes in zip(lines, same.in_common(self._world, lines), strict=True)
+            if not yes
+        ]
+        first = min((t for t in texts(self._world, missing[0] if missing else "") if t), default="")
+        if not first:
+            return
+        name = first.split(" ")[0]
+        mine = next((line for line in missing if line.split(" ")[0] == name), "none")
+        said = texts(self._world, mine)
+        other = next(rank for rank, text in enumerate(said) if text != said[0])
+        raise ConfigurationError(
+            f"the {what} {name} cannot be averaged: rank 0 has {said[0]}, rank {other} has "
+            f"{said[other]}; give it the same shape on every rank"
+        )
+
+    def _tell(self, names: Sequence[str]) -> None:
+        """Say once of a saved buffer that it stays each rank's own."""
+        new = [name for name in names if name not in self._said]
+        self._said.update(new)
+        if new and self._world.rank == 0:
+            warnings.warn(
+                f"these buffers have other shapes on other ranks, and each keeps its own: "
+                f"{', '.join(new[:8])}; register a cache with persistent=False",
+                stacklevel=2,
+            )

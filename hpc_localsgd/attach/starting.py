@@ -1,0 +1,36 @@
+"""All ranks begin with rank 0's model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from hpc_localsgd.attach.buffers import buffers_of
+from hpc_localsgd.attach.same import in_common, take_rank_0s
+from hpc_localsgd.attach.storage import Group
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+
+def broadcast_model(world: World, model: nn.Module, groups: Sequence[Group]) -> None:
+    """Give all ranks rank 0's parameters and buffers, frozen and integer ones too.
+
+    Caches that have another size on another rank are each rank's own. What is sent goes in parts:
+    a large frozen model costs no copy of itself.
+    """
+    for group in groups:
+        world.broadcast(group.flat.view(torch.uint8)[None])
+    ours = {id(p) for group in groups for p in group.parameters}
+    buffers = [buffer for buffer in buffers_of(model) if buffer.plain]
+    everywhere = in_common(world, [str(buffer) for buffer in buffers])
+    rest = [p.detach() for p in model.parameters() if id(p) not in ours and _plain(p)]
+    rest += [b.values() for b, yes in zip(buffers, everywhere, strict=True) if yes]
+    take_rank_0s(world, [tensor for tensor in rest if tensor.numel()])
+
+
+def _plain(x: torch.Tensor) -> bool:
+    return x.layout is torch.strided and not x.is_meta
