@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from hpc_localsgd.output import outlive_readers
+
 COMMANDS = {
     "train": ("hpc_localsgd.train", "train; the same as python -m hpc_localsgd.train"),
     "plan": ("hpc_localsgd.plan_command", "what a run would do and cost, before it starts"),
@@ -41,4 +43,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

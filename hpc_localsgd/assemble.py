@@ -38,6 +38,7 @@ from hpc_localsgd.probes import (
 )
 from hpc_localsgd.quarantine import Quarantine
 from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.results import remove_results
 from hpc_localsgd.resuming import Continued, continued
 from hpc_localsgd.smoke import hurried
 from hpc_localsgd.stopping import Stopping
@@ -307,6 +308,7 @@ def open_record(resolved: Resolved, run: Run, units: Units, t0: int, how: Contin
     config, out = resolved.config, Path(resolved.config.out)
     if how.mode == "overwrite":
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        remove_results(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(resolved.text)
     header = Header(

@@ -91,7 +91,8 @@ class Config:
             anew if there is none.
         resume_from_mean: When the last checkpoint is of another number of workers, start from the
             mean of theirs, at the same share of the run.
-        overwrite: Replace what is in --out.
+        overwrite: Replace the run in --out, with its checkpoints, figures, report and measured
+            curvature; files of your own stay.
         evaluate_every: Cadence of test loss and accuracy of the mean model.
         evaluate_workers: Also evaluate every worker's own model.
         spread_every: Cadence of the spread, mean_k ||x_k - mean||^2 before an exchange.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
 from hpc_localsgd.faults import DIVERGED, OK, STOPPED, complain, in_world, refuse
+from hpc_localsgd.output import outlive_readers
 from hpc_localsgd.stopping import Stopped, Stopping
 from hpc_localsgd.types import ConfigurationError
 
@@ -113,4 +114,5 @@ def _conclude(job: Job, figures: bool) -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     sys.exit(main())

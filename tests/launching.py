@@ -25,6 +25,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TRAIN = ("-m", "hpc_localsgd.train")
 TIMEOUT_S = 100
+GONE_WITHIN_S = 30  # after the launcher
 _MARK = "HPC_LOCALSGD_TEST_JOB"
 _OF_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HOROVOD_", "SLURM_")
 _SETTINGS = {
@@ -80,12 +81,22 @@ class Job:
         return found
 
     def wait(self, timeout_s: float = TIMEOUT_S) -> Outcome:
-        """Until the launcher has ended; fails the test when it takes too long."""
+        """Until the launcher has ended, and then all of the job; fails when one takes too long."""
         try:
             status = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             pytest.fail(f"still running after {timeout_s} s:\n{self._outcome(-1).text[-3000:]}")
+        self._nothing_is_left()
         return self._outcome(status)
+
+    def _nothing_is_left(self) -> None:
+        """However a job ends, on request too: no rank, loader or daemon runs on behind it."""
+        end = time.monotonic() + GONE_WITHIN_S
+        while left := self.pids():
+            if time.monotonic() > end:
+                said = [b" ".join(_words(pid, "cmdline")).decode()[:150] for pid in left]
+                pytest.fail(f"{GONE_WITHIN_S} s after the job ended, these run: {said}")
+            time.sleep(0.05)
 
     def kill(self) -> None:
         """End every process of the job, by its number."""

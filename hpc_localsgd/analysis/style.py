@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.trajectory import Trajectory
 
 BLUE, YELLOW, RED = "#004488", "#DDAA33", "#BB5566"
+MADE_BY = "Made by hpc_localsgd"  # in every page and every figure beside one
 INK, GREY, PALE = "#20242b", "#767c86", "#e6e8ec"
 
 RC: dict[str, Any] = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import alone, mpirun, train
+from launching import TRAIN, alone, mpirun, started, train, until
 from small_tasks import write_folder
 
+from hpc_localsgd.faults import STOPPED
 from hpc_localsgd.pack import main as pack
 from hpc_localsgd.trajectory import Trajectory
 
@@ -38,6 +41,19 @@ def test_ranks_and_loaders_do_not_change_the_numbers(images: Path, tmp_path: Pat
         found.append([run.series(s).value for s in ("train/loss", "eval/test/loss")])
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def test_a_run_that_is_stopped_leaves_no_loader_behind(images: Path, tmp_path: Path) -> None:
+    """The ranks leave at once; that nothing of the job runs on is seen by `Job.wait`."""
+    where = [f"--task.data={images / 'packed.h5'}", f"--out={tmp_path}", "--task.loaders=1"]
+    options = [*OPTIONS, *where, "--steps=100000", "--checkpoint-every=5", "--figures=false"]
+    with started(mpirun(2), [*TRAIN, *options]) as job:
+        until(lambda: list(tmp_path.glob("checkpoints/*/*")), 90, "both ranks train")
+        loaders = job.pids() - {job.process.pid, *job.ranks().values()}
+        assert len(loaders) >= 4  # a fork server and a loader of each rank
+        for rank in job.ranks().values():
+            os.kill(rank, signal.SIGUSR2)
+        assert job.wait().status == STOPPED
 
 
 def test_a_corrupt_image_ends_the_job_with_its_name(images: Path, tmp_path: Path) -> None:

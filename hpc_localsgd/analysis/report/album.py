@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 PIXELS_AN_INCH = 98  # on the page, of a screen of usual density
 MARGIN_IN = 0.06
+_METADATA: dict[str, Any] = {
+    "png": {"Software": style.MADE_BY},
+    "pdf": {"Creator": style.MADE_BY, "CreationDate": None},
+}
 
 
 class Album:
@@ -57,8 +61,7 @@ class Album:
                 return None
             for suffix in self._formats:
                 self.files.append(self._folder / f"{name}.{suffix}")
-                when: Any = {"CreationDate": None} if suffix == "pdf" else None
-                figure.savefig(self.files[-1], metadata=when)
+                figure.savefig(self.files[-1], metadata=_METADATA.get(suffix))
             return _svg(figure)
 
 

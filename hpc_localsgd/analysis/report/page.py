@@ -17,6 +17,7 @@ from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.sections import sections_of
 from hpc_localsgd.analysis.report.source import Source
+from hpc_localsgd.analysis.style import MADE_BY
 
 FILE_NAME = "report.html"
 
@@ -46,7 +47,7 @@ def write_report(
         parts.append(_title(source, f"run-{i + 1}") + sections_of(source, album, prefix))
     title = sources[0].name if len(sources) == 1 else f"{len(sources)} runs"
     version = sources[0].run.attrs.get("package_version", "")
-    foot = f"<footer>Made by hpc_localsgd {escape(str(version))} from the record alone.</footer>"
+    foot = f"<footer>{MADE_BY} {escape(str(version))} from the record alone.</footer>"
     page = folder / FILE_NAME
     page.write_text(html.document(title, "\n".join([*parts, foot])), encoding="utf-8")
     return [page, *album.files]

@@ -2,7 +2,8 @@
 
 It ignores requests to stop, and so do the processes it forks: Slurm and mpirun signal every process
 of a job, only the rank knows what to do, and while it does it still needs its loaders. They end
-with the rank. Torch is imported here once, and not by every loader.
+with the rank (see `reader`), and then so does the fork server. Torch is imported here once, and not
+by every loader.
 """
 
 from __future__ import annotations

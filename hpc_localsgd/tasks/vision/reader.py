@@ -6,7 +6,11 @@ undefined. What a batch holds depends on the request alone, never on the process
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
@@ -119,8 +123,6 @@ class Reader:
         return self._running[0]
 
     def _loader(self) -> DataLoader[Any]:
-        import multiprocessing
-
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["hpc_localsgd.tasks.vision.fork_server"])
         return DataLoader(
@@ -133,7 +135,7 @@ class Reader:
             pin_memory=self._pin,
             timeout=TIMEOUT_S,
             generator=torch.Generator(),  # or it would draw from the run's random numbers
-            worker_init_fn=leave_signals_to_the_rank,
+            worker_init_fn=_live_with_the_rank,
         )
 
 
@@ -176,8 +178,27 @@ def _end(running: list[Any]) -> None:
         running.pop()._shutdown_workers()
 
 
-def leave_signals_to_the_rank(process: int = 0) -> None:
+def _live_with_the_rank(process: int) -> None:
+    """Set up a loader process: it outlives signals, and never its rank.
+
+    The DataLoader watches a loader's parent, which is the fork server, and the fork server ends
+    when nobody holds the other end of its pipe, which its loaders do: when the rank ends without
+    clean-up (a request to stop, a kill, an abort) both would wait for each other for ever.
+    """
+    del process
+    leave_signals_to_the_rank()  # again: the DataLoader has set handlers of its own in it
+    rank = multiprocessing.parent_process()
+    assert rank is not None  # a loader is always started by a rank
+    threading.Thread(target=_end_with, args=(rank.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when its rank has ended, however: the kernel closes the rank's pipe."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def leave_signals_to_the_rank() -> None:
     """Ignore requests to stop: see `fork_server`."""
-    del process  # the DataLoader has set handlers of its own in it, so this is said twice
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)

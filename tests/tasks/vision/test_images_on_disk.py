@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from launching import until
 from small_runs import go
 from small_tasks import write_folder
 
@@ -109,88 +108,6 @@ def test_loaders_are_the_ranks_share_of_the_cores_whatever_torch_computes_with(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     task = built(intact / "images.h5", loaders=None)  # which starts none yet
     assert task.samples._reader._processes == loaders
-
-
-def descendants(pid: int) -> set[int]:
-    children = {
-        int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == pid
-    }
-    return children.union(*(descendants(child) for child in children))
-
-
-def _parent(stat: Path) -> int:
-    try:
-        return int(stat.read_text().rpartition(")")[2].split()[1])
-    except OSError:  # it has ended
-        return -1
-
-
-SIGNALLED = """
-import os, signal, sys, time
-from pathlib import Path
-from test_images_on_disk import built, descendants
-
-def main():
-    task = built(Path(sys.argv[1]), loaders=2)
-    task.batch([0, 1], 0)
-    mine = descendants(os.getpid())
-    assert len(mine) >= 3, mine  # the fork server and two loaders
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
-        for pid in mine:
-            os.kill(pid, number)
-    for t in range(1, 12):  # more than were under way
-        task.batch([0, 1], t)
-    print(*mine)
-
-if __name__ == "__main__":
-    main()
-"""
-
-
-def test_signals_do_not_end_the_loaders_but_the_end_of_the_rank_does(
-    intact: Path, tmp_path: Path
-) -> None:
-    script = tmp_path / "signalled.py"
-    script.write_text(SIGNALLED)
-    here = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.getcwd()]
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join(here)}
-    begin = time.monotonic()
-    said = subprocess.run(
-        [sys.executable, str(script), str(intact / "images.h5")],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert said.returncode == 0, said.stderr[-2000:]
-    assert time.monotonic() - begin < 60
-    left = [pid for pid in map(int, said.stdout.split()) if Path(f"/proc/{pid}").exists()]
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), 15, "loaders have ended")
-
-
-FAILING = """
-import sys
-from pathlib import Path
-import numpy as np
-from hpc_localsgd.tasks.vision.reader import Request
-from test_images_on_disk import built
-
-if __name__ == "__main__":
-    task = built(Path(sys.argv[1]), loaders=1)
-    task.batch([0, 1], 0)
-    bad = Request("no split", np.zeros(1, dtype=int), (0, 0, 99))
-    task.samples._reader.get(bad)  # the traceback holds on to the loader
-"""
-
-
-def test_a_failure_ends_the_rank_and_its_loaders(intact: Path, tmp_path: Path) -> None:
-    script = tmp_path / "failing.py"
-    script.write_text(FAILING)
-    here = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.getcwd()]
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join(here)}
-    command = [sys.executable, str(script), str(intact / "images.h5")]
-    said = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
-    assert said.returncode == 1 and "Traceback" in said.stderr
 
 
 def test_augmentation_can_be_switched(intact: Path) -> None:

@@ -1,0 +1,55 @@
+"""Standard output and error that outlive whoever reads them: `train | head`, a full log disk.
+
+What a run is for is its record. When the reader of its messages has gone, they have nobody to go
+to, and the run goes on: the messages are lost, without a word and without a traceback.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TextIO
+
+LOST = "cannot write standard output: {}; what would be said there is lost\n"
+
+
+class _Outliving(io.FileIO):
+    """A file descriptor; what cannot be written to it is dropped."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd, "w", closefd=False)
+        self._told = False
+
+    def write(self, content: bytes) -> int:  # type: ignore[override]  # any buffer
+        """Write, or drop what cannot be written; the number of bytes either way."""
+        try:
+            return super().write(content) or 0
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # for libraries in C too
+            os.close(nowhere)
+        except OSError as error:
+            if not self._told and self.fileno() != 2:
+                self._told = True  # first: this very message may fail
+                sys.stderr.write(LOST.format(error.strerror))
+        return len(memoryview(content).cast("B"))
+
+
+def outlive_readers() -> None:
+    """Let `sys.stdout` and `sys.stderr` drop what nobody takes, for the rest of the process."""
+    sys.stdout, sys.stderr = _outliving(sys.stdout), _outliving(sys.stderr)
+
+
+def _outliving(stream: TextIO | None) -> TextIO:
+    if stream is None:  # closed by the shell: `>&-`
+        return open(os.devnull, "w")
+    stream.flush()
+    file, unbuffered = _Outliving(stream.fileno()), getattr(stream, "write_through", False)
+    return io.TextIOWrapper(
+        file if unbuffered else io.BufferedWriter(file),  # type: ignore  # as `python -u` does
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.isatty() or stream.fileno() == 2,
+        write_through=unbuffered,
+    )

@@ -1,0 +1,125 @@
+"""Loader processes outlive every signal, and never their rank: however that ends, all is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import until
+from small_tasks import write_folder
+
+from hpc_localsgd.pack import main as pack_command
+
+GONE_WITHIN_S = 30
+
+# A rank with two loaders, which end it as its second argument says.
+RANK = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from hpc_localsgd.tasks.vision.reader import Request
+from hpc_localsgd.types import DataError
+from test_images_on_disk import built
+from test_loader_processes import descendants, parents
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+
+def main(data, end):
+    task = built(Path(data), loaders=2)
+    task.batch([0, 1], 0)
+    mine = descendants(os.getpid())
+    print(*mine, flush=True)
+    assert len(mine) >= 3, mine  # the fork server and two loaders
+    for number in SIGNALS:
+        for pid in mine:
+            os.kill(pid, number)
+    for t in range(1, 12):  # more than were under way
+        task.batch([0, 1], t)
+    if end == "at once, as on request":
+        os._exit(85)
+    if end == "by SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if end == "as a loader is killed":
+        os.kill(max(mine), signal.SIGKILL)
+        try:
+            for t in range(12, 99):
+                task.batch([0, 1], t)
+        except DataError:
+            os._exit(1)  # as an abort does
+    if end == "by a traceback":  # which holds on to the loaders
+        task.samples._reader.get(Request("no split", np.zeros(1, dtype=int), (0, 0, 99)))
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+"""
+
+ENDS = {
+    "normally": 0,
+    "at once, as on request": 85,
+    "by SIGKILL": -signal.SIGKILL,
+    "as a loader is killed": 1,
+    "by a traceback": 1,
+}
+
+
+def parents() -> dict[int, int]:
+    """Process -> its parent."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            found[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            pass
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below one."""
+    of = parents()
+    found = {pid}
+    while more := {child for child, parent in of.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Popen[str]]:
+    """A rank for each way to end, all at the same time."""
+    folder = tmp_path_factory.mktemp("loaders")
+    write_folder(folder / "images")
+    assert pack_command([str(folder / "images"), str(folder / "images.h5")]) == 0
+    script = folder / "rank.py"
+    script.write_text(RANK)
+    here = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.getcwd()]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(here)}
+    return {
+        end: subprocess.Popen(
+            [sys.executable, str(script), str(folder / "images.h5"), end],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for end in ENDS
+    }
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_nothing_is_left_of_a_rank_and_its_loaders(
+    ended: dict[str, subprocess.Popen[str]], end: str
+) -> None:
+    rank = ended[end]
+    assert rank.stdout is not None and rank.stderr is not None
+    family = [int(pid) for pid in rank.stdout.readline().split()]
+    assert rank.wait(100) == ENDS[end], rank.stderr.read()[-2000:]
+    try:
+        gone = f"the loaders of a rank that ended {end} have ended"
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), GONE_WITHIN_S, gone)
+    finally:
+        for pid in family:
+            if Path(f"/proc/{pid}").exists():
+                os.kill(pid, signal.SIGKILL)
