@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from hpc_localsgd.optimizer import LocalOptimizer
 from hpc_localsgd.plan.costmodel import network
 from hpc_localsgd.plan.duration import Units, seconds
 from hpc_localsgd.plan.rates import Rate
-from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
+from hpc_localsgd.plan.schedule import Round, Schedule, rounds, spread_triggered
 from hpc_localsgd.presence import Presence
 from hpc_localsgd.probes import (
     Deviations,
@@ -55,6 +56,7 @@ from hpc_localsgd.worlds.simulated import Simulated
 from hpc_localsgd.worlds.torch import Torch
 
 DEFAULT_EPOCHS = 60.0
+EVERY_ROUND = 100_000  # rounds of a run that are looked at one by one
 _WORLDS = {"horovod": Horovod, "mpi": Mpi, "torch": Torch}
 
 
@@ -173,11 +175,15 @@ def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: in
     """
     if not algorithm.only_single_steps:
         return
-    longest = max(rounds(schedule, rate, steps), key=lambda round: round.H)
-    if longest.H > 1 or isinstance(schedule, spread_triggered):
+    first = next((r for r in islice(rounds(schedule, rate, steps), EVERY_ROUND) if r.H > 1), None)
+    for t in range(EVERY_ROUND, steps, max(1, steps // 1000)):  # there may be thousands of millions
+        H = min(schedule(t, rate(t)), steps - t)
+        first = first or (Round(t, t + H, rate(t)) if H > 1 else None)
+    if first is not None or isinstance(schedule, spread_triggered):
+        which = f"a round of {first.H} steps from step {first.begin}" if first else "longer rounds"
         raise ConfigurationError(
-            f"{type(algorithm).__name__} exchanges at every step, and {schedule} has a round of "
-            f"{longest.H} steps from step {longest.begin}: use --schedule every --schedule.steps 1"
+            f"{type(algorithm).__name__} exchanges at every step, and {schedule} has {which}: use "
+            "--schedule every --schedule.steps 1"
         )
 
 

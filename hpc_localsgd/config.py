@@ -7,13 +7,10 @@ it come short names (`--algorithm local_sgd`, see `names`) and other words for w
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
-from itertools import zip_longest
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +18,15 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_loader
 
-from hpc_localsgd import config_file, trust
+from hpc_localsgd import config_file, trust, yaml_text
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.command_line import expand, overruled
+from hpc_localsgd.given import KINDS, check_rate_is_elsewhere, settle
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.gradients.plain import plain
 from hpc_localsgd.help_text import HelpText
-from hpc_localsgd.names import CHOICES, choices, class_at
+from hpc_localsgd.names import CHOICES, choices
 from hpc_localsgd.plan.rates import Rate, cosine
 from hpc_localsgd.plan.schedule import Schedule, post_local
 from hpc_localsgd.refusals import in_words, keys, written
@@ -163,8 +162,7 @@ class Config:
     smoke: bool = False
 
 
-FLAGS = {f.name for f in fields(Config) if isinstance(f.default, bool)}
-_SAID = ("true", "false", "auto")  # behind a flag
+FLAGS = frozenset(f.name for f in fields(Config) if isinstance(f.default, bool))
 MakeOptimizer = Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]
 
 
@@ -176,11 +174,13 @@ class Resolved:
         config: The options as objects.
         optimizer: Makes the torch optimiser from parameter groups.
         text: The whole configuration as YAML, without where it runs and where it is written.
+        notes: What whoever typed it may have overlooked.
     """
 
     config: Config
     optimizer: MakeOptimizer
     text: str
+    notes: tuple[str, ...] = ()
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -188,9 +188,8 @@ def parser(prog: str) -> ArgumentParser:
     set_loader("yaml_short_names", _load, (yaml.YAMLError, ConfigurationError))
     _import_choices()
     about = (Config.__doc__ or "").split("\n\n")[0]
-    made = ArgumentParser(
-        prog=prog, description=about, exit_on_error=False, formatter_class=HelpText
-    )
+    yaml_text.read_numbers_as_typed()
+    made = Parser(prog=prog, description=about, exit_on_error=False, formatter_class=HelpText)
     made.parser_mode = "yaml_short_names"
     made.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options")
     made.add_class_arguments(Config, nested_key=None)
@@ -249,56 +248,69 @@ def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
 
 
 def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
-    parsed = arguments(made, argv, _start_from_named_task)
-    _check_lr(parsed.optimizer)
+    parsed = arguments(made, argv)
     names = {f.name for f in fields(Config)}
-    objects = made.instantiate(parsed)
+    objects = made.instantiate(without_rate(parsed))
     config = Config(**{name: objects[name] for name in names})
     if config.steps is not None and config.epochs is not None:
         raise ConfigurationError("give --steps or --epochs, not both")
     if config.checkpoint_keep < 1:
         raise ConfigurationError(f"--checkpoint-keep {config.checkpoint_keep}: keep at least one")
-    return Resolved(config, objects.optimizer, _text(made, parsed))
+    notes = tuple(overruled(expand(argv, FLAGS)))
+    return Resolved(config, objects.optimizer, _text(made, parsed), notes)
 
 
-def arguments(
-    made: ArgumentParser,
-    argv: Sequence[str],
-    before: Callable[[ArgumentParser, Sequence[str]], None] = lambda made, words: None,
-) -> Namespace:
-    """What a command line gives a parser, with short names and bare flags.
+def arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    """What a command line gives a parser, with short names and bare switches.
 
     Args:
         made: The parser, which does not exit on errors.
         argv: The command line.
-        before: Called with the parser and the words it is about to parse.
 
     Raises:
         ConfigurationError: Unknown options or values.
         SystemExit: Help was printed.
     """
     with trust.guarded(trust.trusted_in(argv)):
-        return _arguments(made, argv, before)
+        return _arguments(made, argv)
 
 
-def _arguments(
-    made: ArgumentParser,
-    argv: Sequence[str],
-    before: Callable[[ArgumentParser, Sequence[str]], None],
-) -> Namespace:
-    words = expand(argv)
+def _arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    words = expand(argv, FLAGS)
     for path in config_file.named(words):
         trust.look_at(path)
-        config_file.check(path, _load)
-    before(made, words)
+    check_rate_is_elsewhere(words, _load)
+    twice = overruled(words)
+    if twice and not _has_files(made):
+        raise ConfigurationError(f"{twice[0]}: keep one")
+    settled, named = settle(words, _load, _default_classes(made))
+    for option, path in named.items():
+        made.set_defaults({option: {"class_path": path}})
     try:
-        parsed = made.parse_args(words)
+        parsed = made.parse_args(settled)
         if parsed.get("trust") not in (None, trust.trusted_in(words)):
             raise ConfigurationError("--trust is typed on the command line: no file can say it")
         return parsed
     except ArgumentError as error:  # without the page of usage that argparse prints
         said = _explained(made, words, str(error))
         raise ConfigurationError(f"{said} (see {made.prog} --help)") from error
+
+
+def _has_files(made: ArgumentParser) -> bool:
+    """Whether these are the options of a run, with files and wrapping job scripts."""
+    return any(action.dest == "config" for action in made._actions)
+
+
+def _default_classes(made: ArgumentParser) -> dict[str, str]:
+    """Option -> path of the class that it is if none is named."""
+    found = {}
+    for action in made._actions:
+        if action.dest in KINDS:
+            inside = (
+                vars(action.default) if isinstance(action.default, Namespace) else action.default
+            )
+            found[action.dest] = inside["class_path"]
+    return found
 
 
 def _explained(made: ArgumentParser, words: Sequence[str], message: str) -> str:
@@ -319,81 +331,17 @@ def _names(made: ArgumentParser) -> list[str]:
     return [text[2:] for text in known if text.startswith("--") and "." not in text]
 
 
-def _start_from_named_task(made: ArgumentParser, words: Sequence[str]) -> None:
-    """The options of the task that is named start from its own defaults.
-
-    jsonargparse would keep those of the default task wherever the other has an option of the same
-    name, and a model of one task is no model of another.
-    """
-    given: dict[str, Any] = {"config": None, "task": None}
-    for word, following in zip_longest(words, words[1:], fillvalue=""):
-        option, equals, value = word.removeprefix("--").partition("=")
-        if option in given:
-            given[option] = value if equals else following
-    text = f"task: {given['task']}" if given["task"] else _text_of(given["config"])
-    try:
-        loaded = _load(text)
-    except (yaml.YAMLError, ConfigurationError):
-        return  # jsonargparse says why
-    task = loaded.get("task") if isinstance(loaded, dict) else None
-    path = task.get("class_path") if isinstance(task, dict) else task
-    if path in choices("task").values():
-        made.set_defaults(task={"class_path": path})
-
-
-def _text_of(path: str | None) -> str:
-    """A file's text; nothing if it cannot be read, which jsonargparse will say."""
-    try:
-        return Path(path).read_text() if path else ""
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def expand(argv: Sequence[str]) -> list[str]:
-    """A command line as jsonargparse wants it.
-
-    `-` in option names becomes `_`, a bare flag (`--overwrite`) gets its `true`, and short names
-    become class paths.
-    """
-    out: list[str] = []
-    option = ""
-    for word, following in zip_longest(argv, argv[1:], fillvalue=""):
-        if word.startswith("--"):
-            option, equals, value = word[2:].partition("=")
-            option = option.replace("-", "_")
-            if is_flag(option) and not equals and following.lower() not in _SAID:
-                equals, value = "=", "true"
-            word = f"--{option}" + (f"={trust.chosen(option, value)}" if equals else "")
-        else:
-            word = trust.chosen(option, word)
-            option = ""
-        out.append(word)
-    return out
-
-
-def is_flag(option: str) -> bool:
-    """Whether an option is a switch, which may stand without a value."""
-    of, _, name = option.rpartition(".")
-    chosen = of.rpartition(".")[2]
-    return name in _switches(chosen) if chosen in CHOICES else option in FLAGS
-
-
-@cache
-def _switches(option: str) -> frozenset[str]:
-    """Names of the switches of everything an option can be."""
-    classes = [class_at(path) for path in choices(option).values()]
-    found = [f.name for c in classes if is_dataclass(c) for f in fields(c) if f.type == "bool"]
-    return frozenset(found)
-
-
 def _import_choices() -> None:
     for option in CHOICES:
         choices(option)
 
 
 def _load(text: str) -> Any:
-    """YAML, with the short names in it replaced by class paths."""
-    return _with_class_paths(trust.check_whole(yaml.safe_load(text)))
+    """YAML as it was typed, with the short names in it replaced by class paths."""
+    try:
+        return _with_class_paths(trust.check_whole(yaml_text.load(text)))
+    except RecursionError as error:
+        raise yaml.YAMLError("it contains itself") from error
 
 
 def _with_class_paths(value: Any, option: str = "") -> Any:
@@ -409,20 +357,22 @@ def _with_class_paths(value: Any, option: str = "") -> Any:
     return trust.chosen(option, value)
 
 
-def _check_lr(optimizer: Any) -> None:
-    """The learning rate has one place; the optimiser's own default is never used."""
-    lr = optimizer.init_args.pop("lr", None) if "init_args" in optimizer else None
-    # A class named on the command line keeps the arguments of the default one, SGD.
-    defaults = [_default_lr(path) for path in (optimizer.class_path, SGD["class_path"])]
-    if lr is not None and lr not in defaults:
-        raise ConfigurationError(
-            f"--optimizer.lr {lr}: the learning rate is set by --rate.lr {lr} (and its schedule)"
-        )
+def without_rate(parsed: Namespace) -> Namespace:
+    """Parsed options, without the optimiser's own learning rate, which nobody uses."""
+    init_args = parsed.get("optimizer.init_args")
+    if init_args is not None and "lr" in init_args:
+        parsed = parsed.clone()
+        del parsed["optimizer.init_args.lr"]
+    return parsed
 
 
-def _default_lr(path: Any) -> Any:
-    parameter = inspect.signature(class_at(path)).parameters.get("lr")
-    return parameter and parameter.default
+class Parser(ArgumentParser):
+    """Prints configurations that can be read again: without a rate of the optimiser."""
+
+    def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
+        """A configuration as text."""
+        with yaml_text.of_its_own():
+            return str(super().dump(without_rate(cfg), *args, **options))
 
 
 def essence(text: str) -> str:
@@ -435,4 +385,12 @@ def _text(made: ArgumentParser, parsed: Any) -> str:
     whole = yaml.safe_load(made.dump(parsed, skip_unset=False))
     for name in NOT_THE_RUN:
         whole.pop(name, None)
-    return str(yaml.safe_dump(whole, sort_keys=False))
+    return str(yaml.safe_dump(_with_arguments(whole), sort_keys=False))
+
+
+def _with_arguments(value: Any) -> Any:
+    """Options in which every class has arguments, if none: one run has one text."""
+    if not isinstance(value, dict):
+        return value
+    found = {name: _with_arguments(inside) for name, inside in value.items()}
+    return {**found, "init_args": found.get("init_args", {})} if "class_path" in found else found

@@ -22,11 +22,11 @@ def named(words: Sequence[str]) -> list[str]:
     return found
 
 
-def check(path: str, load: Callable[[str], Any]) -> None:
-    """Refuse what is no YAML file of options, before a parser speaks of strings and streams.
+def read(path: str, load: Callable[[str], Any]) -> dict[str, Any] | None:
+    """What a YAML file of options says; None if it cannot be opened, which the parser will say.
 
     Args:
-        path: Of the file. One that cannot be opened is left to the parser.
+        path: Of the file.
         load: Makes values of its text.
 
     Raises:
@@ -37,7 +37,7 @@ def check(path: str, load: Callable[[str], Any]) -> None:
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not a text file{_beside(path)}") from error
     except (OSError, ValueError):
-        return
+        return None
     try:
         loaded = load(text)
     except yaml.YAMLError as error:
@@ -47,6 +47,7 @@ def check(path: str, load: Callable[[str], Any]) -> None:
     if not isinstance(loaded, dict):
         what = "is empty" if loaded is None else "has no options"
         raise ConfigurationError(f"{path} {what}: it wants lines like `seed: 1`")
+    return loaded
 
 
 def place(path: str, keys: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
+from hpc_localsgd.optimizer import described
 from hpc_localsgd.recorder import ROUND_LOSS
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
@@ -52,13 +53,16 @@ class Display:
         self._latest: dict[str, tuple[int, float]] = {}  # step, value
         self._said_s = 0.0
 
-    def begin(self, run: Run) -> None:
-        """Say what is about to run, and start the bar."""
+    def begin(self, run: Run, notes: Sequence[str] = ()) -> None:
+        """Say what is about to run, and what may have been overlooked, and start the bar."""
         self._steps = run.steps
         if not self._on:
             return
-        _say(f"{legend(run.algorithm)}, {run.schedule}, {run.rate}")
+        _say(f"{legend(run.algorithm)}, {run.schedule}")
+        _say(f"{described(run.optimizer.torch)}, {run.rate}")
         _say(f"{run.steps} steps of {run.world}, {run.task.dim:,} parameters")
+        for note in notes:
+            _say(note)
         if run.world.size == 1:
             _say("one worker has nobody to average with: add --workers 4, or start more ranks")
         if self._terminal:
@@ -158,6 +162,8 @@ def conclusion(
         "rounds", f"{totals.rounds}, where parallel SGD syncs {totals.steps} times ({share:.0f} %)"
     )
     table.add_row("payload per worker", f"{sent}, where parallel SGD sends {would}")
+    table.add_row("optimiser", described(run.optimizer.torch))
+    table.add_row("learning rate", repr(run.rate))
     table.add_row("computing", f"{totals.compute_s:.2f} s per worker")
     table.add_row("waiting for the slowest", f"{totals.wait_s:.2f} s {of}")
     if row := straggler(trajectory.rounds, hosts):

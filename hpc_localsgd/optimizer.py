@@ -106,6 +106,17 @@ class LocalOptimizer:
         self.torch.load_state_dict(state)
 
 
+def described(optimizer: torch.optim.Optimizer) -> str:
+    """An optimiser and its arguments as they are typed; the rate and switches that are off aside.
+
+    >>> described(torch.optim.SGD([torch.zeros(1)], momentum=0.9))
+    'SGD(momentum=0.9, dampening=0, weight_decay=0)'
+    """
+    given = {k: v for k, v in optimizer.defaults.items() if k != "lr"}
+    shown = (f"{k}={v}" for k, v in given.items() if v is not None and v is not False)
+    return f"{type(optimizer).__name__}({', '.join(shown)})"
+
+
 def fuse(optimizer: torch.optim.Optimizer) -> None:
     """Let torch step in one pass over memory, where it can and nothing else was asked for.
 

@@ -111,7 +111,7 @@ def _wanted(types: str) -> str | None:
         if literals:
             words += [each.strip(" '\"") for each in literals.split(",")]
         elif name != "NoneType":
-            words.append(_WORDS.get(name, ""))
+            words += _WORDS.get(name, "").split(" or ")
     if not words or "" in words:
         return None
     *others, last = words

@@ -73,7 +73,7 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
 
     with Display(world.rank, sys.stdout.isatty() and world.n == 1) as display:
         job = make_job(resolved, world, display.show, stopping)
-        display.begin(job.run)
+        display.begin(job.run, resolved.notes)
         try:
             job.record.start(job.position)
             train(job.run, job.position, job.record)

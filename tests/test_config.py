@@ -114,11 +114,12 @@ def test_dotted_options_set_fields_of_the_default_and_of_a_named_class() -> None
     assert config("--task.model=conv", "--task.norm=batch").task == digits("conv", "batch")
 
 
-def test_another_class_keeps_what_it_has_in_common_with_the_default() -> None:
-    """So `--rate constant` keeps the default warm-up, and says so in --print_config."""
-    assert config("--rate=constant", "--rate.lr=.3").rate == constant(0.3, warmup="5%")
-    assert config("--rate=constant", "--rate.warmup=0").rate == constant(0.1)
-    assert config("--rate=multi_step").rate.warmup == "5%"
+def test_another_class_has_its_own_defaults() -> None:
+    """So `--rate constant` has no warm-up, which the cosine that nobody names has."""
+    assert config("--rate=constant", "--rate.lr=.3").rate == constant(0.3)
+    assert config("--rate=constant", "--rate.warmup=5%").rate == constant(0.1, warmup="5%")
+    assert config("--rate=multi_step").rate.warmup == 0
+    assert config("--rate=cosine").rate == cosine(0.1)
 
 
 @pytest.fixture
@@ -217,7 +218,7 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
     first = parse([*options, "--out=elsewhere", "--overwrite"])
     again = parse([in_file(tmp_path, first.text)])
     assert again.text == first.text
-    assert (again.config.algorithm, again.config.rate) == (AllReduce(), constant(0.3, "5%"))
+    assert (again.config.algorithm, again.config.rate) == (AllReduce(), constant(0.3))
     assert set(yaml.safe_load(first.text)) == {
         name.removeprefix("--")
         for name in OPTIONS.split()
@@ -319,7 +320,9 @@ def test_what_is_wrong_is_named(argv: list[str], said: str) -> None:
         ("--optimizer.momentum x", "--optimizer.momentum wants a number, got x"),
         ("--workers 3.5", "--workers wants a whole number, got 3.5"),
         ("--world moon", "--world wants auto, simulated, horovod, mpi or torch, got moon"),
-        ("--resume maybe", "'maybe' belongs to no option"),
+        ("--resume maybe", "--resume wants true, false or auto, got maybe"),
+        ("--overwrite maybe", "--overwrite wants true or false, got maybe"),
+        ("--seed=1 maybe", "'maybe' belongs to no option"),
         ("--out.folder x", "there is no --out.folder"),
     ],
 )

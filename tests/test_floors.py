@@ -40,8 +40,10 @@ SEES_ITS_FLOOR = {
 }
 OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}
 DOOR = {
+    "command_line",
     "config",
     "config_file",
+    "given",
     "help_text",
     "names",
     "refusals",
@@ -68,6 +70,7 @@ DOOR = {
     "cite",
     "summary",
     "verify",
+    "yaml_text",
 }
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}
 

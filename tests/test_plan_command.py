@@ -65,7 +65,8 @@ def test_json_has_the_keys_that_scripts_rely_on() -> None:
     plan = planned(*SMALL)
     assert {key: sorted(inner) for key, inner in plan.items() if isinstance(inner, dict)} == {
         "run": sorted(
-            "task algorithm schedule rate workers parameters samples steps steps_per_epoch".split()
+            "task algorithm schedule optimizer rate workers parameters samples steps "
+            "steps_per_epoch".split()
         ),
         "rounds": sorted(
             "count shortest longest last last_is_forced last_asked_steps stretches".split()
@@ -175,7 +176,7 @@ def test_gossip_shows_its_spectral_gap() -> None:
 def test_warnings_reach_the_page() -> None:
     assert kinds(*SMALL) == ["never_local"]
     assert kinds(*SMALL, "--schedule.steps", "8", "--evaluate-every", "8") == []
-    assert kinds(*SMALL, "--workers", "1") == ["one_worker"]
+    assert kinds(*SMALL, "--workers", "1") == ["given_twice", "one_worker"]
     text = printed(*SMALL)
     assert "Take note" in text
     assert "--schedule.steps 8" in text

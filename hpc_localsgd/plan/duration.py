@@ -1,18 +1,22 @@
 """Durations in any unit, turned into optimiser steps before the loop starts.
 
 The loop knows only steps. A user may write 3000, "3000 steps", "250 epochs", "1.5 epochs",
-"2e6 samples" or "50%" (of the run). A few options also take time: "10 minutes".
+"2e6 samples" or "50%" (of the run). A few options also take time: "10 minutes", or 10:00 as Slurm
+writes it.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from hpc_localsgd.plan.time_limit import clock
 from hpc_localsgd.types import ConfigurationError
 
 Duration: TypeAlias = int | str
+MOST_STEPS = 10**12  # no run is longer: a mistyped exponent
 
 _PATTERN = re.compile(r"^\s*([0-9_.]+(?:e[+-]?[0-9]+)?)\s*(%|[a-z]*)\s*$")
 _STEPS, _EPOCHS, _SAMPLES = {"", "step", "steps"}, {"epoch", "epochs", "ep"}, {"sample", "samples"}
@@ -26,12 +30,17 @@ _SECONDS = {
 
 
 def seconds(duration: Duration, option: str = "") -> float | None:
-    """The duration in seconds if it is one of time ("90 s", "10 minutes", "2 h"), else None.
+    """The duration in seconds if it is one of time ("90 s", "2 h", "1:30:00"), else None.
 
     Args:
         duration: As it was given.
         option: What it was given for, to be named in an error.
+
+    Raises:
+        ConfigurationError: It is one, with a number that is none.
     """
+    if (by_clock := clock(str(duration), option)) is not None:
+        return by_clock
     match = _PATTERN.match(str(duration).lower())
     if match is None or match.group(2) not in _SECONDS:
         return None
@@ -60,7 +69,8 @@ class Units:
             option: What it was given for, to be named in an error.
 
         Raises:
-            ConfigurationError: The text is not a number with a known unit, or is negative.
+            ConfigurationError: The text is not a number with a known unit, or is negative, or far
+                longer than any run.
         """
         number, unit = _parse(duration, option)
         if unit in _STEPS:
@@ -73,6 +83,10 @@ class Units:
             exact = number / 100 * self.total
         else:
             raise ConfigurationError(f"the length of the run cannot itself be {duration!r}")
+        if exact > MOST_STEPS:
+            raise ConfigurationError(
+                f"{_given(duration, option)} is more than {MOST_STEPS:.0e} steps: type less"
+            )
         return round(exact)
 
     def cadence(self, every: Duration, option: str = "", or_time: bool = False) -> int:
@@ -84,10 +98,15 @@ class Units:
             or_time: Whether it might also have been a time, of which an error is to tell.
         """
         number, _ = _parse(every, option, or_time)
-        return max(1, self.steps(every)) if number else 0
+        return max(1, self.steps(every, option)) if number else 0
 
 
 def _parse(duration: Duration, option: str = "", or_time: bool = False) -> tuple[float, str]:
+    if clock(str(duration), option) is not None and not or_time:
+        raise ConfigurationError(
+            f"{_given(duration, option)} is a time, and this is counted in steps: type steps "
+            '(3000), "250 epochs", "2e6 samples" or "50%" of the run'
+        )
     match = _PATTERN.match(str(duration).lower())
     unit = match.group(2) if match else None
     if match is None or unit not in _STEPS | _EPOCHS | _SAMPLES | {"%"}:
@@ -101,10 +120,13 @@ def _parse(duration: Duration, option: str = "", or_time: bool = False) -> tuple
 
 def _number(text: str, duration: Duration, option: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError as error:
         given = _given(duration, option)
         raise ConfigurationError(f"{given} does not begin with a number") from error
+    if not math.isfinite(number):
+        raise ConfigurationError(f"{_given(duration, option)} is larger than any number")
+    return number
 
 
 def _given(duration: Duration, option: str) -> str:

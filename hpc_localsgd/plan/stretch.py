@@ -83,19 +83,23 @@ def stretches(
     """
     numbered = enumerate(rounds(schedule, rate, steps))
     for H, same in groupby(numbered, key=lambda item: item[1].H):
-        costs = _Costs(payload, exchange_s)
-        together = []
+        costs, first, high = _Costs(payload, exchange_s), None, 0.0
         for s, r in same:
-            last, parallel = r.end == steps, r.end == s + 1
-            costs.add(Now(r.end - 1, s, H, H - 1, rate(r.end - 1), r.lr, last, parallel))
-            together.append(r)
+            last = r.end == steps
+            if costs.repeats and not last:
+                costs.repeat()
+            else:
+                lr, parallel = rate(r.end - 1), r.end == s + 1
+                costs.add(Now(r.end - 1, s, H, H - 1, lr, r.lr, last, parallel))
+            first, high = first or r, max(high, r.lr)
+        assert first is not None  # a group has a member
         stretch = Stretch(
-            begin=together[0].begin,
-            end=together[-1].end,
+            begin=first.begin,
+            end=r.end,
             H=H,
-            lr_first=together[0].lr,
-            lr_last=together[-1].lr,
-            lr_high=max(r.lr for r in together),
+            lr_first=first.lr,
+            lr_last=r.lr,
+            lr_high=high,
             payload_bytes=float(costs.sent.mean()),
             exchange_s=costs.seconds,
         )
@@ -111,14 +115,22 @@ class _Costs:
         self._count = 0
         self.sent, self.seconds = np.zeros(1), 0.0
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a round costs what one before it did."""
+        return len(self._known) >= CYCLE
+
     def add(self, now: Now) -> None:
-        """One more round."""
-        if len(self._known) < CYCLE or now.last:
-            seconds = math.nan if self._exchange_s is None else self._exchange_s(now)
-            self._known.append((self._payload(now), seconds))
-            sent, seconds = self._known[-1]
-        else:
-            sent, seconds = self._known[self._count % CYCLE]
+        """One more round, worked out."""
+        seconds = math.nan if self._exchange_s is None else self._exchange_s(now)
+        self._known.append((self._payload(now), seconds))
+        self._count_one(*self._known[-1])
+
+    def repeat(self) -> None:
+        """One more round, like that 240 before it."""
+        self._count_one(*self._known[self._count % CYCLE])
+
+    def _count_one(self, sent: float | np.ndarray, seconds: float) -> None:
         self._count += 1
         self.sent = self.sent + sent
         self.seconds += seconds

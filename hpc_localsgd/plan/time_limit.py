@@ -1,4 +1,4 @@
-"""The time limit of a job, as Slurm spells it."""
+"""Times as Slurm spells them: `10:00`, `1:30:00`, `2-12`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 
 from hpc_localsgd.types import ConfigurationError
 
-_CLOCK = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
+_CLOCK = re.compile(r"(?:(?P<days>\d{1,9})-)?(?P<rest>\d{1,9}(?::\d{1,9}){0,2})", re.ASCII)
+_UNITS = [(3600, 24), (60, 60), (1, 60)]  # seconds, and how many make the next
 _ENDLESS = {"UNLIMITED", "INFINITE"}
 
 
@@ -26,16 +27,37 @@ def seconds_of(text: str) -> float:
     text = text.strip()
     if text.upper() in _ENDLESS:
         return math.inf
-    match = _CLOCK.fullmatch(text)
-    if match is None:
+    if re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        return 60.0 * int(text)
+    found = clock(text, "--time-limit")
+    if found is None:
         raise ConfigurationError(
             f"--time-limit {text!r} is not a time: type minutes (90), 1:30:00 or 2-12:00:00"
         )
+    return found
+
+
+def clock(text: str, option: str = "") -> float | None:
+    """Seconds of a time with colons or days in it, as `10:00`; None if it is none such.
+
+    Args:
+        text: As it was given.
+        option: What it was given for, to be named in an error.
+
+    Raises:
+        ConfigurationError: It is one, with too many of a unit behind a larger one (`1:60`).
+    """
+    match = _CLOCK.fullmatch(text.strip())
+    if match is None or not (match["days"] or ":" in text):
+        return None
     numbers = [int(number) for number in match["rest"].split(":")]
+    units = _UNITS[-len(numbers) :]
     if match["days"] is not None:
-        hours, minutes, seconds = (*numbers, 0, 0)[:3]
-        return float(((int(match["days"]) * 24 + hours) * 60 + minutes) * 60 + seconds)
-    if len(numbers) == 1:
-        return 60.0 * numbers[0]
-    hours, minutes, seconds = (0, *numbers)[-3:]
-    return float((hours * 60 + minutes) * 60 + seconds)
+        numbers, units = [int(match["days"]), *numbers], [(86400, 10**9), (3600, 24), *_UNITS[1:]]
+    bounds = [10**9, *(bound for _, bound in units[1:])]  # the first may be as large as one likes
+    if any(number >= bound for number, bound in zip(numbers, bounds, strict=False)):
+        raise ConfigurationError(
+            f"{option} {text.strip()!r} is not a time: behind hours come 0 to 59 minutes, behind "
+            "minutes 0 to 59 seconds, behind days 0 to 23 hours".lstrip()
+        )
+    return float(sum(n * unit for n, (unit, _) in zip(numbers, units, strict=False)))

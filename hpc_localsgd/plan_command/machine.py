@@ -23,6 +23,7 @@ def as_json(report: Report) -> str:
             "task": repr(planned.config.task),
             "algorithm": repr(planned.config.algorithm),
             "schedule": repr(planned.schedule),
+            "optimizer": report.optimizer,
             "rate": repr(planned.rate),
             "workers": planned.workers,
             "parameters": planned.model.P,

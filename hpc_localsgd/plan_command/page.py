@@ -61,6 +61,7 @@ def _run(report: Report) -> RenderableType:
     table.add_row("workers", f"{planned.workers}: {workers}" if planned.workers == 1 else workers)
     table.add_row("algorithm", repr(config.algorithm))
     table.add_row("schedule", repr(planned.schedule))
+    table.add_row("optimiser", report.optimizer)
     table.add_row("rate", repr(planned.rate))
     if report.topology:
         table.add_row("spectral gap", f"{report.gap:.4g} a round ({report.topology})")

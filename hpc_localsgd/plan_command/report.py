@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Any
 
 import torch
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.assemble import probes
+from hpc_localsgd.optimizer import described
 from hpc_localsgd.plan.advice import Advice, Circumstances, advise
 from hpc_localsgd.plan.costmodel import Network, allreduce_messages, allreduce_wire_bytes
 from hpc_localsgd.plan.preview import Preview, preview
@@ -21,7 +23,9 @@ from hpc_localsgd.plan_command.slurm import job_limit_s
 from hpc_localsgd.plan_command.subject import Options, Subject
 from hpc_localsgd.probes import Evaluation, Snapshot
 from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
-from hpc_localsgd.types import Now
+from hpc_localsgd.types import ConfigurationError, Now
+
+MOST_ROUNDS = 3_000_000  # some ten seconds
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Report:
     planned: Subject
     plan: Preview
     network: Network
+    optimizer: str
     memory: Memory
     disk: DiskEstimate
     topology: str
@@ -41,6 +46,7 @@ class Report:
 
 def report(planned: Subject, network: Network, options: Options) -> Report:
     """Plan a run, with its exchanges rehearsed on this network."""
+    _check_patience(planned)
     rehearsal = Rehearsal(planned, network)
     plan = _preview(planned, network, rehearsal, options)
     topology = getattr(planned.config.algorithm, "topology", None)
@@ -60,13 +66,30 @@ def report(planned: Subject, network: Network, options: Options) -> Report:
         planned=planned,
         plan=plan,
         network=network,
+        optimizer=described(rehearsal.optimizer),
         memory=rehearsal.memory(),
         disk=_disk(planned, plan, rehearsal.memory()),
         topology=given.topology,
         gap=given.gap,
         time_limit_s=given.time_limit_s,
-        advice=tuple(advise(plan, given)),
+        advice=(*(Advice("given_twice", note) for note in planned.notes), *advise(plan, given)),
     )
+
+
+def _check_patience(planned: Subject) -> None:
+    """Whether there are no more rounds than can be looked at one by one, by some of their lengths.
+
+    Raises:
+        ConfigurationError: There are.
+    """
+    steps, looks = planned.steps, 1000
+    lengths = (planned.schedule(t, planned.rate(t)) for t in range(0, steps, -(-steps // looks)))
+    expected = steps * mean(1 / min(H, steps) for H in lengths)
+    if expected > MOST_ROUNDS:
+        raise ConfigurationError(
+            f"a plan looks at every exchange, and these are about {expected:.2g} (at most "
+            f"{MOST_ROUNDS:,}): type fewer --steps, or longer rounds"
+        )
 
 
 def _preview(planned: Subject, network: Network, rehearsal: Rehearsal, options: Options) -> Preview:

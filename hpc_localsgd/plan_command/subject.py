@@ -68,6 +68,7 @@ class Subject:
         rate: In steps.
         activations: Bytes that a worker's step keeps for its backward pass; NaN if not measured.
         stand_in: Whether the data is not here, and model and size are those that are published.
+        notes: What whoever typed it may have overlooked.
     """
 
     config: Config
@@ -81,6 +82,7 @@ class Subject:
     rate: Rate
     activations: float = math.nan
     stand_in: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -125,6 +127,7 @@ def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
         rate=rate,
         activations=weighed.activations,
         stand_in=weighed.stand_in,
+        notes=resolved.notes,
     )
 
 
