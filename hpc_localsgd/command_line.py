@@ -25,7 +25,7 @@ def expand(argv: Sequence[str], flags: frozenset[str]) -> list[str]:
     """
     out: list[str] = []
     option = ""
-    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+    for word, following in zip(argv, [*argv[1:], "--"], strict=False):
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             option = option.replace("-", "_")
@@ -57,7 +57,7 @@ def _switches(option: str) -> frozenset[str]:
 
 def options(words: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     """Every option of an expanded command line: where its value stands, its name, its value."""
-    for i, (word, following) in enumerate(zip(words, [*words[1:], "--"], strict=True)):
+    for i, (word, following) in enumerate(zip(words, [*words[1:], "--"], strict=False)):
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             apart = not equals and not following.startswith("--")
