@@ -1,8 +1,13 @@
-"""Accuracy against communication: every group a point with its deviations, the front a line."""
+"""Accuracy against communication: every group a point with its deviations, the front a line.
+
+The front is a staircase: between two of its points nobody was, and the cheaper one is what there is
+for that cost.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +19,18 @@ from hpc_localsgd.analysis.compare.measures import ACCURACY, SENT, Measure, cost
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+
+MARKERS = "osD^vPX<>p"
+SIDES = ((6, 5), (6, -13), (-6, 5), (-6, -13))  # of a point, where its label may stand
+COLOURS = (style.BLUE, style.RED, "#a87a10", style.INK)
 
 
 def draw_front(groups: Sequence[Group]) -> Figure | None:
     """Two panels, bytes and seconds; None if no group has an accuracy.
 
-    Bytes alone where some seconds are measured and some modelled.
+    Bytes alone where some seconds are measured and some modelled. A group has one symbol in both.
 
     Args:
         groups: At least one.
@@ -35,36 +46,114 @@ def draw_front(groups: Sequence[Group]) -> Figure | None:
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False, gridspec_kw=grid)[0]
     for axes, cost in zip(panels, shown, strict=True):
         _draw_panel(axes, groups, cost)
+    _scale_accuracy(panels[0], groups)
+    for axes, cost in zip(panels, shown, strict=True):  # where the axes are is known now
+        _name_points(axes, groups, *_points(groups, cost))
     panels[0].set_ylabel("test accuracy of the mean model")
     return figure
 
 
-def _draw_panel(axes: Axes, groups: Sequence[Group], cost: Measure) -> None:
-    from matplotlib.ticker import FuncFormatter
+def look_of(i: int) -> dict[str, Any]:
+    """Marker and colour of a group, the same wherever it is drawn.
 
-    costs = [summary(g, cost) for g in groups]
-    gains = [summary(g, ACCURACY) for g in groups]
-    x = np.array([c.mean for c in costs])
-    y = np.array([g.mean for g in gains])
-    best = front(x.tolist(), y.tolist())
+    Args:
+        i: Which group.
+    """
+    return {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)]}
+
+
+def _points(groups: Sequence[Group], cost: Measure) -> tuple[np.ndarray, np.ndarray]:
+    """Cost and accuracy of each group, ``[n]`` each; NaN where it is not known."""
+    x = np.array([summary(g, cost).mean for g in groups])
+    y = np.array([summary(g, ACCURACY).mean for g in groups])
+    return x, y
+
+
+def _draw_panel(axes: Axes, groups: Sequence[Group], cost: Measure) -> None:
+    x, y = _points(groups, cost)
     known = np.isfinite(x) & np.isfinite(y)
     if not known.any():
         style.note(axes, f"{cost.name}: not recorded")
         return
-    axes.plot(x[best], y[best], color=style.PALE, linewidth=4, zorder=1, solid_joinstyle="round")
+    best = front(x.tolist(), y.tolist())
+    pale: dict[str, Any] = {"color": style.PALE, "linewidth": 4, "zorder": 1}
+    axes.plot(x[best], y[best], drawstyle="steps-post", solid_joinstyle="round", **pale)
     for i in np.flatnonzero(known).tolist():
-        colour = style.RED if i in best else style.GREY
-        bars = {"xerr": _bar(costs[i].deviation), "yerr": _bar(gains[i].deviation)}
-        look: dict[str, Any] = {"elinewidth": 0.9, "capsize": 2, "markersize": 5, **bars}
-        axes.errorbar(x[i], y[i], fmt="o", color=colour, zorder=3, **look)
-        place: dict[str, Any] = {"textcoords": "offset points", "color": colour, "fontsize": 9}
-        axes.annotate(groups[i].letter, (x[i], y[i]), xytext=(6, 5), fontweight="bold", **place)
+        bars: dict[str, Any] = {
+            "xerr": _bar(summary(groups[i], cost).deviation),
+            "yerr": _bar(summary(groups[i], ACCURACY).deviation),
+        }
+        look: dict[str, Any] = {"elinewidth": 0.9, "capsize": 2, "markersize": 5, **look_of(i)}
+        drawn = axes.errorbar(x[i], y[i], linestyle="none", zorder=3, **bars, **look)
+        drawn.lines[0].set_clip_on(False)  # a dot at 100 % is whole
     _scale(axes, x[known], cost)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g} %"))
+
+
+def _name_points(axes: Axes, groups: Sequence[Group], x: np.ndarray, y: np.ndarray) -> None:
+    """The letter of each group; labels that would be printed over each other are one."""
+    there = np.flatnonzero(np.isfinite(x) & np.isfinite(y)).tolist()
+    named = [[i] for i in there]
+    texts = [_label(axes, groups, near, x, y) for near in named]
+    while pair := _overlapping(texts):
+        first, second = pair
+        named[first] = sorted([*named[first], *named.pop(second)])
+        for text in (texts[first], texts.pop(second)):
+            text.remove()
+        texts[first] = _label(axes, groups, named[first], x, y)
+    _clear_of_symbols(axes, texts, np.column_stack([x[there], y[there]]))
+
+
+def _clear_of_symbols(axes: Axes, texts: Sequence[Annotation], points: np.ndarray) -> None:
+    """Move labels that lie on a symbol to another side of their own, where there is room."""
+    size = 4.0 * axes.figure.dpi / 72  # half of a symbol
+    pixels = axes.transData.transform(points)
+    for text in texts:
+        others = [other.get_window_extent() for other in texts if other is not text]
+        for side in SIDES:
+            text.set_position(side)
+            text.set_horizontalalignment("left" if side[0] > 0 else "right")
+            box = text.get_window_extent()
+            low, high = np.array([box.x0, box.y0]) - size, np.array([box.x1, box.y1]) + size
+            hit = ((pixels > low) & (pixels < high)).all(axis=1).any()
+            if not hit and not any(box.overlaps(other) for other in others):
+                break
+        else:
+            text.set_position(SIDES[0])
+            text.set_horizontalalignment("left")
+
+
+def _label(
+    axes: Axes, groups: Sequence[Group], near: list[int], x: np.ndarray, y: np.ndarray
+) -> Annotation:
+    letters = ", ".join(groups[i].letter for i in near)
+    colour = look_of(near[0])["color"] if len(near) == 1 else style.INK
+    place: dict[str, Any] = {"textcoords": "offset points", "color": colour, "fontsize": 9}
+    at = (float(x[near].mean()), float(y[near].mean()))
+    return axes.annotate(letters, at, xytext=(6, 5), fontweight="bold", **place)
+
+
+def _overlapping(texts: Sequence[Annotation]) -> tuple[int, int] | None:
+    boxes = [text.get_window_extent() for text in texts]
+    pairs = combinations(range(len(boxes)), 2)
+    return next(((i, j) for i, j in pairs if boxes[i].overlaps(boxes[j])), None)
 
 
 def _bar(deviation: float) -> float | None:
     return deviation if deviation > 0 else None
+
+
+def _scale_accuracy(axes: Axes, groups: Sequence[Group]) -> None:
+    """Room around the points and their bars, which ends at 0 and at 100 %."""
+    from matplotlib.ticker import FuncFormatter
+
+    found = [summary(g, ACCURACY) for g in groups]
+    found = [s for s in found if s.count]
+    bars = np.nan_to_num([s.deviation for s in found])
+    mean = np.array([s.mean for s in found])
+    low, high = float((mean - bars).min()), float((mean + bars).max())
+    room = 0.2 * max(high - low, 0.01)
+    axes.set_ylim(max(0.0, low - room), min(1.0, high + room) if mean.max() <= 1 else high + room)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g} %"))
 
 
 def _scale(axes: Axes, x: np.ndarray, cost: Measure) -> None:
@@ -75,4 +164,3 @@ def _scale(axes: Axes, x: np.ndarray, cost: Measure) -> None:
     unit = style.byte_unit(high)[1] if cost is SENT else style.time_unit(high)[1]
     words = "sent by a worker" if cost is SENT else "waiting and transferring, mean worker"
     axes.set_xlabel(f"{unit} {words}")
-    axes.margins(y=0.2)

@@ -32,6 +32,13 @@ NOT_THE_CONFIGURATION = (
 )
 
 
+OURS = (
+    "hpc_localsgd",
+    "torch",
+)  # packages that have one class of a name, of those that are options
+ABSENT = object()  # of a class that has no such option
+
+
 @dataclass(frozen=True)
 class Group:
     """Runs of one configuration.
@@ -96,26 +103,68 @@ def differences(groups: Sequence[Group]) -> dict[str, list[str]]:
 
 
 def _config(source: Source) -> dict[str, Any]:
-    config = {k: v for k, v in source.run.config.items() if k not in NOT_THE_CONFIGURATION}
+    whole = plain(source.run.config)
+    config = {k: v for k, v in whole.items() if k not in NOT_THE_CONFIGURATION}
     # What was left to the launcher is settled in the record.
     world = str(source.run.attrs["world"]).partition("(")[0]
     return {**config, "workers": source.run.K, "world": world}
+
+
+def plain(value: Any) -> Any:
+    """A part of a configuration, so that what means the same is equal, however it was given.
+
+    A class is known by its package and name: an option that is left at its default may name where
+    it is defined, one that is typed from where it is exported. 8, 8.0 and "8" are one number.
+
+    Args:
+        value: Of the configuration.
+    """
+    if isinstance(value, dict):
+        made = {key: plain(v) for key, v in value.items()}
+        if isinstance(made.get("class_path"), str):
+            first, _, rest = made["class_path"].partition(".")
+            made["class_path"] = (
+                f"{first}.{rest.rpartition('.')[2]}" if first in OURS else (made["class_path"])
+            )
+            made["init_args"] = made.get("init_args") or {}
+        return made
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return _number(value)
+
+
+def _number(value: Any) -> Any:
+    """8 for 8.0 and "8"; everything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(number) if number.is_integer() else number
 
 
 def _differing(name: str, values: Sequence[Any]) -> Iterator[tuple[str, list[str]]]:
     if all(value == values[0] for value in values):
         return
     if not all(isinstance(value, dict) for value in values):
-        yield name, ["" if value is None else said(value) for value in values]
+        yield name, [_shown(value) for value in values]
         return
     paths = [value.get("class_path") for value in values]
     if name and any(path != paths[0] for path in paths):
-        yield name, [said(value) for value in values]
+        yield name, [_shown(value) for value in values]
         return
     inside = [value.get("init_args") or {} if "class_path" in value else value for value in values]
     for key in dict.fromkeys(key for value in inside for key in value):
         dotted = f"{name}.{key}" if name else key
-        yield from _differing(dotted, [value.get(key) for value in inside])
+        yield from _differing(dotted, [value.get(key, ABSENT) for value in inside])
+
+
+def _shown(value: Any) -> str:
+    """A value as text: ``none`` where the option has none, nothing where there is no option."""
+    if value is ABSENT:
+        return ""
+    return "none" if value is None else said(value)
 
 
 def _letters(i: int) -> str:

@@ -49,8 +49,8 @@ class Summary:
 
 def _last(name: str) -> Callable[[Source], float]:
     def last(source: Source) -> float:
-        found = curves.series_or_none(source.run, name)
-        return math.nan if found is None else float(found.value[-1])
+        known = name in source.run.names() and len(source.run.series(name))
+        return float(source.run.series(name).value[-1]) if known else math.nan
 
     return last
 

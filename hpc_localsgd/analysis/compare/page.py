@@ -34,7 +34,10 @@ def comparison(sources: Sequence[Source], album: Album) -> str:
     parts += [html.paragraph(note, quiet=True) for note in made.notes]
     picture = album.add("front", lambda: draw_front(groups))
     if picture:
-        caption = "Red: nothing here is both cheaper and better. Bars are deviations over seeds."
+        caption = (
+            "On the pale line: nothing here is both cheaper and better. A configuration has the "
+            "same symbol in both panels; bars are deviations over seeds."
+        )
         parts.append(html.heading("Accuracy against communication"))
         parts.append(html.picture(picture, "Accuracy against bytes and seconds", caption))
         parts += [html.paragraph(line) for line in front_lines(made)]

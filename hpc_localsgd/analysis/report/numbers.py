@@ -151,7 +151,7 @@ def said(value: Any) -> str:
         return str(value)
     name = str(value["class_path"]).rpartition(".")[2]
     inside = (value.get("init_args") or {}).items()
-    given = [f"{k}={said(v)}" for k, v in inside if v not in (None, False)]
+    given = [f"{k}={said(v)}" for k, v in inside if v is not None and v is not False]
     return f"{name}({', '.join(given)})"
 
 
