@@ -161,8 +161,14 @@ class _Bare(ast.NodeTransformer):
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        unused = deleted(node)
         self.generic_visit(node)
         node.returns = None
+        with_default = node.args.args[len(node.args.args) - len(node.args.defaults) :]
+        node.args.defaults = [
+            ast.Constant(None) if arg.arg in unused else default
+            for arg, default in zip(with_default, node.args.defaults, strict=True)
+        ]
         return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr:
@@ -175,6 +181,11 @@ class _Bare(ast.NodeTransformer):
         self.generic_visit(node)
         for_types = any(getattr(n, "id", "") == "TYPE_CHECKING" for n in ast.walk(node.test))
         return ast.Pass() if for_types else node
+
+
+def deleted(node: ast.AST) -> set[str]:
+    """The arguments that a function says it does not use."""
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Del)}
 
 
 def meaning(source: str) -> str:

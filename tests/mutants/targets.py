@@ -7,15 +7,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "hpc_localsgd"
 
+_RESTATED = [
+    "tests/restated/test_restated.py",
+    "tests/restated/test_restated_claims.py",
+    "tests/contract/test_frozen.py",
+]
 _APART = "tests/attach/test_attach_leaves_alone.py"
 
 # Fast ones first: a fault that dies early is tried soon.
 TARGETS: dict[str, list[str]] = {
-    "algorithms": ["tests/restated", "tests/contract/test_algorithms.py", "tests/test_loop.py"],
-    "compressors": ["tests/restated", "tests/compressors"],
-    "gradients": ["tests/restated", "tests/gradients"],
-    "plan/schedule.py": ["tests/restated", "tests/plan/test_schedule.py"],
-    "loop.py": ["tests/restated", "tests/test_loop.py"],
+    "algorithms": [
+        *_RESTATED,
+        "tests/restated/test_checkpoints_hold_everything.py",
+        "tests/restated/test_restated_attached.py",
+        "tests/contract/test_algorithms.py",
+    ],
+    "compressors": [*_RESTATED, "tests/compressors"],
+    "gradients": [*_RESTATED, "tests/gradients"],
+    "plan/schedule.py": [
+        "tests/restated/test_restated_plan.py",
+        *_RESTATED,
+        "tests/plan/test_schedule.py",
+    ],
+    "loop.py": [*_RESTATED, "tests/restated/test_restated_plan.py", "tests/test_loop.py"],
     "checkpoint": [
         "tests/restated/test_checkpoints_hold_everything.py",
         "tests/test_checkpoint.py",
