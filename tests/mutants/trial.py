@@ -16,7 +16,7 @@ from typing import Any
 from mutants.faults import Fault
 from mutants.targets import ROOT
 
-TIMEOUT_S = 240.0  # a fault that makes a loop endless
+TIMEOUT_S = 150.0  # a fault that makes a loop endless
 
 
 class Outcome(Enum):
@@ -112,6 +112,6 @@ def _run(fault: Fault | None, tests: Sequence[str]) -> None:
             os.dup2(silent, descriptor)
         if fault is not None:
             sys.meta_path.insert(0, Changed(fault))
-        code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--timeout=60", *tests]))
+        code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--timeout=30", *tests]))
     finally:
         os._exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -13,10 +14,15 @@ import torch
 
 import hpc_localsgd
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.batchnorm import BatchNorm
+from hpc_localsgd.loop import Position, train
+from hpc_localsgd.tasks.base import Batch
+from hpc_localsgd.types import Footprint
 from restated import local
-from restated.by_the_loop import trained
+from restated.by_the_loop import Noting, Restated, run_of, trained
 from restated.local import AdamW, Sgd
-from restated.problem import LOCAL_FIRST, SIZES, Case, P
+from restated.new_tensors import NewTensors
+from restated.problem import LOCAL_FIRST, SIZES, Case, P, Problem
 
 # What a folder has beside its methods: what they are, and what several of them are made of.
 NO_METHOD = {"__init__", "base", "elsewhere"}
@@ -65,6 +71,40 @@ def test_every_step_is_that_of_the_equation(case: Case) -> None:
     np.testing.assert_allclose(noted, expected.noted, rtol=0, atol=1e-12)
     moved = np.abs(expected.noted[-1] - expected.start).max()
     assert 1e-2 < moved < 10  # neither at rest nor on its way to infinity
+
+
+@pytest.mark.parametrize("name", ["slowmo", "streaming_diloco", "gossip", "gradient_tracking"])
+def test_an_algorithm_may_return_new_tensors(name: str) -> None:
+    case = restated_of("algorithms")[name].CASES[-1]
+    expected = case.problem()
+    case.path(expected)
+    noted = trained(replace(case, made=NewTensors(case.made)), case.problem()).noted
+    np.testing.assert_allclose(noted, expected.noted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("policy", hpc_localsgd.batchnorm.Policy.__args__)  # type: ignore[attr-defined]
+def test_statistics_are_averaged_at_every_exchange_or_never(policy: Any) -> None:
+    case = restated_of("algorithms")["local_sgd"].CASES[0]
+    run = replace(run_of(case, case.problem(), Counted), batchnorm=BatchNorm(policy))
+    noting = Noting(run.task)
+    p = Position(run.task.x, run.algorithm.init(run.task.x, run.world, Footprint(SIZES, 8)))
+    train(run, p, noting)  # type: ignore[arg-type]
+    own = np.array([[0.0], [1.0], [2.0]])  # k is added to worker k's at every step
+    steps = case.problem().steps
+    expected = np.full((3, 1), float(steps)) if policy == "average" else own * steps
+    np.testing.assert_allclose(run.task.buffers, expected, rtol=1e-15)
+
+
+class Counted(Restated):
+    """With a buffer that gains k on worker k at every step."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.buffers = torch.zeros(problem.K, 1, dtype=torch.float64)
+
+    def loss_and_grad(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        self.buffers += torch.arange(self.problem.K)[:, None]
+        return super().loss_and_grad(x, batch)
 
 
 @pytest.mark.parametrize("name", restated_of("compressors"))

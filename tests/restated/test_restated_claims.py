@@ -1,4 +1,4 @@
-"""What an algorithm says of itself is what its equation does, and defaults are the published ones."""
+"""What an algorithm says of itself is what its equation does; defaults are the published ones."""
 
 from __future__ import annotations
 
