@@ -169,7 +169,11 @@ class qsr(Schedule):
             return self.at_least
         if lr <= 0:
             return 2**31
-        return max(self.at_least, min(2**31, int((self.alpha / lr) ** self.power + 1e-9)))
+        try:
+            asked = (self.alpha / lr) ** self.power + 1e-9
+        except OverflowError:  # a rate next to 0, or a large power
+            return 2**31
+        return max(self.at_least, int(min(2**31, asked)))
 
     def in_steps(self, units: Units, warmup: int = 0) -> qsr:
         """The same schedule with `warmup` in steps, by default that of the learning rate."""

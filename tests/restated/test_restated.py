@@ -120,3 +120,16 @@ def test_what_arrives_is_what_the_codec_s_equation_says(name: str) -> None:
         assert sent.shape == (40, module.nbytes(P, len(SIZES)))
         assert codec.payload(SIZES) == module.nbytes(P, len(SIZES))
         assert codec.elementwise == module.ENTRY_BY_ENTRY
+
+
+@pytest.mark.parametrize("name", restated_of("compressors"))
+def test_what_is_lost_at_most_is_what_the_codec_s_equation_says(name: str) -> None:
+    """The bound of the equation, and for rounding in float32 no more than a thousandth on top."""
+    module = restated_of("compressors")[name]
+    rows = np.random.default_rng(4).standard_normal((30, P)) * np.logspace(-2, 4, 30)[:, None]
+    for codec in module.MADE:
+        ours = codec.error_bound(torch.from_numpy(rows), SIZES).numpy()
+        expected = np.array([module.bound(row, SIZES) for row in rows])
+        lost = np.array([np.linalg.norm(module.coded(row, SIZES) - row) for row in rows])
+        assert (lost <= ours).all()
+        np.testing.assert_allclose(ours, expected, rtol=1e-3)

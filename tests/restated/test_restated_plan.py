@@ -12,7 +12,17 @@ from hpc_localsgd.measured import Measured
 from hpc_localsgd.names import choices
 from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.rates import multi_step
-from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
+from hpc_localsgd.plan.schedule import (
+    Schedule,
+    doubling,
+    every,
+    phases,
+    post_local,
+    qsr,
+    rounds,
+    spread_triggered,
+)
+from hpc_localsgd.types import ConfigurationError
 from restated.by_the_loop import trained
 from restated.plan.rates import RATES, STEPS
 from restated.plan.schedule import SCHEDULES, WARMUP, after_measuring
@@ -96,3 +106,44 @@ def test_rounds_that_follow_the_spread(least: int, most: int) -> None:
 def test_the_next_round_after_a_spread(H: int, spread: float) -> None:
     schedule = spread_triggered(target=0.01, at_least=2, at_most=120)
     assert schedule.after(H, spread) == after_measuring(0.01, 2, 120, H, spread)
+
+
+def test_rounds_without_an_end() -> None:
+    """A rate of 0, or next to it, and doublings for ever: 2^31 steps."""
+    rule = qsr(alpha=0.3, at_least=4)
+    assert rule(0, 0.0) == rule(0, 1e-300) == rule(0, 1e-310) == rule(0, 1e-6) == 2**31
+    assert rule(0, 0.3 / 46340.5) == 46340**2 + 46340 < 2**31
+    assert doubling(at_least=1, every=1, at_most=2**40)(1000, 0.1) == 2**31
+    assert doubling(at_least=3, every=0, at_most=2)(1, 0.1) == 3
+    assert qsr(alpha=0.0, at_least=7)(5, 0.0) == 7
+
+
+def test_the_rule_does_not_wait_for_a_warm_up_that_nobody_named() -> None:
+    assert qsr(alpha=0.3, at_least=2).in_steps(UNITS)(0, 0.1) == 9
+    assert qsr(alpha=0.3, at_least=2).in_steps(UNITS, warmup=1)(0, 0.1) == 2
+    assert qsr(alpha=0.3, at_least=2, warmup=2).in_steps(UNITS, warmup=9)(2, 0.1) == 9
+
+
+@pytest.mark.parametrize("make", [every, lambda H: post_local(0, H), lambda H: phases((), (H,))])
+def test_a_round_has_a_step_at_least(make: Any) -> None:
+    assert make(1)(0, 0.1) == 1
+    with pytest.raises(ConfigurationError, match="at least 1 step, got 0"):
+        make(0)
+
+
+def test_phases_begin_one_after_the_other() -> None:
+    with pytest.raises(ConfigurationError, match="increasing order"):
+        phases(at=(5, 5), every=(1, 2, 3)).in_steps(UNITS)
+    with pytest.raises(ConfigurationError, match="2 beginnings .* need 3 lengths"):
+        phases(at=(5, 6), every=(1, 2))
+
+
+def test_what_steers_a_rule_must_be_positive() -> None:
+    with pytest.raises(ConfigurationError, match="alpha must not be negative, got -0.1"):
+        qsr(alpha=-0.1)
+    for target in (0.0, -1.0):
+        with pytest.raises(ConfigurationError, match="target must be > 0"):
+            spread_triggered(target=target)
+    for made in (qsr, doubling, spread_triggered):
+        with pytest.raises(ConfigurationError, match="at_least must be at least 1 step, got 0"):
+            made(at_least=0)

@@ -20,3 +20,8 @@ def coded(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 def nbytes(P: int, tensors: int) -> int:
     """Two bytes a number."""
     return 2 * P
+
+
+def bound(p: np.ndarray, sizes: Sequence[int]) -> float:
+    """Of ||coded(p) - p||_2: half a unit in the last of 8 places."""
+    return 2**-8 * float(np.sqrt((p**2).sum()))

@@ -19,3 +19,8 @@ def coded(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 def nbytes(P: int, tensors: int) -> int:
     """Two bytes a number."""
     return 2 * P
+
+
+def bound(p: np.ndarray, sizes: Sequence[int]) -> float:
+    """Of ||coded(p) - p||_2: half a unit in the last of 11 places, or of the smallest number."""
+    return 2**-11 * float(np.sqrt((p**2).sum())) + 2**-25 * len(p) ** 0.5

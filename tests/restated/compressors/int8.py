@@ -23,3 +23,9 @@ def coded(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 def nbytes(P: int, tensors: int) -> int:
     """A byte a number, a float32 a tensor."""
     return P + 4 * tensors
+
+
+def bound(p: np.ndarray, sizes: Sequence[int]) -> float:
+    """Of ||coded(p) - p||_2: half a step for every number."""
+    steps = [np.full(len(q), np.abs(q).max() / 127) for q in np.split(p, np.cumsum(sizes)[:-1])]
+    return float(np.sqrt(((np.concatenate(steps) / 2) ** 2).sum()))

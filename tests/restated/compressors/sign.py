@@ -22,3 +22,9 @@ def coded(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 def nbytes(P: int, tensors: int) -> int:
     """A bit a number in whole bytes, a float32 a tensor."""
     return (P + 7) // 8 + 4 * tensors
+
+
+def bound(p: np.ndarray, sizes: Sequence[int]) -> float:
+    """Of ||coded(p) - p||_2: what is lost, exactly: ||p||_2^2 - ||p||_1^2 / n of each tensor."""
+    parts = np.split(p, np.cumsum(sizes)[:-1])
+    return float(np.sqrt(sum((q**2).sum() - np.abs(q).sum() ** 2 / len(q) for q in parts)))

@@ -25,3 +25,9 @@ def coded(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 def nbytes(P: int, tensors: int) -> int:
     """A place and a float32 for each number that is kept."""
     return 8 * max(1, round(FRACTION * P))
+
+
+def bound(p: np.ndarray, sizes: Sequence[int]) -> float:
+    """Of ||coded(p) - p||_2: as if what is dropped were as large as what is kept."""
+    kept = max(1, round(FRACTION * len(p)))
+    return float(np.sqrt(1 - kept / len(p)) * np.sqrt((p**2).sum()))
