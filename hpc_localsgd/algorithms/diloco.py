@@ -58,7 +58,7 @@ class DiLoCo(Algorithm):
         """A fresh outer optimiser of the anchor [P]."""
         own = {"momentum": self.momentum, "nesterov": self.momentum > 0}
         options = {**(own if self.optimizer == "SGD" else {}), **self.options}
-        kind: Any = getattr(torch.optim, self.optimizer)
+        kind = getattr(torch.optim, self.optimizer)
         base = torch.optim.Optimizer
         if not (isinstance(kind, type) and issubclass(kind, base) and kind is not base):
             raise TypeError("it is no optimiser")
