@@ -33,6 +33,19 @@ def test_the_command_lines_are_understood(options: str) -> None:
     assert parse(words).config.workers is not None
 
 
+def test_every_mpirun_that_is_shown_starts_on_two_cores() -> None:
+    """Open MPI refuses more ranks than cores, unless it is told; horovodrun tells it."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("hpc_localsgd/**/*.py")]
+    pages += [*ROOT.glob("examples/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+    shown = [
+        line for page in pages for line in re.findall(r"mpirun [^`\n]*-np \d+.*", page.read_text())
+    ]
+    assert len(shown) > 5
+    for line in shown:
+        ranks = int(re.findall(r"-np (\d+)", line)[0])
+        assert ranks <= 2 or "--oversubscribe" in line or "with-ft" in line, line
+
+
 def test_there_are_command_lines_to_test() -> None:
     assert len(TRAIN) >= 3
 

@@ -1,7 +1,7 @@
 """Say what is wrong with this machine or this launch, and what to type.
 
     python -m hpc_localsgd doctor
-    mpirun -np 4 python -m hpc_localsgd doctor        # or horovodrun, or srun --mpi=pmix
+    mpirun -np 2 python -m hpc_localsgd doctor        # or horovodrun, or srun --mpi=pmix
 
 Every rank contributes what it sees, rank 0 prints, and all of them leave with the same exit
 status: 1 when there is a problem, else 0.

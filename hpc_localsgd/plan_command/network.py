@@ -42,7 +42,7 @@ def chosen(config: Config, model_bytes: int, launch: Launch) -> Network:
     if started(launch) == 1:
         raise ConfigurationError(
             "--fabric measured measures the ranks of a launch, and this process is alone: put "
-            "`mpirun -np 4`, `horovodrun -np 4` or `srun` in front, as for training, "
+            "`mpirun -np 2`, `horovodrun -np 4` or `srun` in front, as for training, "
             f"or name one of {', '.join(NETWORKS)}"
         )
     world = make_world(replace(config, fabric=next(iter(NETWORKS))), launch)

@@ -1,6 +1,6 @@
 """A conformance run on this machine and launcher, seconds long: a table of ok and failed.
 
-`mpirun -np 4 python -m hpc_localsgd verify`, and the same under horovodrun, torchrun, srun or
+`mpirun -np 2 python -m hpc_localsgd verify`, and the same under horovodrun, torchrun, srun or
 alone. With `--model package.module:factory` it looks at a model of your own instead: factory()
 returns an nn.Module, or (module, inputs [B, ...], classes [B]). Exit status: 0 when every row is
 ok, 1 when one failed, 2 for a fault of the request.

@@ -235,11 +235,14 @@ def test_the_entry_runs_on_a_bare_python() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_environments_own_mpirun_takes_more_ranks_than_cores(tmp_path: Path) -> None:
+def test_the_environments_own_mpirun_puts_ranks_where_they_are_asked_to(tmp_path: Path) -> None:
+    stages.put_ranks_where_asked(tmp_path)  # nothing there yet
     settings = tmp_path / stages.LAUNCHER_SETTINGS
     settings.parent.mkdir()
-    settings.write_text("# what came with the wheel\n")
+    came = "# what came with the wheel\n"
+    settings.write_text(
+        f"{came}\n# More ranks than cores are wanted here.\n{stages.OVERSUBSCRIBE}\n"
+    )
     for _ in range(2):
-        stages.allow_more_ranks_than_cores(tmp_path)
-    lines = settings.read_text().splitlines()
-    assert lines[0] == "# what came with the wheel" and lines.count(stages.OVERSUBSCRIBE) == 1
+        stages.put_ranks_where_asked(tmp_path)
+        assert settings.read_text() == came

@@ -234,7 +234,7 @@ def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
-    assert "--model" in said and "random" in said and "mpirun -np 4" in said
+    assert "--model" in said and "random" in said and "mpirun -np 2" in said
 
 
 class Said(Simulated):
