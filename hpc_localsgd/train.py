@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hpc_localsgd.environment.allocation import of_this_process, told
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
 from hpc_localsgd.faults import DIVERGED, OK, STOPPED, complain, in_world, refuse
@@ -73,7 +74,8 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
 
     with Display(world.rank, sys.stdout.isatty() and world.n == 1) as display:
         job = make_job(resolved, world, display.show, stopping)
-        display.begin(job.run, resolved.notes)
+        where = told(job.hosts, of_this_process()) if world.rank == 0 and world.n > 1 else []
+        display.begin(job.run, [*where, *resolved.notes])
         try:
             job.record.start(job.position)
             train(job.run, job.position, job.record)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpc_localsgd.environment import gpu
+from hpc_localsgd.environment import allocation, gpu
 from hpc_localsgd.environment.launch import Launch, detect
 
 ENV_SHOWN = (
@@ -40,6 +40,7 @@ class Facts:
 
     Attributes:
         cpus: The numbers of those cores: launchers bind each rank to cores of its own.
+        allocated: The hosts the job was given, as far as the launcher or Slurm says.
         started: How many ranks the communication library counts; None when there is none.
         horovod_torch: The torch that Horovod was compiled for.
         horovod_with: What it was compiled with, such as ("MPI", "Gloo").
@@ -74,6 +75,7 @@ class Facts:
     horovod_with: tuple[str, ...] = ()
     horovod_rests: bool = False
     started: int | None = None
+    allocated: tuple[str, ...] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -96,6 +98,7 @@ def collect(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "torch_cuda": torch.cuda if torch else None,
         "cuda_devices": _cuda_devices() if torch and torch.cuda else 0,
         "nvidia_driver": Path("/dev/nvidiactl").exists(),
+        "allocated": allocation.of_this_process(environ),
         "mpi4py": installed("mpi4py"),
         "mpirun": _mpirun(environ),
         "horovod": installed("horovod"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from hpc_localsgd.environment import allocation
 from hpc_localsgd.environment.facts import Facts
 from hpc_localsgd.environment.findings import OK, PROBLEM, WARNING, Finding
 
@@ -35,15 +36,18 @@ def _cure(launcher: str) -> str:
 
 
 def hosts(everyone: Ranks) -> Finding:
-    """Show the hosts, and whether each knows its own name."""
+    """Show the hosts, whether each knows its own name, and which of the job's have no rank."""
     lost = sorted({facts.host for facts in everyone if not facts.host_resolves})
     if lost:
         text = f"{', '.join(lost)}: the name does not resolve (Gloo crashes without a message)"
         return Finding(PROBLEM, "hosts", text, f"add a line to /etc/hosts: 127.0.0.1 {lost[0]}")
-    counted = Counter(facts.host for facts in everyone)
-    shown = [f"{host} x {number}" for host, number in list(counted.items())[:8]]
-    more = f" and {len(counted) - 8} more" if len(counted) > 8 else ""
-    return Finding(OK, "hosts", ", ".join(shown) + more)
+    here = [facts.host for facts in everyone]
+    given = next((facts.allocated for facts in everyone if facts.allocated), ())
+    alone = everyone[0].launch.launcher in ("none", "sbatch")
+    if not alone and (idle := allocation.idle_hosts(given, here)):
+        text = f"{allocation.said(here)}; {allocation.warning(idle)}"
+        return Finding(WARNING, "hosts", text, allocation.CURE)
+    return Finding(OK, "hosts", allocation.said(here))
 
 
 def versions(everyone: Ranks) -> Finding:
