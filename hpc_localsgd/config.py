@@ -94,11 +94,12 @@ class Config:
             curvature; files of your own stay.
         evaluate_every: Cadence of test loss and accuracy of the mean model.
         evaluate_workers: Also evaluate every worker's own model.
-        spread_every: Cadence of the spread, mean_k ||x_k - mean||^2 before an exchange.
-        deviations_every: Cadence, before an exchange, of what the workers' deviations from their
+        spread_every: Cadence of the spread, mean_k ||x_k - mean||^2: before an exchange that makes
+            all workers equal, after one that leaves them different (gossip).
+        deviations_every: Cadence, at the same moment, of what the workers' deviations from their
             mean say: eigenvalues of their covariance, loss at the workers against loss at the mean,
             curvature along the deviations. Takes no gradient; 0 for never.
-        gradients_every: Cadence, before an exchange, of the effective learning rate, the part of
+        gradients_every: Cadence, at the same moment, of the effective learning rate, the part of
             the step orthogonal to the gradient and the gradient noise scale; 0 for never.
         probe_samples: Training samples of the fixed subset these two are measured on.
         snapshot_every: Cadence of parameter snapshots; 0 for none.

@@ -274,7 +274,7 @@ class Recorder:
             payload_bytes=payload,
             wire_bytes=wire,
         )
-        meaning = "mean over the round, each worker on its own batches"
+        meaning = "mean over the round, each worker on its own batches as they are trained on"
         self.writer.series(
             "train/loss", row.end, loss, units="nat", dims=("worker",), meaning=meaning
         )

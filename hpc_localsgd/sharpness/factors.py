@@ -52,7 +52,10 @@ def _spectrum(product: Product, o: Options, x: Vector, prefix: str, of: str) -> 
 def _noise(team: Team, o: Options, x: Vector, pairs: Eigenpairs | None) -> Iterator[Value]:
     g = team.gradient(x)
     found = noise_trace(team.squared_gradients().cpu().numpy(), g)
-    about = "tr Sigma = mean |g_i|^2 - |g|^2 over the subset; its error is that of sampling"
+    about = (
+        "tr Sigma = mean |g_i|^2 - |g|^2 over the subset, undisturbed: without the noise of labels "
+        "and augmentation, which gradient/noise_trace has; its error is that of sampling"
+    )
     yield from of_estimate("noise/trace", found, about, "1")
     size = float(g.double().square().sum())
     about = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,13 @@ CHOICES = (
     "compressor",
 )
 
+OLDER = re.compile(r"^(before_exchange/|as_trained/)+")  # what was measured, at another moment
+
 # Beginning of the name of a series -> what it is a measurement of.
 MEASURED = {
     "sharpness/trace": "sharpness",
     "sharpness/density": "density",
-    "sharpness/xi": "xi",
+    "sharpness/snapshot_xi": "xi",
     "xi/": "xi",
     "gradient/effective_lr": "alpha_e",
     "alpha_e": "alpha_e",
@@ -60,7 +63,7 @@ def used_by(run: Trajectory, *others: Trajectory) -> list[Used]:
         TrajectoryError: The configuration cannot be read.
     """
     found = [*_chosen(run.config), *_options(run)]
-    names = {name for each in (run, *others) for name in each.names()}
+    names = {OLDER.sub("", name) for each in (run, *others) for name in each.names()}
     for begin, what in MEASURED.items():
         if any(name.startswith(begin) for name in names):
             found.append(("measured", what))

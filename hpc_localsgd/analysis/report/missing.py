@@ -44,7 +44,7 @@ def _gaps(source: Source) -> Iterator[str]:
         yield "This task has no accuracy: its test loss says how far it came."
     if "train/loss" not in names:
         yield "No training loss was recorded."
-    if "spread" not in names and run.K > 1:
+    if not {"spread", "before_exchange/spread"} & names and run.K > 1:
         yield "The spread of the workers was not recorded (`--spread-every`)."
     if not len(run.snapshot_steps):
         yield (

@@ -21,7 +21,7 @@ from hpc_localsgd.analysis.draw_sharpness import (
     radii_of,
     series_of,
 )
-from hpc_localsgd.analysis.draw_spread import draw_spread
+from hpc_localsgd.analysis.draw_spread import BEFORE, draw_spread
 from hpc_localsgd.analysis.draw_time import draw_time
 from hpc_localsgd.analysis.draw_waiting import draw_waiting
 from hpc_localsgd.analysis.landscape import Landscape
@@ -40,7 +40,7 @@ from hpc_localsgd.trajectory import Series, Trajectory, TrajectoryError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DRAWN_ELSEWHERE = ("train/loss", "eval/test/loss", "eval/test/accuracy", "spread")
+DRAWN_ELSEWHERE = ("train/loss", "eval/test/loss", "eval/test/accuracy", "spread", BEFORE)
 XI = "xi/"
 XI_PANELS = (
     ("eigenvalues of Xi", (("eigenvalues", ""),)),
@@ -140,7 +140,7 @@ def _course(source: Source, album: Album, prefix: str) -> str:
 
 def _spread(source: Source, album: Album, prefix: str) -> str:
     run = source.run
-    if run.K == 1 or "spread" not in run.names():
+    if run.K == 1 or not {"spread", BEFORE} & set(run.names()):
         return ""
     caption = f"Mean squared distance of the workers from their mean. {MOMENT}"
     return html.heading("Spread of the workers") + _figure(
