@@ -12,12 +12,15 @@ import numpy as np
 
 from hpc_localsgd.trajectory.encoding import PLUGINS, decode, load_plugin
 from hpc_localsgd.trajectory.estimate import human_bytes
+from hpc_localsgd.trajectory.facts import check_facts
 from hpc_localsgd.trajectory.older import name_in_file, name_today
 from hpc_localsgd.trajectory.reading import opened
 from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals, padded
 from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError
 from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
 from hpc_localsgd.trajectory.tables import complete_rows
+from hpc_localsgd.trajectory.text import load_yaml, readable
+from hpc_localsgd.trajectory.vetting import check_row
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -106,7 +109,7 @@ class Trajectory:
                 " The text itself is in config_text."
             ) from error
         try:
-            parsed = yaml.safe_load(self.config_text) or {}
+            parsed = load_yaml(self.config_text) or {}
         except yaml.YAMLError as error:
             raise TrajectoryError(
                 f"{self.paths[-1]}: its configuration is not YAML: {error}. config_text has it."
@@ -318,11 +321,14 @@ class Trajectory:
 
 def _attrs_of(path: Path) -> dict[str, Any]:
     with opened(path) as file:
-        return {name: _plain(value) for name, value in file.attrs.items()}
+        attrs = {readable(n): _plain(value) for n, value in file.attrs.items()}
+        check_facts(path, file, attrs)
+        return attrs
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    value = value.item() if isinstance(value, np.generic) else value
+    return readable(value, "\n\t") if isinstance(value, str) else value
 
 
 def _series_in(file: h5py.File) -> dict[str, dict[str, str]]:
@@ -331,7 +337,7 @@ def _series_in(file: h5py.File) -> dict[str, dict[str, str]]:
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Group) and {"step", "value"} <= set(item):
             found[name] = {
-                key: str(item.attrs.get(key, "")) for key in ("units", "dims", "meaning")
+                key: readable(str(item.attrs.get(key, ""))) for key in ("units", "dims", "meaning")
             }
 
     if "series" in file:
@@ -347,5 +353,7 @@ def _snapshot(group: h5py.Group, row: int, workers: bool, path: Path) -> Snapsho
     if group["mean"].attrs.get("compression") in PLUGINS:
         load_plugin(str(group["mean"].attrs["compression"]))
     names = ("mean", "workers") if workers else ("mean",)
+    for name in names:
+        check_row(path, group[name])
     read = {n: decode(group[n][row], str(group[n].attrs["encoding"])) for n in names}
     return Snapshot(int(group["step"][row]), **read)

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 
 from hpc_localsgd.trajectory.schema import READABLE, TrajectoryError
+from hpc_localsgd.trajectory.vetting import vet
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -31,9 +32,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
     _check_bytes(path)
     try:
         with _open(path) as file:
+            vet(path, file)
             _check_version(path, file)
             yield file
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, MemoryError) as error:
         if isinstance(error, TrajectoryError):
             raise
         raise TrajectoryError(_explained(path, error)) from error
@@ -51,6 +53,8 @@ def _open(path: Path) -> h5py.File:
 
 def _check_bytes(path: Path) -> None:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device never ends
+            raise TrajectoryError(f"{path}: not a file.")
         with path.open("rb") as stream:
             begin = stream.read(len(_SIGNATURE))
     except FileNotFoundError:

@@ -37,7 +37,8 @@ def segment_paths(path: str | Path) -> list[Path]:
     """
     base = trajectory_file(path)
     numbered = _numbered(base)
-    missing = [_name(base, i) for i in range(1, max(numbered, default=0)) if i not in numbered]
+    present = range(1, len(numbered) + 1)  # not up to the last: a name may hold any number
+    missing = [_name(base, i) for i in present if i not in numbered]
     if missing and base.exists():
         raise TrajectoryError(
             f"{base.parent}: the segment {missing[0].name} of this run is missing, later ones are"

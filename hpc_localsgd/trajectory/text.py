@@ -1,0 +1,76 @@
+"""Text out of files that anybody may have written: made safe to show, and YAML of bounded size."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+MOST_BYTES = 1 << 20
+MOST_VALUES = 20_000  # of a configuration, aliases written out; one of a run has about a hundred
+_DEEPEST = 50
+
+
+def readable(text: str, keep: str = "") -> str:
+    r"""The text with control characters written out, so that no terminal obeys it.
+
+    Args:
+        text: Of a file, or a name.
+        keep: Control characters that stay, such as "\n\t".
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c in keep or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else _escaped(c)
+        for c in text
+    )
+
+
+def _escaped(c: str) -> str:
+    return c.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def load_yaml(text: str, loader: Any = None) -> Any:
+    """Values of a YAML text, in which aliases do not multiply beyond what a person would write.
+
+    Args:
+        text: YAML.
+        loader: Of PyYAML; one that makes plain values only, which is the default.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, too long, too deep or too large, or has control characters.
+    """
+    import yaml
+
+    if len(text) > MOST_BYTES:
+        raise yaml.YAMLError(f"{len(text):,} characters are no configuration")
+    kind = loader or yaml.SafeLoader
+    try:
+        node = yaml.compose(text, Loader=kind)
+        if node is not None:
+            _count(node, {}, ())
+        return yaml.load(text, Loader=kind)
+    except (ValueError, OverflowError, RecursionError, TypeError, AttributeError) as error:
+        if isinstance(error, yaml.YAMLError):
+            raise
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise yaml.YAMLError(f"not a configuration: {why}") from error
+
+
+def _count(node: Any, known: dict[int, int], above: tuple[int, ...]) -> int:
+    """Values in a node with its aliases written out, without writing them out."""
+    import yaml
+
+    if id(node) in known:
+        return known[id(node)]
+    if id(node) in above or len(above) > _DEEPEST:
+        raise yaml.YAMLError("not a configuration: it contains itself, or is nested too deeply")
+    if isinstance(node, yaml.ScalarNode):
+        if readable(node.value, "\n\t") != node.value:
+            raise yaml.YAMLError(f"control characters in {readable(node.value)[:60]!r}")
+        return 1
+    inside = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else [pair])]
+    total = 1 + sum(_count(each, known, (*above, id(node))) for each in inside)
+    if total > MOST_VALUES:
+        raise yaml.YAMLError("not a configuration: its aliases stand for too many values")
+    known[id(node)] = total
+    return total
