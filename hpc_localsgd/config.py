@@ -32,6 +32,7 @@ from hpc_localsgd.plan.schedule import Schedule, post_local
 from hpc_localsgd.refusals import in_words, keys, written
 from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.trajectory.text import check_yaml
 from hpc_localsgd.types import ConfigurationError
 
 NOT_THE_RUN = (  # may differ when resuming
@@ -340,6 +341,7 @@ def _import_choices() -> None:
 def _load(text: str) -> Any:
     """YAML as it was typed, with the short names in it replaced by class paths."""
     try:
+        check_yaml(text)
         return _with_class_paths(trust.check_whole(yaml_text.load(text)))
     except RecursionError as error:
         raise yaml.YAMLError("it contains itself") from error

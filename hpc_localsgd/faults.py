@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.stopping import HUNG as HUNG
 from hpc_localsgd.stopping import STOPPED as STOPPED
 from hpc_localsgd.stopping import end
+from hpc_localsgd.trajectory.text import readable
 from hpc_localsgd.types import ConfigurationError, DataError, NotKept
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ OK, FAULT, DIVERGED = 0, 2, 3
 
 def complain(message: str, prog: str) -> None:
     """One line on standard error, in one write."""
-    sys.stderr.write(f"{prog}: {message}\n")
+    text = readable(message, "\n\t")  # names in it may be a stranger's
+    sys.stderr.write(f"{prog}: {text}\n")
     sys.stderr.flush()
 
 

@@ -21,6 +21,7 @@ from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.names import name_at
 from hpc_localsgd.presence import check_alone
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
+from hpc_localsgd.trajectory.text import load_yaml
 from hpc_localsgd.types import ConfigurationError, Footprint
 
 if TYPE_CHECKING:
@@ -151,7 +152,10 @@ def check_same_config(record: Path, text: str, other_workers: bool = False) -> N
         before = Trajectory(segment_paths(record)[-1], segments=False).attrs["config"]
     except TrajectoryError as error:
         raise ConfigurationError(f"cannot --resume: {error}") from error
-    was, now = (_flat(yaml.safe_load(essence(t)) or {}) for t in (before, text))
+    try:
+        was, now = (_flat(dict(load_yaml(essence(t)) or {})) for t in (before, text))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"cannot --resume: {record}: its options are none") from error
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if other_workers and "workers" in names:
         names.remove("workers")
@@ -180,7 +184,7 @@ def _flat(options: dict[str, Any], above: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in options.items():
         inside = name in ("class_path", "init_args")
-        dotted = above if inside else f"{above}.{name}" if above else name
+        dotted = above if inside else f"{above}.{name}" if above else str(name)
         found |= _flat(value, dotted) if isinstance(value, dict) else {dotted: value}
     return found
 

@@ -21,6 +21,7 @@ from hpc_localsgd.faults import FAULT, OK, complain
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
+from hpc_localsgd.trajectory.text import readable
 
 PROG = "python -m hpc_localsgd summary"
 NONE = "none"  # the status of a folder without a record
@@ -74,7 +75,7 @@ def page(run: Trajectory) -> str:
         ("communication", _percent(run, " % of the time")),
         _quality(run),
     ]
-    return f"{run.path.parent}\n{_aligned(rows)}"
+    return f"{readable(str(run.path.parent))}\n{_aligned(rows)}"
 
 
 def table(runs: Sequence[Trajectory]) -> str:
@@ -87,7 +88,7 @@ def _row(run: Trajectory) -> tuple[str, ...]:
     whole = totals.compute_s + totals.wait_s + totals.transfer_s
     step_s = f"{whole / totals.steps:.3g}" if totals.steps else "-"
     reached, rounds = str(_reached(run)), str(totals.rounds)
-    name = str(run.path.parent)
+    name = readable(str(run.path.parent))
     return name, run.status, str(run.K), reached, rounds, _accuracy(run), step_s, _percent(run)
 
 

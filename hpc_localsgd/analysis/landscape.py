@@ -25,6 +25,9 @@ import h5py
 import numpy as np
 
 from hpc_localsgd.trajectory import TrajectoryError
+from hpc_localsgd.trajectory.reading import check_bytes
+from hpc_localsgd.trajectory.text import readable
+from hpc_localsgd.trajectory.vetting import vet
 
 VERSION = 1
 
@@ -65,7 +68,9 @@ class Landscape:
         if not path.exists():
             raise TrajectoryError(f"{path}: no such landscape.")
         try:
+            check_bytes(path)
             with h5py.File(path, "r", locking=False) as file:
+                vet(path, file)
                 _check_version(path, file)
                 return Landscape(
                     axes=tuple(file[f"axis/{i}"][:] for i in range(len(file["axis"]))),
@@ -76,9 +81,12 @@ class Landscape:
                     explained=file["basis/explained"][:]
                     if "explained" in file["basis"]
                     else np.empty(0),
-                    attrs={name: value for name, value in file.attrs.items()},
+                    attrs={
+                        name: readable(value, "\n\t") if isinstance(value, str) else value
+                        for name, value in file.attrs.items()
+                    },
                 )
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, ValueError, MemoryError) as error:
             raise TrajectoryError(f"{path}: not a landscape, or damaged ({error}).") from error
 
     @property

@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from hpc_localsgd.plan import rates, schedule
 from hpc_localsgd.plan.duration import Units
+from hpc_localsgd.plan.rates import Rate
 from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.types import ConfigurationError
@@ -52,6 +54,11 @@ class Planned:
         return int((self.ends <= step).sum())
 
 
+MOST_ROUNDS = 2_000_000  # a stranger's record may say any number of steps
+# What numbers that are none, or words in their place, raise in a rate or a schedule.
+_WRONG = (ValueError, OverflowError, TypeError, AttributeError, ZeroDivisionError)
+
+
 class Unplannable(Exception):
     """The plan cannot be made again; says why, as the second half of a sentence."""
 
@@ -74,7 +81,7 @@ def planned(run: Trajectory) -> Planned:
     try:
         rate = _made(rates, config.get("rate"), "rate").in_steps(units)
         when = _made(schedule, config.get("schedule"), "schedule").in_steps(units, int(rate.warmup))
-    except (ConfigurationError, ValueError, OverflowError) as error:
+    except (ConfigurationError, *_WRONG) as error:
         raise Unplannable(str(error)) from error
     if isinstance(when, spread_triggered):
         raise Unplannable("the length of its rounds followed the measured spread")
@@ -102,7 +109,9 @@ def rate_of(run: Trajectory) -> Callable[[int], float] | None:
 
 
 def _rounds(when: Schedule, rate: Any, steps: int) -> Planned:
-    found = list(rounds(when, rate, steps))
+    found = list(islice(rounds(when, rate, steps), MOST_ROUNDS))
+    if not found or found[-1].end < steps:
+        raise Unplannable(f"it was to have more than {MOST_ROUNDS:,} rounds")
     columns = ([getattr(r, name) for r in found] for name in ("begin", "end", "lr"))
     begins, ends, lr = (np.array(column) for column in columns)
     return Planned(steps, begins, ends, lr, rate, when(found[-1].begin, found[-1].lr))
@@ -154,7 +163,9 @@ def _made(where: ModuleType, said: Any, option: str) -> Any:
     path = said.get("class_path") if isinstance(said, dict) else said
     name = str(path).rpartition(".")[2]
     found = getattr(where, name, None)
+    kind = Rate if where is rates else Schedule
     ours = str(path).startswith("hpc_localsgd.") and inspect.isclass(found)
+    ours = ours and issubclass(found, kind)  # type: ignore[arg-type]
     if not ours:
         raise Unplannable(f"its {option} is {path}, which this package does not know")
     arguments = (said.get("init_args") or {}) if isinstance(said, dict) else {}

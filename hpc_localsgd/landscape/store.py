@@ -8,11 +8,12 @@ import h5py
 import numpy as np
 import yaml
 
-from hpc_localsgd.analysis.landscape import VERSION
+from hpc_localsgd.analysis.landscape import VERSION, Landscape
 from hpc_localsgd.landscape.options import Options
 from hpc_localsgd.landscape.slices import Runs, Slice
 from hpc_localsgd.landscape.surface import NAMES
 from hpc_localsgd.trajectory.header import package_version, utc_now
+from hpc_localsgd.trajectory.text import load_yaml
 from hpc_localsgd.types import ConfigurationError
 
 ABOUT = {
@@ -39,6 +40,7 @@ class Store:
         said = yaml.safe_dump(_settings(runs, options), sort_keys=False)
         try:
             if self.path.exists() and not options.overwrite:
+                Landscape.read(self.path)  # refuses what is none
                 self._file = h5py.File(self.path, "r+")
                 self._check(said)
             else:
@@ -104,7 +106,10 @@ class Store:
         if before == said:
             return
         self._file.close()
-        old, new = (yaml.safe_load(text) or {} for text in (before, said))
+        try:
+            old, new = (dict(load_yaml(text) or {}) for text in (before, said))
+        except (yaml.YAMLError, TypeError, ValueError):
+            raise ConfigurationError(f"{self.path} is no landscape: give --out another") from None
         changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         raise ConfigurationError(
             f"{self.path} holds a landscape of other settings ({', '.join(changed)}): give --out "

@@ -25,6 +25,7 @@ from hpc_localsgd.trajectory import (
 )
 from hpc_localsgd.trajectory.records import padded
 from hpc_localsgd.trajectory.storage import Mode
+from hpc_localsgd.trajectory.text import load_yaml
 from hpc_localsgd.types import ConfigurationError
 
 FOREVER_S = 1e9  # rows are flushed when a snapshot has all of them, not by the clock
@@ -122,9 +123,7 @@ def _done(path: Path, header: Header) -> set[int]:
 
 def _changed(before: dict[str, Any], text: str) -> str:
     """Names of the settings that differ, or that the run does."""
-    import yaml
-
-    now = yaml.safe_load(text)
+    now = load_yaml(text)
     ours, theirs = now.pop("sharpness", {}), dict(before).pop("sharpness", {})
     names = [n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)]
     if "run_created" in names or {k: v for k, v in before.items() if k != "sharpness"} != now:

@@ -59,7 +59,9 @@ def _check_whole(path: Path, name: str, value: Any, least: int, most: int) -> No
 
 
 def _check_shapes(path: Path, file: h5py.File, K: int, P: int) -> None:
-    want = {f"rounds/{c.name}": (K,) for c in ROUND_COLUMNS if c.per_worker}
+    want: dict[str, tuple[int, ...]] = {
+        f"rounds/{c.name}": (K,) for c in ROUND_COLUMNS if c.per_worker
+    }
     want |= {"snapshots/mean": (P,), "snapshots/workers": (K, P)}
     for name, row in want.items():
         if name in file and file[name].shape[1:] != row:

@@ -29,7 +29,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
     Raises:
         TrajectoryError: If the file is missing, unreadable, damaged, or of another schema.
     """
-    _check_bytes(path)
+    check_bytes(path)
     try:
         with _open(path) as file:
             vet(path, file)
@@ -51,7 +51,12 @@ def _open(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking="best-effort")
 
 
-def _check_bytes(path: Path) -> None:
+def check_bytes(path: Path) -> None:
+    """Refuse what is no HDF5 file.
+
+    Raises:
+        TrajectoryError: It is missing, cannot be read, or is something else.
+    """
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for, a device never ends
             raise TrajectoryError(f"{path}: not a file.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-MOST_BYTES = 1 << 20
+MOST_BYTES = 1 << 17  # PyYAML reads about as much in a second
 MOST_VALUES = 20_000  # of a configuration, aliases written out; one of a run has about a hundred
 _DEEPEST = 50
 
@@ -41,19 +41,31 @@ def load_yaml(text: str, loader: Any = None) -> Any:
     """
     import yaml
 
-    if len(text) > MOST_BYTES:
-        raise yaml.YAMLError(f"{len(text):,} characters are no configuration")
-    kind = loader or yaml.SafeLoader
+    check_yaml(text)
     try:
-        node = yaml.compose(text, Loader=kind)
-        if node is not None:
-            _count(node, {}, ())
-        return yaml.load(text, Loader=kind)
+        return yaml.load(text, Loader=loader or yaml.SafeLoader)
     except (ValueError, OverflowError, RecursionError, TypeError, AttributeError) as error:
         if isinstance(error, yaml.YAMLError):
             raise
-        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise yaml.YAMLError(f"not a configuration: {why}") from error
+        raise yaml.YAMLError(f"not a configuration: {error}") from error
+
+
+def check_yaml(text: str) -> None:
+    """Refuse a text whose values are too many to be looked at, before there are any.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, too long, too deep or too large, or has control characters.
+    """
+    import yaml
+
+    if len(text) > MOST_BYTES:
+        raise yaml.YAMLError(f"{len(text):,} characters are no configuration")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            _count(node, {}, ())
+    except RecursionError as error:
+        raise yaml.YAMLError("not a configuration: it is nested too deeply") from error
 
 
 def _count(node: Any, known: dict[int, int], above: tuple[int, ...]) -> int:

@@ -118,7 +118,7 @@ def _values(config: Any, name: str) -> Iterator[Any]:
 
 def _number(duration: Any) -> float:
     """Of `5%`, `5 epochs` or 5: 5."""
-    digits = str(duration).split()[0].rstrip("%abcdefghijklmnopqrstuvwxyz") if duration else ""
+    digits = str(duration).strip().partition(" ")[0].rstrip("%abcdefghijklmnopqrstuvwxyz")
     try:
         return float(digits or 0)
     except ValueError:

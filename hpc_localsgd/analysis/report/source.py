@@ -11,6 +11,9 @@ import yaml
 
 from hpc_localsgd.analysis.planned import Planned, Unplannable, planned
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
+from hpc_localsgd.trajectory.reading import check_bytes
+from hpc_localsgd.trajectory.text import load_yaml
+from hpc_localsgd.trajectory.vetting import vet
 
 SHARPNESS, LANDSCAPE = "sharpness.h5", "landscape*.h5"
 
@@ -94,15 +97,19 @@ def open_runs(paths: list[str]) -> list[Source]:
 def _created(path: Path) -> str:
     """When the run began that a file was measured of; empty if it does not say."""
     try:
+        check_bytes(path)
         with h5py.File(path, "r", locking=False) as file:
-            said = yaml.safe_load(str(file.attrs.get("settings", file.attrs.get("config", ""))))
-    except (OSError, yaml.YAMLError):
+            vet(path, file)
+            said = load_yaml(str(file.attrs.get("settings", file.attrs.get("config", ""))))
+    except (OSError, ValueError, RuntimeError, yaml.YAMLError):
         return ""
     if not isinstance(said, dict):
         return ""
     if "runs" in said:  # of a landscape: digest and date of each run
-        return str(said["runs"][0]).rpartition(" of ")[2]
-    return str((said.get("sharpness") or {}).get("run_created", ""))
+        runs = said["runs"]
+        return str(runs[0]).rpartition(" of ")[2] if isinstance(runs, list) and runs else ""
+    sharpness = said.get("sharpness")
+    return str(sharpness.get("run_created", "")) if isinstance(sharpness, dict) else ""
 
 
 def _name(run: Trajectory) -> str:
