@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.util
 import os
@@ -9,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from enum import Enum
 from importlib.machinery import ModuleSpec
 from typing import Any
@@ -49,24 +51,43 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.fault.text, str(self.fault.path), "exec"), module.__dict__)
 
 
-def preload() -> None:
-    """Import what takes seconds and is not ours, once for all."""
+def preload(tests: Sequence[str]) -> bool:
+    """Run tests without a fault, in a child, and import here all it needed that is not ours.
+
+    Every fault's process then begins with torch and the others loaded, which takes seconds.
+
+    Returns:
+        Whether the tests passed.
+    """
     os.chdir(ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
-    for name in ("h5py", "hypothesis", "jsonargparse", "networkx", "pytest", "scipy.sparse.linalg"):
-        __import__(name)
-    for name in ("rich.progress", "sklearn.datasets", "torch", "torch.func", "yaml"):
-        __import__(name)
-    import torch
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _run(None, tests, tell=writer)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        names = told.read().split()
+    _, status = os.waitpid(child, 0)
+    for name in names:
+        with suppress(Exception):  # parts of packages that are not made to be imported alone
+            importlib.import_module(name)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    return os.waitstatus_to_exitcode(status) == 0
 
-    torch.set_num_threads(1)
-    assert not any(name.split(".")[0] == "hpc_localsgd" for name in sys.modules)
+
+def _theirs() -> list[str]:
+    """Modules of other packages that are loaded."""
+    places = ((name, getattr(module, "__file__", None)) for name, module in sys.modules.items())
+    return [name for name, place in places if place and "site-packages" in place]
 
 
 class Trial:
-    """Tests with a fault, or without one, in a child process that begins now."""
+    """Tests with a fault, in a child process that begins now."""
 
-    def __init__(self, fault: Fault | None, tests: Sequence[str]) -> None:
+    def __init__(self, fault: Fault, tests: Sequence[str]) -> None:
         self.fault, self._end = fault, time.monotonic() + TIMEOUT_S
         self._child = os.fork()
         if self._child == 0:
@@ -86,8 +107,8 @@ class Trial:
 
 
 def tried(
-    faults: Sequence[Fault | None], tests: Sequence[str], jobs: int = 1
-) -> Iterator[tuple[Fault | None, Outcome]]:
+    faults: Sequence[Fault], tests: Sequence[str], jobs: int = 1
+) -> Iterator[tuple[Fault, Outcome]]:
     """Every fault with what came of it, as they end, `jobs` at a time."""
     waiting, running = list(reversed(faults)), list[Trial]()
     while waiting or running:
@@ -101,17 +122,20 @@ def tried(
                 yield trial.fault, outcome
 
 
-def _run(fault: Fault | None, tests: Sequence[str]) -> None:
-    """In the child; never returns."""
-    import pytest
-
+def _run(fault: Fault | None, tests: Sequence[str], tell: int | None = None) -> None:
+    """In the child; never returns. What was imported is told to a descriptor."""
     code = 3
     try:
+        import pytest
+
         silent = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(silent, descriptor)
         if fault is not None:
             sys.meta_path.insert(0, Changed(fault))
         code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--timeout=30", *tests]))
+        if tell is not None:
+            with os.fdopen(tell, "w") as file:
+                file.write("\n".join(_theirs()))
     finally:
         os._exit(code)
