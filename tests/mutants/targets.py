@@ -31,6 +31,7 @@ TARGETS: dict[str, list[str]] = {
     ],
     "loop.py": [*_RESTATED, "tests/restated/test_restated_plan.py", "tests/test_loop.py"],
     "checkpoint": [
+        "tests/restated/test_when_places_are_kept.py",
         "tests/restated/test_checkpoints_hold_everything.py",
         "tests/test_checkpoint.py",
         "--deselect=tests/test_checkpoint.py::test_images_on_disk_go_on_in_mid_epoch",
