@@ -1,4 +1,4 @@
-"""What all ranks must have alike is compared and sent in parts, so that it fits beside the model."""
+"""What all ranks must have alike is compared and sent in parts, to fit beside the model."""
 
 from __future__ import annotations
 
