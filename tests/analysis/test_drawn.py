@@ -17,7 +17,7 @@ from hpc_localsgd.analysis.draw_sharpness import draw_sharpness, series_of
 from hpc_localsgd.analysis.draw_spread import draw_spread
 from hpc_localsgd.analysis.panels import draw_panels, panel_of
 from hpc_localsgd.analysis.planned import rate_of
-from hpc_localsgd.analysis.report.sections import alpha_panels
+from hpc_localsgd.analysis.report.at_exchanges import alpha_panels
 from hpc_localsgd.plan.rates import cosine
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 

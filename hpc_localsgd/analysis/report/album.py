@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.html import Source
 
 if TYPE_CHECKING:
@@ -63,6 +64,26 @@ class Album:
                 self.files.append(self._folder / f"{name}.{suffix}")
                 figure.savefig(self.files[-1], metadata=_METADATA.get(suffix))
             return _svg(figure)
+
+
+def figure(
+    album: Album,
+    name: str,
+    draw: Callable[[], Figure | None],
+    words: str,
+    caption: str = "",
+) -> str:
+    """Give a figure as HTML; empty where there is nothing to draw.
+
+    Args:
+        album: Draws it.
+        name: Of its files.
+        draw: Makes it.
+        words: What it shows, for who cannot see it.
+        caption: Below it.
+    """
+    source = album.add(name, draw)
+    return html.picture(source, words, caption) if source else ""
 
 
 def _svg(figure: Figure) -> Source:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.blank import floor_of, said, without_rounding
+from hpc_localsgd.analysis.blank import said, without_rounding
 from hpc_localsgd.analysis.draw_accuracy import rows_of
 from hpc_localsgd.analysis.draw_course import draw_course
 from hpc_localsgd.analysis.draw_landscape import draw_landscape
 from hpc_localsgd.analysis.draw_plan import draw_plan
-from hpc_localsgd.analysis.draw_rate import rate_line
 from hpc_localsgd.analysis.draw_sharpness import (
     SNAPSHOT_XI,
     draw_density,
@@ -21,51 +19,31 @@ from hpc_localsgd.analysis.draw_sharpness import (
     radii_of,
     series_of,
 )
-from hpc_localsgd.analysis.draw_spread import BEFORE, draw_spread
+from hpc_localsgd.analysis.draw_spread import BEFORE
 from hpc_localsgd.analysis.draw_time import draw_time
 from hpc_localsgd.analysis.draw_waiting import draw_waiting
 from hpc_localsgd.analysis.landscape import Landscape
-from hpc_localsgd.analysis.panels import Line, Panel, draw_panels, panel_of, panels_of
-from hpc_localsgd.analysis.planned import rate_of
+from hpc_localsgd.analysis.panels import draw_panels, panel_of
 from hpc_localsgd.analysis.references import used_by
 from hpc_localsgd.analysis.references.used import papers_of
 from hpc_localsgd.analysis.report import html
-from hpc_localsgd.analysis.report.album import Album
+from hpc_localsgd.analysis.report.album import Album, figure
+from hpc_localsgd.analysis.report.at_exchanges import (
+    XI,
+    alpha_section,
+    deviations_section,
+    is_alpha,
+    is_gradient,
+    is_large,
+    spread_section,
+)
 from hpc_localsgd.analysis.report.missing import notes_on
 from hpc_localsgd.analysis.report.numbers import plan_rows, settings_of, tiles_of
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.analysis.waiting import waiting
-from hpc_localsgd.trajectory import Series, Trajectory, TrajectoryError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
 DRAWN_ELSEWHERE = ("train/loss", "eval/test/loss", "eval/test/accuracy", "spread", BEFORE)
-XI = "xi/"
-XI_PANELS = (
-    ("eigenvalues of Xi", (("eigenvalues", ""),)),
-    (
-        "mean loss of the workers over that of the mean",
-        (("gap", "measured"), ("half_trace", "½ tr(H Ξ)")),
-    ),
-    ("curvature along each deviation", (("curvature", ""),)),
-    ("loss at the exchange", (("worker_loss", "workers"), ("mean_loss", "mean model"))),
-    ("tr Xi", (("trace", ""),)),
-)
-MOMENT = (
-    "Before an exchange that makes all workers equal; after one that does not, where the next "
-    "gradients are taken."
-)
-ALPHA = ("alpha_e", "effective_rate", "effective_lr")  # Zhang's effective learning rate
-
-GRADIENT_TITLES = {
-    "gradient/effective_lr": "effective learning rate",
-    "gradient/norm": "gradient norm",
-    "gradient/orthogonal": "step across the gradient, squared",
-    "gradient/noise_trace": "noise: tr Sigma",
-    "gradient/signal": "|grad L|^2 without the noise",
-    "gradient/noise_scale": "noise scale",
-}
 
 
 def sections_of(source: Source, album: Album, prefix: str) -> str:
@@ -80,10 +58,10 @@ def sections_of(source: Source, album: Album, prefix: str) -> str:
         _head,
         _plan,
         _course,
-        _spread,
-        _deviations,
+        spread_section,
+        deviations_section,
         _sharpness,
-        _alpha,
+        alpha_section,
         _landscape,
         _time,
         _others,
@@ -114,7 +92,7 @@ def _plan(source: Source, album: Album, prefix: str) -> str:
     return (
         html.heading("Plan and what happened")
         + body
-        + _figure(
+        + figure(
             album,
             f"{prefix}plan",
             lambda: draw_plan(run),
@@ -133,18 +111,8 @@ def _course(source: Source, album: Album, prefix: str) -> str:
         "strong. Seconds are of training: measuring and checkpoints are not in them."
     )
     words = f"{title} against steps, epochs, bytes and seconds"
-    return html.heading(title) + _figure(
+    return html.heading(title) + figure(
         album, f"{prefix}course", lambda: draw_course(run), words, caption
-    )
-
-
-def _spread(source: Source, album: Album, prefix: str) -> str:
-    run = source.run
-    if run.K == 1 or not {"spread", BEFORE} & set(run.names()):
-        return ""
-    caption = f"Mean squared distance of the workers from their mean. {MOMENT}"
-    return html.heading("Spread of the workers") + _figure(
-        album, f"{prefix}spread", lambda: draw_spread(run), "Spread of the workers", caption
     )
 
 
@@ -157,14 +125,14 @@ def _sharpness(source: Source, album: Album, prefix: str) -> str:
     radii = radii_of(source.sharpness) if source.sharpness else None
     blank = said(without_rounding(series_of(source.files), SNAPSHOT_XI)[1])
     caption = f"{caption} {blank}".rstrip()
-    drawn = _figure(
+    drawn = figure(
         album,
         f"{prefix}sharpness",
         lambda: draw_sharpness(run, source.files),
         "Measures of sharpness at the snapshots",
         f"{caption} {radii.sentence}" if radii else caption,
     )
-    density = _figure(
+    density = figure(
         album,
         f"{prefix}density",
         lambda: draw_density(run, source.files),
@@ -172,77 +140,6 @@ def _sharpness(source: Source, album: Album, prefix: str) -> str:
         "By stochastic Lanczos quadrature, smoothed.",
     )
     return html.heading("Sharpness") + drawn + density if drawn or density else ""
-
-
-def _alpha(source: Source, album: Album, prefix: str) -> str:
-    run = source.run
-    panels = alpha_panels(run)
-    if not panels:
-        return ""
-    caption = (
-        "The part of the mean step along the gradient at the mean model, over its length (Zhang et "
-        "al., 2021): far below the learning rate where the workers are far apart. The gradient is "
-        "that of a fixed subset, and its noise is taken off; gaps are where nothing was left of it."
-    )
-    return html.heading("Effective learning rate") + _figure(
-        album,
-        f"{prefix}alpha_e",
-        lambda: draw_panels(run, "Effective learning rate", panels),
-        "Effective learning rate along the run",
-        caption,
-    )
-
-
-def alpha_panels(run: Trajectory) -> list[Panel]:
-    """The effective learning rate beside the given one, and what else is known of the gradient.
-
-    Series that are not known are called as they are in the file.
-
-    Args:
-        run: The run.
-    """
-    found = [name for name in run.names() if _is_alpha(name)]
-    if not found:
-        return []
-    beside = [name for name in run.names() if _is_gradient(name) and name not in found]
-    given = (_given_rate(run),) if len(run.rounds) else ()
-    title = GRADIENT_TITLES.get
-    panels = [
-        Panel(title(name, name), (Line(run.series(name), "effective"), *given)) for name in found
-    ]
-    return [*panels, *(panel_of(run.series(name), title(name, "")) for name in beside)]
-
-
-def _given_rate(run: Trajectory) -> Line:
-    """The learning rate at every step; where that is not known, at each round's first."""
-    rate = rate_of(run)
-    if rate is None:
-        first = Series(run.rounds.step_begin, run.rounds.lr, "1", (), "", "lr")
-        return Line(first, "learning rate (first steps of rounds)")
-    step, lr = rate_line(rate, int(run.rounds.step_end[-1]))
-    return Line(Series(step, lr, "1", (), "", "lr"), "learning rate", everywhere=True)
-
-
-def _deviations(source: Source, album: Album, prefix: str) -> str:
-    """What the workers' deviations from their mean say at an exchange."""
-    run = source.run
-    known = {n: run.series(n) for n in run.names() if n.startswith(XI) and not _is_large(run, n)}
-    if not known:
-        return ""
-    known, equal = without_rounding(known, XI, floor_of(run))
-    caption = (
-        f"{MOMENT} Xi is the covariance of the workers about their mean; to second "
-        "order their mean loss exceeds that of the mean model by half the trace of H Xi "
-        "(Zhu et al., 2023). Bands span the workers. "
-    ) + said(equal)
-    panels = panels_of(XI_PANELS, known, XI)
-    return html.heading("Deviations of the workers") + _figure(
-        album,
-        f"{prefix}deviations",
-        lambda: draw_panels(run, "Deviations of the workers", panels),
-        "What the deviations of the workers say",
-        caption,
-    )
 
 
 def _landscape(source: Source, album: Album, prefix: str) -> str:
@@ -254,7 +151,7 @@ def _landscape(source: Source, album: Album, prefix: str) -> str:
             drawn += html.paragraph(str(error))
             continue
         name = f"{prefix}landscape" + (f"-{i + 1}" if i else "")
-        drawn += _figure(album, name, lambda f=found: draw_landscape(f), found.title, found.caption)  # type: ignore[misc]
+        drawn += figure(album, name, lambda f=found: draw_landscape(f), found.title, found.caption)  # type: ignore[misc]
     return html.heading("Landscape") + drawn if drawn else ""
 
 
@@ -263,13 +160,13 @@ def _time(source: Source, album: Album, prefix: str) -> str:
     if not len(run.rounds):
         return ""
     parts = [html.heading("Where the time went")]
-    parts.append(_figure(album, f"{prefix}time", lambda: draw_time(run), "Seconds of each worker"))
+    parts.append(figure(album, f"{prefix}time", lambda: draw_time(run), "Seconds of each worker"))
     found = waiting(run)
     if len(found.names) > 1:
         parts.append(html.paragraph(found.sentence()))
         if np.nansum(found.wait_s) > 0:
             words = "Waiting of each rank along the run"
-            drawn = _figure(album, f"{prefix}waiting", lambda: draw_waiting(run), words)
+            drawn = figure(album, f"{prefix}waiting", lambda: draw_waiting(run), words)
             parts += [drawn, _rank_table(run)]
     return "\n".join(parts)
 
@@ -303,7 +200,7 @@ def _others(source: Source, album: Album, prefix: str) -> str:
         return ""
     panels = [panel_of(run.series(name)) for name in names]
     rows = [(name, run.about(name)["units"], run.about(name)["meaning"]) for name in names]
-    drawn = _figure(
+    drawn = figure(
         album,
         f"{prefix}series",
         lambda: draw_panels(run, "Other series", panels),
@@ -342,31 +239,7 @@ def _references(source: Source, album: Album, prefix: str) -> str:
     )
 
 
-def _is_alpha(name: str) -> bool:
-    return name.rpartition("/")[2] in ALPHA
-
-
-def _is_gradient(name: str) -> bool:
-    return name.startswith("gradient/")
-
-
-def _is_large(run: Trajectory, name: str) -> bool:
-    """Vectors as long as the model are not for a page."""
-    return "parameter" in run.about(name)["dims"].split()
-
-
 def _is_other(run: Trajectory, name: str) -> bool:
-    shown = name in DRAWN_ELSEWHERE or name.startswith(("sharpness/", XI)) or _is_alpha(name)
-    beside = _is_gradient(name) and any(_is_alpha(n) for n in run.names())
-    return not (shown or beside or _is_large(run, name)) and len(run.series(name)) > 0
-
-
-def _figure(
-    album: Album,
-    name: str,
-    draw: Callable[[], Figure | None],
-    words: str,
-    caption: str = "",
-) -> str:
-    source = album.add(name, draw)
-    return html.picture(source, words, caption) if source else ""
+    shown = name in DRAWN_ELSEWHERE or name.startswith(("sharpness/", XI)) or is_alpha(name)
+    beside = is_gradient(name) and any(is_alpha(n) for n in run.names())
+    return not (shown or beside or is_large(run, name)) and len(run.series(name)) > 0

@@ -1,0 +1,137 @@
+"""The sections on what was measured around exchanges: spread, deviations, gradients."""
+
+from __future__ import annotations
+
+from hpc_localsgd.analysis.blank import floor_of, said, without_rounding
+from hpc_localsgd.analysis.draw_rate import rate_line
+from hpc_localsgd.analysis.draw_spread import BEFORE, draw_spread
+from hpc_localsgd.analysis.panels import Line, Panel, draw_panels, panel_of, panels_of
+from hpc_localsgd.analysis.planned import rate_of
+from hpc_localsgd.analysis.report import html
+from hpc_localsgd.analysis.report.album import Album, figure
+from hpc_localsgd.analysis.report.source import Source
+from hpc_localsgd.trajectory import Series, Trajectory
+
+XI = "xi/"
+XI_PANELS = (
+    ("eigenvalues of Xi", (("eigenvalues", ""),)),
+    (
+        "mean loss of the workers over that of the mean",
+        (("gap", "measured"), ("half_trace", "½ tr(H Ξ)")),
+    ),
+    ("curvature along each deviation", (("curvature", ""),)),
+    ("loss at the exchange", (("worker_loss", "workers"), ("mean_loss", "mean model"))),
+    ("tr Xi", (("trace", ""),)),
+)
+MOMENT = (
+    "Before an exchange that makes all workers equal; after one that does not, where the next "
+    "gradients are taken."
+)
+ALPHA = ("alpha_e", "effective_rate", "effective_lr")  # Zhang's effective learning rate
+
+GRADIENT_TITLES = {
+    "gradient/effective_lr": "effective learning rate",
+    "gradient/norm": "gradient norm",
+    "gradient/orthogonal": "step across the gradient, squared",
+    "gradient/noise_trace": "noise: tr Sigma",
+    "gradient/signal": "|grad L|^2 without the noise",
+    "gradient/noise_scale": "noise scale",
+}
+
+
+def spread_section(source: Source, album: Album, prefix: str) -> str:
+    """Show the spread of the workers; empty where it was not recorded."""
+    run = source.run
+    if run.K == 1 or not {"spread", BEFORE} & set(run.names()):
+        return ""
+    caption = f"Mean squared distance of the workers from their mean. {MOMENT}"
+    return html.heading("Spread of the workers") + figure(
+        album, f"{prefix}spread", lambda: draw_spread(run), "Spread of the workers", caption
+    )
+
+
+def alpha_section(source: Source, album: Album, prefix: str) -> str:
+    """Show the effective learning rate; empty where it was not recorded."""
+    run = source.run
+    panels = alpha_panels(run)
+    if not panels:
+        return ""
+    caption = (
+        "The part of the mean step along the gradient at the mean model, over its length (Zhang et "
+        "al., 2021): far below the learning rate where the workers are far apart. The gradient is "
+        "that of a fixed subset, and its noise is taken off; gaps are where nothing was left of it."
+    )
+    return html.heading("Effective learning rate") + figure(
+        album,
+        f"{prefix}alpha_e",
+        lambda: draw_panels(run, "Effective learning rate", panels),
+        "Effective learning rate along the run",
+        caption,
+    )
+
+
+def alpha_panels(run: Trajectory) -> list[Panel]:
+    """The effective learning rate beside the given one, and what else is known of the gradient.
+
+    Series that are not known are called as they are in the file.
+
+    Args:
+        run: The run.
+    """
+    found = [name for name in run.names() if is_alpha(name)]
+    if not found:
+        return []
+    beside = [name for name in run.names() if is_gradient(name) and name not in found]
+    given = (_given_rate(run),) if len(run.rounds) else ()
+    title = GRADIENT_TITLES.get
+    panels = [
+        Panel(title(name, name), (Line(run.series(name), "effective"), *given)) for name in found
+    ]
+    return [*panels, *(panel_of(run.series(name), title(name, "")) for name in beside)]
+
+
+def _given_rate(run: Trajectory) -> Line:
+    """The learning rate at every step; where that is not known, at each round's first."""
+    rate = rate_of(run)
+    if rate is None:
+        first = Series(run.rounds.step_begin, run.rounds.lr, "1", (), "", "lr")
+        return Line(first, "learning rate (first steps of rounds)")
+    step, lr = rate_line(rate, int(run.rounds.step_end[-1]))
+    return Line(Series(step, lr, "1", (), "", "lr"), "learning rate", everywhere=True)
+
+
+def deviations_section(source: Source, album: Album, prefix: str) -> str:
+    """Show what the workers' deviations from their mean say at an exchange."""
+    run = source.run
+    known = {n: run.series(n) for n in run.names() if n.startswith(XI) and not is_large(run, n)}
+    if not known:
+        return ""
+    known, equal = without_rounding(known, XI, floor_of(run))
+    caption = (
+        f"{MOMENT} Xi is the covariance of the workers about their mean; to second "
+        "order their mean loss exceeds that of the mean model by half the trace of H Xi "
+        "(Zhu et al., 2023). Bands span the workers. "
+    ) + said(equal)
+    panels = panels_of(XI_PANELS, known, XI)
+    return html.heading("Deviations of the workers") + figure(
+        album,
+        f"{prefix}deviations",
+        lambda: draw_panels(run, "Deviations of the workers", panels),
+        "What the deviations of the workers say",
+        caption,
+    )
+
+
+def is_alpha(name: str) -> bool:
+    """Tell whether a series is an effective learning rate."""
+    return name.rpartition("/")[2] in ALPHA
+
+
+def is_gradient(name: str) -> bool:
+    """Tell whether a series is of the probe of gradients."""
+    return name.startswith("gradient/")
+
+
+def is_large(run: Trajectory, name: str) -> bool:
+    """Tell whether a series is of vectors as long as the model: not for a page."""
+    return "parameter" in run.about(name)["dims"].split()
