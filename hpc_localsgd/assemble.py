@@ -17,7 +17,7 @@ from hpc_localsgd.agreement import check_same as check_same
 from hpc_localsgd.agreement import digest, hosts_of
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.batchnorm import BatchNorm
-from hpc_localsgd.checkpoint import MEND, Checkpoints, Keeper
+from hpc_localsgd.checkpoint import Checkpoints, Keeper
 from hpc_localsgd.config import Config, Resolved, essence
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.loop import Position, Run
@@ -41,13 +41,14 @@ from hpc_localsgd.quarantine import Quarantine
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.results import remove_results
 from hpc_localsgd.resuming import Continued, continued
+from hpc_localsgd.shared_folder import held
 from hpc_localsgd.smoke import hurried
-from hpc_localsgd.stopping import Stopping
+from hpc_localsgd.stopping import GONE, Stopping
 from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.trajectory import Writer
 from hpc_localsgd.trajectory.header import Header
-from hpc_localsgd.types import ConfigurationError, NotKept, legend
+from hpc_localsgd.types import ConfigurationError, Gone, NotKept, legend
 from hpc_localsgd.watchdog import Watchdog
 from hpc_localsgd.worlds.base import World, check_workers
 from hpc_localsgd.worlds.horovod import Horovod
@@ -223,11 +224,20 @@ class Job:
 
         Raises:
             NotKept: It was to be complete, and could not be written.
+            Gone: It was to be complete, and is not there any more.
         """
         self.keeper.finish()
         self.keeper.at_the_end()
-        if not self.record.close(status) and status == "complete":
-            raise NotKept(f"the run is done, but not all of its record is on the disk: {MEND}")
+        written = self.record.close(status)
+        if self.record.gone and status == "complete":
+            raise Gone(
+                f"the run is done and its last checkpoint is written, but {self.record.gone}"
+            )
+        if not written and status == "complete":
+            raise NotKept(
+                "the run is done, but not all of its record is on the disk: "
+                f"{self.keeper.to_mend()}"
+            )
 
 
 def make_job(
@@ -241,16 +251,29 @@ def make_job(
     Raises:
         ConfigurationError: On all ranks alike, before anything is overwritten.
     """
+    config = resolved.config
+    check_same(world, resolved.text)
+    if (config.resume or config.resume_from_mean) and config.overwrite:
+        raise ConfigurationError("--resume goes on with a run, --overwrite replaces it: give one")
+    with held(world, Path(config.out)) as presence:
+        return _make_job(resolved, world, show, stopping or Stopping(), presence)
+
+
+def _make_job(
+    resolved: Resolved,
+    world: World,
+    show: Callable[[int, dict[str, float]], None],
+    stopping: Stopping,
+    presence: Presence | None,
+) -> Job:
+    """As `make_job`, in a folder that is ours."""
     config, out = resolved.config, Path(resolved.config.out)
     how = continued(config, resolved.text, world)
-    check_same(world, resolved.text)
-    stopping = stopping or Stopping()
     stopping.look_at(out)
     run, units = make_run(resolved, world)
     measured, spread = probes(config, units)
     often = checkpoint_cadence(config, units)
     first = world.rank == 0
-    presence = agree(world, lambda: Presence(out) if first else None)
     checkpoints = Checkpoints(out, world, config.checkpoint_keep, digest(essence(resolved.text)))
     position, place = how.position(run, checkpoints)
     writer = agree(
@@ -264,7 +287,7 @@ def make_job(
         record.restore(place.state["record"])
     if kept is not None:
         watchdog = make_watchdog(config, run, keeper, stopping, out)
-        stopping.attend(partial(_each_second, watchdog, presence), keeper.leave)
+        stopping.attend(partial(_each_second, watchdog, presence, stopping), keeper.leave)
     if presence is not None:
         keeper.at_the_end = presence.end
     return Job(run, position, record, keeper, out, hosts_of(world))
@@ -277,9 +300,9 @@ def checkpoint_cadence(config: Config, units: Units) -> tuple[int, float]:
     return (units.cadence(every, option, or_time=True), 0.0) if by_clock is None else (0, by_clock)
 
 
-def _each_second(watchdog: Watchdog, presence: Presence | None) -> None:
-    if presence is not None:
-        presence.renew()
+def _each_second(watchdog: Watchdog, presence: Presence | None, stopping: Stopping) -> None:
+    if presence is not None and not presence.renew():
+        stopping.ask(f"{presence.file} is another run's", GONE)
     watchdog.look()
 
 

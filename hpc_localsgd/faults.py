@@ -1,7 +1,8 @@
 """How a command ends: one message for the whole job, whatever went wrong and on how many ranks.
 
 Exit status: 0 done, 2 a fault of the request, 3 the training diverged, 85 stopped on request, 86
-ended because a rank hung (both: resume it), 1 anything else.
+ended because a rank hung (both: resume it), 87 the folder or the record of the run is gone, or
+cannot be read (a person must look), 130 a second Ctrl-C, 1 anything else.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hpc_localsgd.stopping import GONE as GONE
 from hpc_localsgd.stopping import HUNG as HUNG
 from hpc_localsgd.stopping import STOPPED as STOPPED
 from hpc_localsgd.stopping import end
 from hpc_localsgd.trajectory.text import readable
-from hpc_localsgd.types import ConfigurationError, DataError, NotKept
+from hpc_localsgd.types import ConfigurationError, DataError, Gone, NotKept
 
 if TYPE_CHECKING:
     from hpc_localsgd.environment.launch import Launch
@@ -70,12 +72,15 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
         complain(f"rank {world.rank}: {error}", prog)
         world.abort(1)
         raise
+    except Gone as error:
+        complain(str(error), prog)
+        status = GONE
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
         world.abort(1)
         raise
-    if status in (STOPPED, HUNG) and world.n > 1:
+    if status in (STOPPED, HUNG, GONE) and world.n > 1:
         end(status)
     world.close()
     return status

@@ -17,7 +17,7 @@ import torch
 
 from hpc_localsgd.probes import Measurement, Probe, Spread, View
 from hpc_localsgd.quarantine import QUARANTINED
-from hpc_localsgd.trajectory import NotWritten, TrajectoryError
+from hpc_localsgd.trajectory import NotWritten, RecordGone, TrajectoryError
 
 if TYPE_CHECKING:
     from hpc_localsgd.checkpoint import Keeper
@@ -59,7 +59,11 @@ class _Row:
 
 
 class Recorder:
-    """Collects the rows of a run and hands them to the writer (on rank 0) and the display."""
+    """Collects the rows of a run and hands them to the writer (on rank 0) and the display.
+
+    Attributes:
+        gone: On rank 0, what happened to the record if it is not there any more.
+    """
 
     def __init__(
         self,
@@ -94,6 +98,7 @@ class Recorder:
         self._tolerant = False  # of single workers whose loss is not finite
         self._writing = threading.Lock()
         self._closed = False
+        self.gone = ""  # what happened to the record, if it is not there any more
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold: the rounds not written yet, and the one that goes on."""
@@ -236,6 +241,7 @@ class Recorder:
             if self.writer is not None:
                 self.writer.close(status)
         except TrajectoryError as error:
+            self.gone = str(error) if isinstance(error, RecordGone) else ""
             _say(str(error))
             return False
         finally:
@@ -253,6 +259,9 @@ class Recorder:
                 write(*values, **named)
             except NotWritten as error:
                 _say(f"{error} Training goes on.")
+                return False
+            except RecordGone as error:
+                self.gone = str(error)  # the run stops at the end of this step
                 return False
         return True
 

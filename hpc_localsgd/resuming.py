@@ -19,7 +19,6 @@ from hpc_localsgd.checkpoint.place import Place
 from hpc_localsgd.config import Config, essence
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.names import name_at
-from hpc_localsgd.presence import check_alone
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.trajectory.text import load_yaml
 from hpc_localsgd.types import ConfigurationError, Footprint
@@ -71,7 +70,8 @@ class Continued:
 def continued(config: Config, text: str, world: World) -> Continued:
     """What the options and the folder amount to; nothing is changed but an empty folder made.
 
-    Rank 0 looks and decides, and a `STOP` of the job before is forgotten.
+    Rank 0 looks and decides, and a `STOP` of the job before is forgotten: the folder is held
+    already.
 
     Raises:
         ConfigurationError: --out holds a run and may not be touched, or cannot be gone on with.
@@ -86,10 +86,6 @@ def _decide(config: Config, text: str, world: World) -> int:
     """Rank 0's decision: twice the place in MODES, and one more for from_mean."""
     out = Path(config.out)
     resume = config.resume or config.resume_from_mean
-    _check_writable(out)
-    check_alone(out)
-    if resume and config.overwrite:
-        raise ConfigurationError("--resume goes on with a run, --overwrite replaces it: give one")
     (out / "STOP").unlink(missing_ok=True)
     last = last_complete(out)
     if config.resume == "auto" and last is None:
@@ -121,18 +117,6 @@ def _anew(out: Path) -> Mode:
         return "new"
     sys.stderr.write(f"{out} has no complete checkpoint: the run starts anew and replaces it\n")
     return "overwrite"
-
-
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot write to --out {out}: {error.strerror}; give another folder"
-        ) from error
 
 
 def check_same_config(record: Path, text: str, other_workers: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""A request to stop: SIGUSR2, SIGUSR1, SIGTERM, or a file `STOP` in the folder of the run.
+"""A request to stop: SIGUSR2, SIGUSR1, SIGTERM, Ctrl-C, or a file `STOP` in the folder of the run.
 
 A Python signal handler runs in the main thread only, and not while that sits in an exchange or in
 a long computation. So the signal's number is written to a pipe at once, by the interpreter's own
@@ -7,11 +7,13 @@ steps, and where the loop does not come to one in time, it does itself what is t
 
 The first rank that is asked makes `STOP`, at which all ranks look once a second: a signal to one
 rank stops all, and where a launcher hands on no signal (horovodrun) `touch <out>/STOP` does.
-A `STOP` that was there when the run began does not count.
+A `STOP` that was there when the run began does not count. A second Ctrl-C ends at once. Where the
+folder itself is gone, nobody can be asked by a file: every rank finds that out and stops.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -25,10 +27,15 @@ from typing import Any
 
 STOPPED = 85  # exit status: stopped on request, resume me
 HUNG = 86  # exit status: a rank made no step for too long, resume me
-SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+GONE = 87  # exit status: the folder of the run, or its record, is gone; a person must look
+INTERRUPTED = 130  # exit status of a second Ctrl-C, as shells have it
+SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+AGAIN_S = 1.0  # a launcher may hand on the Ctrl-C that its ranks have got already
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 1.5  # for the loop to come to the end of its step
 PATIENCE_OF_TERM_S = 0.3  # a launcher that sends SIGTERM may send SIGKILL a second later
+CTRL_C = "Ctrl-C"
+before_end: set[Callable[[], None]] = set()  # what `end` does, where no `finally` is reached
 
 
 class Stopped(Exception):
@@ -39,7 +46,7 @@ class Stopping:
     """Hears requests to stop. A context manager: signals are what they were when it ends.
 
     Attributes:
-        asked: Who asked ("SIGUSR2", "STOP"); empty while nobody has.
+        asked: Who asked ("SIGUSR2", "Ctrl-C", "STOP"), or why; empty while nobody has.
         status: The exit status then.
         asked_s: When, on the monotonic clock.
     """
@@ -49,7 +56,8 @@ class Stopping:
         self._file: Path | None = None
         self._ignored = 0
         self._before: dict[int, Any] = {}
-        self._closed = False
+        self._closed = self._left = False
+        self._missing = 0  # looks in a row that found no folder
         self._out_of_patience = self._leave_at_once
         self._each_second: Callable[[], None] = lambda: None
 
@@ -118,19 +126,33 @@ class Stopping:
             if time.monotonic() - looked >= LOOK_EVERY_S:
                 looked = time.monotonic()
                 self._look()
-            if self.asked and not self._closed and self._waited_s() >= self._patience_s():
-                self._out_of_patience()
-                return
+            if self._is_overdue():
+                self._left = True  # in a thread of its own: this one hears a second Ctrl-C
+                threading.Thread(target=self._out_of_patience, name="leaving", daemon=True).start()
         os.close(self._reads)
+
+    def _is_overdue(self) -> bool:
+        """Whether the loop was asked and did not stop in time."""
+        waits = self.asked and not (self._closed or self._left)
+        return bool(waits) and self._waited_s() >= self._patience_s()
 
     def _hear(self, numbers: bytes) -> None:
         for number in numbers:
-            if number in SIGNALS:
+            if number == signal.SIGINT:
+                if self.asked == CTRL_C and self._waited_s() >= AGAIN_S:
+                    end(INTERRUPTED)
+                self.ask(CTRL_C)
+            elif number in SIGNALS:
                 self.ask(signal.Signals(number).name)
 
     def _look(self) -> None:
         self._each_second()
-        if self._file and changed_ns(self._file) not in (0, self._ignored):
+        if self._file is None:
+            return
+        self._missing = self._missing + 1 if is_gone(self._file.parent) else 0
+        if self._missing > 1:  # once may be a mount that is just coming
+            self.ask(f"{self._file.parent} is gone", GONE)
+        if changed_ns(self._file) not in (0, self._ignored):
             said = _said(self._file)
             self.ask("STOP", int(said) if said.isdecimal() else STOPPED)
 
@@ -161,11 +183,14 @@ class Stopping:
         return PATIENCE_OF_TERM_S if self.hurried else PATIENCE_S
 
     def _next_look_s(self) -> float:
-        return min(LOOK_EVERY_S, self._patience_s()) if self.asked else LOOK_EVERY_S
+        waits = self.asked and not self._left
+        return min(LOOK_EVERY_S, self._patience_s()) if waits else LOOK_EVERY_S
 
 
 def end(status: int) -> None:
     """End this process at once, without waiting for ranks that may be gone."""
+    for each in list(before_end):
+        each()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -181,6 +206,15 @@ def changed_ns(file: Path) -> int:
         return file.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def is_gone(folder: Path) -> bool:
+    """Whether a folder was removed, moved or unmounted; a file system that is slow is not gone."""
+    try:
+        folder.stat()
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENOTCONN)
+    return False
 
 
 def _said(file: Path) -> str:

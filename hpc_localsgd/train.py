@@ -17,7 +17,7 @@ from hpc_localsgd.environment.launch import Launch, detect
 from hpc_localsgd.faults import DIVERGED, OK, STOPPED, complain, in_world, refuse
 from hpc_localsgd.output import outlive_readers
 from hpc_localsgd.stopping import Stopped, Stopping
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.types import ConfigurationError, Gone
 
 if TYPE_CHECKING:
     from hpc_localsgd.assemble import Job
@@ -101,9 +101,12 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
 def _conclude(job: Job, figures: bool) -> None:
     """Rank 0: draw the figures and print the closing table."""
     from hpc_localsgd.display import show_conclusion
-    from hpc_localsgd.trajectory import Trajectory
+    from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
-    trajectory = Trajectory(job.out)
+    try:
+        trajectory = Trajectory(job.out)
+    except (TrajectoryError, OSError) as error:
+        raise Gone(f"the run is done, but its record cannot be read: {error}") from error
     drawn = []
     if figures:
         from hpc_localsgd.analysis.figures import draw_run

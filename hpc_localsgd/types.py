@@ -112,6 +112,13 @@ class DataError(RuntimeError):
     """
 
 
+class Gone(RuntimeError):
+    """The record of a run that is at its end is not there any more, or cannot be read.
+
+    Trying again would find the same. The front door prints its text without a traceback.
+    """
+
+
 class NotKept(RuntimeError):
     """What this rank needs to go on from here is not on the disk, and its run is at its end.
 

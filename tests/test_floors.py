@@ -60,6 +60,8 @@ DOOR = {
     "pack",
     "plan_command",
     "presence",
+    "lease",
+    "shared_folder",
     "smoke",
     "trust",
     "sharpness",

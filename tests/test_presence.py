@@ -4,81 +4,284 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from hpc_localsgd import presence
-from hpc_localsgd.presence import Presence, check_alone
+from hpc_localsgd import lease, presence
+from hpc_localsgd.presence import Presence
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.types import ConfigurationError
 
+ROOT = Path(__file__).parent.parent
+TINY = ["--task.hidden=4", "--workers=2", "--steps=8", "--figures=false"]
+HOLD = """
+import sys
+from pathlib import Path
+from hpc_localsgd.presence import Presence
+from hpc_localsgd.types import ConfigurationError
+for line in sys.stdin:  # a folder to take, or nothing: give back what was taken
+    try:
+        if line.strip():
+            held = Presence(Path(line.strip()))
+        else:
+            held.end()
+        print("ran", flush=True)
+    except ConfigurationError as error:
+        print(error, flush=True)
+"""
+
+
+class Holder:
+    """Another process that takes folders and gives them back."""
+
+    def __init__(self, *before: str) -> None:
+        self._process = subprocess.Popen(
+            [*before, sys.executable, "-c", HOLD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        self.pid = self._process.pid
+
+    def begin(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+
+    def said(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def take(self, out: Path) -> str:
+        self.begin(str(out))
+        return self.said()
+
+    def kill(self, reap: bool = True) -> None:
+        self._process.kill()
+        if reap:
+            self.close()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def holders(*before: list[str]) -> Iterator[list[Holder]]:
+    made = [Holder(*words) for words in before]
+    try:
+        yield made
+    finally:
+        for each in made:
+            each.close()
+
 
 @pytest.fixture
-def other() -> Iterator[int]:
-    """Another process."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        yield process.pid
-        process.kill()
-
-
-def left_by(out: Path, process: int, host: str = "", began: str | None = None) -> Path:
-    file = out / "RUNNING"
-    began = presence._began(process) if began is None else began
-    said = {"host": host or socket.gethostname(), "process": process, "began": began}
-    file.write_text(json.dumps(said))
-    return file
+def other() -> Iterator[Holder]:
+    with holders([]) as (made,):
+        yield made
 
 
 def test_a_run_that_is_going_on_is_left_alone(
-    tmp_path: Path, other: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, other: Holder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--task.hidden=4", "--workers=2", "--steps=8", "--figures=false"]
-    assert main([*options, f"--out={tmp_path}"]) == 0
-    assert not (tmp_path / "RUNNING").exists()
-    left_by(tmp_path, other)
-    for more in ("--overwrite", "--resume=auto"):
-        assert main([*options, more, f"--out={tmp_path}"]) == 2
+    assert main([*TINY, f"--out={tmp_path}"]) == 0
+    assert not list(tmp_path.glob("*RUNNING*"))
+    assert other.take(tmp_path) == "ran"
+    (tmp_path / "STOP").touch()
+    before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+    for more in ("--overwrite", "--resume=auto", "--overwrite"):
+        assert main([*TINY, more, f"--out={tmp_path}"]) == 2
         said = capsys.readouterr().err
-        assert f"a run is going on in {tmp_path} (process {other} on" in said and "STOP`" in said
+        assert (
+            f"a run is going on in {tmp_path} (process {other.pid} on" in said and "STOP`" in said
+        )
+    assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
     assert Trajectory(tmp_path).status == "complete"
 
 
-def test_who_is_gone_stands_in_nobodys_way(tmp_path: Path, other: int) -> None:
-    left_by(tmp_path, other, began="0")  # its number is used again
-    check_alone(tmp_path)
-    left_by(tmp_path, os.getpid())  # we ourselves
-    check_alone(tmp_path)
+def test_of_two_that_start_at_once_one_runs_and_the_other_says_who(tmp_path: Path) -> None:
+    with holders([], []) as both:
+        for i in range(20):
+            out = tmp_path / str(i)
+            if i % 2:  # over what a killed run left
+                out.mkdir()
+                left_by(out, 7)
+            race(both, out)
+
+
+def race(both: list[Holder], out: Path) -> None:
+    """Two starts in one folder; fails the test unless one runs and the other names it."""
+    for each in both:
+        each.begin(str(out))
+    said = [each.said() for each in both]
+    assert Counter(words == "ran" for words in said) == {True: 1, False: 1}, said
+    winner = both[said.index("ran")]
+    refused = said[1 - said.index("ran")]
+    claim = lease.read(out / "RUNNING")[1]
+    assert claim is not None
+    assert f"a run is going on in {out} (process {claim.process} on {claim.host})" in refused
+    winner.begin("")
+    assert winner.said() == "ran" and not list(out.iterdir())
+
+
+def left_by(out: Path, process: int, reach: str = "", run: str = "0123456789abcdef") -> Path:
+    """What a run left that was killed, of this machine and mount unless told otherwise."""
+    file = out / "RUNNING"
+    with file.open("wb+") as open_file:
+        here = lease.reach_of(open_file.fileno())
+        lease.Lease("node-12", process, run, reach or here).write(open_file.fileno())
+    return file
+
+
+def test_who_is_gone_stands_in_nobodys_way(tmp_path: Path, other: Holder) -> None:
+    Presence(tmp_path)  # of a job in this process that was never ended
+    Presence(tmp_path).end()
+    left_by(tmp_path, os.getpid())  # the number of a living process, in another container perhaps
+    Presence(tmp_path).end()
     for nonsense in ("", "[1]", "{}", '{"host": 1, "process": "x", "began": 0}'):
         (tmp_path / "RUNNING").write_text(nonsense)
-        check_alone(tmp_path)
+        Presence(tmp_path).end()
+    assert other.take(tmp_path) == "ran"
+    other.kill(reap=False)
+    until_dead(other.pid)
+    assert Path(f"/proc/{other.pid}").exists()  # a zombie
+    Presence(tmp_path).end()
 
 
-def test_a_run_of_another_host_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "WATCHED_FOR_S", 1.0)
-    file = left_by(tmp_path, 7, host="node-12", began="5")
-    check_alone(tmp_path)  # silent
-    monkeypatch.setattr(presence.time, "sleep", lambda s: os.utime(file))
+def until_dead(pid: int) -> None:
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "WATCHED_FOR_S", 1.5)
+    monkeypatch.setattr(presence, "HELD_FOR_S", 0.0)
+    monkeypatch.setattr(presence, "SETTLED_S", 0.2)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_run_that_a_lock_does_not_reach_is_watched_and_its_dates_are_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = left_by(tmp_path, 7, reach="another kernel")
+    Presence(tmp_path).end()  # it is silent
+    left_by(tmp_path, 7, reach="another kernel")
+    claim, pause = lease.read(file)[1], presence.time.sleep
+
+    def renewed(seconds: float) -> None:
+        with file.open("rb+") as open_file:
+            claim.renewed().write(open_file.fileno())
+        os.utime(file, (1, 1))  # as a cache of attributes would show it
+        pause(seconds)
+
+    monkeypatch.setattr(presence.time, "sleep", renewed)
+    os.utime(file, (1, 1))
     with pytest.raises(ConfigurationError, match="process 7 on node-12"):
-        check_alone(tmp_path)
+        Presence(tmp_path)
 
 
-def test_it_is_renewed_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Presence(tmp_path)
-    os.utime(tmp_path / "RUNNING", (1, 1))
-    here.renew()
-    assert (tmp_path / "RUNNING").stat().st_mtime == 1
+@pytest.mark.usefixtures("hurried")
+def test_of_two_that_take_the_place_of_a_silent_run_one_gives_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no lock reaches the other: it looked at the same moment, and was a little later."""
+    left_by(tmp_path, 7, reach="another kernel")
+    settle = Presence._settle
+
+    def overtaken(self: Presence, descriptor: int) -> None:
+        (tmp_path / "RUNNING").unlink()
+        left_by(tmp_path, 8, reach="another kernel", run="f" * 16)
+        settle(self, descriptor)
+
+    monkeypatch.setattr(Presence, "_settle", overtaken)
+    with pytest.raises(ConfigurationError, match="process 8 on node-12"):
+        Presence(tmp_path)
+    assert lease.read(tmp_path / "RUNNING")[1].process == 8
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_lock_that_a_silent_host_holds_is_waited_for_not_broken(
+    tmp_path: Path, other: Holder
+) -> None:
+    assert other.take(tmp_path) == "ran"
+    raw = json.loads((tmp_path / "RUNNING").read_text())
+    with (tmp_path / "RUNNING").open("rb+") as file:
+        lease.Lease(**{**raw, "reach": "another kernel"}).write(file.fileno())
+    with pytest.raises(ConfigurationError, match=f"process {other.pid} on"):
+        Presence(tmp_path)
+
+
+def test_without_hard_links_and_locks_it_is_still_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*paths: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(presence.os, "link", no_links)
+    monkeypatch.setattr(lease, "lock", lambda descriptor: None)
+    monkeypatch.setattr(presence, "WATCHED_FOR_S", 3.0)
     monkeypatch.setattr(presence, "RENEWED_EVERY_S", 0.0)
-    here.renew()
-    assert (tmp_path / "RUNNING").stat().st_mtime > 1
+    first = Presence(tmp_path)
+    presence._ours.clear()  # as if it were of another process
+    done = threading.Event()
+
+    def live() -> None:
+        while not done.wait(0.2):
+            first.renew()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        with pytest.raises(ConfigurationError, match=f"process {os.getpid()} on"):
+            Presence(tmp_path)
+    finally:
+        done.set()
+        thread.join()
+        first.end()
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_is_renewed_now_and_then_and_seen_to_be_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Presence(tmp_path)
+    assert here.renew() and lease.read(here.file)[1].beat == 0
+    monkeypatch.setattr(presence, "RENEWED_EVERY_S", 0.0)
+    assert here.renew() and lease.read(here.file)[1].beat == 1
+    here.file.unlink()
+    assert here.renew()  # whoever removed it has been told
+    left_by(tmp_path, 9, run="f" * 16)
+    assert not here.renew()
     here.end()
-    here.renew()  # nothing to renew
-    assert not (tmp_path / "RUNNING").exists()
+    assert here.file.exists() and here.renew()  # it is another's
+
+
+def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:
+    here = Presence(tmp_path)
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writes)
+        os.read(reads, 1)  # until the parent is done
+        os._exit(0)
+    try:
+        os.close(here._descriptor)  # as its end would, and what it left stays
+        presence._ours.clear()
+        Presence(tmp_path).end()
+    finally:
+        os.close(writes)
+        os.waitpid(child, 0)
+        os.close(reads)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,5 @@ hundredth of the time; up to four of them lie in host memory, each as large as a
 """
 
 from hpc_localsgd.checkpoint.folder import Checkpoints as Checkpoints
-from hpc_localsgd.checkpoint.keeper import MEND as MEND
 from hpc_localsgd.checkpoint.keeper import Keeper as Keeper
 from hpc_localsgd.checkpoint.place import Place as Place

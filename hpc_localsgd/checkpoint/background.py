@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from typing import TYPE_CHECKING
+
+from hpc_localsgd.trajectory.diskspace import mend, why
 
 if TYPE_CHECKING:
     from hpc_localsgd.checkpoint.folder import Checkpoints
@@ -22,6 +25,7 @@ class Background:
         self._checkpoints = checkpoints
         self._thread: threading.Thread | None = None
         self.written = True  # what was handed over last
+        self.refused: OSError | RuntimeError | None = None  # why, if it was not
 
     def hand(self, place: Place) -> None:
         """Begin to write a place, once the one before it is written."""
@@ -40,8 +44,10 @@ class Background:
         try:
             self._checkpoints.save(place)
         except (OSError, RuntimeError) as error:
+            self.refused = error
             sys.stderr.write(
-                f"rank {self._checkpoints.world.rank}: no checkpoint of step {place.t}: {error}; "
+                f"rank {self._checkpoints.world.rank} on {socket.gethostname()}: no checkpoint of "
+                f"step {place.t} in {self._checkpoints.folder}: {why(error)}: {mend(error)}; "
                 "training goes on, and the checkpoints before it are as they were\n"
             )
             sys.stderr.flush()

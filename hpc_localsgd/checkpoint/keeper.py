@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpc_localsgd.checkpoint.background import Background
 from hpc_localsgd.checkpoint.place import Place
-from hpc_localsgd.stopping import Stopped, Stopping, end
-from hpc_localsgd.types import NotKept
+from hpc_localsgd.stopping import GONE, Stopped, Stopping, end
+from hpc_localsgd.trajectory.diskspace import mend
+from hpc_localsgd.types import Gone, NotKept
 
 if TYPE_CHECKING:
     from hpc_localsgd.checkpoint.folder import Checkpoints
@@ -28,7 +32,6 @@ SHARE = 100
 OTHERS_S = 1.5  # for the other ranks to write a shard that fits the one just written
 LEFT_AFTER_S = 8.0  # when asked to stop, if the disk is fast enough
 CLOSE_HURRIED_S = 3.0  # for the record, before the shard, when a SIGKILL may follow
-MEND = "make space, then start it again with --resume auto; it goes on from what there is"
 TOGETHER_S = 0.3  # all ranks see that all have written before the first one ends
 
 
@@ -69,7 +72,8 @@ class Keeper:
         self._own: Place | None = None
         self._ask_at = after + 1  # the first exchange behind so many steps; on all ranks alike
         self._leaving = threading.Lock()
-        self._flushed = True
+        self._flushed, self._rescued = True, False
+        self._kept_in = checkpoints.folder
         self._copied_s = self._shared_s = self._saved_s = clock()
         self._pace_s = COPY_EVERY_S
         self.begun, self.t, self.passed_s = False, 0, clock()
@@ -99,12 +103,15 @@ class Keeper:
         Raises:
             Stopped: The run was asked to stop, and this rank's place is on the disk.
             NotKept: The run is at its end or was asked to stop, and its place is not.
+            Gone: The run is at its end, and its record is not there any more.
         """
         self.t, self.passed_s = p.t, self._clock()
         asked = 0
         if self._run.world.ledger.exchanges != self._exchanges:
             asked = self._ask(p) if p.t >= self._ask_at else 0
             self._exchanges, self._after = self._run.world.ledger.exchanges, p.t
+        if self._record.gone and p.t < self._run.steps:
+            self._stopping.ask(self._record.gone, GONE)
         if self._stopping.asked and p.t < self._run.steps:
             self._stop(p)
         if asked & SAVE or (p.t == p.end and self.due(p)):
@@ -118,8 +125,15 @@ class Keeper:
         if p.t == self._run.steps:
             self._background.finish()
             self._claim()  # from here on a request to stop comes too late
+            if self._record.gone:
+                raise Gone(
+                    f"the run came to its end, and its parameters are in {self._kept_in}, but "
+                    f"{self._record.gone}"
+                )
             if not (self._flushed and self._background.written):
-                raise NotKept(f"the run came to its end, but not all of it is on the disk: {MEND}")
+                raise NotKept(
+                    f"the run came to its end, but not all of it is on the disk: {self.to_mend()}"
+                )
 
     def _ask(self, p: Position) -> int:
         """What rank 0's clock asks for, on all ranks, and when to ask it again."""
@@ -146,17 +160,37 @@ class Keeper:
             end(self._stopping.status)
         kept = self._keep_and_wait([])
         if self._run.world.rank == 0:
-            _say(
-                f"stopped on {self._stopping.asked} in the step after {self.t}: go on with --resume"
-            )
-        end(self._stopping.status if kept else 1)
+            _say(self._farewell(f"in the step after {self.t}"))
+        end(self._stopping.status if kept or self._stopping.status == GONE else 1)
 
     def _stop(self, p: Position) -> None:
         self._claim()
         place = Place.of(self._run, p, self._after, self._record.state())
         if not self._keep_and_wait([place]):
-            raise NotKept(f"stopped, but nothing could be kept: {MEND}")
-        raise Stopped(f"stopped on {self._stopping.asked} after step {p.t}: go on with --resume")
+            raise NotKept(f"stopped, but nothing could be kept: {self.to_mend()}")
+        raise Stopped(self._farewell(f"after step {p.t}"))
+
+    def _farewell(self, where: str) -> str:
+        """How a run says that it stopped, with what to type to go on."""
+        out = self._checkpoints.folder.parent
+        line = f"--config {out / 'config.yaml'} --out {out} --resume"
+        if self._stopping.status == GONE:
+            return (
+                f"stopped {where}: {self._stopping.asked}. The parameters are in "
+                f"{self._kept_in}: put the folder back as it was, these in it, and go on with "
+                f"{line}"
+            )
+        return (
+            f"stopped on {self._stopping.asked} {where}: go on with "
+            f"python -m hpc_localsgd.train {line}"
+        )
+
+    def to_mend(self) -> str:
+        """What a person is to do before the run can go on."""
+        return (
+            f"{mend(self._background.refused)}, then start it again with --resume auto; it goes on "
+            "from what there is"
+        )
 
     def _claim(self) -> None:
         """The loop, not the thread, sees to the end of this process."""
@@ -185,11 +219,25 @@ class Keeper:
             patience_s = 0.0 if hurried else max(OTHERS_S, took_s)
             if self._all_have(written, min(until, now + patience_s)):
                 break
+        if not written and self._stopping.status == GONE:
+            self._rescue(_newest_of_each([*live, *self._copies()]))
         self._all_have(written, until)
         self.at_the_end()
         if self._run.world.n > 1:
             time.sleep(TOGETHER_S)  # the last thing: whoever ends first ends the others
-        return bool(written)
+        return bool(written) or self._rescued
+
+    def _rescue(self, places: list[Place]) -> None:
+        """Write the newest of these into the host's own folder for temporary files."""
+        out = self._checkpoints.folder.parent
+        self._kept_in = Path(tempfile.mkdtemp(prefix=f"{out.name}-")) / "checkpoints"
+        elsewhere = Background(self._checkpoints.in_folder(self._kept_in, self._checkpoints))
+        self._rescued = any(elsewhere.write(place) for place in places)
+        if self._rescued:
+            _say(
+                f"rank {self._run.world.rank} on {socket.gethostname()}: the parameters are in "
+                f"{self._kept_in}"
+            )
 
     def _all_have(self, written: list[int], until: float) -> bool:
         """Wait until all ranks have written one of these since they were asked to stop."""
@@ -230,7 +278,7 @@ class Keeper:
         self._saved_s = self._clock()
         with self._run.world.ledger.unbilled():
             self._flushed = self._record.flush()
-            if self._flushed:
+            if self._flushed or self._record.gone:
                 self._background.hand(place)
 
     def _due_inside(self, p: Position) -> bool:

@@ -10,7 +10,7 @@ from hpc_localsgd.trajectory.estimate import DiskEstimate, disk_estimate
 from hpc_localsgd.trajectory.header import Header
 from hpc_localsgd.trajectory.reader import Trajectory
 from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals
-from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, NotWritten, TrajectoryError
+from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, NotWritten, RecordGone, TrajectoryError
 from hpc_localsgd.trajectory.segments import next_segment, segment_paths
 from hpc_localsgd.trajectory.writer import Writer
 
@@ -19,6 +19,7 @@ __all__ = [
     "DiskEstimate",
     "Header",
     "NotWritten",
+    "RecordGone",
     "Rounds",
     "Series",
     "Snapshot",

@@ -83,8 +83,30 @@ def why(error: BaseException) -> str:
         return f"the disk is full or the quota used up ({os.strerror(number)})"
     if number == errno.EFBIG:
         return "the file may not grow further (File too large: ulimit -f)"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if number == errno.EROFS:
+        return f"it is mounted read-only there ({os.strerror(number)})"
+    if number in (errno.EACCES, errno.EPERM):
         return f"this account may not write there ({os.strerror(number)})"
     if number == errno.EAGAIN:
         return "another process is writing this file"
     return os.strerror(number) if number else str(error).split("\n")[0]
+
+
+def mend(error: BaseException | None) -> str:
+    """What a person is to do about a disk that refuses.
+
+    Args:
+        error: What was raised; None if that is not known.
+    """
+    number = getattr(error, "errno", None)
+    if number == errno.EROFS:
+        return "have it mounted writable, or leave that host out"
+    if number in (errno.EACCES, errno.EPERM):
+        return "give this account the right to write there"
+    if number == errno.EFBIG:
+        return "raise the limit (ulimit -f)"
+    if number in (errno.ESTALE, errno.ENOTCONN, errno.ENOENT, errno.ENODEV):
+        return "see whether it is still mounted there"
+    if number in (errno.EIO, errno.ETIMEDOUT):
+        return "have that disk looked at, or leave that host out"
+    return "make space"

@@ -47,6 +47,10 @@ class NotWritten(TrajectoryError):
     """Rows that could not be brought to the disk wait in memory; the next flush tries again."""
 
 
+class RecordGone(TrajectoryError):
+    """The file that was written is not in its place any more, or was cut short."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One dataset of ``/rounds``.

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from hpc_localsgd.trajectory import diskspace
 from hpc_localsgd.trajectory.header import Header
 from hpc_localsgd.trajectory.reading import opened
-from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, TrajectoryError
+from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, RecordGone, TrajectoryError
 from hpc_localsgd.trajectory.segments import next_segment, segment_paths, trajectory_file
 from hpc_localsgd.trajectory.tables import Table
 
@@ -51,6 +51,7 @@ class Storage:
             raise TrajectoryError(
                 f"{self.path}: cannot be opened for writing: {diskspace.why(error)}."
             ) from error
+        self._is = self.path.stat()
         if mode == "append":
             self.write([], {"status": "running", "closed": ""})
 
@@ -62,8 +63,10 @@ class Storage:
             attrs: Root attributes to set.
 
         Raises:
+            RecordGone: The file is not there any more, or is another one.
             OSError: Or another of `FAILURES`, when it did not work.
         """
+        self._check_there()
         if self._tainted:
             self._reopen()
         diskspace.reserve(self.file, sum(table.needed_bytes() for table in tables))
@@ -75,6 +78,7 @@ class Storage:
         self.file.flush()
         diskspace.give_back(self.file)
         self._tainted = False
+        self._is = self.path.stat()
 
     def close(self) -> None:
         """Closes the file, which holds nothing unwritten."""
@@ -109,6 +113,17 @@ class Storage:
                 f"{self.path} was written with K={K}, P={P}; this run has"
                 f' K={header.K}, P={header.P}. Go on in a file of its own with mode="resume".'
             )
+
+    def _check_there(self) -> None:
+        # HDF5 would go on writing to a file without a name, and say nothing. And ours only grows.
+        try:
+            now = self.path.stat()
+        except FileNotFoundError as error:
+            raise RecordGone(f"{self.path} is gone: it was removed, moved or unmounted") from error
+        if not os.path.samestat(now, self._is):
+            raise RecordGone(f"{self.path} is gone: another file is in its place")
+        if now.st_size < self._is.st_size:
+            raise RecordGone(f"{self.path} was cut short by somebody else: it cannot be read")
 
     def _reopen(self) -> None:
         # HDF5's caches are not to be believed after a failed write: start again from the disk.

@@ -22,6 +22,7 @@ from hpc_localsgd.trajectory.header import Header, utc_now
 from hpc_localsgd.trajectory.schema import (
     STATUSES,
     NotWritten,
+    RecordGone,
     TrajectoryError,
     check_series_name,
 )
@@ -184,8 +185,9 @@ class Writer:
         """Brings every waiting row to the file.
 
         Raises:
-            TrajectoryError: If it fails. Nothing is lost: what was flushed before stays readable,
-                the rows wait in memory, and the next flush tries again.
+            NotWritten: It fails. Nothing is lost: what was flushed before stays readable, the rows
+                wait in memory, and the next flush tries again.
+            RecordGone: The file is not there any more.
         """
         self._store({})
 
@@ -258,12 +260,14 @@ class Writer:
             return
         try:
             self._storage.write(tables, attrs)
+        except RecordGone:
+            raise
         except FAILURES as error:
             waiting = sum(len(table) * table.row_bytes for table in tables)
             raise NotWritten(
                 f"{self.path}: could not be written: {diskspace.why(error)}. What was flushed"
-                f" before is kept; {human_bytes(waiting)} wait in memory. Free some space, then"
-                " flush() or close()."
+                f" before is kept; {human_bytes(waiting)} wait in memory."
+                f" {diskspace.mend(error).capitalize()}, then flush() or close()."
             ) from error
         for table in tables:
             table.commit()

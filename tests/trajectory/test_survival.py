@@ -105,7 +105,7 @@ def test_a_full_disk_loses_nothing(tmp_path, after, rounds):
     said = writer.communicate(timeout=60)[0].splitlines()
     assert writer.returncode == (0 if after == "free" else -9), said
     assert len(said) == 2 and str(tmp_path) in said[0]
-    assert "File too large" in said[0] and "wait in memory. Free some space" in said[0]
+    assert "File too large" in said[0] and "wait in memory. Raise the limit" in said[0]
     assert check(Trajectory(tmp_path)) == rounds
 
 
