@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from hpc_localsgd.agreement import agree, check_same, of_rank_0
+from hpc_localsgd.beginnings import anew
 from hpc_localsgd.checkpoint import shard
 from hpc_localsgd.checkpoint.folder import Checkpoints, all_complete, last_complete
 from hpc_localsgd.checkpoint.place import Place
@@ -89,7 +90,7 @@ def _decide(config: Config, text: str, world: World) -> int:
     (out / "STOP").unlink(missing_ok=True)
     last = last_complete(out)
     if config.resume == "auto" and last is None:
-        return 2 * MODES.index(_anew(out))
+        return 2 * MODES.index(_anew(out, text))
     if resume:
         check_same_config(out / "trajectory.h5", text, config.resume_from_mean)
         return 2 * MODES.index("resume") + (config.resume_from_mean and _is_other(out, world))
@@ -102,21 +103,19 @@ def _decide(config: Config, text: str, world: World) -> int:
     return 2 * MODES.index("overwrite" if config.overwrite else "new")
 
 
-def _anew(out: Path) -> Mode:
+def _anew(out: Path, text: str) -> Mode:
     """Of --resume auto without a checkpoint.
 
     Raises:
-        ConfigurationError: A job was killed while it exchanged the checkpoints of other workers.
+        ConfigurationError: A job was killed while it exchanged the checkpoints of other workers, or
+            what is there might be missed.
     """
     if (out / OTHERS).exists() and not (out / "checkpoints").exists():
         raise ConfigurationError(
             f"a job was killed while it put its checkpoints in the place of those of other workers:"
             f" mv {out / OTHERS} {out / 'checkpoints'}, and start it again"
         )
-    if not segment_paths(out) and not any((out / "checkpoints").glob("*")):
-        return "new"
-    sys.stderr.write(f"{out} has no complete checkpoint: the run starts anew and replaces it\n")
-    return "overwrite"
+    return anew(out, lambda: check_same_config(out / "trajectory.h5", text))
 
 
 def check_same_config(record: Path, text: str, other_workers: bool = False) -> None:

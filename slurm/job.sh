@@ -128,6 +128,7 @@ finish() {
     0) say "done" ;;
     2) say "refused, see the message above; to try again would not help" ;;
     3) say "diverged; to try again would not help" ;;
+    87) say "its folder or record is gone, see the message above; to try again would not help" ;;
     "$RESUME_ME" | "$KILLED_EARLY") requeue stopped ;;
     *) requeue failed ;;
     esac
@@ -231,8 +232,10 @@ settings() {
     done
 }
 
-# host1:4,host2:4 for horovodrun
+# host1:4,host2:3 for horovodrun, out of what Slurm writes as 4,3 or 4(x2),3
 hosts() {
-    local per_node=$(((SLURM_NTASKS + SLURM_JOB_NUM_NODES - 1) / SLURM_JOB_NUM_NODES))
-    scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/\$/:$per_node/" | paste -sd ,
+    local counts
+    counts=$(sed -E 's/,/\n/g' <<<"${SLURM_TASKS_PER_NODE:?}" |
+        awk -F '[(x)]+' '{ for (i = 0; i < ($2 ? $2 : 1); i++) print $1 }')
+    paste -d : <(scontrol show hostnames "$SLURM_JOB_NODELIST") - <<<"$counts" | paste -sd ,
 }

@@ -61,6 +61,7 @@ DOOR = {
     "plan_command",
     "presence",
     "lease",
+    "beginnings",
     "shared_folder",
     "smoke",
     "trust",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
 FOLDER = re.compile(r"step-(\d+)")
+PARTIAL = 4  # newer than the last that is complete, at most
 _LOOKED_AT = 64  # folders, at most, from the newest back
 # A shard that is not what was written; of another configuration; of other workers; out of reach.
 _DAMAGED, _OTHER, _WORKERS, _UNREAD = 1, 2, 3, 4
@@ -36,6 +37,7 @@ class Checkpoints:
     def __init__(self, out: Path, world: World, keep: int = 2, digest: str = "") -> None:
         self.folder, self.world, self.keep, self.digest = out / "checkpoints", world, keep, digest
         self._why = "another rank could not"
+        self._told = False  # that none becomes complete
 
     @classmethod
     def in_folder(cls, folder: Path, like: Checkpoints) -> Checkpoints:
@@ -107,13 +109,26 @@ class Checkpoints:
         return self.folder / f"step-{after:08d}"
 
     def tidy(self) -> None:
-        """Rank 0 removes what is older than the last `keep` complete checkpoints."""
-        whole = [f for f in self._all() if is_complete(f)]
-        if self.world.rank != 0 or len(whole) <= self.keep:
+        """Rank 0 removes what is older than the last `keep` complete checkpoints.
+
+        Of partial ones behind those the newest few stay: where no checkpoint becomes complete, as a
+        rank's disk refuses, they would be written without end.
+        """
+        if self.world.rank != 0:
             return
-        for folder in self._all():
-            if folder < whole[-self.keep]:
-                shutil.rmtree(folder, ignore_errors=True)
+        everything = self._all()
+        whole = [f for f in everything if is_complete(f)]
+        too_old = [f for f in everything if len(whole) > self.keep and f < whole[-self.keep]]
+        behind = [f for f in everything if not whole or f > whole[-1]]
+        if len(behind) > PARTIAL and not self._told:
+            self._told = True
+            ranks = ", ".join(map(str, missing(behind[-PARTIAL])[:8]))
+            self._say(
+                f"no checkpoint has become complete since step {number(whole[-1]) if whole else 0}:"
+                f" the shards of rank {ranks} are missing in {self.folder}"
+            )
+        for folder in (*too_old, *behind[:-PARTIAL]):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _read(self, after: int) -> tuple[Place | None, int]:
         """This rank's place, and what is wrong with it."""
@@ -207,6 +222,13 @@ def expected(folder: Path) -> int:
     for path in folder.glob("rank-*-of-*.pt"):
         return int(path.stem.rsplit("-", 1)[1])
     return -1
+
+
+def missing(folder: Path) -> list[int]:
+    """The ranks whose shards are not there, from the names of the others."""
+    there = {path.name for path in folder.glob("rank-*-of-*.pt")}
+    n = expected(folder)
+    return [r for r in range(n) if f"rank-{r}-of-{n}.pt" not in there]
 
 
 def is_complete(folder: Path) -> bool:

@@ -102,6 +102,7 @@ class Stage:
             "SLURM_JOB_NUM_NODES": "2",
             "SLURM_JOB_NODELIST": "n[1-2]",
             "SLURM_NTASKS": "4",
+            "SLURM_TASKS_PER_NODE": "2(x2)",
             **variables,
         }
         return subprocess.Popen(
@@ -135,6 +136,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         ("0", False, "done"),
         ("2", False, "refused"),
         ("3", False, "diverged"),
+        ("87", False, "its folder or record is gone"),
         ("85", True, "stopped on request; back into the queue"),
         ("140", True, "stopped on request; back into the queue"),
         ("1", True, "failed with status 1; back into the queue"),
@@ -358,6 +360,10 @@ def test_runs_of_a_sweep_with_other_common_options_have_folders_of_their_own(sta
     assert len(folders(line="--x 1")) == 3
     assert len(folders(line="--x -1")) == 4
     assert len(folders(line="--task.data " + "/long" * 100)) == 5
+
+
+def test_nodes_with_unequal_numbers_of_ranks(stage: Stage) -> None:
+    assert "-np 4 -H n1:3,n2:1" in stage.run(LAUNCHER="horovodrun", SLURM_TASKS_PER_NODE="3,1").told
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun", "horovodrun"])
