@@ -79,8 +79,8 @@ def _are_partial(out: Path, partial: list[Path]) -> str:
     names = ", ".join(f"rank-{r}-of-{expected(newest)}.pt" for r in missing(newest)[:8])
     return (
         f"none of the {len(partial)} checkpoints in {out / 'checkpoints'} is complete: that of "
-        f"step {number(newest)} lacks {names}. Were they written to another host's disk, as --out is no folder "
-        "that all hosts share? Put them there, give another --out, or --overwrite"
+        f"step {number(newest)} lacks {names}. Were they written to another host's disk, as --out "
+        "is no folder that all hosts share? Put them there, give another --out, or --overwrite"
     )
 
 
