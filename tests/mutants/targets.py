@@ -19,7 +19,7 @@ TARGETS: dict[str, list[str]] = {
     "algorithms": [
         *_RESTATED,
         "tests/restated/test_checkpoints_hold_everything.py",
-        "tests/restated/test_restated_attached.py",
+        "tests/restated/test_restated_on_ranks.py",
         "tests/contract/test_algorithms.py",
     ],
     "compressors": [*_RESTATED, "tests/compressors"],

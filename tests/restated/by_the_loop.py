@@ -15,19 +15,21 @@ from hpc_localsgd.optimizer import LocalOptimizer
 from hpc_localsgd.plan.partition import Partition
 from hpc_localsgd.tasks.base import Batch, Task
 from hpc_localsgd.types import Footprint
+from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 from restated.local import Sgd
 from restated.problem import DECAYED, SIZES, Case, P, Problem
 
 
 class Restated(Task):
-    """The problem as a task. The step it is at is what its batch says."""
+    """The problem as a task, of all workers or some. The step it is at is what its batch says."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, ranks: Sequence[int] | None = None) -> None:
         self.problem = problem
+        ranks = range(problem.K) if ranks is None else ranks
         self.dim, self.sizes, self.decayed = P, SIZES, DECAYED
-        self.x = torch.from_numpy(problem.start)
-        self.buffers = torch.empty(problem.K, 0, dtype=torch.float64)
+        self.x = torch.from_numpy(problem.start[list(ranks)])
+        self.buffers = torch.empty(len(ranks), 0, dtype=torch.float64)
         self.partition, self.splits = Partition(problem.K, problem.K, 1), {"train": problem.K}
 
     def init(self, seed: int) -> torch.Tensor:
@@ -37,8 +39,9 @@ class Restated(Task):
         return torch.tensor(t), torch.tensor(list(ranks))
 
     def loss_and_grad(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        g = self.problem.plain(x.numpy(), int(batch[0]))
-        return torch.zeros(len(x)), torch.from_numpy(g)
+        of = zip(batch[1].tolist(), x.numpy(), strict=True)
+        g = [self.problem.gradient(k, row, int(batch[0])) for k, row in of]
+        return torch.zeros(len(x)), torch.from_numpy(np.stack(g))
 
     def loss(self, *given: Any) -> torch.Tensor:
         raise NotImplementedError
@@ -73,9 +76,12 @@ class Noting:
         pass
 
 
-def run_of(case: Case, problem: Problem, make: type[Restated] = Restated) -> Run:
-    """The objects of a run on the problem."""
-    world, task = Simulated(problem.K), make(problem)
+def run_of(
+    case: Case, problem: Problem, make: type[Restated] = Restated, world: World | None = None
+) -> Run:
+    """The objects of a run on the problem, in a simulated world if no other is given."""
+    world = world or Simulated(problem.K)
+    task = make(problem) if len(world.ranks) == problem.K else make(problem, world.ranks)
     begins = {begin: end - begin for _, begin, end in problem.rounds()}
     schedule: Callable[[int, float], int] = lambda t, lr: begins[t]  # noqa: E731
     torch_class = torch.optim.SGD if problem.local is Sgd else torch.optim.AdamW
@@ -93,9 +99,9 @@ def run_of(case: Case, problem: Problem, make: type[Restated] = Restated) -> Run
     )
 
 
-def trained(case: Case, problem: Problem) -> Noting:
+def trained(case: Case, problem: Problem, world: World | None = None) -> Noting:
     """What was noted at every step of a run from its beginning to its end."""
-    run = run_of(case, problem)
+    run = run_of(case, problem, world=world)
     model = Footprint(run.task.sizes, 8)
     p = Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
     noting = Noting(run.task)
