@@ -54,6 +54,7 @@ from hpc_localsgd.worlds.base import World, check_workers
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
 from hpc_localsgd.worlds.simulated import Simulated
+from hpc_localsgd.worlds.software import check_same_software
 from hpc_localsgd.worlds.torch import Torch
 
 DEFAULT_EPOCHS = 60.0
@@ -252,6 +253,7 @@ def make_job(
         ConfigurationError: On all ranks alike, before anything is overwritten.
     """
     config = resolved.config
+    check_same_software(world)
     check_same(world, resolved.text)
     if (config.resume or config.resume_from_mean) and config.overwrite:
         raise ConfigurationError("--resume goes on with a run, --overwrite replaces it: give one")

@@ -23,6 +23,7 @@ from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.schedule import Schedule
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
+from hpc_localsgd.worlds.software import check_same_software
 
 BUCKET_BYTES = 8 * 2**20
 
@@ -88,6 +89,7 @@ def attach(
     algorithm = LocalSGD() if algorithm is None else algorithm
     world = world_here(_device_of(model)) if world is None else world
     check_world(world)
+    check_same_software(world)
     agreement.together(world, lambda: check_fit(trained(model, optimizer)[0]))
     agreement.together(world, lambda: check_settings(schedule, steps, steps_per_epoch))
     agreement.together(world, lambda: check_patterns(model, averaged_buffers))

@@ -20,6 +20,7 @@ from typing import Any
 
 from hpc_localsgd.environment import allocation, gpu
 from hpc_localsgd.environment.launch import Launch, detect
+from hpc_localsgd.worlds.software import source_digest
 
 ENV_SHOWN = (
     "OMP_NUM_THREADS",
@@ -47,6 +48,7 @@ class Facts:
         horovod_rests: Whether its thread sleeps between exchanges, as the one we build does.
         mpi_threads: The thread level MPI granted: "single", "funneled", "serialized", "multiple".
         mpirun: What the mpirun of PATH says of its version, in a line.
+        package: Digest of the source of this package.
         errors: What went wrong while looking, by the name of the library.
     """
 
@@ -76,6 +78,7 @@ class Facts:
     horovod_rests: bool = False
     started: int | None = None
     allocated: tuple[str, ...] = ()
+    package: str = ""
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -100,6 +103,7 @@ def collect(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "nvidia_driver": Path("/dev/nvidiactl").exists(),
         "allocated": allocation.of_this_process(environ),
         "mpi4py": installed("mpi4py"),
+        "package": source_digest(),
         "mpirun": _mpirun(environ),
         "horovod": installed("horovod"),
         **_hdf5(),

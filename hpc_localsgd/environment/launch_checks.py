@@ -52,7 +52,7 @@ def hosts(everyone: Ranks) -> Finding:
 
 def versions(everyone: Ranks) -> Finding:
     """Judge whether all ranks run the same software."""
-    for name in ("python", "torch", "horovod", "mpi_library", "h5py"):
+    for name in ("package", "python", "torch", "horovod", "mpi_library", "h5py"):
         seen = {str(getattr(facts, name)) for facts in everyone}
         if len(seen) > 1:
             text = f"{name} differs between ranks: {', '.join(sorted(seen))}"

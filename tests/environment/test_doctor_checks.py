@@ -84,6 +84,7 @@ def test_a_host_that_does_not_know_its_name(healthy: Facts) -> None:
 def test_different_software_on_one_rank(healthy: Facts) -> None:
     one, other = under(healthy, "mpirun", 2)
     assert launch_checks.versions([one, replace(other, torch="2.12.0")]).level == "problem"
+    assert launch_checks.versions([one, replace(other, package="0123")]).level == "problem"
 
 
 def test_one_bad_rank_is_named(healthy: Facts) -> None:

@@ -1,0 +1,73 @@
+"""Whether all ranks run one code in one version: before the first exchange of numbers, on all.
+
+Another copy of the package on one host would train with other code there, and nothing would say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+SAID_BYTES = 600  # of a rank; a fixed number, as other versions must be able to read it
+PACKAGE = Path(__file__).parent.parent
+NAMES = {"package": "the code of hpc_localsgd", "mpi": "MPI"}
+
+
+def source_digest(folder: Path = PACKAGE) -> str:
+    """SHA-256 of the names and texts of all Python files of the package, its first 12 digits."""
+    found = hashlib.sha256()
+    for inside, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for name in sorted(name for name in files if name.endswith(".py")):
+            found.update(f"{os.path.relpath(inside, folder)}/{name}\0".encode())
+            with open(os.path.join(inside, name), "rb") as file:
+                found.update(file.read())
+    return found.hexdigest()[:12]
+
+
+def software() -> dict[str, str]:
+    """What this process runs: digest of the package, versions of Python and its libraries."""
+    found = {"package": source_digest(), "python": platform.python_version()}
+    for name in ("torch", "horovod", "mpi4py", "numpy"):
+        found[name] = str(getattr(sys.modules.get(name), "__version__", "-"))  # if it is loaded
+    mpi = sys.modules.get("mpi4py.MPI")
+    found["mpi"] = mpi.Get_library_version().split(",")[0][:60].rstrip("\0 \n") if mpi else "-"
+    return found | {"where": str(PACKAGE)[-200:], "host": socket.gethostname()[:64]}
+
+
+def check_same_software(world: World) -> None:
+    """Compare all ranks with rank 0; all ranks together.
+
+    Raises:
+        ConfigurationError: One runs something else: names it, its host and the difference; on all
+            ranks alike.
+    """
+    if world.n == 1:
+        return
+    import numpy as np  # the doctor asks for the digest where there may be none
+
+    raw = json.dumps(software()).encode()[:SAID_BYTES].ljust(SAID_BYTES)
+    rows = world.gather(np.tile(np.frombuffer(raw, dtype=np.uint8), (len(world.ranks), 1)))
+    R = len(world.ranks)
+    everyone = [json.loads(row.tobytes()) for row in rows[::R]]
+    first = everyone[0]
+    for rank, theirs in enumerate(everyone):
+        for name in first:
+            if name not in ("where", "host") and theirs.get(name) != first[name]:
+                raise ConfigurationError(
+                    f"rank {rank} on {theirs['host']} runs other software than rank 0 on "
+                    f"{first['host']}: {NAMES.get(name, name)} is {theirs.get(name)} "
+                    f"({theirs['where']}), and not {first[name]} ({first['where']}). Start all "
+                    "ranks from one environment, or bring that host's copy up to date"
+                )

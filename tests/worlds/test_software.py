@@ -1,0 +1,57 @@
+"""Ranks that run other code than rank 0 are named before they exchange anything."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds import software
+from hpc_localsgd.worlds.simulated import Simulated
+
+
+class TwoRanks(Simulated):
+    """Rank 0 of two, where rank 1 says something else."""
+
+    def __init__(self, **other: str) -> None:
+        super().__init__(2)
+        self.n, self.ranks, self.other = 2, range(1), other
+
+    def gather(self, v: np.ndarray) -> np.ndarray:
+        theirs = json.loads(v[0].tobytes()) | {"host": "node-2"} | self.other
+        raw = json.dumps(theirs).encode().ljust(software.SAID_BYTES)
+        return np.stack([v[0], np.frombuffer(raw, dtype=np.uint8)])
+
+
+def test_the_same_software_is_fine() -> None:
+    software.check_same_software(TwoRanks(where="/elsewhere"))
+
+
+@pytest.mark.parametrize("name", ["package", "python", "torch", "horovod", "mpi", "numpy"])
+def test_what_differs_is_named_with_the_host(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"rank 1 on node-2 .* is 0\.1 \(/elsewhere\)"):
+        software.check_same_software(TwoRanks(where="/elsewhere", **{name: "0.1"}))
+
+
+def test_the_digest_is_of_every_line_and_name(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.py").write_text("x = 1\n")
+    digests = {software.source_digest(tmp_path)}
+    (tmp_path / "a" / "b.py").write_text("x = 2\n")
+    digests.add(software.source_digest(tmp_path))
+    (tmp_path / "a" / "b.py").rename(tmp_path / "a" / "c.py")
+    digests.add(software.source_digest(tmp_path))
+    assert len(digests) == 3
+    (tmp_path / "a" / "__pycache__").mkdir()
+    (tmp_path / "a" / "__pycache__" / "c.py").write_text("")
+    assert software.source_digest(tmp_path) in digests
+
+
+def test_it_is_cheap() -> None:
+    began = time.process_time()
+    software.software()
+    assert time.process_time() - began < 0.5  # of the processor: a loaded machine takes no more
