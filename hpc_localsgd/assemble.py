@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -20,6 +21,7 @@ from hpc_localsgd.batchnorm import BatchNorm
 from hpc_localsgd.checkpoint import Checkpoints, Keeper
 from hpc_localsgd.config import Config, Resolved, essence
 from hpc_localsgd.environment.launch import Launch
+from hpc_localsgd.environment.reach import check_before
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.measured import Measured
 from hpc_localsgd.optimizer import LocalOptimizer
@@ -103,6 +105,8 @@ def join_world(
         return Simulated(workers, _device(device, 0), network(fabric))
     if n is not None and workers is not None:
         check_workers(workers, n)
+    if launch.launcher not in ("none", "sbatch"):
+        check_before(os.environ, launch, kind)
     world = _WORLDS[kind](workers, _device(device, launch.local_rank))
     if n is not None and world.n != n:
         raise ConfigurationError(

@@ -122,11 +122,16 @@ def slurm(facts: Facts) -> Finding:
 def dataloader(facts: Facts) -> Finding:
     """Judge the start method of DataLoader workers: MPI and fork do not go together."""
     text = f"worker processes start by {facts.start_method}"
-    alone = facts.launch.launcher in ("none", "horovodrun --gloo")
+    alone = facts.launch.launcher in ("none", "horovodrun --gloo", "torchrun")
     if alone or facts.start_method != "fork":
         return Finding(OK, "DataLoader", text)
     fix = 'DataLoader(..., multiprocessing_context="forkserver") where num_workers > 0'
     return Finding(WARNING, "DataLoader", f"{text}: unsafe once MPI runs", fix)
+
+
+def network(facts: Facts) -> Finding:
+    """Show the host's names and interfaces, or what is wrong with them."""
+    return facts.network or Finding(OK, "network", "not looked at")
 
 
 ON_EACH: tuple[Callable[[Facts], Finding], ...] = (
@@ -138,6 +143,7 @@ ON_EACH: tuple[Callable[[Facts], Finding], ...] = (
     horovod,
     nccl,
     hdf5,
+    network,
     slurm,
     dataloader,
 )

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpc_localsgd.environment import allocation, gpu
+from hpc_localsgd.environment import allocation, gpu, reach
+from hpc_localsgd.environment.findings import Finding
 from hpc_localsgd.environment.launch import Launch, detect
 from hpc_localsgd.worlds.software import source_digest
 
@@ -41,6 +42,7 @@ class Facts:
 
     Attributes:
         cpus: The numbers of those cores: launchers bind each rank to cores of its own.
+        network: What its host's names and interfaces look like, judged before anything connects.
         allocated: The hosts the job was given, as far as the launcher or Slurm says.
         started: How many ranks the communication library counts; None when there is none.
         horovod_torch: The torch that Horovod was compiled for.
@@ -77,6 +79,7 @@ class Facts:
     horovod_with: tuple[str, ...] = ()
     horovod_rests: bool = False
     started: int | None = None
+    network: Finding | None = None
     allocated: tuple[str, ...] = ()
     package: str = ""
     errors: Mapping[str, str] = field(default_factory=dict)
@@ -101,6 +104,7 @@ def collect(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "torch_cuda": torch.cuda if torch else None,
         "cuda_devices": _cuda_devices() if torch and torch.cuda else 0,
         "nvidia_driver": Path("/dev/nvidiactl").exists(),
+        "network": reach.judge(reach.network_here(), launch, environ),
         "allocated": allocation.of_this_process(environ),
         "mpi4py": installed("mpi4py"),
         "package": source_digest(),

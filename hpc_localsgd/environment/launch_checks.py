@@ -20,6 +20,9 @@ def ranks(everyone: Ranks) -> Finding:
     if asked is None or asked == started:
         return Finding(OK, "ranks", f"{started} started {by}")
     said = f"{asked} asked ({launch.source}={asked}), {started} started {by}"
+    if any(facts.network and facts.network.level == PROBLEM for facts in everyone):
+        text = f"{asked} asked ({launch.source}={asked}), not connected"
+        return Finding(WARNING, "ranks", text, "mend the network first")
     if started == 1:
         return Finding(PROBLEM, "ranks", f"{said}: each process is alone", _cure(launch.launcher))
     return Finding(PROBLEM, "ranks", said, "start again; see which rank failed above")
@@ -28,6 +31,7 @@ def ranks(everyone: Ranks) -> Finding:
 def _cure(launcher: str) -> str:
     """Return what to type when every process of a launch believes to be the only one."""
     return {
+        "torchrun": "see what PyTorch says above, and whether the hosts reach MASTER_ADDR",
         "mpirun": "use the mpirun of the MPI that mpi4py loads: .venv/bin/mpirun, or the module's",
         "srun": "srun --mpi=pmix ... (srun --mpi=list shows what this cluster has)",
         "sbatch": "start Python by srun: srun --mpi=pmix python -m hpc_localsgd doctor",
@@ -40,7 +44,8 @@ def hosts(everyone: Ranks) -> Finding:
     lost = sorted({facts.host for facts in everyone if not facts.host_resolves})
     if lost:
         text = f"{', '.join(lost)}: the name does not resolve (Gloo crashes without a message)"
-        return Finding(PROBLEM, "hosts", text, f"add a line to /etc/hosts: 127.0.0.1 {lost[0]}")
+        address = "127.0.0.1" if len({facts.host for facts in everyone}) == 1 else "ITS-ADDRESS"
+        return Finding(PROBLEM, "hosts", text, f"add a line to /etc/hosts: {address} {lost[0]}")
     here = [facts.host for facts in everyone]
     given = next((facts.allocated for facts in everyone if facts.allocated), ())
     alone = everyone[0].launch.launcher in ("none", "sbatch")

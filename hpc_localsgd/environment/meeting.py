@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_localsgd.environment.facts import Facts, collect
+from hpc_localsgd.environment.findings import OK, PROBLEM, Finding
 
 PATIENCE_S = 120.0
 GLOO = "horovodrun --gloo"
@@ -32,12 +33,47 @@ def meet(environ: Mapping[str, str] = os.environ) -> tuple[list[Facts], int]:
     watchdog.start()
     try:
         _look(facts, errors, "Horovod", _horovod)
-        by_horovod = facts["launch"].launcher == GLOO or facts["mpi4py"] is None
-        gather = _gather_by_horovod if by_horovod else _gather_by_mpi
-        table = gather(facts, errors)
+        table = [facts] if _is_cut_off(facts) else _gather(facts)(facts, errors)
     finally:
         watchdog.cancel()
     return [Facts(**row) for row in table], facts["rank"]
+
+
+def _is_cut_off(facts: Mapping[str, Any]) -> bool:
+    """Whether connecting would end in a crash that does not say why; said at once, by each host."""
+    finding: Finding = facts["network"]
+    if finding.level != OK and facts["launch"].local_rank in (0, None):
+        sys.stderr.write(f"{finding.level}: {finding.text} -> {finding.fix}\n")
+        sys.stderr.flush()
+    return finding.level == PROBLEM
+
+
+def _gather(facts: Mapping[str, Any]) -> Callable[..., list[dict[str, Any]]]:
+    launcher = facts["launch"].launcher
+    if launcher == "torchrun":
+        return _gather_by_torch
+    by_horovod = launcher == GLOO or facts["mpi4py"] is None
+    return _gather_by_horovod if by_horovod else _gather_by_mpi
+
+
+def _gather_by_torch(facts: dict[str, Any], errors: dict[str, str]) -> list[dict[str, Any]]:
+    _look(facts, errors, "PyTorch", _torch_world)
+    if facts.get("started") is None:
+        return [facts]
+    import torch.distributed as dist
+
+    table: list[Any] = [None] * facts["started"]
+    dist.all_gather_object(table, facts)
+    dist.barrier()
+    dist.destroy_process_group()
+    return table
+
+
+def _torch_world(facts: Mapping[str, Any]) -> dict[str, Any]:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    return {"started": dist.get_world_size(), "rank": dist.get_rank()}
 
 
 def _look(

@@ -71,6 +71,12 @@ def mpirun() -> list[str]:
 
 
 @pytest.fixture
+def torchrun() -> list[str]:
+    """This environment's torchrun, for 2 ranks."""
+    return [_program("torchrun"), "--standalone", "--nproc-per-node=2", "--no-python"]
+
+
+@pytest.fixture
 def horovodrun() -> list[str]:
     """This environment's horovodrun, for 2 ranks."""
     return [_program("horovodrun"), "-np", "2"]

@@ -36,6 +36,13 @@ def test_under_horovodrun(run, horovodrun: list[str], controller: list[str]) -> 
     assert "2 started by" in line
 
 
+def test_under_torchrun(run, torchrun: list[str]) -> None:
+    done = run([*torchrun, *DOCTOR])
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = lines_of(done.stdout, "ranks")
+    assert "2 started by torchrun" in line
+
+
 def test_singletons_are_found_out(run) -> None:
     done = run(DOCTOR, OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_RANK="0")
     assert done.returncode == 1, done.stdout + done.stderr
