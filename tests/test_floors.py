@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("worlds",),
     ("algorithms", "compressors", "gradients"),
     ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured")
-    + ("quarantine", "stopping", "watchdog"),
+    + ("quarantine", "stopping", "watchdog", "rollcall"),
     ("loop", "attach"),
 )
 SEES_ITS_FLOOR = {
@@ -36,6 +36,7 @@ SEES_ITS_FLOOR = {
     "quarantine",
     "stopping",
     "watchdog",
+    "rollcall",
     "algorithms",
 }
 OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}

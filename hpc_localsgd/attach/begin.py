@@ -13,6 +13,7 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.attach import agreement
 from hpc_localsgd.attach.buffers import check_patterns
 from hpc_localsgd.attach.here import world_here
+from hpc_localsgd.attach.meeting import Meetings
 from hpc_localsgd.attach.rounds import Lengths
 from hpc_localsgd.attach.starting import broadcast_model
 from hpc_localsgd.attach.statistics import Statistics
@@ -21,6 +22,7 @@ from hpc_localsgd.attach.sync import Parts, Sync
 from hpc_localsgd.batchnorm import BatchNorm, Policy
 from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.rollcall import PATIENCE_S
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.software import check_same_software
@@ -43,6 +45,7 @@ def attach(
     broadcast_optimizer: bool = False,
     bucket_bytes: int = BUCKET_BYTES,
     check_rounds: bool = True,
+    patience_s: float = PATIENCE_S,
 ) -> Sync:
     """Train a model in rounds of local steps, in a loop of one's own.
 
@@ -68,7 +71,10 @@ def attach(
         bucket_bytes: In rounds of one step, how much gradient is averaged at a time during
             backward.
         check_rounds: Compare the ranks' step counts before each exchange of parameters (a few
-            bytes), so that ranks out of step end with an error and not in a hang.
+            bytes), so that ranks out of step end with an error at once.
+        patience_s: For how many seconds a rank may wait in an exchange for others that are busy
+            (evaluating, saving), before the job is ended. One that has left, or waits elsewhere,
+            is noticed within seconds; see `rollcall`.
 
     Returns:
         The object to call after every `optimizer.step()`.
@@ -89,41 +95,44 @@ def attach(
     algorithm = LocalSGD() if algorithm is None else algorithm
     world = world_here(_device_of(model)) if world is None else world
     check_world(world)
-    check_same_software(world)
-    agreement.together(world, lambda: check_fit(trained(model, optimizer)[0]))
-    agreement.together(world, lambda: check_settings(schedule, steps, steps_per_epoch))
-    agreement.together(world, lambda: check_patterns(model, averaged_buffers))
-    named, frozen = trained(model, optimizer)
-    lengths = in_steps(schedule, steps, steps_per_epoch)
-    lines = [agreement.shown(x) for x in (algorithm, lengths, steps, batchnorm)]
-    lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
-    lines += [f"averaged_buffers={list(averaged_buffers)}"]
-    lines += [f"broadcast={broadcast}", f"broadcast_optimizer={broadcast_optimizer}"]
-    lines += agreement.described(model, list(named))
-    if not broadcast_optimizer:
-        lines += agreement.described_options(optimizer)
-        lines += agreement.described_state(optimizer) if broadcast else []
-    agreement.check_same(world, lines)
-    groups = flatten(model, named)
-    if broadcast:
-        broadcast_model(world, model, groups)
-    if broadcast_optimizer:
-        agreement.broadcast_optimizer(world, optimizer)
-    how = batchnorm if isinstance(batchnorm, BatchNorm) else BatchNorm(batchnorm)
-    parts = Parts(
-        model=model,
-        optimizer=optimizer,
-        algorithm=algorithm,
-        schedule=lengths,
-        world=world,
-        groups=groups,
-        frozen=frozen,
-        statistics=Statistics(model, world, how, averaged_buffers),
-        steps=steps,
-        bucket_bytes=bucket_bytes,
-        check_rounds=check_rounds,
-    )
-    return Sync(parts, equal=broadcast)
+    meetings = Meetings(world, patience_s)
+    with meetings.attaching():
+        check_same_software(world)
+        agreement.together(world, lambda: check_fit(trained(model, optimizer)[0]))
+        agreement.together(world, lambda: check_settings(schedule, steps, steps_per_epoch))
+        agreement.together(world, lambda: check_patterns(model, averaged_buffers))
+        named, frozen = trained(model, optimizer)
+        lengths = in_steps(schedule, steps, steps_per_epoch)
+        lines = [agreement.shown(x) for x in (algorithm, lengths, steps, batchnorm)]
+        lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
+        lines += [f"averaged_buffers={list(averaged_buffers)}"]
+        lines += [f"broadcast={broadcast}", f"broadcast_optimizer={broadcast_optimizer}"]
+        lines += agreement.described(model, list(named))
+        if not broadcast_optimizer:
+            lines += agreement.described_options(optimizer)
+            lines += agreement.described_state(optimizer) if broadcast else []
+        agreement.check_same(world, lines)
+        groups = flatten(model, named)
+        if broadcast:
+            broadcast_model(world, model, groups)
+        if broadcast_optimizer:
+            agreement.broadcast_optimizer(world, optimizer)
+        how = batchnorm if isinstance(batchnorm, BatchNorm) else BatchNorm(batchnorm)
+        parts = Parts(
+            model=model,
+            optimizer=optimizer,
+            algorithm=algorithm,
+            schedule=lengths,
+            world=world,
+            meetings=meetings,
+            groups=groups,
+            frozen=frozen,
+            statistics=Statistics(model, world, how, averaged_buffers),
+            steps=steps,
+            bucket_bytes=bucket_bytes,
+            check_rounds=check_rounds,
+        )
+        return Sync(parts, equal=broadcast)
 
 
 def check_types(model: Any, optimizer: Any) -> None:

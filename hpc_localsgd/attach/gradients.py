@@ -13,7 +13,7 @@ begun in the same fixed order on all ranks, whatever the order in which gradient
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -60,6 +60,7 @@ class Gradients:
         bucket_bytes: int,
         use: Callable[[], Use],
         on_gradient: Callable[[list[Rows]], None],
+        meet: Callable[[], AbstractContextManager[None]],
     ) -> None:
         """Put a hook on every parameter.
 
@@ -69,9 +70,10 @@ class Gradients:
             bucket_bytes: A bucket is closed when it has as many.
             use: Asked at every gradient what this round does with it.
             on_gradient: Called with the rows [1, P] of all groups where `use` is "algorithm".
+            meet: Around what waits for the other ranks.
         """
         self._groups, self._world, self._bytes = groups, world, bucket_bytes
-        self._use, self._on_gradient = use, on_gradient
+        self._use, self._on_gradient, self._meet = use, on_gradient, meet
         self._buffers: list[Buffer] = []
         self._buckets: list[Bucket] = []
         self._slots: list[Slot] = []
@@ -141,12 +143,13 @@ class Gradients:
                 self._fill(slot)
         for bucket in self._buckets:
             bucket.missing = 0
-        self._begin_complete()
-        for bucket in self._buckets:
-            if bucket.begun is not None:
-                bucket.begun.wait()
-        if self._use() == "algorithm":
-            self._on_gradient([buffer.rows for buffer in self._buffers])
+        with self._meet():
+            self._begin_complete()
+            for bucket in self._buckets:
+                if bucket.begun is not None:
+                    bucket.begun.wait()
+            if self._use() == "algorithm":
+                self._on_gradient([buffer.rows for buffer in self._buffers])
         self._hand_back()
 
     def _begin_complete(self) -> None:

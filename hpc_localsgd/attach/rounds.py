@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from hpc_localsgd.attach import agreement
+from hpc_localsgd.attach.meeting import RATE, ROUND, Meetings
+from hpc_localsgd.attach.meeting import Place as Met
 from hpc_localsgd.plan.schedule import every, phases, post_local
 from hpc_localsgd.types import ConfigurationError, Now
-
-if TYPE_CHECKING:
-    from hpc_localsgd.worlds.base import World
 
 Lengths = Callable[[int, float], int]  # (t, lr) -> H
 _WITHOUT_RATE = (every, post_local, phases)  # their H cannot differ between ranks
@@ -73,16 +70,16 @@ class Rounds:
     a schedule that may use it makes the ranks exchange it (a few bytes a round).
     """
 
-    def __init__(self, schedule: Lengths, world: World, steps: int | None) -> None:
+    def __init__(self, schedule: Lengths, meetings: Meetings, steps: int | None) -> None:
         """Begin at step 0.
 
         Args:
             schedule: Length of the round that starts at step t with learning rate lr.
-            world: Who must agree.
+            meetings: Who must agree.
             steps: Of the whole run, if known.
         """
         self.place, self.steps = Place(), steps
-        self._schedule, self._world = schedule, world
+        self._schedule, self._meetings = schedule, meetings
         self._uses_rate = type(schedule) not in _WITHOUT_RATE
 
     def begin(self, rate: float, used: bool) -> None:
@@ -93,7 +90,9 @@ class Rounds:
         """
         place = self.place
         if self._uses_rate:
-            rate = agreement.agree_rate(self._world, place.t, rate, used)
+            with self._meetings.at(RATE, place.t):
+                here = Met(RATE, place.t, place.t, rate, used)
+                rate = self._meetings.compare(here, strict=True)
         H = int(self._schedule(place.t, rate))
         if H < 1:
             raise ConfigurationError(f"the schedule gave a round of {H} steps at step {place.t}")
@@ -101,15 +100,21 @@ class Rounds:
         place.s, place.begin, place.end = place.s + 1, place.t, place.t + min(H, left)
         place.rate, place.used = rate, used
 
-    def agree(self) -> None:
+    def agree(self, what: str = ROUND) -> None:
         """Stop with an error where the ranks would wait for each other. A collective, not billed.
+
+        Args:
+            what: The operation in which they are.
 
         Raises:
             ConfigurationError: On all ranks alike, naming two that are out of step.
         """
         p = self.place
         begin = p.begin if p.begin < p.t else p.t  # one rank may have begun the next round already
-        p.rate = agreement.agree_round(self._world, p.t, begin, p.rate, p.used, self._uses_rate)
+        if what != ROUND:
+            self._meetings.compare(Met(what, p.t))
+            return
+        p.rate = self._meetings.compare(Met(what, p.t, begin, p.rate, p.used), self._uses_rate)
 
     def now(self, t: int, last: bool = False) -> Now:
         """What an algorithm may know about step t of this round."""

@@ -18,10 +18,12 @@ from hpc_localsgd.attach.estimate import Forward
 from hpc_localsgd.attach.exchange import Exchange
 from hpc_localsgd.attach.gradients import Gradients, Use, use_of_gradients
 from hpc_localsgd.attach.mean import MeanModel
+from hpc_localsgd.attach.meeting import AVERAGED, GRADIENTS, LOAD, ROUND, STEP, Meetings
 from hpc_localsgd.attach.own import Own
 from hpc_localsgd.attach.rounds import Lengths, Place, Rounds
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import Group
+from hpc_localsgd.rollcall.notes import failed
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Parts:
     algorithm: Algorithm
     schedule: Lengths
     world: World
+    meetings: Meetings
     groups: list[Group]
     frozen: list[nn.Parameter]
     statistics: Statistics
@@ -57,7 +60,7 @@ class Sync:
     def __init__(self, parts: Parts, equal: bool) -> None:
         """Made by `attach`; `equal` says whether all workers start with the same parameters."""
         self._parts, self.model, self.world = parts, parts.model, parts.world
-        self._rounds = Rounds(parts.schedule, parts.world, parts.steps)
+        self._rounds = Rounds(parts.schedule, parts.meetings, parts.steps)
         self._rounds.place.equal = equal
         self._exchange = Exchange(parts.algorithm, parts.groups, parts.world)
         self._mean = MeanModel(
@@ -106,12 +109,15 @@ class Sync:
         place.t, place.equal = place.t + 1, False
         if not place.due:
             if self._on_step:
-                self._exchange.on_step(self._rounds.now(place.t - 1))
+                with self._meet(STEP):
+                    self._exchange.on_step(self._rounds.now(place.t - 1))
             return False
         last = place.t == self._parts.steps
-        self._end_round(last)
-        if last:
-            self._end(warn=False)  # batches can still be given to averaged() or finish()
+        self._check_storage()
+        with self._meet(ROUND):
+            self._end_round(last)
+            if last:
+                self._end(warn=False)  # batches can still be given to averaged() or finish()
         return True
 
     def finish(self, batches: Iterable[Any] | None = None, forward: Forward | None = None) -> None:
@@ -131,11 +137,14 @@ class Sync:
                 self._mean.show(True, batches, forward)
             return
         if self._place.inside:
-            self._place.end = self._place.t
-            self._end_round(last=True)
-        else:
-            self._rounds.agree()
-        self._end(batches, forward)
+            self._check_storage()
+        with self._meet(ROUND):
+            if self._place.inside:
+                self._place.end = self._place.t
+                self._end_round(last=True)
+            else:
+                self._rounds.agree()
+            self._end(batches, forward)
 
     @contextmanager
     def averaged(
@@ -165,7 +174,9 @@ class Sync:
         own = Own(self.model, self._parts.groups)
         self._away = True
         try:
-            self._mean.show(self._place.equal, batches, forward, own)
+            with self._meet(AVERAGED):
+                self._rounds.agree(AVERAGED)
+                self._mean.show(self._place.equal, batches, forward, own)
             yield self.model
         finally:
             self._away = False
@@ -181,6 +192,7 @@ class Sync:
 
     def detach(self) -> None:
         """Take all hooks off. The parameters stay where they are and the run is over."""
+        self._parts.meetings.over()
         self._before.remove()
         if self._gradients is not None:
             self._gradients.remove()
@@ -200,6 +212,7 @@ class Sync:
         if kind is None:
             self.finish()
         else:
+            self._parts.meetings.over(failed(error))
             self.detach()
 
     def __repr__(self) -> str:
@@ -234,9 +247,10 @@ class Sync:
             ConfigurationError: It is of another job, another rank, or the model in memory is not
                 the one it was saved with; on all ranks alike.
         """
-        together(self.world, lambda: self._check_state(state))
-        self._rounds.place = place = Place(**state["place"])
-        self._exchange.load(state["states"])
+        with self._meet(LOAD):
+            together(self.world, lambda: self._check_state(state))
+            self._rounds.place = place = Place(**state["place"])
+            self._exchange.load(state["states"])
         self._use = "own" if place.due else self._use_of_gradients(place.H)
         if place.over:
             self.detach()
@@ -296,7 +310,6 @@ class Sync:
     def _end_round(self, last: bool) -> None:
         """The exchange that ends a round."""
         parts, place = self._parts, self._place
-        self._check_storage()
         together = self._use == "own" and parts.algorithm.ends_equal
         if last or (together and parts.check_rounds):
             self._rounds.agree()
@@ -318,6 +331,9 @@ class Sync:
         self.detach()
         self._place.equal = True
 
+    def _meet(self, what: str) -> AbstractContextManager[None]:
+        return self._parts.meetings.at(what, self.t)
+
     def _use_of_gradients(self, H: int) -> Use:
         state, K = self._exchange.states[0], self.world.size
         return use_of_gradients(self._parts.algorithm, state, H, K)
@@ -338,7 +354,12 @@ class Sync:
         parts, may_come = self._parts, self._use_of_gradients(1) != "own"
         if may_come and self._gradients is None:
             self._gradients = Gradients(
-                parts.groups, parts.world, parts.bucket_bytes, self._use_now, self._on_gradients
+                parts.groups,
+                parts.world,
+                parts.bucket_bytes,
+                self._use_now,
+                self._on_gradients,
+                lambda: self._meet(GRADIENTS),
             )
         elif not may_come and self._gradients is not None:
             self._gradients.remove()

@@ -201,6 +201,15 @@ class World(ABC):
         """End this process, and with it the job, whatever the other ranks are waiting for."""
         self._transport.abort(code)
 
+    @property
+    def company(self) -> object:
+        """The same object for all worlds of this process that join the same ranks."""
+        return self._transport.company
+
+    def end(self, status: int) -> None:
+        """End this process from any thread, whatever its others wait for."""
+        self._transport.end(status)
+
     def workers_per_host(self) -> int:
         """Workers on this rank's host. A collective the first time.
 

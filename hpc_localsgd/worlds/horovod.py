@@ -11,8 +11,8 @@ import torch
 
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.mpi import MpiTransport, on_host
-from hpc_localsgd.worlds.transport import Transport
+from hpc_localsgd.worlds.mpi import MpiTransport, mpi_module, on_host
+from hpc_localsgd.worlds.transport import Transport, company
 
 BROADCAST_AT_MOST = 1 << 30  # elements; Horovod hands their number to MPI as an int, unasked
 
@@ -20,9 +20,24 @@ BROADCAST_AT_MOST = 1 << 30  # elements; Horovod hands their number to MPI as an
 class Horovod(World):
     """One rank per Horovod process, R workers in each; every collective is Horovod's."""
 
-    def __init__(self, workers: int | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
+        process_set: Any = None,
+    ) -> None:
+        """Join the ranks that the script has given to `hvd.init`, or all if it has not called it.
+
+        Args:
+            workers: K; one a rank if not given.
+            device: Where their parameters live.
+            process_set: A `hvd.ProcessSet` with this rank in it, to train its ranks alone.
+
+        Raises:
+            ConfigurationError: There is no Horovod, or this rank is not in the process set.
+        """
         device = torch.device(device)
-        self._horovod = HorovodTransport(device)
+        self._horovod = HorovodTransport(device, process_set)
         super().__init__(workers, self._horovod, device)
 
     def __repr__(self) -> str:
@@ -39,7 +54,7 @@ class HorovodTransport(Transport):
     no send and receive; without MPI, neighbours exchange rows by an all-to-all with splits.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, process_set: Any = None) -> None:
         try:
             import horovod.torch as hvd
         except ImportError as error:
@@ -53,16 +68,24 @@ class HorovodTransport(Transport):
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
         # MPI is started by mpi4py, so that Horovod's shutdown does not finalise it under our feet.
         mpi = hvd.mpi_built() and "HOROVOD_GLOO_RENDEZVOUS_ADDR" not in os.environ
-        self._mpi = MpiTransport() if mpi else None
-        hvd.init()
+        MPI = mpi_module() if mpi else None
+        if not hvd.is_initialized():
+            hvd.init()
         self._hvd: Any = hvd
-        self.rank, self.n = hvd.rank(), hvd.size()
+        self._everybody, self._all = process_set is None, process_set or hvd.global_process_set
+        if not self._all.included():
+            raise ConfigurationError(
+                f"rank {hvd.rank()} is not in {self._all}: make a world of it, and attach, on the "
+                "ranks that are"
+            )
+        self.rank, self.n = self._all.rank(), self._all.size()
+        self._mpi = MpiTransport(self._comm_of_all(MPI)) if MPI else None
         gpu = device.type == "cuda"
         self.library = "NCCL" if gpu and hvd.nccl_built() else "MPI" if mpi else "Gloo"
         self.staged = gpu and not hvd.cuda_built()
         through = " through host memory" if gpu else ""
         self.neighbours = f"mpi4py{through}" if mpi else "hvd.alltoall"
-        self._sets: dict[int, Any] = {self.n: hvd.global_process_set}
+        self._sets: dict[int, Any] = {self.n: self._all}
         self._under_way: set[str] = set()
 
     def prepare(self, ranks: int) -> None:
@@ -80,7 +103,9 @@ class HorovodTransport(Transport):
         """hvd.allreduce_async_."""
         host = self._near(v)
         name = self._free_name(_name("begun", v))
-        handle = self._hvd.allreduce_async_(host, op=self._hvd.Average, name=name)
+        handle = self._hvd.allreduce_async_(
+            host, op=self._hvd.Average, name=name, process_set=self._all
+        )
 
         def finish() -> None:
             self._hvd.synchronize(handle)
@@ -93,12 +118,14 @@ class HorovodTransport(Transport):
         """hvd.broadcast_, in pieces that MPI, whose counts are 32 bits, can count."""
         host = self._near(v).contiguous()
         for part in host.view(-1).split(BROADCAST_AT_MOST):
-            self._hvd.broadcast_(part, root_rank=0, name=_name("broadcast", part))
+            name = _name("broadcast", part)
+            self._hvd.broadcast_(part, self._root(), name=name, process_set=self._all)
         _put_back(v, host)
 
     def allgather(self, v: torch.Tensor) -> torch.Tensor:
         """hvd.allgather."""
-        received = self._hvd.allgather(self._near(v).reshape(1, -1), name=_name("gather", v))
+        sent, name = self._near(v).reshape(1, -1), _name("gather", v)
+        received = self._hvd.allgather(sent, name=name, process_set=self._all)
         return received.reshape(self.n, *v.shape).to(v.device)
 
     def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
@@ -108,7 +135,9 @@ class HorovodTransport(Transport):
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
         """hvd.alltoall with equal splits."""
         sent = self._near(v).reshape(self.n, -1)
-        return self._hvd.alltoall(sent, name=_name("alltoall", v)).reshape(v.shape).to(v.device)
+        name = _name("alltoall", v)
+        came = self._hvd.alltoall(sent, name=name, process_set=self._all)
+        return came.reshape(v.shape).to(v.device)
 
     def _near(self, v: torch.Tensor) -> torch.Tensor:
         """The tensor itself, or a copy on the host where this Horovod cannot take a GPU's."""
@@ -124,7 +153,7 @@ class HorovodTransport(Transport):
         rows = [send[d] for d in range(self.n) if d in send]
         packed = self._near(torch.cat(rows) if rows else like.new_empty((0, like.shape[1])))
         name = f"exchange.{like.dtype}.{like.shape[1]}"
-        came, _ = self._hvd.alltoall(packed, splits=splits, name=name)
+        came, _ = self._hvd.alltoall(packed, splits=splits, name=name, process_set=self._all)
         ranks = sorted(receive)
         parts = came.to(like.device).split([receive[s] for s in ranks])
         return dict(zip(ranks, parts, strict=True))
@@ -133,8 +162,27 @@ class HorovodTransport(Transport):
         """Shut Horovod down, together: one rank's shutdown ends the exchanges of all."""
         if self._mpi is not None:
             self._mpi.close()
-        self._hvd.barrier()
-        self._hvd.shutdown()
+        self._hvd.barrier(process_set=self._all)
+        if self._everybody:
+            self._hvd.shutdown()
+
+    @property
+    def company(self) -> object:
+        """All ranks of Horovod, or those of the process set that was given."""
+        return company("horovod", self.rank, self.n) if self._everybody else self
+
+    def _root(self) -> int:
+        """Rank 0 of this world, as Horovod counts its ranks."""
+        return 0 if self._everybody else int(self._all.ranks[0])
+
+    def _comm_of_all(self, MPI: Any) -> Any:
+        """An MPI communicator of exactly these ranks; only they take part in making it."""
+        world = MPI.COMM_WORLD
+        if world.size == self.n:
+            return None
+        own = torch.tensor([world.rank])
+        ranks = self._hvd.allgather(own, name="ranks of MPI", process_set=self._all).tolist()
+        return world.Create_group(world.group.Incl(ranks))
 
     def _free_name(self, name: str) -> str:
         """A name of this kind that nothing under way has; ranks begin and finish in one order."""
@@ -145,6 +193,11 @@ class HorovodTransport(Transport):
     def _set(self, ranks: int) -> Any:
         """The process set of this rank's block; all sets are made by all ranks, in one order."""
         if ranks not in self._sets:
+            if not self._everybody:
+                raise ConfigurationError(
+                    f"blocks of {ranks} ranks in {self._all}: Horovod makes process sets on all "
+                    "ranks together, so a world of one cannot be divided further"
+                )
             blocks = [list(range(b, b + ranks)) for b in range(0, self.n, ranks)]
             made = [self._hvd.add_process_set(block) for block in blocks]
             self._sets[ranks] = made[self.rank // ranks]

@@ -9,14 +9,23 @@ import torch
 
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.transport import Transport
+from hpc_localsgd.worlds.transport import Transport, company
 
 
 class Mpi(World):
     """One rank per MPI process, R workers in each."""
 
-    def __init__(self, workers: int | None = None, device: torch.device | str = "cpu") -> None:
-        super().__init__(workers, MpiTransport(), torch.device(device))
+    def __init__(
+        self,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
+        comm: Any = None,
+    ) -> None:
+        """Join the ranks of an mpi4py communicator, `MPI.COMM_WORLD` if none is given.
+
+        A collective of its ranks alone: several parts of one job can train side by side.
+        """
+        super().__init__(workers, MpiTransport(comm), torch.device(device))
 
     def __repr__(self) -> str:
         """Says how workers lie on ranks."""
@@ -32,16 +41,10 @@ class MpiTransport(Transport):
 
     staged = True
 
-    def __init__(self) -> None:
-        try:
-            from mpi4py import MPI
-        except ImportError as error:
-            raise ConfigurationError(
-                f"the mpi world needs mpi4py, which cannot be imported ({error}): "
-                "type `make env`, or `pip install mpi4py`"
-            ) from error
-        self._MPI = MPI
-        self._comm = MPI.COMM_WORLD.Dup()
+    def __init__(self, comm: Any = None) -> None:
+        self._MPI = MPI = mpi_module()
+        self._everybody = comm is None
+        self._comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
         self.rank, self.n = self._comm.Get_rank(), self._comm.Get_size()
         self._blocks: dict[int, Any] = {self.n: self._comm}
 
@@ -107,6 +110,11 @@ class MpiTransport(Transport):
         self._MPI.Request.Waitall(requests)
         return {s: rows.to(like.device) for s, rows in came.items()}
 
+    @property
+    def company(self) -> object:
+        """All ranks of MPI, or those of the communicator that was given."""
+        return company("mpi", self.rank, self.n) if self._everybody else self
+
     def close(self) -> None:
         """Give the communicators back; MPI itself is finalised at exit."""
         for comm in self._blocks.values():
@@ -121,6 +129,22 @@ class MpiTransport(Transport):
         if ranks not in self._blocks:
             self._blocks[ranks] = self._comm.Split(color=self.rank // ranks, key=self.rank)
         return self._blocks[ranks]
+
+
+def mpi_module() -> Any:
+    """mpi4py's MPI, which starts MPI.
+
+    Raises:
+        ConfigurationError: It cannot be imported.
+    """
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the mpi world needs mpi4py, which cannot be imported ({error}): "
+            "type `make env`, or `pip install mpi4py`"
+        ) from error
+    return MPI
 
 
 def part_bytes(ranks: int) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.rendezvous import meet
-from hpc_localsgd.worlds.transport import Transport
+from hpc_localsgd.worlds.transport import Transport, company
 
 
 class Torch(World):
@@ -23,9 +23,19 @@ class Torch(World):
         device: torch.device | str = "cpu",
         rank: int | None = None,
         n: int | None = None,
+        group: Any = None,
     ) -> None:
+        """Join the ranks of a process group, torch's default one if none is given.
+
+        Args:
+            workers: K; one a rank if not given.
+            device: Where their parameters live.
+            rank: As the launcher says, to start torch.distributed where the script has not.
+            n: Number of processes, likewise.
+            group: What `torch.distributed.new_group` gave to this rank, to train its ranks alone.
+        """
         device = torch.device(device)
-        self._torch = TorchTransport(device, rank, n)
+        self._torch = TorchTransport(device, rank, n, group)
         super().__init__(workers, self._torch, device)
 
     def __repr__(self) -> str:
@@ -36,7 +46,13 @@ class Torch(World):
 class TorchTransport(Transport):
     """torch.distributed's default group, or one started here if there is none."""
 
-    def __init__(self, device: torch.device, rank: int | None = None, n: int | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        rank: int | None = None,
+        n: int | None = None,
+        group: Any = None,
+    ) -> None:
         import torch.distributed as dist
 
         self._dist: Any = dist
@@ -45,9 +61,11 @@ class TorchTransport(Transport):
         if self._own:
             meet(os.environ, rank, n)
             dist.init_process_group(self.backend)
-        self.rank, self.n = dist.get_rank(), dist.get_world_size()
+        self._everybody, self._all = group is None, group or dist.group.WORLD
+        self.rank, self.n = dist.get_rank(self._all), dist.get_world_size(self._all)
+        self._ranks = dist.get_process_group_ranks(self._all)  # as torch's default group counts
         self._device = device
-        self._groups: dict[int, Any] = {self.n: dist.group.WORLD}
+        self._groups: dict[int, Any] = {self.n: self._all}
         self._of_hosts: Any = None
 
     def prepare(self, ranks: int) -> None:
@@ -62,7 +80,7 @@ class TorchTransport(Transport):
 
     def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
         """all_reduce with async_op."""
-        work = self._dist.all_reduce(v, async_op=True)
+        work = self._dist.all_reduce(v, group=self._all, async_op=True)
 
         def finish() -> None:
             work.wait()
@@ -72,22 +90,20 @@ class TorchTransport(Transport):
 
     def broadcast(self, v: torch.Tensor) -> None:
         """Broadcast from rank 0."""
-        self._dist.broadcast(v, src=0)
+        self._dist.broadcast(v, src=self._ranks[0], group=self._all)
 
     def allgather(self, v: torch.Tensor) -> torch.Tensor:
         """all_gather, on the device the group works on."""
         sent = v.to(self._device)
         received = [torch.empty_like(sent) for _ in range(self.n)]
-        self._dist.all_gather(received, sent)
+        self._dist.all_gather(received, sent, group=self._all)
         return torch.stack(received).to(v.device)
 
     def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
         """all_gather by Gloo: NCCL would let it wait behind an average that is under way."""
         if self._of_hosts is None:
-            ours = self._dist.get_backend() == "gloo"
-            self._of_hosts = (
-                self._dist.group.WORLD if ours else self._dist.new_group(backend="gloo")
-            )
+            ours = self._dist.get_backend(self._all) == "gloo"
+            self._of_hosts = self._all if ours else self._new_group(range(self.n), "gloo")
         received = [torch.empty_like(v) for _ in range(self.n)]
         self._dist.all_gather(received, v, group=self._of_hosts)
         return torch.stack(received)
@@ -95,7 +111,7 @@ class TorchTransport(Transport):
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
         """all_to_all_single."""
         received = torch.empty_like(v)
-        self._dist.all_to_all_single(received, v)
+        self._dist.all_to_all_single(received, v, group=self._all)
         return received
 
     def exchange(
@@ -104,8 +120,9 @@ class TorchTransport(Transport):
         """Batched isend and irecv."""
         P2P, dist = self._dist.P2POp, self._dist
         came = {s: like.new_empty((m, like.shape[1])) for s, m in receive.items()}
-        work = [P2P(dist.irecv, rows, s) for s, rows in came.items()]
-        work += [P2P(dist.isend, rows.contiguous(), d) for d, rows in send.items()]
+        ranks, group = self._ranks, self._all
+        work = [P2P(dist.irecv, rows, ranks[s], group) for s, rows in came.items()]
+        work += [P2P(dist.isend, rows.contiguous(), ranks[d], group) for d, rows in send.items()]
         for request in dist.batch_isend_irecv(work) if work else ():
             request.wait()
         return came
@@ -124,7 +141,22 @@ class TorchTransport(Transport):
     def _group(self, ranks: int) -> Any:
         """The group of this rank's block; all groups are made by all ranks, in one order."""
         if ranks not in self._groups:
-            blocks = [list(range(b, b + ranks)) for b in range(0, self.n, ranks)]
-            made = [self._dist.new_group(block) for block in blocks]
-            self._groups[ranks] = made[self.rank // ranks]
+            blocks = [range(b, b + ranks) for b in range(0, self.n, ranks)]
+            made = [self._new_group(block) for block in blocks if self._makes(block)]
+            self._groups[ranks] = made[self.rank // ranks if self._everybody else 0]
         return self._groups[ranks]
+
+    def _makes(self, block: range) -> bool:
+        """All ranks make all groups; in a part of the job, where not all are, its own members."""
+        return self._everybody or self.rank in block
+
+    def _new_group(self, block: range, backend: str | None = None) -> Any:
+        ranks = [self._ranks[r] for r in block]
+        return self._dist.new_group(
+            ranks, backend=backend, use_local_synchronization=not self._everybody
+        )
+
+    @property
+    def company(self) -> object:
+        """All ranks of torch.distributed, or those of the group that was given."""
+        return company("torch", self.rank, self.n) if self._everybody else self

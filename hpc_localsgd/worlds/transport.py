@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 
@@ -71,9 +73,31 @@ class Transport(ABC):
     def close(self) -> None:
         """End the connection."""
 
+    @property
+    def company(self) -> object:
+        """The same object for all transports of this process that join the same ranks."""
+        return self
+
+    def end(self, status: int) -> None:
+        """End this process from any thread, without asking a library in which another one waits."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
     def abort(self, code: int) -> None:
         """End this process at once; by default without any clean-up that might wait for others."""
         os._exit(code)
+
+
+class Company:
+    """Ranks that meet through one library."""
+
+
+@cache
+def company(library: str, rank: int, n: int) -> Company:
+    """Always the same object for all ranks that a library has joined."""
+    del library, rank, n
+    return Company()
 
 
 class Alone(Transport):

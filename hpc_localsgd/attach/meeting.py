@@ -1,0 +1,126 @@
+"""Where the ranks of one `attach` meet, so that ranks which miss each other find out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_localsgd.rollcall import of_world
+from hpc_localsgd.rollcall.notes import REMEDY, At, failed
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+ATTACH = "attach()"
+RATE = "the first step of a round"
+GRADIENTS = "the exchange of gradients"
+STEP = "the exchange within a round"
+ROUND = "the end of a round"
+AVERAGED = "averaged()"
+LOAD = "load_state_dict()"
+_OPERATIONS = (ATTACH, RATE, GRADIENTS, STEP, ROUND, AVERAGED, LOAD)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What ranks compare when they meet.
+
+    Attributes:
+        what: The operation, one of those above.
+        t: Steps taken.
+        begin: First step of the round.
+        rate: Learning rate of that step.
+        used: Whether this rank's optimiser took that step.
+    """
+
+    what: str
+    t: int
+    begin: int = 0
+    rate: float = 0.0
+    used: bool = False
+
+
+class Meetings:
+    """The operations of one `attach` on all ranks."""
+
+    def __init__(self, world: World, patience_s: float) -> None:
+        """Call the ranks together, a collective the first time in a world.
+
+        Args:
+            world: Who meets.
+            patience_s: How long a rank may wait for others that are busy.
+        """
+        self._world, self._call = world, of_world(world, patience_s)
+        self._number = self._call.number()
+
+    @contextmanager
+    def attaching(self) -> Iterator[None]:
+        """Around `attach` itself; where it fails, there is no run."""
+        try:
+            with self.at(ATTACH, 0):
+                yield
+        except BaseException as error:
+            self.over(failed(error))
+            raise
+
+    def at(self, what: str, t: int) -> AbstractContextManager[None]:
+        """Around an operation in which all ranks meet after t steps; see `RollCall.at`."""
+        return self._call.at(self._number, what, t)
+
+    def over(self, how: str = "has ended its run") -> None:
+        """This rank meets nobody any more in this run."""
+        self._call.ended(self._number, how)
+
+    def compare(self, place: Place, strict: bool = False) -> float:
+        """All ranks must be at the same place; returns the rate of all. Inside `at`, a collective.
+
+        The rows are of one length in all operations, so that ranks which come to this from
+        different ones understand each other.
+
+        Raises:
+            ConfigurationError: They are not, or differ in the rate of the round's first step and
+                `strict` asks for more; on all ranks alike.
+        """
+        what = float(_OPERATIONS.index(place.what))
+        own = [what, self._number, place.t, place.begin, place.rate, float(place.used)]
+        rows = self._world.gather(np.array([own], dtype=np.float64))
+        if (rows == rows[0]).all():
+            return place.rate
+        other = np.flatnonzero((rows[:, :4] != rows[0, :4]).any(1))
+        if len(other):
+            self._call.settle()
+            raise ConfigurationError(_out_of_step(rows[0], rows[other[0]], int(other[0])))
+        return _common_rate(rows[:, 4], rows[:, 5], place.begin, strict)
+
+
+def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:
+    here, there = own.astype(int), others.astype(int)
+    if here[0] == there[0] == _OPERATIONS.index(ROUND) and here[1] == there[1]:
+        return (
+            f"the ranks are out of step: rank 0 ends a round of steps {here[3]} to {here[2] - 1}, "
+            f"rank {other} one of {there[3]} to {there[2] - 1}; every rank must take the same "
+            "number of steps (as many batches on each: drop_last=True) with the same schedule"
+        )
+    places = [At(int(row[1]), _OPERATIONS[int(row[0])], int(row[2])) for row in (here, there)]
+    return (
+        f"the ranks are out of step: rank 0 is in {places[0]}, rank {other} in {places[1]}; "
+        f"{REMEDY}"
+    )
+
+
+def _common_rate(rates: np.ndarray, used: np.ndarray, t: int, strict: bool) -> float:
+    """The rate of the first rank that took the step; of rank 0 if none did."""
+    first = int(np.argmax(used))
+    other = np.flatnonzero((used > 0) & (rates != rates[first]))
+    if len(other) and strict:
+        raise ConfigurationError(
+            f"the learning rate of step {t} is {rates[first]:.9g} on rank {first} and "
+            f"{rates[other[0]]:.9g} on rank {other[0]}: the schedule depends on it, so all "
+            "ranks need the same (a scheduler stepped more often on one of them?)"
+        )
+    return float(rates[first])

@@ -1,0 +1,15 @@
+"""Who is where: notices a rank that has left, or that waits at another operation than the others.
+
+An exchange waits for every rank, in C, and knows nothing of what the others do instead. So ranks
+also talk beside it, over TCP: each says where it is when it has waited for a second, when it ends,
+and now and then; rank 0 compares, and tells everybody when they cannot meet any more. Nothing is
+sent, and nobody is woken, in a step that goes well.
+
+    notes.py   what a rank says, and what rank 0 concludes from what all have said
+    lines.py   the connections
+    call.py    the thread of a rank, and the operations it is told of
+"""
+
+from hpc_localsgd.rollcall.call import PATIENCE_S, RollCall, leave, of_world
+
+__all__ = ["PATIENCE_S", "RollCall", "leave", "of_world"]

@@ -1,0 +1,100 @@
+"""One row of the table of hangs on real ranks: python hanging_ranks.py WORLD PHASE ACTION.
+
+Rank 1 does ACTION where the others go on; both the loop and the actions are a user's own. Also used
+by ranks that are threads.
+"""
+
+# ruff: noqa: E402 - the path is set before our own modules are imported
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+import torch
+from torch import nn
+
+import hpc_localsgd
+from hpc_localsgd import every, post_local
+from hpc_localsgd.attach import Sync
+from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.worlds.base import World
+
+BATCHES = 10
+AT = 6  # the batch at which rank 1 does something else: in H > 1 in the middle of a round
+PHASES: dict[str, tuple[Schedule, int | None]] = {
+    "H=1": (post_local(switch=100, every=4), None),
+    "H>1": (every(4), None),
+    "last": (every(4), BATCHES),
+}
+
+
+def leaves(sync: Sync) -> bool:
+    raise SystemExit(0)
+
+
+def raises(sync: Sync) -> bool:
+    raise ZeroDivisionError("a fault of rank 1's own data")
+
+
+def skips(sync: Sync) -> bool:
+    return True
+
+
+def adds(sync: Sync) -> bool:
+    return False  # one batch more, at the end
+
+
+def evaluates(sync: Sync) -> bool:
+    with sync.averaged():
+        return False
+
+
+def saves(sync: Sync) -> bool:
+    with sync.averaged() as model:
+        torch.save(model.state_dict(), io.BytesIO())
+    return False
+
+
+ACTIONS: dict[str, Callable[[Sync], bool]] = {
+    f.__name__: f for f in (leaves, raises, skips, adds, evaluates, saves)
+}
+
+
+def train(world: World | None, phase: str, action: str) -> None:
+    """A user's loop, in which rank 1 does something that it should not."""
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule, steps = PHASES[phase]
+    sync = hpc_localsgd.attach(
+        model, optimizer, schedule=schedule, world=world, steps=steps, patience_s=100
+    )
+    odd = sync.world.rank == 1
+    for i in range(BATCHES + (odd and action == "adds")):
+        if odd and i == AT and ACTIONS[action](sync):
+            continue
+        optimizer.zero_grad()
+        model(torch.ones(3, 4) + i).square().mean().backward()
+        optimizer.step()
+        sync.step()
+    with sync.averaged():
+        print("a mean model was shown", flush=True)
+    sync.finish()
+    print("nothing was noticed", flush=True)
+
+
+def main(kind: str, phase: str, action: str) -> None:
+    torch.set_num_threads(1)
+    world: World | None = None
+    if kind == "mpi":
+        from hpc_localsgd.worlds.mpi import Mpi
+
+        world = Mpi()
+    train(world, phase, action)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
