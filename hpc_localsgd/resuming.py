@@ -17,6 +17,7 @@ from hpc_localsgd.beginnings import anew
 from hpc_localsgd.checkpoint import shard
 from hpc_localsgd.checkpoint.folder import Checkpoints, all_complete, last_complete
 from hpc_localsgd.checkpoint.place import Place
+from hpc_localsgd.checkpoint.sound import check_place
 from hpc_localsgd.config import Config, essence
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.names import name_at
@@ -62,6 +63,7 @@ class Continued:
         if self.from_mean:
             _replace(checkpoints, Place.of(run, p, p.t))
         place = checkpoints.load()
+        agree(world, lambda: check_place(place, run, p))  # on all ranks, before any loads a part
         agree(world, lambda: place.restore(run, p))
         check_same(world, f"resumed after the exchange of step {place.after}")
         p.sync = run.algorithm.resume(p.sync, world)
@@ -204,10 +206,19 @@ def _load_mean(run: Run, out: Path) -> tuple[int, int]:
     Raises:
         ConfigurationError: All checkpoints are damaged.
     """
-    x, buffers, state = _newest_sound(out, lambda folder, n: _mean(run, folder, n))
+    try:
+        x, buffers, state = _newest_sound(out, lambda folder, n: _mean(run, folder, n))
+        place = {name: int(state["place"][name]) for name in ("t", "s", "end")}
+        t = round(place["t"] / state["steps"] * run.steps)
+        if not 0 <= t <= run.steps:
+            raise ValueError(f"step {place['t']} of {state['steps']}")
+    except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(
+            f"the checkpoints of {out} are not of this model or run ({error}): nothing was loaded"
+        ) from error
     run.task.x[:], run.task.buffers[:] = x, buffers
-    place = state["place"]
-    t = round(place["t"] / state["steps"] * run.steps)
     parallel = place["end"] == place["s"] + 1  # no local steps so far
     return t, t - 1 if parallel else min(place["s"], t - 2)
 

@@ -17,7 +17,7 @@ from hpc_localsgd.types import ConfigurationError, DataError
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
-FOLDER = re.compile(r"step-(\d+)")
+FOLDER = re.compile(r"step-(\d{1,18})")  # what fits a whole number of 64 bits
 PARTIAL = 4  # newer than the last that is complete, at most
 _LOOKED_AT = 64  # folders, at most, from the newest back
 # A shard that is not what was written; of another configuration; of other workers; out of reach.
@@ -141,7 +141,7 @@ class Checkpoints:
             return None, _UNREAD
         if len(state["x"]) != len(self.world.ranks):
             return None, _WORKERS
-        return (Place.saved(state), 0) if state["digest"] == self.digest else (None, _OTHER)
+        return (Place.saved(state), 0) if state.get("digest") == self.digest else (None, _OTHER)
 
     def _of_rank_0(self, found: list[int]) -> list[int]:
         """Rank 0's list, on all ranks: file systems do not show every rank the same at once."""
@@ -220,7 +220,8 @@ def shards(folder: Path) -> int:
 def expected(folder: Path) -> int:
     """How many shards a complete checkpoint has, from the name of any of them; -1 if none."""
     for path in folder.glob("rank-*-of-*.pt"):
-        return int(path.stem.rsplit("-", 1)[1])
+        count = path.stem.rsplit("-", 1)[1]
+        return int(count) if count.isdecimal() else -1
     return -1
 
 

@@ -52,6 +52,8 @@ def read(path: Path) -> Any:
         DamagedShard: It is missing, cut short or changed.
         OSError: It could not be read, which may pass: nothing is wrong with it as far as we know.
     """
+    if path.exists() and not path.is_file():
+        raise DamagedShard(f"{path} is not a file")  # a pipe would be waited for
     try:
         raw = memoryview(path.read_bytes())
     except FileNotFoundError as error:
@@ -59,7 +61,27 @@ def read(path: Path) -> Any:
     body, digest = raw[:-_DIGEST_BYTES], raw[-_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
         raise DamagedShard(f"{path} is damaged: its checksum is not that of what was written")
-    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:  # tensors and plain values alone: nothing that a file names is ever called
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:  # a checksum says nothing of who wrote it, and pickle says anything
+        raise DamagedShard(f"{path} holds something else than tensors and plain values") from error
+    return _checked(path, state)
+
+
+def _checked(path: Path, state: Any) -> dict[str, Any]:
+    """A state that has at least its place and the rows of its workers.
+
+    Raises:
+        DamagedShard: It has not.
+    """
+    where = state.get("place") if isinstance(state, dict) else None
+    rows = state.get("x") if isinstance(state, dict) else None
+    counted = isinstance(where, dict) and type(where.get("t")) is int
+    if not counted or type(state.get("after")) is not int:
+        raise DamagedShard(f"{path} does not say which place in a run it is")
+    if not isinstance(rows, torch.Tensor) or rows.ndim != 2:
+        raise DamagedShard(f"{path} holds no rows of parameters")
+    return dict(state)
 
 
 class _Hashing:
