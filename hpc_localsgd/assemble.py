@@ -46,7 +46,7 @@ from hpc_localsgd.resuming import Continued, continued
 from hpc_localsgd.shared_folder import held
 from hpc_localsgd.smoke import hurried
 from hpc_localsgd.stopping import GONE, Stopping
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.trajectory import Writer
 from hpc_localsgd.trajectory.header import Header
@@ -145,10 +145,10 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
         ConfigurationError: On all ranks alike.
     """
     config = resolved.config
-    task = agree(world, lambda: config.task.build(_setting(config, world)))
+    task = agree(world, lambda: built(config.task, _setting(config, world)))
     check_same(world, f"{task.sizes} {task.x.dtype} {dict(task.splits)} {task.buffers.shape[1:]}")
     task.x[:] = task.init(config.seed)
-    torch.manual_seed(config.seed * 1_000_003 + world.rank)  # of dropout and the like
+    torch.manual_seed((config.seed * 1_000_003 + world.rank) % 2**63)  # of dropout and the like
     world.broadcast(task.x)
     task = config.gradient.wrap(task, world, config.seed)
     units = Units(task.partition.steps_per_epoch, task.partition.per_step)
@@ -171,6 +171,22 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     )
     check_rounds(config.algorithm, run.schedule, rate, run.steps)
     return run, units
+
+
+def built(spec: TaskSpec, setting: Setting) -> Task:
+    """A task, or a refusal in words where a model of these sizes cannot be had.
+
+    Raises:
+        ConfigurationError: There is no memory for it, or no such model.
+    """
+    try:
+        return spec.build(setting)
+    except (RuntimeError, MemoryError, OverflowError, ValueError, ZeroDivisionError) as error:
+        why = (str(error).splitlines() or ["no memory"])[0]
+        raise ConfigurationError(
+            f"--task {type(spec).__name__} for {setting.workers} workers cannot be made ({why}): "
+            "type other sizes, or fewer --workers"
+        ) from error
 
 
 def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: int) -> None:

@@ -5,12 +5,11 @@ Needs h5py, numpy and PyYAML.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.faults import FAULT, OK, complain
+from hpc_localsgd.faults import FAULT, OK, Parser, complain
 from hpc_localsgd.trajectory import TrajectoryError
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ PROG = "python -m hpc_localsgd cite"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the references; returns the exit status, 2 for a fault of the request."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     from hpc_localsgd.analysis.references import used_by
     from hpc_localsgd.analysis.report.source import open_runs
 
@@ -65,15 +64,16 @@ def _bibtex(found: list[Used]) -> str:
     return "\n\n".join(entries)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """The options of the command."""
     about = (
         "The papers behind what a run used: algorithm, schedule, rate, gradient, compressor, "
         "topology, optimiser, and what was measured of it."
     )
-    parser = argparse.ArgumentParser(prog=PROG, description=about)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
-    parser.add_argument("--bibtex", action="store_true", help="as BibTeX")
-    return parser
+    made = Parser(prog=PROG, description=about)
+    made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
+    made.add_argument("--bibtex", action="store_true", help="as BibTeX")
+    return made
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ Runs that differ in nothing but their seed are one configuration: mean and devia
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_localsgd.faults import FAULT, OK, complain
+from hpc_localsgd.faults import FAULT, OK, Parser, complain
 from hpc_localsgd.trajectory import TrajectoryError
 
 PROG = "python -m hpc_localsgd compare"
@@ -19,7 +18,7 @@ PROG = "python -m hpc_localsgd compare"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables; returns the exit status, 2 for a fault of the request."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     from hpc_localsgd.analysis.compare.page import terminal, write_comparison
     from hpc_localsgd.analysis.report.source import open_runs
 
@@ -41,16 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OK
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """The options of the command."""
     about = (
         "Runs side by side. Runs that differ in nothing but their seed are one configuration, and "
         "their numbers are given as mean and deviation. Shows what differs between "
         "configurations, what came of it, and the Pareto front of accuracy against communication."
     )
-    parser = argparse.ArgumentParser(prog=PROG, description=about)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
-    parser.add_argument("--out", help="also write a page and its figure into this folder")
-    return parser
+    made = Parser(prog=PROG, description=about)
+    made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
+    made.add_argument("--out", help="also write a page and its figure into this folder")
+    return made
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ it come short names (`--algorithm local_sgd`, see `names`) and other words for w
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 import yaml
@@ -22,6 +24,7 @@ from hpc_localsgd import config_file, trust, yaml_text
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.command_line import expand, overruled
+from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.given import KINDS, check_rate_is_elsewhere, settle
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.gradients.plain import plain
@@ -34,6 +37,7 @@ from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.trajectory.text import check_yaml
 from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.values import check as check_values
 
 NOT_THE_RUN = (  # may differ when resuming
     "config",
@@ -252,7 +256,11 @@ def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
 def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     parsed = arguments(made, argv)
     names = {f.name for f in fields(Config)}
-    objects = made.instantiate(without_rate(parsed))
+    check_values(vars(parsed), get_type_hints(Config))
+    try:
+        objects = made.instantiate(without_rate(parsed))
+    except (TypeError, ValueError, ArithmeticError) as error:  # of a class, which knows its values
+        raise ConfigurationError(f"these options make no run: {_first_line(error)}") from error
     config = Config(**{name: objects[name] for name in names})
     if config.steps is not None and config.epochs is not None:
         raise ConfigurationError("give --steps or --epochs, not both")
@@ -260,6 +268,10 @@ def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
         raise ConfigurationError(f"--checkpoint-keep {config.checkpoint_keep}: keep at least one")
     notes = tuple(overruled(expand(argv, FLAGS)))
     return Resolved(config, objects.optimizer, _text(made, parsed), notes)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
@@ -283,8 +295,8 @@ def _arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
         trust.look_at(path)
     check_rate_is_elsewhere(words, _load)
     twice = overruled(words)
-    if twice and not _has_files(made):
-        raise ConfigurationError(f"{twice[0]}: keep one")
+    if twice and not _has_files(made) and not detect(os.environ).rank:
+        sys.stderr.write(f"{made.prog}: {'; '.join(twice)}\n")
     settled, named = settle(words, _load, _default_classes(made))
     for option, path in named.items():
         made.set_defaults({option: {"class_path": path}})

@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from hpc_localsgd.stopping import GONE as GONE
 from hpc_localsgd.stopping import HUNG as HUNG
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
 OK, FAULT, DIVERGED = 0, 2, 3
+
+
+class Parser(ArgumentParser):
+    """Refuses a command line in one line, without a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end with the status of a fault of the request."""
+        complain(f"{message} (see {self.prog} --help)", self.prog)
+        sys.exit(FAULT)
 
 
 def complain(message: str, prog: str) -> None:

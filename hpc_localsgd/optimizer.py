@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MakeOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
 AtSync = Literal["keep", "average", "reset"]
+_REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError, ArithmeticError, KeyError)
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # on a CPU and on a GPU
 
 
@@ -51,7 +52,7 @@ class LocalOptimizer:
         groups: list[dict[str, Any]] = [{"params": [p]} for p in parameters if p.numel()]
         try:
             self.torch = make(groups)
-        except ValueError as error:  # torch's own, which names the hyper-parameter
+        except _REFUSALS as error:  # torch's own, which names the hyper-parameter
             raise ConfigurationError(f"--optimizer: {error}") from error
         check_by_rows(make)
         if len(task.x) == 1:
@@ -149,7 +150,7 @@ def check_by_rows(make: MakeOptimizer) -> None:
     try:
         alone = torch.cat([moved(slice(0, 1)), moved(slice(1, 2))])
         together = moved(slice(0, 2))
-    except (RuntimeError, TypeError) as error:
+    except _REFUSALS as error:
         raise ConfigurationError(f"this optimiser cannot take plain steps: {error}") from error
     if not torch.allclose(alone, together, rtol=1e-5, atol=1e-7):
         raise ConfigurationError(

@@ -10,9 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
-from hpc_localsgd.faults import FAULT, OK, complain
+from hpc_localsgd.faults import FAULT, OK, Parser, complain
 from hpc_localsgd.types import ConfigurationError
 
 PROG = "python -m hpc_localsgd pack"
@@ -21,7 +19,7 @@ SAY_EVERY_S = 5.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Pack as the command line says; returns the exit status."""
-    options = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
+    options = parser().parse_args(sys.argv[1:] if argv is None else list(argv))
     try:
         return _pack(Path(options.folder), Path(options.out))
     except ConfigurationError as error:
@@ -32,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> ArgumentParser:
-    made = ArgumentParser(
+def parser() -> Parser:
+    """The options of the command."""
+    made = Parser(
         prog=PROG,
         description="Put the encoded images of FOLDER/train/CLASS/ and FOLDER/val/CLASS/ into one "
         "HDF5 file, for --task imagenet --task.data OUT. Parallel file systems like one large file "

@@ -5,12 +5,11 @@ Needs h5py, numpy and matplotlib: neither torch nor MPI nor the data of the run.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_localsgd.faults import FAULT, OK, complain
+from hpc_localsgd.faults import FAULT, OK, Parser, complain
 from hpc_localsgd.trajectory import TrajectoryError
 
 PROG = "python -m hpc_localsgd report"
@@ -19,7 +18,7 @@ FORMATS = ("png", "pdf", "svg")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page of the runs named; returns the exit status, 2 for a fault of the request."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     from hpc_localsgd.analysis.report.page import write_report
     from hpc_localsgd.analysis.report.source import open_runs
 
@@ -39,18 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OK
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """The options of the command."""
     about = (
         "One page of HTML on a run, figures inside, that opens anywhere: plan against what "
         "happened, loss and accuracy against steps, epochs, bytes and seconds, spread, sharpness, "
         "who waited for whom, configuration, references. Runs that are going on, were killed or "
         "have no snapshots are told about as far as their record goes."
     )
-    parser = argparse.ArgumentParser(prog=PROG, description=about)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
-    parser.add_argument("--out", help="folder of the page. Default: report/ in that of the run")
+    made = Parser(prog=PROG, description=about)
+    made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
+    made.add_argument("--out", help="folder of the page. Default: report/ in that of the run")
     about = f"of the figures beside the page: {', '.join(FORMATS)}. Default: png pdf"
-    parser.add_argument(
+    made.add_argument(
         "--formats",
         nargs="*",
         choices=FORMATS,
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FORMAT",
         help=about,
     )
-    return parser
+    return made
 
 
 if __name__ == "__main__":

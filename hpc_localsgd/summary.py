@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
-from hpc_localsgd.faults import FAULT, OK, complain
+from hpc_localsgd.faults import FAULT, OK, Parser, complain
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
@@ -30,7 +30,7 @@ HEADINGS = ("run", "status", "K", "steps", "rounds", "accuracy", "s/step", "comm
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what the command line asks for; returns the exit status."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     try:
         if options.status:
             print("\n".join(status(run) for run in options.run))
@@ -135,20 +135,21 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """The options of the command."""
     about, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    made = Parser(
         prog=PROG,
         description=about,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", nargs="+", help="folder of a run, or its trajectory.h5")
-    only = parser.add_mutually_exclusive_group()
+    made.add_argument("run", nargs="+", help="folder of a run, or its trajectory.h5")
+    only = made.add_mutually_exclusive_group()
     only.add_argument("--status", action="store_true", help="only the status, one line a run")
     began_help = "only the step at which the last start began, one line a run"
     only.add_argument("--began", action="store_true", help=began_help)
-    return parser
+    return made
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.environment.allocation import of_this_process, told
@@ -73,7 +75,8 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
     from hpc_localsgd.recorder import Diverged
 
     with Display(world.rank, sys.stdout.isatty() and world.n == 1) as display:
-        job = make_job(resolved, world, display.show, stopping)
+        with nothing_left(Path(resolved.config.out), world.rank == 0):
+            job = make_job(resolved, world, display.show, stopping)
         where = told(job.hosts, of_this_process()) if world.rank == 0 and world.n > 1 else []
         display.begin(job.run, [*where, *resolved.notes])
         try:
@@ -96,6 +99,19 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
     if world.rank == 0:
         _conclude(job, resolved.config.figures)
     return OK
+
+
+@contextmanager
+def nothing_left(out: Path, first: bool) -> Iterator[None]:
+    """Remove the folders that were made for a run that is refused."""
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        yield
+    except ConfigurationError:
+        for folder in missing if first else []:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
+        raise
 
 
 def _conclude(job: Job, figures: bool) -> None:

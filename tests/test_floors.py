@@ -73,6 +73,7 @@ DOOR = {
     "compare",
     "cite",
     "summary",
+    "values",
     "verify",
     "yaml_text",
 }

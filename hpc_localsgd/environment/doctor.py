@@ -21,26 +21,32 @@ from hpc_localsgd.environment.facts import Facts
 from hpc_localsgd.environment.findings import Finding
 from hpc_localsgd.environment.launch_checks import ON_ALL
 from hpc_localsgd.environment.meeting import meet
+from hpc_localsgd.faults import Parser
 
 _SERIOUS = (findings.OK, findings.WARNING, findings.PROBLEM)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Examine, print on rank 0, and return the exit status."""
-    first, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m hpc_localsgd doctor",
-        description=first,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     everyone, own_rank = meet(os.environ)
     found = examine(everyone)
     if own_rank == 0:
         _print(findings.as_json(found) if options.json else findings.as_table(found))
     return findings.exit_status(found)
+
+
+def parser() -> Parser:
+    """The options of the command."""
+    first, _, rest = (__doc__ or "").partition("\n")
+    made = Parser(
+        prog="python -m hpc_localsgd doctor",
+        description=first,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    return made
 
 
 def examine(everyone: Sequence[Facts]) -> list[Finding]:

@@ -79,6 +79,8 @@ class Units:
             exact = number * self.steps_per_epoch
         elif unit in _SAMPLES:
             exact = number / self.samples_per_step
+        elif number > 100:
+            raise ConfigurationError(f"{_given(duration, option)} is more than the whole run")
         elif self.total is not None:
             exact = number / 100 * self.total
         else:

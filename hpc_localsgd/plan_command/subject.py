@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hpc_localsgd.assemble import _steps, check_rounds, execution, started
+from hpc_localsgd.assemble import _steps, built, check_rounds, execution, started
 from hpc_localsgd.config import Config, MakeOptimizer, Resolved
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.plan.duration import Units
@@ -46,6 +46,9 @@ class Options:
             if isinstance(value, float | int) and value is not False and not value > 0:
                 option = "--" + name.replace("_", "-")
                 raise ConfigurationError(f"{option} must be positive, got {value:g}")
+            if name in ("parameters", "samples") and value is not None and not 1 <= value < 1e15:
+                option = "--" + name.replace("_", "-")
+                raise ConfigurationError(f"{option} {value:g}: give 1 or more, and less than 1e15")
         if self.activations and self.parameters is not None:
             raise ConfigurationError(
                 "--activations are measured on the task's model: leave --parameters out"
@@ -166,7 +169,7 @@ def _weighed(config: Config, options: Options, setting: Setting) -> _Weighed:
 def _built(spec: TaskSpec, setting: Setting) -> tuple[Task, bool]:
     """The task; if its data is not here, one of the published size in its place (and True)."""
     try:
-        return spec.build(setting), False
+        return built(spec, setting), False
     except ConfigurationError as error:
         published = spec.published()
         if published is None:
