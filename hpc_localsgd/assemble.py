@@ -438,6 +438,8 @@ def _device(name: str, local_rank: int | None) -> torch.device:
                     )
                 device = torch.device("cuda", (local_rank or 0) % gpus)
             torch.cuda.set_device(device)  # events and NCCL's barrier use the current device
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]

@@ -23,7 +23,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_loader
 from hpc_localsgd import config_file, trust, yaml_text
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.command_line import expand, overruled
+from hpc_localsgd.command_line import expand, options, overruled
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.given import KINDS, check_rate_is_elsewhere, settle
 from hpc_localsgd.gradients.base import GradientAt
@@ -291,6 +291,7 @@ def arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
 
 def _arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
     words = expand(argv, FLAGS)
+    _check_names(made, words)
     for path in config_file.named(words):
         trust.look_at(path)
     check_rate_is_elsewhere(words, _load)
@@ -308,6 +309,19 @@ def _arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
     except ArgumentError as error:  # without the page of usage that argparse prints
         said = _explained(made, words, str(error))
         raise ConfigurationError(f"{said} (see {made.prog} --help)") from error
+
+
+def _check_names(made: ArgumentParser, words: Sequence[str]) -> None:
+    """Whether there are such options: no beginning of a name stands for the whole.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    known = _names(made)
+    for _, option, _ in options(words):
+        if option.partition(".")[0].removesuffix("+") not in known:
+            said = in_words(f"unrecognized arguments: --{option}", known)
+            raise ConfigurationError(f"{said} (see {made.prog} --help)")
 
 
 def _has_files(made: ArgumentParser) -> bool:

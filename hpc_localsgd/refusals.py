@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from hpc_localsgd.names import name_at, nearest, optimizers, options_at, unknown
+from hpc_localsgd.names import CHOICES, choices, name_at, nearest, optimizers, options_at, unknown
 
 Show = Callable[[str], str]
 
@@ -22,6 +22,35 @@ _NO_OPTIMIZER = re.compile(
     r"Expected a dot import path string: (\S+)|module 'torch.optim' has no attribute '(\w+)'"
 )
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
+_NO_PATH = re.compile(r"(?:Unexpected import path format|Expected a dot import path string): (\S+)")
+_NUMBER_OF = {"rate": "rate.lr", "schedule": "schedule.every", "gradient": "gradient.rho"}
+_ELSEWHERE = {  # as it is called in other libraries, and in sentences
+    **dict.fromkeys(("lr", "learning_rate"), "rate.lr"),
+    **dict.fromkeys(
+        ("batch_size", "batch", "bs", "per_device_train_batch_size"), "batch_per_worker"
+    ),
+    **dict.fromkeys(("wd", "weight_decay"), "optimizer.weight_decay"),
+    **dict.fromkeys(("max_steps", "num_steps", "iterations"), "steps"),
+    **dict.fromkeys(("num_epochs", "max_epochs", "num_train_epochs"), "epochs"),
+    **dict.fromkeys(("output", "output_dir", "save_dir", "logdir", "folder"), "out"),
+    **dict.fromkeys(("H", "local_steps", "sync_every", "period"), "schedule.every"),
+    **dict.fromkeys(("data", "data_dir", "dataset_dir"), "task.data"),
+    **dict.fromkeys(("amp", "fp16", "bf16"), "precision"),
+    **dict.fromkeys(("gpu", "cuda"), "device"),
+    **dict.fromkeys(("nproc", "np", "num_workers", "world_size"), "workers"),
+    "momentum": "optimizer.momentum",
+    "nesterov": "optimizer.nesterov",
+    "betas": "optimizer.betas",
+    "warmup": "rate.warmup",
+    "scheduler": "rate",
+    "lr_scheduler": "rate",
+    "model": "task.model",
+    "dataset": "task",
+    "topology": "algorithm.topology",
+    "compressor": "algorithm.compressor",
+    "compression": "algorithm.compressor",
+    "gradient_accumulation_steps": "accumulate",
+}
 _ONE_TYPE = re.compile(r"Expected an? (.+?)\. Got value: (.*?)(?:\. Got value: |$)", re.MULTILINE)
 _TYPES = re.compile(r"Subtypes: \[(.+)\]$(?:.|\n)*?Given value: (.*)", re.MULTILINE)
 _TYPE = re.compile(r"<class '(\w+)'>|(?:typing\.)?Literal\[(.+?)\]")
@@ -64,7 +93,18 @@ def in_words(message: str, options: Sequence[str], show: Show = typed) -> str:
         return f"{show(key)} has no options of its own: there is no {show(key)}.{accused.group(1)}"
     if accused := _DENIED.search(message):
         return f"{show(key)} may not name {accused.group(1)}"
+    if key in CHOICES and (accused := _NO_PATH.search(message)):
+        return _no_class(key, accused.group(1), show)
     return _of_other_type(message, key, show) or _as_it_was(message, key, show)
+
+
+def _no_class(key: str, value: str, show: Show) -> str:
+    """A value that names no class; a number is meant for an option of the class."""
+    meant = _NUMBER_OF.get(key)
+    if meant and re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?", value):
+        known = ", ".join(sorted(choices(key)))
+        return f"{show(key)} is one of {known}, got {value} - did you mean {show(meant)} {value}?"
+    return unknown(key, value, choices(key))
 
 
 def _unrecognized(words: Sequence[str], options: Sequence[str], show: Show) -> str:
@@ -78,6 +118,9 @@ def _unrecognized(words: Sequence[str], options: Sequence[str], show: Show) -> s
 
 def _no_such_option(name: str, options: Sequence[str], show: Show) -> str:
     first, dot, rest = name.partition(".")
+    if not dot and _ELSEWHERE.get(first.replace("-", "_"), "").partition(".")[0] in options:
+        meant = show(_ELSEWHERE[first.replace("-", "_")])
+        return f"there is no option {show(name)} - did you mean {meant}?"
     near = nearest(first, options)
     guess = f" - did you mean {show(near + dot + rest)}?" if near else ""
     return f"there is no option {show(name)}{guess}"

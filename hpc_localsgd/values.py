@@ -12,6 +12,7 @@ from hpc_localsgd.names import class_at
 from hpc_localsgd.types import ConfigurationError
 
 MOST = 2**53  # whole numbers up to here are exact everywhere
+MOST_WORKERS = 65_536
 _MOMENTA = {"momentum", "beta", "betas"}
 _SHARES = {"label_smoothing", "label_noise", "warmup_from", "factor"}
 _SOME = {
@@ -65,6 +66,8 @@ def _fault(name: str, value: Any, hint: Any) -> str | None:
         return "give a number from 0 to 1"
     if name == "test_fraction" and not 0 < value < 1:
         return "give a number between 0 and 1"
+    if name == "workers" and value > MOST_WORKERS:
+        return f"give at most {MOST_WORKERS}"
     if name in _SOME and value < 1:
         return "give at least 1"
     return None

@@ -72,6 +72,8 @@ def load(text: str) -> Any:
         return yaml.load(text, Loader=AsTyped)  # noqa: S506, a safe loader
     except RecursionError as error:
         raise yaml.YAMLError("it nests too deep") from error
+    except (ValueError, TypeError, KeyError, OverflowError) as error:  # of a tag, as `!!int x`
+        raise yaml.YAMLError(f"a value is not what its tag says: {error}") from error
 
 
 @contextmanager

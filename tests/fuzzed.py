@@ -96,6 +96,8 @@ def given(made: ArgumentParser) -> st.SearchStrategy[list[tuple[str, str]]]:
             hint = getattr(action, "_typehint", None)
             usual = _of_type(hint) or tuple(map(str, action.choices or ()))
             chosen.append(_values(action.dest, usual))
+    if not chosen:
+        return st.just([])
     few = st.lists(st.sampled_from(chosen).flatmap(lambda one: one), min_size=1, max_size=3)
     return few.map(lambda several: list(dict(pair for one in several for pair in one).items()))
 

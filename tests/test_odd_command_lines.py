@@ -109,10 +109,12 @@ def test_every_command_is_fuzzed() -> None:
     assert set(PARSERS) == set(COMMANDS)
 
 
-@st.composite
-def of_a_run(draw: st.DrawFn, command: str) -> list[tuple[str, str]]:
-    """Options of a run, tiny where nothing else is said."""
-    return draw(given(PARSERS[command]()))
+PARSED = {name: make() for name, make in PARSERS.items()}
+
+
+def of_a_run(command: str) -> st.SearchStrategy[list[tuple[str, str]]]:
+    """Options of a command, a few."""
+    return given(PARSED[command])
 
 
 def typed(pairs: list[tuple[str, str]], command: str) -> list[str]:
@@ -120,17 +122,17 @@ def typed(pairs: list[tuple[str, str]], command: str) -> list[str]:
     tiny = {k: v for k, v in TINY.items() if k not in named and k.partition(".")[0] not in named}
     if "epochs" in named:
         tiny.pop("steps", None)
-    return words([*tiny.items(), *pairs], PARSERS[command]())
+    return words([*tiny.items(), *pairs], PARSED[command])
 
 
-@settings(odd, max_examples=250)
+@settings(odd, max_examples=220)
 @for_all(of_a_run("train"))
 def test_train_does_or_refuses(pairs: list[tuple[str, str]]) -> None:
     with in_a_folder() as folder:
         check("train", typed(pairs, "train"), folder, done=(0, 3, 85))
 
 
-@settings(odd, max_examples=150)
+@settings(odd, max_examples=100)
 @for_all(of_a_run("plan"))
 def test_plan_does_or_refuses_and_writes_nothing(pairs: list[tuple[str, str]]) -> None:
     with in_a_folder() as folder:
@@ -138,7 +140,7 @@ def test_plan_does_or_refuses_and_writes_nothing(pairs: list[tuple[str, str]]) -
         assert sorted(folder.rglob("*")) == [folder / "precious"]
 
 
-@settings(odd, max_examples=150)
+@settings(odd, max_examples=120)
 @for_all(of_a_run("train"))
 def test_a_file_is_done_or_refused(pairs: list[tuple[str, str]]) -> None:
     in_words = [(name, value) for name, value in TINY.items() if name not in dict(pairs)]
@@ -148,5 +150,52 @@ def test_a_file_is_done_or_refused(pairs: list[tuple[str, str]]) -> None:
         tiny = [p for p in in_words if p[0].partition(".")[0] not in own]
         if "epochs" in own:
             tiny = [p for p in tiny if p[0] != "steps"]
-        argv = ["--config=run.yaml", *words(tiny, PARSERS["train"]())]
+        argv = ["--config=run.yaml", *words(tiny, PARSED["train"])]
         check("train", argv, folder, done=(0, 3, 85))
+
+
+OTHERS = sorted(set(COMMANDS) - {"train", "plan"})
+BEHIND = {"verify": ["--model=nowhere:f"], "doctor": ["--bogus"], "pack": ["x", "y"]}
+
+
+@settings(odd, max_examples=120)
+@for_all(st.sampled_from(OTHERS).flatmap(lambda c: st.tuples(st.just(c), of_a_run(c))))
+def test_other_commands_refuse_what_is_no_run(case: tuple[str, list[tuple[str, str]]]) -> None:
+    command, pairs = case
+    with in_a_folder() as folder:
+        argv = words(pairs, PARSED[command]) + BEHIND.get(command, ["precious"])
+        assert check(command, argv, folder, done=(0,)) in ((2,) if command != "summary" else (0, 2))
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--lr 0.1", "no option --lr - did you mean --rate.lr?"),
+        ("--learning-rate 0.1", "did you mean --rate.lr?"),
+        ("--batch-size 4", "no option --batch-size - did you mean --batch-per-worker?"),
+        ("--momentum 0.9", "no option --momentum - did you mean --optimizer.momentum?"),
+        ("--weight-decay 0.9", "did you mean --optimizer.weight-decay?"),
+        ("--rate 0.1", "did you mean --rate.lr 0.1?"),
+        ("--schedule 16", "did you mean --schedule.every 16?"),
+        ("--workers 1000000000", "--workers 1000000000: give at most"),
+        ("--steps 1e400", "larger than any number"),
+        ("--device meta", "--device meta cannot be used here"),
+        ("--out=", "--out '': give it a value"),
+        ("--optimizer.momentum 2", "from 0 to below 1"),
+        ("--optimizer Adam --optimizer.betas=[0.9,2]", "--optimizer.betas 2.0: give a number from"),
+        ("--rate.warmup 200%", "rate.warmup '200%' is more than the whole run"),
+        ("--task.hidden 0", "--task.hidden 0: give at least 1"),
+        ("--task.hidden 100000000000", "cannot be made"),
+        ("--batchnorm-batches 0", "give at least 1"),
+        ("--task.test-fraction nan", "--task.test-fraction wants a number, got nan"),
+        ("--task.test-fraction .nan", "give a finite number"),
+        ("--gradient noise_injected --gradient.sigma null", "--gradient.sigma null: give it a va"),
+        ("--mom 3", "no option --mom"),
+    ],
+)
+def test_what_was_doubtful_is_refused_and_nothing_is_left(argv: str, said: str) -> None:
+    with in_a_folder() as folder:
+        tiny = [p for p in TINY.items() if f"--{p[0].replace('_', '-')}" not in argv]
+        given_words = [*words(tiny, PARSED["train"]), *argv.split()]
+        assert check("train", given_words, folder) == 2
+        assert said in outcome("train", given_words)[2]
