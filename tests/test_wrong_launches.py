@@ -50,7 +50,7 @@ WRONG = [
     (["--seed=-1"], "must not be negative"),
     (["--fabric=moon"], "unknown network"),
     (["--device=moon"], "--device moon cannot be used"),
-    (["--optimizer.momentum=-1"], "Invalid momentum"),
+    (["--optimizer.momentum=-1"], "--optimizer.momentum -1.0: give a number from 0"),
     (["--optimizer=torch.optim.LBFGS"], "LBFGS"),
     (["--resume", "--overwrite"], "give one"),
     (["--resume"], "nothing to resume"),
