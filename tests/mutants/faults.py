@@ -161,7 +161,7 @@ class _Bare(ast.NodeTransformer):
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        unused = deleted(node)
+        unused = not_used(node)
         self.generic_visit(node)
         node.returns = None
         with_default = node.args.args[len(node.args.args) - len(node.args.defaults) :]
@@ -183,9 +183,12 @@ class _Bare(ast.NodeTransformer):
         return ast.Pass() if for_types else node
 
 
-def deleted(node: ast.AST) -> set[str]:
-    """The arguments that a function says it does not use."""
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Del)}
+def not_used(node: ast.FunctionDef) -> set[str]:
+    """The arguments that a function does not read."""
+    names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+    return {arg.arg for arg in node.args.args} - {
+        n.id for n in names if isinstance(n.ctx, ast.Load)
+    }
 
 
 def meaning(source: str) -> str:

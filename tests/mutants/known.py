@@ -24,9 +24,4 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "pause_s = 0.01 if self._run.world.n <= 16 else 0.05",
         "pause_s = 0.01 if self._run.world.n < 16 else 0.05",
     ): "how often the other ranks' files are looked for, not what is found",
-    (
-        "checkpoint/shard.py",
-        "os.fsync(file.fileno())",
-        "pass",
-    ): "shows only where the machine loses its power in the next seconds",
 }
