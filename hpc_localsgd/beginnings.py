@@ -5,8 +5,8 @@ finished record, one that cannot be read, one of another run, shards whose fello
 
     nothing there                                  a new run
     a record that was cut off, no shard at all     begins anew in its place: it was that short
-    one or two checkpoints that are partial        a job was killed in its first: they are put aside
-    more of them, none complete                    refused: shards of some ranks go elsewhere
+    checkpoints that are partial                   a job was killed in its first: they are put aside
+    more than two, which all lack the same ranks   refused: shards of those ranks go elsewhere
     a record that is complete, unreadable, or of   refused
     another configuration
 """
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from hpc_localsgd.checkpoint.folder import all_folders, expected, missing, number
+from hpc_localsgd.checkpoint.folder import all_folders, expected, missing, never_there, number
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.types import ConfigurationError
 
@@ -45,7 +45,7 @@ def anew(out: Path, check_same: Callable[[], None]) -> Literal["new", "overwrite
     if segments:
         _check_record(out)
         check_same()
-    if len(partial) > FIRST or (partial and not segments):
+    if (len(partial) > FIRST and never_there(partial)) or (partial and not segments):
         raise ConfigurationError(_are_partial(out, partial))
     if not partial:
         sys.stderr.write(f"{out} has no checkpoint: the run starts anew and replaces its record\n")

@@ -144,7 +144,7 @@ def test_partial_checkpoints_do_not_pile_up(
     world = Simulated(2)
     world.n = 2  # the shards of rank 1 never come
     checkpoints = Checkpoints(tmp_path, world, keep=2)
-    for after in range(0, 50, 5):
+    for after in range(0, 120, 5):
         checkpoints.save(Place(after, after, {"x": torch.zeros(1)}))
         if after == 10:  # one is complete
             shutil.copy(
@@ -153,7 +153,7 @@ def test_partial_checkpoints_do_not_pile_up(
             )
         checkpoints.tidy()
     steps = [int(f.name[5:]) for f in all_folders(checkpoints.folder)]
-    assert steps[-PARTIAL:] == list(range(50 - 5 * PARTIAL, 50, 5)) and 10 in steps
+    assert steps[-PARTIAL:] == list(range(120 - 5 * PARTIAL, 120, 5)) and 10 in steps
     assert len([step for step in steps if step > 10]) == PARTIAL
     said = capsys.readouterr().err
     assert said.count("since step 10: the shards of rank 1 are missing") == 1

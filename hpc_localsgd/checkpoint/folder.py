@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
 FOLDER = re.compile(r"step-(\d{1,18})")  # what fits a whole number of 64 bits
-PARTIAL = 4  # newer than the last that is complete, at most
+PARTIAL = 16  # newer than the last that is complete, at most
 _LOOKED_AT = 64  # folders, at most, from the newest back
 # A shard that is not what was written; of another configuration; of other workers; out of reach.
 _DAMAGED, _OTHER, _WORKERS, _UNREAD = 1, 2, 3, 4
@@ -120,9 +120,10 @@ class Checkpoints:
         whole = [f for f in everything if is_complete(f)]
         too_old = [f for f in everything if len(whole) > self.keep and f < whole[-self.keep]]
         behind = [f for f in everything if not whole or f > whole[-1]]
-        if len(behind) > PARTIAL and not self._told:
+        silent = never_there(behind) if len(behind) > PARTIAL and not self._told else []
+        if silent:
             self._told = True
-            ranks = ", ".join(map(str, missing(behind[-PARTIAL])[:8]))
+            ranks = ", ".join(map(str, silent[:8]))
             self._say(
                 f"no checkpoint has become complete since step {number(whole[-1]) if whole else 0}:"
                 f" the shards of rank {ranks} are missing in {self.folder}"
@@ -230,6 +231,15 @@ def missing(folder: Path) -> list[int]:
     there = {path.name for path in folder.glob("rank-*-of-*.pt")}
     n = expected(folder)
     return [r for r in range(n) if f"rank-{r}-of-{n}.pt" not in there]
+
+
+def never_there(folders: list[Path]) -> list[int]:
+    """The ranks that have no shard in any of these, though others have.
+
+    In long rounds every rank saves by its own clock, so that shards of all may lie in turns.
+    """
+    lacking = [set(missing(f)) for f in folders if expected(f) > 0]
+    return sorted(set.intersection(*lacking)) if lacking else []
 
 
 def is_complete(folder: Path) -> bool:

@@ -122,7 +122,7 @@ class Storage:
             raise RecordGone(f"{self.path} is gone: it was removed, moved or unmounted") from error
         if not os.path.samestat(now, self._is):
             raise RecordGone(f"{self.path} is gone: another file is in its place")
-        if now.st_size < self._is.st_size:
+        if now.st_size < self._is.st_size and not self._tainted:  # a failed write may shrink it
             raise RecordGone(f"{self.path} was cut short by somebody else: it cannot be read")
 
     def _reopen(self) -> None:
@@ -130,6 +130,7 @@ class Storage:
         with contextlib.suppress(*FAILURES):
             self.file.close()
         self.file = diskspace.open_to_write(self.path, "r+")
+        self._is = self.path.stat()
 
 
 def _place(path: Path, mode: Mode) -> Path:
