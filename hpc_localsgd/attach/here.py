@@ -42,6 +42,7 @@ def world_here(
         ConfigurationError: There is a launcher and no library, or they differ in the ranks.
     """
     kind, promised = choose(environ), promised_ranks(environ) if n is None else n
+    told = kind == "torch" and _initialised("torch.distributed")  # the script said how many
     if kind == "simulated":
         return Simulated(1, device)
     if kind == "torch" and not _initialised("torch.distributed"):
@@ -49,7 +50,7 @@ def world_here(
     made: dict[str, type[Horovod] | type[Torch] | type[Mpi]]
     made = {"horovod": Horovod, "torch": Torch, "mpi": Mpi}
     world = made[kind](None, device)
-    if promised is not None and promised != world.n:
+    if promised not in (None, world.n) and not told and not _part_of_mpi(kind, promised):
         raise ConfigurationError(
             f"the launcher started {promised} processes, but {kind} joined {world.n}: the launcher "
             "and the library belong to different MPIs; run `python -m hpc_localsgd doctor` under "
@@ -76,12 +77,27 @@ def choose(environ: Mapping[str, str]) -> str:
 
 
 def promised_ranks(environ: Mapping[str, str]) -> int | None:
-    """How many ranks the launcher says it started; None if nothing says so."""
+    """How many ranks the launcher says it started; None if nothing says so.
+
+    Torchrun may run inside srun or mpirun, which have started torchrun and know nothing of ranks.
+    """
+    if "TORCHELASTIC_RUN_ID" in environ and environ.get("WORLD_SIZE", "").isdecimal():
+        return int(environ["WORLD_SIZE"])
     in_step = "SLURM_STEP_ID" in environ
     for name in _SIZES:
         if environ.get(name, "").isdecimal() and (in_step or not name.startswith("SLURM")):
             return int(environ[name])
     return None
+
+
+def _part_of_mpi(kind: str, promised: int | None) -> bool:
+    """Whether MPI has joined all ranks, and the script gave a part of them to Horovod.
+
+    With `hvd.init(comm=half)` Horovod has fewer ranks on purpose. Where MPI itself has fewer, it is
+    not the launcher's, and every process would train alone.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    return kind == "horovod" and mpi is not None and mpi.COMM_WORLD.size == promised
 
 
 def _leave_torch() -> None:

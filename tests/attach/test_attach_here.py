@@ -57,6 +57,34 @@ def test_a_launcher_without_a_library_says_what_to_install(monkeypatch: pytest.M
         here.choose(MPIRUN)
 
 
+@pytest.mark.parametrize(
+    "outer",
+    [{**SRUN, "SLURM_STEP_NUM_TASKS": "1"}, {"OMPI_COMM_WORLD_SIZE": "1"}, {"PMI_SIZE": "1"}],
+)
+def test_under_torchrun_its_ranks_count(
+    outer: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "Torch", lambda workers, device: SimpleNamespace(n=2))
+    monkeypatch.setattr(here.atexit, "register", lambda leave: None)
+    assert here.world_here(torch.device("cpu"), {**outer, **TORCHRUN}).n == 2
+
+
+@pytest.mark.parametrize(("of_mpi", "refused"), [(4, False), (1, True)])
+def test_a_part_of_the_ranks_given_to_horovod_is_no_wrong_launch(
+    of_mpi: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = SimpleNamespace(COMM_WORLD=SimpleNamespace(size=of_mpi))
+    monkeypatch.setitem(sys.modules, "mpi4py.MPI", ranks)
+    monkeypatch.setattr(here, "choose", lambda environ: "horovod")
+    monkeypatch.setattr(here, "Horovod", lambda workers, device: SimpleNamespace(n=2))
+    four = {**MPIRUN, "OMPI_COMM_WORLD_SIZE": "4"}
+    if refused:
+        with pytest.raises(ConfigurationError, match="started 4 processes, but horovod joined 2"):
+            here.world_here(torch.device("cpu"), four)
+    else:
+        assert here.world_here(torch.device("cpu"), four).n == 2
+
+
 def test_a_library_that_joined_other_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(here, "choose", lambda environ: "mpi")
     monkeypatch.setattr(here, "Mpi", lambda workers, device: Simulated(1, device))
