@@ -39,7 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         guess = f" - did you mean {near[0]!r}?" if near else ""
         print(f"unknown command {command!r}{guess} ({', '.join(COMMANDS)})", file=sys.stderr)
         return 2
-    return int(import_module(COMMANDS[command][0]).main(rest))
+    try:
+        return int(import_module(COMMANDS[command][0]).main(rest))
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        said = "needs PyTorch, which is not installed here: pip install torch"
+        print(f"python -m hpc_localsgd {command}: {said}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -200,3 +202,12 @@ def test_what_was_doubtful_is_refused_and_nothing_is_left(argv: str, said: str) 
         given_words = [*words(tiny, PARSED["train"]), *argv.split()]
         assert check("train", given_words, folder) == 2
         assert said in outcome("train", given_words)[2]
+
+
+@pytest.mark.parametrize("command", ["plan", "verify", "train"])
+def test_without_torch_a_command_says_so(command: str) -> None:
+    code = "import sys; sys.modules['torch'] = None; from hpc_localsgd.__main__ import main; "
+    code += f"sys.exit(main([{command!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "needs PyTorch" in done.stderr
