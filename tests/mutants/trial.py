@@ -18,7 +18,7 @@ from typing import Any
 from mutants.faults import Fault
 from mutants.targets import ROOT
 
-TIMEOUT_S = 150.0  # a fault that makes a loop endless
+LEAST_S = 60.0  # before a fault counts as one that makes a loop endless
 
 
 class Outcome(Enum):
@@ -61,6 +61,7 @@ def preload(tests: Sequence[str]) -> bool:
     """
     os.chdir(ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
+    began_s = time.monotonic()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -70,6 +71,7 @@ def preload(tests: Sequence[str]) -> bool:
     with os.fdopen(reader) as told:
         names = told.read().split()
     _, status = os.waitpid(child, 0)
+    Trial.timeout_s = LEAST_S + 5 * (time.monotonic() - began_s)
     for name in names:
         with suppress(Exception):  # parts of packages that are not made to be imported alone
             importlib.import_module(name)
@@ -85,10 +87,16 @@ def _theirs() -> list[str]:
 
 
 class Trial:
-    """Tests with a fault, in a child process that begins now."""
+    """Tests with a fault, in a child process that begins now.
+
+    Attributes:
+        timeout_s: Five times what the tests take without a fault, on this machine and now.
+    """
+
+    timeout_s = LEAST_S
 
     def __init__(self, fault: Fault, tests: Sequence[str]) -> None:
-        self.fault, self._end = fault, time.monotonic() + TIMEOUT_S
+        self.fault, self._end = fault, time.monotonic() + self.timeout_s
         self._child = os.fork()
         if self._child == 0:
             os.setsid()
