@@ -36,6 +36,7 @@ TINY = {
     "batchnorm_batches": "2",
     "out": "out",
 }
+SMALL_IMAGES = {"task.model": "resnet8", "task.size": "8", "task.classes": "4"}
 SECONDS = 20  # of this process, for one command line
 odd = settings(
     derandomize=True,
@@ -125,6 +126,8 @@ def typed(pairs: list[tuple[str, str]], command: str) -> list[str]:
     tiny = {k: v for k, v in TINY.items() if k not in named and k.partition(".")[0] not in named}
     if "epochs" in named:
         tiny.pop("steps", None)
+    if named.get("task") == "synthetic_images":
+        tiny |= {name: value for name, value in SMALL_IMAGES.items() if name not in named}
     return words([*tiny.items(), *pairs], PARSED[command])
 
 
@@ -151,6 +154,8 @@ def test_a_file_is_done_or_refused(pairs: list[tuple[str, str]]) -> None:
         (folder / "run.yaml").write_text(as_file(pairs), encoding="utf-8")
         own = {name for name, _ in pairs}
         tiny = [p for p in in_words if p[0].partition(".")[0] not in own]
+        if dict(pairs).get("task") == "synthetic_images":
+            tiny += [p for p in SMALL_IMAGES.items() if p[0] not in own]
         if "epochs" in own:
             tiny = [p for p in tiny if p[0] != "steps"]
         argv = ["--config=run.yaml", *words(tiny, PARSED["train"])]
