@@ -106,12 +106,18 @@ class Trial:
         """What came of it; None while it runs. Not to be asked again after that."""
         pid, status = os.waitpid(self._child, os.WNOHANG)
         if pid:
+            self._leave_nothing()
             return Outcome.LIVED if os.waitstatus_to_exitcode(status) == 0 else Outcome.DIED
         if time.monotonic() < self._end:
             return None
-        os.killpg(self._child, signal.SIGKILL)
+        self._leave_nothing()
         os.waitpid(self._child, 0)
         return Outcome.ENDLESS
+
+    def _leave_nothing(self) -> None:
+        """End what the tests started and the child, which ends without ceremony, did not."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._child, signal.SIGKILL)
 
 
 def tried(
