@@ -181,7 +181,14 @@ def built(spec: TaskSpec, setting: Setting) -> Task:
     """
     try:
         return spec.build(setting)
-    except (RuntimeError, MemoryError, OverflowError, ValueError, ZeroDivisionError) as error:
+    except (
+        RuntimeError,
+        MemoryError,
+        OverflowError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+    ) as error:
         why = (str(error).splitlines() or ["no memory"])[0]
         raise ConfigurationError(
             f"--task {type(spec).__name__} for {setting.workers} workers cannot be made ({why}): "

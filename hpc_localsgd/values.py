@@ -6,6 +6,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hpc_localsgd.names import class_at
@@ -90,6 +91,10 @@ def _leaves(path: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _hints(path: str) -> dict[str, Any]:
+    """Argument -> type; of a dataclass only whether it may be None, which its text says."""
+    if is_dataclass(class_at(path)):
+        told = {field.name: str(field.type) for field in fields(class_at(path))}
+        return {name: Any if "None" in text else object for name, text in told.items()}
     try:
         return typing.get_type_hints(class_at(path).__init__)
     except (NameError, TypeError, AttributeError, ImportError):
