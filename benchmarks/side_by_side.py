@@ -175,7 +175,7 @@ def _start(
     folder: Path,
 ) -> Job:
     address, log = str(folder / name.replace("/", "-")), folder / f"{name.replace('/', '-')}.log"
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(_OF_LAUNCHERS)}
+    environ = {k: v for k, v in os.environ.items() if not _of_a_launcher(k)}
     environ |= {
         _ADDRESS: address,
         "OMP_NUM_THREADS": "1",
@@ -203,6 +203,11 @@ def _start(
             job.ranks.append(rank)
             job.pids.append(job.hear(rank))
     return job
+
+
+def _of_a_launcher(name: str) -> bool:
+    """Tell whether an outer launcher set a variable; settings that a person made stay."""
+    return name.startswith(_OF_LAUNCHERS) and "_MCA_" not in name
 
 
 def take_turns(
