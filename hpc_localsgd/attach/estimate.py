@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,9 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, torch.Tensor):
         return batch.to(device)
     if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
+        moved_dict = copy.copy(batch)  # of its own class
+        moved_dict.update({key: to_device(value, device) for key, value in batch.items()})
+        return moved_dict
     if isinstance(batch, list):
         return [to_device(value, device) for value in batch]
     if isinstance(batch, tuple):
