@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.attach import agreement
 from hpc_localsgd.attach.buffers import check_patterns
+from hpc_localsgd.attach.checks import (
+    batchnorm_of,
+    check_settings,
+    check_types,
+    check_world,
+    in_steps,
+)
 from hpc_localsgd.attach.here import world_here
 from hpc_localsgd.attach.meeting import Meetings
-from hpc_localsgd.attach.rounds import Lengths
+from hpc_localsgd.attach.named import algorithm_of, schedule_of
 from hpc_localsgd.attach.starting import broadcast_model
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import check_fit, flatten, trained
 from hpc_localsgd.attach.sync import Parts, Sync
 from hpc_localsgd.batchnorm import BatchNorm, Policy
-from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.schedule import Schedule
 from hpc_localsgd.rollcall import PATIENCE_S
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.software import check_same_software
 
@@ -34,8 +37,8 @@ def attach(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
-    algorithm: Algorithm | None = None,
-    schedule: Schedule | Callable[[int, float], int],
+    algorithm: Algorithm | str | None = None,
+    schedule: Schedule | Callable[[int, float], int] | str,
     world: World | None = None,
     steps: int | None = None,
     steps_per_epoch: float | None = None,
@@ -57,7 +60,8 @@ def attach(
         model: Trained by this process alone, on its own share of the data. Not wrapped in
             DistributedDataParallel.
         optimizer: Any of torch.optim. What is exchanged is what it trains.
-        algorithm: What is done at the end of a round; LocalSGD() by default.
+        algorithm: What is done at the end of a round; LocalSGD() by default. Algorithms and
+            schedules at their defaults can be given by their names on the command line.
         schedule: Length of the round that starts at step t, where the learning rate of the
             optimizer's first group is lr.
         world: Who the workers are, one in each process; found by itself (see `world_here`).
@@ -92,18 +96,21 @@ def attach(
         0
     """
     check_types(model, optimizer)
-    algorithm = LocalSGD() if algorithm is None else algorithm
+    algorithm, schedule = algorithm_of(algorithm), schedule_of(schedule)
+    how = batchnorm_of(batchnorm)
     world = world_here(_device_of(model)) if world is None else world
     check_world(world)
     meetings = Meetings(world, patience_s)
     with meetings.attaching():
         check_same_software(world)
         agreement.together(world, lambda: check_fit(trained(model, optimizer)[0]))
-        agreement.together(world, lambda: check_settings(schedule, steps, steps_per_epoch))
+        agreement.together(
+            world, lambda: check_settings(schedule, optimizer, steps, steps_per_epoch)
+        )
         agreement.together(world, lambda: check_patterns(model, averaged_buffers))
         named, frozen = trained(model, optimizer)
         lengths = in_steps(schedule, steps, steps_per_epoch)
-        lines = [agreement.shown(x) for x in (algorithm, lengths, steps, batchnorm)]
+        lines = [agreement.shown(x) for x in (algorithm, lengths, steps, how)]
         lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
         lines += [f"averaged_buffers={list(averaged_buffers)}"]
         lines += [f"broadcast={broadcast}", f"broadcast_optimizer={broadcast_optimizer}"]
@@ -117,7 +124,6 @@ def attach(
             broadcast_model(world, model, groups)
         if broadcast_optimizer:
             agreement.broadcast_optimizer(world, optimizer)
-        how = batchnorm if isinstance(batchnorm, BatchNorm) else BatchNorm(batchnorm)
         parts = Parts(
             model=model,
             optimizer=optimizer,
@@ -133,78 +139,6 @@ def attach(
             check_rounds=check_rounds,
         )
         return Sync(parts, equal=broadcast)
-
-
-def check_types(model: Any, optimizer: Any) -> None:
-    """What would be wrong on every rank alike, since it is written in the script.
-
-    Raises:
-        ConfigurationError: Model or optimizer belong to another way of training in parallel.
-    """
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise ConfigurationError(
-            f"{type(model).__name__} averages gradients at every step by itself: "
-            "give attach the plain model, model.module, and call that in the loop"
-        )
-    if hasattr(optimizer, "skip_synchronize"):
-        raise ConfigurationError(
-            "the optimizer is a hvd.DistributedOptimizer, which averages gradients at every step: "
-            "leave that line out and give attach the plain optimizer"
-        )
-    # Wrappers that inherit from Optimizer without initialising it have no hooks.
-    whole = "_optimizer_step_pre_hooks" in getattr(optimizer, "__dict__", {})
-    if not (isinstance(optimizer, torch.optim.Optimizer) and whole):
-        raise ConfigurationError(
-            f"{type(optimizer).__name__} is no torch.optim.Optimizer, or wraps one: give attach "
-            "the optimizer that was wrapped (of accelerate's, optimizer.optimizer)"
-        )
-
-
-def check_world(world: World) -> None:
-    """Whether the world has one worker in each process, as a loop of one's own has.
-
-    Raises:
-        ConfigurationError: It has more.
-    """
-    if len(world.ranks) != 1:
-        raise ConfigurationError(
-            f"{world!r} has {len(world.ranks)} workers in this process, and attach trains one "
-            "model in each: leave out the number of workers"
-        )
-
-
-def check_settings(schedule: Any, steps: int | None, epoch: float | None) -> None:
-    """Whether schedule and length fit together.
-
-    Raises:
-        ConfigurationError: They do not.
-    """
-    if steps is not None and steps < 1:
-        raise ConfigurationError(f"a run of {steps} steps: give at least one, or leave it out")
-    in_steps(schedule, steps, epoch)
-
-
-def in_steps(schedule: Any, steps: int | None, steps_per_epoch: float | None) -> Lengths:
-    """The schedule with its durations in steps.
-
-    Raises:
-        ConfigurationError: One is in a unit that attach has not been told, or none can be.
-    """
-    if not callable(schedule):
-        raise ConfigurationError(f"schedule={schedule!r}: write schedule=every({schedule!r})")
-    if not isinstance(schedule, Schedule):
-        return schedule
-    try:
-        return schedule.in_steps(Units(steps_per_epoch or float("nan"), 0, steps))
-    except ConfigurationError as error:
-        if steps is None and "%" in repr(schedule):
-            raise ConfigurationError(f"{schedule} has a share of the run: give steps=") from error
-        raise
-    except (ValueError, ZeroDivisionError) as error:
-        raise ConfigurationError(
-            f"{schedule} has a duration that is not in steps: write steps, or give attach "
-            "steps_per_epoch="
-        ) from error
 
 
 def _device_of(model: nn.Module) -> torch.device:

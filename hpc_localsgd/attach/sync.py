@@ -20,6 +20,7 @@ from hpc_localsgd.attach.gradients import Gradients, Use, use_of_gradients
 from hpc_localsgd.attach.mean import MeanModel
 from hpc_localsgd.attach.meeting import AVERAGED, GRADIENTS, LOAD, ROUND, STEP, Meetings
 from hpc_localsgd.attach.own import Own
+from hpc_localsgd.attach.rates import Rates
 from hpc_localsgd.attach.rounds import Lengths, Place, Rounds
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import Group
@@ -62,6 +63,7 @@ class Sync:
         self._parts, self.model, self.world = parts, parts.model, parts.world
         self._rounds = Rounds(parts.schedule, parts.meetings, parts.steps)
         self._rounds.place.equal = equal
+        self._rates = Rates(parts.schedule)
         self._exchange = Exchange(parts.algorithm, parts.groups, parts.world)
         self._mean = MeanModel(
             parts.model, parts.world, parts.groups, self._exchange, parts.statistics
@@ -251,6 +253,8 @@ class Sync:
             together(self.world, lambda: self._check_state(state))
             self._rounds.place = place = Place(**state["place"])
             self._exchange.load(state["states"])
+        if place.t:
+            self._rates.resumed()
         self._use = "own" if place.due else self._use_of_gradients(place.H)
         if place.over:
             self.detach()
@@ -286,6 +290,8 @@ class Sync:
             self._refuse("optimizer.step()")
         if self._place.due:
             self._begin_round(used=True)
+        elif self._rates.watching:
+            self._rates.see(self.t, self._rate())
         if self._use == "algorithm" and getattr(optimizer, "found_inf", None) is not None:
             raise ConfigurationError(
                 f"{self._parts.algorithm} needs the gradients without GradScaler's factor, and a "
@@ -299,10 +305,15 @@ class Sync:
                 "closure computes them inside: call backward() first and step() without a closure"
             )
 
+    def _rate(self) -> float:
+        return float(self._parts.optimizer.param_groups[0].get("lr", 0.0))
+
     def _begin_round(self, used: bool) -> None:
         """Find H and what it means for the gradients."""
-        rate = float(self._parts.optimizer.param_groups[0].get("lr", 0.0))
+        rate = self._rate()
+        self._rates.see(self.t, rate)
         self._rounds.begin(rate, used)
+        self._rates.say(self._place, self.world.rank)
         self._use = self._use_of_gradients(self._place.H)
         if self._use == "own":
             self._exchange.part_ways(self._rounds.now(self.t))

@@ -1,0 +1,149 @@
+"""What is wrong with the arguments of `attach`, on every rank alike, since it is in the script."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from hpc_localsgd.attach.rounds import Lengths
+from hpc_localsgd.batchnorm import BatchNorm, Policy
+from hpc_localsgd.plan.duration import Units
+from hpc_localsgd.plan.schedule import Schedule, qsr
+from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.base import World
+
+_WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule")
+
+
+def check_types(model: Any, optimizer: Any) -> None:
+    """Check that model and optimizer are those of one process.
+
+    Raises:
+        ConfigurationError: They are in each other's place, or belong to another way of training in
+            parallel, at the top or anywhere below it.
+    """
+    if isinstance(model, torch.optim.Optimizer) and isinstance(optimizer, nn.Module):
+        raise ConfigurationError("the model comes first: write attach(model, optimizer, ...)")
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(
+            f"attach was given a {type(model).__name__} for the model: write "
+            "attach(model, optimizer, ...) with the torch.nn.Module that the optimizer trains"
+        )
+    _check_alone(model)
+    if hasattr(optimizer, "skip_synchronize"):
+        raise ConfigurationError(
+            "the optimizer is a hvd.DistributedOptimizer, which averages gradients at every step: "
+            "leave that line out and give attach the plain optimizer"
+        )
+    # Wrappers that inherit from Optimizer without initialising it have no hooks.
+    whole = "_optimizer_step_pre_hooks" in getattr(optimizer, "__dict__", {})
+    if not (isinstance(optimizer, torch.optim.Optimizer) and whole):
+        raise ConfigurationError(
+            f"{type(optimizer).__name__} is no torch.optim.Optimizer, or wraps one: give attach "
+            "the optimizer that was wrapped (of accelerate's, optimizer.optimizer)"
+        )
+
+
+def _check_alone(model: nn.Module) -> None:
+    """Refuse what exchanges gradients or shards by itself: also below torch.compile, or inside."""
+    for path, module in model.named_modules():
+        kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in _WRAPPERS]
+        if kinds:
+            where = f"model.{path} is" if path else "the model is"
+            raise ConfigurationError(
+                f"{where} a {kinds[0]}, which exchanges gradients at every step by itself, so that "
+                "no step would be local: build and give attach the plain module (of a wrapped "
+                "model, model.module; compile it after that), and call that in the loop"
+            )
+    for name, parameter in model.named_parameters():
+        if type(parameter.data).__name__ == "DTensor":
+            raise ConfigurationError(
+                f"the parameter {name} is a DTensor, which torch shards or exchanges by itself: "
+                "give attach a model of plain parameters, whole on every rank"
+            )
+
+
+def check_world(world: World) -> None:
+    """Check that the world has one worker in each process, as a loop of one's own has.
+
+    Raises:
+        ConfigurationError: It has more.
+    """
+    if len(world.ranks) != 1:
+        raise ConfigurationError(
+            f"{world!r} has {len(world.ranks)} workers in this process, and attach trains one "
+            "model in each: leave out the number of workers"
+        )
+
+
+def check_settings(
+    schedule: Lengths, optimizer: torch.optim.Optimizer, steps: int | None, epoch: float | None
+) -> None:
+    """Check that schedule, learning rate and length fit together.
+
+    Raises:
+        ConfigurationError: They do not.
+    """
+    if steps is not None and steps < 1:
+        raise ConfigurationError(f"a run of {steps} steps: give at least one, or leave it out")
+    in_steps(schedule, steps, epoch)
+    rate = optimizer.param_groups[0].get("lr", 0.0)
+    if without_warmup(schedule) and rate == 0:
+        raise ConfigurationError(asks_for_warmup(0, 0.0))
+
+
+def batchnorm_of(given: Any) -> BatchNorm:
+    """Make a policy for running statistics of what was given.
+
+    Raises:
+        ConfigurationError: There is no such policy.
+    """
+    made = given if isinstance(given, BatchNorm) else BatchNorm(given)
+    if made.policy not in get_args(Policy):
+        raise ConfigurationError(
+            f"batchnorm={made.policy!r}: write one of {', '.join(map(repr, get_args(Policy)))}"
+        )
+    return made
+
+
+def without_warmup(schedule: Lengths) -> bool:
+    """Whether a schedule takes a small rate for a late one, since nobody told it of a warm-up.
+
+    The trainer knows the warm-up of its learning rate; in a loop of one's own nobody does.
+    """
+    return isinstance(schedule, qsr) and schedule.warmup is None and schedule.alpha > 0
+
+
+def asks_for_warmup(t: int, rate: float, before: float | None = None) -> str:
+    """The sentence for a learning rate that is still warming up."""
+    seen = f"is {rate:.6g}" if before is None else f"rises from {before:.6g} to {rate:.6g}"
+    return (
+        f"the learning rate {seen} at step {t}: it warms up, and qsr would take a small rate for a "
+        "late one and make a round that never ends; write qsr(warmup=STEPS), the length of the "
+        "warm-up, or warmup=0 if there is none"
+    )
+
+
+def in_steps(schedule: Lengths, steps: int | None, steps_per_epoch: float | None) -> Lengths:
+    """Give the schedule with its durations in steps.
+
+    Raises:
+        ConfigurationError: One is in a unit that attach has not been told, or none can be.
+    """
+    if not isinstance(schedule, Schedule):
+        return schedule
+    if without_warmup(schedule):
+        return schedule  # as it is: `Rounds` watches the rate
+    try:
+        return schedule.in_steps(Units(steps_per_epoch or float("nan"), 0, steps))
+    except ConfigurationError as error:
+        if steps is None and "%" in repr(schedule):
+            raise ConfigurationError(f"{schedule} has a share of the run: give steps=") from error
+        raise
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigurationError(
+            f"{schedule} has a duration that is not in steps: write steps, or give attach "
+            "steps_per_epoch="
+        ) from error

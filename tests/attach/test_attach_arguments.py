@@ -1,0 +1,192 @@
+"""What is given to attach: names, classes, things in each other's place, wrapped models, rates."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from loops import attached, net
+from rank_threads import ThreadWorld, errors_on_ranks
+from torch import nn
+
+import hpc_localsgd
+from hpc_localsgd import AllReduce, Gossip, LocalSGD, every, post_local, qsr
+from hpc_localsgd.attach.checks import check_types
+from hpc_localsgd.compressors import Sign
+from hpc_localsgd.plan.schedule import doubling, spread_triggered
+from hpc_localsgd.plan.topology import complete, ring
+from hpc_localsgd.types import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"algorithm": "local_sgd"}, {"algorithm": LocalSGD()}),
+        ({"algorithm": "LocalSGD"}, {"algorithm": LocalSGD()}),
+        ({"algorithm": AllReduce}, {"algorithm": AllReduce()}),
+        ({"algorithm": LocalSGD(compressor="sign")}, {"algorithm": LocalSGD(compressor=Sign())}),
+        ({"algorithm": LocalSGD(compressor=Sign)}, {"algorithm": LocalSGD(compressor=Sign())}),
+        ({"algorithm": Gossip(topology="ring")}, {"algorithm": Gossip(topology=ring())}),
+        ({"algorithm": Gossip(topology="complete")}, {"algorithm": Gossip(topology=complete())}),
+        ({"schedule": "qsr"}, {"schedule": qsr()}),
+        ({"schedule": "every"}, {"schedule": every()}),
+        ({"schedule": every}, {"schedule": every()}),
+    ],
+    ids=str,
+)
+def test_names_and_classes_are_what_they_name(given: Any, meant: Any) -> None:
+    _, _, one = attached(**given)
+    _, _, other = attached(**meant)
+    assert repr(one) == repr(other)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"algorithm": "lokal_sgd"}, r"did you mean 'local_sgd'\? \(allreduce, cocod"),
+        ({"algorithm": "sign"}, "unknown algorithm 'sign'"),
+        ({"algorithm": every(4)}, r"is a schedule: write schedule=every\(steps=4\)"),
+        ({"schedule": LocalSGD()}, r"is a algorithm: write algorithm=LocalSGD\("),
+        ({"schedule": "qrs"}, r"did you mean 'qsr'\?"),
+        ({"schedule": 16}, r"write schedule=every\(16\)"),
+        ({"schedule": None}, r"no schedule: write schedule=every\(16\)"),
+        ({"schedule": "post_local"}, "give steps="),
+        ({"schedule": doubling()}, "give steps="),
+        ({"schedule": spread_triggered()}, "that the trainer measures"),
+        ({"algorithm": LocalSGD(compressor="zip")}, "unknown compressor 'zip'"),
+        ({"algorithm": LocalSGD(compressor=ring())}, r"is a topology: write topology=ring"),
+        ({"algorithm": Gossip(topology=3)}, "no topology: write topology=a name of"),
+        ({"algorithm": 3}, r"no algorithm: write algorithm=LocalSGD\(\)"),
+        ({"batchnorm": "mean"}, "write one of 'reestimate', 'average', 'local'"),
+    ],
+    ids=str,
+)
+def test_what_is_none_of_them_gets_a_sentence(given: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        attached(**given)
+
+
+def test_model_and_optimizer_in_each_others_place() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for wrong, said in (
+        ((optimizer, model), "the model comes first"),
+        ((list(model.parameters()), optimizer), "given a list for the model"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            hpc_localsgd.attach(*wrong, schedule=every(2))
+
+
+class DistributedDataParallel(nn.Module):
+    """Another library's of the same name, and the same fault."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class FSDPModule:
+    """What torch's fully_shard mixes in."""
+
+
+class Sharded(FSDPModule, nn.Linear):
+    pass
+
+
+class Task(nn.Module):
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.net = inside
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (nn.DataParallel, "the model is a DataParallel"),
+        (DistributedDataParallel, "the model is a DistributedDataParallel"),
+        (lambda m: Task(nn.DataParallel(m)), "model.net is a DataParallel"),
+        (lambda m: torch.compile(DistributedDataParallel(m)), "model._orig_mod is a Distributed"),
+        (lambda m: nn.Sequential(m, Sharded(2, 2)), "model.1 is a FSDPModule"),
+    ],
+)
+def test_a_wrapper_is_found_wherever_it_is(wrap: Any, said: str) -> None:
+    model = wrap(net())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigurationError, match=said):
+        check_types(model, optimizer)
+
+
+WARM_UPS = {
+    "from 0": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: min(1.0, t / 9)),
+    "nearly 0": lambda o: torch.optim.lr_scheduler.LinearLR(o, 1e-3, total_iters=9),
+    "from a third": lambda o: torch.optim.lr_scheduler.LinearLR(o, total_iters=9),
+}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["scheduler first", "attach first"])
+@pytest.mark.parametrize("kind", WARM_UPS)
+def test_qsr_asks_for_the_warm_up(kind: str, after: bool) -> None:
+    """A rate that begins at 0 gave a first round of 2^31 steps, and no exchange ever."""
+
+    def work(world: ThreadWorld) -> None:
+        model = net()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        scheduler = None if after else WARM_UPS[kind](optimizer)
+        sync = hpc_localsgd.attach(
+            model, optimizer, schedule=qsr(alpha=0.2, at_least=4), world=world
+        )
+        scheduler = scheduler or WARM_UPS[kind](optimizer)
+        for _ in range(4):
+            optimizer.step()
+            sync.step()
+            scheduler.step()
+
+    one, other = errors_on_ranks(2, work)
+    assert one == other and "write qsr(warmup=STEPS)" in one, one
+
+
+def test_qsr_with_a_warm_up_exchanges_in_it() -> None:
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    scheduler = WARM_UPS["from 0"](optimizer)
+    schedule = qsr(alpha=0.2, at_least=4, warmup=9)
+    _, _, sync = model, optimizer, hpc_localsgd.attach(model, optimizer, schedule=schedule)
+    ends = []
+    for _ in range(20):
+        optimizer.step()
+        if sync.step():
+            ends.append(sync.t)
+        scheduler.step()
+    assert ends == [4, 8, 12, 16, 20]
+
+
+def test_a_rate_that_falls_and_rises_again_is_no_warm_up() -> None:
+    _, optimizer, sync = attached(schedule=qsr(alpha=0.1, at_least=2))
+    for rate in (0.05, 0.05, 0.04, 0.03, 0.05, 0.05, 0.05):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        sync.step()
+    assert sync.t == 7
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (lambda t, lr: 5000, ["round 0 has H = 5000 steps at the learning rate 0.05: the next"]),
+        (qsr(alpha=5, at_least=2), ["round 0 has H = 10000 steps"]),
+        (qsr(alpha=0.1, at_least=2), []),
+        (every(10**6), []),
+        (post_local(switch=0, every=10**6), []),
+    ],
+)
+def test_a_long_round_is_said_at_its_start(schedule: Any, said: list[str]) -> None:
+    _, optimizer, sync = attached(schedule=schedule)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            optimizer.step()
+            sync.step()
+    assert len(found) == len(said)
+    assert all(text in str(w.message) for text, w in zip(said, found, strict=True))
