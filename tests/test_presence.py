@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from holder import Holder, holders, race
 
 from hpc_localsgd import lease, presence
 from hpc_localsgd.presence import Presence
@@ -20,69 +17,7 @@ from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.types import ConfigurationError
 
-ROOT = Path(__file__).parent.parent
 TINY = ["--task.hidden=4", "--workers=2", "--steps=8", "--figures=false"]
-HOLD = """
-import sys
-from pathlib import Path
-from hpc_localsgd.presence import Presence
-from hpc_localsgd.types import ConfigurationError
-for line in sys.stdin:  # a folder to take, or nothing: give back what was taken
-    try:
-        if line.strip():
-            held = Presence(Path(line.strip()))
-        else:
-            held.end()
-        print("ran", flush=True)
-    except ConfigurationError as error:
-        print(error, flush=True)
-"""
-
-
-class Holder:
-    """Another process that takes folders and gives them back."""
-
-    def __init__(self, *before: str) -> None:
-        self._process = subprocess.Popen(
-            [*before, sys.executable, "-c", HOLD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        self.pid = self._process.pid
-
-    def begin(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-
-    def said(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def take(self, out: Path) -> str:
-        self.begin(str(out))
-        return self.said()
-
-    def kill(self, reap: bool = True) -> None:
-        self._process.kill()
-        if reap:
-            self.close()
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-@contextmanager
-def holders(*before: list[str]) -> Iterator[list[Holder]]:
-    made = [Holder(*words) for words in before]
-    try:
-        yield made
-    finally:
-        for each in made:
-            each.close()
 
 
 @pytest.fixture
@@ -117,21 +52,6 @@ def test_of_two_that_start_at_once_one_runs_and_the_other_says_who(tmp_path: Pat
                 out.mkdir()
                 left_by(out, 7)
             race(both, out)
-
-
-def race(both: list[Holder], out: Path) -> None:
-    """Two starts in one folder; fails the test unless one runs and the other names it."""
-    for each in both:
-        each.begin(str(out))
-    said = [each.said() for each in both]
-    assert Counter(words == "ran" for words in said) == {True: 1, False: 1}, said
-    winner = both[said.index("ran")]
-    refused = said[1 - said.index("ran")]
-    claim = lease.read(out / "RUNNING")[1]
-    assert claim is not None
-    assert f"a run is going on in {out} (process {claim.process} on {claim.host})" in refused
-    winner.begin("")
-    assert winner.said() == "ran" and not list(out.iterdir())
 
 
 def left_by(out: Path, process: int, reach: str = "", run: str = "0123456789abcdef") -> Path:
