@@ -18,6 +18,7 @@ from hpc_localsgd.attach.checks import (
     in_steps,
 )
 from hpc_localsgd.attach.here import world_here
+from hpc_localsgd.attach.intact import check_free
 from hpc_localsgd.attach.meeting import Meetings
 from hpc_localsgd.attach.named import algorithm_of, schedule_of
 from hpc_localsgd.attach.starting import broadcast_model
@@ -107,6 +108,7 @@ def attach(
         agreement.together(
             world, lambda: check_settings(schedule, optimizer, steps, steps_per_epoch)
         )
+        agreement.together(world, lambda: check_free([*trained(model, optimizer)[0].values()]))
         agreement.together(world, lambda: check_patterns(model, averaged_buffers))
         named, frozen = trained(model, optimizer)
         lengths = in_steps(schedule, steps, steps_per_epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Meetings:
         """
         self._world, self._call = world, of_world(world, patience_s)
         self._number = self._call.number()
+        self._said = False
 
     @contextmanager
     def attaching(self) -> Iterator[None]:
@@ -95,7 +97,20 @@ class Meetings:
         if len(other):
             self._call.settle()
             raise ConfigurationError(_out_of_step(rows[0], rows[other[0]], int(other[0])))
-        return _common_rate(rows[:, 4], rows[:, 5], place.begin, strict)
+        differ = _rates_differ(rows[:, 4], rows[:, 5], place.begin)
+        if differ and strict:
+            raise ConfigurationError(
+                f"{differ}: the schedule depends on it, so all ranks need the same (a scheduler "
+                "stepped more often on one of them?)"
+            )
+        if differ and self._world.rank == 0 and not self._said:
+            warnings.warn(
+                f"{differ}: if that is not meant, give a scheduler that follows the loss "
+                "(ReduceLROnPlateau) the average of all ranks' losses, and step it equally often",
+                stacklevel=2,
+            )
+        self._said = self._said or bool(differ)
+        return float(rows[int(np.argmax(rows[:, 5])), 4])
 
 
 def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:
@@ -113,14 +128,13 @@ def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:
     )
 
 
-def _common_rate(rates: np.ndarray, used: np.ndarray, t: int, strict: bool) -> float:
-    """The rate of the first rank that took the step; of rank 0 if none did."""
+def _rates_differ(rates: np.ndarray, used: np.ndarray, t: int) -> str:
+    """Name two ranks that took the step at different rates; empty where all took the same."""
     first = int(np.argmax(used))
     other = np.flatnonzero((used > 0) & (rates != rates[first]))
-    if len(other) and strict:
-        raise ConfigurationError(
-            f"the learning rate of step {t} is {rates[first]:.9g} on rank {first} and "
-            f"{rates[other[0]]:.9g} on rank {other[0]}: the schedule depends on it, so all "
-            "ranks need the same (a scheduler stepped more often on one of them?)"
-        )
-    return float(rates[first])
+    if not len(other):
+        return ""
+    return (
+        f"the learning rate of step {t} is {rates[first]:.9g} on rank {first} and "
+        f"{rates[other[0]]:.9g} on rank {other[0]}"
+    )

@@ -17,8 +17,10 @@ from hpc_localsgd.attach.agreement import shown, together
 from hpc_localsgd.attach.estimate import Forward
 from hpc_localsgd.attach.exchange import Exchange
 from hpc_localsgd.attach.gradients import Gradients, Use, use_of_gradients
+from hpc_localsgd.attach.intact import Intact
 from hpc_localsgd.attach.mean import MeanModel
 from hpc_localsgd.attach.meeting import AVERAGED, GRADIENTS, LOAD, ROUND, STEP, Meetings
+from hpc_localsgd.attach.order import Order
 from hpc_localsgd.attach.own import Own
 from hpc_localsgd.attach.rates import Rates
 from hpc_localsgd.attach.rounds import Lengths, Place, Rounds
@@ -71,7 +73,8 @@ class Sync:
         self._accounts = Accounts(parts.world.ledger)
         self._use: Use = "own"
         self._away = False  # the model holds the mean parameters just now
-        self._optimised = _count(parts.optimizer)
+        self._intact = Intact(parts.model, parts.optimizer, parts.groups, parts.frozen)
+        self._order = Order(type(parts.model).__name__, parts.world.rank)
         self._on_step = type(parts.algorithm).on_step is not Algorithm.on_step
         self._before = parts.optimizer.register_step_pre_hook(self._before_step)
         self._gradients: Gradients | None = None
@@ -104,18 +107,20 @@ class Sync:
         if self._place.due:
             self._begin_round(used=False)
         self._settle_gradients(skipped=True)
+        self._order.counted(self._parts.optimizer)
         if self._gradients is not None:
             self._gradients.done = False
             self._watch_gradients()
         place = self._place
         place.t, place.equal = place.t + 1, False
+        self._order.apart = True
         if not place.due:
             if self._on_step:
                 with self._meet(STEP):
                     self._exchange.on_step(self._rounds.now(place.t - 1))
             return False
         last = place.t == self._parts.steps
-        self._check_storage()
+        self._intact.check()
         with self._meet(ROUND):
             self._end_round(last)
             if last:
@@ -138,8 +143,9 @@ class Sync:
             if batches is not None:
                 self._mean.show(True, batches, forward)
             return
+        self._order.check("finish()")
         if self._place.inside:
-            self._check_storage()
+            self._intact.check()
         with self._meet(ROUND):
             if self._place.inside:
                 self._place.end = self._place.t
@@ -173,6 +179,7 @@ class Sync:
         """
         if self._away:
             raise RuntimeError("averaged() is already entered: the model holds the mean parameters")
+        self._order.check("averaged()")
         own = Own(self.model, self._parts.groups)
         self._away = True
         try:
@@ -200,6 +207,8 @@ class Sync:
             self._gradients.remove()
         self._gradients, self._use = None, "own"
         self._place.over = True
+        self._intact.over()
+        self._order.over()
 
     def __enter__(self) -> Sync:
         return self
@@ -255,6 +264,7 @@ class Sync:
             self._exchange.load(state["states"])
         if place.t:
             self._rates.resumed()
+        self._order.taken = 0
         self._use = "own" if place.due else self._use_of_gradients(place.H)
         if place.over:
             self.detach()
@@ -292,12 +302,14 @@ class Sync:
             self._begin_round(used=True)
         elif self._rates.watching:
             self._rates.see(self.t, self._rate())
+        closure = len(args) != 1 or "closure" in kwargs  # the first argument is the optimiser
+        self._order.took(optimizer, closure)
         if self._use == "algorithm" and getattr(optimizer, "found_inf", None) is not None:
             raise ConfigurationError(
                 f"{self._parts.algorithm} needs the gradients without GradScaler's factor, and a "
                 "fused optimizer takes it off inside its step: give it fused=False"
             )
-        if len(args) == 1 and "closure" not in kwargs:  # the first argument is the optimiser
+        if not closure:
             self._settle_gradients()
         elif self._use == "algorithm":
             raise ConfigurationError(
@@ -327,6 +339,9 @@ class Sync:
         now = self._rounds.now(place.t - 1, last)
         self._exchange.on_parameters(parts.algorithm.on_sync, now)
         place.equal = parts.algorithm.ends_equal
+        self._order.apart = not place.equal
+        if self.world.rank == 0:
+            self._intact.warn_of_others()
         parts.statistics.on_sync()
         self._accounts.close_round()
 
@@ -381,17 +396,6 @@ class Sync:
         if self._gradients is not None and self._use != "own" and not self._gradients.done:
             self._gradients.finish(skipped)
 
-    def _check_storage(self) -> None:
-        """Whether the model is still the one that was attached."""
-        for group in self._parts.groups:
-            group.check()
-        grown = _count(self._parts.optimizer) != self._optimised
-        if grown or any(p.requires_grad for p in self._parts.frozen):
-            raise RuntimeError(
-                "parameters were unfrozen or added to the optimizer after attach, and would not be "
-                "exchanged: call sync.finish() and attach again at that point"
-            )
-
     def _refuse(self, what: str) -> None:
         """Say what cannot be done now.
 
@@ -405,7 +409,3 @@ class Sync:
                 f"{what} after the run has ended (by finish(), detach(), or all of the steps given "
                 "to attach): call attach again to go on"
             )
-
-
-def _count(optimizer: torch.optim.Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimizer.param_groups)

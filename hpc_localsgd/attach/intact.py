@@ -1,0 +1,124 @@
+"""Whether the model is still the one that was attached, and nobody else's."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from hpc_localsgd.attach.storage import Group, replaced
+from hpc_localsgd.types import ConfigurationError
+
+_ATTACHED: weakref.WeakSet[Intact] = weakref.WeakSet()
+_LOCK = threading.Lock()  # ranks may be threads
+
+
+class Intact:
+    """What an attached model and its optimiser consisted of."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        groups: Sequence[Group],
+        frozen: Sequence[nn.Parameter],
+    ) -> None:
+        self._model, self._optimizer, self._groups = model, optimizer, groups
+        self._frozen = frozen
+        self._ours = {id(p) for group in groups for p in group.parameters}
+        self._known = self._ours | {id(p) for p in frozen}
+        self._path = _path(model, [name for group in groups for name in group.names])
+        self._versions = {id(p): p._version for p in model.parameters()}
+        self._said = False
+        with _LOCK:
+            _ATTACHED.add(self)
+
+    def over(self) -> None:
+        """Forget: the run has ended, and the model may be attached again."""
+        with _LOCK:
+            _ATTACHED.discard(self)
+
+    def holds(self, parameters: Iterable[nn.Parameter]) -> bool:
+        """Tell whether any of these is exchanged here."""
+        return any(id(p) in self._ours for p in parameters)
+
+    def check(self) -> None:
+        """Check that what is trained is what is exchanged.
+
+        Raises:
+            RuntimeError: A parameter was moved, replaced, unfrozen or given to the optimiser later.
+        """
+        for owner, leaf, child, name in self._path:
+            if owner._modules.get(leaf) is not child:
+                raise RuntimeError(replaced(name))
+        for group in self._groups:
+            group.check()
+        trained = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if any(id(p) not in self._known for p in trained) or any(
+            p.requires_grad for p in self._frozen
+        ):
+            raise RuntimeError(
+                "parameters were unfrozen or added to the optimizer after attach, and would not be "
+                "exchanged: call sync.finish() and attach again at that point"
+            )
+
+    def warn_of_others(self) -> None:
+        """Say once of parameters that another optimiser trains and nobody exchanges."""
+        if self._said:
+            return
+        with _LOCK:
+            attached = set().union(*(each._ours for each in _ATTACHED))
+        left = [
+            name
+            for name, p in self._model.named_parameters()
+            if id(p) not in attached
+            and p.grad is not None
+            and p._version != self._versions.get(id(p), p._version)
+        ]
+        if left:
+            self._said = True
+            warnings.warn(
+                f"these parameters of the model are trained, but not by the optimizer given to "
+                f"attach, and rounds do not exchange them: {', '.join(left[:8])}; attach the "
+                "optimizer that trains them too, or give all parameters to one optimizer",
+                stacklevel=2,
+            )
+
+
+def check_free(parameters: Sequence[nn.Parameter]) -> None:
+    """Check that no other attach is at work on these parameters.
+
+    Raises:
+        ConfigurationError: One is: its hooks would go on averaging.
+    """
+    if not _taken(parameters):
+        return
+    gc.collect()  # one that nobody holds any more is in a circle with its optimiser's hooks
+    if _taken(parameters):
+        raise ConfigurationError(
+            "the model is attached already, and both would exchange it: call sync.finish() or "
+            "sync.detach() on what the first attach returned, or build model and optimizer anew"
+        )
+
+
+def _taken(parameters: Sequence[nn.Parameter]) -> bool:
+    with _LOCK:
+        return any(each.holds(parameters) for each in _ATTACHED)
+
+
+def _path(model: nn.Module, names: Sequence[str]) -> list[tuple[nn.Module, str, nn.Module, str]]:
+    """Every module on the way to a parameter once: its owner, its name there, and a parameter."""
+    found: dict[tuple[int, str], tuple[nn.Module, str, nn.Module, str]] = {}
+    for name in names:
+        owner = model
+        for leaf in name.split(".")[:-1]:
+            child = owner._modules[leaf]
+            assert child is not None
+            found.setdefault((id(owner), leaf), (owner, leaf, child, name))
+            owner = child
+    return list(found.values())

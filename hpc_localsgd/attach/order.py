@@ -1,0 +1,90 @@
+"""Whether `optimizer.step()`, `sync.step()` and `finish()` come in their order."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import warnings
+
+import torch
+
+_UNFINISHED: dict[int, Order] = {}
+
+
+class Order:
+    """What has been called so far, on this rank.
+
+    Attributes:
+        taken: Calls of `optimizer.step()` since the last `sync.step()`.
+        apart: Whether ranks are known to hold different models, for want of an exchange.
+    """
+
+    def __init__(self, name: str, rank: int) -> None:
+        """Begin; `name` is what to call the model at the end of the program."""
+        self.name, self.taken, self.apart = name, 0, False
+        self._left: list[tuple[int, int]] | None = None
+        if rank == 0:
+            if not _UNFINISHED:
+                atexit.unregister(say_unfinished)
+                atexit.register(say_unfinished)
+            _UNFINISHED[id(self)] = self
+
+    def took(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
+        """Note that the optimiser is about to step.
+
+        Args:
+            optimizer: Whose gradients are looked at.
+            closure: Whether it computes its gradients itself.
+
+        Raises:
+            RuntimeError: `sync.step()` was called for this very gradient already.
+        """
+        left, self._left = self._left, None
+        if left and not closure and left == _gradients(optimizer):
+            raise RuntimeError(
+                "sync.step() was called before optimizer.step(), with the same gradients: call "
+                "optimizer.step() first, then sync.step()"
+            )
+        self.taken += 1
+
+    def counted(self, optimizer: torch.optim.Optimizer) -> None:
+        """Note that `sync.step()` was called; without a step before it, with which gradients."""
+        self._left = None if self.taken else _gradients(optimizer)
+        self.taken = 0
+
+    def check(self, what: str) -> None:
+        """Check that every step of the optimiser was counted.
+
+        Raises:
+            RuntimeError: Some were not, so that nobody knows whether the ranks differ.
+        """
+        if self.taken:
+            raise RuntimeError(
+                f"{what} after {self.taken} optimizer.step() without sync.step(): call sync.step() "
+                "once after every optimizer.step()"
+            )
+
+    def over(self) -> None:
+        """Forget: the run has ended."""
+        _UNFINISHED.pop(id(self), None)
+
+
+def say_unfinished() -> None:
+    """Say at exit which models were left different on every rank; not after an exception."""
+    left = [order for order in _UNFINISHED.values() if order.taken or order.apart]
+    if not left or hasattr(sys, "last_type"):
+        return
+    never = " (sync.step() was not called after optimizer.step())" if left[0].taken else ""
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    warnings.warn(
+        f"the program ends without sync.finish(): the model {left[0].name}{more} is another one on "
+        f"every rank{never}; call sync.finish() after the last step, or write `with attach(...) as "
+        "sync:`",
+        stacklevel=2,
+    )
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[tuple[int, int]]:
+    """Which gradients there are, and how often each was written."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return [(id(p.grad), p.grad._version) for p in parameters if p.grad is not None]
