@@ -13,6 +13,7 @@ from hpc_localsgd.attach.buffers import check_patterns
 from hpc_localsgd.attach.checks import (
     batchnorm_of,
     check_settings,
+    check_sparse,
     check_types,
     check_world,
     in_steps,
@@ -99,6 +100,7 @@ def attach(
     check_types(model, optimizer)
     algorithm, schedule = algorithm_of(algorithm), schedule_of(schedule)
     how = batchnorm_of(batchnorm)
+    check_sparse(algorithm, optimizer)
     world = world_here(_device_of(model)) if world is None else world
     check_world(world)
     meetings = Meetings(world, patience_s)

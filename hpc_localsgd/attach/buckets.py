@@ -2,7 +2,8 @@
 
 The vector of a group of n tensors is [n + P]: a flag for each tensor, which tells whether any rank
 has a gradient for it, then the gradients. Buckets are cut from its end, since backward reaches the
-last parameters first; the flags travel in the last bucket.
+last parameters first; the flags travel in the last bucket. The flag of a sparse gradient is so
+small and negative that the sum of all flags is negative exactly where all gradients are sparse.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
 
 
+SPARSE = -(2.0**-20)  # fewer than 2^20 ranks
+
+
 @dataclass
 class Slot:
     """One parameter's place: its window, its flag, and whether its gradient is there."""
@@ -30,13 +34,22 @@ class Slot:
     name: str
     parameter: nn.Parameter
     window: torch.Tensor
-    flag: torch.Tensor  # [], 1 if this rank has a gradient; after the average > 0 if any has
+    flag: (
+        torch.Tensor
+    )  # [], 1 or SPARSE if this rank has a gradient; after the average 0 if none has
     bucket: Bucket
     arrived: bool = False
     absent: bool = False
+    sparse: bool = False
 
     def give(self) -> None:
-        """Make the window the parameter's gradient, or a copy of it in half precision."""
+        """Make the window the parameter's gradient, or a copy of it in half precision.
+
+        A sparse gradient, as SparseAdam wants, has the rows whose average is not zero.
+        """
+        if (self.sparse or self.absent) and bool(self.flag < 0):
+            self.parameter.grad = self.window.to(self.parameter.dtype).to_sparse(1)
+            return
         same = self.window.dtype == self.parameter.dtype
         self.parameter.grad = self.window if same else self.window.to(self.parameter.dtype)
 

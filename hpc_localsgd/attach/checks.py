@@ -7,6 +7,8 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.attach.gradients import remembers
 from hpc_localsgd.attach.rounds import Lengths
 from hpc_localsgd.batchnorm import BatchNorm, Policy
 from hpc_localsgd.plan.duration import Units
@@ -63,6 +65,19 @@ def _check_alone(model: nn.Module) -> None:
                 f"the parameter {name} is a DTensor, which torch shards or exchanges by itself: "
                 "give attach a model of plain parameters, whole on every rank"
             )
+
+
+def check_sparse(algorithm: Algorithm, optimizer: torch.optim.Optimizer) -> None:
+    """Check that an optimiser of sparse gradients gets such.
+
+    Raises:
+        ConfigurationError: The algorithm hands back its own gradients, which are dense.
+    """
+    if isinstance(optimizer, torch.optim.SparseAdam) and remembers(algorithm):
+        raise ConfigurationError(
+            f"SparseAdam takes sparse gradients only, and {algorithm!r} makes dense ones of them: "
+            "use algorithm=LocalSGD(), or torch.optim.Adam with Embedding(sparse=False)"
+        )
 
 
 def check_world(world: World) -> None:

@@ -21,7 +21,7 @@ import torch
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.attach.buckets import Bucket, Buffer, Slot, cut_buckets
+from hpc_localsgd.attach.buckets import SPARSE, Bucket, Buffer, Slot, cut_buckets
 from hpc_localsgd.attach.storage import Group
 
 if TYPE_CHECKING:
@@ -41,13 +41,21 @@ def use_of_gradients(algorithm: Algorithm, state: State, H: int, K: int) -> Use:
         without a GradScaler's factor.
     """
     rule = type(algorithm).on_gradient
+    if remembers(algorithm):
+        return "algorithm"
     if rule is Algorithm.on_gradient:
         return "own"
     if rule is LocalSGD.on_gradient:
         return "mean" if state["parallel"] and H == 1 and K > 1 else "own"
-    if rule is AllReduce.on_gradient and getattr(algorithm, "compressor", None) is None:
-        return "mean" if K > 1 else "own"
-    return "algorithm"
+    return "mean" if K > 1 else "own"
+
+
+def remembers(algorithm: Algorithm) -> bool:
+    """Tell whether an algorithm is given the whole vector of gradients, which it may remember."""
+    rule = type(algorithm).on_gradient
+    if rule is AllReduce.on_gradient:
+        return getattr(algorithm, "compressor", None) is not None
+    return rule is not Algorithm.on_gradient and rule is not LocalSGD.on_gradient
 
 
 class Gradients:
@@ -167,6 +175,9 @@ class Gradients:
         assert grad is not None
         if grad is slot.window:
             return
+        if grad.is_sparse:
+            slot.flag.fill_(SPARSE)
+            slot.sparse = True
         slot.window.copy_(grad.to_dense() if grad.is_sparse else grad)
         if grad.dtype == slot.window.dtype:
             slot.parameter.grad = slot.window
@@ -184,12 +195,10 @@ class Gradients:
         """Give every parameter the result as its gradient, and be ready for the next pass."""
         exact = self._use() == "mean"
         for slot in self._slots:
-            used = not (slot.absent and exact) or bool(slot.flag > 0)  # by any rank
-            if slot.absent:
-                slot.flag.fill_(1)
+            used = not (slot.absent and exact) or bool(slot.flag != 0)  # by any rank
             if used:
                 slot.give()
-            slot.arrived = slot.absent = False
+            slot.arrived = slot.absent = slot.sparse = False
         for buffer in self._buffers:
             buffer.vector[: buffer.n] = 1
         self._reset()
