@@ -24,7 +24,7 @@ train: env  ## train four Horovod workers with Post-local SGD on real data
 
 # Tests that start ranks share one of the processes and take turns; all others run beside them.
 test: env  ## run every test, those under MPI and Horovod included
-	$(BIN)/python -m pytest tests -n 2 --dist loadgroup
+	$(BIN)/python -m pytest tests -n 2
 
 quick: env  ## run the tests that start no ranks: an answer in minutes
 	$(BIN)/python -m pytest tests -n auto -m "not launched"

@@ -1,40 +1,40 @@
 """Which tests start processes under a launcher: they take turns, the others run beside them.
 
-`pytest -n 2 --dist loadgroup` gives one process the group of the former, and the rest to whoever is
-free. Without `-n` the marks only serve to choose: `-m "not launched"`.
+`pytest -n 2` gives one process all of the former, and the rest to whoever is free. Without `-n` the
+marks only serve to choose: `-m "not launched"`.
 """
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
 LAUNCHED = ("hosts", "mpi", "slurm")  # folders all of whose tests start ranks
-SLURM = ("slurm",)
-LAUNCHERS = {"mpirun", "horovodrun", "torchrun"}  # fixtures
+_TAKES_A_LAUNCHER = re.compile(r"^\s*(import launching|from launching import)", re.MULTILINE)
 
 
 def mark(items: list[pytest.Item]) -> None:
-    """Mark the tests that start ranks, and put them first: they are the longest."""
+    """Mark the tests that start ranks, and put them first: they take longest."""
     for item in items:
-        folder = item.path.relative_to(HERE).parts[0]
-        if folder in SLURM:
-            item.add_marker(pytest.mark.slurm)
-        if folder in LAUNCHED or launches(item):
+        if launches(item.path):
             item.add_marker(pytest.mark.launched)
-            item.add_marker(pytest.mark.xdist_group("ranks"))
-    items.sort(key=lambda item: item.get_closest_marker("launched") is None)
+        if item.path.is_relative_to(HERE / "slurm"):
+            item.add_marker(pytest.mark.slurm)
+    items.sort(key=lambda item: not launches(item.path))
 
 
-def launches(item: pytest.Item) -> bool:
-    """Tell whether a test asks for a launcher, or its module takes one from `launching`."""
-    if LAUNCHERS & set(getattr(item, "fixturenames", ())):
+@cache
+def launches(file: Path) -> bool:
+    """Tell whether the tests of a file start ranks."""
+    if file.relative_to(HERE).parts[0] in LAUNCHED or file.stem.endswith("_launched"):
         return True
-    names = vars(getattr(item, "module", None) or object).values()
-    return any(
-        getattr(thing, "__name__", "") == "launching"
-        or getattr(thing, "__module__", "") == "launching"
-        for thing in names
-    )
+    return _TAKES_A_LAUNCHER.search(file.read_text(encoding="utf-8")) is not None
+
+
+def scope(nodeid: str) -> str:
+    """Name what has to run in one process: all tests that start ranks, or a test by itself."""
+    return "ranks" if launches(HERE.parent / nodeid.partition("::")[0]) else nodeid
