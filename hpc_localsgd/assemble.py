@@ -20,6 +20,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.batchnorm import BatchNorm
 from hpc_localsgd.checkpoint import Checkpoints, Keeper
 from hpc_localsgd.config import Config, Resolved, essence
+from hpc_localsgd.environment.ending import about_the_launcher
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.environment.reach import check_before
 from hpc_localsgd.loop import Position, Run
@@ -344,7 +345,8 @@ def make_watchdog(
     longest = min(run.steps, max(run.schedule(t, run.rate(t)) for t in moments))
     if isinstance(run.schedule, spread_triggered):
         longest = run.schedule.at_most
-    return Watchdog(keeper, run.world, stopping, out, longest, watchdog_s(config))
+    least_s = watchdog_s(config)
+    return Watchdog(keeper, run.world, stopping, out, longest, least_s, advice=about_the_launcher)
 
 
 def watchdog_s(config: Config) -> float:

@@ -89,6 +89,7 @@ class Watchdog:
         longest: int,
         least_s: float,
         clock: Callable[[], float] = time.monotonic,
+        advice: Callable[[], str] = str,
     ) -> None:
         """Watch a rank.
 
@@ -100,10 +101,11 @@ class Watchdog:
             longest: Steps of the longest round of the plan.
             least_s: Without a step, until anything is done at all; 0 for never.
             clock: Seconds.
+            advice: What more to say when the job is ended; may be nothing.
         """
         self._keeper, self._world, self._stopping = keeper, world, stopping
         self._folder, self._longest, self._least_s = out / "ranks", longest, least_s
-        self._clock = clock
+        self._clock, self._advice = clock, advice
         self._beaten_s = clock() - BEAT_EVERY_S
         self._beats = 0
         self._seen: dict[int, str] = {}
@@ -165,6 +167,8 @@ class Watchdog:
                 f"{self._keeper.t}, and {self.bound_s():.0f} s were allowed: the job hangs and is "
                 f"ended. These {what}: {names}\n"
             )
+            if advice := self._advice():
+                sys.stderr.write(f"{advice}\n")
             sys.stderr.flush()
         self._stopping.ask("a hang", HUNG)
 

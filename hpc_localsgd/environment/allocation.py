@@ -154,13 +154,19 @@ def of_this_process(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
 
 def _above() -> list[list[str]]:
     """The words of the processes above this one, the nearest first; Linux only."""
+    return [words for _, words in processes_above()]
+
+
+def processes_above() -> list[tuple[int, list[str]]]:
+    """Return number and words of the processes above this one, the nearest first; Linux only."""
     found, pid = [], os.getppid()
     try:
         while pid > 1:
             raw = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
             words = [os.fsdecode(word) for word in raw.split(b"\0")]
             # A script names itself behind its interpreter.
-            found.append(words[1:] if Path(words[0]).name.startswith("python") else words)
+            by_python = Path(words[0]).name.startswith("python")
+            found.append((pid, words[1:] if by_python else words))
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:  # another's, or gone
         pass
