@@ -43,7 +43,7 @@ from hpc_localsgd.probes import (
 from hpc_localsgd.quarantine import Quarantine
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.results import remove_results
-from hpc_localsgd.resuming import Continued, continued
+from hpc_localsgd.resuming import NEW, OTHERS, Continued, continued
 from hpc_localsgd.shared_folder import held
 from hpc_localsgd.smoke import hurried
 from hpc_localsgd.stopping import GONE, Stopping
@@ -367,7 +367,8 @@ def open_record(resolved: Resolved, run: Run, units: Units, t0: int, how: Contin
     """Rank 0: the folder, config.yaml, and trajectory.h5 or its next segment."""
     config, out = resolved.config, Path(resolved.config.out)
     if how.mode == "overwrite":
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        for folder in ("checkpoints", NEW, OTHERS):
+            shutil.rmtree(out / folder, ignore_errors=True)
         remove_results(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(resolved.text)

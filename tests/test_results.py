@@ -39,3 +39,16 @@ def test_the_folder_of_the_report_goes_when_nothing_else_is_in_it(tmp_path: Path
     assert report([str(tmp_path)]) == 0
     assert train([*RUN, "--figures=false", f"--out={tmp_path}"]) == 0
     assert not (tmp_path / "report").exists()
+
+
+def test_overwrite_leaves_no_checkpoints_of_other_workers(tmp_path: Path) -> None:
+    anew = [*RUN, "--figures=false", f"--out={tmp_path}"]
+    assert train(anew) == 0
+    before = files(tmp_path)
+    more = [option for option in anew if option not in ("--workers=2", "--overwrite")]
+    assert train([*more, "--workers=4", "--resume-from-mean"]) == 0
+    assert (tmp_path / "checkpoints-of-other-workers").is_dir()
+    (tmp_path / "checkpoints-new").mkdir()  # of a job that was killed while it wrote them
+    (tmp_path / "checkpoints-new" / "rank-0-of-1.pt").touch()
+    assert train(anew) == 0
+    assert files(tmp_path) == before and not (tmp_path / "checkpoints-new").exists()
