@@ -51,7 +51,7 @@ from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.trajectory import Writer
 from hpc_localsgd.trajectory.header import Header
-from hpc_localsgd.types import ConfigurationError, Gone, NotKept, legend
+from hpc_localsgd.types import ConfigurationError, DataError, Gone, NotKept, legend
 from hpc_localsgd.watchdog import Watchdog
 from hpc_localsgd.worlds.base import World, check_workers
 from hpc_localsgd.worlds.horovod import Horovod
@@ -174,6 +174,16 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     return run, units
 
 
+NO_SUCH_SIZES = (
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+)
+
+
 def built(spec: TaskSpec, setting: Setting) -> Task:
     """A task, or a refusal in words where a model of these sizes cannot be had.
 
@@ -182,19 +192,19 @@ def built(spec: TaskSpec, setting: Setting) -> Task:
     """
     try:
         return spec.build(setting)
-    except (
-        RuntimeError,
-        MemoryError,
-        OverflowError,
-        ValueError,
-        TypeError,
-        ArithmeticError,
-    ) as error:
-        why = (str(error).splitlines() or ["no memory"])[0]
-        raise ConfigurationError(
-            f"--task {type(spec).__name__} for {setting.workers} workers cannot be made ({why}): "
-            "type other sizes, or fewer --workers"
-        ) from error
+    except (ConfigurationError, DataError):
+        raise  # says in words already what is wrong
+    except NO_SUCH_SIZES as error:
+        raise ConfigurationError(cannot_be_made(spec, setting.workers, error)) from error
+
+
+def cannot_be_made(spec: TaskSpec, workers: int, error: BaseException) -> str:
+    """Say why a task of these sizes cannot be had."""
+    why = (str(error).splitlines() or ["no memory"])[0]
+    return (
+        f"--task {type(spec).__name__} for {workers} workers cannot be made ({why}): "
+        "type other sizes, or fewer --workers"
+    )
 
 
 def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: int) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hpc_localsgd.assemble import NO_SUCH_SIZES, cannot_be_made
 from hpc_localsgd.config import Config, recorded
 from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.sharpness.options import Options
 from hpc_localsgd.tasks.base import Task
 from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.types import ConfigurationError, DataError
 
 FILE_NAME = "sharpness.h5"
 
@@ -105,14 +106,20 @@ def rebuilt(text: str, options: Options, device: torch.device) -> tuple[Task, Co
     """The task of a recorded configuration, on this rank's device.
 
     Raises:
-        ConfigurationError: The configuration is not understood, or the data is missing.
+        ConfigurationError: The configuration is not understood, the data is missing, or there is no
+            memory for a task of the recorded sizes.
     """
     config = recorded(text, options.trust).config
-    task = build_for_curvature(
-        config.task,
-        batch=config.batch_per_worker,
-        seed=options.seed,
-        dtype=getattr(torch, options.dtype),
-        device=device,
-    )
+    try:
+        task = build_for_curvature(
+            config.task,
+            batch=config.batch_per_worker,
+            seed=options.seed,
+            dtype=getattr(torch, options.dtype),
+            device=device,
+        )
+    except (ConfigurationError, DataError):
+        raise  # says in words already what is wrong
+    except NO_SUCH_SIZES as error:
+        raise ConfigurationError(cannot_be_made(config.task, 1, error)) from error
     return task, config

@@ -57,6 +57,10 @@ def read_tokens(path: Path, kind: Kind, test_fraction: float, most: int) -> Toke
 
 
 def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ConfigurationError(
+            f"--task.file {path} is a device or a pipe, which may have no end: give a text file"
+        )
     try:
         return path.read_bytes()
     except OSError as error:

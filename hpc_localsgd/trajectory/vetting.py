@@ -56,6 +56,33 @@ def vet(path: Path, file: h5py.File) -> None:
     _VETTED[path] = now
 
 
+def why_strange(path: Path, file: h5py.File, large: tuple[str, ...], texts: tuple[str, ...]) -> str:
+    """Say what a file has that none of this package has; an empty text where it is sound.
+
+    Args:
+        path: Of the file, whose size bounds what its arrays may declare.
+        file: Open, nothing of it read.
+        large: Arrays that are never read as a whole.
+        texts: Arrays of texts, which are read one by one.
+    """
+    budget = SPARE_BYTES + PACKED * os.stat(path).st_size
+    try:
+        names = _names(file)
+        _check_attrs(file)
+        for name in names:
+            item = file[name]
+            _check_attrs(item)
+            if isinstance(item, h5py.Dataset):
+                _check_inside(name, item)
+                if name not in (*large, *texts):
+                    budget -= _bytes_of(name, item)
+                if budget < 0:
+                    raise _Strange(f"{_shown(name)} declares more numbers than the file can hold")
+    except _Strange as said:
+        return str(said)
+    return ""
+
+
 class _Strange(Exception):
     """Something that no record has; says what, as the second half of a sentence."""
 
@@ -95,11 +122,16 @@ def _check_attrs(item: Any) -> None:
             raise _Strange(f"its attribute {_shown(name)} is too long")
 
 
-def _bytes_of(name: str, item: h5py.Dataset) -> int:
-    """Bytes that reading an array takes; 0 for parameters, which are read one row at a time."""
+def _check_inside(name: str, item: h5py.Dataset) -> None:
+    """Refuse an array whose content another file has."""
     made = item.id.get_create_plist()
     if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
         raise _Strange(f"the numbers of {_shown(name)} lie in another file")
+
+
+def _bytes_of(name: str, item: h5py.Dataset) -> int:
+    """Bytes that reading an array takes; 0 for parameters, which are read one row at a time."""
+    _check_inside(name, item)
     if item.shape is None or item.dtype.kind not in "iufb" or item.dtype.itemsize > 8:
         raise _Strange(f"{_shown(name)} is no array of numbers")
     if name in ("snapshots/mean", "snapshots/workers"):

@@ -66,7 +66,12 @@ class Published:
             f"curl -L {self.url} | tar xz -C {data}"
         )
 
+    def _check_file(self, path: Path) -> None:
+        if path.exists() and not path.is_file():  # reading a device or a pipe may never end
+            raise ConfigurationError(f"{self.name}: {path} is not a file")
+
     def _pickle(self, path: Path) -> Images:
+        self._check_file(path)
         try:
             with path.open("rb") as file:
                 content = _OnlyArrays(file, encoding="bytes").load()
@@ -79,6 +84,7 @@ class Published:
         return self._checked(path, pixels, labels)
 
     def _binary(self, path: Path) -> Images:
+        self._check_file(path)
         try:
             content = np.fromfile(path, dtype=np.uint8)
         except FileNotFoundError as error:

@@ -30,6 +30,7 @@ import numpy as np
 
 from hpc_localsgd.tasks.vision.store import SPLITS, Store
 from hpc_localsgd.tasks.vision.tree import is_junk
+from hpc_localsgd.trajectory.vetting import why_strange
 from hpc_localsgd.types import ConfigurationError, DataError
 
 FORMAT, VERSION = "hpc_localsgd.images", 1
@@ -62,6 +63,20 @@ class Pack(Store):
             self._place = {split: g["bytes"].id.get_offset() for split, g in groups.items()}
             if None in self._place.values():
                 raise ConfigurationError(f"{path}: its images do not lie in one piece: pack again")
+            for split, group in groups.items():
+                self._check_places(split, group["bytes"].size)
+
+    def _check_places(self, split: str, total: int) -> None:
+        """Refuse images that begin or end outside of what is stored, before one is read."""
+        offset, labels = self._offset[split], self.labels[split]
+        sound = len(offset) == len(labels) + 1 == len(self._crc[split]) + 1 and (
+            offset[0] == 0 and offset[-1] == total and bool((offset[1:] >= offset[:-1]).all())
+        )
+        if not sound or not ((labels >= 0) & (labels < len(self.classes))).all():
+            raise ConfigurationError(
+                f"{self.path}: the places or labels of its {SPLITS[split]} images contradict each "
+                "other: it is damaged, pack again"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}  # an open file stays with its process
@@ -120,8 +135,13 @@ def check_format(path: Path, file: h5py.File) -> None:
     """Whether a file is one of ours.
 
     Raises:
-        ConfigurationError: It is not, or a newer version wrote it.
+        ConfigurationError: It is not, it leads to other files or declares more than it can hold,
+            or a newer version wrote it.
     """
+    of = SPLITS.values()
+    bytes_, names = (tuple(f"{group}/{name}" for group in of) for name in ("bytes", "name"))
+    if why := why_strange(path, file, large=bytes_, texts=names):
+        raise ConfigurationError(f"{path}: not a file of packed images of this package: {why}")
     if file.attrs.get("format") != FORMAT:
         raise ConfigurationError(
             f"{path} holds no packed images: make one with `python -m hpc_localsgd pack FOLDER "
