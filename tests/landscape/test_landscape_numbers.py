@@ -153,6 +153,6 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     from hpc_localsgd.trajectory import TrajectoryError
 
     (tmp_path / "landscape.h5").write_text("no")
-    for name, why in (("landscape.h5", "damaged"), ("other.h5", "no such landscape")):
+    for name, why in (("landscape.h5", "not an HDF5 file"), ("other.h5", "no such landscape")):
         with pytest.raises(TrajectoryError, match=why):
             Landscape.read(tmp_path / name)
