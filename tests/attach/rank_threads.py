@@ -39,6 +39,34 @@ class Meeting:
         return [value for _, value in everything]
 
 
+class Patient(Meeting):
+    """Where ranks that exchange different things wait for each other, as in a library, in vain."""
+
+    def __init__(self, n: int, timeout_s: float) -> None:
+        super().__init__(n)
+        self._timeout_s, self._lock, self._over = timeout_s, threading.Lock(), False
+        self._rooms: dict[str, tuple[threading.Barrier, list[Any]]] = {}
+
+    def swap(self, rank: int, what: str, v: Any) -> list[Any]:
+        with self._lock:
+            if self._over:
+                raise threading.BrokenBarrierError
+            fresh = (threading.Barrier(self.n, timeout=self._timeout_s), [None] * self.n)
+            barrier, table = self._rooms.setdefault(what, fresh)
+        table[rank] = v
+        barrier.wait()
+        everything = list(table)
+        barrier.wait()
+        return everything
+
+    def end(self) -> None:
+        """Nobody waits any more."""
+        with self._lock:
+            self._over = True
+            for barrier, _ in self._rooms.values():
+                barrier.abort()
+
+
 class ThreadTransport(Transport):
     def __init__(self, meeting: Meeting, rank: int) -> None:
         self.rank, self.n, self.meeting = rank, meeting.n, meeting
@@ -87,6 +115,13 @@ class ThreadTransport(Transport):
 
     def close(self) -> None:
         pass
+
+    def end(self, status: int) -> None:
+        """A thread cannot be ended: let it fail where it waits, as in a library that gave up."""
+        del status
+        if isinstance(self.meeting, Patient):
+            self.meeting.end()
+        self.meeting.barrier.abort()
 
 
 class ThreadWorld(World):

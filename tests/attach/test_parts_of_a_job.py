@@ -1,0 +1,22 @@
+"""Several trainings in one job, each in a part of its ranks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import launching
+import pytest
+
+SCRIPT = str(Path(__file__).with_name("halves_of_a_job.py"))
+
+
+@pytest.mark.parametrize("how", ["hvd", "set", "mpi"])
+def test_two_halves_train_side_by_side(how: str) -> None:
+    done = launching.run(launching.mpirun(4), [SCRIPT, how]).succeeded()
+    found = re.findall(r"half (\d): rank (\d) of 2, (-?\d\.\d+)", done.text)
+    assert sorted((half, rank) for half, rank, _ in found) == [
+        ("0", "0"), ("0", "1"), ("1", "0"), ("1", "1"),
+    ]  # fmt: skip
+    weights = {half: {w for h, _, w in found if h == half} for half in "01"}
+    assert len(weights["0"]) == len(weights["1"]) == 1 and weights["0"] != weights["1"]
