@@ -216,4 +216,4 @@ def test_every_kind_of_class_is_looked_at() -> None:
 
 
 def test_a_file_that_nests_without_end_is_refused(file: Any) -> None:
-    assert "nests too deep" in refusal(file("seed: " + "[" * 100_000))
+    assert "nested too deeply" in refusal(file("seed: " + "[" * 100_000))

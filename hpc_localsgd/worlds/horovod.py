@@ -32,6 +32,8 @@ class Horovod(World):
             workers: K; one a rank if not given.
             device: Where their parameters live.
             process_set: A `hvd.ProcessSet` with this rank in it, to train its ranks alone.
+                Horovod ends for all sets when the process of one ends: let all ranks wait for
+                each other at the end of the program (`hvd.barrier()`).
 
         Raises:
             ConfigurationError: There is no Horovod, or this rank is not in the process set.

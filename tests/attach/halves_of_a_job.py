@@ -50,6 +50,7 @@ def main(how: str) -> None:
     sync.finish()
     weight = float(model.weight.detach().sum())
     print(f"half {half}: rank {sync.world.rank} of {sync.world.size}, {weight:.9f}", flush=True)
+    MPI.COMM_WORLD.Barrier()  # Horovod ends for all its process sets when one process ends
 
 
 if __name__ == "__main__":
