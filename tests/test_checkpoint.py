@@ -426,7 +426,9 @@ def test_auto_begins_anew_goes_on_and_replaces_a_run_without_a_checkpoint(
     assert capfd.readouterr().err == ""
     with pytest.raises(Interrupted):
         finish(start(out, auto, stop=21)[0])
-    assert "has no checkpoint: the run starts anew and replaces its record" in capfd.readouterr().err
+    assert (
+        "has no checkpoint: the run starts anew and replaces its record" in capfd.readouterr().err
+    )
     job, _ = start(out, auto)
     assert job.position.t == 15
     assert torch.equal(finish(job).x, whole)
