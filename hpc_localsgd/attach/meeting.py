@@ -37,6 +37,7 @@ class Place:
         begin: First step of the round.
         rate: Learning rate of that step.
         used: Whether this rank's optimiser took that step.
+        finite: Whether this rank's parameters are finite.
     """
 
     what: str
@@ -44,6 +45,7 @@ class Place:
     begin: int = 0
     rate: float = 0.0
     used: bool = False
+    finite: bool = True
 
 
 class Meetings:
@@ -87,16 +89,20 @@ class Meetings:
         Raises:
             ConfigurationError: They are not, or differ in the rate of the round's first step and
                 `strict` asks for more; on all ranks alike.
+            RuntimeError: The parameters of one are not finite; on all ranks alike.
         """
         what = float(_OPERATIONS.index(place.what))
         own = [what, self._number, place.t, place.begin, place.rate, float(place.used)]
+        own.append(float(place.finite))
         rows = self._world.gather(np.array([own], dtype=np.float64))
-        if (rows == rows[0]).all():
+        if (rows == rows[0]).all() and place.finite:
             return place.rate
         other = np.flatnonzero((rows[:, :4] != rows[0, :4]).any(1))
         if len(other):
             self._call.settle()
             raise ConfigurationError(_out_of_step(rows[0], rows[other[0]], int(other[0])))
+        if not rows[:, 6].all():
+            raise RuntimeError(_astray(rows[:, 6], place.t))
         differ = _rates_differ(rows[:, 4], rows[:, 5], place.begin)
         if differ and strict:
             raise ConfigurationError(
@@ -125,6 +131,16 @@ def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:
     return (
         f"the ranks are out of step: rank 0 is in {places[0]}, rank {other} in {places[1]}; "
         f"{REMEDY}"
+    )
+
+
+def _astray(finite: np.ndarray, t: int) -> str:
+    """Name the first rank whose numbers must not go into anybody's average."""
+    left, first = int((finite == 0).sum()), int(np.argmin(finite))
+    return (
+        f"the parameters of rank {first} ({left} of {len(finite)} ranks) are not finite after step "
+        f"{t - 1}, and would make those of all ranks so: nothing was exchanged; take a smaller "
+        "learning rate, clip gradients, or go on from a checkpoint"
     )
 
 

@@ -100,11 +100,12 @@ class Rounds:
         place.s, place.begin, place.end = place.s + 1, place.t, place.t + min(H, left)
         place.rate, place.used = rate, used
 
-    def agree(self, what: str = ROUND) -> None:
+    def agree(self, what: str = ROUND, finite: bool = True) -> None:
         """Stop with an error where the ranks would wait for each other. A collective, not billed.
 
         Args:
             what: The operation in which they are.
+            finite: Whether this rank's parameters are.
 
         Raises:
             ConfigurationError: On all ranks alike, naming two that are out of step.
@@ -112,9 +113,10 @@ class Rounds:
         p = self.place
         begin = p.begin if p.begin < p.t else p.t  # one rank may have begun the next round already
         if what != ROUND:
-            self._meetings.compare(Met(what, p.t))
+            self._meetings.compare(Met(what, p.t, finite=finite))
             return
-        p.rate = self._meetings.compare(Met(what, p.t, begin, p.rate, p.used), self._uses_rate)
+        here = Met(what, p.t, begin, p.rate, p.used, finite)
+        p.rate = self._meetings.compare(here, self._uses_rate)
 
     def now(self, t: int, last: bool = False) -> Now:
         """What an algorithm may know about step t of this round."""

@@ -89,6 +89,12 @@ class Group:
         """A checksum of every bit."""
         return checksum(self.flat)
 
+    def finite(self) -> bool:
+        """Tell whether every number is finite, without a copy of them."""
+        if not len(self.flat):
+            return True
+        return bool(torch.isfinite(torch.stack(torch.aminmax(self.flat))).all())
+
     def check(self) -> None:
         """Whether the parameters are still where they were put.
 

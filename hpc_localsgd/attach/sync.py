@@ -151,7 +151,7 @@ class Sync:
                 self._place.end = self._place.t
                 self._end_round(last=True)
             else:
-                self._rounds.agree()
+                self._rounds.agree(finite=self._finite())
             self._end(batches, forward)
 
     @contextmanager
@@ -184,7 +184,7 @@ class Sync:
         self._away = True
         try:
             with self._meet(AVERAGED):
-                self._rounds.agree(AVERAGED)
+                self._rounds.agree(AVERAGED, self._finite())
                 self._mean.show(self._place.equal, batches, forward, own)
             yield self.model
         finally:
@@ -335,7 +335,7 @@ class Sync:
         parts, place = self._parts, self._place
         together = self._use == "own" and parts.algorithm.ends_equal
         if last or (together and parts.check_rounds):
-            self._rounds.agree()
+            self._rounds.agree(finite=self._finite())
         now = self._rounds.now(place.t - 1, last)
         self._exchange.on_parameters(parts.algorithm.on_sync, now)
         place.equal = parts.algorithm.ends_equal
@@ -356,6 +356,9 @@ class Sync:
         self._mean.show(self._place.equal, batches, forward, warn=warn)
         self.detach()
         self._place.equal = True
+
+    def _finite(self) -> bool:
+        return all(group.finite() for group in self._parts.groups)
 
     def _meet(self, what: str) -> AbstractContextManager[None]:
         return self._parts.meetings.at(what, self.t)

@@ -258,3 +258,36 @@ def test_a_refused_attach_leaves_the_model_free() -> None:
         hpc_localsgd.attach(model, optimizer, schedule=every(2))
     sync.finish()
     hpc_localsgd.attach(model, optimizer, schedule=every(2)).detach()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["step", "averaged", "finish"])
+def test_numbers_that_are_not_finite_go_into_nobodys_average(
+    where: str, bad: float, dtype: torch.dtype
+) -> None:
+    finite = {}
+
+    def work(world: ThreadWorld) -> None:
+        model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)).to(dtype)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        sync = hpc_localsgd.attach(model, optimizer, schedule=every(2), world=world)
+        optimizer.step()
+        sync.step()
+        if world.rank == 1:
+            with torch.no_grad():
+                model[1].weight[0, 1] = bad
+        try:
+            if where == "step":
+                optimizer.step()
+                sync.step()
+            elif where == "averaged":
+                with sync.averaged():
+                    raise AssertionError("shown")
+            sync.finish()
+        finally:
+            finite[world.rank] = bool(parameters(model).isfinite().all())
+
+    one, other = errors_on_ranks(2, work)
+    assert one == other and "the parameters of rank 1 (1 of 2 ranks) are not finite" in one
+    assert finite == {0: True, 1: False}
