@@ -53,7 +53,7 @@ def test_runs_of_one_and_of_four_workers_are_the_same_on_two_ranks(
         mpirun(2), [*COMMAND, str(trained), *OPTIONS, "--density", f"--out={out}", "--world=mpi"]
     ).succeeded()
     one = Trajectory(trained / "sharpness.h5")
-    assert one.series("sharpness/xi_curvature").value.shape == (1, workers)
+    assert one.series("sharpness/snapshot_xi_curvature").value.shape == (1, workers)
     assert_same(one, Trajectory(out))
 
 
