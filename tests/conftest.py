@@ -7,7 +7,6 @@ folder of a conftest on the path.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 # Runs started inside this process are alone, whatever started pytest.
@@ -35,16 +34,3 @@ def same_random_numbers() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tell apart the tests that start ranks; see `groups`."""
     groups.mark(items)
-
-
-@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests that start ranks in one process.
-
-    Not by the marks that pytest-xdist has for it: with pytest 9 they do nothing.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    scheduler = LoadScopeScheduling(config, log)
-    scheduler._split_scope = groups.scope
-    return scheduler

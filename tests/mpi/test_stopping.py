@@ -169,7 +169,7 @@ def test_where_no_signal_arrives_a_file_stops_the_run(
 
 
 def test_a_frozen_rank_is_named_and_the_job_ended(tmp_path: Path) -> None:
-    options = [*RUNS["short"], "--checkpoint-every=0.3 s", "--watchdog=2 s"]
+    options = [*RUNS["short"], "--checkpoint-every=0.3 s", "--watchdog=5 s"]
     with started(mpirun(2), arguments(tmp_path, *options)) as job:
         until(lambda: trains(job, tmp_path) and last_complete(tmp_path), 200, "a checkpoint")
         os.kill(job.ranks()[1], signal.SIGSTOP)
