@@ -14,10 +14,15 @@ from hpc_localsgd.types import ConfigurationError
 
 def named(words: Sequence[str]) -> list[str]:
     """The files that a command line names with `--config`."""
+    return values_of("--config", words)
+
+
+def values_of(wanted: str, words: Sequence[str]) -> list[str]:
+    """Return every value that a command line gives an option, as `--it VALUE` or `--it=VALUE`."""
     found = []
     for word, following in zip_longest(words, words[1:], fillvalue=""):
         option, equals, value = word.partition("=")
-        if option == "--config":
+        if option == wanted:
             found.append(value if equals else following)
     return found
 

@@ -16,13 +16,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import _common, set_parsing_settings
 
+from hpc_localsgd.config_file import values_of
 from hpc_localsgd.names import CHOICES, choices, class_at, optimizers, short_name, unknown
 from hpc_localsgd.types import ConfigurationError
 
@@ -95,12 +95,7 @@ def check_whole(value: Any) -> Any:
 
 def trusted_in(words: Sequence[str]) -> list[str]:
     """The modules that a command line trusts; no file can say so."""
-    found = []
-    for word, following in zip_longest(words, words[1:], fillvalue=""):
-        option, equals, value = word.partition("=")
-        if option == "--trust":
-            found.append(value if equals else following)
-    return found
+    return values_of("--trust", words)
 
 
 def chosen(option: str, value: Any) -> Any:
