@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpc_localsgd.engine.astray import state_like
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -91,12 +92,7 @@ class LocalOptimizer:
 
     def _row_state(self) -> list[torch.Tensor]:
         """State tensors that have one row for each worker, in a fixed order."""
-        return [
-            tensor
-            for parameter in self._parameters
-            for _, tensor in sorted(self.torch.state.get(parameter, {}).items())
-            if isinstance(tensor, torch.Tensor) and tensor.shape == parameter.shape
-        ]
+        return state_like(self.torch, self._parameters)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the torch optimiser of these R workers."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.engine.astray import astray, heal
 from hpc_localsgd.types import legend
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from hpc_localsgd.optimizer import LocalOptimizer
     from hpc_localsgd.tasks.base import Task
     from hpc_localsgd.types import Footprint, Now, Rows, State, Vector
@@ -53,7 +53,7 @@ class Quarantine(Algorithm):
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """As the algorithm, of gradients that are finite where they travel."""
         if now.H == 1 or self.sends_gradients:
-            heal(g, astray(g, world), world)
+            heal(g, astray([g], world), world)
         return self.of.on_gradient(g, state, world, now)
 
     def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
@@ -62,7 +62,7 @@ class Quarantine(Algorithm):
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """As the algorithm, with the mean of the others in the place of those astray."""
-        bad = astray(x, world)
+        bad = astray([x], world)
         if bad.any() and not bad.all():
             heal(x, bad, world)
             if self._task.buffers.numel():
@@ -82,22 +82,3 @@ class Quarantine(Algorithm):
     def payload(self, model: Footprint, K: int, now: Now) -> int | np.ndarray:
         """As the algorithm."""
         return self.of.payload(model, K, now)
-
-
-def astray(x: Rows, world: World) -> np.ndarray:
-    """Which workers have a number in their row [R, P] that is not finite: bool [K]."""
-    return world.gather((~torch.isfinite(x).all(1)).cpu().numpy())
-
-
-def heal(x: Rows, bad: np.ndarray, world: World) -> None:
-    """Replace the rows of the workers `bad` [K] by the mean of the others', in place. Not billed.
-
-    Nothing happens when it is nobody, or everybody.
-    """
-    if not bad.any() or bad.all():
-        return
-    own = torch.from_numpy(bad[list(world.ranks)]).to(x.device)
-    with world.ledger.unbilled():
-        others = torch.where(own[:, None], torch.zeros_like(x), x)
-        mean = world.mean(others)[0] * (len(bad) / (len(bad) - int(bad.sum())))
-    x[own] = mean

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hpc_localsgd.engine.astray import said
 from hpc_localsgd.probes import Measurement, Probe, Spread, View
 from hpc_localsgd.quarantine import QUARANTINED
 from hpc_localsgd.trajectory import NotWritten, RecordGone, TrajectoryError
@@ -154,12 +155,8 @@ class Recorder:
         flags = p.sync.get(QUARANTINED)
         if not flags:
             return
-        workers = ", ".join(str(k) for k in np.flatnonzero(flags))
         if self.run.world.rank == 0:
-            _say(
-                f"round {now.s}, step {p.t}: the numbers of worker {workers} are not finite: left "
-                "out, and given the mean of the others"
-            )
+            _say(said(np.array(flags), f"round {now.s}, step {p.t}"))
         meaning = "1: left out of the exchange, its numbers were not finite"
         yield Measurement(QUARANTINED, np.array(flags, float), "1", ("worker",), meaning)
 

@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks", "curvature"),
     ("worlds",),
     ("algorithms", "compressors", "gradients"),
+    ("engine",),
     ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured")
     + ("quarantine", "stopping", "watchdog", "rollcall"),
     ("loop", "attach"),

@@ -17,16 +17,19 @@ from hpc_localsgd.attach.checks import (
     check_types,
     check_world,
     in_steps,
+    on_nan_of,
 )
 from hpc_localsgd.attach.here import world_here
 from hpc_localsgd.attach.intact import check_free
 from hpc_localsgd.attach.meeting import Meetings
 from hpc_localsgd.attach.named import algorithm_of, schedule_of
+from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.starting import broadcast_model
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import check_fit, flatten, trained
-from hpc_localsgd.attach.sync import Parts, Sync
+from hpc_localsgd.attach.sync import Sync
 from hpc_localsgd.batchnorm import BatchNorm, Policy
+from hpc_localsgd.engine.astray import OnNan
 from hpc_localsgd.plan.schedule import Schedule
 from hpc_localsgd.rollcall import PATIENCE_S
 from hpc_localsgd.worlds.base import World
@@ -50,6 +53,7 @@ def attach(
     broadcast_optimizer: bool = False,
     bucket_bytes: int = BUCKET_BYTES,
     check_rounds: bool = True,
+    on_nan: OnNan = "stop",
     patience_s: float = PATIENCE_S,
 ) -> Sync:
     """Train a model in rounds of local steps, in a loop of one's own.
@@ -78,6 +82,10 @@ def attach(
             backward.
         check_rounds: Compare the ranks' step counts before each exchange of parameters (a few
             bytes), so that ranks out of step end with an error at once.
+        on_nan: When a rank's numbers are no longer finite: "stop" all ranks with an error that
+            names it, or "quarantine": it is left out of the exchange and goes on from the mean of
+            the others. Looked for in parameters at every exchange, in gradients where those are
+            averaged, which is then done after backward.
         patience_s: For how many seconds a rank may wait in an exchange for others that are busy
             (evaluating, saving), before the job is ended. One that has left, or waits elsewhere,
             is noticed within seconds; see `rollcall`.
@@ -99,7 +107,7 @@ def attach(
     """
     check_types(model, optimizer)
     algorithm, schedule = algorithm_of(algorithm), schedule_of(schedule)
-    how = batchnorm_of(batchnorm)
+    how, on_nan = batchnorm_of(batchnorm), on_nan_of(on_nan)
     check_sparse(algorithm, optimizer)
     world = world_here(_device_of(model)) if world is None else world
     check_world(world)
@@ -116,6 +124,7 @@ def attach(
         lengths = in_steps(schedule, steps, steps_per_epoch)
         lines = [agreement.shown(x) for x in (algorithm, lengths, steps, how)]
         lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
+        lines += [f"on_nan={on_nan}"]
         lines += [f"averaged_buffers={list(averaged_buffers)}"]
         lines += [f"broadcast={broadcast}", f"broadcast_optimizer={broadcast_optimizer}"]
         lines += agreement.described(model, list(named))
@@ -141,6 +150,7 @@ def attach(
             steps=steps,
             bucket_bytes=bucket_bytes,
             check_rounds=check_rounds,
+            on_nan=on_nan,
         )
         return Sync(parts, equal=broadcast)
 

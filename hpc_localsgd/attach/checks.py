@@ -11,6 +11,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.gradients import remembers
 from hpc_localsgd.attach.rounds import Lengths
 from hpc_localsgd.batchnorm import BatchNorm, Policy
+from hpc_localsgd.engine.astray import OnNan
 from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.schedule import Schedule, qsr
 from hpc_localsgd.types import ConfigurationError
@@ -121,6 +122,20 @@ def batchnorm_of(given: Any) -> BatchNorm:
             f"batchnorm={made.policy!r}: write one of {', '.join(map(repr, get_args(Policy)))}"
         )
     return made
+
+
+def on_nan_of(given: Any) -> OnNan:
+    """Check the choice for numbers that are not finite.
+
+    Raises:
+        ConfigurationError: There is no such choice.
+    """
+    if given not in get_args(OnNan):
+        raise ConfigurationError(
+            f"on_nan={given!r}: write one of {', '.join(map(repr, get_args(OnNan)))}"
+        )
+    chosen: OnNan = given
+    return chosen
 
 
 def without_warmup(schedule: Lengths) -> bool:

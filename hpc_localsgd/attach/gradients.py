@@ -69,6 +69,7 @@ class Gradients:
         use: Callable[[], Use],
         on_gradient: Callable[[list[Rows]], None],
         meet: Callable[[], AbstractContextManager[None]],
+        heal: Callable[[list[Rows]], None] | None = None,
     ) -> None:
         """Put a hook on every parameter.
 
@@ -79,9 +80,12 @@ class Gradients:
             use: Asked at every gradient what this round does with it.
             on_gradient: Called with the rows [1, P] of all groups where `use` is "algorithm".
             meet: Around what waits for the other ranks.
+            heal: Called with the rows of all groups before anything of them is averaged, which
+                then begins when backward ends.
         """
         self._groups, self._world, self._bytes = groups, world, bucket_bytes
         self._use, self._on_gradient, self._meet = use, on_gradient, meet
+        self._heal = heal
         self._buffers: list[Buffer] = []
         self._buckets: list[Bucket] = []
         self._slots: list[Slot] = []
@@ -132,7 +136,8 @@ class Gradients:
         if not slot.arrived:
             slot.arrived = True
             slot.bucket.missing -= 1
-        self._begin_complete()
+        if self._heal is None:
+            self._begin_complete()
 
     @torch.no_grad()
     def finish(self, skipped: bool = False) -> None:
@@ -152,6 +157,8 @@ class Gradients:
         for bucket in self._buckets:
             bucket.missing = 0
         with self._meet():
+            if self._heal is not None:
+                self._heal([buffer.rows for buffer in self._buffers])
             self._begin_complete()
             for bucket in self._buckets:
                 if bucket.begun is not None:

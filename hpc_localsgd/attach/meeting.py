@@ -48,6 +48,19 @@ class Place:
     finite: bool = True
 
 
+@dataclass(frozen=True)
+class Everybody:
+    """What ranks know of each other when they have compared their places.
+
+    Attributes:
+        rate: Learning rate of the round's first step.
+        astray: Which ranks' parameters are not finite, bool [K].
+    """
+
+    rate: float
+    astray: np.ndarray
+
+
 class Meetings:
     """The operations of one `attach` on all ranks."""
 
@@ -80,8 +93,8 @@ class Meetings:
         """This rank meets nobody any more in this run."""
         self._call.ended(self._number, how)
 
-    def compare(self, place: Place, strict: bool = False) -> float:
-        """All ranks must be at the same place; returns the rate of all. Inside `at`, a collective.
+    def compare(self, place: Place, strict: bool = False, tolerant: bool = False) -> Everybody:
+        """All ranks must be at the same place. Inside `at`, a collective.
 
         The rows are of one length in all operations, so that ranks which come to this from
         different ones understand each other.
@@ -89,19 +102,21 @@ class Meetings:
         Raises:
             ConfigurationError: They are not, or differ in the rate of the round's first step and
                 `strict` asks for more; on all ranks alike.
-            RuntimeError: The parameters of one are not finite; on all ranks alike.
+            RuntimeError: The parameters of one are not finite, or of all where some may be
+                (`tolerant`); on all ranks alike.
         """
         what = float(_OPERATIONS.index(place.what))
         own = [what, self._number, place.t, place.begin, place.rate, float(place.used)]
         own.append(float(place.finite))
         rows = self._world.gather(np.array([own], dtype=np.float64))
+        bad = rows[:, 6] == 0
         if (rows == rows[0]).all() and place.finite:
-            return place.rate
+            return Everybody(place.rate, bad)
         other = np.flatnonzero((rows[:, :4] != rows[0, :4]).any(1))
         if len(other):
             self._call.settle()
             raise ConfigurationError(_out_of_step(rows[0], rows[other[0]], int(other[0])))
-        if not rows[:, 6].all():
+        if bad.all() or (bad.any() and not tolerant):
             raise RuntimeError(_astray(rows[:, 6], place.t))
         differ = _rates_differ(rows[:, 4], rows[:, 5], place.begin)
         if differ and strict:
@@ -116,7 +131,7 @@ class Meetings:
                 stacklevel=2,
             )
         self._said = self._said or bool(differ)
-        return float(rows[int(np.argmax(rows[:, 5])), 4])
+        return Everybody(float(rows[int(np.argmax(rows[:, 5])), 4]), bad)
 
 
 def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:
@@ -138,9 +153,10 @@ def _astray(finite: np.ndarray, t: int) -> str:
     """Name the first rank whose numbers must not go into anybody's average."""
     left, first = int((finite == 0).sum()), int(np.argmin(finite))
     return (
-        f"the parameters of rank {first} ({left} of {len(finite)} ranks) are not finite after step "
-        f"{t - 1}, and would make those of all ranks so: nothing was exchanged; take a smaller "
-        "learning rate, clip gradients, or go on from a checkpoint"
+        f"the parameters or statistics of rank {first} ({left} of {len(finite)} ranks) are not "
+        f"finite after step {t - 1}, and would make those of all ranks so: nothing was exchanged; "
+        "take a smaller learning rate, clip gradients, go on from a checkpoint, or leave such "
+        'ranks out by attach(on_nan="quarantine")'
     )
 
 

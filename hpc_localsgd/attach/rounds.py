@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hpc_localsgd.attach.meeting import RATE, ROUND, Meetings
 from hpc_localsgd.attach.meeting import Place as Met
 from hpc_localsgd.plan.schedule import every, phases, post_local
 from hpc_localsgd.types import ConfigurationError, Now
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Lengths = Callable[[int, float], int]  # (t, lr) -> H
 _WITHOUT_RATE = (every, post_local, phases)  # their H cannot differ between ranks
@@ -92,7 +96,7 @@ class Rounds:
         if self._uses_rate:
             with self._meetings.at(RATE, place.t):
                 here = Met(RATE, place.t, place.t, rate, used)
-                rate = self._meetings.compare(here, strict=True)
+                rate = self._meetings.compare(here, strict=True).rate
         H = int(self._schedule(place.t, rate))
         if H < 1:
             raise ConfigurationError(f"the schedule gave a round of {H} steps at step {place.t}")
@@ -100,12 +104,16 @@ class Rounds:
         place.s, place.begin, place.end = place.s + 1, place.t, place.t + min(H, left)
         place.rate, place.used = rate, used
 
-    def agree(self, what: str = ROUND, finite: bool = True) -> None:
+    def agree(self, what: str = ROUND, finite: bool = True, tolerant: bool = False) -> np.ndarray:
         """Stop with an error where the ranks would wait for each other. A collective, not billed.
 
         Args:
             what: The operation in which they are.
             finite: Whether this rank's parameters are.
+            tolerant: It is no error if those of some ranks are not.
+
+        Returns:
+            Which ranks' parameters are not finite, bool [K].
 
         Raises:
             ConfigurationError: On all ranks alike, naming two that are out of step.
@@ -113,10 +121,11 @@ class Rounds:
         p = self.place
         begin = p.begin if p.begin < p.t else p.t  # one rank may have begun the next round already
         if what != ROUND:
-            self._meetings.compare(Met(what, p.t, finite=finite))
-            return
+            return self._meetings.compare(Met(what, p.t, finite=finite), tolerant=tolerant).astray
         here = Met(what, p.t, begin, p.rate, p.used, finite)
-        p.rate = self._meetings.compare(here, self._uses_rate)
+        all_of_us = self._meetings.compare(here, self._uses_rate, tolerant)
+        p.rate = all_of_us.rate
+        return all_of_us.astray
 
     def now(self, t: int, last: bool = False) -> Now:
         """What an algorithm may know about step t of this round."""

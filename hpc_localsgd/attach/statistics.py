@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -38,6 +39,15 @@ class Statistics:
         self._trained = self._training_now()
         self._warned = False
 
+    @property
+    def averages(self) -> bool:
+        """Whether rounds average them."""
+        return self._how.policy == "average"
+
+    def finite(self) -> bool:
+        """Tell whether every number in them is, on this rank."""
+        return all(bool(torch.isfinite(buffer.values()).all()) for buffer in self._found())
+
     def on_sync(self) -> None:
         """Average them at an exchange, if that is the policy; sent and billed.
 
@@ -46,7 +56,7 @@ class Statistics:
         """
         if self._model.training:
             self._trained = self._training_now()
-        if self._how.policy == "average":
+        if self.averages:
             found = self._found()
             self._check(found)
             average(self._world, [buffer.values() for buffer in found])

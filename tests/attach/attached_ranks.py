@@ -29,6 +29,7 @@ from loops import (
     parameters,
     steps,
 )
+from spoiled import in_the_trainer, through_attach
 from torch import nn
 
 import hpc_localsgd
@@ -208,6 +209,12 @@ def rank_0_gives_model_and_optimizer(world: World) -> None:
     everyone_equal(world, torch.cat([parameters(model), model[1].running_var]))
 
 
+def a_rank_astray_goes_on_as_in_the_trainer(world: World) -> None:
+    x = through_attach(world)
+    everyone_equal(world, x)
+    torch.testing.assert_close(x, in_the_trainer(2), rtol=1e-10, atol=1e-12)
+
+
 CLAIMS = (
     post_local_sgd_equals_a_plain_loop,
     parameters_unused_on_a_rank,
@@ -217,6 +224,7 @@ CLAIMS = (
     resumed_in_mid_round_bitwise,
     other_algorithms_and_dtypes,
     rank_0_gives_model_and_optimizer,
+    a_rank_astray_goes_on_as_in_the_trainer,
 )
 
 

@@ -289,5 +289,8 @@ def test_numbers_that_are_not_finite_go_into_nobodys_average(
             finite[world.rank] = bool(parameters(model).isfinite().all())
 
     one, other = errors_on_ranks(2, work)
-    assert one == other and "the parameters of rank 1 (1 of 2 ranks) are not finite" in one
+    assert (
+        one == other
+        and "the parameters or statistics of rank 1 (1 of 2 ranks) are not finite" in one
+    )
     assert finite == {0: True, 1: False}

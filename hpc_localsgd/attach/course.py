@@ -1,0 +1,267 @@
+"""The course of an attached run: rounds that begin and end, and what happens to gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.attach.account import Accounts
+from hpc_localsgd.attach.estimate import Forward
+from hpc_localsgd.attach.exchange import Exchange
+from hpc_localsgd.attach.gradients import Gradients, Use, use_of_gradients
+from hpc_localsgd.attach.intact import Intact
+from hpc_localsgd.attach.mean import MeanModel
+from hpc_localsgd.attach.meeting import GRADIENTS, ROUND, STEP
+from hpc_localsgd.attach.order import Order
+from hpc_localsgd.attach.own import Own
+from hpc_localsgd.attach.parts import Parts
+from hpc_localsgd.attach.quarantine import Quarantine
+from hpc_localsgd.attach.rates import Rates
+from hpc_localsgd.attach.rounds import Place, Rounds
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Rows
+
+LOOK_EVERY = 64  # steps of rounds of one step between two looks for numbers that are not finite
+
+
+class Course:
+    """What goes on behind the calls of a `Sync`.
+
+    Attributes:
+        rounds: Where in the run we are.
+        use: What the round does with gradients.
+        away: Whether the model holds the mean parameters just now.
+    """
+
+    def __init__(self, parts: Parts, equal: bool) -> None:
+        """Begin; `equal` says whether all workers start with the same parameters."""
+        self.parts, self.world = parts, parts.world
+        self.rounds = Rounds(parts.schedule, parts.meetings, parts.steps)
+        self.rounds.place.equal = equal
+        self.rates = Rates(parts.schedule)
+        self.exchange = Exchange(parts.algorithm, parts.groups, parts.world)
+        self.mean = MeanModel(
+            parts.model, parts.world, parts.groups, self.exchange, parts.statistics
+        )
+        self.accounts = Accounts(parts.world.ledger)
+        self.use: Use = "own"
+        self.away = False
+        self.intact = Intact(parts.model, parts.optimizer, parts.groups, parts.frozen)
+        self.order = Order(type(parts.model).__name__, parts.world.rank)
+        self._quarantine = Quarantine(parts) if parts.on_nan == "quarantine" else None
+        self._on_step = type(parts.algorithm).on_step is not Algorithm.on_step
+        self._before = parts.optimizer.register_step_pre_hook(self._before_step)
+        self.gradients: Gradients | None = None
+        self.watch_gradients()
+
+    @property
+    def place(self) -> Place:
+        """Where in the run we are."""
+        return self.rounds.place
+
+    def meet(self, what: str) -> AbstractContextManager[None]:
+        """Be around an operation in which all ranks meet."""
+        return self.parts.meetings.at(what, self.place.t)
+
+    def refuse(self, what: str) -> None:
+        """Say what cannot be done now.
+
+        Raises:
+            RuntimeError: If there is a reason.
+        """
+        if self.away:
+            raise RuntimeError(f"{what} inside `with sync.averaged()`: its effect would be undone")
+        if self.place.over:
+            raise RuntimeError(
+                f"{what} after the run has ended (by finish(), detach(), or all of the steps given "
+                "to attach): call attach again to go on"
+            )
+
+    def count(self) -> bool:
+        """Count a step of the optimiser, and end the round if it was its last.
+
+        Returns:
+            Whether a round ended.
+        """
+        if self.place.due:
+            self._begin_round(used=False)
+        self.settle_gradients(skipped=True)
+        self.order.counted(self.parts.optimizer)
+        if self.gradients is not None:
+            self.gradients.done = False
+            self.watch_gradients()
+        place = self.place
+        place.t, place.equal = place.t + 1, False
+        self.order.apart = True
+        if not place.due:
+            if self._on_step:
+                with self.meet(STEP):
+                    self.exchange.on_step(self.rounds.now(place.t - 1))
+            return False
+        last = place.t == self.parts.steps
+        self.intact.check()
+        with self.meet(ROUND):
+            self.end_round(last)
+            if last:
+                self.end(warn=False)  # batches can still be given to averaged() or finish()
+        return True
+
+    def end_round(self, last: bool) -> None:
+        """Make the exchange that ends a round."""
+        parts, place = self.parts, self.place
+        apart = self.use == "own" and parts.algorithm.ends_equal
+        if last or self._quarantine or (apart and parts.check_rounds):
+            self.agree(ROUND)
+        elif self.use == "mean" and place.t % LOOK_EVERY == 0:
+            self._look(place.t)
+        now = self.rounds.now(place.t - 1, last)
+        self.exchange.on_parameters(parts.algorithm.on_sync, now)
+        place.equal = parts.algorithm.ends_equal
+        self.order.apart = not place.equal
+        if self.world.rank == 0:
+            self.intact.warn_of_others()
+        parts.statistics.on_sync()
+        self.accounts.close_round()
+
+    def agree(self, what: str, own: Own | None = None) -> None:
+        """Stop with an error where the ranks are not in one place, or their numbers not finite.
+
+        In quarantine, ranks astray are given the mean of the others instead.
+
+        Args:
+            what: The operation in which they are.
+            own: What is given back later, if anything.
+        """
+        bad = self.rounds.agree(what, self.parts.finite(), self._quarantine is not None)
+        if self._quarantine is not None:
+            where = f"{what} after step {self.place.t - 1}"
+            self._quarantine.of_models(bad, where, own)
+
+    def end(
+        self,
+        batches: Iterable[Any] | None = None,
+        forward: Forward | None = None,
+        warn: bool = True,
+    ) -> None:
+        """Leave the model to keep on every rank, after the last exchange."""
+        self.exchange.wait()
+        self.mean.show(self.place.equal, batches, forward, warn=warn)
+        self.detach()
+        self.place.equal = True
+
+    def detach(self) -> None:
+        """Take all hooks off; the run is over."""
+        self.parts.meetings.over()
+        self._before.remove()
+        if self.gradients is not None:
+            self.gradients.remove()
+        self.gradients, self.use = None, "own"
+        self.place.over = True
+        self.intact.over()
+        self.order.over()
+
+    def resumed(self) -> None:
+        """Go on from a place and memory that have been loaded."""
+        if self.place.t:
+            self.rates.resumed()
+        self.order.taken = 0
+        self.use = "own" if self.place.due else self._use_of_gradients(self.place.H)
+        if self.place.over:
+            self.detach()
+        else:
+            self.watch_gradients()
+
+    def watch_gradients(self) -> None:
+        """Put hooks on the parameters while a round of one step may come, and take them off."""
+        parts, may_come = self.parts, self._use_of_gradients(1) != "own"
+        if may_come and self.gradients is None:
+            self.gradients = Gradients(
+                parts.groups,
+                parts.world,
+                parts.bucket_bytes,
+                self._use_now,
+                self._on_gradients,
+                lambda: self.meet(GRADIENTS),
+                None if self._quarantine is None else self._heal_gradients,
+            )
+        elif not may_come and self.gradients is not None:
+            self.gradients.remove()
+            self.gradients = None
+
+    def settle_gradients(self, skipped: bool = False) -> None:
+        """Exchange gradients that no backward pass has: the other ranks are waiting for them."""
+        if self.gradients is not None and self.use != "own" and not self.gradients.done:
+            self.gradients.finish(skipped)
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """The optimiser's pre-hook: the rate it uses is known, and gradients must be final."""
+        if self.away:
+            self.refuse("optimizer.step()")
+        if self.place.due:
+            self._begin_round(used=True)
+        elif self.rates.watching:
+            self.rates.see(self.place.t, self._rate())
+        closure = len(args) != 1 or "closure" in kwargs  # the first argument is the optimiser
+        self.order.took(optimizer, closure)
+        if self.use == "algorithm" and getattr(optimizer, "found_inf", None) is not None:
+            raise ConfigurationError(
+                f"{self.parts.algorithm} needs the gradients without GradScaler's factor, and a "
+                "fused optimizer takes it off inside its step: give it fused=False"
+            )
+        if not closure:
+            self.settle_gradients()
+        elif self.use == "algorithm":
+            raise ConfigurationError(
+                f"{self.parts.algorithm} needs the gradients before optimizer.step(), and a "
+                "closure computes them inside: call backward() first and step() without a closure"
+            )
+
+    def _rate(self) -> float:
+        return float(self.parts.optimizer.param_groups[0].get("lr", 0.0))
+
+    def _begin_round(self, used: bool) -> None:
+        """Find H and what it means for the gradients."""
+        rate = self._rate()
+        self.rates.see(self.place.t, rate)
+        self.rounds.begin(rate, used)
+        self.rates.say(self.place, self.world.rank)
+        self.use = self._use_of_gradients(self.place.H)
+        if self.use == "own":
+            self.exchange.part_ways(self.rounds.now(self.place.t))
+
+    def _look(self, t: int) -> None:
+        """Look at parameters that are equal on all ranks.
+
+        Raises:
+            RuntimeError: They are not finite, on all ranks alike.
+        """
+        if not self.parts.finite():
+            raise RuntimeError(
+                f"the parameters of all ranks are not finite after step {t - 1}: within the last "
+                f"{LOOK_EVERY} steps a rank's gradient was not, and went into the average; take a "
+                "smaller learning rate, clip gradients, or leave such ranks out by "
+                'attach(on_nan="quarantine")'
+            )
+
+    def _use_of_gradients(self, H: int) -> Use:
+        state, K = self.exchange.states[0], self.world.size
+        return use_of_gradients(self.parts.algorithm, state, H, K)
+
+    def _use_now(self) -> Use:
+        """What this step does with gradients; asked during backward."""
+        if self.away:
+            return "own"
+        if self.place.due:
+            self._begin_round(used=True)
+        return self.use
+
+    def _on_gradients(self, rows: list[Rows]) -> None:
+        self.exchange.on_gradients(rows, self.rounds.now(self.place.t))
+
+    def _heal_gradients(self, rows: list[Rows]) -> None:
+        if self._quarantine is not None and self.use != "own":
+            self._quarantine.of_gradients(rows, self.place.t)

@@ -1,0 +1,49 @@
+"""What an attached run is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.attach.meeting import Meetings
+from hpc_localsgd.attach.rounds import Lengths
+from hpc_localsgd.attach.statistics import Statistics
+from hpc_localsgd.attach.storage import Group
+from hpc_localsgd.engine.astray import OnNan
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a `Sync` is made of, checked and the same on all ranks."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    algorithm: Algorithm
+    schedule: Lengths
+    world: World
+    meetings: Meetings
+    groups: list[Group]
+    frozen: list[nn.Parameter]
+    statistics: Statistics
+    steps: int | None
+    bucket_bytes: int
+    check_rounds: bool
+    on_nan: OnNan = "stop"
+
+    def finite(self) -> bool:
+        """Tell whether every number of this rank is that an exchange would give to all others.
+
+        Running statistics count where rounds average them, and where it can be mended: a step that
+        a GradScaler skipped leaves parameters finite and statistics not.
+        """
+        if not all(group.finite() for group in self.groups):
+            return False
+        looks = self.on_nan == "quarantine" or self.statistics.averages
+        return not looks or self.statistics.finite()

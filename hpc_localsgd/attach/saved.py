@@ -1,0 +1,50 @@
+"""The state of an attached run, to be saved and gone on from by the rank it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.attach.exchange import Exchange
+    from hpc_localsgd.attach.parts import Parts
+    from hpc_localsgd.attach.rounds import Place
+
+
+def saved(parts: Parts, place: Place, exchange: Exchange) -> dict[str, Any]:
+    """Give what `Sync.state_dict` gives."""
+    return {
+        "place": asdict(place),
+        "states": exchange.saved(),
+        "rank": parts.world.rank,
+        "workers": parts.world.size,
+        "algorithm": repr(parts.algorithm),
+        "fingerprints": [group.fingerprint() for group in parts.groups],
+    }
+
+
+def check_saved(parts: Parts, state: dict[str, Any]) -> None:
+    """Check that a state belongs to this run, this rank and the model in memory.
+
+    Raises:
+        ConfigurationError: It does not.
+    """
+    now = (parts.world.size, repr(parts.algorithm))
+    then = (state["workers"], state["algorithm"])
+    if now != then:
+        raise ConfigurationError(
+            f"the state is of {then[0]} workers of {then[1]}, this is {now[0]} of {now[1]}"
+        )
+    shared = state["place"]["equal"] and parts.algorithm.ends_equal
+    if state["rank"] != parts.world.rank and not shared:
+        raise ConfigurationError(
+            f"the state was saved by rank {state['rank']} between two exchanges, where workers "
+            "differ: save and load model, optimizer and sync on every rank, each its own"
+        )
+    if state["fingerprints"] != [group.fingerprint() for group in parts.groups]:
+        raise ConfigurationError(
+            "the model does not hold the parameters this state was saved with: after attach, "
+            "load this rank's own model, then its optimizer, then sync"
+        )

@@ -1,0 +1,1 @@
+"""The machinery of a worker that the trainer and `attach` share."""
