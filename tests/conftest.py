@@ -34,3 +34,9 @@ def same_random_numbers() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tell apart the tests that start ranks; see `groups`."""
     groups.mark(items)
+
+
+@pytest.hookimpl(tryfirst=True)  # before any fixture
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a test start ranks only where it is marked so; see `groups`."""
+    groups.about_to_run(item)

@@ -1,33 +1,31 @@
-"""Which tests start processes under a launcher: they run one after another, with the machine alone.
+"""Which tests start ranks: they run one after another, with the machine alone.
 
-`make test` runs all others first, on two cores at once.
+`make test` runs all others first, on two cores at once. A test that starts ranks says so with
+`@pytest.mark.launched`; `launching` refuses to serve one that does not.
 """
 
 from __future__ import annotations
 
-import re
-from functools import cache
 from pathlib import Path
 
+import launching
 import pytest
 
 HERE = Path(__file__).parent
-LAUNCHED = ("hosts", "mpi", "slurm")  # folders all of whose tests start ranks
-_TAKES_A_LAUNCHER = re.compile(r"^\s*(import launching|from launching import)", re.MULTILINE)
+LAUNCHED = ("hosts", "mpi")  # folders all of whose tests start ranks
+CLUSTER = "cluster"  # the fixture that is a Slurm
 
 
 def mark(items: list[pytest.Item]) -> None:
-    """Mark the tests that start ranks."""
+    """Mark the tests of folders that start ranks, and those that ask for a Slurm."""
     for item in items:
-        if launches(item.path):
+        if item.path.relative_to(HERE).parts[0] in LAUNCHED:
             item.add_marker(pytest.mark.launched)
-        if item.path.is_relative_to(HERE / "slurm"):
+        if CLUSTER in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.launched)
             item.add_marker(pytest.mark.slurm)
 
 
-@cache
-def launches(file: Path) -> bool:
-    """Tell whether the tests of a file start ranks."""
-    if file.relative_to(HERE).parts[0] in LAUNCHED or file.stem.endswith("_launched"):
-        return True
-    return _TAKES_A_LAUNCHER.search(file.read_text(encoding="utf-8")) is not None
+def about_to_run(item: pytest.Item) -> None:
+    """Tell the launchers whether the test that runs next may start ranks."""
+    launching.may_start_ranks = item.get_closest_marker("launched") is not None

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 TRAIN = ("-m", "hpc_localsgd.train")
 TIMEOUT_S = 100
 GONE_WITHIN_S = 30  # after the launcher
+may_start_ranks = True  # set before each test: `groups`
 _MARK = "HPC_LOCALSGD_TEST_JOB"
 _OF_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HOROVOD_", "SLURM_")
 _SETTINGS = {
@@ -189,6 +190,9 @@ def _need(module: str) -> None:
 
 
 def _program(name: str) -> str:
+    """Find a launcher; a test that starts ranks without saying so fails."""
+    if not may_start_ranks:
+        pytest.fail(f"{name} starts ranks: mark this test with @pytest.mark.launched")
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:

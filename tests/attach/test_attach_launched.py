@@ -9,6 +9,8 @@ import pytest
 from attached_ranks import CLAIMS
 from launching import ROOT, horovodrun, mpirun, run, torchrun
 
+pytestmark = pytest.mark.launched
+
 SCRIPT = str(Path(__file__).with_name("attached_ranks.py"))
 
 

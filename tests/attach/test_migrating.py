@@ -26,6 +26,7 @@ def test_the_page_shows_the_scripts() -> None:
         assert block.splitlines() == [line.rstrip() for line in diff], f"{name} differs"
 
 
+@pytest.mark.launched
 @pytest.mark.parametrize("which", ["before", "after"])
 @pytest.mark.parametrize(
     ("name", "launcher"), [("horovod", horovodrun), ("ddp", torchrun), ("accelerate", torchrun)]

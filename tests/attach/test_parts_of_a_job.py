@@ -8,6 +8,8 @@ from pathlib import Path
 import launching
 import pytest
 
+pytestmark = pytest.mark.launched
+
 SCRIPT = str(Path(__file__).with_name("halves_of_a_job.py"))
 
 

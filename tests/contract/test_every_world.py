@@ -15,6 +15,8 @@ from variants import VARIANTS, name
 
 from hpc_localsgd.worlds.simulated import Simulated
 
+pytestmark = pytest.mark.launched
+
 K = 4
 SCRIPT = Path(__file__).parent / "every_algorithm.py"
 LAUNCHES: dict[str, tuple[str, Callable[[], list[str]]]] = {

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.launched
+
 DOCTOR = [sys.executable, "-m", "hpc_localsgd", "doctor"]
 
 

@@ -70,6 +70,7 @@ def test_alone_every_row_is_ok(verified: Callable[..., dict[str, Any]]) -> None:
     assert 0 < rows["local_sgd, top_k of all, sent as float32"]["number"] < 1e-6
 
 
+@pytest.mark.launched
 @pytest.mark.parametrize("launcher", [lambda: mpirun(2), lambda: horovodrun(2)])
 def test_launched_every_row_is_ok(launcher: Callable[[], Sequence[str]]) -> None:
     done = run(launcher(), VERIFY).succeeded()

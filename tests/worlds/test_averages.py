@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from launching import gloo, horovodrun, mpirun, run, torchrun
 
+pytestmark = pytest.mark.launched
+
 SCRIPT = str(Path(__file__).with_name("averages.py"))
 
 
