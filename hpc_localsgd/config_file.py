@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 
 import yaml
 
+from hpc_localsgd import regular_file
 from hpc_localsgd.types import ConfigurationError
+
+MOST_BYTES = 1 << 20  # of a file of options
+_FILE = ": give a file of options, which is read more than once"
 
 
 def named(words: Sequence[str]) -> list[str]:
@@ -35,13 +40,17 @@ def read(path: str, load: Callable[[str], Any]) -> dict[str, Any] | None:
         load: Makes values of its text.
 
     Raises:
-        ConfigurationError: It is not text, not YAML, or names no options.
+        ConfigurationError: It has no end, is not text, not YAML, or names no options.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = regular_file.read(path, MOST_BYTES).decode()
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not a text file{_beside(path)}") from error
-    except (OSError, ValueError):
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EFBIG):
+            raise ConfigurationError(f"--config {path}: {error.strerror}{_FILE}") from error
+        return None
+    except ValueError:
         return None
     try:
         loaded = load(text)
@@ -57,7 +66,7 @@ def read(path: str, load: Callable[[str], Any]) -> dict[str, Any] | None:
 
 def place(path: str, keys: Sequence[str]) -> str:
     """A file and the line of an option, as far as its keys can be followed."""
-    node, line = yaml.compose(Path(path).read_text(encoding="utf-8")), None
+    node, line = yaml.compose(regular_file.read(path, MOST_BYTES).decode()), None
     for key in keys:
         key_node, node = _items(node).get(key, (None, None))
         if key_node is None:

@@ -16,7 +16,7 @@ PACKAGE = "hpc_localsgd"
 
 # Parts that share a floor do not see each other, except those of one tuple with an ellipsis.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", ""),  # "" is the package itself, which has the version
+    ("types", "regular_file", ""),  # "" is the package itself, which has the version
     ("plan", "trajectory"),
     ("tasks", "curvature"),
     ("worlds",),
@@ -82,7 +82,7 @@ FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}
 
 TRANSPORTS = ("mpi4py", "horovod", "torch.distributed")
 MAY_TALK = {"worlds", "environment"}
-WITHOUT_TORCH = {"types", "plan", "trajectory"}
+WITHOUT_TORCH = {"types", "regular_file", "plan", "trajectory"}
 TOO_HEAVY_TO_PLAN_AND_READ = ("torch", "torchvision", *TRANSPORTS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from fuzzed import PARSERS, as_file, given, words
 from hypothesis import HealthCheck, Phase, settings
@@ -23,6 +25,7 @@ from small_runs import files_below
 import hpc_localsgd.loop
 from hpc_localsgd import assemble
 from hpc_localsgd.__main__ import COMMANDS
+from hpc_localsgd.plan.topology.given import custom
 from hpc_localsgd.stopping import Stopped
 from hpc_localsgd.types import ConfigurationError
 
@@ -222,3 +225,98 @@ def test_without_torch_a_command_says_so(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and "needs PyTorch" in done.stderr
+
+
+CUSTOM = "--algorithm gossip --algorithm.topology custom --algorithm.topology.W "
+FORM = "type rows of real numbers, as [[0.5, 0.5], [0.5, 0.5]]"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (CUSTOM + "[[x,1],[1,0]]", f"'x' is no number: {FORM}"),
+        (CUSTOM + "[[1j,0],[0,1]]", f"'1j' is no number: {FORM}"),
+        (CUSTOM + "[[null,1],[1,0]]", f"'null' is no number: {FORM}"),
+        (CUSTOM + "{a:0}", f"{{a:0}} is no matrix of numbers: {FORM}"),
+        (CUSTOM + "[[0.5,0.5],[0.5]]", f"[[0.5, 0.5], [0.5]] is no matrix of numbers: {FORM}"),
+        (CUSTOM + "[[0.5,0.5]]", "one column per worker, got shape (1, 2)"),
+        (CUSTOM + "[[[1]]]", "got shape (1, 1, 1)"),
+        (CUSTOM + "[[nan,1],[1,0]]", "weight [0, 0] of the mixing matrix is nan"),
+        (CUSTOM + "complex.npy", "the matrix of 'complex.npy' holds complex numbers"),
+        (CUSTOM + "text.npy", "'a' of 'text.npy' is no number"),
+        (CUSTOM + "dates.npy", "holds values of type datetime64[D]"),
+        (CUSTOM + "objects.npy", "cannot read a matrix of numbers from 'objects.npy'"),
+        (CUSTOM + "empty.csv", "got shape (0, 1)"),
+        (CUSTOM + "zero.csv", "cannot read 'zero.csv': it is a device or a pipe"),
+        (CUSTOM + "pipe.npy", "cannot read 'pipe.npy': it is a device or a pipe"),
+        (CUSTOM + "huge.npy", "it has 10,000,000,000,000 bytes, and at most"),
+        ("--config pipe.npy", "--config pipe.npy: it is a device or a pipe, which may have no end"),
+        ("--config zero.csv", "--config zero.csv: it is a device or a pipe, which may have no end"),
+        ("--config huge.npy", "it has 10,000,000,000,000 bytes, and at most 1,048,576 are read"),
+        ("--task text --task.file pipe.npy", "it is a device or a pipe"),
+        ("--task text --task.file huge.npy", "it has 10,000,000,000,000 bytes"),
+        ("--epochs 1e300", "is more than 1e+12 steps: type less"),
+    ],
+)
+def test_what_is_no_matrix_and_what_has_no_end_is_refused(argv: str, said: str) -> None:
+    with in_a_folder() as folder:
+        odd_files(folder)
+        tiny = [p for p in TINY.items() if "--epochs" not in argv or p[0] != "steps"]
+        if "--task text" in argv:
+            tiny = [p for p in tiny if p[0] != "task.hidden"]
+        before = sorted(folder.rglob("*"))
+        status, _, message = outcome("train", [*words(tiny, PARSED["train"]), *argv.split()])
+        assert (status, message.count("\n")) == (2, 1), message
+        assert said in message
+        assert sorted(folder.rglob("*")) == before
+
+
+def odd_files(folder: Path) -> None:
+    """Files that hold no matrix, and some that have no end."""
+    for name, values in {
+        "complex": np.array([[0.5 + 0.5j, 0.5 - 0.5j]] * 2),
+        "text": np.array([["a", "b"], ["c", "d"]]),
+        "dates": np.array([["2020-01-01"]], dtype="M8[D]"),
+        "objects": np.array([[1, None], [None, 1]], dtype=object),
+    }.items():
+        np.save(folder / f"{name}.npy", values)
+    (folder / "empty.csv").write_text("")
+    (folder / "zero.csv").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.npy")
+    with (folder / "huge.npy").open("wb") as file:
+        file.truncate(10**13)  # sparse: it takes no space
+
+
+def test_numbers_in_quotes_are_a_matrix() -> None:
+    assert (custom("[['0.5', '0.5'], ['0.5', '0.5']]").matrix(2) == 0.5).all()
+
+
+@pytest.mark.parametrize("schedule", ["every", "post_local", "qsr", "doubling", "phases"])
+@pytest.mark.parametrize("steps", ["1000000000", "100000000000"])
+def test_a_plan_of_more_exchanges_than_can_be_looked_at_names_the_bound(
+    schedule: str, steps: str
+) -> None:
+    with in_a_folder() as folder:
+        tiny = [p for p in TINY.items() if p[0] not in ("steps", "out")]
+        argv = [*words(tiny, PARSED["plan"]), f"--steps={steps}", f"--schedule={schedule}"]
+        assert check("plan", argv, folder) == 2
+        assert "(at most 3,000,000): type fewer --steps" in outcome("plan", argv)[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "said"),
+    [
+        ("landscape", "--points 1000000000", "type --points 316 or less"),
+        ("landscape", "--points 1000000000 --dimensions 1", "type --points 100000 or less"),
+        ("landscape", "--reach .nan", "--reach nan: give a finite number"),
+        ("landscape", "--points 1", "at least 2 points"),
+        ("sharpness", "--tolerance .nan", "--tolerance nan: give a finite number"),
+        ("sharpness", "--sigma .inf", "--sigma inf: give a finite number"),
+        ("sharpness", "--direction-probes 1000000000", "give at most 10,000"),
+        ("sharpness", "--density-steps 1000000000", "give at most 10,000"),
+    ],
+)
+def test_measurements_without_end_are_refused(command: str, argv: str, said: str) -> None:
+    with in_a_folder() as folder:
+        assert check(command, ["precious", *argv.split()], folder) == 2
+        assert said in outcome(command, ["precious", *argv.split()])[2]

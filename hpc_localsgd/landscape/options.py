@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from hpc_localsgd.types import ConfigurationError
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PROG = "python -m hpc_localsgd landscape"
 _FLAGS = {"overwrite": "Begin anew, also where there is a file of the same or of other settings."}
 _ELSEWHERE = ("run", "other", "chunk", "world", "device", "out", "overwrite", "trust")
+MOST_POINTS = 100_000
 REACH = {"between": 0.5, "random": 1.0, "pca": 0.25}
 
 
@@ -75,6 +76,13 @@ class Options:
                 f"--points {self.points} --chunk {self.chunk} --samples {self.samples}: there are "
                 "at least 2 points along a direction, 1 sample in a pass, and 0 or more samples"
             )
+        if self.points**self.d > MOST_POINTS:
+            shape = " x ".join([f"{self.points:,}"] * self.d)
+            raise ConfigurationError(
+                f"--points {self.points}: {shape} points are more than {MOST_POINTS:,}, and the "
+                "loss is computed at every one: type --points "
+                f"{int(MOST_POINTS ** (1 / self.d))} or less"
+            )
         if self.reach is not None and not self.reach >= 0:
             raise ConfigurationError(f"--reach {self.reach:g} must not be negative")
         if self.other is not None and self.kind != "between":
@@ -110,9 +118,11 @@ def parse(argv: Sequence[str]) -> Options:
         SystemExit: Help was printed.
     """
     from hpc_localsgd.config import arguments
+    from hpc_localsgd.values import check
 
     parsed = arguments(parser(), argv)
     given = {name: parsed[name] for name in Options.__dataclass_fields__}
+    check(given, get_type_hints(Options))
     return Options(**{**given, "trust": tuple(parsed.trust)})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from hpc_localsgd.types import ConfigurationError
 
@@ -21,6 +21,8 @@ _FLAGS = {
     "noise": "Also the covariance of the gradient's noise: trace, alignment with the Hessian.",
 }
 _ELSEWHERE = ("run", "steps", "chunk", "vectors", "world", "device", "out", "overwrite", "trust")
+MOST = 10_000  # the error of a mean over so many is a hundredth of that of one
+_COUNTS = ("eigenvalues", "trace_probes", "density_steps", "density_probes", "direction_probes")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class Options:
             if value < (1 if least_one or name == "direction_probes" else 0):
                 option = "--" + name.replace("_", "-")
                 raise ConfigurationError(f"{option} {value:g} is too small")
+            if name in _COUNTS and value > MOST:
+                option = "--" + name.replace("_", "-")
+                raise ConfigurationError(
+                    f"{option} {value}: give at most {MOST:,}: each goes through all samples"
+                )
 
     def settings(self) -> dict[str, Any]:
         """Everything that the numbers depend on, up to rounding; not what was not asked for."""
@@ -119,9 +126,11 @@ def parse(argv: Sequence[str]) -> Options:
         SystemExit: Help was printed.
     """
     from hpc_localsgd.config import arguments
+    from hpc_localsgd.values import check
 
     parsed = arguments(parser(), argv)
     given = {name: parsed[name] for name in Options.__dataclass_fields__}
+    check(given, get_type_hints(Options))
     return Options(**{**given, "trust": tuple(parsed.trust)})
 
 

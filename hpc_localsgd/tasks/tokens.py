@@ -10,10 +10,12 @@ from typing import Literal
 
 import numpy as np
 
+from hpc_localsgd import regular_file
 from hpc_localsgd.types import ConfigurationError
 
 Kind = Literal["characters", "words", "bytes"]
 UNKNOWN = 0  # the token of what the training part does not have; bytes have none
+_MOST_BYTES = 1 << 33  # of a text, which is held in memory several times over
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -57,12 +59,8 @@ def read_tokens(path: Path, kind: Kind, test_fraction: float, most: int) -> Toke
 
 
 def _read(path: Path) -> bytes:
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise ConfigurationError(
-            f"--task.file {path} is a device or a pipe, which may have no end: give a text file"
-        )
     try:
-        return path.read_bytes()
+        return regular_file.read(path, _MOST_BYTES)
     except OSError as error:
         raise ConfigurationError(
             f"cannot read --task.file {path}: {error.strerror}; give a text file, or leave it out "

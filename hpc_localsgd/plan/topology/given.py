@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import io
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -12,10 +16,13 @@ from typing import TypeAlias
 import networkx as nx
 import numpy as np
 
+from hpc_localsgd import regular_file
 from hpc_localsgd.plan.topology.base import Topology, metropolis, validate
 from hpc_localsgd.plan.topology.static import ring
 from hpc_localsgd.types import ConfigurationError
 
+MOST_BYTES = 1 << 30  # of a file: a matrix of 11,000 workers
+_FORM = "type rows of real numbers, as [[0.5, 0.5], [0.5, 0.5]], or a .npy or .csv file"
 Given: TypeAlias = Sequence[Sequence[float]] | np.ndarray | nx.Graph | PathLike | str
 
 
@@ -67,7 +74,9 @@ class custom(Topology):
     def _weights(self) -> np.ndarray:
         if isinstance(self.W, nx.Graph):
             return _of_graph(self.W)
-        return np.array(_read(self.W) if isinstance(self.W, str | PathLike) else self.W, float)
+        if isinstance(self.W, PathLike) or (isinstance(self.W, str) and not _is_list(self.W)):
+            return _numbers(_read(self.W), f" of {str(self.W)!r}")
+        return _numbers(_listed(self.W))
 
 
 @dataclass(frozen=True)
@@ -111,13 +120,66 @@ def _of_graph(graph: nx.Graph) -> np.ndarray:
     return metropolis(graph)
 
 
+def _is_list(text: str) -> bool:
+    """Tell whether an option that may be a path holds a list, in which something is no number."""
+    return text.lstrip().startswith(("[", "(", "{"))
+
+
+def _listed(W: Given) -> np.ndarray:
+    """Return a matrix as it was written down, whatever is in it.
+
+    Raises:
+        ConfigurationError: Its rows are of several lengths.
+    """
+    try:
+        return np.array(ast.literal_eval(W) if isinstance(W, str) else W)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
+        raise ConfigurationError(f"custom: {W!s:.80} is no matrix of numbers: {_FORM}") from error
+
+
+def _numbers(W: np.ndarray, where: str = "") -> np.ndarray:
+    """Return a matrix in float64.
+
+    Raises:
+        ConfigurationError: It holds something else than real numbers.
+    """
+    if W.dtype.kind in "SUO":  # what a file of options has not made numbers of
+        bad = next((each for each in W.ravel().tolist() if not _is_number(each)), None)
+        if bad is not None:
+            raise ConfigurationError(f"custom: {bad!r:.40}{where} is no number: {_FORM}")
+        return W.astype(float)
+    if W.dtype.kind not in "biuf":
+        what = "complex numbers" if W.dtype.kind == "c" else f"values of type {W.dtype}"
+        raise ConfigurationError(f"custom: the matrix{where} holds {what}: {_FORM}")
+    return W.astype(float)
+
+
+def _is_number(value: object) -> bool:
+    with suppress(TypeError, ValueError):
+        float(value)  # type: ignore[arg-type]
+        return True
+    return False
+
+
 def _read(path: str | PathLike) -> np.ndarray:
+    """Return the matrix in a file.
+
+    Raises:
+        ConfigurationError: It cannot be read, has no end, or is no matrix.
+    """
     kind = Path(path).suffix
     if kind not in (".npy", ".csv"):
         raise ConfigurationError(f"custom: {str(path)!r} is neither a .npy nor a .csv file")
     try:
-        return np.load(path) if kind == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
-    except (OSError, ValueError) as error:
+        content = io.BytesIO(regular_file.read(path, MOST_BYTES))
+        if kind == ".npy":
+            return np.load(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of an empty file, whose shape is refused
+            return np.loadtxt(content, delimiter=",", ndmin=2)
+    except OSError as error:
+        raise ConfigurationError(f"custom: cannot read {str(path)!r}: {error.strerror}") from error
+    except (ValueError, EOFError, MemoryError) as error:
         raise ConfigurationError(
             f"custom: cannot read a matrix of numbers from {str(path)!r}: {error}"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from hpc_localsgd import regular_file
 from hpc_localsgd.types import ConfigurationError
 
 _PIXELS = 3 * 32 * 32
+_MOST_BYTES = 1 << 29  # of a file; the largest that is published has 155 million
 Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, 3, 32, 32], int64 [N]
 
 
@@ -66,29 +69,26 @@ class Published:
             f"curl -L {self.url} | tar xz -C {data}"
         )
 
-    def _check_file(self, path: Path) -> None:
-        if path.exists() and not path.is_file():  # reading a device or a pipe may never end
-            raise ConfigurationError(f"{self.name}: {path} is not a file")
-
-    def _pickle(self, path: Path) -> Images:
-        self._check_file(path)
+    def _content(self, path: Path) -> bytes:
         try:
-            with path.open("rb") as file:
-                content = _OnlyArrays(file, encoding="bytes").load()
-            pixels = np.asarray(content[b"data"], dtype=np.uint8)
-            labels = np.asarray(content[self.label], dtype=np.int64)
+            return regular_file.read(path, _MOST_BYTES)
         except FileNotFoundError as error:
             raise ConfigurationError(f"{self.name}: {path} is missing") from error
+        except OSError as error:
+            raise ConfigurationError(f"{self.name}: {path}: {error.strerror}") from error
+
+    def _pickle(self, path: Path) -> Images:
+        raw = self._content(path)
+        try:
+            content = _OnlyArrays(io.BytesIO(raw), encoding="bytes").load()
+            pixels = np.asarray(content[b"data"], dtype=np.uint8)
+            labels = np.asarray(content[self.label], dtype=np.int64)
         except Exception as error:  # a damaged pickle can raise anything
             raise _damaged(path, f"{type(error).__name__}: {error}") from error
         return self._checked(path, pixels, labels)
 
     def _binary(self, path: Path) -> Images:
-        self._check_file(path)
-        try:
-            content = np.fromfile(path, dtype=np.uint8)
-        except FileNotFoundError as error:
-            raise ConfigurationError(f"{self.name}: {path} is missing") from error
+        content = np.frombuffer(self._content(path), dtype=np.uint8)
         row = self.label_bytes + _PIXELS
         if len(content) % row or not len(content):
             raise _damaged(path, f"{len(content)} bytes are no multiple of {row}")

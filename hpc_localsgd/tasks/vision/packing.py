@@ -13,8 +13,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from hpc_localsgd import regular_file
 from hpc_localsgd.tasks.vision.packed import FORMAT, VERSION, check_format, lay_down, opened
-from hpc_localsgd.tasks.vision.store import SPLITS, Folder
+from hpc_localsgd.tasks.vision.store import MOST_BYTES, SPLITS, Folder
 from hpc_localsgd.types import ConfigurationError
 
 AT_ONCE_BYTES = 64 << 20  # written and flushed together: what a kill can cost
@@ -79,8 +80,9 @@ def _text(name: str, root: Path) -> str:
 
 def _size(path: Path) -> int:
     try:
+        regular_file.check(path, MOST_BYTES)
         return path.stat().st_size
-    except OSError as error:  # a link to nothing
+    except OSError as error:  # a link to nothing, or to what is no file
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
 
 
@@ -156,7 +158,7 @@ def _write(listing: Listing, split: str, group: h5py.Group, a: int, b: int) -> N
 def _content(listing: Listing, split: str, i: int) -> bytes:
     path = listing.folder.path(split, i)
     try:
-        content = path.read_bytes()
+        content = regular_file.read(path, MOST_BYTES)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) != listing.sizes[split][i]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpc_localsgd import regular_file
 from hpc_localsgd.tasks.vision.pixels import decode
 from hpc_localsgd.tasks.vision.tree import list_tree
 from hpc_localsgd.types import ConfigurationError, DataError
@@ -16,6 +17,7 @@ from hpc_localsgd.types import ConfigurationError, DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MOST_BYTES = 1 << 31  # of an image, encoded
 SPLITS = {"train": "train", "test": "val"}  # ours -> the name of its folder
 
 
@@ -112,7 +114,7 @@ class Folder(Store):
     def encoded(self, split: str, i: int) -> bytes:
         """See `Store.encoded`."""
         try:
-            return self.path(split, i).read_bytes()
+            return regular_file.read(self.path(split, i), MOST_BYTES)
         except OSError as error:
             raise DataError(f"{self.name(split, i)} cannot be read: {error.strerror}") from error
 

@@ -134,8 +134,8 @@ def _entries(root: str, inside: str, left_out: list[str]) -> tuple[list[str], li
 
 
 def _refuse_what_is_no_file(entry: os.DirEntry[str]) -> None:
-    """A pipe named like an image would be read for ever. Links to nothing are named when read."""
-    if _is_image(entry.name) and not entry.is_file() and not entry.is_symlink():
+    """A pipe named like an image, or a link to one, has no end. Links to nothing: when read."""
+    if _is_image(entry.name) and not entry.is_file() and os.path.exists(entry.path):
         raise ConfigurationError(
             f"{entry.path} is neither a file nor a folder (a pipe or a device): remove it"
         )

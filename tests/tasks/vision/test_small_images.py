@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,32 @@ def test_a_missing_or_truncated_file_is_named(tmp_path: Path, binary: bool) -> N
     assert f"{file} is damaged" in refusal(tmp_path)
     file.unlink()
     assert f"{file} is missing" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("pipe", "it is a device or a pipe, which may have no end"),
+        ("device", "it is a device or a pipe, which may have no end"),
+        ("sparse", "it has 5,000,000,000 bytes, and at most 536,870,912 are read"),
+    ],
+)
+def test_a_file_without_an_end_is_named_and_not_read(
+    tmp_path: Path, binary: bool, what: str, said: str
+) -> None:
+    write_cifar(tmp_path, "cifar10", 10, binary)
+    file = next(tmp_path.rglob("data_batch_3*"))
+    file.unlink()
+    if what == "pipe":
+        os.mkfifo(file)
+    elif what == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        with file.open("wb") as sparse:  # a pickle that announces 4 GB, which it has
+            sparse.write(b"\x80\x04\x95" + (4 * 10**9).to_bytes(8, "little"))
+            sparse.truncate(5 * 10**9)
+    assert refusal(tmp_path) == f"CIFAR-10: {file}: {said}"
 
 
 def test_a_label_that_cannot_be_is_named(tmp_path: Path) -> None:

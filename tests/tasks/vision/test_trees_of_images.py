@@ -15,7 +15,7 @@ from hpc_localsgd.pack import main as pack_command
 from hpc_localsgd.tasks.vision.packed import Pack
 from hpc_localsgd.tasks.vision.store import Folder, Store
 from hpc_localsgd.tasks.vision_ops import import_torchvision
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.types import ConfigurationError, DataError
 
 NESTED = ("ant/s/0.png", "ant/t/0.png", "ant/9.PNG", "ant/s-1/0.png", "bee/u/0.png")
 
@@ -164,3 +164,41 @@ def test_names_in_another_encoding_train_and_cannot_be_packed(
     assert Folder(root).image("train", 0).size == (8, 8)
     assert pack_command([str(root), str(tmp_path / "x.h5")]) == 2
     assert "is not in UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["ant/9.png", "ant/s/9.png"])
+@pytest.mark.parametrize("what", ["/dev/zero", "/dev/stdin", "pipe", "link to a pipe"])
+def test_a_link_to_a_device_or_a_pipe_is_refused_and_never_read(
+    tmp_path: Path, where: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = lay(tmp_path / "images", *NESTED)
+    place = root / "train" / where
+    if what == "pipe":
+        os.mkfifo(place)
+    elif what == "link to a pipe":
+        os.mkfifo(tmp_path / "pipe")
+        place.symlink_to(tmp_path / "pipe")
+    else:
+        place.symlink_to(what)
+    assert f"{place} is neither a file nor a folder" in refusal(root)
+    assert pack_command([str(root), str(tmp_path / "out.h5")]) == 2
+    assert f"{place} is neither a file nor a folder" in capsys.readouterr().err
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_what_an_image_has_become_since_it_was_listed_is_seen_when_it_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = lay(tmp_path / "images", *NESTED)
+    store, first = Folder(root), root / "train/ant/9.PNG"
+    first.unlink()
+    os.mkfifo(first)
+    with pytest.raises(DataError, match="a device or a pipe, which may have no end"):
+        store.encoded("train", 0)
+    first.unlink()
+    with first.open("wb") as file:
+        file.truncate(10**13)  # sparse: it takes no space
+    with pytest.raises(DataError, match="it has 10,000,000,000,000 bytes, and at most"):
+        store.encoded("train", 0)
+    assert pack_command([str(root), str(tmp_path / "out.h5")]) == 2
+    assert f"{first} cannot be read: it has 10,000,000,000,000 bytes" in capsys.readouterr().err
