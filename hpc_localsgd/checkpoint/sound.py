@@ -94,7 +94,7 @@ def _check_position(place: Place, steps: int) -> None:
     t, s, begin, end = numbers[:4]
     if place.state["steps"] != steps:
         raise _Other(f"it is of a run of {place.state['steps']} steps, and this one has {steps}")
-    inside = 0 <= begin <= t <= end <= steps and 0 <= place.after <= t and -1 <= s <= max(begin, 0)
+    inside = 0 <= begin <= t <= end <= steps and 0 <= place.after <= t and -1 <= s <= begin
     if not inside:
         raise _Other(
             f"step {t} of round {s}, which goes from {begin} to {end}, after an exchange at "

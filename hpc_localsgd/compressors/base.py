@@ -48,7 +48,7 @@ class Compressor(ABC):
 
     @abstractmethod
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """At least ||decode(encode(x)) - x||_2 of each row, for x the codec can hold: [N]."""
+        """At least ||decode(encode(x)) - x||_2 of each row, for x that it can hold: [N] float64."""
 
 
 def compress(

@@ -46,6 +46,20 @@ def test_int8_numbers_too_small_for_a_scale() -> None:
         assert back.isfinite().all() and (back - x).abs().max() <= 2e-44
 
 
+def test_int8_sends_zeros_as_zeros_and_mirrors_what_is_negative() -> None:
+    assert not Int8().encode(torch.zeros(2, 5), [2, 3]).any()
+    for x in (torch.tensor([[1.9e-43, 1e-45]]), torch.tensor([[3.0, -1.2]])):
+        back, mirrored = (Int8().decode(Int8().encode(v, [2]), [2], torch.float32) for v in (x, -x))
+        assert torch.equal(back, -mirrored)
+
+
+def test_int8_loses_half_a_step_of_nearly_all_at_worst() -> None:
+    x = torch.full((1, 100_000), 0.5)
+    x[0, 0] = 127.0
+    lost = (Int8().decode(Int8().encode(x, [100_000]), [100_000], x.dtype) - x).norm().item()
+    assert lost <= Int8().error_bound(x, [100_000]).item() < 1.0006 * lost
+
+
 def test_sign_really_packs_eight_to_a_byte() -> None:
     x = torch.tensor([[-2.0, 2.0, -2.0, 0.0, -0.0, 4.0, 4.0, -4.0, -4.0]])
     sent = Sign().encode(x, [9])

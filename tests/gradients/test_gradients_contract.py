@@ -83,6 +83,7 @@ def test_a_method_without_strength_is_plain(made: type[GradientAt], spec: digits
     name = strength(made)
     method = made(**{name: 0.0}) if name else made()
     expected, ours = task_of(spec), wrapped(method, task_of(spec))
+    assert ours is not expected and type(ours) is type(expected)  # no second pass, no draws
     assert same(gradient(ours), gradient(expected))
     assert same([ours.x, ours.buffers], [expected.x, expected.buffers])
 

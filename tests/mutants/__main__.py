@@ -14,18 +14,24 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.append(str(ROOT / "build" / "mutants"))  # cosmic-ray; what the environment has comes first
 
+from mutants.anew import anew, preload  # noqa: E402
+from mutants.callers import Callers  # noqa: E402
+from mutants.collected import quickly  # noqa: E402
 from mutants.faults import Fault, faults_of  # noqa: E402
 from mutants.known import EQUAL  # noqa: E402
 from mutants.named import named_faults  # noqa: E402
 from mutants.targets import TARGETS, files_of  # noqa: E402
-from mutants.trial import Outcome, preload, tried  # noqa: E402
+from mutants.trial import Outcome, tried  # noqa: E402
 
 
 def chosen(given: argparse.Namespace) -> dict[str, list[Fault]]:
@@ -34,7 +40,7 @@ def chosen(given: argparse.Namespace) -> dict[str, list[Fault]]:
     everything = [
         (target, fault)
         for target in TARGETS
-        if given.only in ("", target)
+        if target in (given.only or TARGETS)
         for path in files_of(target)
         for fault in faults_of(path)
     ]
@@ -45,45 +51,118 @@ def chosen(given: argparse.Namespace) -> dict[str, list[Fault]]:
     for target, fault in everything:
         drawn[target].append(fault)
     for target, fault in named_faults():
-        if given.only in ("", target):
+        if target in (given.only or TARGETS):
             drawn[target].insert(0, fault)
     return drawn
 
 
-def score(target: str, faults: list[Fault], jobs: int) -> tuple[int, int]:
-    """Try all faults of a target; how many died, of how many that are faults at all."""
-    tests = TARGETS[target]
-    if not preload(tests):
-        raise SystemExit(f"{target}: the tests fail without any fault: pytest {' '.join(tests)}")
-    found: Counter[Outcome] = Counter()
-    for fault, outcome in tried(faults, tests, jobs):
-        if outcome is Outcome.LIVED and (reason := EQUAL.get(fault.key)):
-            print(f"  equal   {fault}: {reason}", flush=True)
-            continue
-        found[outcome] += 1
-        if outcome is not Outcome.DIED or fault.name:
-            print(f"  {outcome.value:7} {fault}", flush=True)
-    total = sum(found.values())
-    died = total - found[Outcome.LIVED]
-    print(f"{target}: {died} of {total} died ({found[Outcome.ENDLESS]} without an end)", flush=True)
-    return died, total
+@dataclass
+class Score:
+    """What came of a target's faults.
+
+    Attributes:
+        target: Folder or file.
+        found: How many came to what.
+        equal: Faults that are none.
+        survivors: Those that no test noticed.
+    """
+
+    target: str
+    found: Counter[Outcome] = field(default_factory=Counter)
+    equal: int = 0
+    survivors: list[Fault] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """Faults that a test can notice."""
+        return sum(self.found.values())
+
+    @property
+    def noticed(self) -> int:
+        """Those that one did; a test without an end is one that somebody looks at."""
+        return self.total - self.found[Outcome.SURVIVED]
+
+    def __str__(self) -> str:
+        share = 100 * self.noticed / max(1, self.total)
+        counts = [self.found[outcome] for outcome in Outcome]
+        return (
+            f"{self.target:18}"
+            + "".join(f"{n:11}" for n in [*counts, self.equal])
+            + (f"{self.noticed:8} of {self.total:4} = {share:5.1f} %")
+        )
+
+
+def score(target: str, faults: list[Fault], jobs: int) -> Score:
+    """Try all faults of a target, and print what is not killed as it is found."""
+    tests, got = TARGETS[target], Score(target)
+    print(f"# {target}: {len(faults)} faults; its tests without any", flush=True)
+    callers = preload(tests, files_of(target))
+    known = [fault for fault in faults if fault.key in EQUAL and not fault.name]
+    got.equal, began_s = len(known), time.monotonic()
+    for fault, outcome in outcomes([f for f in faults if f not in known], tests, callers, jobs):
+        got.found[outcome] += 1
+        if outcome is Outcome.SURVIVED:
+            got.survivors.append(fault)
+        if outcome is not Outcome.KILLED or fault.name:
+            print(f"{outcome.value}: {fault}", flush=True)
+    minutes = (time.monotonic() - began_s) / 60
+    print(f"# {target}: {got.noticed} of {got.total} noticed, {minutes:.1f} minutes", flush=True)
+    return got
+
+
+def outcomes(
+    faults: list[Fault], tests: list[str], callers: Callers, jobs: int
+) -> Iterator[tuple[Fault, Outcome]]:
+    """What came of each: first in the quick way, then anew what is left."""
+    left = list(faults)
+    for fault, outcome in quickly(faults, tests, callers, jobs):
+        left.remove(fault)
+        yield fault, outcome
+    yield from tried(left, anew(tests, callers), jobs)
+
+
+def table(scores: list[Score]) -> str:
+    """One line a target, and every survivor as the change that it is."""
+    head = [outcome.value.lower() for outcome in Outcome]
+    lines = [f"{'':18}" + "".join(f"{name:>11}" for name in [*head, "equal"]) + "   noticed"]
+    everything = Score("all", equal=sum(one.equal for one in scores))
+    for one in scores:
+        everything.found.update(one.found)
+    lines += [str(one) for one in [*scores, everything]]
+    for fault in (fault for one in scores for fault in one.survivors):
+        lines += ["", f"survived: {fault.place}", f"  - {fault.was}", f"  + {fault.now}"]
+    return "\n".join(lines)
+
+
+def stale(targets: Iterable[str]) -> list[str]:
+    """What `known.py` names that is no fault of the files of today."""
+    faults = {fault.key for target in targets for p in files_of(target) for fault in faults_of(p)}
+    files = {file for file, _, _ in faults}
+    return [
+        f"{file}: {was}  ->  {now}"
+        for file, was, now in EQUAL
+        if file in files and (file, was, now) not in faults
+    ]
 
 
 def main() -> int:
-    """Print every survivor and the score; 1 where fewer than nine in ten died."""
-    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    """Print survivors and scores; 1 where fewer than nine in ten of a target were noticed."""
+    parser = argparse.ArgumentParser(
+        prog="make mutants", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--sample", type=int, default=0, help="faults to draw; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--only", default="", choices=["", *TARGETS], help="one folder or file")
+    parser.add_argument("--only", default=[], nargs="+", choices=list(TARGETS), help="these alone")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--named", action="store_true", help="only the list in named.py")
     given = parser.parse_args()
+    for line in stale(given.only or TARGETS):
+        print(f"known.py: no fault of today: {line}", flush=True)
     faults = chosen(given)
     print(f"{sum(map(len, faults.values()))} faults", flush=True)
     scores = [score(target, faults[target], given.jobs) for target in faults]
-    died, total = (sum(column) for column in zip(*scores, strict=True))
-    print(f"all: {died} of {total} died, {100 * died / total:.1f} %")
-    return 0 if died >= 0.9 * total else 1
+    print("\n" + table(scores))
+    return 0 if all(one.noticed >= 0.9 * one.total for one in scores) else 1
 
 
 if __name__ == "__main__":

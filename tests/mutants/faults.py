@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ast
+import gzip
+import hashlib
+import json
+import os
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,8 @@ from cosmic_ray.operators.operator import Operator
 from cosmic_ray.operators.provider import OperatorProvider
 
 from mutants.targets import ROOT
+
+KEPT = ROOT / "build" / "mutants" / "faults"  # finding all takes minutes
 
 # One replacement for each operator; cosmic-ray has all pairs, which mostly end in a TypeError.
 _PAIRS = {"Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul"}
@@ -84,8 +92,13 @@ class Fault:
         """What names it even where lines have moved: file, before, after."""
         return self.path.relative_to(ROOT / "hpc_localsgd").as_posix(), self.was, self.now
 
+    @property
+    def place(self) -> str:
+        """File and line."""
+        return f"{self.path.relative_to(ROOT)}:{self.line}"
+
     def __str__(self) -> str:
-        said = f"{self.path.relative_to(ROOT)}:{self.line}: {self.was}  ->  {self.now}"
+        said = f"{self.place}: {self.was}  ->  {self.now}"
         return f"{self.name}: {said}" if self.name else said
 
 
@@ -102,14 +115,30 @@ def operators() -> list[Operator]:
     return [*(provider[name]() for name in names), DropStatement()]
 
 
+@cache
 def faults_of(path: Path) -> list[Fault]:
-    """Every fault of a file that is another program, each once."""
+    """Every fault of a file that is another program, each once; found anew where the file is."""
     source = path.read_text()
-    meanings, found = {meaning(source)}, []
+    digest = hashlib.sha256((source + Path(__file__).read_text()).encode()).hexdigest()[:16]
+    kept = KEPT / f"{digest}.json.gz"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(gzip.compress(json.dumps(changed(source)).encode()))
+        partial.replace(kept)
+    texts = json.loads(gzip.decompress(kept.read_bytes()))
+    found = [between(path, source, text) for text in texts]
+    return sorted(found, key=lambda fault: (fault.line, fault.now))
+
+
+def changed(source: str) -> list[str]:
+    """The texts of all faults of a text."""
+    tree, meanings, found = pickle.dumps(get_ast(source)), {meaning(source)}, []
     for operator in operators():
         for i in range(10_000):
-            text = MutationVisitor.mutate_code(source, operator, i)
-            if text is None:
+            visitor = MutationVisitor(i, operator)
+            text = visitor.walk(pickle.loads(tree)).get_code()
+            if not visitor.mutation_applied:
                 break
             try:
                 new = meaning(text)
@@ -117,8 +146,8 @@ def faults_of(path: Path) -> list[Fault]:
                 continue
             if new not in meanings:
                 meanings.add(new)
-                found.append(between(path, source, text))
-    return sorted(found, key=lambda fault: (fault.line, fault.now))
+                found.append(text)
+    return found
 
 
 def between(path: Path, source: str, text: str, name: str = "") -> Fault:
@@ -197,5 +226,4 @@ def meaning(source: str) -> str:
     Raises:
         SyntaxError: It is none.
     """
-    compile(source, "<mutant>", "exec")
     return ast.dump(_Bare().visit(ast.parse(source)))

@@ -124,12 +124,16 @@ def test_what_arrives_is_what_the_codec_s_equation_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", restated_of("compressors"))
 def test_what_is_lost_at_most_is_what_the_codec_s_equation_says(name: str) -> None:
-    """The bound of the equation, and for rounding in float32 no more than a thousandth on top."""
+    """The bound of the equation, and for rounding in float32 hardly more on top.
+
+    Of zeros, and of numbers at the end of float32's range, too.
+    """
     module = restated_of("compressors")[name]
-    rows = np.random.default_rng(4).standard_normal((30, P)) * np.logspace(-2, 4, 30)[:, None]
+    scales = [*np.logspace(-2, 3, 26), 0.0, 1.5e-36, 3e-36, 6e-36, 1e-40]
+    rows = np.random.default_rng(4).standard_normal((len(scales), P)) * np.array(scales)[:, None]
     for codec in module.MADE:
         ours = codec.error_bound(torch.from_numpy(rows), SIZES).numpy()
         expected = np.array([module.bound(row, SIZES) for row in rows])
         lost = np.array([np.linalg.norm(module.coded(row, SIZES) - row) for row in rows])
         assert (lost <= ours).all()
-        np.testing.assert_allclose(ours, expected, rtol=1e-3)
+        np.testing.assert_allclose(ours, expected, rtol=6e-4)

@@ -26,6 +26,6 @@ def nbytes(P: int, tensors: int) -> int:
 
 
 def bound(p: np.ndarray, sizes: Sequence[int]) -> float:
-    """Of ||coded(p) - p||_2: half a step for every number."""
+    """Of ||coded(p) - p||_2: half a step for every number, or all that is not normal."""
     steps = [np.full(len(q), np.abs(q).max() / 127) for q in np.split(p, np.cumsum(sizes)[:-1])]
-    return float(np.sqrt(((np.concatenate(steps) / 2) ** 2).sum()))
+    return float(np.sqrt(((np.concatenate(steps) / 2 + 2**-126) ** 2).sum()))

@@ -28,6 +28,7 @@ def nbytes(P: int, tensors: int) -> int:
 
 
 def bound(p: np.ndarray, sizes: Sequence[int]) -> float:
-    """Of ||coded(p) - p||_2: as if what is dropped were as large as what is kept."""
+    """Of ||coded(p) - p||_2: what is dropped as large as what is kept; a float32 is rounded."""
     kept = max(1, round(FRACTION * len(p)))
-    return float(np.sqrt(1 - kept / len(p)) * np.sqrt((p**2).sum()))
+    dropped = float(np.sqrt(1 - kept / len(p)) * np.sqrt((p**2).sum()))
+    return dropped + 2**-149 * len(p) ** 0.5
