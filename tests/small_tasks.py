@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gzip
 import pickle
 import shutil
 import tempfile
@@ -27,6 +28,11 @@ def small_options() -> dict[str, dict[str, Any]]:
         "synthetic_images": {**tiny, "size": 8, "samples": 96, "test_samples": 40},
         "cifar10": {**tiny, "norm": "batch", "data": str(files("cifar10"))},
         "cifar100": {**tiny, "norm": "group", "data": str(files("cifar100"))},
+        "idx_images": {**tiny, "norm": "batch", "data": str(files("idx")), "prefix": "small-"},
+        **{
+            name: {"model": "cnn4", "groups": 2, "norm": "group", "data": str(files("mnist"))}
+            for name in ("mnist", "kmnist", "fashion_mnist")
+        },
         "imagenet": {
             **tiny,
             "norm": "batch",
@@ -47,6 +53,8 @@ def files(task: str) -> Path:
         "cifar10": lambda to: write_cifar(to, "cifar10", classes=10),
         "cifar100": lambda to: write_cifar(to, "cifar100", classes=100),
         "imagenet": write_folder,
+        "idx": lambda to: write_idx(to, prefix="small-"),
+        "mnist": lambda to: write_idx(to, ending=".gz"),
     }
     write[task](folder)
     return folder
@@ -84,6 +92,25 @@ def write_cifar(folder: Path, task: str, classes: int, binary: bool = False, n: 
             b"filenames": [b"x.png"] * count,
         }
         path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+def idx(numbers: np.ndarray) -> bytes:
+    """Bytes in the IDX format."""
+    header = bytes([0, 0, 8, numbers.ndim]) + np.array(numbers.shape, dtype=">u4").tobytes()
+    return header + numbers.astype(np.uint8).tobytes()
+
+
+def write_idx(
+    folder: Path, train: int = 40, test: int = 20, size: int = 8, prefix: str = "", ending: str = ""
+) -> None:
+    """Grey images of four classes in four files, as MNIST is published."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, n) in enumerate({"train": train, "t10k": test}.items()):
+        images, labels = easy_images(n, size, 4, seed)
+        for name, numbers in (("images-idx3", images[:, 0]), ("labels-idx1", labels)):
+            content = idx(numbers)
+            path = folder / f"{prefix}{split}-{name}-ubyte{ending}"
+            path.write_bytes(gzip.compress(content) if ending else content)
 
 
 def write_folder(folder: Path, train: int = 40, val: int = 20, size: int = 20) -> None:

@@ -23,6 +23,7 @@ class synthetic_images(ImageTask):
         samples: Training images.
         test_samples: Test images.
         distinct: So many images are kept in memory and repeated; they are the same for all seeds.
+        channels: 3 for colours, 1 for grey.
     """
 
     size: int = 32
@@ -30,10 +31,11 @@ class synthetic_images(ImageTask):
     samples: int = 50_000
     test_samples: int = 10_000
     distinct: int = 512
+    channels: int = 3
 
     def build(self, setting: Setting) -> Classification:
         """Draw the images, and make the task of this process's workers."""
-        for name in ("size", "classes", "samples", "test_samples", "distinct"):
+        for name in ("size", "classes", "samples", "test_samples", "distinct", "channels"):
             if getattr(self, name) < 1:
                 option = "--task." + name.replace("_", "-")
                 raise ConfigurationError(f"{option} must be at least 1, got {getattr(self, name)}")
@@ -42,12 +44,12 @@ class synthetic_images(ImageTask):
             {name: self._drawn(i, nominal[name]) for i, name in enumerate(nominal)},
             self.classes,
             setting,
-            mean=(0.5,) * 3,
-            std=(0.25,) * 3,
+            mean=(0.5,) * self.channels,
+            std=(0.25,) * self.channels,
             pad=min(4, self.size // 8) if self.augment else None,
             repeated=nominal,
         )
-        return self.classification(samples, self.size, setting)
+        return self.classification(samples, self.size, setting, self.channels)
 
     def published(self) -> synthetic_images:
         """Itself: no files are needed."""
@@ -55,7 +57,7 @@ class synthetic_images(ImageTask):
 
     def _drawn(self, split: int, nominal: int) -> Images8:
         """At most `distinct` images and their labels, in turn through the classes."""
-        n, shape = min(self.distinct, nominal), (3, self.size, self.size)
+        n, shape = min(self.distinct, nominal), (self.channels, self.size, self.size)
         labels = np.arange(n) % self.classes
         pictures = np.stack(
             [

@@ -70,27 +70,32 @@ def _stage(
     return nn.Sequential(first, *(kind(outputs, outputs, 1, norm) for _ in range(n - 1)))
 
 
-def resnet(depth: int, classes: int, norm: MakeNorm) -> nn.Module:
-    """ResNet of depth 6n + 2 with 16, 32 and 64 channels.
+def resnet(
+    depth: int, classes: int, norm: MakeNorm, channels: int = 3, width: int = 16
+) -> nn.Module:
+    """Make a ResNet of depth 6n + 2 with `width`, 2 and 4 times as many channels.
 
     Source: He et al. 2016, section 4.2: shortcuts without parameters (option A), so that ResNet-20
-    has 0.27 million parameters and ResNet-56 0.85 million.
+    has 0.27 million parameters and ResNet-56 0.85 million at their width of 16.
     """
     n = (depth - 2) // 6
+    w = (width, width, 2 * width, 4 * width)
     return _initialised(
         nn.Sequential(
-            _conv(3, 16),
-            norm(16),
+            _conv(channels, w[0]),
+            norm(w[0]),
             nn.ReLU(),
-            _stage(_Basic, n, (16, 16), 1, norm),
-            _stage(_Basic, n, (16, 32), 2, norm),
-            _stage(_Basic, n, (32, 64), 2, norm),
-            *_head(64, classes),
+            _stage(_Basic, n, (w[0], w[1]), 1, norm),
+            _stage(_Basic, n, (w[1], w[2]), 2, norm),
+            _stage(_Basic, n, (w[2], w[3]), 2, norm),
+            *_head(w[3], classes),
         )
     )
 
 
-def wide_resnet(depth: int, width: int, classes: int, norm: MakeNorm) -> nn.Module:
+def wide_resnet(
+    depth: int, width: int, classes: int, norm: MakeNorm, channels: int = 3
+) -> nn.Module:
     """WideResNet of depth 6n + 4, `width` times as wide; without dropout.
 
     Source: Zagoruyko & Komodakis 2016: WRN-28-10 has 36.5 million parameters.
@@ -99,7 +104,7 @@ def wide_resnet(depth: int, width: int, classes: int, norm: MakeNorm) -> nn.Modu
     w = (16, 16 * width, 32 * width, 64 * width)
     return _initialised(
         nn.Sequential(
-            _conv(3, 16),
+            _conv(channels, 16),
             _stage(_Wide, n, (w[0], w[1]), 1, norm),
             _stage(_Wide, n, (w[1], w[2]), 2, norm),
             _stage(_Wide, n, (w[2], w[3]), 2, norm),
@@ -110,14 +115,14 @@ def wide_resnet(depth: int, width: int, classes: int, norm: MakeNorm) -> nn.Modu
     )
 
 
-def vgg(depth: int, classes: int) -> nn.Module:
+def vgg(depth: int, classes: int, channels: int = 3) -> nn.Module:
     """VGG without norms, one linear layer behind its filters; VGG-16 has 14.7 million parameters.
 
     Source: Simonyan & Zisserman 2015 for the filters. Their three wide layers at the end are made
     for 224x224 images and would be nine tenths of the parameters.
     """
     layers: list[nn.Module] = []
-    inputs = 3
+    inputs = channels
     for outputs, repeats in zip(_VGG_CHANNELS, VGG_REPEATS[depth], strict=True):
         for _ in range(repeats):
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]

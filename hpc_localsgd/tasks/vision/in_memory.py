@@ -11,7 +11,7 @@ from hpc_localsgd.tasks.base import Batch, Setting
 from hpc_localsgd.tasks.samples import Places, Samples, chunks, rows_of
 
 AUGMENT = 5  # a stream of random numbers of its own, beside those of `plan/partition.py`
-Images8 = tuple[np.ndarray, np.ndarray]  # images uint8 [N, 3, size, size], labels [N]
+Images8 = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, size, size], labels [N]
 
 
 class InMemory(Samples):
@@ -30,6 +30,7 @@ class InMemory(Samples):
         std: Sequence[float],
         pad: int | None,
         repeated: Mapping[str, int] | None = None,
+        mirrored: bool = True,
     ) -> None:
         """Take the images to the device.
 
@@ -41,8 +42,10 @@ class InMemory(Samples):
             std: Likewise.
             pad: Width of the black frame; None for no augmentation.
             repeated: Nominal length of a split that has fewer images, which are then repeated.
+            mirrored: Whether the augmentation flips images, too.
         """
         self._setting, self._pad, self.classes, self.skipped = setting, pad, classes, []
+        self._mirrored = mirrored
         device = setting.device
         self._data = {
             name: (
@@ -54,7 +57,7 @@ class InMemory(Samples):
         lengths = {name: len(labels) for name, (_, labels) in self._data.items()}
         self.splits = lengths | dict(repeated or {})
         self.partition = setting.partition(self.splits["train"])
-        shape = (1, 3, 1, 1)
+        shape = (1, len(mean), 1, 1)
         self._mean = 255 * torch.tensor(mean, dtype=setting.dtype, device=device).view(shape)
         self._std = 255 * torch.tensor(std, dtype=setting.dtype, device=device).view(shape)
 
@@ -85,7 +88,7 @@ class InMemory(Samples):
         down, right, flip = torch.from_numpy(np.concatenate(draws, axis=1)).to(
             images.device, non_blocking=True
         )
-        return cropped(images, down, right, flip.bool(), pad)
+        return cropped(images, down, right, flip.bool() & self._mirrored, pad)
 
     @property
     def _batch(self) -> int:

@@ -13,13 +13,15 @@ from torch import nn
 
 from hpc_localsgd.tasks.vision.cifar_nets import VGG_REPEATS, resnet, vgg, wide_resnet
 from hpc_localsgd.tasks.vision.norms import MakeNorm, Norm, make_norm, replace_norms
+from hpc_localsgd.tasks.vision.plain_nets import cnn, mlp
 from hpc_localsgd.tasks.vision_ops import require_torchvision
 from hpc_localsgd.types import ConfigurationError
 
-_RESNET, _WIDE = re.compile(r"resnet(\d+)"), re.compile(r"wide_resnet(\d+)_(\d+)")
+_SMALL = re.compile(r"(resnet|wide_resnet|cnn|mlp|cifar_vgg)(\d+)(?:_(\d+))?")
 SMALL = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 SMALL_VGG = tuple(f"cifar_vgg{depth}" for depth in VGG_REPEATS)  # vgg16 is torchvision's
 SMALL_WIDE = ("wide_resnet16_4", "wide_resnet16_8", "wide_resnet28_10")
+PLAIN = ("cnn32", "mlp512")
 NO_AUXILIARY_HEADS: dict[str, dict[str, Any]] = {  # a second loss is nobody's wish here
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
@@ -27,28 +29,36 @@ NO_AUXILIARY_HEADS: dict[str, dict[str, Any]] = {  # a second loss is nobody's w
 
 
 def model_maker(
-    name: str, classes: int, size: int, norm: Norm = "batch", groups: int = 8, ghost: int = 32
+    name: str,
+    classes: int,
+    size: int,
+    norm: Norm = "batch",
+    groups: int = 8,
+    ghost: int = 32,
+    channels: int = 3,
 ) -> Callable[[], nn.Module]:
     """What makes a freshly initialised model from torch's global random numbers.
 
     Args:
-        name: One of torchvision's (resnet50, vgg16_bn, densenet121, vit_b_16, ...), or
-            resnet{6n+2} and wide_resnet{6n+4}_{width} for small images, where torchvision has none
-            of that name: resnet20, resnet56, wide_resnet28_10; or cifar_vgg16 and its like.
+        name: One of torchvision's (resnet50, vgg16_bn, densenet121, vit_b_16, ...), or, where
+            torchvision has none of that name, one for small images: resnet{6n+2}, with its first
+            width behind it where that is not 16, and wide_resnet{6n+4}_{factor}: resnet20,
+            resnet8_32, wide_resnet28_10; cifar_vgg16 and its like; cnn{width} and mlp{width}.
         classes: Length of the output.
         size: Height and width of the images.
         norm: See `make_norm`.
         groups: Of GroupNorm.
         ghost: Samples in a ghost batch.
+        channels: Of the images; grey ones are given to torchvision's models three times over.
 
     Raises:
         ConfigurationError: No such model, no BatchNorm to replace, or images of the wrong size.
     """
-    make = _maker(name, classes, size, norm, groups, ghost)
+    make = _maker(name, classes, (channels, size), norm, make_norm(norm, groups, ghost))
     try:
         with torch.device("meta"):  # shapes only
             made = make().eval()
-            shape = made(torch.empty(2, 3, size, size)).shape
+            shape = made(torch.empty(2, channels, size, size)).shape
     except (RuntimeError, AssertionError, ValueError) as error:
         if isinstance(error, ConfigurationError):
             raise
@@ -60,36 +70,58 @@ def model_maker(
 
 
 def _maker(
-    name: str, classes: int, size: int, norm: Norm, groups: int, ghost: int
+    name: str, classes: int, image: tuple[int, int], kind: Norm, norm: MakeNorm
 ) -> Callable[[], nn.Module]:
-    new_norm = make_norm(norm, groups, ghost)
+    channels, size = image
     if name not in _of_torchvision():
-        return _small_maker(name, classes, norm, new_norm)
+        return _small_maker(name, classes, image, kind, norm)
     options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
     options |= NO_AUXILIARY_HEADS.get(name, {})
 
     def make() -> nn.Module:
         models = require_torchvision().models
         made: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
-        if norm != "batch" and not replace_norms(made, new_norm):
-            raise ConfigurationError(_nothing_to_replace(norm, name))
-        return made
+        if kind != "batch" and not replace_norms(made, norm):
+            raise ConfigurationError(_nothing_to_replace(kind, name))
+        return made if channels == 3 else _Coloured(made)
 
     return make
 
 
-def _small_maker(name: str, classes: int, kind: Norm, norm: MakeNorm) -> Callable[[], nn.Module]:
-    if name in SMALL_VGG:
-        if kind != "batch":
-            raise ConfigurationError(_nothing_to_replace(kind, name))
-        return lambda: vgg(int(name.removeprefix("cifar_vgg")), classes)
-    wide, plain = _WIDE.fullmatch(name), _RESNET.fullmatch(name)
-    if wide and int(wide[1]) in range(10, 1000, 6):
-        depth, width = int(wide[1]), int(wide[2])
-        return lambda: wide_resnet(depth, width, classes, norm)
-    if plain and int(plain[1]) in range(8, 1000, 6):
-        depth = int(plain[1])
-        return lambda: resnet(depth, classes, norm)
+class _Coloured(nn.Module):
+    """A model of colour images, for grey ones."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.model(x.expand(-1, 3, -1, -1))
+        return out
+
+
+def _small_maker(
+    name: str, classes: int, image: tuple[int, int], kind: Norm, norm: MakeNorm
+) -> Callable[[], nn.Module]:
+    """Find the model in the name: a family, a depth or width, perhaps another width."""
+    channels, size = image
+    found = _SMALL.fullmatch(name)
+    if found is None:
+        raise ConfigurationError(_unknown(name))
+    family, first = found[1], int(found[2])
+    second = int(found[3]) if found[3] else 0
+    if kind != "batch" and family == "cifar_vgg":
+        raise ConfigurationError(_nothing_to_replace(kind, name))
+    if family == "resnet" and first in range(8, 1000, 6) and second >= 0:
+        return lambda: resnet(first, classes, norm, channels, second or 16)
+    if family == "wide_resnet" and first in range(10, 1000, 6) and second > 0:
+        return lambda: wide_resnet(first, second, classes, norm, channels)
+    if family == "cifar_vgg" and first in VGG_REPEATS and not found[3]:
+        return lambda: vgg(first, classes, channels)
+    if family == "cnn" and first > 0 and not found[3]:
+        return lambda: cnn(first, classes, norm, channels, size)
+    if family == "mlp" and first > 0 and not found[3]:
+        return lambda: mlp(first, classes, channels, size)
     raise ConfigurationError(_unknown(name))
 
 
@@ -104,7 +136,7 @@ def _nothing_to_replace(norm: str, name: str) -> str:
 
 
 def _unknown(name: str) -> str:
-    known = [*SMALL, *SMALL_WIDE, *SMALL_VGG, *sorted(_of_torchvision())]
+    known = [*SMALL, *SMALL_WIDE, *SMALL_VGG, *PLAIN, *sorted(_of_torchvision())]
     near = difflib.get_close_matches(name, known, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown --task.model {name!r} - {guess}({', '.join(known)})"

@@ -21,10 +21,11 @@ class ImageTask(TaskSpec):
     """An image classification.
 
     Attributes:
-        model: resnet20, wide_resnet28_10, cifar_vgg16 and their like for small images, or any
-            classification model of torchvision: resnet50, vgg16_bn, densenet121, vit_b_16, ...
+        model: resnet20, resnet8_32 (of width 32), wide_resnet28_10, cifar_vgg16, cnn32, mlp512 and
+            their like for small images, or any classification model of torchvision: resnet50,
+            vgg16_bn, densenet121, vit_b_16, ...
         norm: In the place of the model's BatchNorm: batch (itself), group (GroupNorm), ghost
-            (BatchNorm over ghost batches).
+            (BatchNorm over ghost batches). A perceptron (mlp512) has none.
         groups: Of GroupNorm.
         ghost: Samples in a ghost batch.
         augment: Whether training images are varied at random.
@@ -57,14 +58,18 @@ class ImageTask(TaskSpec):
     def published(self) -> TaskSpec:
         """The same model on synthetic images, as many and as large as the real ones."""
 
-    def synthetic(self, size: int, classes: int, samples: int) -> TaskSpec:
+    def synthetic(self, size: int, classes: int, samples: int, channels: int = 3) -> TaskSpec:
         """The same model, norm and labels on synthetic images of this size and number."""
         from hpc_localsgd.tasks.synthetic_images import synthetic_images
 
         shared = {field.name: getattr(self, field.name) for field in fields(ImageTask)}
-        return synthetic_images(**shared, size=size, classes=classes, samples=samples)
+        return synthetic_images(
+            **shared, size=size, classes=classes, samples=samples, channels=channels
+        )
 
-    def classification(self, samples: Samples, size: int, setting: Setting) -> Classification:
+    def classification(
+        self, samples: Samples, size: int, setting: Setting, channels: int = 3
+    ) -> Classification:
         """The task of this model on samples of size x size pixels.
 
         Raises:
@@ -72,7 +77,9 @@ class ImageTask(TaskSpec):
         """
         if self.label_noise and samples.classes < 2:
             raise ConfigurationError("--task.label-noise needs two classes at least")
-        make = model_maker(self.model, samples.classes, size, self.norm, self.groups, self.ghost)
+        make = model_maker(
+            self.model, samples.classes, size, self.norm, self.groups, self.ghost, channels
+        )
         return Classification(
             make,
             samples,

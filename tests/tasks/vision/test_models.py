@@ -32,6 +32,29 @@ def test_models_have_the_published_number_of_parameters(
         assert sum(p.numel() for p in make().parameters()) == parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("mlp512", 784 * 512 + 512 + 512 * 512 + 512 + 5130),
+        ("cnn32", 9 * 32 + 9 * 32 * 64 + 2 * (32 + 64) + 64 * 49 * 128 + 128 + 1290),
+        ("resnet20", 269_722 - 2 * 9 * 16),
+        ("resnet20_32", 4 * (269_722 - 1_376 - 650 - 3 * 9 * 16) + 2 * 1_376 + 1_290 + 9 * 32),
+        ("resnet18", 11_181_642),
+    ],
+)
+def test_models_of_grey_images(name: str, parameters: int) -> None:
+    make = model_maker(name, 10, 28, channels=1)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in make().parameters()) == parameters
+
+
+def test_a_model_of_colours_sees_a_grey_image_three_times() -> None:
+    torch.manual_seed(0)
+    grey = model_maker("resnet18", 10, 28, channels=1)().eval()
+    image = torch.randn(2, 1, 28, 28)
+    assert torch.equal(grey(image), grey.model(torch.cat([image] * 3, dim=1)))
+
+
 @pytest.mark.parametrize("name", ["resnet20", "wide_resnet10_2", "resnet18", "densenet121"])
 @pytest.mark.parametrize(("norm", "kind"), [("group", nn.GroupNorm), ("ghost", GhostBatchNorm2d)])
 def test_every_batchnorm_is_replaced(name: str, norm: str, kind: type[nn.Module]) -> None:
@@ -73,6 +96,8 @@ def test_a_ghost_batch_is_normalised_by_itself() -> None:
     [
         (("resnet21", 10, 32), "unknown --task.model 'resnet21'"),
         (("resnet5", 10, 32), "did you mean 'resnet56'"),
+        (("cnn32_2", 10, 32), "did you mean 'cnn32'"),
+        (("mlp0", 10, 32), "unknown --task.model 'mlp0'"),
         (("vit_b_16", 10, 100), "vit_b_16 cannot take images of 100x100 pixels"),
         (("alexnet", 10, 32), "alexnet cannot take images of 32x32 pixels"),
         (("vgg16", 10, 32, "group"), "vgg16 has no BatchNorm to replace"),
