@@ -55,7 +55,8 @@ class Int8(Compressor):
 
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """See `Compressor.error_bound`; for |x| < 3.4e38."""
-        half = (0.5 + 2**-12) * per_entry(_scales(x, sizes).double(), sizes)  # rounding of x / s
+        # Half a step, and room for the rounding of x / s.
+        half = (0.5 + 2**-12) * per_entry(_scales(x, sizes).double(), sizes)
         return (half + torch.finfo(torch.float32).tiny).norm(dim=1)
 
 

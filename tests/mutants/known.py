@@ -28,13 +28,13 @@ EQUAL: dict[tuple[str, str, str], str] = {
     ): "how often the other ranks' files are looked for, not what is found",
     (
         "compressors/int8.py",
-        "half = (0.5 + 2**-12) * per_entry(_scales(x, sizes).double(), sizes)  # rounding of x / s",
-        "half = (0.5 + 2**- 13) * per_entry(_scales(x, sizes).double(), sizes)  # rounding of x / s",
+        "half = (0.5 + 2**-12) * per_entry(_scales(x, sizes).double(), sizes)",
+        "half = (0.5 + 2**- 13) * per_entry(_scales(x, sizes).double(), sizes)",
     ): _MARGIN,
     (
         "compressors/int8.py",
-        "half = (0.5 + 2**-12) * per_entry(_scales(x, sizes).double(), sizes)  # rounding of x / s",
-        "half = (0.5 + 3**-12) * per_entry(_scales(x, sizes).double(), sizes)  # rounding of x / s",
+        "half = (0.5 + 2**-12) * per_entry(_scales(x, sizes).double(), sizes)",
+        "half = (0.5 + 3**-12) * per_entry(_scales(x, sizes).double(), sizes)",
     ): _MARGIN,
     (
         "compressors/sign.py",
