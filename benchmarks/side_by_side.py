@@ -240,12 +240,17 @@ def hear_end(job: Job) -> list[Any]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A contestant's time and its ratio to another's, each a median with its quartiles."""
+    """A contestant's time and its ratio to another's, each a median with its quartiles.
+
+    `ratio_within` is where the median of the ratios lies with 95 % confidence, whatever their
+    distribution: between two of the ratios, by the binomial distribution.
+    """
 
     ms: float
     ms_quartiles: tuple[float, float]
     ratio: float
     ratio_quartiles: tuple[float, float]
+    ratio_within: tuple[float, float]
 
 
 def figures(times: Mapping[str, Sequence[float]], against: str) -> dict[str, Figure]:
@@ -255,9 +260,20 @@ def figures(times: Mapping[str, Sequence[float]], against: str) -> dict[str, Fig
         ratios = [a / b for a, b in zip(mine, times[against], strict=True)]
         ms = [1000 * t for t in mine]
         found[name] = Figure(
-            statistics.median(ms), _quartiles(ms), statistics.median(ratios), _quartiles(ratios)
+            statistics.median(ms),
+            _quartiles(ms),
+            statistics.median(ratios),
+            _quartiles(ratios),
+            _within(ratios),
         )
     return found
+
+
+def _within(ratios: Sequence[float]) -> tuple[float, float]:
+    n = len(ratios)
+    below = max(0, int((n - 1.96 * n**0.5) / 2))
+    ordered = sorted(ratios)
+    return ordered[below], ordered[n - 1 - below]
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:
@@ -267,11 +283,13 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 def table(found: Mapping[str, Figure], against: str) -> str:
     """The figures as a Markdown table."""
-    lines = [f"| | ms | quartiles | x {against} | quartiles |", "|---|--:|--:|--:|--:|"]
+    lines = [f"| | ms | quartiles | x {against} | quartiles | 95 % |"]
+    lines.append("|---|--:|--:|--:|--:|--:|")
     for name, f in found.items():
         lines.append(
             f"| {name} | {f.ms:.2f} | {f.ms_quartiles[0]:.2f} - {f.ms_quartiles[1]:.2f} "
-            f"| {f.ratio:.3f} | {f.ratio_quartiles[0]:.3f} - {f.ratio_quartiles[1]:.3f} |"
+            f"| {f.ratio:.3f} | {f.ratio_quartiles[0]:.3f} - {f.ratio_quartiles[1]:.3f} "
+            f"| {f.ratio_within[0]:.3f} - {f.ratio_within[1]:.3f} |"
         )
     return "\n".join(lines)
 
@@ -282,7 +300,7 @@ def circumstances() -> dict[str, str]:
 
     return {
         "date": str(date.today()),
-        "commit": _commit(),
+        "commit": commit_of(ROOT),
         "command": shlex.join(["python", str(Path(sys.argv[0])), *sys.argv[1:]]),
         "processor": _processor(),
         **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
@@ -294,9 +312,11 @@ def circumstances() -> dict[str, str]:
     }
 
 
-def _commit() -> str:
+def commit_of(checkout: Path) -> str:
+    """Return the commit of a checkout, and whether its package was changed since."""
+
     def git(*words: str) -> str:
-        answer = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        answer = subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True)
         return answer.stdout.strip()
 
     changed = " with changes" if git("status", "--porcelain", "--", "hpc_localsgd") else ""

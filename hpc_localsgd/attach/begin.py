@@ -12,6 +12,7 @@ from hpc_localsgd.attach import agreement
 from hpc_localsgd.attach.buffers import check_patterns
 from hpc_localsgd.attach.checks import (
     batchnorm_of,
+    check_patience,
     check_settings,
     check_sparse,
     check_types,
@@ -106,6 +107,7 @@ def attach(
         0
     """
     check_types(model, optimizer)
+    check_patience(patience_s)
     algorithm, schedule = algorithm_of(algorithm), schedule_of(schedule)
     how, on_nan = batchnorm_of(batchnorm), on_nan_of(on_nan)
     check_sparse(algorithm, optimizer)
@@ -124,7 +126,7 @@ def attach(
         lengths = in_steps(schedule, steps, steps_per_epoch)
         lines = [agreement.shown(x) for x in (algorithm, lengths, steps, how)]
         lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
-        lines += [f"on_nan={on_nan}"]
+        lines += [f"on_nan={on_nan}", f"patience_s={patience_s}"]
         lines += [f"averaged_buffers={list(averaged_buffers)}"]
         lines += [f"broadcast={broadcast}", f"broadcast_optimizer={broadcast_optimizer}"]
         lines += agreement.described(model, list(named))

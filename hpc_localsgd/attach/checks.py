@@ -49,6 +49,20 @@ def check_types(model: Any, optimizer: Any) -> None:
         )
 
 
+def check_patience(patience_s: Any) -> None:
+    """Check that a rank may wait for others at all.
+
+    Raises:
+        ConfigurationError: Not a number above 0.
+    """
+    number = isinstance(patience_s, int | float) and not isinstance(patience_s, bool)
+    if not (number and patience_s > 0):
+        raise ConfigurationError(
+            f"patience_s is {patience_s!r}: give the seconds that a rank may wait for others that "
+            "are busy, a number above 0 (3600 by default)"
+        )
+
+
 def _check_alone(model: nn.Module) -> None:
     """Refuse what exchanges gradients or shards by itself: also below torch.compile, or inside."""
     for path, module in model.named_modules():

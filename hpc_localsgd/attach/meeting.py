@@ -117,6 +117,7 @@ class Meetings:
             self._call.settle()
             raise ConfigurationError(_out_of_step(rows[0], rows[other[0]], int(other[0])))
         if bad.all() or (bad.any() and not tolerant):
+            self._call.settle()
             raise RuntimeError(_astray(rows[:, 6], place.t))
         differ = _rates_differ(rows[:, 4], rows[:, 5], place.begin)
         if differ and strict:
@@ -135,6 +136,12 @@ class Meetings:
 
 
 def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:
+    for rank, row in ((0, own), (other, others)):
+        if not _is_place(row):
+            return (
+                f"the ranks are out of step: what rank {rank} sent is of another operation than a "
+                f"comparison, the exchange of gradients say; {REMEDY}"
+            )
     here, there = own.astype(int), others.astype(int)
     if here[0] == there[0] == _OPERATIONS.index(ROUND) and here[1] == there[1]:
         return (
@@ -147,6 +154,11 @@ def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:
         f"the ranks are out of step: rank 0 is in {places[0]}, rank {other} in {places[1]}; "
         f"{REMEDY}"
     )
+
+
+def _is_place(row: np.ndarray) -> bool:
+    """Tell whether a row is one of `compare`: a library may hand over what another call sent."""
+    return bool(np.isfinite(row).all()) and row[0] in range(len(_OPERATIONS))
 
 
 def _astray(finite: np.ndarray, t: int) -> str:

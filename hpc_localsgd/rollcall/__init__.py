@@ -5,9 +5,13 @@ also talk beside it, over TCP: each says where it is when it has waited for a se
 and now and then; rank 0 compares, and tells everybody when they cannot meet any more. Nothing is
 sent, and nobody is woken, in a step that goes well.
 
-    notes.py   what a rank says, and what rank 0 concludes from what all have said
-    lines.py   the connections
-    call.py    the thread of a rank, and the operations it is told of
+    own.py      what this rank does, noted at every exchange
+    notes.py    what ranks say to each other
+    judging.py  what rank 0 concludes from what all have said
+    hub.py      the connections: rank 0's end
+    line.py     another rank's end
+    watch.py    the thread of a rank that talks with the others
+    call.py     the operations it is told of, its begin and its end
 """
 
 from hpc_localsgd.rollcall.call import PATIENCE_S, RollCall, leave, of_world

@@ -1,4 +1,4 @@
-"""The roll call of one rank: what it is told of, and the thread that talks with the others."""
+"""The roll call of one rank: the operations it is told of, its begin and its end."""
 
 from __future__ import annotations
 
@@ -6,58 +6,53 @@ import atexit
 import json
 import os
 import sys
-import threading
-import time
 import warnings
 import weakref
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpc_localsgd.rollcall.lines import Hub, Line
-from hpc_localsgd.rollcall.notes import (
-    LEFT,
-    NOWHERE,
-    OUT_OF_STEP,
-    SETTLED,
-    At,
-    Heard,
-    Note,
-    Verdict,
-    failed,
-    judge,
-)
+from hpc_localsgd.rollcall.hub import ADDRESS_BYTES, Hub
+from hpc_localsgd.rollcall.line import Line
+from hpc_localsgd.rollcall.notes import ENDED, LEFT, OUT_OF_STEP, At, Verdict, failed
+from hpc_localsgd.rollcall.own import Own
+from hpc_localsgd.rollcall.watch import Watch
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
-TICK_S = 1.0
-BEAT_S = 10.0  # from one sign of life to the next
-EXPLAIN_S = 4.0  # from an error of a library to the reason for it
-REMEMBERED = 4096  # operations of the past
-ADDRESS_BYTES = 600
+EXPLAIN_S = 5.0  # from an error of a library to the reason for it
 PATIENCE_S = 3600.0
 
 _calls: weakref.WeakKeyDictionary[object, RollCall] = weakref.WeakKeyDictionary()
 
 
 def of_world(world: World, patience_s: float = PATIENCE_S) -> RollCall:
-    """The roll call of the ranks of this world; a collective the first time.
+    """Find the roll call of the ranks of this world; a collective the first time.
 
     Worlds of the same ranks share one, so that it is noticed when two ranks wait in different ones.
 
     Args:
         world: Who meets.
-        patience_s: For how long a rank may wait for others that are busy with something else.
+        patience_s: For how long a rank may wait for others that are busy with something else, from
+            now on.
     """
     found = _calls.get(world.company)
-    if found is None:
-        found = _calls[world.company] = RollCall(world, patience_s)
-        weakref.finalize(world.company, found.close).atexit = False
+    if found is not None:
+        found.join(world, patience_s)
+        return found
+    found = _calls[world.company] = RollCall(world, patience_s)
+    weakref.finalize(world.company, found.leave).atexit = False
+    try:
         found.start(world)
+    except BaseException:
+        found.leave()
+        del _calls[world.company]
+        raise
     return found
 
 
@@ -68,17 +63,10 @@ def leave(world: World, how: str = LEFT) -> None:
         found.leave(how)
 
 
-class _Moment(NamedTuple):
-    """Where the rank's own thread is; replaced as a whole, since two threads look at it."""
-
-    number: int
-    at: At
-    since_s: float
-    inside: bool
-
-
 class _Operation:
     """Around an operation in which ranks meet."""
+
+    __slots__ = ("_at", "_call")
 
     def __init__(self, call: RollCall, at: At) -> None:
         self._call, self._at = call, at
@@ -104,46 +92,49 @@ class RollCall:
     """
 
     def __init__(self, world: World, patience_s: float) -> None:
+        """Begin to watch this rank; alone, there is nothing to watch."""
         self.rank, self.n = world.rank, world.n
-        self._patience_s, self._world = patience_s, weakref.ref(world)
-        self._moment = _Moment(0, NOWHERE, time.monotonic(), False)
-        self._past: list[tuple[int, At]] = [(0, NOWHERE)] * REMEMBERED
-        self._made, self._ended, self._left = 0, dict[int, str](), ""
-        self._depth, self._explaining, self._pid = 0, False, os.getpid()
-        self._hub: Hub | None = None
-        self._line: Line | None = None
-        self._heard: dict[int, tuple[Note, float]] = {}  # with when
-        self._sent, self._sent_s, self._judged_s = Note(), 0.0, 0.0
-        self._lost_s: float | None = None
-        self._suspected: Verdict | None = None
-        self._verdict: Verdict | None = None
-        self._telling = threading.Lock()
-        self._said = threading.Event()
-        self._closed = threading.Event()
+        self._own, self._made = Own(), 0
+        self._worlds = worlds = weakref.WeakSet([world])
+
+        def end(status: int) -> None:
+            for living in list(worlds):
+                living.end(status)
+
+        self._watch = Watch(self.rank, self._own, patience_s, end) if self.n > 1 else None
 
     def start(self, world: World) -> None:
         """Connect the ranks, a collective. Until then only the patience ends a wait."""
-        if self.n == 1:
+        watch = self._watch
+        if watch is None:
             return
-        threading.Thread(target=self._watch, name="roll call", daemon=True).start()
+        watch.start()
         with self.at(0, "attach()", 0):
             if self.rank == 0:
-                self._hub = Hub()
-            said = json.dumps(self._hub.address if self._hub else {}).encode()
-            row = np.frombuffer(said.ljust(ADDRESS_BYTES), dtype=np.uint8)
-            address = json.loads(world.gather(row[None].copy())[0].tobytes())
-            failed = self._connect(address)
-            rows = world.gather(np.array([[float(failed)]]))
+                watch.wire = _hub(self.n)
+            address = _told(world, watch.wire.address if isinstance(watch.wire, Hub) else {})
+            if self.rank:
+                watch.wire = _line(address, self.rank)
+                watch.say()
+            rows = world.gather(np.array([[float(watch.wire is None)]]))
         if rows.any():
-            self._do_without(int(np.argmax(rows[:, 0])), address)
+            watch.wire = None  # all go on alike; the thread ends the connections
+            if self.rank == 0:
+                _say_without(int(np.argmax(rows[:, 0])), address, watch.patience_s)
+
+    def join(self, world: World, patience_s: float) -> None:
+        """Add a world of the same ranks; what may be waited counts from now on, in all of them."""
+        self._worlds.add(world)
+        if self._watch is not None:
+            self._watch.patience_s = patience_s
 
     def number(self) -> int:
-        """A number for a run that begins; the same on all ranks."""
+        """Give a number to a run that begins; the same on all ranks."""
         self._made += 1
         return self._made - 1
 
     def at(self, sync: int, what: str, t: int) -> AbstractContextManager[None]:
-        """Around an operation in which all ranks meet; one within another is part of it.
+        """Make what goes around an operation in which all ranks meet.
 
         Args:
             sync: The number of the run.
@@ -155,193 +146,88 @@ class RollCall:
                 library's own error ends it, and that is why.
             RuntimeError: The same, when a rank has failed.
         """
-        return nullcontext() if self.n == 1 else _Operation(self, At(sync, what, t))
+        return nullcontext() if self._watch is None else _Operation(self, At(sync, what, t))
 
     def begin(self, at: At) -> None:
-        """An operation begins."""
-        self._depth += 1
-        if self._depth > 1:
-            return
-        if self._verdict is not None:
-            self._depth = 0
-            raise _error(self._verdict)
-        count = self._moment.number + 1
-        self._past[count % REMEMBERED] = (count, at)
-        self._moment = _Moment(count, at, time.monotonic(), True)
+        """Enter an operation; one within another is part of it."""
+        watch, own = self._watch, self._own
+        if watch is not None and watch.verdict is not None and not own.nested:
+            raise _error(watch.verdict)
+        own.begin(at)
 
     def end(self, error: BaseException | None = None) -> None:
-        """It has ended; `error` is what it ended with."""
-        self._depth -= 1
-        if self._depth:
-            return
-        if isinstance(error, RuntimeError):
-            self._explain(error)
-        self._moment = self._moment._replace(inside=False)
+        """Leave it; `error` is what it ended with."""
+        try:
+            if isinstance(error, RuntimeError) and self._own.waits:
+                self._explain(error)
+        finally:
+            self._own.end()
 
     def settle(self) -> None:
-        """The ranks have met in the operation that goes on, and have found out what is wrong."""
-        count = self._moment.number
-        self._past[count % REMEMBERED] = (count, SETTLED)
-        self._moment = self._moment._replace(at=SETTLED)
+        """Note that the ranks have met in the operation that goes on, and know what is wrong."""
+        self._own.settle()
 
-    def ended(self, sync: int, how: str = "has ended its run") -> None:
-        """A run is over on this rank, which will meet nobody in it any more."""
-        if self.n > 1 and sync not in self._ended:
-            self._ended[sync] = how
-            self._say()
+    def ended(self, sync: int, how: str = ENDED) -> None:
+        """Say that a run is over on this rank, which will meet nobody in it any more."""
+        if self._own.over(sync, how) and self._watch is not None:
+            self._watch.say()
 
     def leave(self, how: str = LEFT) -> None:
-        """The process ends."""
-        if self.n == 1 or self._left or os.getpid() != self._pid:
-            return
-        self._left = how
-        self._say()
-        self.close()
+        """Say that the process ends, and talk no more."""
+        if self._own.leave(how) and self._watch is not None:
+            self._watch.say()
+            self._watch.close()
 
-    def close(self) -> None:
-        """End the thread, which ends the connections."""
-        self._closed.set()
-
-    # --- the thread ------------------------------------------------------------------------------
-
-    def _watch(self) -> None:
-        while not self._closed.is_set() and self._verdict is None:
-            self._listen()
-            self._look()
-        for end in (self._hub, self._line):
-            if end is not None:
-                end.close()
-
-    def _listen(self) -> None:
-        """What came from the others within a tick."""
-        if self._hub is not None:
-            for rank, line in self._hub.hear(TICK_S):
-                self._take(rank, line)
-        elif self._line is not None and self._lost_s is None:
-            lines = self._line.hear(TICK_S)
-            if lines is None:
-                self._lost_s = time.monotonic()
-            for line in lines or ():
-                self._obey(line)
-        else:
-            self._closed.wait(TICK_S)
-
-    def _obey(self, line: bytes) -> None:
-        """What rank 0 says: where it is, or that all is over."""
-        if b'"said"' in line:
-            self._conclude(Verdict.from_json(line))
-        else:
-            self._take(0, line)
-
-    def _take(self, rank: int, line: bytes) -> None:
-        with suppress(ValueError):  # a rank of another version
-            self._heard[rank] = (Note.from_json(line), time.monotonic())
-
-    def _look(self) -> None:
-        """Say what the others may have to know, and see whether a wait is in vain."""
-        now_s, note = time.monotonic(), self._note()
-        waits = note.inside and note.waited_s >= TICK_S
-        was = (self._sent.count, self._sent.inside)
-        changed = waits != self._sent.inside or (waits and was != (note.count, True))
-        if changed or now_s - self._sent_s >= BEAT_S:
-            self._say(note)
-        if now_s - self._judged_s >= TICK_S:
-            self._judged_s = now_s
-            self._judge(note, now_s)
-
-    def _judge(self, note: Note, now_s: float) -> None:
-        """What follows from what is known here; said when it still does a tick later.
-
-        Ranks that meet all the same find out by themselves, and each can raise an exception.
-        """
-        if self._line is not None and self._lost_s is None:
-            return  # rank 0 knows more
-        gone = self._hub.gone if self._hub is not None else {}
-        if self._lost_s is not None:
-            self._heard.setdefault(0, (Note(), self._lost_s))
-            gone = {0: self._lost_s}
-        heard = {
-            rank: Heard(said, now_s - at_s, now_s - gone[rank] if rank in gone else None)
-            for rank, (said, at_s) in self._heard.items()
-        }
-        found = judge(heard | {self.rank: Heard(note)}, self._before, self._patience_s)
-        before, self._suspected = self._suspected, found
-        if found is not None and before is not None and found.ranks == before.ranks:
-            self._conclude(found)
-
-    def _before(self, count: int) -> At | None:
-        known, at = self._past[count % REMEMBERED]
-        return at if known == count and self.rank == 0 else None
-
-    def _conclude(self, verdict: Verdict) -> None:
-        """Tell the others and the user; end this process if it waits."""
-        self._verdict = verdict
-        if self._hub is not None:
-            self._hub.tell(verdict.to_json())
-        self._said.set()
-        if self._explaining:
-            return
-        waits = self._moment.inside
-        if self.rank == 0 or self._lost_s is not None or (waits and self.rank in verdict.ranks):
-            sys.stderr.write(f"hpc_localsgd: rank {self.rank}: {verdict.said}\n")
-            sys.stderr.flush()
-        if waits:
-            time.sleep(TICK_S if self.rank == 0 else 0)  # for the others to read
-            world = self._world()
-            if world is not None:
-                world.end(verdict.status)
-
-    # --- both ------------------------------------------------------------------------------------
-
-    def _note(self) -> Note:
-        count, at, since_s, inside = self._moment
-        waited_s = time.monotonic() - since_s if inside else 0.0
-        return Note(count, at, inside, waited_s, self._made, dict(self._ended), self._left)
-
-    def _say(self, note: Note | None = None) -> None:
-        note = note or self._note()
-        self._sent, self._sent_s = note, time.monotonic()
-        with self._telling:
-            self._tell(note)
-
-    def _tell(self, note: Note) -> None:
-        if self._line is not None:
-            self._line.tell(note.to_json())
-        elif self._hub is not None and (note.left or note.ended):
-            self._hub.tell(note.to_json())
-
-    def _connect(self, address: dict[str, object]) -> bool:
-        """Call rank 0; returns whether that failed."""
-        if self.rank == 0:
-            return False
-        try:
-            self._line = Line(address, self.rank)
-        except OSError:
-            return True
-        self._say()
-        return False
-
-    def _do_without(self, rank: int, address: dict[str, object]) -> None:
-        """A firewall between the ranks, say: all go on alike."""
-        self._hub = self._line = None
-        if self.rank == 0:
-            warnings.warn(
-                f"rank {rank} cannot reach rank 0 by TCP (at {address['hosts']}, port "
-                f"{address['port']}): a rank that leaves, or that is out of step, is noticed only "
-                f"after patience_s={self._patience_s:g}",
-                stacklevel=2,
-            )
+    def abandon(self) -> None:
+        """Be silent in a fork of the process."""
+        if self._watch is not None:
+            self._watch.abandon()
 
     def _explain(self, error: RuntimeError) -> None:
-        """A library gave up: because of a rank that is not there, or for a reason of its own?"""
-        self._explaining = True
+        """Raise what lies behind a library's error: a rank that is not there, if that is it."""
+        watch = self._watch
+        if watch is None or watch.wire is None:
+            return
+        watch.explaining = True
         try:
-            self._say()
-            if self._said.wait(EXPLAIN_S) and self._verdict is not None:
-                self._moment = self._moment._replace(inside=False)
-                raise _error(self._verdict) from error
+            watch.say()
+            if watch.said.wait(EXPLAIN_S) and watch.verdict is not None:
+                raise _error(watch.verdict) from error
         finally:
-            self._explaining = False
+            watch.explaining = False
+
+
+def _hub(n: int) -> Hub | None:
+    try:
+        return Hub(n)
+    except OSError:
+        return None
+
+
+def _line(address: Mapping[str, object], rank: int) -> Line | None:
+    try:
+        return Line(address, rank)
+    except OSError:
+        return None
+
+
+def _told(world: World, address: dict[str, object]) -> dict[str, object]:
+    """What rank 0 says, on every rank. A collective."""
+    said = json.dumps(address).encode()
+    if len(said) > ADDRESS_BYTES:
+        said = b"{}"
+    row = np.frombuffer(said.ljust(ADDRESS_BYTES), dtype=np.uint8)
+    told: dict[str, object] = json.loads(world.gather(row[None].copy())[0].tobytes())
+    return told
+
+
+def _say_without(rank: int, address: Mapping[str, object], patience_s: float) -> None:
+    where = f"(at {address['hosts']}, port {address['port']})" if address else "(it cannot listen)"
+    warnings.warn(
+        f"rank {rank} cannot reach rank 0 by TCP {where}: a rank that leaves, or that is out of "
+        f"step, is noticed only after patience_s={patience_s:g}",
+        stacklevel=2,
+    )
 
 
 def _error(verdict: Verdict) -> Exception:
@@ -350,11 +236,18 @@ def _error(verdict: Verdict) -> Exception:
 
 
 def _leave_all() -> None:
-    """The interpreter ends; by an exception, if one has just been shown."""
+    """Say that the interpreter ends; by an exception, if one has just been shown."""
     error = getattr(sys, "last_value", None)
     how = failed(error) if error else LEFT
     for call in list(_calls.values()):
         call.leave(how)
 
 
+def _abandon_all() -> None:
+    """In a fork, of a loader say: it must neither answer for the rank nor hold its connections."""
+    for call in list(_calls.values()):
+        call.abandon()
+
+
 atexit.register(_leave_all)
+os.register_at_fork(after_in_child=_abandon_all)

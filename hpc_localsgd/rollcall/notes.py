@@ -1,19 +1,16 @@
-"""What a rank says of itself, and what follows from what all have said. No threads, no sockets."""
+"""What ranks say to each other, and how it is written on a line. No threads, no sockets."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
-
-from hpc_localsgd.stopping import HUNG
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 OUT_OF_STEP = 2  # exit status: a fault of the script, which will not go away
-GONE_S = 5.0  # a process that ended in silence may still have sent what an exchange needs
-SILENT_S = 300.0  # a process that says nothing any more
 FAILED = "has failed"  # how a rank that ends by an error ends its run; it may not happen again
 LEFT = "has left the program"
+ENDED = "has ended its run"
 REMEDY = (
     "every rank must take the same number of steps (as many batches on each: drop_last=True) and "
     "call attach(), averaged() and finish() equally often"
@@ -21,7 +18,7 @@ REMEDY = (
 
 
 def failed(error: BaseException | None) -> str:
-    """How a rank ends that ends by an error."""
+    """Describe how a rank ends that ends by an error."""
     return f"{FAILED} ({type(error).__name__}: {str(error)[:200]})"
 
 
@@ -39,7 +36,7 @@ class At(NamedTuple):
     t: int
 
     def __str__(self) -> str:
-        """In words, for a message."""
+        """Write it in words, for a message."""
         which = f" (of attach number {self.sync + 1})" if self.sync else ""
         return f"{self.what} after {self.t} steps{which}"
 
@@ -56,9 +53,9 @@ class Note:
         count: Operations begun so far, this one included.
         at: The last one that was begun.
         inside: Whether it is still in it.
-        waited_s: How long it has been in it.
-        made: Calls of `attach` so far.
-        ended: Those whose run is over here, and how.
+        waited_s: How long it has been in it, a time in which the process was suspended left out.
+        gave_up: Whether the library that it waited in has ended the wait with an error.
+        ended: The runs (calls of `attach`) that are over here, and how; of many, the last ones.
         left: Why the process ends; empty while it does not.
     """
 
@@ -66,34 +63,31 @@ class Note:
     at: At = NOWHERE
     inside: bool = False
     waited_s: float = 0.0
-    made: int = 0
-    ended: Mapping[int, str] | None = None
+    gave_up: bool = False
+    ended: Mapping[int, str] = field(default_factory=dict)
     left: str = ""
 
     def to_json(self) -> bytes:
-        """One line."""
+        """Write it on one line."""
         return json.dumps(asdict(self)).encode()
 
     @staticmethod
-    def from_json(line: bytes) -> Note:
-        """What `to_json` wrote.
-
-        Raises:
-            ValueError: It did not.
-        """
-        try:
-            said = json.loads(line)
-            said["at"] = At(*said["at"])
-            said["ended"] = {int(number): str(how) for number, how in said["ended"].items()}
-            return Note(**said)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no note: {line[:80]!r}") from error
+    def of(said: Mapping[str, Any]) -> Note:
+        """Make a note of what `to_json` wrote."""
+        sync, what, t = said["at"]
+        return Note(
+            int(said["count"]),
+            At(int(sync), str(what), int(t)),
+            bool(said["inside"]),
+            float(said["waited_s"]),
+            bool(said["gave_up"]),
+            {int(number): str(how) for number, how in said["ended"].items()},
+            str(said["left"]),
+        )
 
     def absence(self, sync: int) -> str:
-        """Why this rank takes part in no operation of a run any more; empty if it may."""
-        if self.left:
-            return self.left
-        return (self.ended or {}).get(sync, "")
+        """Say why this rank takes part in no operation of a run any more; empty if it may."""
+        return self.left or self.ended.get(sync, "")
 
 
 @dataclass(frozen=True)
@@ -111,126 +105,31 @@ class Verdict:
     ranks: tuple[int, ...]
 
     def to_json(self) -> bytes:
-        """One line."""
+        """Write it on one line."""
         return json.dumps(asdict(self)).encode()
 
     @staticmethod
-    def from_json(line: bytes) -> Verdict:
-        """What `to_json` wrote."""
+    def of(said: Mapping[str, Any]) -> Verdict:
+        """Make a verdict of what `to_json` wrote."""
+        ranks = tuple(int(rank) for rank in said["ranks"])
+        return Verdict(str(said["said"]), int(said["status"]), ranks)
+
+
+def read(line: bytes) -> Note | Verdict:
+    """Read a line that `to_json` of either wrote.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    try:
         said = json.loads(line)
-        return Verdict(str(said["said"]), int(said["status"]), tuple(said["ranks"]))
-
-
-@dataclass(frozen=True)
-class Heard:
-    """The last note of a rank, and what its connection tells.
-
-    Attributes:
-        note: What it said.
-        ago_s: How long ago.
-        gone_s: How long ago its connection ended; None if it has not.
-    """
-
-    note: Note
-    ago_s: float = 0.0
-    gone_s: float | None = None
-
-    @property
-    def waits_s(self) -> float:
-        """How long the rank has been in an operation; 0 if it is in none."""
-        return self.note.waited_s + self.ago_s if self.note.inside else 0.0
-
-
-def judge(
-    heard: Mapping[int, Heard], past: Callable[[int], At | None], patience_s: float
-) -> Verdict | None:
-    """Whether some ranks wait for what will never come.
-
-    Args:
-        heard: Of every rank that has said something.
-        past: The operation that rank 0 had under a number; None if it is long ago or to come.
-        patience_s: How long a rank may wait for others that are busy with something else.
-    """
-    return (
-        _out_of_step(heard, past)
-        or _left(heard)
-        or _gone(heard)
-        or _too_long(heard, min(SILENT_S, patience_s), patience_s)
-    )
-
-
-def _out_of_step(heard: Mapping[int, Heard], past: Callable[[int], At | None]) -> Verdict | None:
-    """Operations of the same number must be the same on all ranks."""
-    first: dict[int, tuple[int, At]] = {}
-    for rank in sorted(heard):
-        count, at = heard[rank].note.count, heard[rank].note.at
-        earlier = past(count)
-        known = first.setdefault(count, (0, earlier) if earlier is not None else (rank, at))
-        if known[1] != at and SETTLED not in (known[1], at):
-            said = f"rank {known[0]} is in {known[1]}, rank {rank} in {at}"
-            about = (known[0], rank)
-            return Verdict(f"the ranks are out of step: {said}; {REMEDY}", OUT_OF_STEP, about)
-    return None
-
-
-def _left(heard: Mapping[int, Heard]) -> Verdict | None:
-    """Nobody may wait for a rank whose run is over."""
-    for waiting, of in sorted(heard.items()):
-        for rank, other in sorted(heard.items()):
-            how = other.note.absence(of.note.at.sync)
-            if how and of.note.inside and of.note.count > other.note.count:
-                said = (
-                    f"rank {rank} {how}, its last exchange being {other.note.at}, and "
-                    f"rank {waiting} waits for it in {of.note.at}"
-                )
-                if how.startswith(FAILED):
-                    return Verdict(said, HUNG, (rank, waiting))
-                about = (rank, waiting)
-                return Verdict(f"the ranks are out of step: {said}; {REMEDY}", OUT_OF_STEP, about)
-    return None
-
-
-def _gone(heard: Mapping[int, Heard]) -> Verdict | None:
-    """A process that ended without a word: killed, or by os._exit."""
-    for rank, other in sorted(heard.items()):
-        if other.gone_s is None or other.note.left:
-            continue
-        for waiting, of in sorted(heard.items()):
-            over = other.note.absence(of.note.at.sync)
-            if not over and min(of.waits_s, other.gone_s) > GONE_S:
-                return Verdict(
-                    f"the process of rank {rank} has ended without a word (killed?), and "
-                    f"rank {waiting} waits for it in {of.note.at}",
-                    HUNG,
-                    (rank, waiting),
-                )
-    return None
-
-
-def _too_long(heard: Mapping[int, Heard], silent_s: float, patience_s: float) -> Verdict | None:
-    """A rank has waited longer than one may."""
-    waiting = max(heard, key=lambda rank: heard[rank].waits_s, default=None)
-    if waiting is None:
-        return None
-    of, waits_s = heard[waiting].note, heard[waiting].waits_s
-    silent = [r for r, other in heard.items() if other.ago_s > silent_s and not other.note.left]
-    if waits_s > silent_s and silent:
-        what = f"rank {silent[0]} has said nothing for {heard[silent[0]].ago_s:.0f} s"
-    elif waits_s > patience_s:
-        what = _whereabouts(heard, of) + f"; patience_s={patience_s:g} were allowed"
-    else:
-        return None
-    return Verdict(
-        f"rank {waiting} has waited {waits_s:.0f} s in {of.at}: {what}", HUNG, (waiting,)
-    )
-
-
-def _whereabouts(heard: Mapping[int, Heard], of: Note) -> str:
-    """Where the ranks are that are not in the same operation; eight at most."""
-    others = [r for r, other in sorted(heard.items()) if other.note.count != of.count]
-    where = [
-        f"rank {r} {'is in' if heard[r].note.inside else 'has done nothing since'} "
-        f"{heard[r].note.at}"
-        for r in others[:8]
-    ]
-    return ", ".join(where) or "all ranks are in it, and it does not end"
+        return Verdict.of(said) if "said" in said else Note.of(said)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise ValueError(f"neither note nor verdict: {line[:80]!r}") from error

@@ -1,7 +1,8 @@
-"""One row of the table of hangs on real ranks: python hanging_ranks.py WORLD PHASE ACTION.
+"""Rows of the table of hangs on real ranks: python hanging_ranks.py WORLD PHASE:ACTION...
 
-Rank 1 does ACTION where the others go on; both the loop and the actions are a user's own. Also used
-by ranks that are threads.
+Rank 1 does ACTION where the others go on; both the loop and the actions are a user's own. All rows
+but the last must end by an exception on every rank, after which the next begins. Also used by ranks
+that are threads.
 """
 
 # ruff: noqa: E402 - the path is set before our own modules are imported
@@ -21,6 +22,7 @@ import hpc_localsgd
 from hpc_localsgd import every, post_local
 from hpc_localsgd.attach import Sync
 from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 
 BATCHES = 10
@@ -69,9 +71,7 @@ def train(world: World | None, phase: str, action: str) -> None:
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     schedule, steps = PHASES[phase]
-    sync = hpc_localsgd.attach(
-        model, optimizer, schedule=schedule, world=world, steps=steps, patience_s=100
-    )
+    sync = hpc_localsgd.attach(model, optimizer, schedule=schedule, world=world, steps=steps)
     odd = sync.world.rank == 1
     for i in range(BATCHES + (odd and action == "adds")):
         if odd and i == AT and ACTIONS[action](sync):
@@ -86,14 +86,21 @@ def train(world: World | None, phase: str, action: str) -> None:
     print("nothing was noticed", flush=True)
 
 
-def main(kind: str, phase: str, action: str) -> None:
+def main(kind: str, *rows: str) -> None:
     torch.set_num_threads(1)
     world: World | None = None
     if kind == "mpi":
         from hpc_localsgd.worlds.mpi import Mpi
 
         world = Mpi()
-    train(world, phase, action)
+    for row in rows:
+        phase, action = row.split(":")
+        try:
+            train(world, phase, action)
+        except ConfigurationError as error:
+            print(f"{row} ended: {error}", flush=True)
+            if row == rows[-1]:
+                raise
 
 
 if __name__ == "__main__":
