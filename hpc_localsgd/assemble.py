@@ -265,9 +265,11 @@ class Job:
             NotKept: It was to be complete, and could not be written.
             Gone: It was to be complete, and is not there any more.
         """
-        self.keeper.finish()
-        self.keeper.at_the_end()
-        written = self.record.close(status)
+        try:
+            self.keeper.finish()
+            written = self.record.close(status)
+        finally:  # the folder is this run's until nothing more is written
+            self.keeper.at_the_end()
         if self.record.gone and status == "complete":
             raise Gone(
                 f"the run is done and its last checkpoint is written, but {self.record.gone}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 BYTES = 512  # of the file, always: it is rewritten in place, which takes no space of a full disk
+KINDS = {"host": str, "process": int, "run": str, "reach": str, "beat": int}
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -59,8 +60,10 @@ def read(file: Path) -> tuple[bytes, Lease | None]:
     raw = _uncached(file)
     try:
         said = json.loads(raw)
-        names = ("host", "process", "run", "reach", "beat")
-        return raw, Lease(**{name: said[name] for name in names})
+        values = {name: said[name] for name in KINDS}
+        if all(type(values[name]) is kind for name, kind in KINDS.items()):
+            return raw, Lease(**values)
+        return raw, None
     except (ValueError, KeyError, TypeError):
         return raw, None
 

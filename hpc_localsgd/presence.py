@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,7 @@ WATCHED_FOR_S = 30.0  # a run that a lock may not reach; sshfs caches for 20 s
 HELD_FOR_S = 150.0  # until a server lets go the lock of a host that died
 SETTLED_S = 2.0  # behind taking the place of a silent run, for others that do the same
 BORN_WITHIN_S = 0.5
+ENDED_WITHIN_S = 5.0  # a file server that hangs must not keep a process from ending
 TRIES = 100
 _ours: dict[str, Presence] = {}  # of this process, by their words
 
@@ -56,6 +58,7 @@ class Presence:
         self.file = out / "RUNNING"
         self._lease: Lease
         self._renewed_s = time.monotonic()
+        self._turn = threading.RLock()  # one thread renews, another ends
         try:
             out.mkdir(parents=True, exist_ok=True)
             self._descriptor = self._take()
@@ -73,20 +76,30 @@ class Presence:
 
     def renew(self) -> bool:
         """Say it again, now and then; whether the folder is still this run's. Call it often."""
-        if time.monotonic() - self._renewed_s < RENEWED_EVERY_S or self._descriptor < 0:
+        if time.monotonic() - self._renewed_s < RENEWED_EVERY_S:
             return True
-        self._renewed_s = time.monotonic()
-        self._lease = self._lease.renewed()
-        with suppress(OSError):  # a disk that refuses says so elsewhere
-            self._lease.write(self._descriptor)
-        found = lease.read(self.file)[1]  # none: whoever removed it has been told
-        return found is None or found.run == self.run
+        with self._turn:  # its number may be another file's as soon as it is closed
+            if self._descriptor < 0:
+                return True
+            self._renewed_s = time.monotonic()
+            self._lease = self._lease.renewed()
+            with suppress(OSError):  # a disk that refuses says so elsewhere
+                self._lease.write(self._descriptor)
+            found = lease.read(self.file)[1]  # none: whoever removed it has been told
+            return found is None or found.run == self.run
 
     def end(self) -> None:
         """Give the folder back; once is enough."""
         before_end.discard(self.end)
-        if self._descriptor < 0:
-            return
+        if not self._turn.acquire(timeout=ENDED_WITHIN_S):
+            return  # the end of the process lets go the lock
+        try:
+            if self._descriptor >= 0:
+                self._give_back()
+        finally:
+            self._turn.release()
+
+    def _give_back(self) -> None:
         found = lease.read(self.file)[1]
         if found is not None and found.run == self.run:
             with suppress(OSError):
@@ -175,7 +188,8 @@ class Presence:
         if near and locked is False:
             self._refuse_unless_gone(descriptor)
             return False
-        far = found is not None and not (near and locked)
+        unknown = found is None and bool(before) and locked is None  # torn, and no lock to ask
+        far = unknown or (found is not None and not (near and locked))
         if far or locked is False:
             self._watch(before, descriptor, locked is not False)
         elif not before:

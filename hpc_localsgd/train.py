@@ -103,12 +103,15 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
 
 @contextmanager
 def nothing_left(out: Path, first: bool) -> Iterator[None]:
-    """Remove the folders that were made for a run that is refused."""
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    """Remove the folders that were made for a run that is refused; on the first rank.
+
+    The others do not even look: NFS remembers for a minute what a host has found missing.
+    """
+    missing = [folder for folder in (out, *out.parents) if first and not folder.exists()]
     try:
         yield
     except ConfigurationError:
-        for folder in missing if first else []:
+        for folder in missing:
             with suppress(OSError):  # something is in it
                 folder.rmdir()
         raise

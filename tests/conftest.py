@@ -13,7 +13,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 for name in [n for n in os.environ if n.startswith(("OMPI_COMM_", "PMIX_", "PMI_", "HOROVOD_"))]:
     del os.environ[name]
 
+from collections.abc import Iterator  # noqa: E402
+
 import groups  # noqa: E402
+import launching  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
@@ -28,6 +31,16 @@ settings.load_profile("here")
 def same_random_numbers() -> None:
     """A test's global random numbers do not depend on the tests before it."""
     torch.manual_seed(1234)
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that starts ranks leaves no process behind, however its job ended."""
+    if "launched" not in request.keywords:
+        yield
+        return
+    with launching.nothing_left():
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses

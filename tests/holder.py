@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -13,31 +14,35 @@ from hpc_localsgd import lease
 
 ROOT = Path(__file__).parent.parent
 HOLD = """
-import sys, threading, time
+import json, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from hpc_localsgd import presence
 from hpc_localsgd.presence import Presence
 from hpc_localsgd.types import ConfigurationError
-held = None
+held = []
 def renew():
     while True:
         time.sleep(0.1)
-        if held is not None:
-            held.renew()
+        for each in list(held):
+            each.renew()
+def take(out):
+    try:
+        held.append(Presence(Path(out)))
+        return "ran"
+    except ConfigurationError as error:
+        return str(error)
 for setting in sys.argv[1:]:
     name, _, value = setting.partition("=")
     setattr(presence, name, float(value))
 threading.Thread(target=renew, daemon=True).start()
-for line in sys.stdin:  # a folder to take, or nothing: give back what was taken
-    try:
-        if line.strip():
-            held = Presence(Path(line.strip()))
-        else:
-            gone, held = held, None
-            gone.end()
-        print("ran", flush=True)
-    except ConfigurationError as error:
-        print(error, flush=True)
+with ThreadPoolExecutor(64) as pool:
+    for line in sys.stdin:  # folders to take, all at once, or none: give back what was taken
+        outs = json.loads(line)
+        said = list(pool.map(take, outs))
+        while not outs and held:
+            held.pop().end()
+        print(json.dumps(said), flush=True)
 """
 
 
@@ -59,18 +64,20 @@ class Holder:
         )
         self.pid = self._process.pid
 
-    def begin(self, line: str) -> None:
+    def begin(self, *outs: Path) -> None:
+        """Begin to take folders, all at once; without any, to give back what was taken."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.write(f"{json.dumps([str(out) for out in outs])}\n")
         self._process.stdin.flush()
 
-    def said(self) -> str:
+    def said(self) -> list[str]:
+        """What came of it, a folder each: "ran", or why not."""
         assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        return list(json.loads(self._process.stdout.readline()))
 
     def take(self, out: Path) -> str:
-        self.begin(str(out))
-        return self.said()
+        self.begin(out)
+        return self.said()[0]
 
     def kill(self, reap: bool = True) -> None:
         self._process.kill()
@@ -92,16 +99,17 @@ def holders(*before: list[str], settings: Sequence[str] = ()) -> Iterator[list[H
             each.close()
 
 
-def race(both: list[Holder], out: Path) -> None:
-    """Two starts in one folder; fails the test unless one runs and the other names it."""
+def race(both: list[Holder], outs: list[Path]) -> None:
+    """Two starts in each folder; fails the test unless one of them runs and the other names it."""
     for each in both:
-        each.begin(str(out))
-    said = [each.said() for each in both]
-    assert Counter(words == "ran" for words in said) == {True: 1, False: 1}, said
-    winner = both[said.index("ran")]
-    refused = said[1 - said.index("ran")]
-    claim = lease.read(out / "RUNNING")[1]
-    assert claim is not None
-    assert f"a run is going on in {out} (process {claim.process} on {claim.host})" in refused
-    winner.begin("")
-    assert winner.said() == "ran" and not list(out.iterdir())
+        each.begin(*outs)
+    for out, *said in zip(outs, *(each.said() for each in both), strict=True):
+        assert Counter(words == "ran" for words in said) == {True: 1, False: 1}, said
+        claim = lease.read(out / "RUNNING")[1]
+        assert claim is not None and claim.process == both[said.index("ran")].pid
+        who = f"(process {claim.process} on {claim.host})"
+        assert f"a run is going on in {out} {who}" in said[1 - said.index("ran")]
+    for each in both:
+        each.begin()
+        each.said()
+    assert not [file for out in outs for file in out.iterdir()]

@@ -28,6 +28,7 @@ TIMEOUT_S = 100
 GONE_WITHIN_S = 30  # after the launcher
 may_start_ranks = True  # set before each test: `groups`
 _MARK = "HPC_LOCALSGD_TEST_JOB"
+_OF_A_TEST = "HPC_LOCALSGD_TEST"  # of whatever a test starts, in all ways
 _OF_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HOROVOD_", "SLURM_")
 _SETTINGS = {
     "OMP_NUM_THREADS": "1",
@@ -68,8 +69,7 @@ class Job:
 
     def pids(self) -> set[int]:
         """Every living process of the job: launcher, daemons and ranks."""
-        wanted = f"{_MARK}={self.mark}".encode()
-        return {pid for pid in _all_pids() if wanted in _words(pid, "environ")}
+        return _marked(_MARK, self.mark)
 
     def ranks(self) -> dict[int, int]:
         """Rank -> pid of the Python processes that train."""
@@ -87,17 +87,13 @@ class Job:
             status = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             pytest.fail(f"still running after {timeout_s} s:\n{self._outcome(-1).text[-3000:]}")
-        self._nothing_is_left()
+        self.nothing_is_left()
         return self._outcome(status)
 
-    def _nothing_is_left(self) -> None:
+    def nothing_is_left(self) -> None:
         """However a job ends, on request too: no rank, loader or daemon runs on behind it."""
-        end = time.monotonic() + GONE_WITHIN_S
-        while left := self.pids():
-            if time.monotonic() > end:
-                said = [b" ".join(_words(pid, "cmdline")).decode()[:150] for pid in left]
-                pytest.fail(f"{GONE_WITHIN_S} s after the job ended, these run: {said}")
-            time.sleep(0.05)
+        if left := _gone_within(self.pids, GONE_WITHIN_S):
+            pytest.fail(f"{GONE_WITHIN_S} s after the job ended, these run: {left}")
 
     def kill(self) -> None:
         """End every process of the job, by its number."""
@@ -135,8 +131,44 @@ def started(launcher: Sequence[str], arguments: Sequence[str]) -> Iterator[Job]:
         job = Job(process, mark, out, err)
         try:
             yield job
+            if process.poll() is not None:  # else the test did not wait for its end
+                job.nothing_is_left()
         finally:
             job.kill()
+
+
+@contextmanager
+def nothing_left(within_s: float = GONE_WITHIN_S) -> Iterator[None]:
+    """See that no process that was started in the block is alive behind it; fails the test if so.
+
+    They are ended then, so that no later test meets them.
+    """
+    mark = uuid.uuid4().hex
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(_OF_A_TEST, mark)
+        yield
+    left = _gone_within(lambda: _marked(_OF_A_TEST, mark), within_s)
+    for pid in _marked(_OF_A_TEST, mark):
+        with _already_gone():
+            os.kill(pid, signal.SIGKILL)
+    if left:
+        pytest.fail(f"{within_s} s after the test, these run that it started: {left}")
+
+
+def _gone_within(pids: Callable[[], set[int]], within_s: float) -> list[str]:
+    """Wait for processes to end: the command lines of those that do not."""
+    end = time.monotonic() + within_s
+    while left := pids():
+        if time.monotonic() > end:
+            said = (b" ".join(_words(pid, "cmdline")) for pid in left)
+            return [words.decode(errors="replace").strip()[:150] for words in said]
+        time.sleep(0.05)
+    return []
+
+
+def _marked(name: str, mark: str) -> set[int]:
+    wanted = f"{name}={mark}".encode()
+    return {pid for pid in _all_pids() if wanted in _words(pid, "environ")}
 
 
 def run(launcher: Sequence[str], arguments: Sequence[str], timeout_s: float = TIMEOUT_S) -> Outcome:

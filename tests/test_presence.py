@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from holder import Holder, holders, race
 
 from hpc_localsgd import lease, presence
 from hpc_localsgd.presence import Presence
+from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.types import ConfigurationError
@@ -45,13 +49,12 @@ def test_a_run_that_is_going_on_is_left_alone(
 
 
 def test_of_two_that_start_at_once_one_runs_and_the_other_says_who(tmp_path: Path) -> None:
+    outs = [tmp_path / str(i) for i in range(20)]
+    for out in outs[::2]:  # over what a killed run left
+        out.mkdir()
+        left_by(out, 7)
     with holders([], []) as both:
-        for i in range(20):
-            out = tmp_path / str(i)
-            if i % 2:  # over what a killed run left
-                out.mkdir()
-                left_by(out, 7)
-            race(both, out)
+        race(both, outs)
 
 
 def left_by(out: Path, process: int, reach: str = "", run: str = "0123456789abcdef") -> Path:
@@ -68,7 +71,8 @@ def test_who_is_gone_stands_in_nobodys_way(tmp_path: Path, other: Holder) -> Non
     Presence(tmp_path).end()
     left_by(tmp_path, os.getpid())  # the number of a living process, in another container perhaps
     Presence(tmp_path).end()
-    for nonsense in ("", "[1]", "{}", '{"host": 1, "process": "x", "began": 0}'):
+    values = {"host": "a", "process": 1, "run": [1], "reach": "", "beat": 0}
+    for nonsense in ("", "[1]", "{}", '{"host": 1, "process": "x"}', json.dumps(values)):
         (tmp_path / "RUNNING").write_text(nonsense)
         Presence(tmp_path).end()
     assert other.take(tmp_path) == "ran"
@@ -184,6 +188,106 @@ def test_it_is_renewed_now_and_then_and_seen_to_be_lost(
     assert not here.renew()
     here.end()
     assert here.file.exists() and here.renew()  # it is another's
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_claim_that_is_torn_is_watched_where_no_lock_can_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, pause = tmp_path / "RUNNING", presence.time.sleep
+    file.write_text('{"host": "node-12", "proc')
+
+    def rewritten(seconds: float) -> None:
+        left_by(tmp_path, 7, reach="another kernel")
+        pause(seconds)
+
+    monkeypatch.setattr(lease, "lock", lambda descriptor: None)
+    monkeypatch.setattr(presence.time, "sleep", rewritten)
+    with pytest.raises(ConfigurationError, match="process 7 on node-12"):
+        Presence(tmp_path)
+
+
+def test_a_claim_is_not_written_into_a_file_that_got_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread renews while another one ends: the descriptor stays open as long."""
+    here = Presence(tmp_path)
+    write, ending = lease.Lease.write, threading.Thread(target=here.end)
+
+    def slow(claim: lease.Lease, descriptor: int) -> None:
+        ending.start()
+        ending.join(0.3)  # it must wait
+        os.fstat(descriptor)
+        write(claim, descriptor)
+
+    monkeypatch.setattr(presence, "RENEWED_EVERY_S", 0.0)
+    monkeypatch.setattr(lease.Lease, "write", slow)
+    assert here.renew()
+    ending.join(20)
+    assert not list(tmp_path.iterdir()) and here._descriptor == -1
+
+
+def test_a_file_server_that_hangs_keeps_no_process_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, hangs, done = Presence(tmp_path), threading.Event(), threading.Event()
+    monkeypatch.setattr(presence, "RENEWED_EVERY_S", 0.0)
+    monkeypatch.setattr(presence, "ENDED_WITHIN_S", 0.1)
+    monkeypatch.setattr(lease.Lease, "write", lambda *words: (hangs.set(), done.wait(30)))
+    renewing = threading.Thread(target=here.renew)
+    renewing.start()
+    assert hangs.wait(20)
+    here.end()  # does not wait
+    done.set()
+    renewing.join()
+    here.end()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_is_the_runs_until_its_record_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, close = [], Recorder.close
+
+    def closed(self: Recorder, *words: object) -> bool:
+        held.append((tmp_path / "RUNNING").exists())
+        return close(self, *words)
+
+    monkeypatch.setattr(Recorder, "close", closed)
+    assert main([*TINY, f"--out={tmp_path}"]) == 0
+    assert held and all(held) and not (tmp_path / "RUNNING").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EDQUOT, errno.ENOSPC])
+def test_a_folder_that_takes_no_claim_is_said_and_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*words: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lease.os, "pwrite", refused)
+    with pytest.raises(ConfigurationError, match=f"cannot write to --out .*{os.strerror(number)}"):
+        Presence(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_goes_away_is_no_other_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said elsewhere, with what to do; and its end is quiet."""
+    here = Presence(tmp_path / "run")
+    monkeypatch.setattr(presence, "RENEWED_EVERY_S", 0.0)
+    shutil.rmtree(tmp_path / "run")
+    assert here.renew()
+    here.end()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_holder_that_is_frozen_still_holds(tmp_path: Path, other: Holder) -> None:
+    assert other.take(tmp_path) == "ran"
+    os.kill(other.pid, signal.SIGSTOP)
+    with pytest.raises(ConfigurationError, match=f"process {other.pid} on"):
+        Presence(tmp_path)
 
 
 def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:

@@ -43,7 +43,15 @@ def software() -> dict[str, str]:
         found[name] = str(getattr(sys.modules.get(name), "__version__", "-"))  # if it is loaded
     mpi = sys.modules.get("mpi4py.MPI")
     found["mpi"] = mpi.Get_library_version().split(",")[0][:60].rstrip("\0 \n") if mpi else "-"
-    return found | {"where": str(PACKAGE)[-200:], "host": socket.gethostname()[:64]}
+    return found | {"host": socket.gethostname()[:64], "where": str(PACKAGE)}
+
+
+def said() -> bytes:
+    """The same in SAID_BYTES; of a long path its end, as many of its letters take six bytes."""
+    found = software()
+    while len(raw := json.dumps(found).encode()) > SAID_BYTES and (where := found["where"]):
+        found["where"] = where[len(where) // 2 + 1 :]
+    return raw.ljust(SAID_BYTES)
 
 
 def check_same_software(world: World) -> None:
@@ -57,8 +65,7 @@ def check_same_software(world: World) -> None:
         return
     import numpy as np  # the doctor asks for the digest where there may be none
 
-    raw = json.dumps(software()).encode()[:SAID_BYTES].ljust(SAID_BYTES)
-    rows = world.gather(np.tile(np.frombuffer(raw, dtype=np.uint8), (len(world.ranks), 1)))
+    rows = world.gather(np.tile(np.frombuffer(said(), dtype=np.uint8), (len(world.ranks), 1)))
     R = len(world.ranks)
     everyone = [json.loads(row.tobytes()) for row in rows[::R]]
     first = everyone[0]

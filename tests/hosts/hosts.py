@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,11 @@ options() {{
     done
 }}
 options "$@"; shift $taken; name=$1; shift
-options "$@"; shift $taken; exec {folder}/bin/on "$name" bash -c "$*"
+options "$@"; shift $taken; {folder}/bin/on "$name" bash -c "$*"
+status=$?
+# Nobody tells ssh that a host has gone: it stays until who called it has gone too.
+while [[ -e {folder}/down-$name ]] && kill -0 $PPID; do sleep 0.2; done 2>/dev/null
+exit $status
 """
 
 
@@ -125,6 +129,7 @@ class Hosts:
             names: Theirs.
         """
         self._names, self._hosts = names, dict[str, Host]()
+        self.srun: Callable[[Mapping[str, int]], list[str]]  # set where they have a Slurm
 
     def __enter__(self) -> Hosts:
         with ExitStack() as stack:
@@ -153,6 +158,21 @@ class Hosts:
             yield
         finally:
             self._link(name, "up")
+
+    def crash(self, name: str) -> None:
+        """Cut the power of a host: its processes are gone, and nobody is told."""
+        (self._folder / f"down-{name}").touch()
+        self._link(name, "down")
+        for pid in inside(self[name].process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def boot(self, name: str) -> None:
+        """Let a host that crashed come back, with nothing of what ran there."""
+        (self._folder / f"kernel-{name}").write_text(f"{uuid.uuid4()}\n")
+        self[name].do("sh", "-c", "rm -rf /dev/shm/* $TMPDIR/*")
+        self._link(name, "up")
+        (self._folder / f"down-{name}").unlink()
 
     def _link(self, name: str, state: str) -> None:
         _do(*self._at_switch(), "ip", "link", "set", f"to-{name}", state)

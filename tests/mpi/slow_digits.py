@@ -16,7 +16,7 @@ class slow_digits(digits):
     """The digits.
 
     Attributes:
-        step_s: Least seconds of a step.
+        step_s: Least seconds of a step, until the file is there that HURRY (a variable) names.
         late: The worker that falls behind, for as many seconds as LATE_S in the environment says.
         at: The step in which it does.
     """
@@ -30,7 +30,8 @@ class slow_digits(digits):
         deal = task.batch
 
         def batch(ranks: Sequence[int], t: int) -> Batch:
-            time.sleep(self.step_s)
+            if not os.path.exists(os.environ.get("HURRY", "")):
+                time.sleep(self.step_s)
             if t == self.at and self.late in ranks:
                 time.sleep(float(os.environ.get("LATE_S", 0)))
             return deal(ranks, t)

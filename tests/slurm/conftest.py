@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, missing
-
-INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge libpmix-dev"
+from cluster import INSTALL, Cluster, missing
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,15 @@ def test_the_digest_is_of_every_line_and_name(tmp_path: Path) -> None:
     assert software.source_digest(tmp_path) in digests
 
 
+def test_a_path_of_any_length_and_script_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("/" + "ü" * 300, "/a" * 2000):
+        monkeypatch.setattr(software, "PACKAGE", Path(path))
+        raw = software.said()
+        said = json.loads(raw)
+        assert len(raw) == software.SAID_BYTES and path.endswith(said["where"]) and said["where"]
+        assert said["package"] == software.source_digest()
+
+
 def test_it_is_cheap() -> None:
     began = time.process_time()
     software.software()

@@ -1,7 +1,7 @@
-"""A Slurm of one's own: munged, slurmctld and two slurmd on this machine, in a private folder.
+"""A Slurm of one's own: munged, slurmctld and several slurmd on this machine, in a private folder.
 
-Two virtual nodes share the host. Each has its own hostname and /dev/shm, and both live in
-namespaces where network and process numbers are their own, and which end with this process.
+By default two virtual nodes share the host. Each has its own hostname and /dev/shm, and both live
+in namespaces where network and process numbers are their own, and which end with this process.
 Everything carries the path of its configuration in its environment: that is how it is found.
 """
 
@@ -23,8 +23,10 @@ import pytest
 from launching import ROOT, until
 
 NEEDED = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
+INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge libpmix-dev"
 SYSTEM_PROGRAMS = "/usr/sbin:/sbin"
-OF_LAUNCHERS = ("SLURM", "SBATCH", "SRUN", "PMI", "OMPI_", "PRTE_", "HOROVOD_")
+# Nor the mark of the test that happens to be the first: the daemons live on.
+OF_LAUNCHERS = ("HPC_LOCALSGD_TEST", "SLURM", "SBATCH", "SRUN", "PMI", "OMPI_", "PRTE_", "HOROVOD_")
 SETTLED_S = 3.0  # a requeued step has the number of the old one, whose daemon takes a while to go
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 SETTINGS = {
@@ -39,7 +41,7 @@ _DEATH_SIGNAL = 1  # of prctl
 
 CONF = """\
 ClusterName=test
-SlurmctldHost=localhost(127.0.0.1)
+SlurmctldHost={control}
 SlurmctldPort={port[0]}
 SlurmUser=root
 SlurmdUser=root
@@ -69,10 +71,10 @@ OverTimeLimit=0
 SlurmdTimeout=10
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
-NodeName={node[0]} NodeHostname=localhost NodeAddr={address[0]} Port={port[1]} CPUs=16
-NodeName={node[1]} NodeHostname=localhost NodeAddr={address[1]} Port={port[2]} CPUs=16
+{node_lines}
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE
 """
+NODE = "NodeName={} NodeHostname={} NodeAddr={} Port={} CPUs=16"
 ADDRESSES = ("10.255.0.1", "10.255.0.2")
 HOLDER = f"""\
 ip link set lo up
@@ -101,8 +103,11 @@ def search_path() -> str:
 class Cluster:
     """The daemons, and commands that speak to them."""
 
+    control, shared_host = "localhost(127.0.0.1)", "localhost"
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.addresses: Sequence[str] = ADDRESSES
         self.nodes = [f"n{os.getpid()}{letter}" for letter in "ab"]
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._inside: list[str] = []
@@ -122,8 +127,12 @@ class Cluster:
         until((d / "munge" / "socket").exists, 10, "munged listens")
         self._daemon("slurmctld", "-D", "-i")
         for node in self.nodes:
-            self._daemon(*self._node(node))
-        until(self._both_idle, 30, "both nodes are idle")
+            self.start_node(node)
+        until(self.all_idle, 30, "all nodes are idle")
+
+    def start_node(self, node: str) -> None:
+        """Start its slurmd."""
+        self._daemon(*self._node(node))
 
     def stop(self) -> None:
         """End every process of the cluster by its number, and remove what it left elsewhere."""
@@ -168,18 +177,23 @@ class Cluster:
         (d / "munge" / "key").write_bytes(os.urandom(1024))
         (d / "munge" / "key").chmod(0o400)
         cgroup = FREEZER.is_dir() and os.access(FREEZER, os.W_OK)
+        ports = _free_ports(1 + len(self.nodes))
+        pairs = list(zip(self.nodes, self.addresses, strict=True))
+        lines = [
+            NODE.format(node, self.shared_host or node, address, port)
+            for (node, address), port in zip(pairs, ports[1:], strict=True)
+        ]
         (d / "slurm.conf").write_text(
             CONF.format(
                 d=d,
-                port=_free_ports(3),
-                node=self.nodes,
-                address=ADDRESSES,
+                control=self.control,
+                port=ports,
+                node_lines="\n".join(lines),
                 proctrack="cgroup" if cgroup else "linuxproc",
             )
         )
         (d / "cgroup.conf").write_text(CGROUP_CONF)
-        pairs = zip(ADDRESSES, self.nodes, strict=True)
-        names = "".join(f"{address} {node}\n" for address, node in pairs)
+        names = "".join(f"{address} {node}\n" for node, address in pairs)
         (d / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
 
     def _own_machine(self) -> None:
@@ -220,10 +234,12 @@ class Cluster:
     def _log(self) -> str:
         return (self.folder / "daemons.log").read_text()[-3000:]
 
-    def _both_idle(self) -> bool:
+    def all_idle(self) -> bool:
+        """Whether all nodes wait for work."""
         for daemon in self._daemons:
             assert daemon.poll() is None, self._log()
-        return self.command("sinfo", "-h", "-N", "-o", "%T", check=False).split() == ["idle"] * 2
+        states = self.command("sinfo", "-h", "-N", "-o", "%T", check=False).split()
+        return states == ["idle"] * len(self.nodes)
 
     # --- its commands ----------------------------------------------------------------------
 

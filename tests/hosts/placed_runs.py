@@ -1,0 +1,38 @@
+"""Where each rank is, then runs one after another: `placed_runs.py FOLDER FILE...`.
+
+Each file holds the options of one run, a line each; the first names the world.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from placed import note
+
+from hpc_localsgd.assemble import make_world
+from hpc_localsgd.config import parse
+from hpc_localsgd.environment.cores import share_cores
+from hpc_localsgd.environment.launch import detect
+from hpc_localsgd.train import _train
+from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.base import World
+
+
+def workers_per_host(world: World) -> int | str:
+    """What blocks of hierarchical averages are made of, or why there is no such number."""
+    try:
+        return world.workers_per_host()
+    except ConfigurationError as error:
+        return str(error)
+
+
+share_cores(os.environ)
+folder, *files = map(Path, sys.argv[1:])
+runs = [parse(file.read_text().splitlines()) for file in files]
+made = make_world(runs[0].config, detect(os.environ))
+note(folder, joined=made.rank, world=repr(made), per_host=workers_per_host(made))
+statuses = [_train(run, made) for run in runs]
+made.close()
+sys.exit(max(statuses))
