@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,11 +139,55 @@ def test_a_lock_that_a_silent_host_holds_is_waited_for_not_broken(
     tmp_path: Path, other: Holder
 ) -> None:
     assert other.take(tmp_path) == "ran"
-    raw = json.loads((tmp_path / "RUNNING").read_text())
+    claim = lease.read(tmp_path / "RUNNING")[1]
     with (tmp_path / "RUNNING").open("rb+") as file:
-        lease.Lease(**{**raw, "reach": "another kernel"}).write(file.fileno())
+        replace(claim, reach="another kernel").write(file.fileno())
     with pytest.raises(ConfigurationError, match=f"process {other.pid} on"):
         Presence(tmp_path)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_lock_that_a_host_holds_which_died_is_waited_for(
+    tmp_path: Path, other: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert other.take(tmp_path) == "ran"
+    claim, pause = lease.read(tmp_path / "RUNNING")[1], presence.time.sleep
+    with (tmp_path / "RUNNING").open("rb+") as file:
+        replace(claim, reach="another kernel").write(file.fileno())
+
+    def the_server_notices(seconds: float) -> None:
+        other.kill()
+        pause(seconds)
+
+    monkeypatch.setattr(presence, "HELD_FOR_S", 60.0)
+    monkeypatch.setattr(presence.time, "sleep", the_server_notices)
+    Presence(tmp_path).end()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_that_was_made_though_the_server_says_it_was_there_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def asked_twice(*paths: Path) -> None:
+        link(*paths)
+        raise FileExistsError
+
+    monkeypatch.setattr(presence.os, "link", asked_twice)
+    here = Presence(tmp_path)
+    assert lease.read(here.file)[1].run == here.run
+    here.end()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_where_there_are_no_locks_a_silent_claim_of_this_host_is_watched_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "lock", lambda descriptor: None)
+    left_by(tmp_path, 7)
+    Presence(tmp_path).end()
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_hard_links_and_locks_it_is_still_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,9 +50,9 @@ class SlurmOfHosts(Cluster):
 
     def boot(self, node: str) -> None:
         """Let a node that crashed come back, and wait until Slurm has it again."""
-        for folder in ("spool", "tmp"):
-            for file in (self.folder / folder / node).iterdir():
-                file.unlink() if file.is_file() else None
+        for folder in (self.folder / "spool" / node, self.folder / "tmp" / node):
+            shutil.rmtree(folder)  # of its own disk
+            folder.mkdir()
         self._daemons = [daemon for daemon in self._daemons if daemon.poll() is None]
         self._hosts.boot(node)
         self.start_node(node)
