@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -71,13 +72,28 @@ def foreign(out: Path) -> None:
         file.attrs["config"] = str(file.attrs["config"]).replace("seed: ", "seed: 7")
 
 
+def of_other_options(out: Path) -> None:
+    """Complete, with all its checkpoints."""
+    with h5py.File(out / "trajectory.h5", "r+") as file:
+        file.attrs["config"] = str(file.attrs["config"]).replace("seed: ", "seed: 7")
+
+
+def record_empty(out: Path) -> None:
+    (out / "trajectory.h5").write_bytes(b"")
+
+
+def between_two_renames(out: Path) -> None:
+    """A job that went on with other workers was killed there."""
+    (out / "checkpoints").rename(out / "checkpoints-of-other-workers")
+
+
 def cut_off(out: Path) -> None:
     with h5py.File(out / "trajectory.h5", "r+") as file:
         file.attrs["status"] = "running"
 
 
 STATES = [nothing, without_checkpoints, partial, damaged, record_damaged, without_record]
-STATES += [partial_without_record, foreign]
+STATES += [partial_without_record, foreign, of_other_options, record_empty, between_two_renames]
 
 
 def contents(out: Path) -> dict[str, str]:
@@ -99,6 +115,19 @@ def test_a_complete_run_is_lost_by_no_resume(
         assert status == (0 if state is nothing and resume else 2), resume
         after = contents(out)
         assert {name: after.get(name) for name in before} == before, resume
+
+
+def test_a_complete_run_with_a_damaged_newest_checkpoint_is_none_the_less_complete(
+    finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for shard in all_folders(out / "checkpoints")[-1].glob("*.pt"):
+        shard.write_bytes(b"x" * 100)
+    record = contents(out)["trajectory.h5"]
+    assert main([*RUN, "--resume=auto", f"--out={out}"]) == 0
+    assert contents(out)["trajectory.h5"] == record and Trajectory(out).status == "complete"
+    np.testing.assert_array_equal(Trajectory(out).rounds.step_end, [2, 4, 6, 8, 10, 12])
 
 
 def test_an_empty_folder_is_a_new_run(tmp_path: Path) -> None:
