@@ -1,0 +1,191 @@
+"""The power of a host goes: its processes are gone, and nobody is told. Jobs end and go on.
+
+All jobs are on the host that crashes at the same time, most of which is waiting: one per launcher,
+and two of the templates in a Slurm that has a slurmd on each host.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hosts import Hosts
+from launches import launched
+from launching import ROOT, TRAIN, Job, mpirun, train, until
+from slurm_jobs import Submitted, submit
+from slurm_of_hosts import SlurmOfHosts
+
+from hpc_localsgd.checkpoint.folder import last_complete
+from hpc_localsgd.trajectory import Trajectory
+
+STEPS = 1000
+WATCHDOG_S = 15  # three times that for the start
+BOUND_S = 150  # 15 s, 11 s for signs of life, 8 s for the shards, and a slow machine
+PATIENCE_S = 300
+BOTH = {"a": 1, "b": 1}
+MODULES = f"{ROOT}:{ROOT / 'tests' / 'mpi'}"  # ours, and that of the slow task
+RUN = (
+    *("--task=slow_digits.slow_digits", "--task.hidden=8", "--task.step_s=0.15"),
+    *("--batch-per-worker=4", "--schedule=every", "--schedule.steps=4", "--checkpoint-every=8"),
+    *("--evaluate-every=0", "--spread-every=0", "--snapshot-every=100%", "--snapshot-workers"),
+    *("--figures=false", f"--steps={STEPS}", f"--watchdog={WATCHDOG_S} s"),
+)
+JOBS = {"requeued by Slurm": "", "no-kill": " --no-kill"}
+
+pytestmark = pytest.mark.timeout(1200)  # of the fixture that runs them all; a bound, not a speed
+
+
+@dataclass
+class Crash:
+    """What became of the jobs that were on the host that crashed.
+
+    Attributes:
+        folder: Has the folders of the runs, by the names of their launchers.
+        said: What the ranks of a launcher said until they had ended.
+        seconds: From the crash until they had.
+        submitted: The jobs in Slurm.
+    """
+
+    folder: Path
+    said: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    submitted: dict[str, Submitted] = field(default_factory=dict)
+
+    def out(self, name: str) -> Path:
+        return self.folder / name.replace(" ", "-")
+
+
+@pytest.fixture(scope="module")
+def hurry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file that makes steps quick, for processes that find the slow task."""
+    with pytest.MonkeyPatch.context() as patch:
+        file = tmp_path_factory.mktemp("hurry") / "now"
+        patch.setenv("PYTHONPATH", str(ROOT / "tests" / "mpi"))
+        patch.setenv("HURRY", str(file))
+        yield file
+
+
+@pytest.fixture(scope="module")
+def crash(
+    hosts: Hosts, slurm: SlurmOfHosts, hurry: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Crash:
+    """Jobs of all kinds on a and b, of which b crashes and comes back."""
+    it = Crash(tmp_path_factory.mktemp("crash"))
+    for name, more in JOBS.items():
+        words = f"--nodes=2 --ntasks-per-node=1 --nodelist=a,b{more}"
+        variables = {"PYTHONPATH": MODULES, "HURRY": str(hurry)}
+        it.submitted[name] = submit(
+            slurm, "digits_demo", it.out(name), *RUN, sbatch=words, **variables
+        )
+    with (
+        launched(hosts, "mpirun", BOTH, options(it, "mpirun", "mpi")) as by_mpi,
+        launched(hosts, "torchrun", BOTH, options(it, "torchrun", "torch")) as by_torch,
+    ):
+        names = ["mpirun", "torchrun", *JOBS]
+        until(lambda: all(has_checkpoint(it.out(name)) for name in names), PATIENCE_S, "all train")
+        slurm.crash("b")
+        began = time.monotonic()
+        waiting = {"mpirun": by_mpi[0], "torchrun": by_torch[0]}
+        until(lambda: ended(it, waiting, began), BOUND_S, "the ranks on the other host have ended")
+        for name, job in {"mpirun": by_mpi[0], "torchrun": by_torch[0]}.items():
+            it.said[name] = end_as_told(job)
+        until(lambda: all(is_back(job) for job in it.submitted.values()), PATIENCE_S, "requeued")
+        slurm.boot("b")
+    hurry.touch()
+    slurm.start_requeued(*(job.number for job in it.submitted.values()))
+    return it
+
+
+def options(it: Crash, name: str, world: str) -> list[str]:
+    return [*TRAIN, *RUN, f"--world={world}", f"--out={it.out(name)}"]
+
+
+def has_checkpoint(out: Path) -> bool:
+    return last_complete(out) is not None
+
+
+def ended(it: Crash, waiting: dict[str, Job], began: float) -> bool:
+    """Note which jobs have no rank any more; whether that is so of all."""
+    for name, job in list(waiting.items()):
+        if not job.ranks():
+            it.seconds[name] = time.monotonic() - began
+            del waiting[name]
+    return not waiting
+
+
+def end_as_told(job: Job) -> str:
+    """What a job said. A launcher that waits for the host is ended as its ranks said."""
+    told = re.search(r"`kill -9 (\d+)` on a", job.stderr.read_text())
+    if told and int(told[1]) == job.process.pid:
+        os.kill(int(told[1]), signal.SIGKILL)
+    return job.wait(BOUND_S).text
+
+
+def is_back(job: Submitted) -> bool:
+    """Whether a job waits in the queue for its second start."""
+    known = job.cluster.job(job.number)
+    assert known["JobState"] not in ("COMPLETED", "FAILED"), job.said.read_text()[-3000:]
+    return (known["JobState"], known["Restarts"]) == ("PENDING", "1")
+
+
+@pytest.fixture(scope="module")
+def whole(crash: Crash) -> np.ndarray:
+    """The parameters [K, P] at the end of the run that nobody interrupts, on one host."""
+    out = crash.folder / "whole"
+    train(mpirun(2), *RUN, "--world=mpi", f"--out={out}", timeout_s=PATIENCE_S).succeeded()
+    return final(out)
+
+
+def final(out: Path) -> np.ndarray:
+    found = Trajectory(out).snapshot(STEPS, workers=True).workers
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "torchrun"])
+def test_the_job_ends_and_names_the_host(crash: Crash, launcher: str) -> None:
+    assert crash.seconds[launcher] < BOUND_S
+    said = crash.said[launcher]
+    assert re.search(r"These say nothing any more: rank 1 \(step \d+ on b\)", said), said
+    assert f"go on with python -m hpc_localsgd.train --config {crash.out(launcher)}" in said
+
+
+@pytest.mark.parametrize(
+    ("launcher", "world", "layout"),
+    [("mpirun", "mpi", {"a": 2}), ("torchrun", "torch", {"a": 1, "b": 1})],
+    ids=["on the host that is left", "with the host that came back"],
+)
+def test_it_goes_on_bit_for_bit(
+    crash: Crash, whole: np.ndarray, hosts: Hosts, launcher: str, world: str, layout: dict[str, int]
+) -> None:
+    again = [*options(crash, launcher, world), "--resume=auto"]
+    with launched(hosts, launcher, layout, again) as jobs:
+        for job in jobs:
+            job.wait(PATIENCE_S).succeeded()
+    same_as_uninterrupted(crash.out(launcher), whole)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_slurm_starts_it_again_and_it_goes_on_bit_for_bit(
+    crash: Crash, whole: np.ndarray, name: str
+) -> None:
+    job = crash.submitted[name]
+    said = job.completed()
+    assert job.cluster.job(job.number)["Restarts"] == "1"
+    # Slurm does not end a job for a node that fails, if asked so: the job's script tries again.
+    assert ("failed with status" in said) == (name == "no-kill")
+    same_as_uninterrupted(job.out, whole)
+
+
+def same_as_uninterrupted(out: Path, whole: np.ndarray) -> None:
+    run = Trajectory(out)
+    began = int(Trajectory(run.paths[-1], segments=False).attrs["t0"])
+    assert run.status == "complete" and len(run.paths) == 2 and 0 < began < STEPS
+    assert np.array_equal(final(out), whole)
