@@ -25,9 +25,8 @@ from hpc_localsgd.checkpoint import Checkpoints, Keeper
 from hpc_localsgd.config import parse
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import detect
-from hpc_localsgd.loop import Position, Run, train
+from hpc_localsgd.loop import Run, train
 from hpc_localsgd.recorder import Recorder
-from hpc_localsgd.types import Footprint
 from hpc_localsgd.worlds.base import World
 
 
@@ -42,12 +41,15 @@ def block_s(run: Run, keeper: Keeper | None) -> float:
     """Seconds a step of one run from its beginning to its end."""
     run.task.x[:] = run.task.init(0)
     run.optimizer.torch.state.clear()
-    model = Footprint(run.task.sizes, run.task.x.element_size())
-    p = Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
-    record = Recorder(run, keeper=keeper)
+    p, record = run.beginning(), Recorder(run)
     record.start(p)
+    if keeper is not None:
+        keeper.begin(p, record)
     began = time.perf_counter()
-    train(run, p, record)
+    if keeper is None:
+        train(run, p, record)
+    else:
+        train(run, p, record, keeper.between_steps)
     if keeper is not None:
         keeper.finish()
     return (time.perf_counter() - began) / run.steps

@@ -94,14 +94,13 @@ def _train(subject: Subject, H: int, gate: Gate, world: Any) -> None:
 
     from hpc_localsgd.algorithms.local_sgd import LocalSGD
     from hpc_localsgd.batchnorm import BatchNorm
-    from hpc_localsgd.loop import Position, Run, train
+    from hpc_localsgd.loop import Run, train
     from hpc_localsgd.optimizer import LocalOptimizer
     from hpc_localsgd.plan.rates import constant
     from hpc_localsgd.plan.schedule import every
     from hpc_localsgd.recorder import Recorder
     from hpc_localsgd.tasks.base import Setting
     from hpc_localsgd.tasks.classification import Classification
-    from hpc_localsgd.types import Footprint
 
     class Gated(Classification):
         """Asks the gate before every batch."""
@@ -120,10 +119,8 @@ def _train(subject: Subject, H: int, gate: Gate, world: Any) -> None:
         task, algorithm, every(H), constant(LR), LocalOptimizer(make, task),
         BatchNorm("local", 0), world, FOREVER,
     )  # fmt: skip
-    model = Footprint(task.sizes, task.x.element_size())
-    position = Position(task.x, algorithm.init(task.x, world, model))
     try:
-        train(run, position, Recorder(run))
+        train(run, run.beginning(), Recorder(run))
     except StopIteration:
         return
 

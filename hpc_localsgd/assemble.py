@@ -24,12 +24,11 @@ from hpc_localsgd.environment.ending import about_the_launcher
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.environment.reach import check_before
 from hpc_localsgd.loop import Position, Run
-from hpc_localsgd.measured import Measured
 from hpc_localsgd.optimizer import LocalOptimizer
 from hpc_localsgd.plan.costmodel import network
 from hpc_localsgd.plan.duration import Units, seconds
 from hpc_localsgd.plan.rates import Rate
-from hpc_localsgd.plan.schedule import Round, Schedule, rounds, spread_triggered
+from hpc_localsgd.plan.schedule import Round, Schedule, rounds
 from hpc_localsgd.presence import Presence
 from hpc_localsgd.probes import (
     Deviations,
@@ -157,7 +156,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     units = hurried(units) if config.smoke else units
     rate = config.rate.in_steps(units)
     optimizer = LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync)
-    algorithm = _measuring(config)
+    algorithm = config.algorithm
     if config.on_nan == "quarantine":
         algorithm = Quarantine(algorithm, optimizer, task)
     run = Run(
@@ -219,7 +218,7 @@ def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: in
     for t in range(EVERY_ROUND, steps, max(1, steps // 1000)):  # there may be thousands of millions
         H = min(schedule(t, rate(t)), steps - t)
         first = first or (Round(t, t + H, rate(t)) if H > 1 else None)
-    if first is not None or isinstance(schedule, spread_triggered):
+    if first is not None or schedule.observes:
         which = f"a round of {first.H} steps from step {first.begin}" if first else "longer rounds"
         raise ConfigurationError(
             f"{type(algorithm).__name__} exchanges at every step, and {schedule} has {which}: use "
@@ -249,14 +248,30 @@ def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
 
 @dataclass
 class Job:
-    """Everything of one run on this rank, ready for `loop.train`."""
+    """Everything of one run on this rank, ready for `start` and `loop.train`."""
 
     run: Run
     position: Position
     record: Recorder
     keeper: Keeper
+    keeps: bool  # places to go on from, as a trial does not
     out: Path
     hosts: list[str]
+
+    def start(self) -> None:
+        """Measure and keep what is before the first step."""
+        self.record.start(self.position)
+        if self.keeps:
+            self.keeper.begin(self.position, self.record)
+
+    def keep(self, p: Position) -> None:
+        """Keep a place to go on from, between two steps, and stop there when asked.
+
+        Raises:
+            Stopped: The run was asked to stop.
+        """
+        if self.keeps:
+            self.keeper.between_steps(p)
 
     def close(self, status: str) -> None:
         """End the record as complete, stopped or diverged.
@@ -323,16 +338,16 @@ def _make_job(
     )
     after = place.after if place is not None else 0
     keeper = Keeper(run, checkpoints, stopping, *often, after)
-    kept = None if config.smoke else keeper  # a trial leaves nothing to go on from
-    record = Recorder(run, measured, spread, writer, show, kept)
+    record = Recorder(run, measured, spread, writer, show)
     if place is not None:
         record.restore(place.state["record"])
-    if kept is not None:
+    if not config.smoke:
         watchdog = make_watchdog(config, run, keeper, stopping, out)
         stopping.attend(partial(_each_second, watchdog, presence, stopping), keeper.leave)
     if presence is not None:
         keeper.at_the_end = presence.end
-    return Job(run, position, record, keeper, out, hosts_of(world))
+    keeps = not config.smoke  # a trial leaves nothing to go on from
+    return Job(run, position, record, keeper, keeps, out, hosts_of(world))
 
 
 def checkpoint_cadence(config: Config, units: Units) -> tuple[int, float]:
@@ -353,10 +368,7 @@ def make_watchdog(
 ) -> Watchdog:
     """What ends the job when it hangs, by the longest round of the plan."""
     # Not round by round: there may be millions, and a bound three times as long needs no more.
-    moments = {i * (run.steps - 1) // 1000 for i in range(1001)}
-    longest = min(run.steps, max(run.schedule(t, run.rate(t)) for t in moments))
-    if isinstance(run.schedule, spread_triggered):
-        longest = run.schedule.at_most
+    longest = run.schedule.longest(run.rate, run.steps)
     least_s = watchdog_s(config)
     return Watchdog(keeper, run.world, stopping, out, longest, least_s, advice=about_the_launcher)
 
@@ -428,13 +440,6 @@ def _steps(config: Config, units: Units) -> int:
     if steps < 1:
         raise ConfigurationError(f"a run of {given} is {steps} steps: give at least one")
     return steps
-
-
-def _measuring(config: Config) -> Algorithm:
-    """The algorithm, which also measures where the schedule asks for it."""
-    if isinstance(config.schedule, spread_triggered):
-        return Measured(config.algorithm, config.schedule)
-    return config.algorithm
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:

@@ -2,83 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.measured import NEXT_H
-from hpc_localsgd.types import Now, State
+from hpc_localsgd.engine.position import Position as Position
+from hpc_localsgd.engine.position import Run as Run
 
 if TYPE_CHECKING:
-    from hpc_localsgd.algorithms.base import Algorithm
-    from hpc_localsgd.batchnorm import BatchNorm
-    from hpc_localsgd.optimizer import LocalOptimizer
-    from hpc_localsgd.plan.rates import Rate
-    from hpc_localsgd.plan.schedule import Schedule
     from hpc_localsgd.recorder import Recorder
-    from hpc_localsgd.tasks.base import Task
-    from hpc_localsgd.types import Rows
-    from hpc_localsgd.worlds.base import World
 
 
-@dataclass(frozen=True)
-class Run:
-    """What does not change during a run: its objects and its length in steps."""
+def train(
+    run: Run, p: Position, record: Recorder, keep: Callable[[Position], None] = lambda p: None
+) -> Position:
+    """Go on from p to the end of the run: rounds of local steps, each ended by an exchange.
 
-    task: Task
-    algorithm: Algorithm
-    schedule: Schedule
-    rate: Rate
-    optimizer: LocalOptimizer
-    batchnorm: BatchNorm
-    world: World
-    steps: int
-
-    def round_length(self, p: Position) -> int:
-        """H of the round that starts now, shortened to end with the run."""
-        asked = p.sync.get(NEXT_H) or self.schedule(p.t, self.rate(p.t))
-        return min(asked, self.steps - p.t)
-
-
-@dataclass
-class Position:
-    """What changes: parameters, the algorithm's memory, and where in the run we are.
-
-    Attributes:
-        x: [R, P], the workers' parameters (the task's own storage).
-        sync: What the algorithm remembers.
-        t: Steps taken.
-        s: Round, counted from 0.
-        begin: First step of the round.
-        end: Step at which the round ends; equal to t when a new round is due.
+    Args:
+        run: Its objects.
+        p: Where it is.
+        record: Is shown everything, and changes nothing.
+        keep: Called between two steps: may copy or write the position, or end the run by raising.
     """
-
-    x: Rows
-    sync: State
-    t: int = 0
-    s: int = -1
-    begin: int = 0
-    end: int = 0
-
-    def next_round(self, H: int) -> Position:
-        """The same place, at the beginning of a round of H steps."""
-        return replace(self, s=self.s + 1, begin=self.t, end=self.t + H)
-
-    def take(self, x: Rows, sync: State) -> None:
-        """What an algorithm returned. Rows of its own go into the storage, which is stepped on."""
-        if x is not self.x:
-            self.x.copy_(x)
-        self.sync = sync
-
-    def now(self, run: Run, t: int) -> Now:
-        """What an algorithm may know about step t of this round."""
-        lr, lr_round = run.rate(t), run.rate(self.begin)
-        last, parallel = self.end == run.steps, self.end == self.s + 1
-        H, h = self.end - self.begin, t - self.begin
-        return Now(t, self.s, H, h, lr, lr_round, last=last, parallel=parallel)
-
-
-def train(run: Run, p: Position, record: Recorder) -> Position:
-    """Go on from p to the end of the run: rounds of local steps, each ended by an exchange."""
     task, algorithm, optimizer, world = run.task, run.algorithm, run.optimizer, run.world
     while p.t < run.steps:
         if p.t == p.end:
@@ -97,10 +41,12 @@ def train(run: Run, p: Position, record: Recorder) -> Position:
             p.take(*algorithm.on_step(p.x, p.sync, world, now))
         else:
             record.before_sync(p, now)
+            before = p.before_exchange(run)
             p.take(*algorithm.on_sync(p.x, p.sync, world, now))
+            p.observe(run, before)
             optimizer.on_sync(world, now)
             run.batchnorm.on_sync(task, world)
             record.after_sync(p, now)
         record.measure(p)
-        record.keep(p)
+        keep(p)
     return p

@@ -115,6 +115,7 @@ def options_at(path: str) -> list[str]:
     """Names of the options a class has."""
     parameters = inspect.signature(class_at(path)).parameters.values()
     named = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    named = [name for name in named if not name.startswith("_")]
     return [name for name in named if name not in NO_OPTIONS or not _optimizer(path)]
 
 

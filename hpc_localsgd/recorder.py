@@ -21,8 +21,7 @@ from hpc_localsgd.quarantine import QUARANTINED
 from hpc_localsgd.trajectory import NotWritten, RecordGone, TrajectoryError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.checkpoint import Keeper
-    from hpc_localsgd.loop import Position, Run
+    from hpc_localsgd.engine.position import Position, Run
     from hpc_localsgd.trajectory import Writer
     from hpc_localsgd.types import Losses, Now
     from hpc_localsgd.worlds.ledger import OpenBill, Stamp
@@ -73,7 +72,6 @@ class Recorder:
         spread: Spread | None = None,
         writer: Writer | None = None,
         show: Callable[[int, dict[str, float]], None] = lambda t, values: None,
-        keeper: Keeper | None = None,
     ) -> None:
         """Watch a run.
 
@@ -83,11 +81,10 @@ class Recorder:
             spread: The probe around an exchange.
             writer: Where it is written; None on ranks other than 0.
             show: Called with the step and the latest values, for a progress display.
-            keeper: Keeps places to go on from.
         """
         self.run, self.probes, self.writer = run, tuple(probes), writer
         self.spread = spread or Spread(every=0)
-        self._show, self._keeper = show, keeper
+        self._show = show
         self._rows: list[_Row] = []
         self._loss: Losses | None = None
         self._newest: Losses | None = None  # of the step just taken
@@ -125,8 +122,6 @@ class Recorder:
         """Measure before the first step, unless the job that kept this place has done it."""
         if not self._resumed:
             self.measure(p)
-        if self._keeper is not None:
-            self._keeper.begin(p, self)
 
     def after_step(self, loss: Losses) -> None:
         """Add up the losses [R] of the round, on the device."""
@@ -139,15 +134,14 @@ class Recorder:
             self.spread.before_sync(self.run, p, now)
 
     def after_sync(self, p: Position, now: Now) -> None:
-        """Close the round's row; exchange and write rows when it is time; keep a checkpoint."""
+        """Close the round's row; exchange and write rows when it is time."""
         with self._ledger.unbilled():
             self._write(p.t, self.spread.after_sync(self.run, p, now))
             self._write(p.t, self._quarantined(p, now))
         self._rows.append(self._row(p, now))
         self._tolerant = QUARANTINED in p.sync
         with self._ledger.unbilled():
-            saving = self._keeper is not None and self._keeper.due(p)
-            if saving or p.t // DRAIN_EVERY > p.begin // DRAIN_EVERY or p.t == self.run.steps:
+            if p.t // DRAIN_EVERY > p.begin // DRAIN_EVERY or p.t == self.run.steps:
                 self.drain()
 
     def _quarantined(self, p: Position, now: Now) -> Iterator[Measurement]:
@@ -173,15 +167,6 @@ class Recorder:
             return found
 
         return _Row(now.s, now.H, p.t, now.lr_round, figures)
-
-    def keep(self, p: Position) -> None:
-        """Between two steps: a place to go on from, and to stop at when asked.
-
-        Raises:
-            Stopped: The run was asked to stop.
-        """
-        if self._keeper is not None:
-            self._keeper.between_steps(p)
 
     def measure(self, p: Position) -> None:
         """Let every probe that is due after p.t steps measure."""

@@ -19,11 +19,11 @@ from hpc_localsgd.checkpoint.folder import Checkpoints, all_complete, last_compl
 from hpc_localsgd.checkpoint.place import Place
 from hpc_localsgd.checkpoint.sound import check_place
 from hpc_localsgd.config import Config, essence
-from hpc_localsgd.loop import Position, Run
+from hpc_localsgd.engine.position import Position, Run
 from hpc_localsgd.names import name_at
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.trajectory.text import load_yaml
-from hpc_localsgd.types import ConfigurationError, Footprint
+from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
@@ -53,11 +53,11 @@ class Continued:
             ConfigurationError: There is no checkpoint to go on from; on all ranks alike.
         """
         world, out = run.world, checkpoints.folder.parent
-        start = _to_the_mean(run, out) if self.from_mean else (0, -1)
-        model = Footprint(run.task.sizes, run.task.x.element_size())
-        p = Position(run.task.x, run.algorithm.init(run.task.x, world, model))
-        p.t, p.s = start
-        p.begin = p.end = p.t
+        start = _to_the_mean(run, out) if self.from_mean else None
+        p = run.beginning()
+        if start is not None:
+            p.t, p.s, p.parallel = start
+            p.begin = p.end = p.t
         if self.mode != "resume":
             return p, None
         if self.from_mean:
@@ -186,29 +186,33 @@ def _is_other(out: Path, world: World) -> bool:
     return n * rows != world.size or n != world.n
 
 
-def _to_the_mean(run: Run, out: Path) -> tuple[int, int]:
-    """Put the mean model of the last checkpoint into every row; its step t and round s.
+def _to_the_mean(run: Run, out: Path) -> tuple[int, int, bool]:
+    """Put the mean model of the last checkpoint into every row.
 
-    The optimiser and the algorithm begin anew. Since another number of workers makes other steps of
-    the same data, the run goes on at the same share of its length.
+    Returns its step t, round s, and whether all rounds so far had length 1.
+
+    The optimiser, the algorithm and what the schedule has observed begin anew. Since another number
+    of workers makes other steps of the same data, the run goes on at the same share of its length.
     """
     world, task = run.world, run.task
-    t, s = agree(world, lambda: _load_mean(run, out) if world.rank == 0 else (0, 0))
+    nowhere = (0, 0, False)
+    start = agree(world, lambda: _load_mean(run, out) if world.rank == 0 else nowhere)
     world.broadcast(task.x)
     if task.buffers.numel():
         world.broadcast(task.buffers)
-    return of_rank_0(world, t), of_rank_0(world, s)
+    t, s, parallel = (of_rank_0(world, int(number)) for number in start)
+    return t, s, bool(parallel)
 
 
-def _load_mean(run: Run, out: Path) -> tuple[int, int]:
-    """On rank 0: the mean model and buffers in its rows; step and round.
+def _load_mean(run: Run, out: Path) -> tuple[int, int, bool]:
+    """On rank 0: the mean model and buffers in its rows; step, round, whether all were of 1 step.
 
     Raises:
         ConfigurationError: All checkpoints are damaged.
     """
     try:
         x, buffers, state = _newest_sound(out, lambda folder, n: _mean(run, folder, n))
-        place = {name: int(state["place"][name]) for name in ("t", "s", "end")}
+        place = {name: int(state["place"][name]) for name in ("t", "s", "parallel")}
         t = round(place["t"] / state["steps"] * run.steps)
         if not 0 <= t <= run.steps:
             raise ValueError(f"step {place['t']} of {state['steps']}")
@@ -219,8 +223,8 @@ def _load_mean(run: Run, out: Path) -> tuple[int, int]:
             f"the checkpoints of {out} are not of this model or run ({error}): nothing was loaded"
         ) from error
     run.task.x[:], run.task.buffers[:] = x, buffers
-    parallel = place["end"] == place["s"] + 1  # no local steps so far
-    return t, t - 1 if parallel else min(place["s"], t - 2)
+    parallel = bool(place["parallel"])
+    return t, t - 1 if parallel else min(place["s"], t - 1), parallel
 
 
 def _mean(run: Run, folder: Path, n: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:

@@ -80,8 +80,8 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
         where = told(job.hosts, of_this_process()) if world.rank == 0 and world.n > 1 else []
         display.begin(job.run, [*where, *resolved.notes])
         try:
-            job.record.start(job.position)
-            train(job.run, job.position, job.record)
+            job.start()
+            train(job.run, job.position, job.record, job.keep)
         except Diverged as error:
             job.close("diverged")
             if world.rank == 0:

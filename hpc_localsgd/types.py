@@ -84,7 +84,7 @@ def legend(thing: Any) -> str:
     changed = [
         f"{field.name}={legend(getattr(thing, field.name))}"
         for field in fields(thing)
-        if getattr(thing, field.name) != _default(field)
+        if field.repr and getattr(thing, field.name) != _default(field)
     ]
     name = type(thing).__name__
     return f"{name}({', '.join(changed)})" if changed else name

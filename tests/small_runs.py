@@ -22,7 +22,6 @@ from hpc_localsgd.probes import Probe, Spread
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.tasks.base import Batch, Setting, Task, TaskSpec
 from hpc_localsgd.tasks.digits import digits
-from hpc_localsgd.types import Footprint
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -100,8 +99,7 @@ def go(
 ) -> tuple[Position, Memory]:
     """Train from the beginning to the end; the final position and what was recorded."""
     memory = memory or Memory()
-    model = Footprint(run.task.sizes, run.task.x.element_size())
-    p = Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
+    p = run.beginning()
     record = Recorder(run, probes, Spread(spread), memory, show)  # type: ignore[arg-type]
     record.start(p)
     return train(run, p, record), memory

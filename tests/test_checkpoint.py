@@ -60,8 +60,8 @@ def start(
 
 
 def finish(job: Job) -> Position:
-    job.record.start(job.position)
-    p = train(job.run, job.position, job.record)
+    job.start()
+    p = train(job.run, job.position, job.record, job.keep)
     job.close("complete")
     return p
 

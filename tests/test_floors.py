@@ -21,9 +21,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks", "curvature"),
     ("worlds",),
     ("algorithms", "compressors", "gradients"),
-    ("engine",),
-    ("probes", "checkpoint", "recorder", "optimizer", "batchnorm", "measured")
-    + ("quarantine", "stopping", "watchdog", "rollcall"),
+    ("engine", "optimizer", "batchnorm"),
+    ("probes", "checkpoint", "recorder", "quarantine", "stopping", "watchdog", "rollcall"),
     ("loop", "attach"),
 )
 SEES_ITS_FLOOR = {
@@ -31,9 +30,9 @@ SEES_ITS_FLOOR = {
     "probes",
     "checkpoint",
     "recorder",
+    "engine",
     "optimizer",
     "batchnorm",
-    "measured",
     "quarantine",
     "stopping",
     "watchdog",

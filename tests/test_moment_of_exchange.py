@@ -15,13 +15,12 @@ from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
-from hpc_localsgd.loop import Position, Run, train
+from hpc_localsgd.loop import Run, train
 from hpc_localsgd.plan.topology import complete, ring
 from hpc_localsgd.probes import Deviations, Gradients, Spread
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.quadratic import quadratic
-from hpc_localsgd.types import Footprint
 
 Order = Literal["atc", "awc"]
 K, ETA, DIM = 8, 0.2, 40_000
@@ -29,12 +28,9 @@ K, ETA, DIM = 8, 0.2, 40_000
 
 def watched(run: Run, *also: Any, spread: int = 1) -> Memory:
     """What probes of the exchange record of a run."""
-    memory, task = Memory(), run.task
-    p = Position(
-        task.x, run.algorithm.init(task.x, run.world, Footprint(task.sizes, task.x.element_size()))
-    )
+    memory = Memory()
     record = Recorder(run, (), Spread(spread, also), memory)  # type: ignore[arg-type]
-    train(run, p, record)
+    train(run, run.beginning(), record)
     return memory
 
 

@@ -21,7 +21,7 @@ from hpc_localsgd.probes.exchange import Exchange
 from hpc_localsgd.recorder import Recorder
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.manifold import manifold
-from hpc_localsgd.types import ConfigurationError, Footprint
+from hpc_localsgd.types import ConfigurationError
 
 LR = 0.3
 
@@ -29,8 +29,7 @@ LR = 0.3
 def watched(run: Run, *also: Any, spread: int = 0) -> tuple[Position, Memory]:
     """Train with probes of the exchange."""
     memory = Memory()
-    model = Footprint(run.task.sizes, run.task.x.element_size())
-    p = Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
+    p = run.beginning()
     record = Recorder(run, (), Spread(spread, also), memory)  # type: ignore[arg-type]
     record.start(p)
     return train(run, p, record), memory

@@ -119,7 +119,10 @@ class Course:
         elif self.use == "mean" and place.t % LOOK_EVERY == 0:
             self._look(place.t)
         now = self.rounds.now(place.t - 1, last)
+        before = self.exchange.copies() if self.rounds.observes and not last else None
         self.exchange.on_parameters(parts.algorithm.on_sync, now)
+        if before is not None:
+            self.rounds.observe(self.exchange.distance(before))
         place.equal = parts.algorithm.ends_equal
         self.order.apart = not place.equal
         if self.world.rank == 0:

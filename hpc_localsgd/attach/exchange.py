@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from hpc_localsgd.attach.storage import Group
+from hpc_localsgd.worlds.consensus import consensus_distance
 from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:
@@ -60,6 +61,26 @@ class Exchange:
         for group, state in zip(self._groups, self.states, strict=True):
             with group.rows() as x:
                 x[0] = self._algorithm.readout(x, state, self._world)
+
+    def copies(self) -> list[Rows]:
+        """Return copies of the parameters, [1, P] of every group."""
+        copies = []
+        for group in self._groups:
+            with group.rows() as x:
+                copies.append(x.clone())
+        return copies
+
+    def distance(self, before: Sequence[Rows]) -> float:
+        """Return the consensus distance of the parameters that were before the exchange just done.
+
+        A collective, not billed.
+        """
+        found = 0.0
+        for copy, group in zip(before, self._groups, strict=True):
+            with group.rows() as x:
+                mean = x[0] if self._algorithm.ends_at_mean else None
+                found += consensus_distance(copy, mean, self._world)
+        return found
 
     def wait(self) -> None:
         """Let exchanges that are under way end; nobody uses what they bring."""

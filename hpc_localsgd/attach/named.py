@@ -12,7 +12,7 @@ from typing import Any
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.compressors.base import Compressor
-from hpc_localsgd.plan.schedule import Schedule, spread_triggered
+from hpc_localsgd.plan.schedule import Schedule
 from hpc_localsgd.plan.topology.base import Topology
 from hpc_localsgd.types import ConfigurationError
 
@@ -42,18 +42,13 @@ def schedule_of(given: Any) -> Callable[[int, float], int]:
     """Make a schedule of what was given: one, its name, its class, or a function (t, lr) -> H.
 
     Raises:
-        ConfigurationError: It is something else, or measures what is measured in the trainer only.
+        ConfigurationError: It is something else; says what to write.
     """
     if isinstance(given, int) and not isinstance(given, bool):
         raise ConfigurationError(f"schedule={given}: write schedule=every({given})")
     made = _made("schedule", given)
     if isinstance(made, Algorithm) or not callable(made):
         raise _wrong("schedule", given)
-    if isinstance(made, spread_triggered):
-        raise ConfigurationError(
-            "schedule=spread_triggered(...) follows the spread that the trainer measures, which "
-            "attach does not: write every(16), post_local(...) or qsr(...)"
-        )
     return made
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.attach.meeting import RATE, ROUND, Meetings
 from hpc_localsgd.attach.meeting import Place as Met
-from hpc_localsgd.plan.schedule import every, phases, post_local
+from hpc_localsgd.plan.schedule import Schedule, every, phases, post_local
 from hpc_localsgd.types import ConfigurationError, Now
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Place:
         rate: Learning rate of the round's first step.
         used: Whether this rank's optimiser took that step (a GradScaler may have skipped it).
         equal: Whether all workers are known to hold the same parameters.
+        parallel: Whether all rounds so far, this one included, had length 1.
         over: Whether the run has ended.
     """
 
@@ -42,6 +43,12 @@ class Place:
     used: bool = False
     equal: bool = False
     over: bool = False
+    parallel: bool = True
+
+    @classmethod
+    def saved(cls, state: dict[str, Any]) -> Place:
+        """Return the place that a checkpoint holds; version 0.1.0 did not say `parallel`."""
+        return cls(**{"parallel": state["end"] == state["s"] + 1, **state})
 
     @property
     def due(self) -> bool:
@@ -83,7 +90,8 @@ class Rounds:
             steps: Of the whole run, if known.
         """
         self.place, self.steps = Place(), steps
-        self._schedule, self._meetings = schedule, meetings
+        self._given = self._schedule = schedule
+        self._meetings = meetings
         self._uses_rate = type(schedule) not in _WITHOUT_RATE
 
     def begin(self, rate: float, used: bool) -> None:
@@ -103,6 +111,35 @@ class Rounds:
         left = sys.maxsize if self.steps is None else self.steps - place.t
         place.s, place.begin, place.end = place.s + 1, place.t, place.t + min(H, left)
         place.rate, place.used = rate, used
+        place.parallel = place.parallel and place.H == 1
+
+    @property
+    def observes(self) -> bool:
+        """Whether the schedule wants to know how far the workers were apart."""
+        return isinstance(self._schedule, Schedule) and self._schedule.observes
+
+    def observe(self, consensus_distance: float) -> None:
+        """Tell the schedule mean_k ||x_k - mean||^2 before an exchange."""
+        if isinstance(self._schedule, Schedule):
+            self._schedule = self._schedule.observe(consensus_distance)
+
+    def observed(self) -> dict[str, Any]:
+        """Return what the schedule has observed, for a checkpoint."""
+        return self._schedule.observed() if isinstance(self._schedule, Schedule) else {}
+
+    def having_observed(self, values: dict[str, Any]) -> Lengths:
+        """Return the schedule that has observed this, from a checkpoint.
+
+        Raises:
+            ConfigurationError: It was another schedule.
+        """
+        if isinstance(self._given, Schedule):
+            return self._given.having_observed(values)
+        return self._given
+
+    def load(self, place: Place, observed: dict[str, Any]) -> None:
+        """Go on from a saved place."""
+        self.place, self._schedule = place, self.having_observed(observed)
 
     def agree(self, what: str = ROUND, finite: bool = True, tolerant: bool = False) -> np.ndarray:
         """Stop with an error where the ranks would wait for each other. A collective, not billed.
@@ -131,4 +168,4 @@ class Rounds:
         """What an algorithm may know about step t of this round."""
         p = self.place
         last = last or p.end == self.steps
-        return Now(t, p.s, p.H, t - p.begin, p.rate, p.rate, last, parallel=p.end == p.s + 1)
+        return Now(t, p.s, p.H, t - p.begin, p.rate, p.rate, last, p.parallel)

@@ -10,13 +10,14 @@ from hpc_localsgd.types import ConfigurationError
 if TYPE_CHECKING:
     from hpc_localsgd.attach.exchange import Exchange
     from hpc_localsgd.attach.parts import Parts
-    from hpc_localsgd.attach.rounds import Place
+    from hpc_localsgd.attach.rounds import Rounds
 
 
-def saved(parts: Parts, place: Place, exchange: Exchange) -> dict[str, Any]:
+def saved(parts: Parts, rounds: Rounds, exchange: Exchange) -> dict[str, Any]:
     """Give what `Sync.state_dict` gives."""
     return {
-        "place": asdict(place),
+        "place": asdict(rounds.place),
+        "schedule": rounds.observed(),
         "states": exchange.saved(),
         "rank": parts.world.rank,
         "workers": parts.world.size,
@@ -25,7 +26,7 @@ def saved(parts: Parts, place: Place, exchange: Exchange) -> dict[str, Any]:
     }
 
 
-def check_saved(parts: Parts, state: dict[str, Any]) -> None:
+def check_saved(parts: Parts, rounds: Rounds, state: dict[str, Any]) -> None:
     """Check that a state belongs to this run, this rank and the model in memory.
 
     Raises:
@@ -37,6 +38,7 @@ def check_saved(parts: Parts, state: dict[str, Any]) -> None:
         raise ConfigurationError(
             f"the state is of {then[0]} workers of {then[1]}, this is {now[0]} of {now[1]}"
         )
+    rounds.having_observed(state.get("schedule", {}))
     shared = state["place"]["equal"] and parts.algorithm.ends_equal
     if state["rank"] != parts.world.rank and not shared:
         raise ConfigurationError(

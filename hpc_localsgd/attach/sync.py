@@ -171,7 +171,7 @@ class Sync:
         Save it on every rank, beside that rank's own `model.state_dict()` and
         `optimizer.state_dict()`: between two exchanges the workers differ.
         """
-        return saved(self._parts, self._course.place, self._course.exchange)
+        return saved(self._parts, self._course.rounds, self._course.exchange)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state, after model and optimiser were loaded; on all ranks.
@@ -182,7 +182,7 @@ class Sync:
         """
         course = self._course
         with course.meet(LOAD):
-            together(self.world, lambda: check_saved(self._parts, state))
-            course.rounds.place = Place(**state["place"])
+            together(self.world, lambda: check_saved(self._parts, course.rounds, state))
+            course.rounds.load(Place.saved(state["place"]), state.get("schedule", {}))
             course.exchange.load(state["states"])
         course.resumed()

@@ -22,7 +22,7 @@ from hpc_localsgd.types import Gone, NotKept
 
 if TYPE_CHECKING:
     from hpc_localsgd.checkpoint.folder import Checkpoints
-    from hpc_localsgd.loop import Position, Run
+    from hpc_localsgd.engine.position import Position, Run
     from hpc_localsgd.recorder import Recorder
 
 COPY, SAVE = 1, 2  # what rank 0's clock may ask for
@@ -104,8 +104,13 @@ class Keeper:
             Stopped: The run was asked to stop, and this rank's place is on the disk.
             NotKept: The run is at its end or was asked to stop, and its place is not.
             Gone: The run is at its end, and its record is not there any more.
+            Diverged: As `Recorder.drain`.
         """
         self.t, self.passed_s = p.t, self._clock()
+        due = p.t == p.end and self.due(p)
+        if due:  # before the ranks' exchanges are looked at, of which this is none
+            with self._run.world.ledger.unbilled():
+                self._record.drain()
         asked = 0
         if self._run.world.ledger.exchanges != self._exchanges:
             asked = self._ask(p) if p.t >= self._ask_at else 0
@@ -114,7 +119,7 @@ class Keeper:
             self._stopping.ask(self._record.gone, GONE)
         if self._stopping.asked and p.t < self._run.steps:
             self._stop(p)
-        if asked & SAVE or (p.t == p.end and self.due(p)):
+        if asked & SAVE or due:
             self._save(self._shared(p))
         elif asked & COPY:
             self._shared(p)

@@ -11,7 +11,10 @@ import torch
 from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:
-    from hpc_localsgd.loop import Position, Run
+    from hpc_localsgd.engine.position import Position, Run
+
+
+WHERE = ("t", "s", "begin", "end", "parallel")  # of a position
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Place:
         """
         device = run.world.device
         state = {
-            "place": {"t": p.t, "s": p.s, "begin": p.begin, "end": p.end},
+            "place": {name: getattr(p, name) for name in WHERE},
+            "schedule": p.schedule.observed(),
             "after": after,
             "steps": run.steps,
             "x": p.x,
@@ -73,7 +77,10 @@ class Place:
         if device.type == "cuda":
             _restore_gpu_numbers(state["cuda_rng"], device, say=run.world.rank == 0)
         p.sync = _moved(state["sync"], device)
-        p.t, p.s, p.begin, p.end = (state["place"][name] for name in ("t", "s", "begin", "end"))
+        for name in WHERE:
+            setattr(p, name, state["place"][name])
+        if state["schedule"] is not None:
+            p.schedule = run.schedule.having_observed(state["schedule"])
         return p
 
 

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from hpc_localsgd.checkpoint.older import today
+
 _DIGEST_BYTES = 32
 
 
@@ -81,7 +83,7 @@ def _checked(path: Path, state: Any) -> dict[str, Any]:
         raise DamagedShard(f"{path} does not say which place in a run it is")
     if not isinstance(rows, torch.Tensor) or rows.ndim != 2:
         raise DamagedShard(f"{path} holds no rows of parameters")
-    return dict(state)
+    return today(dict(state))
 
 
 class _Hashing:

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpc_localsgd.checkpoint.place import WHERE
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.checkpoint.place import Place
-    from hpc_localsgd.loop import Position, Run
+    from hpc_localsgd.engine.position import Position, Run
 
-PARTS = ("place", "after", "steps", "x", "sync", "buffers", "task", "optimizer", "rng", "cuda_rng")
+PARTS = (
+    *("place", "after", "steps", "x", "sync", "schedule"),
+    *("buffers", "task", "optimizer", "rng", "cuda_rng"),
+)
 _ON_THE_WAY = "begun"  # exchanges are begun anew, and not kept
-_LATER = ("sent", "next_H", _ON_THE_WAY)  # what our algorithms remember from an exchange on
+_LATER = ("sent", _ON_THE_WAY)  # what our algorithms remember from an exchange on
 _OF_OURS = "hpc_localsgd."
 
 
@@ -43,6 +47,7 @@ def check_place(place: Place, run: Run, p: Position) -> None:
     try:
         _check_parts(place.state, run)
         _check_position(place, run.steps)
+        _check_observed(place.state["schedule"], p)
         _check_memory(place.state["sync"], p.sync, run, "sync")
         _check_optimizer(place.state["optimizer"], run)
         _check_record(place.state["record"], len(run.world.ranks))
@@ -85,11 +90,11 @@ def _same(name: str, value: Any, like: torch.Tensor) -> None:
 
 def _check_position(place: Place, steps: int) -> None:
     where = place.state["place"]
-    names = ("t", "s", "begin", "end")
-    if not isinstance(where, dict) or set(where) != set(names):
-        raise _Other(f"its place is not {', '.join(names)}")
+    *names, flag = WHERE
+    if not isinstance(where, dict) or set(where) != set(WHERE):
+        raise _Other(f"its place is not {', '.join(WHERE)}")
     numbers = [*(where[name] for name in names), place.after, place.state["steps"]]
-    if not all(type(number) is int for number in numbers):
+    if not all(type(number) is int for number in numbers) or type(where[flag]) is not bool:
         raise _Other(f"its place {where} holds what is no whole number")
     t, s, begin, end = numbers[:4]
     if place.state["steps"] != steps:
@@ -100,6 +105,18 @@ def _check_position(place: Place, steps: int) -> None:
             f"step {t} of round {s}, which goes from {begin} to {end}, after an exchange at "
             f"{place.after}, is no place in a run of {steps} steps"
         )
+
+
+def _check_observed(values: Any, p: Position) -> None:
+    """What the schedule has observed; None in an older shard, from before the first exchange."""
+    if values is None:
+        return
+    if not isinstance(values, dict):
+        raise _Other(f"'schedule' is {type(values).__name__} and no table")
+    try:
+        p.schedule.having_observed(values)
+    except (ConfigurationError, TypeError, ValueError) as error:
+        raise _Other(f"its schedule is another ({error})") from error
 
 
 def _check_memory(saved: Any, fresh: Any, run: Run, name: str) -> None:
@@ -141,8 +158,6 @@ def _check_later(saved: Any, run: Run, name: str) -> None:
     elif isinstance(saved, dict):
         for key, value in saved.items():
             _check_later(value, run, f"{name}.{key!s:.40}")
-    elif name == "sync.next_H" and not (type(saved) is int and saved >= 1):
-        raise _Other(f"{name!r} is {saved!r:.40}, and rounds have at least a step")
 
 
 def _check_optimizer(saved: dict[str, Any], run: Run) -> None:

@@ -12,35 +12,16 @@ decay: four conventions are in use.)
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TypeVar
+from math import isfinite
+from typing import ClassVar
 
 from hpc_localsgd.plan.duration import Duration, Units
 from hpc_localsgd.plan.rates import Rate
+from hpc_localsgd.plan.schedule_base import Schedule as Schedule
 from hpc_localsgd.types import ConfigurationError
-
-S = TypeVar("S", bound="Schedule")
-
-
-class Schedule(ABC):
-    """Length of the round that starts at step t, where the learning rate is lr."""
-
-    @abstractmethod
-    def __call__(self, t: int, lr: float) -> int:
-        """H >= 1, the length in steps of the round that starts now."""
-
-    def in_steps(self: S, units: Units, warmup: int = 0) -> S:
-        """The same schedule with its durations in steps, which the loop needs.
-
-        Args:
-            units: What turns durations into steps.
-            warmup: Steps of the learning rate's warm-up.
-        """
-        del units, warmup
-        return self
 
 
 @dataclass(frozen=True)
@@ -220,9 +201,9 @@ class spread_triggered(Schedule):
 
         H <- H clip(target / spread, 1/2, 2),  between at_least and at_most
 
-    since a spread that grows like a random walk is proportional to H. The one schedule that is no
-    function of (t, lr): it measures, so it cannot be planned. All ranks see the same spread and
-    find the same H.
+    since a spread that grows like a random walk is proportional to H. It follows what it observes,
+    so it cannot be planned. All ranks see the same spread and find the same H; H stays where the
+    spread is not finite.
 
     Source: after Kamp et al., Communication-efficient distributed online prediction by dynamic
     model synchronization, 2014, which averages when a worker's distance exceeds a threshold.
@@ -235,24 +216,37 @@ class spread_triggered(Schedule):
         at_most: The longest round.
     """
 
+    observes: ClassVar[bool] = True
+
     target: float = 1e-3
     at_least: int = 1
     at_most: int = 1024
+    _H: int | None = field(default=None, repr=False)  # of the rounds to come
 
     def __post_init__(self) -> None:
         _at_least_one(self.at_least, "spread_triggered.at_least")
+        if self._H is not None and not (type(self._H) is int and self._H >= 1):
+            raise ConfigurationError(f"spread_triggered cannot go on with rounds of {self._H!r}")
         if not self.target > 0:
             raise ConfigurationError(f"spread_triggered.target must be > 0, got {self.target}")
 
     def __call__(self, t: int, lr: float) -> int:
-        """H of the first round, before anything is measured."""
+        """Return H: `at_least` before anything is observed."""
         del t, lr
-        return self.at_least
+        return self.at_least if self._H is None else self._H
 
-    def after(self, H: int, spread: float) -> int:
-        """The next H, from that of a round and the spread at its end."""
+    def observe(self, consensus_distance: float) -> spread_triggered:
+        """Return the schedule whose rounds are longer or shorter, by at most a factor of 2."""
+        H, spread = self.at_least if self._H is None else self._H, consensus_distance
+        if not isfinite(spread):
+            return replace(self, _H=H)
         factor = 2.0 if spread <= 0 else min(2.0, max(0.5, self.target / spread))
-        return max(self.at_least, min(self.at_most, round(H * factor)))
+        return replace(self, _H=max(self.at_least, min(self.at_most, round(H * factor))))
+
+    def longest(self, rate: Rate, steps: int) -> int:
+        """Return the length of the longest round that there may be."""
+        del rate
+        return min(steps, max(self.at_least, self.at_most))
 
 
 @dataclass(frozen=True)

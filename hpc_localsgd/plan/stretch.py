@@ -81,16 +81,16 @@ def stretches(
         payload: Bytes a worker sends in the round that `now` ends; [K] where workers differ.
         exchange_s: Predicted seconds of the exchanges of that round; called in order.
     """
-    numbered = enumerate(rounds(schedule, rate, steps))
+    numbered, parallel = enumerate(rounds(schedule, rate, steps)), True
     for H, same in groupby(numbered, key=lambda item: item[1].H):
         costs, first, high = _Costs(payload, exchange_s), None, 0.0
+        parallel = parallel and H == 1
         for s, r in same:
             last = r.end == steps
             if costs.repeats and not last:
                 costs.repeat()
             else:
-                lr, parallel = rate(r.end - 1), r.end == s + 1
-                costs.add(Now(r.end - 1, s, H, H - 1, lr, r.lr, last, parallel))
+                costs.add(Now(r.end - 1, s, H, H - 1, rate(r.end - 1), r.lr, last, parallel))
             first, high = first or r, max(high, r.lr)
         assert first is not None  # a group has a member
         stretch = Stretch(

@@ -15,7 +15,6 @@ from hpc_localsgd.optimizer import described
 from hpc_localsgd.plan.advice import Advice, Circumstances, advise
 from hpc_localsgd.plan.costmodel import Network, allreduce_messages, allreduce_wire_bytes
 from hpc_localsgd.plan.preview import Preview, preview
-from hpc_localsgd.plan.schedule import spread_triggered
 from hpc_localsgd.plan.time_limit import seconds_of
 from hpc_localsgd.plan.topology import Topology, gap
 from hpc_localsgd.plan_command.rehearsal import Memory, Rehearsal
@@ -60,7 +59,7 @@ def report(planned: Subject, network: Network, options: Options) -> Report:
         topology=repr(topology) if isinstance(topology, Topology) else "",
         gap=gap(topology, planned.workers) if isinstance(topology, Topology) else math.nan,
         parallel=isinstance(planned.config.algorithm, AllReduce),
-        measured=isinstance(planned.config.schedule, spread_triggered),
+        measured=planned.config.schedule.observes,
     )
     return Report(
         planned=planned,

@@ -16,7 +16,7 @@ from hpc_localsgd.probes.exchange import AtExchange, Exchange
 from hpc_localsgd.probes.gradients import Gradients
 from hpc_localsgd.probes.skipped import Skipped
 from hpc_localsgd.probes.snapshot import Snapshot
-from hpc_localsgd.probes.spread import Spread, spread
+from hpc_localsgd.probes.spread import Spread
 
 __all__ = [
     "AtExchange",
@@ -30,5 +30,4 @@ __all__ = [
     "Snapshot",
     "Spread",
     "View",
-    "spread",
 ]

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpc_localsgd.loop import Position, Run
+    from hpc_localsgd.engine.position import Position, Run
     from hpc_localsgd.types import Vector
 
 

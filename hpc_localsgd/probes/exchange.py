@@ -22,7 +22,7 @@ from hpc_localsgd.curvature.eigenvalues import rounding
 from hpc_localsgd.probes.base import Measurement
 
 if TYPE_CHECKING:
-    from hpc_localsgd.loop import Position, Run
+    from hpc_localsgd.engine.position import Position, Run
     from hpc_localsgd.tasks.base import Batch
     from hpc_localsgd.types import Now, Rows, Vector
 

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 
 from hpc_localsgd.probes.base import Measurement
 from hpc_localsgd.probes.exchange import BEFORE, MOMENT, AtExchange, Exchange
+from hpc_localsgd.worlds.consensus import consensus_distance
 
 if TYPE_CHECKING:
-    from hpc_localsgd.loop import Position, Run
-    from hpc_localsgd.types import Now, Rows, Vector
-    from hpc_localsgd.worlds.base import World
-
-
-BLOCK = 1 << 20  # parameters that are looked at at a time
+    from hpc_localsgd.engine.position import Position, Run
+    from hpc_localsgd.types import Now, Rows
 
 
 @dataclass
@@ -62,33 +59,11 @@ class Spread(AtExchange):
     def measure(self, exchange: Exchange) -> Iterator[Measurement]:
         """`spread`; and `before_exchange/spread` where the exchange leaves the workers apart."""
         world, about = exchange.run.world, "mean_k ||x_k - mean||^2"
-        value = spread(exchange.rows, exchange.mean, world)
+        value = consensus_distance(exchange.rows, exchange.mean, world)
         value = value if value > exchange.rounding else 0.0
         said = f"{about} {MOMENT}; 0 where they differ by rounding"
         yield Measurement("spread", value, "1", (), said)
         if exchange.after is not None:
-            value = spread(exchange.before, None, world)
+            value = consensus_distance(exchange.before, None, world)
             about = f"{about} before an exchange that leaves the workers different"
             yield Measurement(f"{BEFORE}spread", value, "1", (), about)
-
-
-def spread(x: Rows, mean: Vector | None, world: World) -> float:
-    """mean_k ||x_k - mean||^2 of the rows x [R, P], on every rank. A collective, not billed.
-
-    Args:
-        x: [R, P]; kept as it is.
-        mean: [P], if it is known already.
-        world: Who the workers are.
-    """
-    with world.ledger.unbilled():
-        mean = world.mean(x.clone())[0] if mean is None else mean
-        return float(world.gather(squared_distances(x, mean).cpu().numpy()).mean())
-
-
-def squared_distances(x: Rows, point: Vector) -> Rows:
-    """||x_r - point||^2 of the rows x [R, P], in float64 [R].
-
-    Block by block: in one piece, fresh memory for copies in float64 takes longer than the rest.
-    """
-    blocks = zip(x.split(BLOCK, dim=1), point.split(BLOCK), strict=True)
-    return sum(((a - b).double().square().sum(1) for a, b in blocks), x.new_zeros(len(x)).double())

@@ -78,7 +78,7 @@ def finished(
     """Run a trial to its end, and if there is a folder keep a checkpoint on the way."""
     run, sent = trial.run(world, vmapped), Sent()
     keep = [Keep(Checkpoints(folder, world))] if folder else []
-    p = train(run, begun(run), Recorder(run, keep, writer=sent.as_writer()))
+    p = train(run, run.beginning(), Recorder(run, keep, writer=sent.as_writer()))
     equal = run.algorithm.ends_equal  # then every worker is the mean
     mean = p.x[0] if equal else run.algorithm.readout(p.x, p.sync, world)
     return Outcome(p.x.clone(), mean.clone(), sent.faults(run))
@@ -87,15 +87,9 @@ def finished(
 def resumed(trial: Trial, world: World, folder: Path) -> Rows:
     """The workers [R, P] at the end of a trial that goes on from the checkpoint in the folder."""
     run = trial.run(world)
-    p = Checkpoints(folder, world).load().restore(run, begun(run))
+    p = Checkpoints(folder, world).load().restore(run, run.beginning())
     p.sync = run.algorithm.resume(p.sync, world)
     return train(run, p, Recorder(run)).x.clone()
-
-
-def begun(run: Run) -> Position:
-    """The position before the first step."""
-    model = Footprint(run.task.sizes, run.task.x.element_size())
-    return Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
 
 
 def schedule_for(algorithm: Algorithm) -> Schedule:
@@ -145,9 +139,10 @@ class Sent:
     def faults(self, run: Run) -> list[str]:
         """Rounds in which the ledger counted other bytes than the algorithm declares."""
         model = Footprint(run.task.sizes, run.task.x.element_size())
-        found = []
+        found, place = [], Position(run.task.x, {}, run.schedule)
         for s, (begin, end, billed) in enumerate(self.rounds):
-            place = Position(run.task.x, {}, s=s, begin=begin, end=end)
+            place.t = begin
+            place = place.next_round(end - begin)
             now = place.now(run, end - 1)
             declared = np.asarray(run.algorithm.payload(model, run.world.size, now), float)
             if not np.array_equal(billed, np.broadcast_to(declared, billed.shape)):

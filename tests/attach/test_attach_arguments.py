@@ -15,7 +15,7 @@ import hpc_localsgd
 from hpc_localsgd import AllReduce, Gossip, LocalSGD, every, post_local, qsr
 from hpc_localsgd.attach.checks import check_types
 from hpc_localsgd.compressors import Sign
-from hpc_localsgd.plan.schedule import doubling, spread_triggered
+from hpc_localsgd.plan.schedule import doubling
 from hpc_localsgd.plan.topology import complete, ring
 from hpc_localsgd.types import ConfigurationError
 
@@ -54,7 +54,6 @@ def test_names_and_classes_are_what_they_name(given: Any, meant: Any) -> None:
         ({"schedule": None}, r"no schedule: write schedule=every\(16\)"),
         ({"schedule": "post_local"}, "give steps="),
         ({"schedule": doubling()}, "give steps="),
-        ({"schedule": spread_triggered()}, "that the trainer measures"),
         ({"algorithm": LocalSGD(compressor="zip")}, "unknown compressor 'zip'"),
         ({"algorithm": LocalSGD(compressor=ring())}, r"is a topology: write topology=ring"),
         ({"algorithm": Gossip(topology=3)}, "no topology: write topology=a name of"),

@@ -193,8 +193,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bitwise(
 
 
 def begun(run: Run) -> Position:
-    model = Footprint(run.task.sizes, run.task.x.element_size())
-    return Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
+    return run.beginning()
 
 
 class Interrupted(Exception):

@@ -311,9 +311,7 @@ def test_interrupted_and_resumed_is_uninterrupted(method: GradientAt) -> None:
     whole, broken, resumed = (run_of(method, **options) for _ in range(3))
     expected, _ = go(whole)
     record = Interrupt()
-    model = Footprint(broken.task.sizes, 8)
-    sync = broken.algorithm.init(broken.task.x, broken.world, model)
-    p = Position(broken.task.x, sync)
+    p = broken.beginning()
     with pytest.raises(Interrupted):
         train(broken, p, record)  # type: ignore[arg-type]
     resumed.task.x.copy_(broken.task.x)

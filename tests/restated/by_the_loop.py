@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,8 @@ from hpc_localsgd.batchnorm import BatchNorm
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.optimizer import LocalOptimizer
 from hpc_localsgd.plan.partition import Partition
+from hpc_localsgd.plan.schedule import Schedule
 from hpc_localsgd.tasks.base import Batch, Task
-from hpc_localsgd.types import Footprint
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 from restated.local import Sgd
@@ -72,8 +72,15 @@ class Noting:
         self.noted.append(self.task.x.numpy().copy())
         assert torch.equal(p.x, self.task.x)
 
-    def keep(self, p: Position) -> None:
-        pass
+
+class Listed(Schedule):
+    """The rounds of a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.lengths = {begin: end - begin for _, begin, end in problem.rounds()}
+
+    def __call__(self, t: int, lr: float) -> int:
+        return self.lengths[t]
 
 
 def run_of(
@@ -82,15 +89,13 @@ def run_of(
     """The objects of a run on the problem, in a simulated world if no other is given."""
     world = world or Simulated(problem.K)
     task = make(problem) if len(world.ranks) == problem.K else make(problem, world.ranks)
-    begins = {begin: end - begin for _, begin, end in problem.rounds()}
-    schedule: Callable[[int, float], int] = lambda t, lr: begins[t]  # noqa: E731
     torch_class = torch.optim.SGD if problem.local is Sgd else torch.optim.AdamW
     make = partial(torch_class, lr=0.0, **problem.local.GIVEN)  # type: ignore[attr-defined]
     rule = case.ours.get("gradient")
     return Run(
         task=rule.wrap(task, world, seed=9) if rule else task,
         algorithm=case.made,
-        schedule=case.ours.get("schedule", schedule),
+        schedule=case.ours.get("schedule") or Listed(problem),
         rate=problem.rate,  # type: ignore[arg-type]
         optimizer=LocalOptimizer(make, task, case.ours.get("at_sync", "keep")),
         batchnorm=BatchNorm(),
@@ -102,8 +107,6 @@ def run_of(
 def trained(case: Case, problem: Problem, world: World | None = None) -> Noting:
     """What was noted at every step of a run from its beginning to its end."""
     run = run_of(case, problem, world=world)
-    model = Footprint(run.task.sizes, 8)
-    p = Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
     noting = Noting(run.task)
-    train(run, p, noting)  # type: ignore[arg-type]
+    train(run, run.beginning(), noting)  # type: ignore[arg-type]
     return noting

@@ -15,7 +15,6 @@ import torch
 from hpc_localsgd.checkpoint import Checkpoints, Place
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.tasks.base import Batch
-from hpc_localsgd.types import Footprint
 from restated.by_the_loop import Noting, Restated, run_of
 from restated.local import AdamW, Sgd
 from restated.problem import Case, Problem
@@ -60,8 +59,7 @@ class Keeping(Noting):
 
 def begun(case: Case) -> tuple[Run, Position]:
     run = run_of(case, case.problem(), Remembering)
-    model = Footprint(run.task.sizes, 8)
-    return run, Position(run.task.x, run.algorithm.init(run.task.x, run.world, model))
+    return run, run.beginning()
 
 
 CASES = [
@@ -82,7 +80,7 @@ def test_from_every_step_on_a_resumed_run_is_the_same(
     checkpoints = Checkpoints(tmp_path, run.world, keep=1000, digest="of this run")
     torch.manual_seed(5)
     keeping = Keeping(run, checkpoints)
-    train(run, p, keeping)  # type: ignore[arg-type]
+    train(run, p, keeping, keeping.keep)  # type: ignore[arg-type]
     for t in range(run.steps - 1, 0, -3):
         again, p = begun(case)
         torch.manual_seed(77)
@@ -94,6 +92,6 @@ def test_from_every_step_on_a_resumed_run_is_the_same(
         p = place.restore(again, p)
         p.sync = again.algorithm.resume(p.sync, again.world)
         resumed = Keeping(again, None)
-        train(again, p, resumed)  # type: ignore[arg-type]
+        train(again, p, resumed, resumed.keep)  # type: ignore[arg-type]
         np.testing.assert_array_equal(resumed.noted, keeping.noted[2 * t :])
         np.testing.assert_array_equal(again.task.buffers, run.task.buffers)

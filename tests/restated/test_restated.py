@@ -15,9 +15,8 @@ import torch
 import hpc_localsgd
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.batchnorm import BatchNorm
-from hpc_localsgd.loop import Position, train
+from hpc_localsgd.loop import train
 from hpc_localsgd.tasks.base import Batch
-from hpc_localsgd.types import Footprint
 from restated import local
 from restated.by_the_loop import Noting, Restated, run_of, trained
 from restated.local import AdamW, Sgd
@@ -87,8 +86,7 @@ def test_statistics_are_averaged_at_every_exchange_or_never(policy: Any) -> None
     case = restated_of("algorithms")["local_sgd"].CASES[0]
     run = replace(run_of(case, case.problem(), Counted), batchnorm=BatchNorm(policy))
     noting = Noting(run.task)
-    p = Position(run.task.x, run.algorithm.init(run.task.x, run.world, Footprint(SIZES, 8)))
-    train(run, p, noting)  # type: ignore[arg-type]
+    train(run, run.beginning(), noting)  # type: ignore[arg-type]
     own = np.array([[0.0], [1.0], [2.0]])  # k is added to worker k's at every step
     steps = case.problem().steps
     expected = np.full((3, 1), float(steps)) if policy == "average" else own * steps

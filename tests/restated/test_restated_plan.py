@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.measured import Measured
 from hpc_localsgd.names import choices
 from hpc_localsgd.plan.duration import Units
 from hpc_localsgd.plan.rates import multi_step
@@ -94,8 +93,7 @@ def test_rounds_that_follow_the_spread(least: int, most: int) -> None:
         H = after_measuring(target, least, most, H, float(spread))
     assert len({b - a for a, b in zip([0, *ends], ends, strict=False)}) > 2
     schedule = spread_triggered(target=target, at_least=least, at_most=most)
-    made = Measured(LocalSGD(average="parameters"), schedule)
-    case = Case("", made, lambda p: None, ours={"schedule": schedule})
+    case = Case("", LocalSGD(average="parameters"), lambda p: None, ours={"schedule": schedule})
     noting = trained(case, Problem(lengths=(steps,)))
     assert noting.ends == ends
     np.testing.assert_allclose(noting.noted, expected.noted, rtol=0, atol=1e-12)
@@ -104,8 +102,8 @@ def test_rounds_that_follow_the_spread(least: int, most: int) -> None:
 @pytest.mark.parametrize("H", [1, 3, 8, 100])
 @pytest.mark.parametrize("spread", [0.0, 1e-9, 0.009, 0.01, 0.013, 0.019, 0.021, 5.0])
 def test_the_next_round_after_a_spread(H: int, spread: float) -> None:
-    schedule = spread_triggered(target=0.01, at_least=2, at_most=120)
-    assert schedule.after(H, spread) == after_measuring(0.01, 2, 120, H, spread)
+    schedule = spread_triggered(target=0.01, at_least=2, at_most=120).having_observed({"H": H})
+    assert schedule.observe(spread)(0, 0.1) == after_measuring(0.01, 2, 120, H, spread)
 
 
 def test_rounds_without_an_end() -> None:

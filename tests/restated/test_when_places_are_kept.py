@@ -12,7 +12,7 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.checkpoint import Checkpoints, Keeper, Place
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.stopping import Stopped, Stopping
-from hpc_localsgd.types import Footprint, NotKept
+from hpc_localsgd.types import NotKept
 from restated.by_the_loop import Noting, run_of
 from restated.problem import Case, Problem
 
@@ -52,18 +52,16 @@ class Kept:
         self.checkpoints = Written(self.tmp, self.run.world, keep=1000)
         self.checkpoints.saved, self.stopping = [], Stopping()
         self.copied: list[tuple[int, int]] = []
+        self.drained: list[int] = []
         self.keeper = Keeper(
             self.run, self.checkpoints, self.stopping, clock=lambda: self.now, **self.given
         )
 
     def go(self) -> Kept:
         run = self.run
-        x = run.task.x
-        p = Position(x, run.algorithm.init(x, run.world, Footprint(run.task.sizes, 8)))
+        p = run.beginning()
         self.keeper.begin(p, self)  # type: ignore[arg-type]
-        noting = Noting(run.task)
-        noting.keep = self.step  # type: ignore[method-assign]
-        train(run, p, noting)  # type: ignore[arg-type]
+        train(run, p, Noting(run.task), self.step)  # type: ignore[arg-type]
         return self
 
     def step(self, p: Position) -> None:
@@ -87,6 +85,9 @@ class Kept:
     def flush(self) -> bool:
         return self.flushes
 
+    def drain(self) -> None:
+        self.drained.append(self.keeper.t)
+
     def close(self, status: str, within_s: float) -> bool:
         self.closed.append(f"{status} {within_s}")
         return self.flushes
@@ -96,6 +97,7 @@ def test_by_steps_at_the_first_round_end_after_each_multiple(tmp_path: Path) -> 
     """Rounds end at 1, 2, 5, 7, 11, 14; multiples of 4 lie before 5, 11 and 14."""
     kept = Kept(tmp_path, (1, 1, 3, 2, 4, 3), given={"steps": 4}).go()
     assert kept.checkpoints.saved == [(5, 5), (11, 11), (14, 14)]
+    assert kept.drained == [5, 11, 14]  # so that a shard holds no rows of rounds before it
 
 
 def test_by_steps_inside_a_round_that_is_longer(tmp_path: Path) -> None:
