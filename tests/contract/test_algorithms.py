@@ -132,8 +132,6 @@ class Bills:
 
     def measure(self, p: Position) -> None: ...
 
-    def keep(self, p: Position) -> None: ...
-
     def after_sync(self, p: Position, now: Now) -> None:
         world = self.run.world
         declared = np.asarray(self.run.algorithm.payload(self.model, world.size, now), float)

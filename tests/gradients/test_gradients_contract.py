@@ -297,8 +297,6 @@ class Interrupt:
 
     def after_sync(self, p: Position, now: Now) -> None: ...
 
-    def keep(self, p: Position) -> None: ...
-
     def measure(self, p: Position) -> None:
         self.position = p
         if p.t == 6:

@@ -53,7 +53,7 @@ def places_of(case: Case) -> list[Place]:
     run, p = begun(case)
     placing = Placing(run)
     placing.places.append(Place.of(run, p, 0))  # before the first step
-    train(run, p, placing)  # type: ignore[arg-type]
+    train(run, p, placing, placing.keep)  # type: ignore[arg-type]
     return placing.places
 
 
@@ -72,7 +72,7 @@ MID = Case("", LocalSGD(average="parameters", compressor=Sign()), lambda p: None
 @pytest.fixture(scope="module")
 def mid() -> Place:
     place = places_of(MID)[9]
-    where = {"t": 9, "s": 4, "begin": 7, "end": 11}
+    where = {"t": 9, "s": 4, "begin": 7, "end": 11, "parallel": False}
     assert (place.state["place"], place.after, MID.problem().steps) == (where, 7, 14)
     return place
 
@@ -111,6 +111,8 @@ RIGHT = [
     *(put("place/end", t) for t in (9, 14)),
     *(put("place/s", s) for s in (-1, 0, 7)),
     *(put("after", t) for t in (0, 9)),
+    put("place/parallel", True),
+    put("schedule", None),
     *(put("sync/memory", m) for m in (None, numbers(R, P), numbers(R, P - 1), numbers(P))),
     *(put("sync/memory", m) for m in (numbers(), {"of": [1, "word"], "and": numbers(R, P)})),
     put("cuda_rng", torch.zeros(16, dtype=torch.uint8)),
@@ -130,6 +132,9 @@ WRONG = [
     *(put("after", t) for t in (-1, 10)),
     *(put("steps", n) for n in (13, 15, 14.0)),
     put("place/more", 1),
+    put("place/parallel", 1),
+    drop("place/parallel"),
+    *(put("schedule", values) for values in ([], {"H": 3}, "x")),
     drop("place/s"),
     put("place", (9, 4, 7, 11)),
     *(put("sync/memory", m) for m in (numbers(R, P + 1), numbers(R + 1, P), numbers(1, R, P))),
