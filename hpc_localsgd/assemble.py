@@ -51,7 +51,7 @@ from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.trajectory import Writer
 from hpc_localsgd.trajectory.header import Header
 from hpc_localsgd.types import ConfigurationError, DataError, Gone, NotKept, legend
-from hpc_localsgd.watchdog import Watchdog
+from hpc_localsgd.watchdog import Watchdog, stuck
 from hpc_localsgd.worlds.base import World, check_workers
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
@@ -343,7 +343,8 @@ def _make_job(
         record.restore(place.state["record"])
     if not config.smoke:
         watchdog = make_watchdog(config, run, keeper, stopping, out)
-        stopping.attend(partial(_each_second, watchdog, presence, stopping), keeper.leave)
+        look = partial(_each_second, watchdog, presence, stopping)
+        stopping.attend(look, keeper.leave, watchdog.over)
     if presence is not None:
         keeper.at_the_end = presence.end
     keeps = not config.smoke  # a trial leaves nothing to go on from
@@ -370,7 +371,8 @@ def make_watchdog(
     # Not round by round: there may be millions, and a bound three times as long needs no more.
     longest = run.schedule.longest(run.rate, run.steps)
     least_s = watchdog_s(config)
-    return Watchdog(keeper, run.world, stopping, out, longest, least_s, advice=about_the_launcher)
+    alarm = stuck(run.world.rank, out)
+    return Watchdog(keeper, run.world, stopping, out, longest, least_s, about_the_launcher, alarm)
 
 
 def watchdog_s(config: Config) -> float:

@@ -12,6 +12,7 @@ import time
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from hpc_localsgd.stopping import GONE as GONE
@@ -19,7 +20,7 @@ from hpc_localsgd.stopping import HUNG as HUNG
 from hpc_localsgd.stopping import STOPPED as STOPPED
 from hpc_localsgd.stopping import end
 from hpc_localsgd.trajectory.text import readable
-from hpc_localsgd.types import ConfigurationError, DataError, Gone, NotKept
+from hpc_localsgd.types import ConfigurationError, DataError, Gone, NotKept, Unreachable
 
 if TYPE_CHECKING:
     from hpc_localsgd.environment.launch import Launch
@@ -76,7 +77,8 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
     except ConfigurationError as error:
         if world.rank == 0:
             complain(str(error), prog)
-        world.close()
+        with suppress(Unreachable):
+            world.close()
         return FAULT
     except (DataError, NotKept) as error:
         complain(f"rank {world.rank}: {error}", prog)
@@ -85,6 +87,9 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
     except Gone as error:
         complain(str(error), prog)
         status = GONE
+    except Unreachable as error:  # outside the loop of a run: there is nothing to keep
+        complain(str(error), prog)
+        status = HUNG
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -92,5 +97,6 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
         raise
     if status in (STOPPED, HUNG, GONE) and world.n > 1:
         end(status)
-    world.close()
+    with suppress(Unreachable):  # what this rank had to do is done
+        world.close()
     return status

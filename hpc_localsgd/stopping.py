@@ -17,13 +17,15 @@ import errno
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 STOPPED = 85  # exit status: stopped on request, resume me
 HUNG = 86  # exit status: a rank made no step for too long, resume me
@@ -48,11 +50,13 @@ class Stopping:
     Attributes:
         asked: Who asked ("SIGUSR2", "Ctrl-C", "STOP"), or why; empty while nobody has.
         status: The exit status then.
+        first: Whether this rank asked before all others, and therefore says why.
         asked_s: When, on the monotonic clock.
     """
 
     def __init__(self) -> None:
         self.asked, self.asked_s, self.status = "", 0.0, STOPPED
+        self.first = False
         self._file: Path | None = None
         self._ignored = 0
         self._before: dict[int, Any] = {}
@@ -60,6 +64,7 @@ class Stopping:
         self._missing = 0  # looks in a row that found no folder
         self._out_of_patience = self._leave_at_once
         self._each_second: Callable[[], None] = lambda: None
+        self._when_over: Callable[[], None] = lambda: None
 
     @property
     def hurried(self) -> bool:
@@ -78,7 +83,10 @@ class Stopping:
         self._file = file
 
     def attend(
-        self, each_second: Callable[[], None], out_of_patience: Callable[[], None] | None = None
+        self,
+        each_second: Callable[[], None],
+        out_of_patience: Callable[[], None] | None = None,
+        when_over: Callable[[], None] = lambda: None,
     ) -> None:
         """What the thread does from now on.
 
@@ -86,7 +94,9 @@ class Stopping:
             each_second: Called about once a second.
             out_of_patience: Called when the loop was asked and did not stop in time. As long as
                 this is not given there is nothing to keep, and the process ends.
+            when_over: Called when this context manager ends.
         """
+        self._when_over = when_over
         self._each_second = each_second
         self._out_of_patience = out_of_patience or self._leave_at_once
 
@@ -116,6 +126,7 @@ class Stopping:
                 signal.signal(number, handler)
             os.close(self._writes)  # which wakes the thread, and it ends
             self._thread.join(LOOK_EVERY_S)
+        self._when_over()
 
     def _watch(self) -> None:
         looked = time.monotonic()
@@ -162,11 +173,26 @@ class Stopping:
             return
         self.status, self.asked_s = status, time.monotonic()
         self.asked = who
-        if self._file and who != "STOP":
+        self.first = who != "STOP" and self._tell_all()
+
+    def _tell_all(self) -> bool:
+        """Make the file; whether no other rank has made it."""
+        if self._file is None:
+            return True
+        own = self._file.with_name(f".STOP-{socket.gethostname()}-{os.getpid()}")
+        with suppress(OSError):  # a full disk: the others have their own signals
+            own.write_text(str(self.status))
             try:
-                self._file.write_text(str(status))
-            except OSError:  # a full disk: the others have their own signals
-                pass
+                os.link(own, self._file)  # with the status in it, and by one rank only
+            except FileExistsError:
+                if changed_ns(self._file) != self._ignored:
+                    return False
+                self._file.write_text(str(self.status))
+            except OSError:  # no hard links here
+                self._file.write_text(str(self.status))
+            finally:
+                own.unlink()
+        return True
 
     def _leave_at_once(self) -> None:
         """Nothing has begun yet, so there is nothing to keep.
@@ -187,7 +213,12 @@ class Stopping:
         return min(LOOK_EVERY_S, self._patience_s()) if waits else LOOK_EVERY_S
 
 
-def end(status: int) -> None:
+def resume_line(out: Path) -> str:
+    """What to type to go on with a run."""
+    return f"python -m hpc_localsgd.train --config {out / 'config.yaml'} --out {out} --resume"
+
+
+def end(status: int) -> NoReturn:
     """End this process at once, without waiting for ranks that may be gone."""
     for each in list(before_end):
         each()

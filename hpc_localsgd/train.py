@@ -19,7 +19,7 @@ from hpc_localsgd.environment.launch import Launch, detect
 from hpc_localsgd.faults import DIVERGED, OK, STOPPED, complain, in_world, refuse
 from hpc_localsgd.output import outlive_readers
 from hpc_localsgd.stopping import Stopped, Stopping
-from hpc_localsgd.types import ConfigurationError, Gone
+from hpc_localsgd.types import ConfigurationError, Gone, Unreachable
 
 if TYPE_CHECKING:
     from hpc_localsgd.assemble import Job
@@ -87,6 +87,8 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
             if world.rank == 0:
                 complain(str(error), PROG)
             return DIVERGED
+        except Unreachable as error:
+            job.keeper.give_up(str(error))
         except Stopped as said:
             job.close("stopped")
             if world.rank == 0:

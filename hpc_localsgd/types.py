@@ -112,6 +112,13 @@ class DataError(RuntimeError):
     """
 
 
+class Unreachable(RuntimeError):
+    """An exchange has failed: a rank that this one talks with is gone, or the network between them.
+
+    What a rank has kept is good to go on from. The front door prints its text without a traceback.
+    """
+
+
 class Gone(RuntimeError):
     """The record of a run that is at its end is not there any more, or cannot be read.
 

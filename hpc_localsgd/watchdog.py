@@ -7,20 +7,23 @@ Every rank says now and then how far it is, in `<out>/ranks/`. When the bound is
 who has said nothing new meanwhile, tells it, keeps what it has, and ends with status 86.
 
 Before the first step nobody knows the pace: a start may take three times the least time.
+
+Where a library in C keeps Python's threads from running for as long, so that nobody can look, an
+alarm that needs none ends the process, with the same status; what was in memory is lost then.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.stopping import HUNG, Stopping, end
+from hpc_localsgd.alarm import Alarm
+from hpc_localsgd.stopping import HUNG, Stopping, end, resume_line
 
 if TYPE_CHECKING:
     from hpc_localsgd.checkpoint import Keeper
@@ -36,8 +39,7 @@ class Starting:
     """Ends this process when the ranks do not find each other, or the data does not come.
 
     No thread of Python runs while MPI_Init waits for the other ranks: it holds the interpreter's
-    lock. So over that part, `with starting.joining()`, there is a timer in C as well, of
-    `faulthandler`: it shows where the process is and ends it with status 1.
+    lock. So over that part, `with starting.joining()`, there is an alarm as well, which needs none.
     """
 
     def __init__(
@@ -57,12 +59,10 @@ class Starting:
     @contextmanager
     def joining(self) -> Iterator[None]:
         """Around what waits for the other ranks to start."""
-        if self._least_s:
-            faulthandler.dump_traceback_later(START * self._least_s + GRACE_S, exit=True)
-        try:
+        longest_s = START * self._least_s
+        alarm = Alarm(self._said(longest_s), HUNG)
+        with alarm.within(longest_s + GRACE_S) if self._least_s else nullcontext():
             yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
         self.at = "making its task, or waiting for the other ranks to have made theirs"
 
     def look(self) -> None:
@@ -70,11 +70,14 @@ class Starting:
         passed_s = self._clock() - self._began_s
         if not 0 < START * self._least_s <= passed_s:
             return
-        sys.stderr.write(
-            f"rank {self._rank} on {socket.gethostname()} is still {self.at} after {passed_s:.0f} "
-            "s: the job hangs and is ended. If it only is slow, give --watchdog a longer time\n"
-        )
+        sys.stderr.write(f"{self._said(passed_s)}\n")
         end(HUNG)
+
+    def _said(self, passed_s: float) -> str:
+        return (
+            f"rank {self._rank} on {socket.gethostname()} is still {self.at} after {passed_s:.0f} "
+            "s: the job hangs and is ended. If it only is slow, give --watchdog a longer time"
+        )
 
 
 class Watchdog:
@@ -88,8 +91,9 @@ class Watchdog:
         out: Path,
         longest: int,
         least_s: float,
-        clock: Callable[[], float] = time.monotonic,
         advice: Callable[[], str] = str,
+        alarm: Alarm | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Watch a rank.
 
@@ -100,8 +104,9 @@ class Watchdog:
             out: Folder of the run.
             longest: Steps of the longest round of the plan.
             least_s: Without a step, until anything is done at all; 0 for never.
-            clock: Seconds.
             advice: What more to say when the job is ended; may be nothing.
+            alarm: Ends the process where nobody can look; see `stuck`.
+            clock: Seconds.
         """
         self._keeper, self._world, self._stopping = keeper, world, stopping
         self._folder, self._longest, self._least_s = out / "ranks", longest, least_s
@@ -110,6 +115,7 @@ class Watchdog:
         self._beats = 0
         self._seen: dict[int, str] = {}
         self._looked_s = 0.0
+        self._alarm = alarm
 
     def bound_s(self) -> float:
         """How long this rank may take from one step to the next, or to the first."""
@@ -119,7 +125,11 @@ class Watchdog:
 
     def look(self) -> None:
         """Say how far this rank is, and end the job if it hangs."""
-        if not self._least_s or self._world.n == 1 or self._stopping.asked:
+        if not self._least_s or self._world.n == 1:
+            return
+        if self._alarm is not None:
+            self._alarm.put_off(self.bound_s() + GRACE_S)
+        if self._stopping.asked:
             return
         now = self._clock()
         if now - self._beaten_s >= BEAT_EVERY_S:
@@ -132,6 +142,11 @@ class Watchdog:
             self._seen, self._looked_s = self._said(), now
         elif now - self._looked_s > 2 * BEAT_EVERY_S + 1:
             self._end(silent_s)
+
+    def over(self) -> None:
+        """Nobody looks any more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     def _beat(self) -> None:
         self._beats += 1
@@ -161,7 +176,8 @@ class Watchdog:
         what = "say nothing any more" if missing else "are the furthest behind"
         names = "; ".join(f"rank {r} ({now[r].rpartition(',')[0] or 'never heard of'})"
                           for r in (missing or behind)[:8])  # fmt: skip
-        if self._world.rank == min(there, default=self._world.rank):
+        self._stopping.ask("a hang", HUNG)
+        if self._stopping.first:
             sys.stderr.write(
                 f"rank {self._world.rank} has waited {silent_s:.0f} s for its step after "
                 f"{self._keeper.t}, and {self.bound_s():.0f} s were allowed: the job hangs and is "
@@ -170,7 +186,16 @@ class Watchdog:
             if advice := self._advice():
                 sys.stderr.write(f"{advice}\n")
             sys.stderr.flush()
-        self._stopping.ask("a hang", HUNG)
+
+
+def stuck(rank: int, out: Path) -> Alarm:
+    """What ends a rank in which no thread of Python runs any more, so that nobody can look."""
+    said = (
+        f"rank {rank} on {socket.gethostname()}: a library in C waits and keeps Python from "
+        "running, at the place shown above: the job hangs and is ended. Go on with "
+        f"{resume_line(out)}"
+    )
+    return Alarm(said, HUNG)
 
 
 def _step(said: str) -> int:

@@ -28,6 +28,8 @@ class Ranks:
             for _ in range(3)
         ]
         self.stoppings = [Stopping() for _ in range(3)]
+        for stopping in self.stoppings:
+            stopping.look_at(out)
         self.dogs = [
             Watchdog(
                 self.keepers[r],  # type: ignore[arg-type]
@@ -154,5 +156,50 @@ with starting.joining():
 """
     began_s = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.returncode == 1 and ended.stdout == "joined\n"
-    assert "Timeout" in ended.stderr and time.monotonic() - began_s < 20
+    assert ended.returncode == HUNG and ended.stdout == "joined\n"
+    assert "in <module>" in ended.stderr and time.monotonic() - began_s < 20
+    assert "rank 0 on" in ended.stderr and "the job hangs and is ended" in ended.stderr
+
+
+def test_a_rank_in_which_python_does_not_run_any_more_ends_with_the_way_to_go_on(
+    tmp_path: Path,
+) -> None:
+    """A library waits with the interpreter locked, as Horovod did: no thread of ours can look."""
+    program = f"""
+import ctypes, time
+from pathlib import Path
+from types import SimpleNamespace
+from hpc_localsgd import watchdog
+watchdog.GRACE_S = 0.2
+keeper = SimpleNamespace(begun=True, t=3, passed_s=time.monotonic(), mean_step_s=lambda: 0.0)
+stopping, out = watchdog.Stopping(), Path({str(tmp_path)!r})
+alarm = watchdog.stuck(1, out)
+dog = watchdog.Watchdog(keeper, SimpleNamespace(n=2, rank=1), stopping, out, 4, 0.5, alarm=alarm)
+for _ in range(3):
+    dog.look()
+    time.sleep(0.5)  # longer than that in all
+dog.over()
+time.sleep(1.5)
+print("over", flush=True)
+stopping.asked = "STOP"  # it may get stuck on its way out, too
+dog.look()
+ctypes.PyDLL(None).sleep(30)
+"""
+    began_s = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == HUNG and ended.stdout == "over\n", ended.stderr
+    assert time.monotonic() - began_s < 20
+    assert "rank 1 on" in ended.stderr and "the job hangs and is ended" in ended.stderr
+    assert f"hpc_localsgd.train --config {tmp_path / 'config.yaml'}" in ended.stderr
+
+
+def test_where_the_kernel_has_no_such_timers_it_ends_all_the_same() -> None:
+    program = """
+import ctypes
+from hpc_localsgd import alarm
+alarm.Alarm._made = lambda self, function, value: getattr(None, function)
+with alarm.Alarm("unsaid", 86).within(0.3):
+    ctypes.PyDLL(None).sleep(30)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 1 and "Timeout" in ended.stderr and "unsaid" not in ended.stderr

@@ -10,13 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from hpc_localsgd.checkpoint.background import Background
 from hpc_localsgd.checkpoint.place import Place
-from hpc_localsgd.stopping import GONE, Stopped, Stopping, end
+from hpc_localsgd.stopping import GONE, HUNG, Stopped, Stopping, end, resume_line
 from hpc_localsgd.trajectory.diskspace import mend
 from hpc_localsgd.types import Gone, NotKept
 
@@ -31,6 +31,7 @@ COPY_EVERY_S = 1.0  # or a hundred times what a copy takes
 SHARE = 100
 OTHERS_S = 1.5  # for the other ranks to write a shard that fits the one just written
 LEFT_AFTER_S = 8.0  # when asked to stop, if the disk is fast enough
+GIVEN_UP_AFTER_S = 5.0  # when an exchange has failed: of a dead rank the launcher knows as well
 CLOSE_HURRIED_S = 3.0  # for the record, before the shard, when a SIGKILL may follow
 TOGETHER_S = 0.3  # all ranks see that all have written before the first one ends
 
@@ -73,7 +74,8 @@ class Keeper:
         self._ask_at = after + 1  # the first exchange behind so many steps; on all ranks alike
         self._leaving = threading.Lock()
         self._flushed, self._rescued = True, False
-        self._kept_in = checkpoints.folder
+        self._kept_in, self._until = checkpoints.folder, 0.0
+        self._left_after_s = LEFT_AFTER_S
         self._copied_s = self._shared_s = self._saved_s = clock()
         self._pace_s = COPY_EVERY_S
         self.begun, self.t, self.passed_s = False, 0, clock()
@@ -158,37 +160,51 @@ class Keeper:
 
     def leave(self) -> None:
         """Write what there is and end this process; for a thread, while the loop is stuck."""
-        if not self._leaving.acquire(blocking=False):
-            return  # the loop is at it
+        if self._leaving.acquire(blocking=False):  # or the loop is at it
+            self._leave()
+
+    def give_up(self, why: str) -> NoReturn:
+        """The same for the loop, when an exchange has failed.
+
+        Args:
+            why: Said by the first rank that finds out, if nobody asked to stop before.
+        """
+        self._stopping.ask("a failed exchange", HUNG)
+        self._claim()
+        self._left_after_s = GIVEN_UP_AFTER_S
+        if self._stopping.first:
+            _say(why)
+        self._leave()
+
+    def _leave(self) -> NoReturn:
+        status = self._stopping.status
         if not self.begun:
             self.at_the_end()
-            end(self._stopping.status)
-        kept = self._keep_and_wait([])
-        if self._run.world.rank == 0:
+            end(status)
+        written = self._keep([])
+        # Before the wait: a launcher that has lost a rank may kill this one in it.
+        if self._stopping.first if status == HUNG else self._run.world.rank == 0:
             _say(self._farewell(f"in the step after {self.t}"))
-        end(self._stopping.status if kept or self._stopping.status == GONE else 1)
+        kept = self._wait(written)
+        end(status if kept or status == GONE else 1)
 
     def _stop(self, p: Position) -> None:
         self._claim()
         place = Place.of(self._run, p, self._after, self._record.state())
-        if not self._keep_and_wait([place]):
+        if not self._wait(self._keep([place])):
             raise NotKept(f"stopped, but nothing could be kept: {self.to_mend()}")
         raise Stopped(self._farewell(f"after step {p.t}"))
 
     def _farewell(self, where: str) -> str:
         """How a run says that it stopped, with what to type to go on."""
         out = self._checkpoints.folder.parent
-        line = f"--config {out / 'config.yaml'} --out {out} --resume"
         if self._stopping.status == GONE:
             return (
                 f"stopped {where}: {self._stopping.asked}. The parameters are in "
                 f"{self._kept_in}: put the folder back as it was, these in it, and go on with "
-                f"{line}"
+                f"{resume_line(out)}"
             )
-        return (
-            f"stopped on {self._stopping.asked} {where}: go on with "
-            f"python -m hpc_localsgd.train {line}"
-        )
+        return f"stopped on {self._stopping.asked} {where}: go on with {resume_line(out)}"
 
     def to_mend(self) -> str:
         """What a person is to do before the run can go on."""
@@ -202,14 +218,14 @@ class Keeper:
         if not self._leaving.acquire(blocking=False):
             threading.Event().wait()  # the thread was faster, and is about to end the process
 
-    def _keep_and_wait(self, live: list[Place]) -> bool:
-        """Write places, the newest first, until the other ranks' fit; whether any is written.
+    def _keep(self, live: list[Place]) -> list[int]:
+        """Write places, the newest first, until the other ranks' fit; those that are written.
 
         Bounded: ranks that are gone are not waited for, and others hardly take more than twice as
         long for a shard as this one, whose end would end them.
         """
         hurried = self._stopping.hurried
-        until = self._clock() + LEFT_AFTER_S
+        until = self._until = self._clock() + self._left_after_s
         if not self._record.close("stopped", CLOSE_HURRIED_S if hurried else LEFT_AFTER_S):
             _say("what was recorded since the last flush is lost; the record has a gap there")
         written: list[int] = []
@@ -220,13 +236,17 @@ class Keeper:
             written.append(place.after)
             now = self._clock()
             took_s = now - began_s
-            until = max(until, now + 2 * took_s)
+            until = self._until = max(until, now + 2 * took_s)
             patience_s = 0.0 if hurried else max(OTHERS_S, took_s)
             if self._all_have(written, min(until, now + patience_s)):
                 break
         if not written and self._stopping.status == GONE:
             self._rescue(_newest_of_each([*live, *self._copies()]))
-        self._all_have(written, until)
+        return written
+
+    def _wait(self, written: list[int]) -> bool:
+        """Wait for the other ranks' shards; whether this rank has kept its place."""
+        self._all_have(written, self._until)
         self.at_the_end()
         if self._run.world.n > 1:
             time.sleep(TOGETHER_S)  # the last thing: whoever ends first ends the others

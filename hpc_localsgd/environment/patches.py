@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hpc_localsgd.environment.patch import Patch
 from hpc_localsgd.environment.patches_for_speed import TO_AVERAGE, TO_REST
+from hpc_localsgd.environment.patches_for_the_interpreter import TO_LET_GO
 
 HOROVOD_VERSION = "0.28.1"
 
@@ -69,9 +70,22 @@ TO_START = (
         "os.execve('/bin/sh', ['/bin/sh', '-c', 'exec ' + mpirun_command], env)",
         "a signal to horovodrun must reach mpirun, or the ranks live on as orphans",
     ),
+    Patch(
+        "horovod/runner/launch.py",
+        "(args.log_level))\n\n    _run(args)\n",
+        "(args.log_level))\n\n"
+        "    try:\n"
+        "        _run(args)\n"
+        "    except RuntimeError as error:\n"
+        "        import re\n"
+        "        sys.stderr.write('horovodrun: {}\\n'.format(str(error).strip()))\n"
+        "        code = re.search(r'^Exit code: (\\d+)$', str(error), re.MULTILINE)\n"
+        "        sys.exit(int(code.group(1)) if code else 1)\n",
+        "without MPI it ended with 1 and a traceback of its own, whatever its ranks had said",
+    ),
 )
 
-PATCHES = TO_BUILD + TO_START + TO_REST + TO_AVERAGE
+PATCHES = TO_BUILD + TO_START + TO_REST + TO_AVERAGE + TO_LET_GO
 
 
 def apply(source: Path, patches: tuple[Patch, ...] = PATCHES) -> None:

@@ -9,15 +9,18 @@ any number of ranks, up to the order of floating-point sums.
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from hpc_localsgd.plan.costmodel import Network, allreduce_messages, allreduce_wire_bytes
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.types import ConfigurationError, Unreachable
 from hpc_localsgd.worlds.ledger import Ledger
 from hpc_localsgd.worlds.pending import Pending
 from hpc_localsgd.worlds.routes import Routes
@@ -91,7 +94,7 @@ class World(ABC):
         if block > 1:
             wire = allreduce_wire_bytes(ranks, payload)
             self._bill(payload, wire, self._allreduce_s(payload, block))
-        with self.ledger.transferring():
+        with self._exchanging():
             if ranks > 1:
                 row = x[0] if len(x) == 1 else x.mean(0)
                 self._transport.average(row, ranks)
@@ -116,10 +119,15 @@ class World(ABC):
         payload = x[0].numel() * x.element_size()
         modelled_s = self._allreduce_s(payload, self.size)
         self._bill(payload, allreduce_wire_bytes(self.n, payload), 0.0)
-        with self.ledger.transferring():
+        with self._exchanging():
             row = x.mean(0) if len(x) > 1 else x[0].clone() if keep else x[0]
             finish = self._transport.begin_average(row)
-        return Pending(row, finish, self.ledger, modelled_s)
+
+        def finished() -> None:
+            with self._reaching():
+                finish()
+
+        return Pending(row, finished, self.ledger, modelled_s)
 
     def mix(self, x: Rows, W: np.ndarray) -> Rows:
         """Replace each worker's row by its row of W @ X, in place; only neighbours are sent to.
@@ -133,7 +141,7 @@ class World(ABC):
         messages = int(routes.vectors_sent.max(initial=0))
         modelled_s = self.network.seconds(messages, messages * nbytes) if self.network else 0.0
         self._bill(routes.vectors_sent * nbytes, routes.rows_to_ranks * nbytes, modelled_s)
-        with self.ledger.transferring():
+        with self._exchanging():
             received = self._transport.exchange(routes.pack(x), routes.receive, x)
             x[:] = routes.combine(x, received)
         return x
@@ -144,7 +152,7 @@ class World(ABC):
         elsewhere = self.size - len(self.ranks)
         modelled_s = self.network.seconds(self.size - 1, (self.size - 1) * m) if self.network else 0
         self._bill(m, elsewhere * m, modelled_s)
-        with self.ledger.transferring():
+        with self._exchanging():
             return self._transport.allgather(sent.contiguous()).reshape(self.size, m)
 
     def mean_elementwise(self, x: Rows, codec: Compressor) -> Rows:
@@ -162,7 +170,7 @@ class World(ABC):
         wire = (len(x) + 1) * (self.n - 1) * m
         payload = codec.payload((P,))
         self._bill(payload, wire, self._allreduce_s(payload, self.size))
-        with self.ledger.transferring():
+        with self._exchanging():
             by_rank = sent.unflatten(0, (-1, self.n)).transpose(0, 1).contiguous()
             shares = self._transport.alltoall(by_rank).reshape(-1, m)  # [K, m], mine of all
             mine = codec.decode(shares, (share,), dtype).mean(0, keepdim=True)
@@ -172,7 +180,7 @@ class World(ABC):
 
     def broadcast(self, x: Rows) -> Rows:
         """Replace every row by that of worker 0, in place; not billed: part of starting a run."""
-        with self.ledger.unbilled(), self.ledger.transferring():
+        with self.ledger.unbilled(), self._exchanging():
             row = x[0].contiguous()
             self._transport.broadcast(row)
             if len(x) > 1 or row.data_ptr() != x.data_ptr():
@@ -188,14 +196,19 @@ class World(ABC):
         Returns:
             [K, ...], of the same dtype.
         """
-        with self.ledger.unbilled(), self.ledger.transferring():
+        with self.ledger.unbilled(), self._exchanging():
             raw = np.ascontiguousarray(v).view(np.uint8).reshape(-1)
             stacked = self._transport.allgather_host(torch.from_numpy(raw)).cpu().numpy()
         return stacked.reshape(-1).view(v.dtype).reshape(self.size, *v.shape[1:])
 
     def close(self) -> None:
-        """End the ranks' connection; no exchange is possible after it."""
-        self._transport.close()
+        """End the ranks' connection; no exchange is possible after it.
+
+        Raises:
+            Unreachable: The ranks do not come to an end together.
+        """
+        with self._reaching():
+            self._transport.close()
 
     def abort(self, code: int) -> None:
         """End this process, and with it the job, whatever the other ranks are waiting for."""
@@ -243,6 +256,29 @@ class World(ABC):
         self._transport.prepare(ranks)
         return ranks
 
+    @contextmanager
+    def _exchanging(self) -> Iterator[None]:
+        """Around the part of an exchange that this rank spends in it."""
+        with self.ledger.transferring(), self._reaching():
+            yield
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Around what only ranks that reach each other can do.
+
+        Raises:
+            Unreachable: They do not.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self._transport.lost(error):
+                raise
+            raise Unreachable(
+                f"rank {self.rank} on {socket.gethostname()} does not reach the others: one has "
+                f"ended, or the network between them is down ({_in_short(error)})"
+            ) from error
+
     def _bill(self, payload: float | np.ndarray, rank_bytes: float, modelled_s: float) -> None:
         """Count an exchange of `rank_bytes` sent by this rank; one worker has nobody to send to."""
         if self.size > 1:
@@ -262,6 +298,11 @@ class World(ABC):
                 self._routes.clear()
             self._routes[key] = Routes(W, self.rank, self.n)
         return self._routes[key]
+
+
+def _in_short(error: Exception) -> str:
+    """The first sentence of a library's own words, without the place in its source."""
+    return re.sub(r"^\[\S+:\d+\] ", "", " ".join(str(error).split())).split(". ")[0][:200]
 
 
 def check_workers(K: int, n: int) -> None:

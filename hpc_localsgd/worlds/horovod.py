@@ -59,6 +59,7 @@ class HorovodTransport(Transport):
     def __init__(self, device: torch.device, process_set: Any = None) -> None:
         try:
             import horovod.torch as hvd
+            from horovod.common.exceptions import HorovodInternalError
         except ImportError as error:
             raise ConfigurationError(
                 f"the horovod world needs Horovod, which cannot be imported ({error}): build it "
@@ -74,6 +75,7 @@ class HorovodTransport(Transport):
         if not hvd.is_initialized():
             hvd.init()
         self._hvd: Any = hvd
+        self._internal_error = HorovodInternalError
         self._everybody, self._all = process_set is None, process_set or hvd.global_process_set
         if not self._all.included():
             raise ConfigurationError(
@@ -167,6 +169,12 @@ class HorovodTransport(Transport):
         self._hvd.barrier(process_set=self._all)
         if self._everybody:
             self._hvd.shutdown()
+
+    def lost(self, error: Exception) -> bool:
+        """Horovod has been shut down: by a rank that ended, or since its network has failed."""
+        if self._mpi is not None and self._mpi.lost(error):
+            return True
+        return isinstance(error, self._internal_error) and "Mismatched" not in str(error)
 
     @property
     def company(self) -> object:

@@ -110,6 +110,10 @@ class MpiTransport(Transport):
         self._MPI.Request.Waitall(requests)
         return {s: rows.to(like.device) for s, rows in came.items()}
 
+    def lost(self, error: Exception) -> bool:
+        """Whatever MPI itself reports, where it does not end the job."""
+        return isinstance(error, self._MPI.Exception)
+
     @property
     def company(self) -> object:
         """All ranks of MPI, or those of the communicator that was given."""

@@ -156,6 +156,11 @@ class TorchTransport(Transport):
             ranks, backend=backend, use_local_synchronization=not self._everybody
         )
 
+    def lost(self, error: Exception) -> bool:
+        """What NCCL, Gloo and the store raise; Gloo's has no class, only a place in its source."""
+        of_gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+        return isinstance(error, self._dist.DistError) or of_gloo
+
     @property
     def company(self) -> object:
         """All ranks of torch.distributed, or those of the group that was given."""

@@ -73,6 +73,11 @@ class Transport(ABC):
     def close(self) -> None:
         """End the connection."""
 
+    def lost(self, error: Exception) -> bool:
+        """Whether an error says that other ranks are out of reach, and not that a call is wrong."""
+        del error
+        return False
+
     @property
     def company(self) -> object:
         """The same object for all transports of this process that join the same ranks."""

@@ -1,0 +1,107 @@
+"""Ends this process at a time, also while no thread of Python runs.
+
+A library in C that waits with the interpreter locked (MPI_Init for ranks that never come, a lock
+that another thread of it holds) leaves no thread of ours to say so, and no signal handler. The
+kernel's timers need none: glibc calls a function of C in a thread of its own. `faulthandler` shows
+where the process is, one timer says a sentence, one ends the process. Where there are no such
+timers `faulthandler` ends it, with status 1 and without the sentence.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+APART_S = 0.3  # from showing to saying, and from saying to ending
+STDERR = 2
+_IN_A_THREAD = 2  # SIGEV_THREAD
+
+
+class _Value(ctypes.Union):
+    """`union sigval`: what the function is given."""
+
+    _fields_ = (("number", ctypes.c_int), ("text", ctypes.c_char_p))
+
+
+class _Event(ctypes.Structure):
+    """`struct sigevent` of Linux, 64 bytes."""
+
+    _fields_ = (
+        ("value", _Value),
+        ("signal", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("function", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("rest", ctypes.c_char * 32),
+    )
+
+
+class _Setting(ctypes.Structure):
+    """`struct itimerspec`: how long from one time to the next, and to the first."""
+
+    _fields_ = tuple((name, ctypes.c_long) for name in ("again_s", "again_ns", "s", "ns"))
+
+
+class Alarm:
+    """To be put off again and again, by whoever shows with that that Python runs."""
+
+    def __init__(self, said: str, status: int) -> None:
+        """Set nothing yet.
+
+        Args:
+            said: The sentence, on standard error.
+            status: Of the process then.
+        """
+        self._text = said.replace("%", "%%").encode()  # a format for C, which reads it late
+        self._timers: list[ctypes.c_void_p] = []
+        try:
+            self._c: Any = ctypes.CDLL(None, use_errno=True)
+            say = self._made("warnx", _Value(text=self._text))
+            self._timers = [say, self._made("_exit", _Value(number=status))]
+        except (OSError, AttributeError):  # not Linux
+            pass
+
+    def put_off(self, seconds: float) -> None:
+        """Go off so many seconds from now, and not before."""
+        faulthandler.dump_traceback_later(seconds, exit=not self._timers, file=STDERR)
+        for i, timer in enumerate(self._timers, start=1):
+            self._set(timer, seconds + i * APART_S)
+
+    def cancel(self) -> None:
+        """Do not go off."""
+        for timer in self._timers:
+            self._set(timer, 0.0)
+        faulthandler.cancel_dump_traceback_later()
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Around what may take so long at most."""
+        self.put_off(seconds)
+        try:
+            yield
+        finally:
+            self.cancel()
+
+    def _made(self, function: str, value: _Value) -> ctypes.c_void_p:
+        """A timer that calls a function of C.
+
+        Raises:
+            OSError: The kernel has no timers for it.
+            AttributeError: There is no such function.
+        """
+        address = ctypes.cast(getattr(self._c, function), ctypes.c_void_p)
+        event = _Event(value=value, notify=_IN_A_THREAD, function=address.value)
+        timer = ctypes.c_void_p()
+        made = self._c.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer))
+        if made != 0:
+            raise OSError(ctypes.get_errno(), "timer_create")
+        return timer
+
+    def _set(self, timer: ctypes.c_void_p, seconds: float) -> None:
+        """0: never."""
+        setting = _Setting(s=int(seconds), ns=int(seconds % 1 * 1e9))
+        self._c.timer_settime(timer, 0, ctypes.byref(setting), None)
