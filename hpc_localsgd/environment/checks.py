@@ -88,8 +88,11 @@ def horovod(facts: Facts) -> Finding:
     if "Horovod" in facts.errors:
         fix = BUILD_HOROVOD + " --force"
         return Finding(PROBLEM, "Horovod", facts.errors["Horovod"], fix)
-    built = ", ".join(facts.horovod_with)
-    return Finding(OK, "Horovod", f"{facts.horovod} for torch {facts.horovod_torch}, with {built}")
+    text = f"{facts.horovod} for torch {facts.horovod_torch}, with {', '.join(facts.horovod_with)}"
+    if facts.horovod_lets_go:
+        return Finding(OK, "Horovod", text)
+    text += "; while it waits for ranks out of reach, Python hears no signal and writes no shard"
+    return Finding(WARNING, "Horovod", text, f"{BUILD_HOROVOD} --force")
 
 
 def nccl(facts: Facts) -> Finding:

@@ -48,6 +48,7 @@ class Facts:
         horovod_torch: The torch that Horovod was compiled for.
         horovod_with: What it was compiled with, such as ("MPI", "Gloo").
         horovod_rests: Whether its thread sleeps between exchanges, as the one we build does.
+        horovod_lets_go: Whether Python's threads run while one waits in it, as in the one we build.
         mpi_threads: The thread level MPI granted: "single", "funneled", "serialized", "multiple".
         mpirun: What the mpirun of PATH says of its version, in a line.
         package: Digest of the source of this package.
@@ -78,6 +79,7 @@ class Facts:
     horovod_torch: str | None = None
     horovod_with: tuple[str, ...] = ()
     horovod_rests: bool = False
+    horovod_lets_go: bool = True
     started: int | None = None
     network: Finding | None = None
     allocated: tuple[str, ...] = ()

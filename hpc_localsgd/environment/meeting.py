@@ -102,7 +102,13 @@ def _horovod(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
     names = tuple(name for name, there in built.items() if there)
     rests = hasattr(hvd.mpi_ops.mpi_lib, "rests_when_idle")
-    return {"horovod_torch": built_for, "horovod_with": names, "horovod_rests": rests}
+    lets_go = hasattr(hvd.mpi_ops.mpi_lib, "lets_go")
+    return {
+        "horovod_torch": built_for,
+        "horovod_with": names,
+        "horovod_rests": rests,
+        "horovod_lets_go": lets_go,
+    }
 
 
 def horovod_built_for() -> str | None:

@@ -45,6 +45,7 @@ def test_every_finding_that_is_not_ok_says_what_to_type(healthy: Facts) -> None:
         (checks.mpirun, {"mpirun": "Intel(R) MPI Library, Version 2021"}, "ok", "Intel"),
         (checks.horovod, {"horovod_torch": "2.12.0"}, "problem", "built for torch 2.12.0"),
         (checks.horovod, {"horovod": None}, "warning", "hpc_localsgd.environment.horovod"),
+        (checks.horovod, {"horovod_lets_go": False}, "warning", "hears no signal"),
         (checks.horovod, {"errors": {"Horovod": "undefined symbol"}}, "problem", "--force"),
         (checks.nccl, {"cuda_devices": 1}, "warning", "NCCL"),
         (checks.hdf5, {"h5py": None}, "problem", "pip install h5py"),

@@ -1,0 +1,31 @@
+"""Rank 0 freezes rank 1, waits for it in Horovod, and has another thread of its own thaw it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
+
+import horovod.torch as hvd
+import torch
+from mpi4py import MPI
+
+
+def thaw(pid: int) -> None:
+    time.sleep(1.0)
+    print("a thread runs", flush=True)
+    os.kill(pid, signal.SIGCONT)
+
+
+hvd.init()
+fellow = MPI.COMM_WORLD.allgather(os.getpid())[1]
+if hvd.rank() == 0:
+    os.kill(fellow, signal.SIGSTOP)
+    time.sleep(1.0)  # Horovod's thread comes to its next cycle, and waits for rank 1 in it
+    threading.Thread(target=thaw, args=(fellow,)).start()
+mean = hvd.allreduce(torch.full((3,), float(hvd.rank())), name="mean")
+assert mean.tolist() == [0.5, 0.5, 0.5]
+hvd.shutdown()
