@@ -313,11 +313,11 @@ def test_ranks_with_large_shards_wait_for_each_other_when_they_stop(
 
     monkeypatch.setattr(keeper._background, "write", slow)
     monkeypatch.setattr(checkpoints, "is_whole", lambda after, since: now > began + 15)
-    assert keeper._wait(keeper._keep([]))
+    assert keeper._keep_and_wait([])
     assert 15 < now - began < 20
     monkeypatch.setattr(checkpoints, "is_whole", lambda after, since: False)  # it is gone
     began = now
-    assert keeper._wait(keeper._keep([]))
+    assert keeper._keep_and_wait([])
     assert now - began < 40
     job.close("stopped")
 

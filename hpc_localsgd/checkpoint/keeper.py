@@ -191,7 +191,7 @@ class Keeper:
     def _stop(self, p: Position) -> None:
         self._claim()
         place = Place.of(self._run, p, self._after, self._record.state())
-        if not self._wait(self._keep([place])):
+        if not self._keep_and_wait([place]):
             raise NotKept(f"stopped, but nothing could be kept: {self.to_mend()}")
         raise Stopped(self._farewell(f"after step {p.t}"))
 
@@ -217,6 +217,10 @@ class Keeper:
         """The loop, not the thread, sees to the end of this process."""
         if not self._leaving.acquire(blocking=False):
             threading.Event().wait()  # the thread was faster, and is about to end the process
+
+    def _keep_and_wait(self, live: list[Place]) -> bool:
+        """Write places; whether any is written."""
+        return self._wait(self._keep(live))
 
     def _keep(self, live: list[Place]) -> list[int]:
         """Write places, the newest first, until the other ranks' fit; those that are written.

@@ -24,7 +24,8 @@ hvd.init()
 fellow = MPI.COMM_WORLD.allgather(os.getpid())[1]
 if hvd.rank() == 0:
     os.kill(fellow, signal.SIGSTOP)
-    time.sleep(1.0)  # Horovod's thread comes to its next cycle, and waits for rank 1 in it
+time.sleep(1.0)  # rank 1 is frozen in it; Horovod's thread here comes to its next cycle and waits
+if hvd.rank() == 0:
     threading.Thread(target=thaw, args=(fellow,)).start()
 mean = hvd.allreduce(torch.full((3,), float(hvd.rank())), name="mean")
 assert mean.tolist() == [0.5, 0.5, 0.5]

@@ -15,7 +15,7 @@ from hpc_localsgd.stopping import GONE, STOPPED, Stopped
 from hpc_localsgd.types import Gone, NotKept
 from restated.test_when_places_are_kept import Kept
 
-LINE = "--config {out}/config.yaml --out {out} --resume"
+LINE = "python -m hpc_localsgd.train --config {out}/config.yaml --out {out} --resume"
 
 
 class Refused(Checkpoints):
@@ -156,8 +156,7 @@ def test_a_thread_keeps_what_there_is_while_the_loop_is_stuck(
     assert stuck(kept) == STOPPED
     assert kept.checkpoints.saved[0] == (2, 2) and kept.closed == ["stopped 8.0"]
     assert capfd.readouterr().err == (
-        "stopped on SIGUSR2 in the step after 3: go on with python -m hpc_localsgd.train "
-        f"{LINE.format(out=tmp_path)}\n"
+        f"stopped on SIGUSR2 in the step after 3: go on with {LINE.format(out=tmp_path)}\n"
     )
 
 
