@@ -103,7 +103,10 @@ def test_a_folder_or_record_that_goes_away_is_said_and_the_parameters_are_kept(
     outcome = disturbed(out, what, *often)
     assert outcome.status == GONE, outcome.text[-2000:]
     said = " is gone" if how == "moved" else str(record)
-    assert said in outcome.stderr and "go on with --config" in outcome.stderr, outcome.stderr
+    assert (
+        said in outcome.stderr
+        and "go on with python -m hpc_localsgd.train --config" in outcome.stderr
+    )
     where = re.search(r"The parameters are in (\S+):", outcome.stderr)
     assert where is not None and list(Path(where.group(1)).glob("step-*/rank-0-of-1.pt"))
 
