@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("worlds",),
     ("algorithms", "compressors", "gradients"),
     ("engine", "optimizer", "batchnorm"),
-    ("probes", "checkpoint", "recorder", "quarantine", "stopping", "watchdog", "rollcall"),
+    ("probes", "checkpoint", "recorder", "quarantine", "stopping", "watchdog", "alarm", "rollcall"),
     ("loop", "attach"),
 )
 SEES_ITS_FLOOR = {
