@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,10 +20,11 @@ from hpc_localsgd.agreement import digest, hosts_of
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.batchnorm import BatchNorm
 from hpc_localsgd.checkpoint import Checkpoints, Keeper
-from hpc_localsgd.config import Config, Resolved, essence
+from hpc_localsgd.config import LENGTH, Config, Resolved, essence
 from hpc_localsgd.environment.ending import about_the_launcher
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.environment.reach import check_before
+from hpc_localsgd.extension import Course, lengthened
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.optimizer import LocalOptimizer
 from hpc_localsgd.plan.costmodel import network
@@ -312,6 +314,8 @@ def make_job(
     check_same(world, resolved.text)
     if (config.resume or config.resume_from_mean) and config.overwrite:
         raise ConfigurationError("--resume goes on with a run, --overwrite replaces it: give one")
+    if config.extend and not (config.resume or config.resume_from_mean):
+        raise ConfigurationError("--extend says how to go on with a run: add --resume")
     with held(world, Path(config.out)) as presence:
         return _make_job(resolved, world, show, stopping or Stopping(), presence)
 
@@ -331,8 +335,9 @@ def _make_job(
     measured, spread = probes(config, units)
     often = checkpoint_cadence(config, units)
     first = world.rank == 0
-    checkpoints = Checkpoints(out, world, config.checkpoint_keep, digest(essence(resolved.text)))
-    position, place = how.position(run, checkpoints)
+    digests = (digest(essence(resolved.text, but)) for but in (LENGTH, ()))
+    checkpoints = Checkpoints(out, world, config.checkpoint_keep, *digests)
+    position, place = how.position(run, checkpoints, partial(_lengthened, config, run, units))
     writer = agree(
         world, lambda: open_record(resolved, run, units, position.t, how) if first else None
     )
@@ -349,6 +354,20 @@ def _make_job(
         keeper.at_the_end = presence.end
     keeps = not config.smoke  # a trial leaves nothing to go on from
     return Job(run, position, record, keeper, keeps, out, hosts_of(world))
+
+
+def _lengthened(config: Config, run: Run, units: Units, state: Mapping[str, Any]) -> str:
+    """Say what it means to go on, with a run of so many steps, from a place of one of others.
+
+    Raises:
+        ConfigurationError: The steps so far would have been others, and nobody asked for it.
+    """
+    then = replace(units, total=int(state["steps"]))
+    rate = config.rate.in_steps(then)
+    schedule = config.schedule.in_steps(then, int(rate.warmup))
+    before = Course(int(state["steps"]), rate, schedule)
+    now = Course(run.steps, run.rate, run.schedule)
+    return lengthened(state, before, now, config.algorithm, config.extend)
 
 
 def checkpoint_cadence(config: Config, units: Units) -> tuple[int, float]:

@@ -45,9 +45,11 @@ NOT_THE_RUN = (  # may differ when resuming
     "out",
     "resume",
     "resume_from_mean",
+    "extend",
     "overwrite",
     "figures",
 )
+LENGTH = ("steps", "epochs")  # may differ too, where `extension` allows it
 NO_NUMBERS = ("checkpoint_every", "checkpoint_keep", "watchdog")  # may differ too, and are kept
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9, "weight_decay": 1e-4}}
 
@@ -95,6 +97,8 @@ class Config:
             anew if there is none.
         resume_from_mean: When the last checkpoint is of another number of workers, start from the
             mean of theirs, at the same share of the run.
+        extend: With --resume and other --steps or --epochs, go on although the steps so far had
+            other rates or rounds than a run of that length has. Without it that is refused.
         overwrite: Replace the run in --out, with its checkpoints, figures, report and measured
             curvature; files of your own stay.
         evaluate_every: Cadence of test loss and accuracy of the mean model.
@@ -150,6 +154,7 @@ class Config:
     out: str = "runs/digits"
     resume: bool | Literal["auto"] = False
     resume_from_mean: bool = False
+    extend: bool = False
     overwrite: bool = False
     evaluate_every: int | str = "2%"
     evaluate_workers: bool = False
@@ -404,10 +409,15 @@ class Parser(ArgumentParser):
             return str(super().dump(without_rate(cfg), *args, **options))
 
 
-def essence(text: str) -> str:
-    """The configuration without what changes no number of a run: it may differ when resuming."""
+def essence(text: str, but: Sequence[str] = ()) -> str:
+    """Return the configuration without what changes no number of a run: it may differ later.
+
+    Args:
+        text: The configuration.
+        but: Names of further options to leave out.
+    """
     lines = text.splitlines(keepends=True)
-    return "".join(line for line in lines if line.partition(":")[0] not in NO_NUMBERS)
+    return "".join(line for line in lines if line.partition(":")[0] not in (*NO_NUMBERS, *but))
 
 
 def _text(made: ArgumentParser, parsed: Any) -> str:

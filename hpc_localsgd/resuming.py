@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
 import torch
 import yaml
 
@@ -18,7 +19,7 @@ from hpc_localsgd.checkpoint import shard
 from hpc_localsgd.checkpoint.folder import Checkpoints, all_complete, last_complete
 from hpc_localsgd.checkpoint.place import Place
 from hpc_localsgd.checkpoint.sound import check_place
-from hpc_localsgd.config import Config, essence
+from hpc_localsgd.config import LENGTH, Config, essence
 from hpc_localsgd.engine.position import Position, Run
 from hpc_localsgd.names import name_at
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["new", "overwrite", "resume"]
 NEW, OTHERS = "checkpoints-new", "checkpoints-of-other-workers"
+OtherLength = Callable[[Mapping[str, Any]], str]
 T = TypeVar("T")
 MODES: tuple[Mode, ...] = ("new", "overwrite", "resume")
 
@@ -46,8 +48,15 @@ class Continued:
     mode: Mode
     from_mean: bool = False
 
-    def position(self, run: Run, checkpoints: Checkpoints) -> tuple[Position, Place | None]:
+    def position(
+        self, run: Run, checkpoints: Checkpoints, other: OtherLength
+    ) -> tuple[Position, Place | None]:
         """Where the run begins, and the place it was kept at. All ranks together.
+
+        Args:
+            run: Its objects.
+            checkpoints: Where places are.
+            other: Says what it means that the run was begun with another length.
 
         Raises:
             ConfigurationError: There is no checkpoint to go on from; on all ranks alike.
@@ -64,10 +73,29 @@ class Continued:
             _replace(checkpoints, Place.of(run, p, p.t))
         place = checkpoints.load()
         agree(world, lambda: check_place(place, run, p))  # on all ranks, before any loads a part
+        said = agree(world, lambda: _of_length(place, run, other))
         agree(world, lambda: place.restore(run, p))
         check_same(world, f"resumed after the exchange of step {place.after}")
+        _at_another_length(said, place, run, p, checkpoints)
         p.sync = run.algorithm.resume(p.sync, world)
         return p, place
+
+
+def _of_length(place: Place, run: Run, other: OtherLength) -> str:
+    """What it means that a place is of a run of another length; "" if it is not."""
+    return "" if place.state["steps"] == run.steps else other(place.state)
+
+
+def _at_another_length(
+    said: str, place: Place, run: Run, p: Position, checkpoints: Checkpoints
+) -> None:
+    """Go on with another length: say so, and keep what a run that was finished came to."""
+    p.end = min(p.end, run.steps)  # a round under way ends with a run that became shorter
+    finished = place.after == place.state["steps"] != run.steps
+    if run.world.gather(np.full(len(run.world.ranks), finished)).any():
+        checkpoints.preserve(place.after)
+    if said and run.world.rank == 0:
+        sys.stderr.write(f"{said}\n")
 
 
 def continued(config: Config, text: str, world: World) -> Continued:
@@ -94,8 +122,11 @@ def _decide(config: Config, text: str, world: World) -> int:
     if config.resume == "auto" and last is None:
         return 2 * MODES.index(_anew(out, text))
     if resume:
-        check_same_config(out / "trajectory.h5", text, config.resume_from_mean)
-        return 2 * MODES.index("resume") + (config.resume_from_mean and _is_other(out, world))
+        check_same_config(out / "trajectory.h5", text, config.resume_from_mean, of_any_length=True)
+        from_mean = config.resume_from_mean and _is_other(out, world)
+        if from_mean:  # which goes on at the same share of the run
+            check_same_config(out / "trajectory.h5", text, other_workers=True)
+        return 2 * MODES.index("resume") + from_mean
     kept = any((out / "checkpoints").glob("*")) or (out / "trajectory.h5").exists()
     if kept and not config.overwrite:
         raise ConfigurationError(
@@ -120,13 +151,16 @@ def _anew(out: Path, text: str) -> Mode:
     return anew(out, lambda: check_same_config(out / "trajectory.h5", text))
 
 
-def check_same_config(record: Path, text: str, other_workers: bool = False) -> None:
+def check_same_config(
+    record: Path, text: str, other_workers: bool = False, of_any_length: bool = False
+) -> None:
     """Whether a run was begun with the options this job was given.
 
     Args:
         record: Its trajectory.
         text: The options.
         other_workers: Whether the number of workers may differ.
+        of_any_length: Whether steps and epochs may.
 
     Raises:
         ConfigurationError: It was not, or there is no such run.
@@ -138,7 +172,8 @@ def check_same_config(record: Path, text: str, other_workers: bool = False) -> N
     except TrajectoryError as error:
         raise ConfigurationError(f"cannot --resume: {error}") from error
     try:
-        was, now = (_flat(dict(load_yaml(essence(t)) or {})) for t in (before, text))
+        but = LENGTH if of_any_length else ()
+        was, now = (_flat(dict(load_yaml(essence(t, but)) or {})) for t in (before, text))
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ConfigurationError(f"cannot --resume: {record}: its options are none") from error
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]

@@ -22,6 +22,7 @@ from hpc_localsgd.worlds.simulated import Simulated
 RUN = ["--task.hidden=4", "--workers=2", "--steps=12", "--figures=false"]
 RUN += ["--checkpoint-every=4", "--checkpoint-keep=9", "--schedule=every", "--schedule.steps=2"]
 RESUMES = [[], ["--resume"], ["--resume=auto"], ["--resume-from-mean"]]
+LONGER = ["--resume=auto", "--steps=24", "--extend"]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_a_complete_run_is_lost_by_no_resume(
     shutil.copytree(finished, out)
     state(out)
     before = contents(out)
-    for resume in RESUMES:
+    for resume in (*RESUMES, LONGER):
         status = main([*RUN, *resume, f"--out={out}"])
         assert status == (0 if state is nothing and resume else 2), resume
         after = contents(out)

@@ -56,6 +56,7 @@ DOOR = {
     "train",
     "__main__",
     "environment",
+    "extension",
     "faults",
     "output",
     "pack",

@@ -63,7 +63,7 @@ STRANGE: dict[str, tuple[Callable[[dict[Any, Any]], None], str]] = {
     "beyond": (put("place.end", 10**9), "is no place in a run of 6 steps"),
     "round": (put("place.s", 99), "step 6 of round 99"),
     "fraction": (put("place.begin", float("nan")), "holds what is no whole number"),
-    "longer": (put("steps", 7), "it is of a run of 7 steps, and this one has 6"),
+    "beyond its own end": (put("steps", 5), "is no place in a run of 5 steps"),
     "algorithm": (put("sync", lambda x: {}), "it has no 'sync.anchor', so it is of another"),
     "another": (lambda state: state["sync"].update(y=1), "'sync.y' is not"),
     "memory": (put("sync.u", lambda u: u[:-1]), "'sync.u' is ["),
@@ -107,6 +107,16 @@ def test_what_is_not_of_this_run_is_refused_and_nothing_of_it_loaded(
     said = capfd.readouterr().err
     assert STRANGE[name][1] in said and "the checkpoint of step 6 is not of this run" in said
     assert "Traceback" not in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("steps", [7, 10**18])
+def test_a_place_of_another_length_is_refused_like_any_other_length(
+    steps: int, kept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(again(kept, tmp_path, put("steps", steps))) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "Traceback" not in said
+    assert (f"begun with {steps} steps" if steps < 10**12 else "is more than 1e+12") in said
 
 
 def test_what_is_of_this_run_is_gone_on_with(kept: Path, tmp_path: Path) -> None:

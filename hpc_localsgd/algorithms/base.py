@@ -33,12 +33,15 @@ class Algorithm(ABC):
             where an outer optimiser moves on, or a codec rounds.
         only_single_steps: Whether every round must have length 1.
         sends_gradients: Whether gradients are exchanged at every step of any round.
+        ends_its_own_way: Whether the last exchange of a run (`now.last`) is another than it would
+            be in the middle of a longer run.
     """
 
     ends_equal = True
     ends_at_mean = False
     only_single_steps = False
     sends_gradients = False
+    ends_its_own_way = False
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """What the algorithm remembers before the first step.

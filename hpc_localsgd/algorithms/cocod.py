@@ -26,6 +26,7 @@ class CoCoD(Algorithm):
     """
 
     ends_equal = False
+    ends_its_own_way = True
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """Nothing is under way: all workers are equal."""

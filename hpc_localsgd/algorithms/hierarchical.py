@@ -46,6 +46,7 @@ class Hierarchical(Algorithm):
     """
 
     ends_equal = False
+    ends_its_own_way = True
 
     blocks: Sequence[int] = ()
     rounds: Sequence[int] = (4,)

@@ -31,6 +31,7 @@ class Overlap(Algorithm):
     """
 
     ends_equal = False
+    ends_its_own_way = True
 
     pull: float = 0.6
     beta: float = 0.7

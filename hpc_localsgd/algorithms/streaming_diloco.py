@@ -41,6 +41,7 @@ class StreamingDiLoCo(Algorithm):
     """
 
     ends_equal = False
+    ends_its_own_way = True
 
     fragments: int = 2
     delay: int = 0

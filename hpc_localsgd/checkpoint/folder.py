@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -32,17 +33,21 @@ class Checkpoints:
         world: Who writes the shards.
         keep: How many complete ones stay.
         digest: Of the configuration; a checkpoint of another one is refused.
+        also: A digest that earlier versions gave the same configuration.
     """
 
-    def __init__(self, out: Path, world: World, keep: int = 2, digest: str = "") -> None:
+    def __init__(
+        self, out: Path, world: World, keep: int = 2, digest: str = "", also: str = ""
+    ) -> None:
         self.folder, self.world, self.keep, self.digest = out / "checkpoints", world, keep, digest
+        self.also = also
         self._why = "another rank could not"
         self._told = False  # that none becomes complete
 
     @classmethod
     def in_folder(cls, folder: Path, like: Checkpoints) -> Checkpoints:
         """The same in another folder."""
-        made = cls(folder.parent, like.world, like.keep, like.digest)
+        made = cls(folder.parent, like.world, like.keep, like.digest, like.also)
         made.folder = folder
         return made
 
@@ -131,6 +136,20 @@ class Checkpoints:
         for folder in (*too_old, *behind[:-PARTIAL]):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def preserve(self, after: int) -> None:
+        """Rank 0 keeps a copy of a finished run's checkpoint that no later one displaces.
+
+        Links, where the file system has them: a shard is never written to, but replaced.
+        """
+        if self.world.rank == 0:
+            folder = self.folder_of(after)
+            aside, made = (folder.with_name(f"{n}-{folder.name}") for n in ("finished", "making"))
+            if not aside.exists():
+                shutil.rmtree(made, ignore_errors=True)
+                shutil.copytree(folder, made, copy_function=_linked)
+                made.rename(aside)
+        self.world.gather(np.zeros(len(self.world.ranks)))  # nobody writes before it is done
+
     def _read(self, after: int) -> tuple[Place | None, int]:
         """This rank's place, and what is wrong with it."""
         try:
@@ -142,7 +161,8 @@ class Checkpoints:
             return None, _UNREAD
         if len(state["x"]) != len(self.world.ranks):
             return None, _WORKERS
-        return (Place.saved(state), 0) if state.get("digest") == self.digest else (None, _OTHER)
+        ours = state.get("digest") in (self.digest, self.also or self.digest)
+        return (Place.saved(state), 0) if ours else (None, _OTHER)
 
     def _of_rank_0(self, found: list[int]) -> list[int]:
         """Rank 0's list, on all ranks: file systems do not show every rank the same at once."""
@@ -199,6 +219,14 @@ class Checkpoints:
         if self.world.rank == 0:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
+
+
+def _linked(source: str, to: str) -> None:
+    """Put a file into another place, without copying it where that can be."""
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copy2(source, to)
 
 
 def all_folders(folder: Path) -> list[Path]:

@@ -1,0 +1,41 @@
+"""Whether the last exchange of a run is one like any other: then the run can be made longer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from small_runs import Memory, go
+from variants import VARIANTS, name, run_of
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.loop import train
+from hpc_localsgd.plan.schedule import every
+from hpc_localsgd.probes import Spread
+from hpc_localsgd.recorder import Recorder
+
+H, CUT, WHOLE = 2, 6, 10
+
+
+@cache
+def goes_on_as_if_longer(algorithm: Algorithm) -> bool:
+    """Compare a run of 10 steps with one of 6 that goes on to 10, in every bit."""
+    length = every(1) if algorithm.only_single_steps else every(H)
+    whole, _ = go(run_of(algorithm, WHOLE, H=length))
+    run = run_of(algorithm, CUT, H=length)
+    p, _ = go(run)
+    longer = replace(run, steps=WHOLE)
+    p = train(longer, p, Recorder(longer, (), Spread(0), Memory()))  # type: ignore[arg-type]
+    return torch.equal(p.x, whole.x)
+
+
+@pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
+def test_an_algorithm_that_ends_like_any_round_can_go_on(algorithm: Algorithm) -> None:
+    assert goes_on_as_if_longer(algorithm) or algorithm.ends_its_own_way
+
+
+@pytest.mark.parametrize("kind", {type(a) for a in VARIANTS if a.ends_its_own_way})
+def test_who_says_that_it_ends_in_a_way_of_its_own_does(kind: type[Algorithm]) -> None:
+    assert not all(goes_on_as_if_longer(a) for a in VARIANTS if type(a) is kind)
