@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         complain(f"cannot write {error.filename}: {error.strerror}; give --out a folder", PROG)
         return FAULT
-    text += f"\n\n{files[0]} and {len(files) - 1} figures beside it" if files else ""
+    text += f"\n\n{files[0]}, and its figures and tables beside it" if files else ""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     return OK
@@ -49,7 +49,10 @@ def parser() -> Parser:
     )
     made = Parser(prog=PROG, description=about)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
-    made.add_argument("--out", help="also write a page and its figure into this folder")
+    made.add_argument(
+        "--out",
+        help="also write a page, its figures, and its tables (CSV, Markdown, LaTeX) into it",
+    )
     return made
 
 

@@ -114,6 +114,14 @@ def test_the_front_against_trying_everything() -> None:
         assert (i in kept) == (not better.any())
 
 
+def test_a_difference_within_the_deviation_is_no_front() -> None:
+    cost, gain = [1.0, 2.0, 3.0, 3.0], [0.90, 0.905, 0.93, 0.929]
+    assert front(cost, gain) == [0, 1, 2]
+    assert front(cost, gain, [0.01, 0.0, math.nan, 0.0]) == [0, 2]
+    assert front(cost, gain, [0.01, 0.0, 0.002, 0.0]) == [0, 2, 3]  # equal costs, equal gains
+    assert front(cost, gain, [0.05] * 4) == [0]
+
+
 def test_seconds_of_two_clocks_have_no_front(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +144,9 @@ def test_the_command(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixt
     for words in ("92.00 % ± 2.80 %", "2 seeds, 1 stopped", "Only complete runs count: A"):
         assert words in text, text
     assert "Pareto front of accuracy against sent by a worker: B, C" in text
-    assert {file.name for file in out.iterdir()} == {"compare.html", "front.png", "front.pdf"}
+    kinds = ("html", "csv", "md", "tex")
+    tables = {f"compare.{kind}" for kind in kinds}
+    assert {file.name for file in out.iterdir()} == {*tables, "front.png", "front.pdf"}
     assert "optimizer.momentum" in (out / "compare.html").read_text()
     assert main([runs[0], str(tmp_path / "nothing")]) == 2
     assert "no such trajectory" in capsys.readouterr().err

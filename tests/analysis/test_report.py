@@ -231,7 +231,7 @@ def test_several_runs_are_compared_above(tmp_path: Path) -> None:
     for run in runs:
         synthetic(run, steps=80, switch=20)
     page = page_of(*runs, tmp_path / "out")
-    assert "What differs" in page.words and page.pictures == 1 + 2 * 5
+    assert "What differs" in page.words and page.pictures == 1 + 3 + 2 * 5  # front, courses
 
 
 def test_planned_numbers_are_those_of_the_schedule(tmp_path: Path) -> None:

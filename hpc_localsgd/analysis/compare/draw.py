@@ -75,7 +75,7 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], cost: Measure) -> None:
     if not known.any():
         style.note(axes, f"{cost.name}: not recorded")
         return
-    best = front(x.tolist(), y.tolist())
+    best = front(x.tolist(), y.tolist(), [summary(g, ACCURACY).deviation for g in groups])
     pale: dict[str, Any] = {"color": style.PALE, "linewidth": 4, "zorder": 1}
     axes.plot(x[best], y[best], drawstyle="steps-post", solid_joinstyle="round", **pale)
     for i in np.flatnonzero(known).tolist():

@@ -137,20 +137,28 @@ def told(found: Summary, measure: Measure) -> str:
     return f"{text} ± {measure.text(float(f'{found.deviation:.2g}'))}"
 
 
-def front(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
+def front(
+    cost: Sequence[float], gain: Sequence[float], noise: Sequence[float] | None = None
+) -> list[int]:
     """Indices of the Pareto front, by rising cost: nobody is both cheaper and better.
 
-    Of equal points all are on it. A point with a NaN is not.
+    A dearer point is on it only if it is better by more than its noise and that of the point before
+    it. Of points of equal cost that are no better than each other all are on it. A point with a NaN
+    is not.
 
     Args:
         cost: The less the better.
         gain: The more the better.
+        noise: How far a gain may be off, its deviation over seeds say; NaN counts as 0.
     """
-    points = [(c, g, i) for i, (c, g) in enumerate(zip(cost, gain, strict=True))]
-    points = [(c, g, i) for c, g, i in points if not (math.isnan(c) or math.isnan(g))]
-    kept = [
-        (c, i)
-        for c, g, i in points
-        if not any(c2 <= c and g2 >= g and (c2 < c or g2 > g) for c2, g2, _ in points)
-    ]
-    return [i for _, i in sorted(kept)]
+    off = np.nan_to_num(np.zeros(len(cost)) if noise is None else np.asarray(noise, dtype=float))
+    known = [i for i in range(len(cost)) if not (math.isnan(cost[i]) or math.isnan(gain[i]))]
+    kept: list[int] = []
+    for i in sorted(known, key=lambda i: (cost[i], -gain[i])):
+        before = kept[-1] if kept else i
+        apart = max(off[i], off[before])
+        better = gain[i] > gain[before] + apart
+        equal = cost[i] == cost[before] and gain[i] >= gain[before] - apart
+        if not kept or better or equal:
+            kept.append(i)
+    return kept

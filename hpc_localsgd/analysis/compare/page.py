@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpc_localsgd.analysis.compare.courses import AXES
 from hpc_localsgd.analysis.compare.draw import draw_front
+from hpc_localsgd.analysis.compare.draw_courses import draw_courses
 from hpc_localsgd.analysis.compare.groups import Group, grouped_runs
 from hpc_localsgd.analysis.compare.tables import Tables, tables
+from hpc_localsgd.analysis.compare.written import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.source import Source
@@ -41,13 +44,31 @@ def comparison(sources: Sequence[Source], album: Album) -> str:
         parts.append(html.heading("Accuracy against communication"))
         parts.append(html.picture(picture, "Accuracy against bytes and seconds", caption))
         parts += [html.paragraph(line) for line in front_lines(made)]
-    return "\n".join(parts)
+    return "\n".join([*parts, *_courses(groups, album)])
+
+
+def _courses(groups: Sequence[Group], album: Album) -> list[str]:
+    """The runs overlaid, against each axis there is."""
+    parts: list[str] = []
+    for axis in AXES:
+        picture = album.add(f"courses_{axis.name}", lambda axis=axis: draw_courses(groups, axis))  # type: ignore[misc]
+        if picture:
+            words = f"Loss, accuracy and what else was recorded, against {axis.name}"
+            parts.append(html.picture(picture, words, _COURSES if not parts else ""))
+    return [html.heading("In the course of the runs"), *parts] if parts else []
+
+
+_COURSES = (
+    "A configuration has one colour and one symbol everywhere. A value is drawn where all its "
+    "seeds have one; bands are one standard deviation over seeds. Bytes are those of the mean "
+    "worker, seconds those of the slowest, both means over seeds."
+)
 
 
 def write_comparison(
     sources: Sequence[Source], folder: Path, formats: tuple[str, ...] = ("png", "pdf")
 ) -> list[Path]:
-    """Writes ``compare.html`` and its figure as files beside it; returns them.
+    """Writes ``compare.html``, and beside it its figures and its tables; returns the files.
 
     Args:
         sources: The runs.
@@ -65,7 +86,17 @@ def write_comparison(
     page = folder / FILE_NAME
     text = html.document("Comparison", body + html.heading("Runs") + listed)
     page.write_text(text, encoding="utf-8")
-    return [page, *album.files]
+    return [page, *album.files, *_write_tables(grouped_runs(sources), folder)]
+
+
+def _write_tables(groups: Sequence[Group], folder: Path) -> list[Path]:
+    made = tables(groups)
+    texts = {"csv": as_csv(groups), "md": as_markdown(made), "tex": as_latex(made)}
+    files = []
+    for suffix, text in texts.items():
+        files.append(folder / f"compare.{suffix}")
+        files[-1].write_text(text, encoding="utf-8")
+    return files
 
 
 def terminal(sources: Sequence[Source], coloured: bool = False, width: int = 120) -> str:

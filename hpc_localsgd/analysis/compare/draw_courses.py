@@ -1,0 +1,174 @@
+"""Several runs in one picture: loss, accuracy, consensus distance and sharpness, overlaid.
+
+A configuration has the colour and the symbol of its letter in every panel. A band is one sample
+standard deviation over seeds on each side; where there is one seed there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis.compare.courses import (
+    Axis,
+    Course,
+    Quantity,
+    course_of,
+    recorded,
+    smoothed,
+)
+from hpc_localsgd.analysis.compare.draw import look_of
+from hpc_localsgd.analysis.compare.groups import Group, differences
+from hpc_localsgd.analysis.compare.measures import clocks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL_IN = 2.35  # height of a panel
+FEW = 60  # points up to which each has a symbol
+LEGEND_IN = 0.22  # height of a line of the legend
+
+
+def draw_courses(groups: Sequence[Group], axis: Axis) -> Figure | None:
+    """Overlay the groups, a panel for each quantity of which a run has more than one value.
+
+    Args:
+        groups: At least one.
+        axis: What is on the abscissa.
+
+    Returns:
+        None where nothing has a course, or seconds of which some are modelled would be mixed.
+    """
+    shown = recorded(groups)
+    if not shown or (axis.name == "seconds" and len(clocks(groups)) > 1):
+        return None
+    columns = min(2, len(shown))
+    rows = -(-len(shown) // columns)
+    legend = LEGEND_IN * len(groups)
+    height = 1.0 + rows * PANEL_IN + legend + 0.65
+    figure = style.titled_sheet(9.6 if columns == 2 else 5.6, height, _title(axis), _facts(groups))
+    margins = style.frame(figure, 0.8, 0.45, 1.0, legend + 0.65)
+    grid: dict[str, Any] = {**margins, "hspace": 0.38, "wspace": 0.24}
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, gridspec_kw=grid)
+    for axes, quantity in zip(panels.flat, shown, strict=False):
+        _draw_panel(axes, groups, quantity, axis)
+    for axes in panels.flat[len(shown) :]:
+        axes.set_visible(False)
+    _name_abscissa(panels, len(shown), groups, axis)
+    _draw_legend(figure, groups)
+    return figure
+
+
+def _title(axis: Axis) -> str:
+    return {
+        "steps": "Course of the runs, against steps",
+        "bytes": "Course of the runs, against bytes sent",
+        "seconds": "Course of the runs, against time",
+    }[axis.name]
+
+
+def _facts(groups: Sequence[Group]) -> list[str]:
+    facts = [f"{len(groups)} configurations", f"{sum(len(g.counted) for g in groups)} runs"]
+    if any(len(g.counted) > 1 for g in groups):
+        facts.append("line and band: mean and standard deviation over seeds")
+    return facts
+
+
+def _draw_panel(axes: Axes, groups: Sequence[Group], quantity: Quantity, axis: Axis) -> None:
+    found = [(i, course_of(group, quantity, axis)) for i, group in enumerate(groups)]
+    noisy = quantity.noisy and any(c is not None and len(c.x) > FEW for _, c in found)
+    drawn = [(i, smoothed(c) if noisy else c) for i, c in found if c is not None]
+    for i, course in drawn:
+        _draw_course(axes, course, i)
+    name = f"{quantity.name}, running mean" if noisy else quantity.name
+    axes.set_title(name, fontsize=9, loc="left", color=style.INK)
+    _scale(axes, [course for _, course in drawn], quantity)
+
+
+def _draw_course(axes: Axes, course: Course, i: int) -> None:
+    look = look_of(i)
+    thin: dict[str, Any] = {"linewidth": 1.2, "color": look["color"], "zorder": 3}
+    symbols: dict[str, Any] = {}
+    if len(course.x) <= FEW:
+        symbols = {"marker": look["marker"], "markersize": 3.5, "markeredgewidth": 0}
+    for piece in curves.pieces(len(course.x), curves.late(course.step)):
+        lines = axes.plot(course.x[piece], course.mean[piece], **thin, **symbols)
+        style.clip_sideways(axes, lines)
+        low, high = course.mean - course.deviation, course.mean + course.deviation
+        if np.isfinite(low[piece]).any():
+            band: dict[str, Any] = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
+            axes.fill_between(course.x[piece], low[piece], high[piece], **band)
+
+
+def _scale(axes: Axes, courses: Sequence[Course], quantity: Quantity) -> None:
+    """Fit the ordinate to what was measured; an axis that leaves values out says so."""
+    value = np.concatenate([course.mean for course in courses])
+    low, high = float(value.min()), float(value.max())
+    if quantity.percent:
+        _scale_share(axes, courses, low, high)
+    elif quantity.logarithmic and low > 0 and high > 15 * low:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.4, high * 1.4)
+    else:
+        room = 0.08 * max(high - low, 1e-3 * abs(high), 1e-12)
+        axes.set_ylim(max(0.0, low - room) if low >= 0 else low - room, high + room)
+
+
+def _scale_share(axes: Axes, courses: Sequence[Course], low: float, high: float) -> None:
+    """Percent up to 100; the first values, near chance, would take the room of all others."""
+    from matplotlib.ticker import FuncFormatter
+
+    later = min(float(course.mean[min(1, len(course.mean) - 1) :].min()) for course in courses)
+    upper = max(float((c.mean + np.nan_to_num(c.deviation)).max()) for c in courses)
+    room = 0.08 * max(upper - later, 0.005)
+    axes.set_ylim(max(0.0, later - room), min(1.0, upper + room) if high <= 1 else upper + room)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g} %"))
+    if low < later - room:
+        at: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8, "color": style.GREY}
+        axes.text(0.98, 0.03, f"first values, from {100 * low:.3g} %, are below", ha="right", **at)
+
+
+def _name_abscissa(panels: Any, shown: int, groups: Sequence[Group], axis: Axis) -> None:
+    columns = panels.shape[1]
+    furthest = max(line.get_xdata().max() for axes in panels.flat for line in axes.get_lines())
+    for i, axes in enumerate(panels.flat[:shown]):
+        words = _place_axis(axes, axis, float(furthest), groups)
+        lowest = i + columns >= shown
+        axes.tick_params(labelbottom=lowest)
+        axes.set_xlabel(words if lowest else "")
+
+
+def _place_axis(axes: Axes, axis: Axis, furthest: float, groups: Sequence[Group]) -> str:
+    if axis.name == "bytes":
+        style.bytes_axis(axes, max(furthest, 1.0))
+        return f"{style.byte_unit(furthest)[1]} sent by a worker"
+    if axis.name == "seconds":
+        style.seconds_axis(axes, max(furthest, 1e-9))
+        (clock,) = clocks(groups)
+        return f"{style.time_unit(furthest)[1]} of training ({clock})"
+    style.step_axis(axes, round(furthest))
+    return "global step"
+
+
+def _draw_legend(figure: Figure, groups: Sequence[Group]) -> None:
+    """A line a configuration: its symbol, its letter, and what sets it apart."""
+    from matplotlib.lines import Line2D
+
+    apart = differences(groups)
+    handles, labels = [], []
+    for i, group in enumerate(groups):
+        look = look_of(i)
+        handles.append(Line2D([], [], linewidth=1.2, markersize=4, **look))
+        said = ", ".join(_told(name, values[i]) for name, values in apart.items() if values[i])
+        labels.append(f"{group.letter}   {said or group.runs[0].name}   ({group.standing})")
+    at: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.05, 0.01), "frameon": False}
+    figure.legend(handles, labels, fontsize=8, labelspacing=0.35, handlelength=2.4, **at)
+
+
+def _told(name: str, value: str) -> str:
+    """``every(steps=8)`` as it is, a bare ``8`` behind the name of its option."""
+    return value if "(" in value else f"{name} {value}"

@@ -1,0 +1,146 @@
+"""Several runs in one picture, and their tables as files: nothing but what was recorded."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpc_localsgd.analysis.compare import grouped_runs
+from hpc_localsgd.analysis.compare.courses import AXES, QUANTITIES, course_of
+from hpc_localsgd.analysis.compare.draw import look_of
+from hpc_localsgd.analysis.compare.draw_courses import draw_courses
+from hpc_localsgd.analysis.compare.groups import Group
+from hpc_localsgd.analysis.compare.tables import tables
+from hpc_localsgd.analysis.compare.written import as_csv, as_latex, as_markdown
+from hpc_localsgd.analysis.report.source import open_runs
+from hpc_localsgd.trajectory import Header, Writer
+
+CONFIG = "schedule: {{class_path: hpc_localsgd.every, init_args: {{steps: {H}}}}}\nseed: {seed}\n"
+STEPS, BYTES, SECONDS = AXES
+BY_NAME = {quantity.name: quantity for quantity in QUANTITIES}
+
+
+def record(folder: Path, H: int, seed: int, *, gap: bool = False, clock: Any = "measured") -> str:
+    """80 steps in rounds of H, evaluated every 10; values tell their run and step."""
+    names = {"task": "t", "algorithm": "a", "schedule": "s", "world": "mpi(2 x 1 workers)"}
+    header = Header(CONFIG.format(H=H, seed=seed), **names, K=2, P=3, seed=seed, clock=clock)
+    with Writer(folder, header) as writer:
+        for begin in range(0, 80, H):
+            row = {"compute_s": float(H), "wait_s": 0.0, "transfer_s": 1.0, "payload_bytes": 100.0}
+            writer.round(step_begin=begin, step_end=begin + H, lr=0.1, **row)
+            writer.series("spread", begin + H, 0.0 if H == 1 else H / (begin + H))
+        for step in range(0, 81, 10):
+            if gap and step in (30, 40, 50):
+                continue
+            writer.series("eval/test/accuracy", step, 0.1 if step == 0 else accuracy(H, seed, step))
+        writer.close("complete")
+    return str(folder)
+
+
+def accuracy(H: int, seed: int, step: int) -> float:
+    return 0.9 + step / 1000 - H / 1000 + seed / 100
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> list[Group]:
+    """Two seeds at H = 1, three at H = 8, of which one was evaluated more rarely."""
+    runs = [record(tmp_path / f"a{seed}", 1, seed) for seed in range(2)]
+    runs += [record(tmp_path / f"b{seed}", 8, seed, gap=seed == 2) for seed in range(3)]
+    return grouped_runs(open_runs(runs))
+
+
+def test_a_course_is_the_mean_where_every_seed_has_a_value(groups: list[Group]) -> None:
+    found = course_of(groups[1], BY_NAME["test accuracy"], STEPS)
+    assert found is not None and found.runs == 3
+    assert found.step.tolist() == [0, 10, 20, 60, 70, 80]
+    expected = [[accuracy(8, seed, step) for seed in range(3)] for step in (10, 20, 60, 70, 80)]
+    np.testing.assert_allclose(found.mean[1:], np.mean(expected, axis=1))
+    np.testing.assert_allclose(found.deviation[1:], np.std(expected, axis=1, ddof=1))
+
+
+def test_bytes_and_seconds_are_those_spent_by_a_step(groups: list[Group]) -> None:
+    parallel, local = (
+        [course_of(group, BY_NAME["test accuracy"], axis) for axis in (BYTES, SECONDS)]
+        for group in groups
+    )
+    assert parallel[0] is not None and parallel[1] is not None
+    np.testing.assert_allclose(parallel[0].x, 100 * parallel[0].step)
+    np.testing.assert_allclose(parallel[1].x, 2 * parallel[1].step)
+    assert local[0] is not None and local[1] is not None
+    np.testing.assert_allclose(local[0].x, 100 * (local[0].step // 8))
+    np.testing.assert_allclose(local[1].x, 9 / 8 * local[1].step)
+
+
+def lines(axes: Any) -> list[tuple[str, np.ndarray]]:
+    return [(line.get_color(), np.asarray(line.get_xydata())) for line in axes.get_lines()]
+
+
+def test_what_is_drawn_is_what_was_recorded(groups: list[Group]) -> None:
+    figure = draw_courses(groups, STEPS)
+    assert figure is not None
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
+    assert list(panels) == ["test accuracy", "consensus distance"]
+    drawn = lines(panels["test accuracy"])
+    assert [colour for colour, _ in drawn] == [look_of(0)["color"], *[look_of(1)["color"]] * 2]
+    assert [xy[:, 0].tolist() for _, xy in drawn[1:]] == [[0, 10, 20], [60, 70, 80]]  # the gap
+    (xy,) = (xy for _, xy in lines(panels["consensus distance"]))  # equal workers have none
+    np.testing.assert_allclose(xy[:, 1], 8 / np.arange(8, 81, 8))
+    top = panels["test accuracy"].get_ylim()[1]
+    assert accuracy(1, 1, 80) <= top <= 1.0
+    assert any(
+        "first values, from 10 %" in text.get_text() for text in panels["test accuracy"].texts
+    )
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["A   schedule.steps 1   (2 seeds)", "B   schedule.steps 8   (3 seeds)"]
+
+
+def test_a_band_is_one_deviation_wide(groups: list[Group]) -> None:
+    figure = draw_courses(groups[:1], STEPS)
+    assert figure is not None
+    (band,) = figure.axes[0].collections
+    corners = band.get_paths()[0].vertices
+    at_80 = np.unique(corners[corners[:, 0] == 80][:, 1].round(12))
+    values = [accuracy(1, seed, 80) for seed in range(2)]
+    middle, half = np.mean(values), np.std(values, ddof=1)
+    np.testing.assert_allclose(at_80, [middle - half, middle + half])
+
+
+def test_seconds_of_two_clocks_are_not_one_axis(tmp_path: Path) -> None:
+    runs = [record(tmp_path / "a", 1, 0), record(tmp_path / "b", 8, 0, clock="modelled")]
+    groups = grouped_runs(open_runs(runs))
+    assert draw_courses(groups, SECONDS) is None
+    assert draw_courses(groups, BYTES) is not None
+
+
+def test_nothing_recorded_is_no_figure(tmp_path: Path) -> None:
+    header = Header(CONFIG.format(H=1, seed=0), "t", "a", "s", "w", K=2, P=3, seed=0)
+    with Writer(tmp_path / "a", header) as writer:
+        writer.series("eval/test/accuracy", 1, 0.5)
+    assert draw_courses(grouped_runs(open_runs([str(tmp_path / "a")])), STEPS) is None
+
+
+def test_the_csv_has_every_digit(groups: list[Group]) -> None:
+    rows = list(csv.DictReader(io.StringIO(as_csv(groups))))
+    assert [row["configuration"] for row in rows] == ["A", "B"]
+    assert [row["schedule.steps"] for row in rows] == ["1", "8"]
+    assert [row["folders"] for row in rows] == ["a0 a1", "b0 b1 b2"]
+    values = [accuracy(1, seed, 80) for seed in range(2)]
+    assert float(rows[0]["test accuracy, mean"]) == float(np.mean(values))
+    np.testing.assert_allclose(float(rows[0]["test accuracy, deviation"]), np.std(values, ddof=1))
+    assert rows[0]["test accuracy, runs"] == "2" and rows[0]["test loss, mean"] == ""
+
+
+def test_markdown_and_latex_hold_the_same_cells(groups: list[Group]) -> None:
+    made = tables(groups)
+    markdown, latex = as_markdown(made), as_latex(made)
+    assert "| A | 1 | 2 seeds |" in markdown and "| B | 8 | 3 seeds |" in markdown
+    assert r"A & 1 & 2 seeds \\" in latex and r"\toprule" in latex
+    cell = made.measured[1][0][1]
+    assert cell in markdown and cell.replace("%", r"\%").replace("±", r"$\pm$") in latex
+    rows = [line for line in latex.splitlines() if " & " in line]
+    assert {line.count(" & ") for line in rows[:3]} == {2}
