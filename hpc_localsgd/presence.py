@@ -138,9 +138,14 @@ class Presence:
         finally:
             own.unlink(missing_ok=True)
         try:
-            return self._claimed(self.file)
+            descriptor = self._claimed(self.file)
         except FileExistsError:
             return None
+        # Somebody may have locked it first, and taken it for one that was left.
+        if lease.lock(descriptor) is not False and lease.is_at(self.file, descriptor):
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def _claimed(self, file: Path) -> int:
         """A new file, locked, with a claim of this process in it.

@@ -136,8 +136,10 @@ def test_of_two_that_take_the_place_of_a_silent_run_one_gives_way(
 
 @pytest.mark.usefixtures("hurried")
 def test_a_lock_that_a_silent_host_holds_is_waited_for_not_broken(
-    tmp_path: Path, other: Holder
+    tmp_path: Path, other: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(presence, "WATCHED_FOR_S", 0.0)
+    monkeypatch.setattr(presence, "HELD_FOR_S", 0.3)
     assert other.take(tmp_path) == "ran"
     claim = lease.read(tmp_path / "RUNNING")[1]
     with (tmp_path / "RUNNING").open("rb+") as file:
@@ -190,13 +192,99 @@ def test_where_there_are_no_locks_a_silent_claim_of_this_host_is_watched_too(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("hurried")
+def test_a_claim_that_cannot_be_read_and_is_locked_is_somebodys(
+    tmp_path: Path, other: Holder
+) -> None:
+    assert other.take(tmp_path) == "ran"
+    (tmp_path / "RUNNING").write_text("nonsense")
+    with pytest.raises(ConfigurationError, match=f"a run is going on in {tmp_path}"):
+        Presence(tmp_path)
+
+
+def test_a_file_that_is_still_empty_may_be_one_that_is_just_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "RUNNING").touch()
+    pause = presence.time.sleep
+
+    def written(seconds: float) -> None:
+        left_by(tmp_path, 7, reach="another kernel", run=os.urandom(8).hex())
+        pause(seconds)
+
+    monkeypatch.setattr(presence.time, "sleep", written)
+    with pytest.raises(ConfigurationError, match="process 7 on node-12"):
+        Presence(tmp_path)
+
+
+def test_who_has_once_removed_a_silent_claim_looks_again_however_it_gets_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another was faster, and has ended: a third may still have seen the silent one."""
+    make, settled = Presence._make, []
+    makes, clears = iter([False, False, True]), iter([True, False])
+    monkeypatch.setattr(Presence, "_make", lambda self: make(self) if next(makes) else None)
+    monkeypatch.setattr(Presence, "_clear_the_way", lambda self: next(clears))
+    monkeypatch.setattr(Presence, "_settle", lambda self, descriptor: settled.append(descriptor))
+    here = Presence(tmp_path)
+    assert settled == [here._descriptor]
+    here.end()
+
+
+def test_a_claim_that_came_while_a_silent_one_was_watched_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_by(tmp_path, 7, reach="another kernel")
+    watched = []
+
+    def overtaken(self: Presence, before: bytes, descriptor: int, ours: bool) -> None:
+        watched.append(before)
+        if len(watched) > 1:
+            self._refuse()
+        self.file.unlink()
+        left_by(tmp_path, 8, reach="another kernel", run="f" * 16)
+
+    monkeypatch.setattr(presence, "SETTLED_S", 0.0)
+    monkeypatch.setattr(Presence, "_watch", overtaken)
+    with pytest.raises(ConfigurationError, match="process 8 on node-12"):
+        Presence(tmp_path)
+
+
+@pytest.fixture
+def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*paths: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(presence.os, "link", refused)
+
+
+@pytest.mark.usefixtures("without_links")
+@pytest.mark.parametrize("removed", [False, True])
+def test_without_hard_links_a_file_that_another_locks_first_is_not_held(
+    tmp_path: Path, other: Holder, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    """It looked at the moment at which the file was made, and may take it for one left behind."""
+    lock, file, calls = lease.lock, tmp_path / "RUNNING", []
+
+    def late(descriptor: int) -> bool | None:
+        if not lease.is_at(file, descriptor) or len(calls) > 1:
+            return lock(descriptor)
+        calls.append(descriptor)
+        if removed and len(calls) == 2:
+            file.unlink()
+        return False if not removed or len(calls) == 1 else lock(descriptor)
+
+    monkeypatch.setattr(lease, "lock", late)
+    here = Presence(tmp_path)
+    assert lease.is_at(file, here._descriptor) and len(calls) == 2
+    assert f"process {os.getpid()} on" in other.take(tmp_path)
+    here.end()
+
+
+@pytest.mark.usefixtures("without_links")
 def test_without_hard_links_and_locks_it_is_still_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_links(*paths: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(presence.os, "link", no_links)
     monkeypatch.setattr(lease, "lock", lambda descriptor: None)
     monkeypatch.setattr(presence, "WATCHED_FOR_S", 3.0)
     monkeypatch.setattr(presence, "RENEWED_EVERY_S", 0.0)
