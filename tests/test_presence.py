@@ -18,6 +18,7 @@ from holder import Holder, holders, race
 from hpc_localsgd import lease, presence
 from hpc_localsgd.presence import Presence
 from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.stopping import before_end
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.types import ConfigurationError
@@ -116,22 +117,66 @@ def test_a_run_that_a_lock_does_not_reach_is_watched_and_its_dates_are_not_belie
 
 
 @pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("ended", [False, True])
 def test_of_two_that_take_the_place_of_a_silent_run_one_gives_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
 ) -> None:
     """Where no lock reaches the other: it looked at the same moment, and was a little later."""
     left_by(tmp_path, 7, reach="another kernel")
-    settle = Presence._settle
+    settle, descriptors = Presence._settle, []
 
     def overtaken(self: Presence, descriptor: int) -> None:
+        descriptors.append(descriptor)
         (tmp_path / "RUNNING").unlink()
-        left_by(tmp_path, 8, reach="another kernel", run="f" * 16)
+        if not ended:
+            left_by(tmp_path, 8, reach="another kernel", run="f" * 16)
         settle(self, descriptor)
 
     monkeypatch.setattr(Presence, "_settle", overtaken)
-    with pytest.raises(ConfigurationError, match="process 8 on node-12"):
+    with pytest.raises(ConfigurationError, match="a run is going on") as refused:
         Presence(tmp_path)
-    assert lease.read(tmp_path / "RUNNING")[1].process == 8
+    assert ended or "process 8 on node-12" in str(refused.value)
+    assert ended or lease.read(tmp_path / "RUNNING")[1].process == 8
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptors[0])
+
+
+def test_whoever_is_just_giving_the_folder_back_is_no_run_that_goes_on(
+    tmp_path: Path, other: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert other.take(tmp_path) == "ran"
+    pause = presence.time.sleep
+
+    def ends(seconds: float) -> None:
+        other.begin()
+        other.said()
+        pause(seconds)
+
+    monkeypatch.setattr(presence.time, "sleep", ends)
+    Presence(tmp_path).end()
+
+
+def test_a_claim_that_could_not_be_removed_at_the_end_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Presence(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def refused(*words: object, **more: object) -> None:
+            raise OSError(errno.EROFS, "no")
+
+        patch.setattr(Path, "unlink", refused)
+        here.end()
+    assert here.file.exists()
+    Presence(tmp_path).end()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_ends_at_once_gives_the_folder_back(tmp_path: Path) -> None:
+    here = Presence(tmp_path)
+    assert here.end in before_end
+    here.end()
+    assert here.end not in before_end
 
 
 @pytest.mark.usefixtures("hurried")
