@@ -69,6 +69,7 @@ def left_by(out: Path, process: int, reach: str = "", run: str = "0123456789abcd
 
 
 def test_who_is_gone_stands_in_nobodys_way(tmp_path: Path, other: Holder) -> None:
+    Presence(tmp_path / "in" / "a" / "folder").end()
     Presence(tmp_path)  # of a job in this process that was never ended
     Presence(tmp_path).end()
     left_by(tmp_path, os.getpid())  # the number of a living process, in another container perhaps
@@ -360,6 +361,13 @@ def test_it_is_renewed_now_and_then_and_seen_to_be_lost(
     assert here.renew() and lease.read(here.file)[1].beat == 0
     monkeypatch.setattr(presence, "RENEWED_EVERY_S", 0.0)
     assert here.renew() and lease.read(here.file)[1].beat == 1
+    with monkeypatch.context() as patch:
+
+        def refused(*words: object) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        patch.setattr(lease.os, "pwrite", refused)
+        assert here.renew()  # which is said elsewhere
     here.file.unlink()
     assert here.renew()  # whoever removed it has been told
     left_by(tmp_path, 9, run="f" * 16)
@@ -390,18 +398,18 @@ def test_a_claim_is_not_written_into_a_file_that_got_its_number(
 ) -> None:
     """A thread renews while another one ends: the descriptor stays open as long."""
     here = Presence(tmp_path)
-    write, ending = lease.Lease.write, threading.Thread(target=here.end)
+    ending, written = threading.Thread(target=here.end), []
 
     def slow(claim: lease.Lease, descriptor: int) -> None:
         ending.start()
         ending.join(0.3)  # it must wait
-        os.fstat(descriptor)
-        write(claim, descriptor)
+        written.append(lease.is_at(here.file, descriptor))
 
     monkeypatch.setattr(presence, "RENEWED_EVERY_S", 0.0)
     monkeypatch.setattr(lease.Lease, "write", slow)
     assert here.renew()
     ending.join(20)
+    assert written == [True]
     assert not list(tmp_path.iterdir()) and here._descriptor == -1
 
 
