@@ -19,7 +19,6 @@ from hpc_localsgd.stopping import GONE as GONE
 from hpc_localsgd.stopping import HUNG as HUNG
 from hpc_localsgd.stopping import STOPPED as STOPPED
 from hpc_localsgd.stopping import end
-from hpc_localsgd.trajectory.text import readable
 from hpc_localsgd.types import ConfigurationError, DataError, Gone, NotKept, Unreachable
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ class Parser(ArgumentParser):
 
 def complain(message: str, prog: str) -> None:
     """One line on standard error, in one write."""
+    from hpc_localsgd.trajectory.text import readable  # with h5py, which help needs not
+
     text = readable(message, "\n\t")  # names in it may be a stranger's
     sys.stderr.write(f"{prog}: {text}\n")
     sys.stderr.flush()

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpc_localsgd import help_page
 from hpc_localsgd.environment.allocation import of_this_process, told
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
@@ -31,9 +32,13 @@ PROG = "python -m hpc_localsgd.train"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if help_page.asked(argv):
+        sys.stdout.write(help_page.first_page(PROG))
+        return OK
     share_cores(os.environ)  # before torch and MPI are imported
     with Stopping() as stopping:
-        return _main(sys.argv[1:] if argv is None else argv, stopping)
+        return _main(argv, stopping)
 
 
 def _main(argv: Sequence[str], stopping: Stopping) -> int:

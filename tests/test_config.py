@@ -242,7 +242,7 @@ def test_print_config_prints_the_whole_configuration_and_ends(
 def help_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("COLUMNS", "1000")  # wider than any line: none is wrapped
     with pytest.raises(SystemExit) as ended:
-        parse(["--help"])
+        parse(["--help-all"])
     assert ended.value.code == 0
     return capsys.readouterr().out
 
