@@ -158,6 +158,12 @@ def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
 
 
 def _first_line(error: Exception) -> str:
+    """Return what a class said of its values, which the parser may have wrapped."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, ConfigurationError):
+        inner = inner.__cause__
+    if inner is not None:
+        return str(inner)
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -14,8 +14,9 @@ from hpc_localsgd.types import ConfigurationError
 
 MOST = 2**53  # whole numbers up to here are exact everywhere
 MOST_WORKERS = 65_536
+LARGEST = 1e30  # far from where float32, in which most of the work is done, overflows
 _MOMENTA = {"momentum", "beta", "betas"}
-_SHARES = {"label_smoothing", "label_noise", "warmup_from", "factor"}
+_SHARES = {"label_smoothing", "label_noise", "warmup_from", "factor", "dampening", "pull"}
 _SOME = {
     "hidden",
     "width",
@@ -59,6 +60,8 @@ def _fault(name: str, value: Any, hint: Any) -> str | None:
         return None
     if not math.isfinite(value):
         return "give a finite number"
+    if isinstance(value, float) and abs(value) > LARGEST:
+        return f"give a number of at most {LARGEST:.0e}"
     if isinstance(value, int) and abs(value) >= MOST:
         return "give a number below 2^53"
     if name in _MOMENTA and not 0 <= value < 1:

@@ -25,6 +25,9 @@ from small_runs import files_below
 import hpc_localsgd.loop
 from hpc_localsgd import assemble
 from hpc_localsgd.__main__ import COMMANDS
+from hpc_localsgd.config import parse
+from hpc_localsgd.plan.duration import Units
+from hpc_localsgd.plan.topology import random_regular
 from hpc_localsgd.plan.topology.given import custom
 from hpc_localsgd.stopping import Stopped
 from hpc_localsgd.types import ConfigurationError
@@ -320,3 +323,42 @@ def test_measurements_without_end_are_refused(command: str, argv: str, said: str
     with in_a_folder() as folder:
         assert check(command, ["precious", *argv.split()], folder) == 2
         assert said in outcome(command, ["precious", *argv.split()])[2]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--rate.floor -1", "rate.floor must be from 0 to rate.lr, which is 0.1, got -1"),
+        ("--rate.floor 5", "rate.floor must be from 0 to rate.lr, which is 0.1, got 5"),
+        ("--rate.lr 1e300", "--rate.lr 1e+300: give a number of at most 1e+30"),
+        ("--gradient sam --gradient.rho 1e300", "--gradient.rho 1e+300: give a number of at most"),
+        ("--optimizer SGD --optimizer.dampening 5", "--optimizer.dampening 5"),
+        ("--schedule qsr --schedule.power -1", "qsr.power must be positive, got -1"),
+        ("--algorithm overlap --algorithm.pull 5", "--algorithm.pull 5.0: give a number from 0 to"),
+        ("--algorithm slowmo --algorithm.alpha -1", "slowmo: needs alpha > 0"),
+        ("--algorithm diloco --algorithm.lr 0", "diloco: lr must be positive"),
+        ("--algorithm streaming_diloco --algorithm.lr 0", "streaming_diloco: lr must be positive"),
+        ("--algorithm hierarchical --algorithm.blocks [0]", "a block has at least 1 worker"),
+        (
+            "--algorithm.compressor top_k --algorithm.compressor.fraction 2",
+            "top_k keeps a fraction above 0 and at most 1 of the entries, got 2",
+        ),
+        ("--optimizer Adam --optimizer.betas [0.9]", "Expected a tuple with 2 elements"),
+    ],
+)
+def test_numbers_that_would_train_something_else_are_refused(argv: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse([*words(list(TINY.items()), PARSED["train"]), *argv.split()])
+    assert said in str(caught.value)
+
+
+def test_a_part_of_a_step_is_no_length() -> None:
+    for duration in ("1.5", "0.6 steps", 2.5):
+        with pytest.raises(ConfigurationError, match="no whole number of steps: type one"):
+            Units(10.0, 8, 100).steps(duration, "--steps")
+    assert [Units(10.0, 8, 100).steps(d) for d in ("2.0", "0.25 epochs", "1.5%")] == [2, 2, 2]
+
+
+def test_a_degree_that_no_number_of_workers_near_has_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="Use more than 100 workers, or"):
+        random_regular(degree=100).matrix(2)

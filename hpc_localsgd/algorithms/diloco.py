@@ -47,6 +47,10 @@ class DiLoCo(Algorithm):
     compressor: Compressor | None = None
 
     def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ConfigurationError(
+                f"diloco: lr must be positive, or nothing moves, got {self.lr}"
+            )
         try:
             self.outer(torch.zeros(1))
         except (AttributeError, TypeError, ValueError) as error:

@@ -58,6 +58,10 @@ class Hierarchical(Algorithm):
                 f"hierarchical: {len(self.blocks) or 1} block sizes need as many periods of at "
                 f"least 1 round, got rounds={list(self.rounds)}"
             )
+        if self.blocks and min(self.blocks) < 1:
+            raise ConfigurationError(
+                f"hierarchical: a block has at least 1 worker, got blocks={list(self.blocks)}"
+            )
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """`levels`: block sizes with the whole world last."""

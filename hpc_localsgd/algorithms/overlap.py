@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Footprint, Now, Rows, State
@@ -35,6 +36,13 @@ class Overlap(Algorithm):
 
     pull: float = 0.6
     beta: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.pull <= 1 and 0 <= self.beta < 1):
+            raise ConfigurationError(
+                "overlap: needs 0 <= pull <= 1 and 0 <= beta < 1, got "
+                f"pull {self.pull} and beta {self.beta}"
+            )
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """`z` [R, P] of every worker, `v` [R, P], and nothing under way."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Footprint, Now, Rows, State
@@ -35,6 +36,13 @@ class SlowMo(Algorithm):
 
     alpha: float = 1.0
     beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (self.alpha > 0 and 0 <= self.beta < 1):
+            raise ConfigurationError(
+                "slowmo: needs alpha > 0 and 0 <= beta < 1, got "
+                f"alpha {self.alpha} and beta {self.beta}"
+            )
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """`anchor` [P] and `u` [P]."""

@@ -50,6 +50,10 @@ class StreamingDiLoCo(Algorithm):
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ConfigurationError(
+                f"streaming_diloco: lr must be positive, or nothing moves, got {self.lr}"
+            )
         if self.fragments < 1 or self.delay < 0 or not 0 <= self.keep_local < 1:
             raise ConfigurationError(
                 "streaming_diloco: needs fragments >= 1, delay >= 0 and 0 <= keep_local < 1, "

@@ -75,6 +75,10 @@ class Units:
         number, unit = _parse(duration, option)
         if unit in _STEPS:
             exact = number
+            if number % 1:
+                raise ConfigurationError(
+                    f"{_given(duration, option)} is no whole number of steps: type one"
+                )
         elif unit in _EPOCHS:
             exact = number * self.steps_per_epoch
         elif unit in _SAMPLES:

@@ -100,6 +100,13 @@ class cosine(Rate):
     floor: float = 0.0
     until: Duration = "100%"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.floor <= self.lr:
+            raise ConfigurationError(
+                f"rate.floor must be from 0 to rate.lr, which is {self.lr}, got {self.floor}"
+            )
+
     def shape(self, t: int) -> float:
         """(floor + (lr - floor) (1 + cos(pi progress)) / 2) / lr."""
         span = max(1, int(self.until) - int(self.warmup))

@@ -143,6 +143,8 @@ class qsr(Schedule):
         _at_least_one(self.at_least, "qsr.at_least")
         if self.alpha < 0:
             raise ConfigurationError(f"qsr.alpha must not be negative, got {self.alpha}")
+        if not self.power > 0:  # or H would grow with the rate
+            raise ConfigurationError(f"qsr.power must be positive, got {self.power}")
 
     def __call__(self, t: int, lr: float) -> int:
         """H of the round that starts at step t with rate lr; a rate of 0 asks for no end."""

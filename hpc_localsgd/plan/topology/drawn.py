@@ -93,7 +93,8 @@ class random_regular(Topology):
             raise ConfigurationError(
                 f"no connected graph of {n} workers gives each of them {self.degree} neighbours: "
                 "random_regular needs workers > degree, workers x degree even, and degree 2 or "
-                f"more for more than 2 workers. Use {nearest(n, self._exists)} workers, or "
+                f"more for more than 2 workers. Use "
+                f"{nearest(n, self._exists) or f'more than {self.degree}'} workers, or "
                 f"random_regular(degree={_nearest_degree(n, self.degree)}) for {n}"
             )
 
