@@ -1,22 +1,26 @@
-"""Ends this process at a time, also while no thread of Python runs.
+"""Ends this process when no thread of Python runs for too long.
 
 A library in C that waits with the interpreter locked (MPI_Init for ranks that never come, a lock
 that another thread of it holds) leaves no thread of ours to say so, and no signal handler. The
-kernel's timers need none: glibc calls a function of C in a thread of its own. `faulthandler` shows
-where the process is, one timer says a sentence, one ends the process. Where there are no such
-timers `faulthandler` ends it, with status 1 and without the sentence.
+kernel's timers need none: glibc calls a function of C in a thread of its own. One says a sentence,
+one calls `alarm`, and the SIGALRM that comes after that shows where the process is (`faulthandler`)
+and ends it. The time between the two is for a process that was suspended, whose timers have all run
+out when it goes on: it puts the alarm off again, and only the sentence was said.
+
+Where there are no such timers `faulthandler` alone ends the process, with status 1.
 """
 
 from __future__ import annotations
 
 import ctypes
 import faulthandler
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-APART_S = 0.3  # from showing to saying, and from saying to ending
+RUNS_WITHIN_S = 20  # a process that was suspended, and goes on on a busy machine
 STDERR = 2
 _IN_A_THREAD = 2  # SIGEV_THREAD
 
@@ -49,33 +53,36 @@ class _Setting(ctypes.Structure):
 class Alarm:
     """To be put off again and again, by whoever shows with that that Python runs."""
 
-    def __init__(self, said: str, status: int) -> None:
+    def __init__(self, said: str) -> None:
         """Set nothing yet.
 
         Args:
             said: The sentence, on standard error.
-            status: Of the process then.
         """
         self._text = said.replace("%", "%%").encode()  # a format for C, which reads it late
         self._timers: list[ctypes.c_void_p] = []
         try:
             self._c: Any = ctypes.CDLL(None, use_errno=True)
             say = self._made("warnx", _Value(text=self._text))
-            self._timers = [say, self._made("_exit", _Value(number=status))]
+            self._timers = [say, self._made("alarm", _Value(number=RUNS_WITHIN_S))]
         except (OSError, AttributeError):  # not Linux
             pass
 
     def put_off(self, seconds: float) -> None:
         """Go off so many seconds from now, and not before."""
-        faulthandler.dump_traceback_later(seconds, exit=not self._timers, file=STDERR)
-        for i, timer in enumerate(self._timers, start=1):
-            self._set(timer, seconds + i * APART_S)
+        if not self._timers:
+            faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
+            return
+        faulthandler.register(signal.SIGALRM, file=STDERR, chain=True)
+        self._set(seconds)
 
     def cancel(self) -> None:
         """Do not go off."""
-        for timer in self._timers:
-            self._set(timer, 0.0)
-        faulthandler.cancel_dump_traceback_later()
+        if self._timers:
+            self._set(0.0)
+            faulthandler.unregister(signal.SIGALRM)
+        else:
+            faulthandler.cancel_dump_traceback_later()
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -101,7 +108,9 @@ class Alarm:
             raise OSError(ctypes.get_errno(), "timer_create")
         return timer
 
-    def _set(self, timer: ctypes.c_void_p, seconds: float) -> None:
+    def _set(self, seconds: float) -> None:
         """0: never."""
         setting = _Setting(s=int(seconds), ns=int(seconds % 1 * 1e9))
-        self._c.timer_settime(timer, 0, ctypes.byref(setting), None)
+        for timer in self._timers:
+            self._c.timer_settime(timer, 0, ctypes.byref(setting), None)
+        signal.alarm(0)  # they may have run out before

@@ -9,7 +9,7 @@ who has said nothing new meanwhile, tells it, keeps what it has, and ends with s
 Before the first step nobody knows the pace: a start may take three times the least time.
 
 Where a library in C keeps Python's threads from running for as long, so that nobody can look, an
-alarm that needs none ends the process, with the same status; what was in memory is lost then.
+alarm that needs none ends the process, by SIGALRM; what was in memory is lost then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.alarm import Alarm
+from hpc_localsgd.alarm import RUNS_WITHIN_S, Alarm
 from hpc_localsgd.stopping import HUNG, Stopping, end, resume_line
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Starting:
     def joining(self) -> Iterator[None]:
         """Around what waits for the other ranks to start."""
         longest_s = START * self._least_s
-        alarm = Alarm(self._said(longest_s), HUNG)
+        alarm = Alarm(f"{self._said(longest_s)} (if it was suspended, it goes on)")
         with alarm.within(longest_s + GRACE_S) if self._least_s else nullcontext():
             yield
         self.at = "making its task, or waiting for the other ranks to have made theirs"
@@ -191,11 +191,11 @@ class Watchdog:
 def stuck(rank: int, out: Path) -> Alarm:
     """What ends a rank in which no thread of Python runs any more, so that nobody can look."""
     said = (
-        f"rank {rank} on {socket.gethostname()}: a library in C waits and keeps Python from "
-        "running, at the place shown above: the job hangs and is ended. Go on with "
-        f"{resume_line(out)}"
+        f"rank {rank} on {socket.gethostname()}: Python has not run for long. If a library in C "
+        f"keeps it from running, this rank ends in {RUNS_WITHIN_S} s, and shows where it is; go on "
+        f"with {resume_line(out)}. If it was suspended, it goes on now"
     )
-    return Alarm(said, HUNG)
+    return Alarm(said)
 
 
 def _step(said: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT, TRAIN
 
+from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
 
 SPEAKS = """
@@ -68,3 +69,27 @@ def test_a_run_whose_reader_has_gone_is_recorded_to_its_end(tmp_path: Path) -> N
         assert run.wait(100) == 0 and "Traceback" not in said and "Broken" not in said
     record = Trajectory(tmp_path)
     assert record.status == "complete" and record.series("eval/test/accuracy").step[-1] == 200
+
+
+def test_no_command_minds_that_its_reader_has_gone(tmp_path: Path) -> None:
+    """`summary RUN | head -0`, and the others."""
+    run = str(tmp_path)
+    options = ["--steps=4", "--task.hidden=4", "--workers=2", "--figures=false"]
+    assert train([*options, f"--out={run}"]) == 0
+    given = {name: [run] for name in ("report", "cite", "summary")} | {"compare": [run, run]}
+    given |= {"plan": options[:3], "doctor": [], "--help": []}
+    going = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "hpc_localsgd", name, *arguments],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for name, arguments in given.items()
+    }
+    for name, command in going.items():
+        assert command.stdout is not None and command.stderr is not None
+        command.stdout.close()
+        said = command.stderr.read().decode()
+        assert command.wait(100) == 0, f"{name}: {said}"
+        assert "Traceback" not in said and "Broken" not in said, f"{name}: {said}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -144,8 +145,8 @@ def test_a_start_that_no_thread_can_watch_ends_too() -> None:
     """MPI_Init waits with the interpreter's lock held: here, a call of C that does not let go."""
     program = """
 import ctypes
-from hpc_localsgd import watchdog
-watchdog.GRACE_S = 0.2
+from hpc_localsgd import alarm, watchdog
+watchdog.GRACE_S, alarm.RUNS_WITHIN_S = 0.2, 1
 starting = watchdog.Starting(0, 0.1)
 with starting.joining():
     pass
@@ -156,7 +157,7 @@ with starting.joining():
 """
     began_s = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.returncode == HUNG and ended.stdout == "joined\n"
+    assert ended.returncode == -signal.SIGALRM and ended.stdout == "joined\n"
     assert "in <module>" in ended.stderr and time.monotonic() - began_s < 20
     assert "rank 0 on" in ended.stderr and "the job hangs and is ended" in ended.stderr
 
@@ -169,12 +170,12 @@ def test_a_rank_in_which_python_does_not_run_any_more_ends_with_the_way_to_go_on
 import ctypes, time
 from pathlib import Path
 from types import SimpleNamespace
-from hpc_localsgd import watchdog
-watchdog.GRACE_S = 0.2
+from hpc_localsgd import alarm, watchdog
+watchdog.GRACE_S, alarm.RUNS_WITHIN_S = 0.2, 1
 keeper = SimpleNamespace(begun=True, t=3, passed_s=time.monotonic(), mean_step_s=lambda: 0.0)
 stopping, out = watchdog.Stopping(), Path({str(tmp_path)!r})
-alarm = watchdog.stuck(1, out)
-dog = watchdog.Watchdog(keeper, SimpleNamespace(n=2, rank=1), stopping, out, 4, 0.5, alarm=alarm)
+bell, two = watchdog.stuck(1, out), SimpleNamespace(n=2, rank=1)
+dog = watchdog.Watchdog(keeper, two, stopping, out, 4, 0.5, alarm=bell)
 for _ in range(3):
     dog.look()
     time.sleep(0.5)  # longer than that in all
@@ -187,9 +188,10 @@ ctypes.PyDLL(None).sleep(30)
 """
     began_s = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.returncode == HUNG and ended.stdout == "over\n", ended.stderr
+    assert ended.returncode == -signal.SIGALRM and ended.stdout == "over\n", ended.stderr
     assert time.monotonic() - began_s < 20
-    assert "rank 1 on" in ended.stderr and "the job hangs and is ended" in ended.stderr
+    assert "rank 1 on" in ended.stderr and "Python has not run for long" in ended.stderr
+    assert "in <module>" in ended.stderr  # where it is
     assert f"hpc_localsgd.train --config {tmp_path / 'config.yaml'}" in ended.stderr
 
 
@@ -198,8 +200,32 @@ def test_where_the_kernel_has_no_such_timers_it_ends_all_the_same() -> None:
 import ctypes
 from hpc_localsgd import alarm
 alarm.Alarm._made = lambda self, function, value: getattr(None, function)
-with alarm.Alarm("unsaid", 86).within(0.3):
+with alarm.Alarm("unsaid").within(0.3):
     ctypes.PyDLL(None).sleep(30)
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.returncode == 1 and "Timeout" in ended.stderr and "unsaid" not in ended.stderr
+
+
+def test_a_process_that_was_suspended_goes_on() -> None:
+    """By a batch system, say, for longer than any bound: the kernel's timers have run out then."""
+    program = """
+import time
+from hpc_localsgd.alarm import Alarm
+bell = Alarm("said")
+for i in range(8):
+    bell.put_off(1.0)
+    print(i, flush=True)
+    time.sleep(0.3)
+bell.cancel()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.readline()
+        run.send_signal(signal.SIGSTOP)
+        time.sleep(2.0)  # longer than the alarm
+        run.send_signal(signal.SIGCONT)
+        said = run.stderr.read()
+        assert run.wait(60) == 0 and said.endswith("said\n") and said.count("\n") == 1

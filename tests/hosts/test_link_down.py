@@ -1,8 +1,7 @@
 """A cable that is pulled: the ranks end within the watchdog's bound and say how to go on.
 
 mpirun itself waits for a host that it cannot reach until the kernel gives up; what is said ends it.
-The mpi world only: Gloo may give up before the watchdog, with an error of its own, and Horovod over
-MPI waits in C with Python's lock held (docs/failure.md).
+Horovod's Gloo gives up by itself, before the watchdog where that has more patience.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from hosts import Hosts
-from launching import TRAIN, mpirun, started, until
+from launching import TRAIN, gloo, mpirun, started, until
 from test_ranks_on_hosts import ON_BOTH
 
 WATCHDOG_S = 12  # three times that for the start
@@ -30,9 +29,12 @@ def slow_digits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent / "mpi"))
 
 
-def test_the_job_ends_within_the_bound_with_the_way_to_go_on(hosts: Hosts, tmp_path: Path) -> None:
+@pytest.mark.parametrize("world", ["mpi", "horovod"])
+def test_the_job_ends_within_the_bound_with_the_way_to_go_on(
+    hosts: Hosts, tmp_path: Path, world: str
+) -> None:
     out = tmp_path / "run"
-    options = [*TRAIN, *LONG, "--world=mpi", f"--out={out}"]
+    options = [*TRAIN, *LONG, f"--world={world}", f"--out={out}"]
     words = [word for word in mpirun(2) if word != "--oversubscribe"]
     with started([*hosts["a"].on, *words, *ON_BOTH], options) as job:
         until(lambda: stepping(out), 90, "both ranks take steps")
@@ -45,7 +47,32 @@ def test_the_job_ends_within_the_bound_with_the_way_to_go_on(hosts: Hosts, tmp_p
             job.process.wait(BOUND_S)
         job.wait()
     assert "the job hangs and is ended" in said
-    assert f"go on with python -m hpc_localsgd.train --config {out / 'config.yaml'}" in said
+    kept_and_said(out, said)
+
+
+def test_an_exchange_that_fails_before_the_watchdog_looks_ends_in_a_sentence(
+    hosts: Hosts, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    soon = ["env", "HOROVOD_GLOO_TIMEOUT_SECONDS=5"]
+    launcher = [*soon, *gloo(2), "-H", "a:1,b:1", "--network-interfaces", "eth0"]
+    patient = [*TRAIN, *LONG[:-1], "--watchdog=10 minutes", f"--out={out}"]
+    with started([*hosts["a"].on, *launcher], patient) as job:
+        until(lambda: stepping(out), 90, "both ranks take steps")
+        with hosts.cut("b"):
+            until(lambda: not job.ranks(), BOUND_S, "the ranks ended")
+            outcome = job.wait()
+    assert outcome.stdout.count("exit with status code 86") == 2, outcome.text
+    of_ranks = [line for line in outcome.stderr.splitlines() if "<stderr>:" in line]
+    assert not any("Traceback" in line for line in of_ranks)
+    assert outcome.stderr.count("does not reach the others: one has ended, or the network") == 1
+    kept_and_said(out, outcome.stderr)
+
+
+def kept_and_said(out: Path, said: str) -> None:
+    """Both ranks' shards are there, and one line says how to go on from them."""
+    line = f"go on with python -m hpc_localsgd.train --config {out / 'config.yaml'}"
+    assert said.count(line) == 1, said
     shards = {file.name for file in (out / "checkpoints").rglob("rank-*.pt")}
     assert shards == {"rank-0-of-2.pt", "rank-1-of-2.pt"}
 

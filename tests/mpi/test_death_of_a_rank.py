@@ -57,6 +57,12 @@ def test_when_a_rank_dies_the_job_is_gone_within_30_s_and_the_record_opens(
         until(lambda: not job.pids(), GONE_WITHIN_S, "every process of the job is gone")
         assert time.monotonic() - killed_at < GONE_WITHIN_S
         assert job.process.wait() != 0
+        said = job.stderr.read_text()
+    of_ranks = [line for line in said.splitlines() if "<stderr>:" in line]
+    assert not any("Traceback" in line for line in of_ranks), said
+    if "--gloo" in launcher():  # nobody but the rank that is left knows
+        assert said.count("rank 1 on") == said.count("does not reach the others") == 1, said
+        assert f"go on with python -m hpc_localsgd.train --config {tmp_path}" in said
     record = Trajectory(tmp_path)
     # Launchers end the other ranks by SIGTERM first: if rank 0 is among them it closes its record.
     assert record.status in ({"running"} if victim == 0 else {"running", "stopped"})
