@@ -137,6 +137,7 @@ def test_lines_say_what_was_meant_and_nothing_else_is_read() -> None:
     for line in (
         b"", b"[]", b"7", b"null", b'{"count": 1}', b'{"said": 1}', b"\xff\x00", b"[" * 60_000,
         told.to_json().replace(b"7", b'"seven"'), told.to_json().replace(b'"averaged()", ', b""),
+        told.to_json().replace(b" 6]", b" null]"),
         told.to_json().replace(b"2.0", b"[]"), told.to_json().replace(b"{", b"["),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="neither note nor verdict"):

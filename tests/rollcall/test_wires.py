@@ -60,7 +60,6 @@ def test_a_line_may_come_in_pieces() -> None:
         b"GET / HTTP/1.1\r\n\r\n",
         b"\n\n\n",
         b"\x00" * 100 + b"\n",
-        b"x" * (GREETING + 1),  # no end of a line
         b"WORD 0\n",
         b"WORD 4\n",
         b"WORD -1\n",
@@ -68,9 +67,11 @@ def test_a_line_may_come_in_pieces() -> None:
         b"WORD\n",
         b"WORD " + b"1" * 100 + b"\n",
         b"WOR 1\n",
+        b"\nWORD 1\n",  # one line is enough
     ],
 )
-def test_a_stranger_is_not_listened_to(said: bytes) -> None:
+def test_a_stranger_is_not_listened_to(said: bytes, monkeypatch) -> None:
+    monkeypatch.setattr(hubs, "STRANGER_S", 1e9)
     with listening() as here, called(here.hub) as stranger:
         word = str(here.hub.address["word"]).encode()
         stranger.sendall(said.replace(b"WORD", word).replace(b"WOR ", word[:-1] + b" "))
@@ -83,11 +84,42 @@ def test_a_stranger_is_not_listened_to(said: bytes) -> None:
         line.close()
 
 
-def test_who_says_nothing_is_sent_away(monkeypatch) -> None:
-    monkeypatch.setattr(hubs, "STRANGER_S", 0.0)
-    with listening() as here, called(here.hub) as silent:
-        assert ends(silent)
+def test_a_stranger_whose_first_line_does_not_end_is_not_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(hubs, "STRANGER_S", 1e9)
+    with listening() as here, called(here.hub) as stranger:
+        stranger.sendall(b"x" * (GREETING + 1))
+        assert ends(stranger)
+
+
+def test_who_says_nothing_is_sent_away_and_a_rank_is_not(monkeypatch) -> None:
+    monkeypatch.setattr(hubs, "STRANGER_S", 0.3)
+    with listening() as here:
+        line = Line(here.hub.address, 1)
+        with called(here.hub) as silent:
+            assert ends(silent)
+        line.tell(b"me")
+        until(lambda: here.heard == [(1, b"me")], "the rank")
         assert here.hub.gone == set()
+        line.close()
+
+
+def test_a_connection_that_went_away_again_is_not_waited_for() -> None:
+    hub = Hub(2)
+    hub._accept()
+    hub.close()
+
+
+def test_a_stranger_who_is_sent_away_while_he_speaks(monkeypatch) -> None:
+    hub = Hub(2)
+    with called(hub) as first:
+        while not hub._peers:
+            assert list(hub.hear(0.05)) == []
+        monkeypatch.setattr(hubs, "STRANGERS", 1 - 2)  # one
+        with called(hub):
+            first.sendall(b"let me in\n")  # both are ready, the new one before
+            assert list(hub.hear(0.05)) == []
+            assert ends(first)
+    hub.close()
 
 
 def test_a_flood_of_strangers_takes_neither_files_nor_places() -> None:
