@@ -2,9 +2,9 @@
 
     python benchmarks/roll_call.py
 
-One process, no launcher. A step between two syncs has no meeting, one that ends a round has one,
-and a step of a round of one step has two. The thread of rank 0 is loaded as by ranks that all wait,
-each of which says so once a second.
+One process, no launcher; CPU time, which others on the machine disturb least. A step between two
+syncs has no meeting, one that ends a round has one, and a step of a round of one step has two. The
+thread of rank 0 is loaded as by ranks that all wait, each of which says so once a second.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ class Rank:
 
 
 def meeting_us(repeat: int) -> list[float]:
-    """Microseconds that one meeting adds to a step, in each of some repetitions."""
+    """CPU microseconds that one meeting adds to a step, in each of some repetitions."""
     call, number = RollCall(Rank(), 3600.0), 10_000  # type: ignore[arg-type]
 
     def meet() -> None:
         with call.at(0, "the exchange of gradients", 6):
             pass
 
-    return [s / number * 1e6 for s in timeit.repeat(meet, number=number, repeat=repeat)]
+    seconds = timeit.repeat(meet, number=number, repeat=repeat, timer=time.thread_time)
+    return [s / number * 1e6 for s in seconds]
 
 
 def turn_ms(n: int) -> list[float]:
