@@ -87,6 +87,15 @@ def test_who_is_meant_waits_in_the_same_run() -> None:
     assert "averaged() after 6 steps, and rank 2" in found.said
 
 
+def test_who_waits_in_the_latest_operation_of_a_run_waits_in_vain() -> None:
+    over = Heard(note(6, A6, False, ended=OVER))
+    found = verdict(Heard(note(6, A6)), over, Heard(note(7, R8)))
+    assert found is not None and found.ranks == (1, 2)
+    over = Heard(note(5, A6, False, ended={1: "is over"}))
+    found = verdict(Heard(note(7, R8)), over, Heard(note(6, OTHER)))
+    assert found is not None and found.ranks == (1, 2)
+
+
 def test_a_dead_rank_is_named_to_who_waits_longest() -> None:
     found = verdict(
         Heard(note(7, R8)), Heard(note(6, A6, False), gone_s=9.0), Heard(note(7, R8), 9.0)
