@@ -54,7 +54,8 @@ def wire_of(found: RollCall) -> object:
 
 def test_ranks_that_meet_are_connected_and_share_one_call() -> None:
     def work(world: ThreadWorld, found: RollCall) -> object:
-        assert of_world(world) is found
+        assert of_world(world, 7.0) is found and found._watch is not None
+        assert found._watch.patience_s == 7.0
         assert (found.number(), found.number()) == (0, 1)
         world.transport.meeting.barrier.wait()
         return type(wire_of(found)).__name__
