@@ -2,7 +2,8 @@
 
 Exit status: 0 done, 2 a fault of the request, 3 the training diverged, 85 stopped on request, 86
 ended because a rank hung (both: resume it), 87 the folder or the record of the run is gone, or
-cannot be read (a person must look), 130 a second Ctrl-C, 1 anything else.
+cannot be read (a person must look), 130 a second Ctrl-C, 1 anything else. Under `torchrun
+--max-restarts N` a run that was stopped ends with 0, or it would be started again at once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from hpc_localsgd.stopping import GONE as GONE
 from hpc_localsgd.stopping import HUNG as HUNG
 from hpc_localsgd.stopping import STOPPED as STOPPED
-from hpc_localsgd.stopping import end
+from hpc_localsgd.stopping import end, to_launcher
 from hpc_localsgd.types import ConfigurationError, DataError, Gone, NotKept, Unreachable
 
 if TYPE_CHECKING:
@@ -100,4 +101,4 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
         end(status)
     with suppress(Unreachable):  # what this rank had to do is done
         world.close()
-    return status
+    return to_launcher(status)

@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -198,9 +198,9 @@ class Stopping:
         """Nothing has begun yet, so there is nothing to keep.
 
         A launcher ends the other ranks by SIGTERM when one has failed; their status must not hide
-        that one's from the job script.
+        that one's from the job script. A torchrun that restarts does not look at theirs then.
         """
-        end(1 if self.hurried else STOPPED)
+        end(1 if self.hurried and not starts_again() else STOPPED)
 
     def _waited_s(self) -> float:
         return time.monotonic() - self.asked_s
@@ -224,7 +224,26 @@ def end(status: int) -> NoReturn:
         each()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    os._exit(to_launcher(status))
+
+
+def starts_again(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether the launcher starts a job again at once that ends with another status than 0.
+
+    That is `torchrun --max-restarts N` with N > 0, also when all N are used up.
+    """
+    return environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+
+
+def to_launcher(status: int, environ: Mapping[str, str] = os.environ) -> int:
+    """Give the exit status for a launcher: 0 for a stopped run that it would start again at once.
+
+    The record says `stopped` all the same.
+
+    >>> to_launcher(STOPPED, {"TORCHELASTIC_MAX_RESTARTS": "3"}), to_launcher(STOPPED, {})
+    (0, 85)
+    """
+    return 0 if status == STOPPED and starts_again(environ) else status
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

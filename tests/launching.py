@@ -29,6 +29,7 @@ GONE_WITHIN_S = 30  # after the launcher
 may_start_ranks = True  # set before each test: `groups`
 _MARK = "HPC_LOCALSGD_TEST_JOB"
 _OF_A_TEST = "HPC_LOCALSGD_TEST"  # of whatever a test starts, in all ways
+_RANKS = (b"HOROVOD_RANK", b"OMPI_COMM_WORLD_RANK", b"RANK")  # the last is torchrun's
 _OF_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HOROVOD_", "SLURM_")
 _SETTINGS = {
     "OMP_NUM_THREADS": "1",
@@ -77,8 +78,8 @@ class Job:
         for pid in self.pids():
             if _words(pid, "cmdline")[1:3] == [word.encode() for word in TRAIN]:
                 variables = dict(word.partition(b"=")[::2] for word in _words(pid, "environ"))
-                rank = variables.get(b"HOROVOD_RANK", variables.get(b"OMPI_COMM_WORLD_RANK", b"0"))
-                found[int(rank)] = pid
+                said = [variables[name] for name in _RANKS if name in variables]
+                found[int(said[0]) if said else 0] = pid
         return found
 
     def wait(self, timeout_s: float = TIMEOUT_S) -> Outcome:

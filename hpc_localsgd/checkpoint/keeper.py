@@ -16,7 +16,7 @@ import numpy as np
 
 from hpc_localsgd.checkpoint.background import Background
 from hpc_localsgd.checkpoint.place import Place
-from hpc_localsgd.stopping import GONE, HUNG, Stopped, Stopping, end, resume_line
+from hpc_localsgd.stopping import GONE, HUNG, Stopped, Stopping, end, resume_line, starts_again
 from hpc_localsgd.trajectory.diskspace import mend
 from hpc_localsgd.types import Gone, NotKept
 
@@ -33,6 +33,7 @@ OTHERS_S = 1.5  # for the other ranks to write a shard that fits the one just wr
 LEFT_AFTER_S = 8.0  # when asked to stop, if the disk is fast enough
 GIVEN_UP_AFTER_S = 5.0  # when an exchange has failed: of a dead rank the launcher knows as well
 CLOSE_HURRIED_S = 3.0  # for the record, before the shard, when a SIGKILL may follow
+ASK = "python -m hpc_localsgd summary --status"  # answers "stopped"
 TOGETHER_S = 0.3  # all ranks see that all have written before the first one ends
 
 
@@ -204,7 +205,8 @@ class Keeper:
                 f"{self._kept_in}: put the folder back as it was, these in it, and go on with "
                 f"{resume_line(out)}"
             )
-        return f"stopped on {self._stopping.asked} {where}: go on with {resume_line(out)}"
+        told = f"; not done, though torchrun is told 0: {ASK} {out}" if starts_again() else ""
+        return f"stopped on {self._stopping.asked} {where}: go on with {resume_line(out)}{told}"
 
     def to_mend(self) -> str:
         """What a person is to do before the run can go on."""

@@ -1,0 +1,62 @@
+"""A run that was asked to stop stays stopped under `torchrun --max-restarts N`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from launching import TRAIN, Outcome, run, started, torchrun, until
+
+from hpc_localsgd.checkpoint import shard
+from hpc_localsgd.checkpoint.folder import last_complete
+from hpc_localsgd.summary import status
+from hpc_localsgd.trajectory import Trajectory
+
+HERE = Path(__file__).parent
+RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4", "--steps=300"]
+RUN += ["--schedule=post_local", "--schedule.switch=60", "--schedule.every=8", "--world=torch"]
+RUN += ["--evaluate-every=100", "--figures=false", "--resume=auto"]
+RESTARTING = [*torchrun(2)[:-1], "--max-restarts=2", "--no-python"]
+
+
+@pytest.fixture(autouse=True)
+def the_slow_task_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+def stopped(out: Path, by: str) -> Outcome:
+    with started(RESTARTING, [*TRAIN, *RUN, "--task.step-s=0.02", f"--out={out}"]) as job:
+        until(lambda: "step   0/" in job.stdout.read_text(), 90, "both ranks train")
+        if by == "STOP":
+            (out / "STOP").touch()
+        else:
+            os.kill(job.ranks()[1], getattr(signal, by))
+        return job.wait(90)
+
+
+def final(out: Path) -> torch.Tensor:
+    found = last_complete(out)
+    assert found is not None
+    return torch.cat([shard.read(p)["x"] for p in sorted(found[0].glob("*.pt"))])
+
+
+@pytest.mark.parametrize("by", ["STOP", "SIGUSR2", "SIGTERM"])
+def test_it_is_not_started_again_and_goes_on_bitwise_when_asked_to(tmp_path: Path, by: str) -> None:
+    """A signal goes to rank 1 alone."""
+    out = tmp_path / "stopped"
+    outcome = stopped(out, by).succeeded()
+    assert status(out) == "stopped" and len(Trajectory(out).paths) == 1
+    assert f"summary --status {out}" in outcome.stderr and "--resume" in outcome.stderr
+    if by != "STOP":
+        return
+    options = {out: tmp_path / "on", tmp_path / "whole": tmp_path / "anew"}
+    for folder, file in options.items():
+        file.write_text("\n".join([*RUN, "--task.step-s=0.02", f"--out={folder}"]))
+    given = [str(HERE / "several_runs.py"), *map(str, options.values())]
+    run(RESTARTING, given, timeout_s=150).succeeded()
+    assert [status(folder) for folder in options] == ["complete"] * 2
+    assert len(Trajectory(out).paths) == 2
+    assert torch.equal(final(out), final(tmp_path / "whole"))
