@@ -119,9 +119,6 @@ def check_settings(
     if steps is not None and steps < 1:
         raise ConfigurationError(f"a run of {steps} steps: give at least one, or leave it out")
     in_steps(schedule, steps, epoch)
-    rate = optimizer.param_groups[0].get("lr", 0.0)
-    if without_warmup(schedule) and rate == 0:
-        raise ConfigurationError(asks_for_warmup(0, 0.0))
 
 
 def batchnorm_of(given: Any) -> BatchNorm:
@@ -155,19 +152,9 @@ def on_nan_of(given: Any) -> OnNan:
 def without_warmup(schedule: Lengths) -> bool:
     """Whether a schedule takes a small rate for a late one, since nobody told it of a warm-up.
 
-    The trainer knows the warm-up of its learning rate; in a loop of one's own nobody does.
+    The trainer knows the warm-up of its learning rate; in a loop of one's own it must be seen.
     """
     return isinstance(schedule, qsr) and schedule.warmup is None and schedule.alpha > 0
-
-
-def asks_for_warmup(t: int, rate: float, before: float | None = None) -> str:
-    """The sentence for a learning rate that is still warming up."""
-    seen = f"is {rate:.6g}" if before is None else f"rises from {before:.6g} to {rate:.6g}"
-    return (
-        f"the learning rate {seen} at step {t}: it warms up, and qsr would take a small rate for a "
-        "late one and make a round that never ends; write qsr(warmup=STEPS), the length of the "
-        "warm-up, or warmup=0 if there is none"
-    )
 
 
 def in_steps(schedule: Lengths, steps: int | None, steps_per_epoch: float | None) -> Lengths:
@@ -179,7 +166,7 @@ def in_steps(schedule: Lengths, steps: int | None, steps_per_epoch: float | None
     if not isinstance(schedule, Schedule):
         return schedule
     if without_warmup(schedule):
-        return schedule  # as it is: `Rounds` watches the rate
+        return schedule  # as it is: `Rates` watches the rate
     try:
         return schedule.in_steps(Units(steps_per_epoch or float("nan"), 0, steps))
     except ConfigurationError as error:

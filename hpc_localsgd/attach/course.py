@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from hpc_localsgd.attach.gradients import Gradients, Use, use_of_gradients
 from hpc_localsgd.attach.intact import Intact
 from hpc_localsgd.attach.mean import MeanModel
 from hpc_localsgd.attach.meeting import GRADIENTS, ROUND, STEP
-from hpc_localsgd.attach.order import Order
+from hpc_localsgd.attach.order import Order, only_makes_state
 from hpc_localsgd.attach.own import Own
 from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.quarantine import Quarantine
@@ -40,9 +41,9 @@ class Course:
     def __init__(self, parts: Parts, equal: bool) -> None:
         """Begin; `equal` says whether all workers start with the same parameters."""
         self.parts, self.world = parts, parts.world
-        self.rounds = Rounds(parts.schedule, parts.meetings, parts.steps)
-        self.rounds.place.equal = equal
         self.rates = Rates(parts.schedule)
+        self.rounds = Rounds(parts.schedule, parts.meetings, parts.steps, self.rates.in_warm_up)
+        self.rounds.place.equal = equal
         self.exchange = Exchange(parts.algorithm, parts.groups, parts.world)
         self.mean = MeanModel(
             parts.model, parts.world, parts.groups, self.exchange, parts.statistics
@@ -53,6 +54,7 @@ class Course:
         self.intact = Intact(parts.model, parts.optimizer, parts.groups, parts.frozen)
         self.order = Order(type(parts.model).__name__, parts.world.rank)
         self._quarantine = Quarantine(parts) if parts.on_nan == "quarantine" else None
+        self._looked = False  # whether ranks train on data of their own
         self._on_step = type(parts.algorithm).on_step is not Algorithm.on_step
         self._before = parts.optimizer.register_step_pre_hook(self._before_step)
         self.gradients: Gradients | None = None
@@ -97,13 +99,15 @@ class Course:
         place = self.place
         place.t, place.equal = place.t + 1, False
         self.order.apart = True
+        self.rates.cut(place, self._rate())
         if not place.due:
+            self.rates.say(place, self.world.rank)
             if self._on_step:
                 with self.meet(STEP):
                     self.exchange.on_step(self.rounds.now(place.t - 1))
             return False
         last = place.t == self.parts.steps
-        self.intact.check()
+        self.intact.check(self.order.stepped)
         with self.meet(ROUND):
             self.end_round(last)
             if last:
@@ -128,6 +132,7 @@ class Course:
         if self.world.rank == 0:
             self.intact.warn_of_others()
         parts.statistics.on_sync()
+        self.order.stepped = False
         self.accounts.close_round()
 
     def agree(self, what: str, own: Own | None = None) -> None:
@@ -139,10 +144,31 @@ class Course:
             what: The operation in which they are.
             own: What is given back later, if anything.
         """
-        bad = self.rounds.agree(what, self.parts.finite(), self._quarantine is not None)
+        tolerant = self._quarantine is not None
+        found = self.rounds.agree(what, self.parts.finite(), tolerant, self._digest())
         if self._quarantine is not None:
             where = f"{what} after step {self.place.t - 1}"
-            self._quarantine.of_models(bad, where, own)
+            self._quarantine.of_models(found.astray, where, own)
+        if found.alike and self.order.stepped:
+            self._say_alike()
+
+    def _digest(self) -> int:
+        """A digest of the parameters at the end of the first round of local steps, else 0."""
+        place = self.place
+        if self._looked or self.use != "own" or place.H < 2 or place.t - place.begin < 2:
+            return 0
+        self._looked = True
+        return 1 + sum(group.fingerprint() for group in self.parts.groups) % 2**51
+
+    def _say_alike(self) -> None:
+        """Say that local steps were the same on all ranks."""
+        if self.world.rank == 0 and self._rate() > 0:
+            warnings.warn(
+                f"after {self.place.t - self.place.begin} local steps all ranks hold the same "
+                "parameters, bit for bit: they train on the same batches; give each rank its own "
+                "share (DistributedSampler, or a seed that depends on the rank)",
+                stacklevel=2,
+            )
 
     def end(
         self,
@@ -169,8 +195,6 @@ class Course:
 
     def resumed(self) -> None:
         """Go on from a place and memory that have been loaded."""
-        if self.place.t:
-            self.rates.resumed()
         self.order.taken = 0
         self.use = "own" if self.place.due else self._use_of_gradients(self.place.H)
         if self.place.over:
@@ -202,13 +226,14 @@ class Course:
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """The optimiser's pre-hook: the rate it uses is known, and gradients must be final."""
+        if only_makes_state(optimizer):
+            return
         if self.away:
             self.refuse("optimizer.step()")
         if self.place.due:
             self._begin_round(used=True)
-        elif self.rates.watching:
-            self.rates.see(self.place.t, self._rate())
-        closure = len(args) != 1 or "closure" in kwargs  # the first argument is the optimiser
+        given = [*args[1:], *kwargs.values()]  # the first argument is the optimiser
+        closure = any(each is not None for each in given)
         self.order.took(optimizer, closure)
         if self.use == "algorithm" and getattr(optimizer, "found_inf", None) is not None:
             raise ConfigurationError(
@@ -228,10 +253,7 @@ class Course:
 
     def _begin_round(self, used: bool) -> None:
         """Find H and what it means for the gradients."""
-        rate = self._rate()
-        self.rates.see(self.place.t, rate)
-        self.rounds.begin(rate, used)
-        self.rates.say(self.place, self.world.rank)
+        self.rounds.begin(self._rate(), used)
         self.use = self._use_of_gradients(self.place.H)
         if self.use == "own":
             self.exchange.part_ways(self.rounds.now(self.place.t))

@@ -117,6 +117,12 @@ class Gradients:
             return
         if self.paused or self._use() != "mean":
             return
+        if parameter.grad is not None and parameter.grad.requires_grad:
+            raise RuntimeError(
+                "backward(create_graph=True) in a round of one step: the average of gradients that "
+                "takes the place of p.grad has no graph; write `with sync.no_sync():` around it "
+                "(gradients are then averaged in optimizer.step()), or use torch.autograd.grad"
+            )
         if not self._ending:
             self._prepare()
             # Runs when the outermost backward call is about to return, as DDP's and FSDP's do.

@@ -35,6 +35,7 @@ class Intact:
         self._path = _path(model, [name for group in groups for name in group.names])
         self._versions = {id(p): p._version for p in model.parameters()}
         self._said = False
+        self._writes, self._strange = self._written(), 0
         with _LOCK:
             _ATTACHED.add(self)
 
@@ -47,12 +48,21 @@ class Intact:
         """Tell whether any of these is exchanged here."""
         return any(id(p) in self._ours for p in parameters)
 
-    def check(self) -> None:
+    def _written(self) -> int:
+        """Count how often the exchanged parameters were written to, by others than exchanges."""
+        return sum(p._version for group in self._groups for p in group.parameters)
+
+    def check(self, stepped: bool = True) -> None:
         """Check that what is trained is what is exchanged.
 
+        Args:
+            stepped: Whether the optimiser took a step in the round that ends.
+
         Raises:
-            RuntimeError: A parameter was moved, replaced, unfrozen or given to the optimiser later.
+            RuntimeError: A parameter was moved, replaced, unfrozen or given to the optimiser later,
+                or another optimiser trains them all.
         """
+        self._check_trainer(stepped)
         for owner, leaf, child, name in self._path:
             if owner._modules.get(leaf) is not child:
                 raise RuntimeError(replaced(name))
@@ -65,6 +75,18 @@ class Intact:
             raise RuntimeError(
                 "parameters were unfrozen or added to the optimizer after attach, and would not be "
                 "exchanged: call sync.finish() and attach again at that point"
+            )
+
+    def _check_trainer(self, stepped: bool) -> None:
+        """Check who writes; a checkpoint may be loaded in one round whose steps were skipped."""
+        writes = self._written()
+        self._strange = self._strange + 1 if not stepped and writes != self._writes else 0
+        self._writes = writes
+        if self._strange > 1:
+            raise RuntimeError(
+                "the optimizer given to attach takes no steps, and its parameters are trained by "
+                "something else (an optimizer made anew after attach?): call sync.finish(), and "
+                "attach again with the optimizer that the loop steps"
             )
 
     def warn_of_others(self) -> None:

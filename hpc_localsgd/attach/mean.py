@@ -44,6 +44,7 @@ class MeanModel:
         statistics: Statistics,
     ) -> None:
         self._model, self._world, self._exchange = model, world, exchange
+        self._groups = groups
         self._exchanged = {id(p) for group in groups for p in group.parameters}
         self._statistics = statistics
         self._said: set[str] = set()
@@ -70,13 +71,30 @@ class MeanModel:
                 batches that cannot be used; on all ranks alike.
         """
         with self._world.ledger.unbilled():
-            if not equal:
+            if not equal or self._apart():
                 self._exchange.to_mean()
             self._parameters(own)
             buffers = self._buffers()
             iterate(self._model)
             self._statistics.estimate(batches, forward, warn)
             self._average_where_they_differ([b.values() for b in buffers if b.statistic])
+
+    def _apart(self) -> bool:
+        """Tell whether parameters differ that rounds have left equal; say it on rank 0.
+
+        A rank may have loaded or initialised its own, after attach or after an exchange.
+        """
+        flats = [group.flat for group in self._groups]
+        if not any(same.differ(self._world, flats)):
+            return False
+        if self._world.rank == 0:
+            warnings.warn(
+                "the ranks' parameters differ where rounds leave them equal (loaded or initialised "
+                "by each rank for itself after attach?): the mean of what they hold is taken; load "
+                "and initialise before attach, or give sync its state (sync.load_state_dict)",
+                stacklevel=2,
+            )
+        return True
 
     def _parameters(self, own: Own | None) -> None:
         """Average what no round exchanges."""

@@ -38,6 +38,7 @@ class Place:
         rate: Learning rate of that step.
         used: Whether this rank's optimiser took that step.
         finite: Whether this rank's parameters are finite.
+        digest: Of the parameters where workers should differ; ranks may differ in it. 0: not asked.
     """
 
     what: str
@@ -46,6 +47,7 @@ class Place:
     rate: float = 0.0
     used: bool = False
     finite: bool = True
+    digest: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,12 @@ class Everybody:
     Attributes:
         rate: Learning rate of the round's first step.
         astray: Which ranks' parameters are not finite, bool [K].
+        alike: Whether several ranks were asked for a digest, and all have the same.
     """
 
     rate: float
     astray: np.ndarray
+    alike: bool = False
 
 
 class Meetings:
@@ -107,11 +111,13 @@ class Meetings:
         """
         what = float(_OPERATIONS.index(place.what))
         own = [what, self._number, place.t, place.begin, place.rate, float(place.used)]
-        own.append(float(place.finite))
+        own += [float(place.finite), float(place.digest % 2**52)]
         rows = self._world.gather(np.array([own], dtype=np.float64))
+        rows, digests = rows[:, :7], rows[:, 7]
+        alike = len(rows) > 1 and bool(digests.all() and (digests == digests[0]).all())
         bad = rows[:, 6] == 0
         if (rows == rows[0]).all() and place.finite:
-            return Everybody(place.rate, bad)
+            return Everybody(place.rate, bad, alike)
         other = np.flatnonzero((rows[:, :4] != rows[0, :4]).any(1))
         if len(other):
             self._call.settle()
@@ -132,7 +138,7 @@ class Meetings:
                 stacklevel=2,
             )
         self._said = self._said or bool(differ)
-        return Everybody(float(rows[int(np.argmax(rows[:, 5])), 4]), bad)
+        return Everybody(float(rows[int(np.argmax(rows[:, 5])), 4]), bad, alike)
 
 
 def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:

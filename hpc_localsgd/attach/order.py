@@ -8,6 +8,7 @@ import warnings
 
 import torch
 
+WINDOW = 32  # calls of sync.step() in which steps of the optimiser are counted
 _UNFINISHED: dict[int, Order] = {}
 
 
@@ -17,11 +18,13 @@ class Order:
     Attributes:
         taken: Calls of `optimizer.step()` since the last `sync.step()`.
         apart: Whether ranks are known to hold different models, for want of an exchange.
+        stepped: Whether the optimiser has taken a step in this round.
     """
 
     def __init__(self, name: str, rank: int) -> None:
         """Begin; `name` is what to call the model at the end of the program."""
-        self.name, self.taken, self.apart = name, 0, False
+        self.name, self.taken, self.apart, self.stepped = name, 0, False, False
+        self._calls, self._steps, self._speaks = 0, 0, rank == 0
         self._left: list[tuple[int, int]] | None = None
         if rank == 0:
             if not _UNFINISHED:
@@ -46,11 +49,28 @@ class Order:
                 "optimizer.step() first, then sync.step()"
             )
         self.taken += 1
+        self.stepped = True
 
     def counted(self, optimizer: torch.optim.Optimizer) -> None:
         """Note that `sync.step()` was called; without a step before it, with which gradients."""
         self._left = None if self.taken else _gradients(optimizer)
+        self._calls, self._steps = self._calls + 1, self._steps + self.taken
         self.taken = 0
+        if self._calls == WINDOW:
+            self._compare()
+            self._calls = self._steps = 0
+
+    def _compare(self) -> None:
+        """Say once that both are not called equally often; a GradScaler skips few steps."""
+        often = 2 * self._steps <= self._calls or self._steps >= 2 * self._calls
+        if often and self._speaks:
+            self._speaks = False
+            warnings.warn(
+                f"sync.step() was called {self._calls} times for {self._steps} optimizer.step() of "
+                "the optimizer given to attach, and rounds are counted by it: call it once after "
+                "every optimizer.step(), not after every micro-batch or epoch",
+                stacklevel=2,
+            )
 
     def check(self, what: str) -> None:
         """Check that every step of the optimiser was counted.
@@ -67,6 +87,17 @@ class Order:
     def over(self) -> None:
         """Forget: the run has ended."""
         _UNFINISHED.pop(id(self), None)
+
+
+def only_makes_state(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether a step only makes an optimiser's first state, for torch.distributed.checkpoint.
+
+    It steps with learning rate 0 along gradients of 0, so that there is something to load into.
+    """
+    if optimizer.state or any(float(group.get("lr", 1.0)) for group in optimizer.param_groups):
+        return False
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+    return not any(g is None or g.is_sparse or bool(g.any()) for g in grads)
 
 
 def say_unfinished() -> None:

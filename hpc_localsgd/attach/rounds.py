@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hpc_localsgd.attach.meeting import RATE, ROUND, Meetings
+from hpc_localsgd.attach.meeting import RATE, ROUND, Everybody, Meetings
 from hpc_localsgd.attach.meeting import Place as Met
 from hpc_localsgd.plan.schedule import Schedule, every, phases, post_local
 from hpc_localsgd.types import ConfigurationError, Now
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Lengths = Callable[[int, float], int]  # (t, lr) -> H
 _WITHOUT_RATE = (every, post_local, phases)  # their H cannot differ between ranks
@@ -81,17 +78,24 @@ class Rounds:
     a schedule that may use it makes the ranks exchange it (a few bytes a round).
     """
 
-    def __init__(self, schedule: Lengths, meetings: Meetings, steps: int | None) -> None:
+    def __init__(
+        self,
+        schedule: Lengths,
+        meetings: Meetings,
+        steps: int | None,
+        in_warm_up: Lengths = lambda t, lr: 0,
+    ) -> None:
         """Begin at step 0.
 
         Args:
             schedule: Length of the round that starts at step t with learning rate lr.
             meetings: Who must agree.
             steps: Of the whole run, if known.
+            in_warm_up: Length of a round that starts while the rate warms up, else 0.
         """
         self.place, self.steps = Place(), steps
         self._given = self._schedule = schedule
-        self._meetings = meetings
+        self._meetings, self._in_warm_up = meetings, in_warm_up
         self._uses_rate = type(schedule) not in _WITHOUT_RATE
 
     def begin(self, rate: float, used: bool) -> None:
@@ -105,7 +109,7 @@ class Rounds:
             with self._meetings.at(RATE, place.t):
                 here = Met(RATE, place.t, place.t, rate, used)
                 rate = self._meetings.compare(here, strict=True).rate
-        H = int(self._schedule(place.t, rate))
+        H = int(self._in_warm_up(place.t, rate) or self._schedule(place.t, rate))
         if H < 1:
             raise ConfigurationError(f"the schedule gave a round of {H} steps at step {place.t}")
         left = sys.maxsize if self.steps is None else self.steps - place.t
@@ -141,16 +145,19 @@ class Rounds:
         """Go on from a saved place."""
         self.place, self._schedule = place, self.having_observed(observed)
 
-    def agree(self, what: str = ROUND, finite: bool = True, tolerant: bool = False) -> np.ndarray:
+    def agree(
+        self, what: str = ROUND, finite: bool = True, tolerant: bool = False, digest: int = 0
+    ) -> Everybody:
         """Stop with an error where the ranks would wait for each other. A collective, not billed.
 
         Args:
             what: The operation in which they are.
             finite: Whether this rank's parameters are.
             tolerant: It is no error if those of some ranks are not.
+            digest: Of this rank's parameters, where workers should differ; else 0.
 
         Returns:
-            Which ranks' parameters are not finite, bool [K].
+            What all ranks know of each other then.
 
         Raises:
             ConfigurationError: On all ranks alike, naming two that are out of step.
@@ -158,11 +165,11 @@ class Rounds:
         p = self.place
         begin = p.begin if p.begin < p.t else p.t  # one rank may have begun the next round already
         if what != ROUND:
-            return self._meetings.compare(Met(what, p.t, finite=finite), tolerant=tolerant).astray
-        here = Met(what, p.t, begin, p.rate, p.used, finite)
+            return self._meetings.compare(Met(what, p.t, finite=finite), tolerant=tolerant)
+        here = Met(what, p.t, begin, p.rate, p.used, finite, digest)
         all_of_us = self._meetings.compare(here, self._uses_rate, tolerant)
         p.rate = all_of_us.rate
-        return all_of_us.astray
+        return all_of_us
 
     def now(self, t: int, last: bool = False) -> Now:
         """What an algorithm may know about step t of this round."""

@@ -10,14 +10,16 @@ from hpc_localsgd.types import ConfigurationError
 if TYPE_CHECKING:
     from hpc_localsgd.attach.exchange import Exchange
     from hpc_localsgd.attach.parts import Parts
+    from hpc_localsgd.attach.rates import Rates
     from hpc_localsgd.attach.rounds import Rounds
 
 
-def saved(parts: Parts, rounds: Rounds, exchange: Exchange) -> dict[str, Any]:
+def saved(parts: Parts, rounds: Rounds, rates: Rates, exchange: Exchange) -> dict[str, Any]:
     """Give what `Sync.state_dict` gives."""
     return {
         "place": asdict(rounds.place),
         "schedule": rounds.observed(),
+        "rates": rates.saved(),
         "states": exchange.saved(),
         "rank": parts.world.rank,
         "workers": parts.world.size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -165,13 +165,26 @@ class Sync:
             f"step {self.t}{of}, {self._course.place})"
         )
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse to be copied or pickled, alone or as a part of something.
+
+        Raises:
+            TypeError: Always; says what to do.
+        """
+        raise TypeError(
+            "a Sync belongs to this process and cannot be copied or pickled: save "
+            "sync.state_dict(), beside the model's and the optimizer's, or leave it out of the "
+            "object that is copied"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """This rank's place in the run and the algorithm's memory, also in mid-round.
 
         Save it on every rank, beside that rank's own `model.state_dict()` and
         `optimizer.state_dict()`: between two exchanges the workers differ.
         """
-        return saved(self._parts, self._course.rounds, self._course.exchange)
+        course = self._course
+        return saved(self._parts, course.rounds, course.rates, course.exchange)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state, after model and optimiser were loaded; on all ranks.
@@ -185,4 +198,5 @@ class Sync:
             together(self.world, lambda: check_saved(self._parts, course.rounds, state))
             course.rounds.load(Place.saved(state["place"]), state.get("schedule", {}))
             course.exchange.load(state["states"])
+            course.rates.load(state.get("rates"))
         course.resumed()

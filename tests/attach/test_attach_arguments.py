@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from loops import attached, net
-from rank_threads import ThreadWorld, errors_on_ranks
+from rank_threads import ThreadWorld, on_ranks
 from torch import nn
 
 import hpc_localsgd
@@ -124,26 +127,74 @@ WARM_UPS = {
 }
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["scheduler first", "attach first"])
-@pytest.mark.parametrize("kind", WARM_UPS)
-def test_qsr_asks_for_the_warm_up(kind: str, after: bool) -> None:
-    """A rate that begins at 0 gave a first round of 2^31 steps, and no exchange ever."""
+def ends_of(schedule: Any, rates: Sequence[float], scheduler_first: bool = False) -> list[int]:
+    """Where rounds end at these learning rates, on two ranks alike."""
 
-    def work(world: ThreadWorld) -> None:
-        model = net()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-        scheduler = None if after else WARM_UPS[kind](optimizer)
-        sync = hpc_localsgd.attach(
-            model, optimizer, schedule=qsr(alpha=0.2, at_least=4), world=world
-        )
-        scheduler = scheduler or WARM_UPS[kind](optimizer)
-        for _ in range(4):
+    def work(world: ThreadWorld) -> list[int]:
+        _, optimizer, sync = attached(world=world, schedule=schedule)
+        group, ends = optimizer.param_groups[0], []
+        for rate, after in zip(rates, [*rates[1:], rates[-1]], strict=True):
+            group["lr"] = rate
             optimizer.step()
-            sync.step()
-            scheduler.step()
+            if scheduler_first:
+                group["lr"] = after
+            if sync.step():
+                ends.append(sync.t)
+        return ends
 
-    one, other = errors_on_ranks(2, work)
-    assert one == other and "write qsr(warmup=STEPS)" in one, one
+    one, other = on_ranks(2, work)
+    assert one == other
+    return one
+
+
+UP = [0.1 * t / 8 for t in range(8)]  # as transformers' schedules begin
+WARMING = {
+    "from 0": ([*UP, *[0.1] * 20], 2),
+    "nearly 0": ([1e-4, *UP[1:], *[0.1] * 20], 2),
+    "from a third": ([0.03 + 0.07 * t / 8 for t in range(8)] + [0.1] * 20, 2),
+    "once an epoch, from 0": ([0.0] * 6 + [0.05] * 6 + [0.1] * 30, 2),
+    "once an epoch, from a fifth": ([0.02] * 6 + [0.04] * 6 + [0.1] * 30, 7),  # to the first rise
+}
+
+
+@pytest.mark.parametrize("scheduler_first", [False, True])
+@pytest.mark.parametrize(("rates", "first"), WARMING.values(), ids=WARMING)
+def test_qsr_sees_a_warm_up_and_exchanges_in_it(
+    rates: list[float], first: int, scheduler_first: bool
+) -> None:
+    """A rate that begins at 0 gave a first round of 2^31 steps, and no exchange ever."""
+    ends = ends_of(qsr(alpha=0.2, at_least=2), rates, scheduler_first)
+    lengths = np.diff([0, *ends]).tolist()
+    assert lengths[0] == first - (scheduler_first and first > 2)
+    assert lengths[1:4] == [2, 2, 2] and lengths[-1] == 4, lengths  # (0.2 / 0.1)^2 at the peak
+    assert set(lengths[1:]) == {2, 4}, lengths
+
+
+def test_after_the_warm_up_the_rule_is_what_it_is_without_one() -> None:
+    down = [0.1 * 0.9**t for t in range(40)]
+    told, seen = (
+        ends_of(qsr(alpha=0.2, at_least=4, warmup=w), [*UP, *down], True) for w in (8, None)
+    )
+    assert told == seen == [4, 8, 12, 21]
+
+
+def test_a_warm_up_is_gone_on_with_after_a_resume() -> None:
+    """The round that begins at t = 4 is in the warm-up, whoever begins it."""
+    options: dict[str, Any] = {"schedule": qsr(alpha=0.2, at_least=4)}
+    model, optimizer, sync = attached(**options)
+    again = attached(model=net(), **options)
+    for rate in UP[:4]:
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        sync.step()
+    for part, state in zip(again, (model, optimizer, sync), strict=True):
+        part.load_state_dict(copy.deepcopy(state.state_dict()))
+    _, optimizer, sync = again
+    for rate in UP[4:]:
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        ended = sync.step()
+    assert ended and sync.t == 8
 
 
 def test_qsr_with_a_warm_up_exchanges_in_it() -> None:

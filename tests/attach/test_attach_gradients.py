@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from loops import (
+    OPTIMIZERS,
     attached,
     batch,
     everyone_equal,
@@ -13,12 +16,12 @@ from loops import (
     parameters,
     steps,
 )
-from rank_threads import ThreadWorld, on_ranks
+from rank_threads import ThreadWorld, errors_on_ranks, on_ranks
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import hpc_localsgd
-from hpc_localsgd import AllReduce, every, post_local
+from hpc_localsgd import AllReduce, GradientTracking, every, post_local
 from hpc_localsgd.compressors import Sign
 from hpc_localsgd.plan.fragments import cuts_from_the_end
 from hpc_localsgd.plan.schedule import Schedule
@@ -227,3 +230,54 @@ def test_buckets_cover_everything_once_and_are_full(sizes: list[int], limit: int
     assert cuts[-1][0] == 0 and cuts[0][1] == len(sizes)
     assert all(a[0] == b[1] for a, b in zip(cuts, cuts[1:], strict=False))
     assert all(begins[b] - begins[a] >= limit for a, b in cuts[:-1])
+
+
+def penalised(world: ThreadWorld | None, shares: list[int], H: int, nosync: bool) -> torch.Tensor:
+    """Three steps with a penalty on the gradients that backward left, as second-order methods do.
+
+    Args:
+        world: None for a plain loop, which takes the mean of the shares' gradients.
+        shares: Whose batches.
+        H: Length of the rounds.
+        nosync: Backward passes in `sync.no_sync()`.
+    """
+    model, sync = net(), None
+    if world is not None:
+        model, optimizer, sync = attached(model, world=world, schedule=every(H))
+    else:
+        optimizer = OPTIMIZERS["sgd"](model.parameters())
+    for t in range(3):
+        means = [torch.zeros_like(p) for p in model.parameters()]
+        for share in shares:
+            optimizer.zero_grad()
+            with sync.no_sync() if sync and nosync else nullcontext():
+                loss_of(model, share, t).backward(create_graph=True)
+                sum(p.grad.square().sum() for p in model.parameters()).backward()
+            for mean, p in zip(means, model.parameters(), strict=True):
+                mean += p.grad.detach() / len(shares)
+        if sync is None:
+            for mean, p in zip(means, model.parameters(), strict=True):
+                p.grad = mean
+        optimizer.step()
+        if sync is not None:
+            sync.step()
+    return parameters(model)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
+def test_gradients_with_a_graph_work_or_are_refused_in_a_sentence() -> None:
+    local = on_ranks(2, lambda world: penalised(world, [world.rank], 3, False))
+    alone = torch.stack([penalised(None, [rank], 3, False) for rank in range(2)])
+    torch.testing.assert_close(local[0], alone.mean(0), rtol=1e-4, atol=1e-6)
+    paused = on_ranks(2, lambda world: penalised(world, [world.rank], 1, True))
+    torch.testing.assert_close(paused[0], penalised(None, [0, 1], 1, False), rtol=1e-4, atol=1e-6)
+    one, other = errors_on_ranks(2, lambda world: penalised(world, [world.rank], 1, False))
+    assert one == other and "write `with sync.no_sync():` around it" in one
+
+
+def test_a_step_without_a_closure_may_say_so() -> None:
+    """`optimizer.step(closure=None)`, as wrappers of optimisers call it."""
+    model, optimizer, sync = attached(schedule=every(1), algorithm=GradientTracking())
+    loss_of(model, 0, 0).backward()
+    optimizer.step(closure=None)
+    sync.step()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from loops import attached, everyone_equal, parameters
+from loops import attached, everyone_equal, net, parameters, steps
 from rank_threads import ThreadWorld, on_ranks
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 from hpc_localsgd import DiLoCo, LocalSGD, every
 from hpc_localsgd.algorithms.base import Algorithm
@@ -75,6 +76,28 @@ def test_saving_as_before(when: Callable[[Sync], None], tmp_path: Path) -> None:
         assert not any(p._post_accumulate_grad_hooks for p in twin.parameters())
         twin[1].weight.data.zero_()
         assert torch.equal(parameters(model), values)  # memory of its own
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_attach_gives_is_not_copied(copied: Callable[[object], object]) -> None:
+    """A trainer object that holds model, optimizer and sync."""
+    with pytest.raises(TypeError, match=r"save sync.state_dict\(\), beside the model's"):
+        copied(attached()[2])
+
+
+@pytest.mark.parametrize("H", [1, 2])
+def test_the_step_that_makes_an_optimisers_first_state_is_no_step(H: int) -> None:
+    """`get_optimizer_state_dict` of a new optimiser steps it with gradients and rates of 0."""
+    model, optimizer, sync = attached(net(), "adam", schedule=every(H))
+    get_optimizer_state_dict(model, optimizer)
+    assert optimizer.state
+    with sync.averaged():
+        pass
+    steps(model, optimizer, sync, range(4))
+    plain, theirs, _ = attached(net(), "adam", schedule=every(H))
+    get_optimizer_state_dict(plain, theirs)
+    steps(plain, theirs, None, range(4))
+    assert torch.equal(parameters(model), parameters(plain)) and sync.t == 4
 
 
 @pytest.mark.skipif(
