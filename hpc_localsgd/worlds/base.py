@@ -27,8 +27,8 @@ from hpc_localsgd.worlds.routes import Routes
 from hpc_localsgd.worlds.transport import Transport
 
 if TYPE_CHECKING:
-    from hpc_localsgd.compressors.base import Compressor
     from hpc_localsgd.types import Rows
+    from hpc_localsgd.worlds.codec import Codec
 
 
 class World(ABC):
@@ -155,7 +155,7 @@ class World(ABC):
         with self._exchanging():
             return self._transport.allgather(sent.contiguous()).reshape(self.size, m)
 
-    def mean_elementwise(self, x: Rows, codec: Compressor) -> Rows:
+    def mean_elementwise(self, x: Rows, codec: Codec) -> Rows:
         """The average of encoded rows, for codecs that encode each number by itself; in place.
 
         Each rank averages its share of the numbers, decoded, and sends the average encoded again,
