@@ -31,7 +31,7 @@ quick: env  ## run the tests that start no ranks: an answer in minutes
 	$(BIN)/python -m pytest tests -n auto -m "not launched"
 
 # cosmic-ray makes the faults. It is installed beside the environment, the first time it is needed.
-mutants: env  ## put small faults into the code, one at a time: do tests notice? (hours; ARGS="--sample 200")
+mutants: env  ## put small faults into the code, one at a time: do tests notice? (hours; ARGS="--sample 30")
 	@test -d build/mutants || $(BIN)/python -m pip install --quiet --target build/mutants \
 	    -r tests/mutants/requirements.txt
 	$(BIN)/python tests/mutants $(ARGS)
