@@ -76,4 +76,9 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "error_feedback: bool",
         "pass",
     ): "an annotation of a class that is no dataclass",
+    (
+        "gradients/average_direction.py",
+        "weights = torch.from_numpy(z).to(x, non_blocking=True)",
+        "weights = torch.from_numpy(z).to(x, non_blocking=False)",
+    ): "when a copy to a GPU ends, not what is in it",
 }

@@ -20,7 +20,7 @@ ENDLESS = "endless"
 
 def words(tests: Sequence[str]) -> list[str]:
     """What pytest is called with."""
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not launched"]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not launched", "--tb=line"]
     return [*options, f"--timeout={TEST_WAITS_S}", *tests]
 
 

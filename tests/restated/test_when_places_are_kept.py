@@ -125,6 +125,19 @@ def test_by_seconds_inside_a_long_round(tmp_path: Path) -> None:
     assert kept.checkpoints.saved == [(t, 2) for t in (6, 12, 18, 24, 30)] + [(32, 32)]
 
 
+def test_by_seconds_inside_a_long_round_at_the_first_step_that_has_them(tmp_path: Path) -> None:
+    """5.5 s have passed after 11 steps of half a second; and a second may be shorter than one."""
+    kept = Kept(tmp_path / "5", (1, 30), dt=0.5, given={"seconds": 5.0}).go()
+    assert kept.checkpoints.saved == [(11, 1), (22, 1), (31, 31)]
+    kept = Kept(tmp_path / "half", (1, 3), dt=1.0, given={"seconds": 0.5}).go()
+    assert kept.checkpoints.saved == [(1, 1), (2, 1), (3, 1), (4, 4)]
+
+
+def test_at_every_step(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, (1, 1, 3), given={"steps": 1}).go()
+    assert kept.checkpoints.saved == [(1, 1), (2, 2), (3, 2), (4, 2), (5, 5)]
+
+
 def test_copies_in_a_long_round_are_every_other_pace(tmp_path: Path) -> None:
     """Paces of a second: in a round without exchanges a rank copies when two have passed."""
     kept = Kept(tmp_path, (1, 20), dt=0.6).go()
