@@ -85,11 +85,9 @@ class Score:
         )
 
 
-def score(target: str, faults: list[Fault], jobs: int) -> Score:
+def score(target: str, faults: list[Fault], callers: Callers, jobs: int) -> Score:
     """Try all faults of a target, and print what is not killed as it is found."""
     tests, got = TARGETS[target], Score(target)
-    print(f"# {target}: {len(faults)} faults; its tests without any", flush=True)
-    callers = preload(tests, files_of(target))
     known = [fault for fault in faults if fault.key in EQUAL and not fault.name]
     got.equal, began_s = len(known), time.monotonic()
     for fault, outcome in outcomes([f for f in faults if f not in known], tests, callers, jobs):
@@ -152,8 +150,10 @@ def main() -> int:
     for line in stale(given.only or TARGETS):
         print(f"known.py: no fault of today: {line}", flush=True)
     faults = chosen(given)
-    print(f"{sum(map(len, faults.values()))} faults", flush=True)
-    scores = [score(target, faults[target], given.jobs) for target in faults]
+    print(f"{sum(map(len, faults.values()))} faults; first the tests without any", flush=True)
+    tests = dict.fromkeys(word for target in faults for word in TARGETS[target])
+    callers = preload(list(tests), [path for target in faults for path in files_of(target)])
+    scores = [score(target, faults[target], callers, given.jobs) for target in faults]
     print("\n" + table(scores))
     return 0 if all(one.noticed >= 0.9 * one.total for one in scores) else 1
 

@@ -81,4 +81,14 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "weights = torch.from_numpy(z).to(x, non_blocking=True)",
         "weights = torch.from_numpy(z).to(x, non_blocking=False)",
     ): "when a copy to a GPU ends, not what is in it",
+    (
+        "gradients/elsewhere.py",
+        "self._t = 0",
+        "self._t = -1",
+    ): "nobody asks before a batch is drawn: that is refused",
+    (
+        "gradients/elsewhere.py",
+        "self._t = 0",
+        "self._t = 1",
+    ): "nobody asks before a batch is drawn: that is refused",
 }
