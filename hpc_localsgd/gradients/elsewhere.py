@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 _STREAM = 3  # the data of a run with the same seed are drawn from streams 1 and 2
 
-Climb = Callable[["Rows", "Rows"], None]  # (x, g): moves the rows of x, in place; may use up g
-Shift = Callable[["Rows", Sequence[int], int], None]  # (x, workers, t): moves x, in place
+# (x, g): moves the rows of x, in place; may use up g
+Climb = Callable[["Rows", "Rows"], None]
+# (x, workers, t): moves x, in place
+Shift = Callable[["Rows", Sequence[int], int], None]
 
 
 class Elsewhere(Task):

@@ -91,4 +91,14 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "self._t = 0",
         "self._t = 1",
     ): "nobody asks before a batch is drawn: that is refused",
+    (
+        "gradients/elsewhere.py",
+        'Shift = Callable[["Rows", Sequence[int], int], None]',
+        "pass",
+    ): "a name for annotations",
+    (
+        "gradients/elsewhere.py",
+        'Climb = Callable[["Rows", "Rows"], None]',
+        "pass",
+    ): "a name for annotations",
 }
