@@ -7,10 +7,12 @@ worked out then is without it: such faults are tried anew if they survive here.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import types
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -36,6 +38,9 @@ class Collected(Watch):
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Try all faults. In a child: change the functions, and go on with pytest's own loop."""
+        for name in {fault.module for fault in self.faults}:
+            with suppress(Exception):  # one that needs what is not there is tried anew
+                importlib.import_module(name)
         possible = [fault for fault in self.faults if code_of(fault)]
         try:
             for fault, outcome in tried(possible, self._inside, self.jobs):

@@ -34,6 +34,8 @@ TARGETS: dict[str, list[str]] = {
         "tests/restated/test_when_places_are_kept.py",
         "tests/restated/test_checkpoints_hold_everything.py",
         "tests/restated/test_places_of_a_run.py",
+        "tests/restated/test_how_a_rank_stops.py",
+        "tests/test_checkpoint_folders.py",
         "tests/test_strange_checkpoints.py",
         "tests/test_checkpoint.py",
         "--deselect=tests/test_checkpoint.py::test_images_on_disk_go_on_in_mid_epoch",
