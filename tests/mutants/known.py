@@ -101,4 +101,19 @@ EQUAL: dict[tuple[str, str, str], str] = {
         'Climb = Callable[["Rows", "Rows"], None]',
         "pass",
     ): "a name for annotations",
+    (
+        "checkpoint/folder.py",
+        "sys.stderr.flush()",
+        "pass",
+    ): "Python writes every line of stderr at once",
+    (
+        "checkpoint/keeper.py",
+        "sys.stderr.flush()",
+        "pass",
+    ): "Python writes every line of stderr at once",
+    (
+        "checkpoint/background.py",
+        "sys.stderr.flush()",
+        "pass",
+    ): "Python writes every line of stderr at once",
 }
