@@ -483,15 +483,56 @@ def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:
     if not child:
         os.close(writes)
         os.read(reads, 1)  # until the parent is done
-        os._exit(0)
+        os._exit(len(before_end) + len(presence._ours))  # which would give back the parent's
     try:
         os.close(here._descriptor)  # as its end would, and what it left stays
         presence._ours.clear()
         Presence(tmp_path).end()
     finally:
         os.close(writes)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
         os.close(reads)
+    assert status == 0
+
+
+def test_a_claim_is_on_the_disk_and_read_past_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, opened, open_, sync = [], [], os.open, os.fsync
+    monkeypatch.setattr(lease.os, "fsync", lambda descriptor: done.append(sync(descriptor)))
+    here = Presence(tmp_path)
+    assert done
+    monkeypatch.setattr(
+        lease.os, "open", lambda file, flags: opened.append(flags) or open_(file, flags)
+    )
+    assert lease.read(here.file)[1].run == here.run
+    assert opened[0] & getattr(os, "O_DIRECT", 0) == getattr(os, "O_DIRECT", 0)
+    here.end()
+
+
+def test_a_lock_reaches_within_a_kernel_and_a_mount(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("w") as a, (tmp_path / "b").open("w") as b:
+        here = lease.reach_of(a.fileno())
+        assert here == lease.reach_of(b.fileno())
+    with Path("/proc/self/status").open() as elsewhere:
+        there = lease.reach_of(elsewhere.fileno())
+    kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert here != there and here.startswith(kernel) and there.startswith(kernel)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_none_and_a_broken_one_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*words: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(lease.fcntl, "flock", refused)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="no"):
+            lease.lock(0)
+    else:
+        assert lease.lock(0) is None
 
 
 @pytest.mark.parametrize(

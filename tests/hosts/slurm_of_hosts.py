@@ -15,6 +15,7 @@ class SlurmOfHosts(Cluster):
     """The daemons of a cluster whose nodes are hosts."""
 
     shared_host = ""
+    groups = False  # another such cluster on this machine has nodes of the same names
 
     def __init__(self, folder: Path, hosts: Hosts, *names: str) -> None:
         """Make nothing yet.
