@@ -104,12 +104,52 @@ def test_what_a_disk_refuses_is_said_and_nothing_is_left_of_the_try(
         write(file, data[:10])
         raise OSError(number, "no")
 
+    def not_even_removed(file: Path, missing_ok: bool = False) -> None:
+        remove(file, missing_ok)
+        raise OSError(number, "no")
+
+    remove = Path.unlink
+    monkeypatch.setattr(Path, "unlink", not_even_removed)
     monkeypatch.setattr(Path, "write_bytes", refused)
     with pytest.raises(
         ConfigurationError, match=f"rank 1 on n1 cannot write to --out .*{words}.*{cure}"
     ):
         check_shared(ThreeRanks(1, claim.run), out, "")
     assert [file.name for file in out.iterdir()] == ["RUNNING"]
+
+
+def test_ranks_with_one_trouble_are_named_and_not_too_many(
+    claim: Presence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*found: int) -> str:
+        with pytest.raises(ConfigurationError) as refused:
+            check_shared(ThreeRanks(0, found=found), claim.file.parent, claim.run)
+        return str(refused.value)
+
+    both = said(0, errno.EROFS, UNSEEN)
+    assert "rank 1 on n1 cannot write" in both and "rank 2" not in both
+    monkeypatch.setattr(shared_folder, "NAMED", 1)
+    assert "rank 1 on n1 and 1 more does not find" in said(0, UNSEEN, UNSEEN)
+    assert "rank 2 on n2 does not find" in said(0, 0, UNSEEN)
+
+
+def test_that_the_folder_cannot_be_taken_is_said_to_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    class Asked(ThreeRanks):
+        def gather(self, v: np.ndarray) -> np.ndarray:
+            told.append(v[0].tobytes())
+            return super().gather(v)
+
+    def busy(out: Path) -> None:
+        raise ConfigurationError("a run is going on")
+
+    monkeypatch.setattr(shared_folder, "Presence", busy)
+    with pytest.raises(ConfigurationError, match="a run is going on"), held(Asked(0), tmp_path):
+        pass
+    assert told and told[0].startswith(b"a run is going on")
 
 
 def test_a_claim_that_a_cache_of_the_host_hides_is_looked_for_again(
@@ -152,5 +192,7 @@ def test_the_folder_is_given_back_when_the_job_cannot_begin_and_kept_when_it_doe
         pass
     assert ours is not None and ours.file.exists()
     ours.end()
-    with pytest.raises(ConfigurationError), held(ThreeRanks(1, "another"), tmp_path):
-        pass  # rank 1 has claimed nothing, and gives nothing back
+    for rank in (1, 2):  # they have claimed nothing, and give nothing back
+        with pytest.raises(ConfigurationError, match="does not find"):
+            with held(ThreeRanks(rank, "another"), tmp_path):
+                pass

@@ -37,6 +37,14 @@ def test_what_differs_is_named_with_the_host(name: str) -> None:
         software.check_same_software(TwoRanks(where="/elsewhere", **{name: "0.1"}))
 
 
+def test_ranks_of_several_workers_are_counted_as_ranks() -> None:
+    world = TwoRanks(torch="0.1")
+    two, world.ranks = world.gather, range(2)
+    world.gather = lambda v: two(v).repeat(2, 0)  # type: ignore[method-assign]
+    with pytest.raises(ConfigurationError, match="rank 1 on node-2"):
+        software.check_same_software(world)
+
+
 def test_the_digest_is_of_every_line_and_name(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b.py").write_text("x = 1\n")
