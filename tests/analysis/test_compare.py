@@ -14,7 +14,7 @@ from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.tables import tables
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.compare import main
-from hpc_localsgd.trajectory import Header, Writer
+from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
 CONFIG = """
 algorithm: {{class_path: hpc_localsgd.LocalSGD, init_args: {{average: gradients}}}}
@@ -157,3 +157,13 @@ def test_one_run_is_enough_and_one_without_accuracy_too(
 ) -> None:
     assert main([record(tmp_path / "a", float("nan"))]) == 0
     assert "Pareto" not in capsys.readouterr().out
+
+
+def test_a_run_that_is_given_twice_is_no_second_seed(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(runs[0])
+    for again in (runs[0], str(Trajectory(runs[0]).path), str(link)):
+        assert main([runs[0], runs[1], again]) == 2
+        assert f"{again} is given twice: leave it out once" in capsys.readouterr().err

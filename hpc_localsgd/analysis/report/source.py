@@ -83,9 +83,13 @@ def open_runs(paths: list[str]) -> list[Source]:
         paths: Folders of runs, or trajectories.
 
     Raises:
-        TrajectoryError: One of them cannot be read.
+        TrajectoryError: One of them cannot be read, or is given twice.
     """
     runs = [Trajectory(path) for path in paths]
+    files = [run.paths[0].resolve() for run in runs]
+    for i, file in enumerate(files):
+        if file in files[:i]:  # it would count as another seed, and as one without deviation
+            raise TrajectoryError(f"{paths[i]} is given twice: leave it out once")
     full = [_name(run) for run in runs]
     for depth in range(1, 20):
         short = ["/".join(Path(name).parts[-depth:]) for name in full]
