@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -295,8 +296,11 @@ def test_a_process_that_was_suspended_has_waited_for_nobody(monkeypatch) -> None
 
 def test_a_fork_is_silent() -> None:
     rank = Rank(1)
-    rank.watch._lock.acquire()
+    holder = threading.Thread(target=rank.watch._lock.acquire)  # and it is not in the fork
+    holder.start()
+    holder.join()
     rank.watch.abandon()
+    assert rank.watch._lock.acquire(timeout=1.0)
     rank.own.over(0, "is over")
     rank.watch.say()
     assert rank.wire.abandoned and not rank.wire.closed and rank.wire.told == []
