@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BEAT_EVERY_S = 5.0
 ROUNDS = 3  # of the longest, for an exchange to come about
 START = 3  # times the least time
+FIRST_S = 2.5  # for rank 0, if it lives, to speak: it is where the launcher is
 GRACE_S = 3.0  # for the thread to say it in words
 
 
@@ -140,7 +141,7 @@ class Watchdog:
             self._seen = {}
         elif not self._seen:  # who says something new within the next beats is there
             self._seen, self._looked_s = self._said(), now
-        elif now - self._looked_s > 2 * BEAT_EVERY_S + 1:
+        elif now - self._looked_s > 2 * BEAT_EVERY_S + 1 + (FIRST_S if self._world.rank else 0):
             self._end(silent_s)
 
     def over(self) -> None:
