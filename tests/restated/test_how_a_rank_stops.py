@@ -222,3 +222,20 @@ def test_how_long_the_others_shards_are_waited_for(
     assert kept.now - began[0].began == pytest.approx(kept_s, abs=0.05)
     assert len(kept.checkpoints.saved) == written
     assert began[0].pauses[-1] == keeper.TOGETHER_S
+
+
+def test_where_the_newest_place_cannot_be_written_an_older_one_is(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    kept = Kept(tmp_path, (1, 1, 3), dt=1.0, stop_at=3)
+    real = kept.checkpoints.save
+
+    def save(place: Place) -> Path:
+        if place.after == 2:
+            raise OSError("no space")
+        return real(place)
+
+    monkeypatch.setattr(kept.checkpoints, "save", save)
+    with pytest.raises(Stopped):
+        kept.go()
+    assert kept.checkpoints.saved == [(1, 1)]
