@@ -281,7 +281,7 @@ def test_an_optimizer_s_own_default_rate_is_nobody_s_wish(name: str) -> None:
         (["--algorithm", "locl_sgd"], "unknown algorithm 'locl_sgd' - did you mean 'local_sgd'?"),
         (["--algorithm=locl_sgd"], "(allreduce"),
         (["--schedule=post_locl"], "unknown schedule 'post_locl' - did you mean 'post_local'?"),
-        (["--task=mnist"], "unknown task 'mnist'"),
+        (["--task=mnist_of_today"], "unknown task 'mnist_of_today'"),
         (["--rate", "cosin"], "did you mean 'cosine'?"),
         (["--sede=3"], "sede"),
         (["--schedule.evry=3"], "evry"),
