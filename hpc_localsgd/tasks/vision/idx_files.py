@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hpc_localsgd import regular_file
 from hpc_localsgd.types import ConfigurationError
 
 Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, 1, height, width], int64 [N]
 
 UNSIGNED_BYTES = 8  # the format's number for its type
 SPLITS = {"train": ("train",), "test": ("t10k", "test")}  # and what files call them
-_MOST_BY_GZIP = 1032  # times smaller than it was: no deflated file can hold more
+MOST_BYTES = 2 << 30  # of a file, unpacked too: EMNIST's largest has 0.55 GB
 
 
 def find(folders: list[Path], prefix: str) -> dict[str, tuple[Path, Path]] | None:
@@ -72,14 +73,16 @@ def numbers(path: Path, dimensions: int) -> np.ndarray:
     Raises:
         ConfigurationError: It cannot be read, is damaged, or holds something else.
     """
-    if not path.is_file():  # reading a device or a pipe may never end
-        raise ConfigurationError(f"{path} is not a file")
+    try:
+        regular_file.check(path, MOST_BYTES)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(4 + 4 * dimensions)
             shape = _shape(path, header, dimensions)
             wanted = int(np.prod(shape, dtype=object))
-            content = file.read(min(wanted, _most(path)) + 1)
+            content = file.read(min(wanted, MOST_BYTES) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise _damaged(path, str(error)) from error
     if len(content) != wanted:
@@ -124,11 +127,6 @@ def _shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
             f"({UNSIGNED_BYTES:#x}) in {dimensions} are wanted"
         )
     return struct.unpack(f">{dimensions}I", header[4:])
-
-
-def _most(path: Path) -> int:
-    """Bound what a file can hold, so that a false header costs no memory."""
-    return path.stat().st_size * (_MOST_BY_GZIP if path.suffix == ".gz" else 1)
 
 
 def _damaged(path: Path, why: str) -> ConfigurationError:

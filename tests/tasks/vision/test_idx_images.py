@@ -185,7 +185,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     write_idx(tmp_path)
     (tmp_path / IMAGES).unlink()
     os.mkfifo(tmp_path / IMAGES)
-    assert f"{IMAGES} is not a file" in refusal(tmp_path)
+    assert f"{IMAGES} cannot be read: it is a device or a pipe" in refusal(tmp_path)
+    (tmp_path / IMAGES).unlink()
+    with (tmp_path / IMAGES).open("wb") as file:
+        file.truncate(1 << 40)  # a terabyte that takes no room
+    assert "has 1,099,511,627,776 bytes, and at most" in refusal(tmp_path)
 
 
 def test_absent_files_come_with_where_they_are(tmp_path: Path) -> None:
