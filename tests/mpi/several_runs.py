@@ -11,22 +11,27 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hpc_localsgd.assemble import make_world
+from hpc_localsgd.assemble import make_world, started
 from hpc_localsgd.config import parse
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.smoke import smaller
 from hpc_localsgd.train import _train
+from hpc_localsgd.worlds.base import World
 
 share_cores(os.environ)
 launch = detect(os.environ)
-runs = [parse(Path(file).read_text().splitlines()) for file in sys.argv[1:]]
-world = make_world(runs[0].config, launch)
+worlds: dict[int | None, World] = {}  # by number of workers
 statuses = []
-for file, run in zip(sys.argv[1:], runs, strict=True):
+for file in sys.argv[1:]:
     print(f"{file}:", file=sys.stderr)  # so that one that fails is named
-    if run.config.smoke:
-        run = replace(run, config=smaller(run.config, world.n))
-    statuses.append(_train(run, world))
-world.close()
+    resolved = parse(Path(file).read_text().splitlines())
+    if resolved.config.smoke:
+        resolved = replace(resolved, config=smaller(resolved.config, started(launch)))
+    config = resolved.config
+    if config.workers not in worlds:
+        worlds[config.workers] = make_world(config, launch)
+    statuses.append(_train(resolved, worlds[config.workers]))
+for world in worlds.values():
+    world.close()
 sys.exit(max(statuses))

@@ -25,7 +25,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     files = []
     for path in RECIPES:
         files.append(folder / f"{path.stem}.options")
-        files[-1].write_text(f"--config\n{path}\n--smoke\n--out\n{folder / path.stem}")
+        files[-1].write_text(f"--config\n{path}\n--smoke\n--world=mpi\n--out\n{folder / path.stem}")
     return folder, run(mpirun(2), [str(HERE / "several_runs.py"), *map(str, files)], timeout_s=800)
 
 
