@@ -14,7 +14,6 @@ from hpc_localsgd.attach.rates import LONG_ROUND, Rates
 from hpc_localsgd.attach.rounds import Place
 from hpc_localsgd.attach.windows import aligned, windows
 from hpc_localsgd.plan.schedule import every, qsr
-from hpc_localsgd.types import ConfigurationError
 
 
 @pytest.mark.parametrize(
@@ -60,21 +59,22 @@ def test_a_bill_is_added_up_once_a_round_and_closed_a_round_later() -> None:
 def test_a_rate_is_watched_until_it_falls() -> None:
     rates = Rates(qsr(alpha=0.1, at_least=2))
     for t in range(3):
-        rates.see(t, 0.1)
-        assert rates.watching
-    with pytest.raises(ConfigurationError, match="warm"):
-        rates.see(3, 0.11)
-    rates = Rates(qsr(alpha=0.1, at_least=2))
-    rates.see(0, 0.1)
-    rates.see(1, 0.09)
-    assert not rates.watching
-    rates.see(2, 0.5)
-    with pytest.raises(ConfigurationError, match="warm"):
-        Rates(qsr(alpha=0.1, at_least=2)).see(0, 0.0)
+        assert rates.in_warm_up(t, 0.1) == 0 and rates.watching
+    assert [rates.in_warm_up(t, 0.11) for t in (3, 4)] == [2, 2]  # it rises
+    assert rates.in_warm_up(5, 0.1) == 0 and not rates.watching
+    assert rates.in_warm_up(6, 0.5) == 0
+    assert Rates(qsr(alpha=0.1, at_least=2)).in_warm_up(0, 0.0) == 2
     assert not Rates(every(4)).watching
     resumed = Rates(qsr(alpha=0.1, at_least=2))
-    resumed.resumed()
-    resumed.see(5, 0.0)
+    resumed.load(None)
+    assert resumed.in_warm_up(5, 0.0) == 0
+
+
+def test_a_warm_up_is_over_when_the_rate_stays_for_more_than_twice_as_long() -> None:
+    rates = Rates(qsr(alpha=0.1, at_least=2))
+    assert [rates.in_warm_up(t, 0.1) for t in (0, 3)] == [0, 0]
+    assert [rates.in_warm_up(t, 0.2) for t in (4, 12)] == [2, 2]  # it had stayed for 4 steps
+    assert rates.in_warm_up(13, 0.2) == 0 and not rates.watching
 
 
 def test_a_round_is_long_from_a_thousand_steps_on_and_again_when_it_doubles(
@@ -82,14 +82,15 @@ def test_a_round_is_long_from_a_thousand_steps_on_and_again_when_it_doubles(
 ) -> None:
     rates, said = Rates(qsr(alpha=0.1, at_least=2)), list[bool]()
     for H in (LONG_ROUND - 1, LONG_ROUND, 2 * LONG_ROUND - 1, 2 * LONG_ROUND, 3000, 5000):
-        rates.say(Place(t=7, s=3, begin=7, end=7 + H, rate=0.25), 0)
+        rates.say(Place(t=9, s=3, begin=7, end=7 + H, rate=0.25), 0)
         said.append(len(recwarn) > 0)
         recwarn.clear()
     assert LONG_ROUND == 1000 and said == [False, True, False, True, False, True]
-    rates.say(Place(end=10**6, rate=0.25), 1)
-    Rates(every(10**6)).say(Place(end=10**6), 0)
+    rates.say(Place(t=9, begin=7, end=10**6, rate=0.25), 1)
+    rates.say(Place(t=8, begin=7, end=10**6, rate=0.25), 0)  # the rate may still be seen to rise
+    Rates(every(10**6)).say(Place(t=9, begin=7, end=10**6), 0)
     assert not len(recwarn)
-    rates.say(Place(t=7, s=3, begin=7, end=7 + 10**7, rate=0.25), 0)
+    rates.say(Place(t=9, s=3, begin=7, end=7 + 10**7, rate=0.25), 0)
     said_last = str(recwarn.pop().message)
     assert "round 3 has H = 10000000 steps at the learning rate 0.25" in said_last
     assert "the next exchange is after step 10000006;" in said_last

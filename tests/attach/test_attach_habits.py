@@ -154,8 +154,13 @@ def gan(world: ThreadWorld | None, ranks: list[int], H: int, T: int) -> list[tor
 
 
 def small(seed: int, out: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, out))
+    """A net whose numbers are its own: threads share torch's global random numbers."""
+    made = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, out))
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) / 2)
+    return made
 
 
 def average(rows: list[list[torch.Tensor]]) -> None:
