@@ -51,9 +51,7 @@ class StreamingDiLoCo(Algorithm):
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
-            raise ConfigurationError(
-                f"streaming_diloco: lr must be positive, or nothing moves, got {self.lr}"
-            )
+            raise ConfigurationError(f"streaming_diloco: lr must be positive, got {self.lr}")
         if self.fragments < 1 or self.delay < 0 or not 0 <= self.keep_local < 1:
             raise ConfigurationError(
                 "streaming_diloco: needs fragments >= 1, delay >= 0 and 0 <= keep_local < 1, "
@@ -63,8 +61,7 @@ class StreamingDiLoCo(Algorithm):
     def init(self, x: Rows, world: World, model: Footprint) -> State:
         """`anchor` [P], `u` [P] (outer momentum), and where the fragments begin and end."""
         del world
-        at = cuts(model.sizes, self.fragments)
-        u = x.new_zeros(x.shape[1])
+        at, u = cuts(model.sizes, self.fragments), x.new_zeros(x.shape[1])
         return {"anchor": x[0].clone(), "u": u, "cuts": at, "flying": -1, "begun": None}
 
     def acts_on_step(self, state: State, now: Now) -> bool:

@@ -27,5 +27,5 @@ def test_an_enormous_recorded_task_is_refused(text: str) -> None:
 def test_text_without_an_end_is_refused(tokens: str) -> None:
     arguments = f"{{file: /dev/zero, tokens: {tokens}}}"
     text = f"task: {{class_path: text, init_args: {arguments}}}\n"
-    with pytest.raises(ConfigurationError, match="^--task.file /dev/zero is a device or a pipe"):
+    with pytest.raises(ConfigurationError, match="--task.file /dev/zero: it is a device or a pipe"):
         rebuilt(text, Options(run=Path("run")), torch.device("cpu"))
