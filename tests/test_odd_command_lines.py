@@ -258,7 +258,8 @@ FORM = "type rows of real numbers, as [[0.5, 0.5], [0.5, 0.5]]"
         ("--config huge.npy", "it has 10,000,000,000,000 bytes, and at most 1,048,576 are read"),
         ("--task text --task.file pipe.npy", "it is a device or a pipe"),
         ("--task text --task.file huge.npy", "it has 10,000,000,000,000 bytes"),
-        ("--epochs 1e300", "is more than 1e+12 steps: type less"),
+        ("--epochs 1e300", "--epochs 1e+300: give a number of at most 1e+30"),
+        ("--epochs 1e29", "is more than 1e+12 steps: type less"),
     ],
 )
 def test_what_is_no_matrix_and_what_has_no_end_is_refused(argv: str, said: str) -> None:

@@ -76,7 +76,7 @@ def test_no_command_minds_that_its_reader_has_gone(tmp_path: Path) -> None:
     run = str(tmp_path)
     options = ["--steps=4", "--task.hidden=4", "--workers=2", "--figures=false"]
     assert train([*options, f"--out={run}"]) == 0
-    given = {name: [run] for name in ("report", "cite", "summary")} | {"compare": [run, run]}
+    given = {name: [run] for name in ("report", "cite", "summary", "compare")}
     given |= {"plan": options[:3], "doctor": [], "--help": []}
     going = {
         name: subprocess.Popen(

@@ -98,7 +98,8 @@ def main(kind: str, *rows: str) -> None:
         try:
             train(world, phase, action)
         except ConfigurationError as error:
-            print(f"{row} ended: {error}", flush=True)
+            sys.stdout.write(f"{row} ended: {error}\n")  # at once: ranks share a line else
+            sys.stdout.flush()
             if row == rows[-1]:
                 raise
 
