@@ -479,19 +479,23 @@ def test_a_holder_that_is_frozen_still_holds(tmp_path: Path, other: Holder) -> N
 def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:
     here = Presence(tmp_path)
     reads, writes = os.pipe()
+    begun, says = os.pipe()
     child = os.fork()
     if not child:
         os.close(writes)
+        os.write(says, b"!")  # what a fork brings about has been done
         os.read(reads, 1)  # until the parent is done
         os._exit(len(before_end) + len(presence._ours))  # which would give back the parent's
     try:
+        os.read(begun, 1)
         os.close(here._descriptor)  # as its end would, and what it left stays
         presence._ours.clear()
         Presence(tmp_path).end()
     finally:
         os.close(writes)
         _, status = os.waitpid(child, 0)
-        os.close(reads)
+        for end in (reads, begun, says):
+            os.close(end)
     assert status == 0
 
 
