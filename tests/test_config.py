@@ -223,7 +223,8 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
         name.removeprefix("--")
         for name in OPTIONS.split()
         if name not in ("--help", "--print_config", "--config", "--trust")
-        and name not in ("--out", "--resume", "--resume_from_mean", "--overwrite", "--figures")
+        and name not in ("--out", "--resume", "--resume_from_mean", "--extend")
+        and name not in ("--overwrite", "--figures")
     }
 
 
