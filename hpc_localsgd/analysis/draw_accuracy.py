@@ -184,7 +184,7 @@ def scale_accuracy(axes: Axes, score: Series | None) -> None:
     if score is None:
         style.note(axes, "no evaluation yet")
         return
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     # The first evaluations, near chance, would take the room of all the others.
     early, best = np.quantile(score.value, 0.1), score.value.max()
@@ -192,7 +192,7 @@ def scale_accuracy(axes: Axes, score: Series | None) -> None:
     top = min(1.0, best + 0.15 * (best - bottom)) if best <= 1 else best * 1.05
     axes.set_ylim(max(0.0, bottom - 0.08 * (top - bottom)), top)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g} %"))
+    style.in_percent(axes)
 
 
 def _place_axis(panels: np.ndarray, last: int, spent_s: float, seconds: bool, clock: str) -> None:

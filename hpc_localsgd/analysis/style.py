@@ -183,6 +183,17 @@ def step_axis(axes: Axes, last: int, label: bool = True) -> None:
         axes.set_xlabel("global step")
 
 
+def in_percent(axes: Axes) -> None:
+    """Write the numbers of the ordinate, which are shares, in percent.
+
+    Args:
+        axes: The panel.
+    """
+    from matplotlib.ticker import FuncFormatter
+
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g} %"))
+
+
 def seconds_axis(axes: Axes, longest_s: float) -> None:
     """Seconds from 0 to `longest_s`, with ticks at round numbers of the unit that reads best.
 

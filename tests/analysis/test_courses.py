@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.analysis.compare import grouped_runs
-from hpc_localsgd.analysis.compare.courses import AXES, QUANTITIES, course_of
+from hpc_localsgd.analysis.compare.courses import (
+    AXES,
+    QUANTITIES,
+    Axis,
+    Course,
+    course_of,
+    recorded,
+    values_of,
+)
 from hpc_localsgd.analysis.compare.draw import look_of
 from hpc_localsgd.analysis.compare.draw_courses import draw_courses
 from hpc_localsgd.analysis.compare.groups import Group
@@ -55,8 +63,9 @@ def groups(tmp_path: Path) -> list[Group]:
 
 
 def test_a_course_is_the_mean_where_every_seed_has_a_value(groups: list[Group]) -> None:
-    found = course_of(groups[1], BY_NAME["test accuracy"], STEPS)
-    assert found is not None and found.runs == 3
+    values = values_of(groups[1], BY_NAME["test accuracy"])
+    assert values is not None and len(values.runs) == 3
+    found = course_of(values, STEPS)
     assert found.step.tolist() == [0, 10, 20, 60, 70, 80]
     expected = [[accuracy(8, seed, step) for seed in range(3)] for step in (10, 20, 60, 70, 80)]
     np.testing.assert_allclose(found.mean[1:], np.mean(expected, axis=1))
@@ -64,16 +73,18 @@ def test_a_course_is_the_mean_where_every_seed_has_a_value(groups: list[Group]) 
 
 
 def test_bytes_and_seconds_are_those_spent_by_a_step(groups: list[Group]) -> None:
-    parallel, local = (
-        [course_of(group, BY_NAME["test accuracy"], axis) for axis in (BYTES, SECONDS)]
-        for group in groups
-    )
-    assert parallel[0] is not None and parallel[1] is not None
+    parallel, local = ([course(group, axis) for axis in (BYTES, SECONDS)] for group in groups)
     np.testing.assert_allclose(parallel[0].x, 100 * parallel[0].step)
     np.testing.assert_allclose(parallel[1].x, 2 * parallel[1].step)
-    assert local[0] is not None and local[1] is not None
     np.testing.assert_allclose(local[0].x, 100 * (local[0].step // 8))
     np.testing.assert_allclose(local[1].x, 9 / 8 * local[1].step)
+
+
+def course(group: Group, axis: Axis) -> Course:
+    """The test accuracy of a group."""
+    values = values_of(group, BY_NAME["test accuracy"])
+    assert values is not None
+    return course_of(values, axis)
 
 
 def lines(axes: Any) -> list[tuple[str, np.ndarray]]:
@@ -81,7 +92,7 @@ def lines(axes: Any) -> list[tuple[str, np.ndarray]]:
 
 
 def test_what_is_drawn_is_what_was_recorded(groups: list[Group]) -> None:
-    figure = draw_courses(groups, STEPS)
+    figure = draw_courses(groups, recorded(groups), STEPS)
     assert figure is not None
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
     assert list(panels) == ["test accuracy", "consensus distance"]
@@ -100,7 +111,7 @@ def test_what_is_drawn_is_what_was_recorded(groups: list[Group]) -> None:
 
 
 def test_a_band_is_one_deviation_wide(groups: list[Group]) -> None:
-    figure = draw_courses(groups[:1], STEPS)
+    figure = draw_courses(groups[:1], recorded(groups[:1]), STEPS)
     assert figure is not None
     (band,) = figure.axes[0].collections
     corners = band.get_paths()[0].vertices
@@ -113,19 +124,20 @@ def test_a_band_is_one_deviation_wide(groups: list[Group]) -> None:
 def test_seconds_of_two_clocks_are_not_one_axis(tmp_path: Path) -> None:
     runs = [record(tmp_path / "a", 1, 0), record(tmp_path / "b", 8, 0, clock="modelled")]
     groups = grouped_runs(open_runs(runs))
-    assert draw_courses(groups, SECONDS) is None
-    assert draw_courses(groups, BYTES) is not None
+    assert draw_courses(groups, recorded(groups), SECONDS) is None
+    assert draw_courses(groups, recorded(groups), BYTES) is not None
 
 
 def test_nothing_recorded_is_no_figure(tmp_path: Path) -> None:
     header = Header(CONFIG.format(H=1, seed=0), "t", "a", "s", "w", K=2, P=3, seed=0)
     with Writer(tmp_path / "a", header) as writer:
         writer.series("eval/test/accuracy", 1, 0.5)
-    assert draw_courses(grouped_runs(open_runs([str(tmp_path / "a")])), STEPS) is None
+    groups = grouped_runs(open_runs([str(tmp_path / "a")]))
+    assert draw_courses(groups, recorded(groups), STEPS) is None
 
 
 def test_the_csv_has_every_digit(groups: list[Group]) -> None:
-    rows = list(csv.DictReader(io.StringIO(as_csv(groups))))
+    rows = list(csv.DictReader(io.StringIO(as_csv(groups, tables(groups)))))
     assert [row["configuration"] for row in rows] == ["A", "B"]
     assert [row["schedule.steps"] for row in rows] == ["1", "8"]
     assert [row["folders"] for row in rows] == ["a0 a1", "b0 b1 b2"]

@@ -49,22 +49,48 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Values:
+    """A quantity of some runs, where all of them have a value: nothing is interpolated.
+
+    Attributes:
+        runs: Those that have it.
+        step: ``[n]``.
+        value: ``[runs, n]``.
+    """
+
+    runs: tuple[Trajectory, ...]
+    step: np.ndarray
+    value: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A quantity of all groups.
+
+    Attributes:
+        quantity: Which.
+        of: Its values in each group; None where a group has none.
+    """
+
+    quantity: Quantity
+    of: tuple[Values | None, ...]
+
+
+@dataclass(frozen=True)
 class Course:
     """A quantity of a group against an axis.
 
     Attributes:
-        step: ``[n]`` steps at which every counted run that has it has a value.
-        x: ``[n]`` where they are on the axis, the mean over runs.
+        step: ``[n]``.
+        x: ``[n]`` where the steps are on the axis, the mean over runs.
         mean: ``[n]`` over runs.
         deviation: ``[n]`` sample standard deviation over runs; NaN of a single one.
-        runs: How many.
     """
 
     step: np.ndarray
     x: np.ndarray
     mean: np.ndarray
     deviation: np.ndarray
-    runs: int
 
 
 def _recorded(name: str) -> Callable[[Source], Series | None]:
@@ -100,15 +126,12 @@ AXES = (
 )
 
 
-def course_of(group: Group, quantity: Quantity, axis: Axis) -> Course | None:
-    """Give a quantity over the runs of a group that count; None if none of them has it.
-
-    Only steps at which all of them have a value are used: nothing is interpolated.
+def values_of(group: Group, quantity: Quantity) -> Values | None:
+    """Read a quantity of the runs of a group that count; None if none of them has it.
 
     Args:
         group: The runs.
-        quantity: What is drawn.
-        axis: Against what.
+        quantity: What is read.
     """
     found = [(source.run, quantity.of(source)) for source in group.counted]
     pairs = [(run, series) for run, series in found if series is not None and len(series)]
@@ -117,14 +140,32 @@ def course_of(group: Group, quantity: Quantity, axis: Axis) -> Course | None:
     step = reduce(np.intersect1d, [series.step for _, series in pairs])
     if not len(step):
         return None
-    value = np.stack([_at(series, step) for _, series in pairs])
-    alone = len(pairs) == 1
-    return Course(
+    return Values(
+        runs=tuple(run for run, _ in pairs),
         step=step,
-        x=np.mean([axis.of(run, step) for run, _ in pairs], axis=0),
-        mean=value.mean(axis=0),
-        deviation=np.full(len(step), np.nan) if alone else value.std(axis=0, ddof=1),
-        runs=len(pairs),
+        value=np.stack([_at(series, step) for _, series in pairs]),
+    )
+
+
+def recorded(groups: Sequence[Group]) -> list[Recorded]:
+    """Read every quantity that a group has at more than one step: a single value has no course."""
+    found = [Recorded(q, tuple(values_of(group, q) for group in groups)) for q in QUANTITIES]
+    return [r for r in found if any(v is not None and len(v.step) > 1 for v in r.of)]
+
+
+def course_of(values: Values, axis: Axis) -> Course:
+    """Give mean and deviation of a quantity over runs, against an axis.
+
+    Args:
+        values: The quantity.
+        axis: Against what.
+    """
+    alone = len(values.runs) == 1
+    return Course(
+        step=values.step,
+        x=np.mean([axis.of(run, values.step) for run in values.runs], axis=0),
+        mean=values.value.mean(axis=0),
+        deviation=np.full(len(values.step), np.nan) if alone else values.value.std(axis=0, ddof=1),
     )
 
 
@@ -133,18 +174,6 @@ def smoothed(course: Course) -> Course:
     window = max(1, len(course.mean) // 40)
     mean, deviation = (curves.smoothed(y, window) for y in (course.mean, course.deviation))
     return replace(course, mean=mean, deviation=deviation)
-
-
-def recorded(groups: Sequence[Group]) -> list[Quantity]:
-    """List what at least one run has more than once: a single value has no course."""
-    return [
-        quantity for quantity in QUANTITIES if any(_several(group, quantity) for group in groups)
-    ]
-
-
-def _several(group: Group, quantity: Quantity) -> bool:
-    found = course_of(group, quantity, AXES[0])
-    return found is not None and len(found.step) > 1
 
 
 def _at(series: Series, step: np.ndarray) -> np.ndarray:

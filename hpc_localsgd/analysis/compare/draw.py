@@ -144,8 +144,6 @@ def _bar(deviation: float) -> float | None:
 
 def _scale_accuracy(axes: Axes, groups: Sequence[Group]) -> None:
     """Room around the points and their bars, which ends at 0 and at 100 %."""
-    from matplotlib.ticker import FuncFormatter
-
     found = [summary(g, ACCURACY) for g in groups]
     found = [s for s in found if s.count]
     bars = np.nan_to_num([s.deviation for s in found])
@@ -153,7 +151,7 @@ def _scale_accuracy(axes: Axes, groups: Sequence[Group]) -> None:
     low, high = float((mean - bars).min()), float((mean + bars).max())
     room = 0.2 * max(high - low, 0.01)
     axes.set_ylim(max(0.0, low - room), min(1.0, high + room) if mean.max() <= 1 else high + room)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g} %"))
+    style.in_percent(axes)
 
 
 def _scale(axes: Axes, x: np.ndarray, cost: Measure) -> None:

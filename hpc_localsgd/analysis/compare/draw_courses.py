@@ -16,8 +16,8 @@ from hpc_localsgd.analysis.compare.courses import (
     Axis,
     Course,
     Quantity,
+    Recorded,
     course_of,
-    recorded,
     smoothed,
 )
 from hpc_localsgd.analysis.compare.draw import look_of
@@ -33,17 +33,17 @@ FEW = 60  # points up to which each has a symbol
 LEGEND_IN = 0.22  # height of a line of the legend
 
 
-def draw_courses(groups: Sequence[Group], axis: Axis) -> Figure | None:
-    """Overlay the groups, a panel for each quantity of which a run has more than one value.
+def draw_courses(groups: Sequence[Group], shown: Sequence[Recorded], axis: Axis) -> Figure | None:
+    """Overlay the groups, a panel for each quantity.
 
     Args:
         groups: At least one.
+        shown: What was recorded of them.
         axis: What is on the abscissa.
 
     Returns:
         None where nothing has a course, or seconds of which some are modelled would be mixed.
     """
-    shown = recorded(groups)
     if not shown or (axis.name == "seconds" and len(clocks(groups)) > 1):
         return None
     columns = min(2, len(shown))
@@ -54,8 +54,8 @@ def draw_courses(groups: Sequence[Group], axis: Axis) -> Figure | None:
     margins = style.frame(figure, 0.8, 0.45, 1.0, legend + 0.65)
     grid: dict[str, Any] = {**margins, "hspace": 0.38, "wspace": 0.24}
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, gridspec_kw=grid)
-    for axes, quantity in zip(panels.flat, shown, strict=False):
-        _draw_panel(axes, groups, quantity, axis)
+    for axes, found in zip(panels.flat, shown, strict=False):
+        _draw_panel(axes, found, axis)
     for axes in panels.flat[len(shown) :]:
         axes.set_visible(False)
     _name_abscissa(panels, len(shown), groups, axis)
@@ -78,10 +78,12 @@ def _facts(groups: Sequence[Group]) -> list[str]:
     return facts
 
 
-def _draw_panel(axes: Axes, groups: Sequence[Group], quantity: Quantity, axis: Axis) -> None:
-    found = [(i, course_of(group, quantity, axis)) for i, group in enumerate(groups)]
-    noisy = quantity.noisy and any(c is not None and len(c.x) > FEW for _, c in found)
-    drawn = [(i, smoothed(c) if noisy else c) for i, c in found if c is not None]
+def _draw_panel(axes: Axes, found: Recorded, axis: Axis) -> None:
+    quantity = found.quantity
+    drawn = [(i, course_of(values, axis)) for i, values in enumerate(found.of) if values]
+    noisy = quantity.noisy and any(len(course.x) > FEW for _, course in drawn)
+    if noisy:
+        drawn = [(i, smoothed(course)) for i, course in drawn]
     for i, course in drawn:
         _draw_course(axes, course, i)
     name = f"{quantity.name}, running mean" if noisy else quantity.name
@@ -120,13 +122,11 @@ def _scale(axes: Axes, courses: Sequence[Course], quantity: Quantity) -> None:
 
 def _scale_share(axes: Axes, courses: Sequence[Course], low: float, high: float) -> None:
     """Percent up to 100; the first values, near chance, would take the room of all others."""
-    from matplotlib.ticker import FuncFormatter
-
     later = min(float(course.mean[min(1, len(course.mean) - 1) :].min()) for course in courses)
     upper = max(float((c.mean + np.nan_to_num(c.deviation)).max()) for c in courses)
     room = 0.08 * max(upper - later, 0.005)
     axes.set_ylim(max(0.0, later - room), min(1.0, upper + room) if high <= 1 else upper + room)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g} %"))
+    style.in_percent(axes)
     if low < later - room:
         at: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8, "color": style.GREY}
         axes.text(0.98, 0.03, f"first values, from {100 * low:.3g} %, are below", ha="right", **at)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from hpc_localsgd.analysis.compare.courses import AXES
+from hpc_localsgd.analysis.compare.courses import AXES, recorded
 from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.draw_courses import draw_courses
 from hpc_localsgd.analysis.compare.groups import Group, grouped_runs
@@ -18,18 +19,14 @@ from hpc_localsgd.analysis.report.source import Source
 FILE_NAME = "compare.html"
 
 
-def comparison(sources: Sequence[Source], album: Album) -> str:
+def comparison(groups: Sequence[Group], made: Tables, album: Album) -> str:
     """The part of a page that compares runs.
 
     Args:
-        sources: The runs.
-        album: Draws its figure.
-
-    Raises:
-        TrajectoryError: A configuration cannot be read.
+        groups: The runs.
+        made: Their tables.
+        album: Draws its figures.
     """
-    groups = grouped_runs(sources)
-    made = tables(groups)
     parts = [html.heading("What differs")]
     header, rows = made.differing
     parts.append(html.table(header, rows, left=len(header)))
@@ -50,8 +47,10 @@ def comparison(sources: Sequence[Source], album: Album) -> str:
 def _courses(groups: Sequence[Group], album: Album) -> list[str]:
     """The runs overlaid, against each axis there is."""
     parts: list[str] = []
+    shown = recorded(groups)
     for axis in AXES:
-        picture = album.add(f"courses_{axis.name}", lambda axis=axis: draw_courses(groups, axis))  # type: ignore[misc]
+        draw = partial(draw_courses, groups, shown, axis)
+        picture = album.add(f"courses_{axis.name}", draw)
         if picture:
             words = f"Loss, accuracy and what else was recorded, against {axis.name}"
             parts.append(html.picture(picture, words, _COURSES if not parts else ""))
@@ -80,18 +79,18 @@ def write_comparison(
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    album = Album(folder, formats)
-    listed = html.facts((g.letter, _names(g)) for g in grouped_runs(sources))
-    body = f"<h1>{len(sources)} runs</h1>" + comparison(sources, album)
+    album, groups = Album(folder, formats), grouped_runs(sources)
+    made = tables(groups)
+    listed = html.facts((g.letter, _names(g)) for g in groups)
+    body = f"<h1>{len(sources)} runs</h1>" + comparison(groups, made, album)
     page = folder / FILE_NAME
     text = html.document("Comparison", body + html.heading("Runs") + listed)
     page.write_text(text, encoding="utf-8")
-    return [page, *album.files, *_write_tables(grouped_runs(sources), folder)]
+    return [page, *album.files, *_write_tables(groups, made, folder)]
 
 
-def _write_tables(groups: Sequence[Group], folder: Path) -> list[Path]:
-    made = tables(groups)
-    texts = {"csv": as_csv(groups), "md": as_markdown(made), "tex": as_latex(made)}
+def _write_tables(groups: Sequence[Group], made: Tables, folder: Path) -> list[Path]:
+    texts = {"csv": as_csv(groups, made), "md": as_markdown(made), "tex": as_latex(made)}
     files = []
     for suffix, text in texts.items():
         files.append(folder / f"compare.{suffix}")

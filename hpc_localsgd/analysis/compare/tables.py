@@ -14,6 +14,7 @@ from hpc_localsgd.analysis.compare.measures import (
     MEASURES,
     SHARPEST,
     Measure,
+    Summary,
     clocks,
     costs_of,
     front,
@@ -30,12 +31,14 @@ class Tables:
     Attributes:
         differing: Header, and a row a group: its letter, what sets it apart, its runs.
         measured: Header, and a row a group: its letter, and what it is compared by.
+        summaries: Name of a measure -> its summary in each group, also of those not shown.
         fronts: Name of a cost -> letters on the Pareto front against it, cheapest first.
         notes: What there is to say.
     """
 
     differing: tuple[list[str], list[list[str]]]
     measured: tuple[list[str], list[list[str]]]
+    summaries: dict[str, list[Summary]]
     fronts: dict[str, list[str]]
     notes: list[str]
 
@@ -59,6 +62,7 @@ def tables(groups: Sequence[Group]) -> Tables:
     return Tables(
         differing=(["", *apart, "runs"], rows),
         measured=(["", *(m.name for m in shown)], numbers),
+        summaries=found,
         fronts={cost.name: _letters_on(groups, cost) for cost in costs_of(groups)},
         notes=_notes(groups),
     )

@@ -8,8 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from hpc_localsgd.analysis.compare.groups import Group, differences
-from hpc_localsgd.analysis.compare.measures import MEASURES, summary
+from hpc_localsgd.analysis.compare.groups import Group
 from hpc_localsgd.analysis.compare.tables import Tables
 
 _SPECIAL = {
@@ -22,7 +21,7 @@ _SPECIAL = {
 _SPECIALS = re.compile("|".join(re.escape(sign) for sign in _SPECIAL))
 
 
-def as_csv(groups: Sequence[Group]) -> str:
+def as_csv(groups: Sequence[Group], made: Tables) -> str:
     """Write a row a configuration: what sets it apart, its folders, and every measure unrounded.
 
     A measure has three columns: mean, standard deviation over seeds, and number of runs that have
@@ -30,17 +29,17 @@ def as_csv(groups: Sequence[Group]) -> str:
 
     Args:
         groups: At least one.
+        made: Their tables.
     """
-    apart = differences(groups)
-    header = ["configuration", *apart, "folders"]
-    header += [f"{m.name}, {part}" for m in MEASURES for part in ("mean", "deviation", "runs")]
+    names, apart = made.differing  # between the letter and the number of runs: what differs
+    header = ["configuration", *names[1:-1], "folders"]
+    header += [f"{m}, {part}" for m in made.summaries for part in ("mean", "deviation", "runs")]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
     for i, group in enumerate(groups):
-        row = [group.letter, *(values[i] for values in apart.values()), _folders(group)]
-        for measure in MEASURES:
-            found = summary(group, measure)
+        row = [*apart[i][:-1], _folders(group)]
+        for found in (summaries[i] for summaries in made.summaries.values()):
             row += [_number(found.mean), _number(found.deviation), str(found.count)]
         writer.writerow(row)
     return out.getvalue()

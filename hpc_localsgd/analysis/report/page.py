@@ -63,14 +63,17 @@ def _title(source: Source, anchor: str) -> str:
 
 def _overview(sources: list[Source], album: Album) -> str:
     """Above several runs: where each is, and how they compare."""
+    from hpc_localsgd.analysis.compare.groups import grouped_runs
     from hpc_localsgd.analysis.compare.page import comparison
+    from hpc_localsgd.analysis.compare.tables import tables
 
+    groups = grouped_runs(sources)
     listed = "".join(
         f"<li><a href='#run-{i + 1}'>{escape(source.name)}</a></li>"
         for i, source in enumerate(sources)
     )
     head = f"<h1>{len(sources)} runs</h1><ol>{listed}</ol>"
-    return head + comparison(sources, album) + _theory(sources, album)
+    return head + comparison(groups, tables(groups), album) + _theory(sources, album)
 
 
 def _theory(sources: list[Source], album: Album) -> str:

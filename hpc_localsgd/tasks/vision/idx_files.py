@@ -92,10 +92,8 @@ def numbers(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _file(folder: Path, prefix: str, names: tuple[str, ...], kind: str) -> Path | None:
-    for path in _candidates(folder, prefix, names, kind):
-        if path.exists():
-            return path
-    return None
+    candidates = _candidates(folder, prefix, names, kind)
+    return next((path for path in candidates if path.exists()), None)
 
 
 def _candidates(folder: Path, prefix: str, names: tuple[str, ...], kind: str) -> Iterator[Path]:
