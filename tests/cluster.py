@@ -14,13 +14,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from launching import ROOT, until
+
+C = TypeVar("C", bound="Cluster")
 
 NEEDED = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
 INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge libpmix-dev"
@@ -92,6 +96,26 @@ CGROUP_CONF = "CgroupAutomount=no\nCgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys
 def missing() -> list[str]:
     """The programs of Slurm that this machine has not."""
     return [name for name in NEEDED if shutil.which(name, path=search_path()) is None]
+
+
+def need() -> None:
+    """Skip the test where there is no Slurm."""
+    if absent := missing():
+        pytest.skip(f"no Slurm here ({', '.join(absent)} missing): {INSTALL}")
+
+
+@contextmanager
+def running(make: Callable[[Path], C]) -> Iterator[C]:
+    """Start a cluster in a folder of its own; nothing of it is left behind."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # a socket's path has 108 bytes
+    made = make(folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        assert not made.strays(), "processes of the cluster are left"
+        shutil.rmtree(folder)
 
 
 def search_path() -> str:

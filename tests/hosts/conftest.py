@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import cluster
 import pytest
@@ -25,15 +22,7 @@ def hosts() -> Iterator[Hosts]:
 @pytest.fixture(scope="session")
 def slurm(hosts: Hosts) -> Iterator[SlurmOfHosts]:
     """Each of them a node; the controller is on a."""
-    if absent := cluster.missing():
-        pytest.skip(f"no Slurm here ({', '.join(absent)} missing): {cluster.INSTALL}")
-    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: a socket is in it
-    made = SlurmOfHosts(folder, hosts, "a", "b", "c")
-    hosts.srun = made.srun
-    try:
-        made.start()
+    cluster.need()
+    with cluster.running(lambda folder: SlurmOfHosts(folder, hosts, "a", "b", "c")) as made:
+        hosts.srun = made.srun
         yield made
-    finally:
-        made.stop()
-        assert not made.strays(), "processes of the cluster are left"
-        shutil.rmtree(folder)

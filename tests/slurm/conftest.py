@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from cluster import INSTALL, Cluster, missing
+from cluster import Cluster, need, running
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Two virtual nodes; nothing of them is left behind."""
-    if missing():
-        pytest.skip(f"no Slurm here ({', '.join(missing())} missing): {INSTALL}")
+    need()
     if os.geteuid() != 0:
         pytest.skip("its daemons need root: sudo .venv/bin/python -m pytest tests/slurm")
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has 108 bytes
-    made = Cluster(folder)
-    try:
-        made.start()
+    with running(Cluster) as made:
         yield made
-    finally:
-        made.stop()
-        assert not made.strays(), "processes of the cluster are left"
-        shutil.rmtree(folder)
