@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import launching
 import pytest
@@ -27,3 +28,9 @@ def test_a_process_that_outlives_its_job_is_named(monkeypatch: pytest.MonkeyPatc
         with launching.started(launching.alone, ["-c", LEAVES]) as job:
             job.process.wait(30)  # and no more than that
     assert not job.pids()
+
+
+@pytest.mark.parametrize("launcher", [launching.mpirun, launching.horovodrun, launching.torchrun])
+def test_a_test_that_does_not_say_so_gets_no_launcher(launcher: Callable[[int], list[str]]) -> None:
+    with pytest.raises(pytest.fail.Exception, match="mark this test with @pytest.mark.launched"):
+        launcher(2)

@@ -16,6 +16,7 @@ from hpc_localsgd.analysis.compare.courses import (
     QUANTITIES,
     Axis,
     Course,
+    Quantity,
     course_of,
     recorded,
     values_of,
@@ -26,7 +27,7 @@ from hpc_localsgd.analysis.compare.groups import Group
 from hpc_localsgd.analysis.compare.tables import tables
 from hpc_localsgd.analysis.compare.written import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.report.source import open_runs
-from hpc_localsgd.trajectory import Header, Writer
+from hpc_localsgd.trajectory import Header, Series, Writer
 
 CONFIG = "schedule: {{class_path: hpc_localsgd.every, init_args: {{steps: {H}}}}}\nseed: {seed}\n"
 STEPS, BYTES, SECONDS = AXES
@@ -119,6 +120,37 @@ def test_a_band_is_one_deviation_wide(groups: list[Group]) -> None:
     values = [accuracy(1, seed, 80) for seed in range(2)]
     middle, half = np.mean(values), np.std(values, ddof=1)
     np.testing.assert_allclose(at_80, [middle - half, middle + half])
+
+
+def test_every_band_lies_inside_the_axes_of_a_share(groups: list[Group]) -> None:
+    figure = draw_courses(groups, recorded(groups), STEPS)
+    assert figure is not None
+    values = [accuracy(1, seed, 80) for seed in range(2)]
+    assert figure.axes[0].get_ylim()[1] >= np.mean(values) + np.std(values, ddof=1)
+
+
+def test_of_several_values_at_one_step_the_last_counts(groups: list[Group]) -> None:
+    twice = Series(np.array([4, 8, 8]), np.array([1.0, 2.0, 3.0]), "", (), "", "twice")
+    values = values_of(groups[0], Quantity("twice", lambda source: twice))
+    assert values is not None and values.step.tolist() == [4, 8]
+    assert values.value.tolist() == [[1.0, 3.0]] * 2
+
+
+def test_many_losses_of_batches_are_drawn_as_their_running_mean(tmp_path: Path) -> None:
+    path = record(tmp_path / "a", 1, 0)
+    loss = np.random.default_rng(0).uniform(1, 2, 80)
+    with Writer(
+        path, Header(CONFIG, "t", "a", "s", "w", K=2, P=3, seed=0), mode="append"
+    ) as writer:
+        for step in range(80):
+            writer.series("train/loss", step + 1, loss[step])
+    groups = grouped_runs(open_runs([path]))
+    figure = draw_courses(groups, recorded(groups), STEPS)
+    assert figure is not None
+    (axes,) = (a for a in figure.axes if a.get_title(loc="left").startswith("training loss"))
+    assert axes.get_title(loc="left") == "training loss, running mean"
+    ((_, xy),) = lines(axes)
+    np.testing.assert_allclose(xy[1:-1, 1], (loss[:-2] + loss[1:-1] + loss[2:]) / 3)
 
 
 def test_seconds_of_two_clocks_are_not_one_axis(tmp_path: Path) -> None:

@@ -169,6 +169,12 @@ def test_files_of_two_sets_do_not_go_together(tmp_path: Path) -> None:
     assert "holds 40 images of 8x8 and train-labels-idx1-ubyte 39 labels" in refusal(tmp_path)
 
 
+def test_images_of_two_sizes_do_not_go_together(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(np.ones((20, 6, 6))))
+    assert "images of the splits differ in size" in refusal(tmp_path)
+
+
 def test_damaged_and_deceitful_gzip(tmp_path: Path) -> None:
     write_idx(tmp_path, ending=".gz")
     path = tmp_path / f"{IMAGES}.gz"
