@@ -11,6 +11,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hpc_localsgd.types import DataError
 
 TIMEOUT_S = 600.0  # for one batch; a file system that hangs must not hang a job without a word
+LOOK_AFTER_S = 5.0  # without a batch, whether a loader process has ended: nobody else would say so
+_TIMED_OUT = "DataLoader timed out"
 PER_PROCESS = 2  # requests a process has before it, so that it never waits for the rank
 
 
@@ -92,7 +95,7 @@ class Reader:
         """A batch, and a hint of what will be asked for next.
 
         Raises:
-            DataError: A loader process has ended, or nothing came for ten minutes.
+            DataError: A loader process has ended, or nothing came for `TIMEOUT_S`.
         """
         if not self._processes:
             return self._read(request)
@@ -102,14 +105,17 @@ class Reader:
         return self._kept.pop(request.key)
 
     def _pull_until(self, wanted: Hashable) -> None:
+        until = time.monotonic() + TIMEOUT_S
         while wanted not in self._kept:
             try:
                 result = next(self._stream())
             except RuntimeError as error:
+                if _TIMED_OUT in str(error) and time.monotonic() < until:
+                    continue  # all loaders live
                 if "DataLoader" not in str(error):
                     raise
                 raise DataError(
-                    f"reading images: {error} (--task.loaders 0 does without)"
+                    f"reading images: {_reason(error)} (--task.loaders 0 does without)"
                 ) from error
             if result is not None:
                 self._plan.flying.discard(result.key)
@@ -133,10 +139,17 @@ class Reader:
             multiprocessing_context=context,
             prefetch_factor=PER_PROCESS,
             pin_memory=self._pin,
-            timeout=TIMEOUT_S,
+            # The loaders are the fork server's children, so that no SIGCHLD tells the rank of a
+            # death, and the DataLoader looks for one only when it has waited for so long.
+            timeout=LOOK_AFTER_S,
             generator=torch.Generator(),  # or it would draw from the run's random numbers
             worker_init_fn=_live_with_the_rank,
         )
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return what the DataLoader complains of, with the whole wait instead of its last part."""
+    return f"nothing came for {TIMEOUT_S:g} s" if _TIMED_OUT in str(error) else str(error)
 
 
 class _Plan(Sampler[Any]):

@@ -6,13 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from launching import until
 from small_tasks import write_folder
 
 from hpc_localsgd.pack import main as pack_command
+from hpc_localsgd.tasks.vision import reader
+from hpc_localsgd.tasks.vision.reader import Reader, Request, Result
+from hpc_localsgd.types import DataError
 
 GONE_WITHIN_S = 30
 
@@ -44,7 +50,8 @@ def main(data, end):
     if end == "by SIGKILL":
         os.kill(os.getpid(), signal.SIGKILL)
     if end == "as a loader is killed":
-        os.kill(max(mine), signal.SIGKILL)
+        of = parents()  # a loader's parent is the fork server; numbers may have wrapped around
+        os.kill(next(pid for pid in mine if of[pid] != os.getpid()), signal.SIGKILL)
         try:
             for t in range(12, 99):
                 task.batch([0, 1], t)
@@ -123,3 +130,45 @@ def test_nothing_is_left_of_a_rank_and_its_loaders(
         for pid in family:
             if Path(f"/proc/{pid}").exists():
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_a_loader_that_is_killed_while_it_owes_nothing_is_named_at_the_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It left no half-sent batch behind whose loss would be noticed: the rank has to look."""
+    monkeypatch.setattr(reader, "LOOK_AFTER_S", 0.2)
+    batches = Reader(blank, processes=1, pin=False)
+    batches.get(request(0))
+    (loader,) = batches._running[0]._workers  # type: ignore[attr-defined]
+    os.kill(loader.pid, signal.SIGKILL)
+    with pytest.raises(DataError, match=rf"{loader.pid}.* exited unexpectedly.*--task.loaders 0"):
+        batches.get(request(1))
+
+
+def test_a_loader_that_is_slow_is_waited_for_and_one_that_hangs_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader, "LOOK_AFTER_S", 0.1)
+    batches = Reader(blank, processes=1, pin=False)
+    batches.get(request(0))
+    (loader,) = batches._running[0]._workers  # type: ignore[attr-defined]
+    os.kill(loader.pid, signal.SIGSTOP)
+    timer = threading.Timer(1, os.kill, (loader.pid, signal.SIGCONT))
+    timer.start()
+    assert batches.get(request(1)).key == (1,)
+    timer.join()
+    monkeypatch.setattr(reader, "TIMEOUT_S", 0.5)
+    os.kill(loader.pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match="nothing came for 0.5 s"):
+        batches.get(request(2))
+    os.kill(loader.pid, signal.SIGKILL)
+
+
+def request(number: int) -> Request:
+    """Return a request for no image."""
+    return Request("train", np.zeros(0, dtype=int), (number,))
+
+
+def blank(request: Request) -> Result:
+    """Return the batch without images that a request for none asks for."""
+    return Result(request.key, torch.zeros(0), torch.zeros(0), [])
