@@ -20,19 +20,19 @@ from pathlib import Path
 
 from side_by_side import figures, table, write_report
 
-from hpc_localsgd.assemble import make_world
-from hpc_localsgd.checkpoint import Checkpoints, Keeper
-from hpc_localsgd.config import parse
+from hpc_localsgd.commands.assembly import make_world
+from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.loop import Run, train
-from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.run.checkpoint import Checkpoints, Keeper
+from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.worlds.base import World
 
 
 def made(options: list[str], world: World) -> Run:
     """The run of the options."""
-    from hpc_localsgd.assemble import make_run
+    from hpc_localsgd.commands.assembly import make_run
 
     return make_run(parse(options), world)[0]
 

@@ -26,8 +26,8 @@ from side_by_side import figures, table, write_report
 
 from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.vision.decoding import Decoder
-from hpc_localsgd.tasks.vision.packed import Pack
-from hpc_localsgd.tasks.vision.packing import listed, pack
+from hpc_localsgd.tasks.vision.hdf5_reader import Pack
+from hpc_localsgd.tasks.vision.hdf5_writer import listed, pack
 from hpc_localsgd.tasks.vision.reader import PER_PROCESS
 from hpc_localsgd.tasks.vision.store import Folder, Store
 from hpc_localsgd.tasks.vision.streamed import Streamed

@@ -60,7 +60,7 @@ def attach(subject: Subject, H: int, gate: Gate) -> None:
     from torch.nn.functional import cross_entropy
 
     import hpc_localsgd
-    from hpc_localsgd.plan.schedule import every
+    from hpc_localsgd.schedules.local_steps import every
 
     hvd.init()
     model, sgd = _model(subject)
@@ -93,12 +93,12 @@ def _train(subject: Subject, H: int, gate: Gate, world: Any) -> None:
     from torch.optim import SGD
 
     from hpc_localsgd.algorithms.local_sgd import LocalSGD
-    from hpc_localsgd.batchnorm import BatchNorm
+    from hpc_localsgd.engine.batchnorm import BatchNorm
+    from hpc_localsgd.engine.optimizer import LocalOptimizer
     from hpc_localsgd.loop import Run, train
-    from hpc_localsgd.optimizer import LocalOptimizer
-    from hpc_localsgd.plan.rates import constant
-    from hpc_localsgd.plan.schedule import every
-    from hpc_localsgd.recorder import Recorder
+    from hpc_localsgd.run.recorder import Recorder
+    from hpc_localsgd.schedules.local_steps import every
+    from hpc_localsgd.schedules.rates import constant
     from hpc_localsgd.tasks.base import Setting
     from hpc_localsgd.tasks.classification import Classification
 

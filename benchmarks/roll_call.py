@@ -18,12 +18,12 @@ from threading import Event, Thread
 
 from side_by_side import write_report
 
-from hpc_localsgd.rollcall import RollCall
-from hpc_localsgd.rollcall.hub import Hub
-from hpc_localsgd.rollcall.line import Line
-from hpc_localsgd.rollcall.notes import At, Note
-from hpc_localsgd.rollcall.own import Own
-from hpc_localsgd.rollcall.watch import Watch
+from hpc_localsgd.run.rollcall import RollCall
+from hpc_localsgd.run.rollcall.hub import Hub
+from hpc_localsgd.run.rollcall.line import Line
+from hpc_localsgd.run.rollcall.notes import At, Note
+from hpc_localsgd.run.rollcall.own import Own
+from hpc_localsgd.run.rollcall.watch import Watch
 
 AT = At(0, "the exchange of gradients", 6)
 TURNS = 10

@@ -172,8 +172,8 @@ def ours(subject: Subject) -> Callable[[], Found]:
 
 def team_of(subject: Subject) -> Callable[[], Any]:
     """Makes the ranks of this job a team; its world and task are made once."""
-    from hpc_localsgd.sharpness.options import Options
-    from hpc_localsgd.sharpness.team import Team
+    from hpc_localsgd.commands.sharpness.options import Options
+    from hpc_localsgd.commands.sharpness.team import Team
     from hpc_localsgd.worlds.mpi import Mpi
     from hpc_localsgd.worlds.simulated import Simulated
 

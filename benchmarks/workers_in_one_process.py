@@ -25,7 +25,7 @@ from typing import Any, Literal  # noqa: E402
 import torch  # noqa: E402
 from side_by_side import figures, table, write_report  # noqa: E402
 
-from hpc_localsgd.optimizer import LocalOptimizer  # noqa: E402
+from hpc_localsgd.engine.optimizer import LocalOptimizer  # noqa: E402
 from hpc_localsgd.tasks.base import Setting  # noqa: E402
 from hpc_localsgd.tasks.digits import digits  # noqa: E402
 from hpc_localsgd.tasks.execution import Execution  # noqa: E402

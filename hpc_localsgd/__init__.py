@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from hpc_localsgd.algorithms.slowmo import SlowMo as SlowMo
     from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo as StreamingDiLoCo
     from hpc_localsgd.attach import attach as attach
-    from hpc_localsgd.plan.schedule import every as every
-    from hpc_localsgd.plan.schedule import phases as phases
-    from hpc_localsgd.plan.schedule import post_local as post_local
-    from hpc_localsgd.plan.schedule import qsr as qsr
+    from hpc_localsgd.schedules.local_steps import every as every
+    from hpc_localsgd.schedules.local_steps import phases as phases
+    from hpc_localsgd.schedules.local_steps import post_local as post_local
+    from hpc_localsgd.schedules.local_steps import qsr as qsr
 
 __version__ = "0.1.0"
 
@@ -49,7 +49,7 @@ _ALGORITHMS = {
 }
 _FOUND_IN = {
     **{name: f"hpc_localsgd.algorithms.{file}" for name, file in _ALGORITHMS.items()},
-    **dict.fromkeys(("every", "phases", "post_local", "qsr"), "hpc_localsgd.plan.schedule"),
+    **dict.fromkeys(("every", "phases", "post_local", "qsr"), "hpc_localsgd.schedules.local_steps"),
 }
 
 

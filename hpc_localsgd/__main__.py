@@ -7,22 +7,23 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from hpc_localsgd.output import outlive_readers
+from hpc_localsgd.commands.output import outlive_readers
 
+_COMMANDS = "hpc_localsgd.commands"
 COMMANDS = {
     "train": ("hpc_localsgd.train", "train; the same as python -m hpc_localsgd.train"),
-    "plan": ("hpc_localsgd.plan_command", "what a run would do and cost, before it starts"),
+    "plan": (f"{_COMMANDS}.plan", "what a run would do and cost, before it starts"),
     "verify": (
-        "hpc_localsgd.verify",
+        f"{_COMMANDS}.verify",
         "whether every algorithm is exact on this machine and launcher",
     ),
-    "sharpness": ("hpc_localsgd.sharpness", "curvature of the loss at the snapshots of a run"),
-    "pack": ("hpc_localsgd.pack", "put a tree of images into one HDF5 file"),
-    "landscape": ("hpc_localsgd.landscape", "the loss between two models, or in a plane of a run"),
-    "report": ("hpc_localsgd.report", "one page on a run, to be handed to a colleague"),
-    "compare": ("hpc_localsgd.compare", "runs side by side, seeds of one configuration together"),
-    "cite": ("hpc_localsgd.cite", "the papers behind what a run used"),
-    "summary": ("hpc_localsgd.summary", "what runs achieved and what they cost"),
+    "sharpness": (f"{_COMMANDS}.sharpness", "curvature of the loss at the snapshots of a run"),
+    "pack": (f"{_COMMANDS}.pack", "put a tree of images into one HDF5 file"),
+    "landscape": (f"{_COMMANDS}.landscape", "the loss between two models, or in a plane of a run"),
+    "report": (f"{_COMMANDS}.report", "one page on a run, to be handed to a colleague"),
+    "compare": (f"{_COMMANDS}.compare", "runs side by side, seeds of one configuration together"),
+    "cite": (f"{_COMMANDS}.cite", "the papers behind what a run used"),
+    "summary": (f"{_COMMANDS}.summary", "what runs achieved and what they cost"),
     "doctor": ("hpc_localsgd.environment.doctor", "check this machine, environment and launcher"),
 }
 

@@ -9,7 +9,7 @@ from hpc_localsgd.engine.position import Position as Position
 from hpc_localsgd.engine.position import Run as Run
 
 if TYPE_CHECKING:
-    from hpc_localsgd.recorder import Recorder
+    from hpc_localsgd.run.recorder import Recorder
 
 
 def train(

@@ -1,6 +1,6 @@
 """The main job: `horovodrun -np 4 python -m hpc_localsgd.train`.
 
-Parses the options, assembles the run, trains, and shows what came of it. Exit status: see `faults`.
+Parses the options, assembles the run, trains, and shows what came of it. Exit status: see `exit_codes`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_localsgd import help_page
+from hpc_localsgd.commands.configuration import help_page
+from hpc_localsgd.commands.exit_codes import DIVERGED, OK, STOPPED, complain, in_world, refuse
+from hpc_localsgd.commands.output import outlive_readers
 from hpc_localsgd.environment.allocation import of_this_process, told
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
-from hpc_localsgd.faults import DIVERGED, OK, STOPPED, complain, in_world, refuse
-from hpc_localsgd.output import outlive_readers
-from hpc_localsgd.stopping import Stopped, Stopping
+from hpc_localsgd.run.stopping import Stopped, Stopping
 from hpc_localsgd.types import ConfigurationError, Gone, Unreachable
 
 if TYPE_CHECKING:
-    from hpc_localsgd.assemble import Job
-    from hpc_localsgd.config import Resolved
+    from hpc_localsgd.commands.assembly import Job
+    from hpc_localsgd.commands.configuration.config import Resolved
     from hpc_localsgd.worlds.base import World
 
 PROG = "python -m hpc_localsgd.train"
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str], stopping: Stopping) -> int:
-    from hpc_localsgd.config import parse
+    from hpc_localsgd.commands.configuration.config import parse
 
     launch = detect(os.environ)
     try:
@@ -57,9 +57,9 @@ def _main(argv: Sequence[str], stopping: Stopping) -> int:
 
 def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) -> int:
     """Train with parsed options in the world this process was launched into."""
-    from hpc_localsgd.assemble import make_world, started, watchdog_s
-    from hpc_localsgd.smoke import smaller
-    from hpc_localsgd.watchdog import Starting
+    from hpc_localsgd.commands.assembly import make_world, started, watchdog_s
+    from hpc_localsgd.commands.smoke import smaller
+    from hpc_localsgd.run.watchdog import Starting
 
     if resolved.config.smoke:
         resolved = replace(resolved, config=smaller(resolved.config, started(launch) or 1))
@@ -74,10 +74,10 @@ def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) ->
 
 
 def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -> int:
-    from hpc_localsgd.assemble import make_job
-    from hpc_localsgd.display import Display
+    from hpc_localsgd.commands.assembly import make_job
+    from hpc_localsgd.commands.display import Display
     from hpc_localsgd.loop import train
-    from hpc_localsgd.recorder import Diverged
+    from hpc_localsgd.run.recorder import Diverged
 
     with Display(world.rank, sys.stdout.isatty() and world.n == 1) as display:
         with nothing_left(Path(resolved.config.out), world.rank == 0):
@@ -126,7 +126,7 @@ def nothing_left(out: Path, first: bool) -> Iterator[None]:
 
 def _conclude(job: Job, figures: bool) -> None:
     """Rank 0: draw the figures and print the closing table."""
-    from hpc_localsgd.display import show_conclusion
+    from hpc_localsgd.commands.display import show_conclusion
     from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
     try:

@@ -9,13 +9,20 @@ from typing import Any, Literal
 
 import hypothesis.strategies as st
 
-from hpc_localsgd import cite, compare, config, pack, report, summary
+from hpc_localsgd.commands import cite, compare, pack, report, summary
+from hpc_localsgd.commands.configuration import config
+from hpc_localsgd.commands.configuration.names import (
+    CHOICES,
+    choices,
+    class_at,
+    optimizers,
+    options_at,
+)
+from hpc_localsgd.commands.landscape import options as landscape
+from hpc_localsgd.commands.plan import command as plan
+from hpc_localsgd.commands.sharpness import options as sharpness
+from hpc_localsgd.commands.verify import command as verify
 from hpc_localsgd.environment import doctor
-from hpc_localsgd.landscape import options as landscape
-from hpc_localsgd.names import CHOICES, choices, class_at, optimizers, options_at
-from hpc_localsgd.plan_command import command as plan
-from hpc_localsgd.sharpness import options as sharpness
-from hpc_localsgd.verify import command as verify
 
 PARSERS: dict[str, Callable[[], ArgumentParser]] = {
     "train": lambda: config.parser("train"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpc_localsgd import lease
+from hpc_localsgd.run import lease
 
 ROOT = Path(__file__).parent.parent
 HOLD = """
@@ -18,7 +18,7 @@ import json, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from hpc_localsgd import presence
-from hpc_localsgd.presence import Presence
+from hpc_localsgd.run.run_lock import Presence
 from hpc_localsgd.types import ConfigurationError
 held = []
 def renew():
@@ -51,7 +51,7 @@ class Holder:
 
     Args:
         before: What to put before its command.
-        settings: Numbers of `presence` for it, as NAME=VALUE.
+        settings: Numbers of `run_lock` for it, as NAME=VALUE.
     """
 
     def __init__(self, *before: str, settings: Sequence[str] = ()) -> None:

@@ -12,16 +12,16 @@ import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.batchnorm import BatchNorm
+from hpc_localsgd.engine.batchnorm import BatchNorm
+from hpc_localsgd.engine.optimizer import LocalOptimizer, MakeOptimizer
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.optimizer import LocalOptimizer, MakeOptimizer
-from hpc_localsgd.plan.partition import Partition
-from hpc_localsgd.plan.rates import Rate, constant
-from hpc_localsgd.plan.schedule import Schedule, every
-from hpc_localsgd.probes import Probe, Spread
-from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.run.probes import Probe, Spread
+from hpc_localsgd.run.recorder import Recorder
+from hpc_localsgd.schedules.local_steps import Schedule, every
+from hpc_localsgd.schedules.rates import Rate, constant
 from hpc_localsgd.tasks.base import Batch, Setting, Task, TaskSpec
 from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 

@@ -15,77 +15,30 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "hpc_localsgd"
 
-# Parts that share a floor do not see each other, except those of one tuple with an ellipsis.
+# Parts that share a floor do not see each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "regular_file", ""),  # "" is the package itself, which has the version
-    ("plan", "trajectory"),
+    ("types", ""),  # "" is the package itself, which has the version
+    ("trajectory",),
+    ("schedules", "topology"),
+    ("cost",),
     ("tasks", "curvature"),
     ("worlds",),
-    ("algorithms", "compressors", "gradients"),
-    ("engine", "optimizer", "batchnorm"),
-    ("probes", "checkpoint", "recorder", "quarantine", "stopping", "watchdog", "alarm", "rollcall"),
+    ("compressors",),
+    ("algorithms", "gradients"),
+    ("engine",),
+    ("run",),
     ("loop", "attach"),
 )
-SEES_ITS_FLOOR = {
-    "curvature",
-    "probes",
-    "checkpoint",
-    "recorder",
-    "engine",
-    "optimizer",
-    "batchnorm",
-    "quarantine",
-    "stopping",
-    "watchdog",
-    "rollcall",
-    "algorithms",
+SEES_ITS_FLOOR = {"curvature"}
+OTHER_TOWER = {
+    "analysis": {"", "types", "trajectory", "schedules", "topology", "cost", "tasks", "curvature"}
 }
-OTHER_TOWER = {"analysis": {"", "types", "plan", "trajectory", "tasks", "curvature"}}
-DOOR = {
-    "command_line",
-    "config",
-    "config_file",
-    "given",
-    "help_page",
-    "help_text",
-    "names",
-    "options",
-    "refusals",
-    "agreement",
-    "assemble",
-    "results",
-    "resuming",
-    "display",
-    "train",
-    "__main__",
-    "environment",
-    "extension",
-    "faults",
-    "output",
-    "pack",
-    "plan_command",
-    "presence",
-    "lease",
-    "beginnings",
-    "shared_folder",
-    "smoke",
-    "trust",
-    "sharpness",
-    "landscape",
-    "measuring",
-    "report",
-    "compare",
-    "cite",
-    "summary",
-    "values",
-    "verify",
-    "yaml_text",
-}
+DOOR = {"commands", "environment", "train", "__main__"}
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}
 
 TRANSPORTS = ("mpi4py", "horovod", "torch.distributed")
 MAY_TALK = {"worlds", "environment"}
-WITHOUT_TORCH = {"types", "regular_file", "plan", "trajectory"}
+WITHOUT_TORCH = {"types", "trajectory", "schedules", "topology", "cost"}
 TOO_HEAVY_TO_PLAN_AND_READ = ("torch", "torchvision", *TRANSPORTS)
 
 
@@ -122,7 +75,7 @@ def _walk(node: ast.AST, in_function: bool, for_types: bool) -> Iterator[Import]
 
 
 def part_of(module: str) -> str | None:
-    """`plan` for `hpc_localsgd.plan.rates`; "" for the package itself; None for strangers."""
+    """`cost` for `hpc_localsgd.cost.advice`; "" for the package itself; None for strangers."""
     first, *rest = module.split(".")
     if first != PACKAGE:
         return None
@@ -188,17 +141,17 @@ def test_the_floors_hold(path: Path) -> None:
 @pytest.mark.parametrize(
     ("here", "line", "complaint"),
     [
-        ("plan", "import hpc_localsgd.worlds.base", "must not see worlds"),
-        ("plan", "from hpc_localsgd import tasks", "must not see tasks"),
-        ("plan", "from hpc_localsgd.trajectory import Trajectory", "must not see trajectory"),
-        ("types", "from hpc_localsgd.plan.rates import Rate", "must not see plan"),
+        ("cost", "import hpc_localsgd.worlds.base", "must not see worlds"),
+        ("topology", "from hpc_localsgd import tasks", "must not see tasks"),
+        ("trajectory", "from hpc_localsgd.cost import preview", "must not see cost"),
+        ("types", "from hpc_localsgd.schedules.rates import Rate", "must not see schedules"),
         ("tasks", "def f():\n    from hpc_localsgd.worlds import base", "must not see worlds"),
         ("worlds", "from hpc_localsgd.algorithms.base import Algorithm", "must not see algorithms"),
-        ("probes", "from hpc_localsgd.loop import Run", "must not see loop"),
-        ("probes", "if TYPE_CHECKING:\n    import hpc_localsgd.loop", "must not see loop"),
+        ("run", "from hpc_localsgd.loop import Run", "must not see loop"),
+        ("run", "if TYPE_CHECKING:\n    import hpc_localsgd.loop", "must not see loop"),
         ("worlds", "if TYPE_CHECKING:\n    import hpc_localsgd.engine", "must not see engine"),
-        ("loop", "import hpc_localsgd.config", "must not see config"),
-        ("loop", "if TYPE_CHECKING:\n    import hpc_localsgd.config", "must not see config"),
+        ("loop", "import hpc_localsgd.commands", "must not see commands"),
+        ("loop", "if TYPE_CHECKING:\n    import hpc_localsgd.commands", "must not see commands"),
         ("algorithms", "from hpc_localsgd.analysis import style", "must not see analysis"),
         ("analysis", "from hpc_localsgd.worlds.base import World", "must not see worlds"),
         ("analysis", "if TYPE_CHECKING:\n    import hpc_localsgd.loop", "must not see loop"),
@@ -207,7 +160,7 @@ def test_the_floors_hold(path: Path) -> None:
         ("worlds", "class W:\n    import horovod.torch", "imported in a function"),
         ("worlds", "from torch import distributed", "imported in a function"),
         ("train", "def f():\n    import horovod.torch as hvd", "belongs to a world"),
-        ("plan", "import torch", "without torch"),
+        ("schedules", "import torch", "without torch"),
         ("trajectory", "def f():\n    import torch.nn", "without torch"),
         ("trajectory", "if not TYPE_CHECKING:\n    pass\nelse:\n    import torch", "without torch"),
     ],
@@ -219,12 +172,12 @@ def test_a_module_that_breaks_a_rule_is_caught(here: str, line: str, complaint: 
 @pytest.mark.parametrize(
     ("here", "line"),
     [
-        ("loop", "from hpc_localsgd.plan.schedule import every"),
-        ("plan", "if TYPE_CHECKING:\n    import torch"),
+        ("loop", "from hpc_localsgd.schedules.local_steps import every"),
+        ("cost", "if TYPE_CHECKING:\n    import torch"),
         ("worlds", "def f():\n    from mpi4py import MPI"),
         ("analysis", "from hpc_localsgd.trajectory import Trajectory"),
         ("train", "from hpc_localsgd.analysis.figures import draw_run"),
-        ("probes", "if TYPE_CHECKING:\n    from hpc_localsgd.engine.position import Run"),
+        ("run", "if TYPE_CHECKING:\n    from hpc_localsgd.engine.position import Run"),
         ("trajectory", "from hpc_localsgd import __version__"),
     ],
 )
@@ -236,7 +189,7 @@ def test_a_module_that_keeps_the_rules_is_let_through(here: str, line: str) -> N
 CIRCLES = {
     "hpc_localsgd.tasks.synthetic_images",
     "hpc_localsgd.trajectory.labelled",
-    "hpc_localsgd.verify.command",
+    "hpc_localsgd.commands.verify.command",
 }
 
 

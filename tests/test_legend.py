@@ -3,7 +3,7 @@
 from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.compressors import TopK
-from hpc_localsgd.plan.topology import ring, star
+from hpc_localsgd.topology import ring, star
 from hpc_localsgd.types import legend
 
 

@@ -13,10 +13,10 @@ from small_runs import adam, go, quadratic, sgd, small_run
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.engine.optimizer import MakeOptimizer
 from hpc_localsgd.loop import Position, Run
-from hpc_localsgd.optimizer import MakeOptimizer
-from hpc_localsgd.plan.rates import cosine
-from hpc_localsgd.plan.schedule import post_local
+from hpc_localsgd.schedules.local_steps import post_local
+from hpc_localsgd.schedules.rates import cosine
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.types import ConfigurationError
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from small_runs import go, small_run
 
-from hpc_localsgd.config import CHOICES, choices, parse
+from hpc_localsgd.commands.configuration.config import CHOICES, choices, parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from hpc_localsgd.config import parse
+from hpc_localsgd.commands.configuration.config import parse
+from hpc_localsgd.commands.plan import command
+from hpc_localsgd.commands.smoke import STEPS, hurried, smaller
 from hpc_localsgd.environment.launch import detect
-from hpc_localsgd.plan.duration import Units
-from hpc_localsgd.plan_command import command
-from hpc_localsgd.smoke import STEPS, hurried, smaller
+from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.types import Now
 
 RECIPES = sorted((Path(__file__).parent.parent / "benchmarks" / "configs").glob("*.yaml"))

@@ -10,7 +10,7 @@ import pytest
 from launching import alone, train
 from small_runs import files_below
 
-from hpc_localsgd.faults import DIVERGED, FAULT, OK
+from hpc_localsgd.commands.exit_codes import DIVERGED, FAULT, OK
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 

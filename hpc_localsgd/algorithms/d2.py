@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.plan.topology import Topology, lambda_min, lazy, ring, vectors_sent
+from hpc_localsgd.topology import Topology, lambda_min, lazy, ring, vectors_sent
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

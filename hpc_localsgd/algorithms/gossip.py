@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.plan.topology import Topology, ring, vectors_sent
+from hpc_localsgd.topology import Topology, ring, vectors_sent
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Footprint, Now, Rows, State

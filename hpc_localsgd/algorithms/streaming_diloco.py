@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.plan.fragments import cuts
+from hpc_localsgd.tasks.fragments import cuts
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

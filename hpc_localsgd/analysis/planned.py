@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from hpc_localsgd.plan import rates, schedule
-from hpc_localsgd.plan.duration import Units
-from hpc_localsgd.plan.rates import Rate
-from hpc_localsgd.plan.schedule import Schedule, rounds, spread_triggered
+from hpc_localsgd.schedules import local_steps, rates
+from hpc_localsgd.schedules.duration import Units
+from hpc_localsgd.schedules.local_steps import Schedule, rounds, spread_triggered
+from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.types import ConfigurationError
 
@@ -80,7 +80,8 @@ def planned(run: Trajectory) -> Planned:
     units = Units(steps_per_epoch(run), _samples_per_step(config, run.K), _steps(run))
     try:
         rate = _made(rates, config.get("rate"), "rate").in_steps(units)
-        when = _made(schedule, config.get("schedule"), "schedule").in_steps(units, int(rate.warmup))
+        schedule = _made(local_steps, config.get("schedule"), "schedule")
+        when = schedule.in_steps(units, int(rate.warmup))
     except (ConfigurationError, *_WRONG) as error:
         raise Unplannable(str(error)) from error
     if isinstance(when, spread_triggered):

@@ -20,7 +20,7 @@ from hpc_localsgd.attach.checks import (
     in_steps,
     on_nan_of,
 )
-from hpc_localsgd.attach.here import world_here
+from hpc_localsgd.attach.discovery import world_here
 from hpc_localsgd.attach.intact import check_free
 from hpc_localsgd.attach.meeting import Meetings
 from hpc_localsgd.attach.named import algorithm_of, schedule_of
@@ -29,10 +29,10 @@ from hpc_localsgd.attach.starting import broadcast_model
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import check_fit, flatten, trained
 from hpc_localsgd.attach.sync import Sync
-from hpc_localsgd.batchnorm import BatchNorm, Policy
-from hpc_localsgd.engine.astray import OnNan
-from hpc_localsgd.plan.schedule import Schedule
-from hpc_localsgd.rollcall import PATIENCE_S
+from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
+from hpc_localsgd.engine.non_finite import OnNan
+from hpc_localsgd.run.rollcall import PATIENCE_S
+from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.software import check_same_software
 
@@ -99,7 +99,7 @@ def attach(
             differ; on all ranks alike, before anything is changed.
 
     Example:
-        >>> from hpc_localsgd.plan.schedule import post_local
+        >>> from hpc_localsgd.schedules.local_steps import post_local
         >>> model = nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> sync = attach(model, optimizer, schedule=post_local(switch=100, every=8))

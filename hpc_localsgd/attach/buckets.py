@@ -17,7 +17,7 @@ from torch import nn
 
 from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.attach.windows import windows
-from hpc_localsgd.plan.fragments import cuts_from_the_end
+from hpc_localsgd.tasks.fragments import cuts_from_the_end
 from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from torch import nn
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.gradients import remembers
 from hpc_localsgd.attach.rounds import Lengths
-from hpc_localsgd.batchnorm import BatchNorm, Policy
-from hpc_localsgd.engine.astray import OnNan
-from hpc_localsgd.plan.duration import Units
-from hpc_localsgd.plan.schedule import Schedule, qsr
+from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
+from hpc_localsgd.engine.non_finite import OnNan
+from hpc_localsgd.schedules.duration import Units
+from hpc_localsgd.schedules.local_steps import Schedule, qsr
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 

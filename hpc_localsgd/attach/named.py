@@ -12,15 +12,15 @@ from typing import Any
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.compressors.base import Compressor
-from hpc_localsgd.plan.schedule import Schedule
-from hpc_localsgd.plan.topology.base import Topology
+from hpc_localsgd.schedules.local_steps import Schedule
+from hpc_localsgd.topology.base import Topology
 from hpc_localsgd.types import ConfigurationError
 
 # What can be named, as on the command line: the class, and where its files are.
 _KINDS: dict[str, tuple[type, str]] = {
     "algorithm": (Algorithm, "hpc_localsgd.algorithms"),
-    "schedule": (Schedule, "hpc_localsgd.plan.schedule"),
-    "topology": (Topology, "hpc_localsgd.plan.topology"),
+    "schedule": (Schedule, "hpc_localsgd.schedules.local_steps"),
+    "topology": (Topology, "hpc_localsgd.topology"),
     "compressor": (Compressor, "hpc_localsgd.compressors"),
 }
 _EXAMPLES = {"algorithm": "LocalSGD()", "schedule": "every(16)"}

@@ -13,7 +13,7 @@ from hpc_localsgd.attach.meeting import Meetings
 from hpc_localsgd.attach.rounds import Lengths
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import Group
-from hpc_localsgd.engine.astray import OnNan
+from hpc_localsgd.engine.non_finite import OnNan
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World

@@ -18,7 +18,7 @@ from hpc_localsgd.attach.buffers import buffers_of, described
 from hpc_localsgd.attach.power import iterate
 from hpc_localsgd.attach.same import in_common
 from hpc_localsgd.attach.storage import wire_dtype
-from hpc_localsgd.engine.astray import astray, heal, said, state_like
+from hpc_localsgd.engine.non_finite import astray, heal, said, state_like
 
 if TYPE_CHECKING:
     from hpc_localsgd.attach.own import Own

@@ -7,7 +7,7 @@ from typing import Any
 
 from hpc_localsgd.attach.checks import without_warmup
 from hpc_localsgd.attach.rounds import Lengths, Place
-from hpc_localsgd.plan.schedule import every, phases, post_local, qsr
+from hpc_localsgd.schedules.local_steps import every, phases, post_local, qsr
 
 LONG_ROUND = 1000  # steps; one that was written down (every, post_local, phases) is never long
 SAID_AFTER = 2  # steps of it; by then the rate of a warm-up has risen

@@ -9,7 +9,7 @@ from typing import Any
 
 from hpc_localsgd.attach.meeting import RATE, ROUND, Everybody, Meetings
 from hpc_localsgd.attach.meeting import Place as Met
-from hpc_localsgd.plan.schedule import Schedule, every, phases, post_local
+from hpc_localsgd.schedules.local_steps import Schedule, every, phases, post_local
 from hpc_localsgd.types import ConfigurationError, Now
 
 Lengths = Callable[[int, float], int]  # (t, lr) -> H

@@ -18,7 +18,7 @@ from hpc_localsgd.attach.same import average, in_common
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.batchnorm import BatchNorm
+    from hpc_localsgd.engine.batchnorm import BatchNorm
     from hpc_localsgd.worlds.base import World
 
 

@@ -18,7 +18,7 @@ from hpc_localsgd.attach.own import Own
 from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.rounds import Place
 from hpc_localsgd.attach.saved import check_saved, saved
-from hpc_localsgd.rollcall.notes import failed
+from hpc_localsgd.run.rollcall.notes import failed
 
 
 class Sync:

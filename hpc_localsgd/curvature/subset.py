@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.plan.partition import share
 from hpc_localsgd.tasks.base import Batch, Setting, Task, TaskSpec
+from hpc_localsgd.tasks.partition import share
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

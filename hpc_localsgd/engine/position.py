@@ -10,10 +10,10 @@ from hpc_localsgd.worlds.consensus import consensus_distance
 
 if TYPE_CHECKING:
     from hpc_localsgd.algorithms.base import Algorithm
-    from hpc_localsgd.batchnorm import BatchNorm
-    from hpc_localsgd.optimizer import LocalOptimizer
-    from hpc_localsgd.plan.rates import Rate
-    from hpc_localsgd.plan.schedule_base import Schedule
+    from hpc_localsgd.engine.batchnorm import BatchNorm
+    from hpc_localsgd.engine.optimizer import LocalOptimizer
+    from hpc_localsgd.schedules.base import Schedule
+    from hpc_localsgd.schedules.rates import Rate
     from hpc_localsgd.tasks.base import Task
     from hpc_localsgd.types import Rows
     from hpc_localsgd.worlds.base import World

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-from hpc_localsgd.plan.cores import local_size, share_of_rank
+from hpc_localsgd.tasks.cores import local_size, share_of_rank
 
 
 def share_cores(

@@ -15,13 +15,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from hpc_localsgd.commands.exit_codes import Parser
 from hpc_localsgd.environment import findings
 from hpc_localsgd.environment.checks import ON_EACH
 from hpc_localsgd.environment.facts import Facts
 from hpc_localsgd.environment.findings import Finding
 from hpc_localsgd.environment.launch_checks import ON_ALL
 from hpc_localsgd.environment.meeting import meet
-from hpc_localsgd.faults import Parser
 
 _SERIOUS = (findings.OK, findings.WARNING, findings.PROBLEM)
 

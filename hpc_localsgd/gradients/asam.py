@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hpc_localsgd.gradients.base import GradientAt, check_not_negative
-from hpc_localsgd.gradients.elsewhere import Ascent
+from hpc_localsgd.gradients.perturbed import Ascent
 from hpc_localsgd.gradients.sam import NO_GRADIENT
 
 if TYPE_CHECKING:

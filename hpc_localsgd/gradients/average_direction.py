@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.gradients.base import GradientAt, check_not_negative
-from hpc_localsgd.gradients.elsewhere import Shifted, normal
+from hpc_localsgd.gradients.perturbed import Shifted, normal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.gradients.base import GradientAt, check_not_negative
-from hpc_localsgd.gradients.elsewhere import Shifted, normal
+from hpc_localsgd.gradients.perturbed import Shifted, normal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

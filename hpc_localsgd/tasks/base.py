@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from hpc_localsgd.plan.partition import Partition
 from hpc_localsgd.tasks.execution import Execution
+from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

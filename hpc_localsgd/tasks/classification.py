@@ -21,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hpc_localsgd.tasks.base import Batch, Setting, Task
 from hpc_localsgd.tasks.flat import Replicas, bind
+from hpc_localsgd.tasks.label_transforms import mixed, noisy
 from hpc_localsgd.tasks.samples import Arrays, Samples
-from hpc_localsgd.tasks.targets import mixed, noisy
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Classification(Task):
             label_smoothing: Of the training loss (Szegedy et al. 2016). Evaluations are without.
             label_noise: Probability that a training label is replaced by one of the other classes,
                 drawn anew at every step (Blanc et al. 2020; Gu et al. 2023 take 0.1).
-            mixup: Alpha of `targets.mixed`; 0 for none.
+            mixup: Alpha of `label_transforms.mixed`; 0 for none.
 
         Raises:
             ConfigurationError: A number out of range, or an execution that is not possible.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpc_localsgd.plan.cores import share_of_rank
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.cores import share_of_rank
 from hpc_localsgd.tasks.vision.decoding import Decoder
-from hpc_localsgd.tasks.vision.packed import Pack
+from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.tasks.vision.spec import ImageTask
 from hpc_localsgd.tasks.vision.store import Folder, Store, check_classes
 from hpc_localsgd.tasks.vision.streamed import Streamed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 
-from hpc_localsgd.plan.fragments import cuts_from_the_end
+from hpc_localsgd.tasks.fragments import cuts_from_the_end
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows, Vector

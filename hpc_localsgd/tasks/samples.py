@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from hpc_localsgd.plan.partition import Partition
 from hpc_localsgd.tasks.base import Batch, Setting
+from hpc_localsgd.tasks.partition import Partition
 
 Places: TypeAlias = range | np.ndarray  # rows of a split, in any order
 

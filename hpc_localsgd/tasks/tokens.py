@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from hpc_localsgd import regular_file
+from hpc_localsgd.trajectory import regular_file
 from hpc_localsgd.types import ConfigurationError
 
 Kind = Literal["characters", "words", "bytes"]

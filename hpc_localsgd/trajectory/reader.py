@@ -13,6 +13,7 @@ import numpy as np
 from hpc_localsgd.trajectory.encoding import PLUGINS, decode, load_plugin
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.facts import check_facts
+from hpc_localsgd.trajectory.moved_classes import where_now
 from hpc_localsgd.trajectory.older import name_in_file, name_today
 from hpc_localsgd.trajectory.reading import opened
 from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals, padded
@@ -90,8 +91,8 @@ class Trajectory:
 
     @property
     def config_text(self) -> str:
-        """The whole resolved configuration, YAML."""
-        return str(self._attrs[-1]["config"])
+        """The whole resolved configuration, YAML; classes are named where they are today."""
+        return where_now(str(self._attrs[-1]["config"]))
 
     @cached_property
     def config(self) -> dict[str, Any]:

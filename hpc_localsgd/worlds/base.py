@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.plan.costmodel import Network, allreduce_messages, allreduce_wire_bytes
+from hpc_localsgd.cost.cost_model import Network, allreduce_messages, allreduce_wire_bytes
 from hpc_localsgd.types import ConfigurationError, Unreachable
 from hpc_localsgd.worlds.ledger import Ledger
 from hpc_localsgd.worlds.pending import Pending

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hpc_localsgd.plan.costmodel import NETWORKS, Network
+from hpc_localsgd.cost.cost_model import NETWORKS, Network
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.transport import Alone
 

@@ -13,7 +13,7 @@ from hpc_localsgd.analysis.compare import MEASURES, differences, front, grouped_
 from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.tables import tables
 from hpc_localsgd.analysis.report.source import open_runs
-from hpc_localsgd.compare import main
+from hpc_localsgd.commands.compare import main
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
 CONFIG = """

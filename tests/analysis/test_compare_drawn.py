@@ -81,7 +81,7 @@ def test_the_front_claims_nothing_between_its_points(tmp_path: Path) -> None:
     assert line.get_ydata().tolist() == [0.7, 0.9]
 
 
-DEFAULT = "hpc_localsgd.plan.schedule.every"
+DEFAULT = "hpc_localsgd.schedules.local_steps.every"
 
 
 def test_a_default_is_shown_like_what_was_typed(tmp_path: Path) -> None:

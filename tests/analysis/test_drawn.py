@@ -18,7 +18,7 @@ from hpc_localsgd.analysis.draw_spread import draw_spread
 from hpc_localsgd.analysis.panels import draw_panels, panel_of
 from hpc_localsgd.analysis.planned import rate_of
 from hpc_localsgd.analysis.report.at_exchanges import alpha_panels
-from hpc_localsgd.plan.rates import cosine
+from hpc_localsgd.schedules.rates import cosine
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
 STEPS, H = 96, 8
@@ -26,9 +26,9 @@ RATE = cosine(lr=0.4, warmup=20, until=STEPS)
 NAN = float("nan")
 
 
-def config(rate: str = "hpc_localsgd.plan.rates.cosine") -> str:
+def config(rate: str = "hpc_localsgd.schedules.rates.cosine") -> str:
     made = "{lr: 0.4, warmup: 20, warmup_from: 0.0, floor: 0.0, until: 100%}"
-    every = "{class_path: hpc_localsgd.plan.schedule.every, init_args: {steps: 8}}"
+    every = "{class_path: hpc_localsgd.schedules.local_steps.every, init_args: {steps: 8}}"
     return (
         f"steps: {STEPS}\nbatch_per_worker: 4\nschedule: {every}\n"
         f"rate: {{class_path: {rate}, init_args: {made}}}\n"

@@ -41,7 +41,7 @@ def test_of_a_killed_run_the_plan_goes_on_where_the_record_ends(tmp_path: Path) 
 
 
 def test_a_plan_that_cannot_be_made_says_why(tmp_path: Path) -> None:
-    spread = "schedule: {class_path: hpc_localsgd.plan.schedule.spread_triggered}"
+    spread = "schedule: {class_path: hpc_localsgd.schedules.local_steps.spread_triggered}"
     users_own = "schedule: {class_path: my_package.my_schedule}"
     later = "schedule: {class_path: hpc_localsgd.every, init_args: {steps: 4, then: 5}}"
     cases = [
@@ -66,7 +66,7 @@ def recorded(
     folder: Path, steps: int = 100, ended_at: int = 8, status: str = "", config: str = ""
 ) -> Trajectory:
     """A record of rounds of four steps at a constant rate."""
-    text = "rate: {class_path: hpc_localsgd.plan.rates.constant}\n"
+    text = "rate: {class_path: hpc_localsgd.schedules.rates.constant}\n"
     if "schedule" not in config:
         text += "schedule: {class_path: hpc_localsgd.every, init_args: {steps: 4}}\n"
     names = {"task": "t", "algorithm": "LocalSGD", "schedule": "every(4)", "world": "mpi"}

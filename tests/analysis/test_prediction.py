@@ -12,7 +12,7 @@ import pytest
 from hpc_localsgd.analysis.draw_slow_sde import draw_slow_sde, measured
 from hpc_localsgd.analysis.slow_sde import predict, way
 from hpc_localsgd.analysis.slow_sde.conditions import foreign
-from hpc_localsgd.report import main as report
+from hpc_localsgd.commands.report import main as report
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
 K, LR, STEPS, START = 8, 0.02, 20_000, 1.5

@@ -12,9 +12,9 @@ from small_runs import small_run
 from hpc_localsgd.analysis.draw_slow_sde import draw_slow_sde, measured, told
 from hpc_localsgd.analysis.slow_sde import Way, predict, way
 from hpc_localsgd.analysis.slow_sde.conditions import far_start, foreign
-from hpc_localsgd.plan.rates import cosine
-from hpc_localsgd.plan.schedule import every
-from hpc_localsgd.report import main as report
+from hpc_localsgd.commands.report import main as report
+from hpc_localsgd.schedules.local_steps import every
+from hpc_localsgd.schedules.rates import cosine
 from hpc_localsgd.tasks.manifold import manifold
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
@@ -141,7 +141,7 @@ def test_the_rate_of_every_step_counts_and_not_that_of_the_rounds_first(tmp_path
     """One worker: H is nothing, so rounds of 1 and of 100 steps go the same way."""
     rate = cosine(lr=0.1, warmup=50, until=STEPS)
     init = "{lr: 0.1, warmup: 50, warmup_from: 0.0, floor: 0.0, until: 400}"
-    text = f"{PLAIN}rate: {{class_path: hpc_localsgd.plan.rates.cosine, init_args: {init}}}\n"
+    text = f"{PLAIN}rate: {{class_path: hpc_localsgd.schedules.rates.cosine, init_args: {init}}}\n"
     gone = [way(*recorded(tmp_path / str(H), text, H=H, K=1, lr=rate)).gone for H in (1, 100)]
     np.testing.assert_allclose(gone[0], gone[1], rtol=1e-12)
     assert every(100)(0, 0.1) == 100 and gone[0][-1] > 0

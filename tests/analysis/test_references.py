@@ -11,8 +11,8 @@ import pytest
 from hpc_localsgd.analysis.references import used_by
 from hpc_localsgd.analysis.references.table import ALL, BY_KEY, FOR
 from hpc_localsgd.analysis.references.used import papers_of
-from hpc_localsgd.cite import main
-from hpc_localsgd.config import choices
+from hpc_localsgd.commands.cite import main
+from hpc_localsgd.commands.configuration.config import choices
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
 OPTIONS = ("algorithm", "schedule", "rate", "gradient", "compressor", "topology")
@@ -58,10 +58,10 @@ algorithm:
   class_path: hpc_localsgd.Gossip
   init_args:
     topology:
-      class_path: hpc_localsgd.plan.topology.given.lazy
-      init_args: {of: {class_path: hpc_localsgd.plan.topology.static.torus}}
+      class_path: hpc_localsgd.topology.derived.lazy
+      init_args: {of: {class_path: hpc_localsgd.topology.static.torus}}
 compressor: {class_path: hpc_localsgd.compressors.top_k.TopK, init_args: {error_feedback: true}}
-rate: {class_path: hpc_localsgd.plan.rates.cosine, init_args: {warmup: 5%}}
+rate: {class_path: hpc_localsgd.schedules.rates.cosine, init_args: {warmup: 5%}}
 optimizer: {class_path: torch.optim.AdamW}
 """
 

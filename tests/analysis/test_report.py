@@ -26,7 +26,7 @@ from hpc_localsgd.analysis.report.at_exchanges import alpha_panels
 from hpc_localsgd.analysis.report.numbers import plan_rows, planned_bytes
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.analysis.waiting import waiting
-from hpc_localsgd.report import main
+from hpc_localsgd.commands.report import main
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
@@ -109,7 +109,7 @@ def test_odd_runs(tmp_path: Path, options: dict, words: str) -> None:
 def killed(folder: Path, rounds: int = 6) -> Path:
     """A record nobody closed, of two ranks with two workers each, the second always late."""
     text = "schedule: {class_path: hpc_localsgd.every, init_args: {steps: 4}}\nepochs: 3\n"
-    text += "rate: {class_path: hpc_localsgd.plan.rates.constant}\ndtype: float64\n"
+    text += "rate: {class_path: hpc_localsgd.schedules.rates.constant}\ndtype: float64\n"
     world = "horovod(2 x 2 workers, cpu, OpenMPI)"
     names = {"task": "t", "algorithm": "<b>own</b>", "schedule": "every(4)", "world": world}
     header = Header(text, **names, K=4, P=10, seed=0, steps=100, steps_per_epoch=5.0)
@@ -158,8 +158,8 @@ def test_what_the_probes_found_has_sections_of_its_own(tmp_path: Path) -> None:
 
 def test_what_was_measured_of_an_earlier_run_is_left_out(tmp_path: Path) -> None:
     """Files of the run before that found their way back into its folder, as from a copy."""
-    from hpc_localsgd.landscape import main as landscape
-    from hpc_localsgd.sharpness import main as sharpness
+    from hpc_localsgd.commands.landscape import main as landscape
+    from hpc_localsgd.commands.sharpness import main as sharpness
 
     out = tmp_path / "run"
     options = ["--task.hidden=4", "--workers=2", "--steps=8", "--snapshot-every=4"]

@@ -21,7 +21,7 @@ from torch import nn
 import hpc_localsgd
 from hpc_localsgd import every, post_local
 from hpc_localsgd.attach import Sync
-from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 

@@ -24,7 +24,7 @@ from hpc_localsgd import (
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach import Sync
 from hpc_localsgd.compressors import Int8, Sign
-from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -136,7 +136,7 @@ def of_the_folder() -> list[Any]:
         "streaming_diloco": StreamingDiLoCo(fragments=1, delay=2),
         "hierarchical": Hierarchical(blocks=(2,), rounds=(2,)),
     }
-    from hpc_localsgd.config import choices
+    from hpc_localsgd.commands.configuration.config import choices
 
     paths = sorted(choices("algorithm").items())
     made = [special.get(name) or at_its_defaults(path) for name, path in paths]

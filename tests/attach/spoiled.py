@@ -12,7 +12,7 @@ from torch import nn
 import hpc_localsgd
 from hpc_localsgd import post_local
 from hpc_localsgd.loop import Run
-from hpc_localsgd.quarantine import Quarantine
+from hpc_localsgd.run.quarantine import Quarantine
 from hpc_localsgd.worlds.base import World
 
 NAN = float("nan")

@@ -18,8 +18,8 @@ import hpc_localsgd
 from hpc_localsgd import AllReduce, Gossip, LocalSGD, every, post_local, qsr
 from hpc_localsgd.attach.checks import check_types
 from hpc_localsgd.compressors import Sign
-from hpc_localsgd.plan.schedule import doubling
-from hpc_localsgd.plan.topology import complete, ring
+from hpc_localsgd.schedules.local_steps import doubling
+from hpc_localsgd.topology import complete, ring
 from hpc_localsgd.types import ConfigurationError
 
 

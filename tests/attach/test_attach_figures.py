@@ -13,7 +13,7 @@ from hpc_localsgd.attach.account import Account, Accounts
 from hpc_localsgd.attach.rates import LONG_ROUND, Rates
 from hpc_localsgd.attach.rounds import Place
 from hpc_localsgd.attach.windows import aligned, windows
-from hpc_localsgd.plan.schedule import every, qsr
+from hpc_localsgd.schedules.local_steps import every, qsr
 
 
 @pytest.mark.parametrize(

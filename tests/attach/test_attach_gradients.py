@@ -23,8 +23,8 @@ from torch.utils.checkpoint import checkpoint
 import hpc_localsgd
 from hpc_localsgd import AllReduce, GradientTracking, every, post_local
 from hpc_localsgd.compressors import Sign
-from hpc_localsgd.plan.fragments import cuts_from_the_end
-from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.schedules.local_steps import Schedule
+from hpc_localsgd.tasks.fragments import cuts_from_the_end
 from hpc_localsgd.types import ConfigurationError
 
 

@@ -270,7 +270,7 @@ def test_the_package_imports_nothing_and_has_the_names() -> None:
 
 
 def test_every_algorithm_of_the_folder_has_a_name_at_the_top() -> None:
-    from hpc_localsgd.config import choices
+    from hpc_localsgd.commands.configuration.config import choices
 
     for path in choices("algorithm").values():
         name = path.rsplit(".", 1)[1]

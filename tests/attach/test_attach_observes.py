@@ -15,7 +15,7 @@ import hpc_localsgd
 from hpc_localsgd import Gossip, LocalSGD, every
 from hpc_localsgd.attach import Sync
 from hpc_localsgd.attach.rounds import Place
-from hpc_localsgd.plan.schedule import spread_triggered
+from hpc_localsgd.schedules.local_steps import spread_triggered
 from hpc_localsgd.types import ConfigurationError
 
 STEPS, K = 40, 4

@@ -36,7 +36,7 @@ from hpc_localsgd import (
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.compressors import Int8
-from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.schedules.local_steps import Schedule
 
 POST_LOCAL = post_local(switch=4, every=3)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd.attach.meeting import AVERAGED, ROUND, Meetings, Place
-from hpc_localsgd.rollcall import RollCall
+from hpc_localsgd.run.rollcall import RollCall
 from hpc_localsgd.types import ConfigurationError
 
 

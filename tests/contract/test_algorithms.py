@@ -26,11 +26,11 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
-from hpc_localsgd.checkpoint import Place, shard
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.plan.schedule import every, post_local
-from hpc_localsgd.plan.topology import complete
-from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.run.checkpoint import Place, shard
+from hpc_localsgd.run.recorder import Recorder
+from hpc_localsgd.schedules.local_steps import every, post_local
+from hpc_localsgd.topology import complete
 from hpc_localsgd.types import Footprint, Now
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated

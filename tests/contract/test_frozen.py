@@ -6,11 +6,11 @@ import pytest
 
 from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.attach.sync import Parts
-from hpc_localsgd.batchnorm import BatchNorm
-from hpc_localsgd.checkpoint import Place
+from hpc_localsgd.commands.configuration.names import CHOICES, choices, class_at
+from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.loop import Run
-from hpc_localsgd.names import CHOICES, choices, class_at
-from hpc_localsgd.plan.schedule import Round
+from hpc_localsgd.run.checkpoint import Place
+from hpc_localsgd.schedules.local_steps import Round
 from hpc_localsgd.types import Footprint, Now
 
 OF_A_RUN = [BatchNorm, Footprint, Group, Now, Parts, Place, Round, Run]

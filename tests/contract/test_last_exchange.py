@@ -12,9 +12,9 @@ from variants import VARIANTS, name, run_of
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.loop import train
-from hpc_localsgd.plan.schedule import every
-from hpc_localsgd.probes import Spread
-from hpc_localsgd.recorder import Recorder
+from hpc_localsgd.run.probes import Spread
+from hpc_localsgd.run.recorder import Recorder
+from hpc_localsgd.schedules.local_steps import every
 
 H, CUT, WHOLE = 2, 6, 10
 

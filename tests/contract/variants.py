@@ -17,11 +17,11 @@ from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
+from hpc_localsgd.commands.configuration.config import choices
 from hpc_localsgd.compressors import BF16, FP16, Int8, Sign, TopK
-from hpc_localsgd.config import choices
 from hpc_localsgd.loop import Run
-from hpc_localsgd.plan.schedule import Schedule, every, post_local
-from hpc_localsgd.plan.topology import one_peer_exponential, random_pairs, star
+from hpc_localsgd.schedules.local_steps import Schedule, every, post_local
+from hpc_localsgd.topology import one_peer_exponential, random_pairs, star
 from hpc_localsgd.worlds.base import World
 
 

@@ -61,7 +61,7 @@ def test_srun_with_pmi2_says_which_gpu() -> None:
 def test_without_a_local_rank_no_gpu_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from hpc_localsgd.assemble import _device
+    from hpc_localsgd.commands.assembly import _device
     from hpc_localsgd.types import ConfigurationError
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)

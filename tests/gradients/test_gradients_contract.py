@@ -15,10 +15,10 @@ import torch
 from small_runs import go, sgd, small_run
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.config import choices, parse
+from hpc_localsgd.commands.configuration.config import choices, parse
 from hpc_localsgd.gradients.average_direction import average_direction
 from hpc_localsgd.gradients.base import GradientAt
-from hpc_localsgd.gradients.elsewhere import Elsewhere
+from hpc_localsgd.gradients.perturbed import Elsewhere
 from hpc_localsgd.gradients.plain import plain
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.tasks.base import Setting, Task

@@ -12,13 +12,13 @@ import torch
 from hpc_localsgd.gradients.asam import asam
 from hpc_localsgd.gradients.average_direction import average_direction, coefficients
 from hpc_localsgd.gradients.base import GradientAt
-from hpc_localsgd.gradients.elsewhere import normal
 from hpc_localsgd.gradients.noise_injected import noise_injected
+from hpc_localsgd.gradients.perturbed import normal
 from hpc_localsgd.gradients.plain import plain
 from hpc_localsgd.gradients.sam import sam
-from hpc_localsgd.plan.partition import Partition
 from hpc_localsgd.tasks.base import Batch, Setting, Task
 from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.worlds.simulated import Simulated
 
 K, T = 3, 5

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from placed import note
 
-from hpc_localsgd.assemble import make_world
-from hpc_localsgd.config import parse
+from hpc_localsgd.commands.assembly import make_world
+from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.train import _train

@@ -22,7 +22,7 @@ from launching import ROOT, TRAIN, Job, mpirun, train, until
 from slurm_jobs import Submitted, submit
 from slurm_of_hosts import SlurmOfHosts
 
-from hpc_localsgd.checkpoint.folder import last_complete
+from hpc_localsgd.run.checkpoint.folder import last_complete
 from hpc_localsgd.trajectory import Trajectory
 
 STEPS = 1000

@@ -11,11 +11,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hpc_localsgd.assemble import make_world, started
-from hpc_localsgd.config import parse
+from hpc_localsgd.commands.assembly import make_world, started
+from hpc_localsgd.commands.configuration.config import parse
+from hpc_localsgd.commands.smoke import smaller
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import detect
-from hpc_localsgd.smoke import smaller
 from hpc_localsgd.train import _train
 from hpc_localsgd.worlds.base import World
 

@@ -19,8 +19,8 @@ import torch
 from launching import TRAIN, Job, mpirun, started, until
 from launching import run as launch
 
-from hpc_localsgd.checkpoint import shard
-from hpc_localsgd.checkpoint.folder import last_complete, number
+from hpc_localsgd.run.checkpoint import shard
+from hpc_localsgd.run.checkpoint.folder import last_complete, number
 from hpc_localsgd.trajectory import Trajectory
 
 STEPS = 800

@@ -11,8 +11,8 @@ import pytest
 from launching import TRAIN, alone, mpirun, started, train, until
 from small_tasks import write_folder
 
-from hpc_localsgd.faults import STOPPED
-from hpc_localsgd.pack import main as pack
+from hpc_localsgd.commands.exit_codes import STOPPED
+from hpc_localsgd.commands.pack import main as pack
 from hpc_localsgd.trajectory import Trajectory
 
 OPTIONS = ["--task=imagenet", "--task.model=resnet8", "--task.size=16", "--task.classes=4"]

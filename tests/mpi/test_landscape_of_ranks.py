@@ -8,7 +8,7 @@ import numpy as np
 from launching import mpirun, run
 
 from hpc_localsgd.analysis.landscape import Landscape
-from hpc_localsgd.landscape import main
+from hpc_localsgd.commands.landscape import main
 from hpc_localsgd.train import main as train
 
 CONV = ["--task.model=conv", "--task.norm=batch", "--task.hidden=2", "--workers=2"]

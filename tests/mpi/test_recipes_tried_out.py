@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from launching import Outcome, mpirun, run
 
-from hpc_localsgd.smoke import STEPS
+from hpc_localsgd.commands.smoke import STEPS
 from hpc_localsgd.trajectory import Trajectory
 
 HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from launching import alone, horovodrun, mpirun, run
 
-from hpc_localsgd.sharpness import main
+from hpc_localsgd.commands.sharpness import main
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
 

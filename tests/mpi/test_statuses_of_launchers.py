@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from launching import ROOT, gloo, horovodrun, mpirun, run, torchrun
 
-from hpc_localsgd.faults import STOPPED
+from hpc_localsgd.commands.exit_codes import STOPPED
 
 STARTS = {
     "mpirun": mpirun,

@@ -15,9 +15,9 @@ import torch
 from launching import TRAIN, Job, Outcome, gloo, horovodrun, mpirun, started, until
 from launching import run as launch
 
-from hpc_localsgd.checkpoint import shard
-from hpc_localsgd.checkpoint.folder import last_complete, number
-from hpc_localsgd.faults import HUNG, STOPPED
+from hpc_localsgd.commands.exit_codes import HUNG, STOPPED
+from hpc_localsgd.run.checkpoint import shard
+from hpc_localsgd.run.checkpoint.folder import last_complete, number
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
 STEPS = 600

@@ -10,9 +10,9 @@ import pytest
 import torch
 from launching import TRAIN, Outcome, run, started, torchrun, until
 
-from hpc_localsgd.checkpoint import shard
-from hpc_localsgd.checkpoint.folder import last_complete
-from hpc_localsgd.summary import status
+from hpc_localsgd.commands.summary import status
+from hpc_localsgd.run.checkpoint import shard
+from hpc_localsgd.run.checkpoint.folder import last_complete
 from hpc_localsgd.trajectory import Trajectory
 
 HERE = Path(__file__).parent

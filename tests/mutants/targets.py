@@ -24,21 +24,21 @@ TARGETS: dict[str, list[str]] = {
     ],
     "compressors": [*_RESTATED, "tests/compressors"],
     "gradients": [*_RESTATED, "tests/gradients"],
-    "plan/schedule.py": [
-        "tests/restated/test_restated_plan.py",
+    "schedules/local_steps.py": [
+        "tests/restated/test_restated_schedules.py",
         *_RESTATED,
-        "tests/plan/test_schedule.py",
+        "tests/schedules/test_schedule.py",
     ],
-    "loop.py": [*_RESTATED, "tests/restated/test_restated_plan.py", "tests/test_loop.py"],
-    "checkpoint": [
+    "loop.py": [*_RESTATED, "tests/restated/test_restated_schedules.py", "tests/test_loop.py"],
+    "run/checkpoint": [
         "tests/restated/test_when_places_are_kept.py",
         "tests/restated/test_checkpoints_hold_everything.py",
         "tests/restated/test_places_of_a_run.py",
         "tests/restated/test_how_a_rank_stops.py",
-        "tests/test_checkpoint_folders.py",
-        "tests/test_strange_checkpoints.py",
-        "tests/test_checkpoint.py",
-        "--deselect=tests/test_checkpoint.py::test_images_on_disk_go_on_in_mid_epoch",
+        "tests/run/test_checkpoint_folders.py",
+        "tests/run/test_strange_checkpoints.py",
+        "tests/run/test_checkpoint.py",
+        "--deselect=tests/run/test_checkpoint.py::test_images_on_disk_go_on_in_mid_epoch",
     ],
     "attach": [
         "tests/restated/test_restated_attached.py",

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_localsgd.batchnorm import BatchNorm
+from hpc_localsgd.engine.batchnorm import BatchNorm
+from hpc_localsgd.engine.optimizer import LocalOptimizer
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.optimizer import LocalOptimizer
-from hpc_localsgd.plan.partition import Partition
-from hpc_localsgd.plan.schedule import Schedule
+from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.tasks.base import Batch, Task
+from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 from restated.local import Sgd

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_localsgd.checkpoint import Checkpoints, Place
 from hpc_localsgd.loop import Position, Run, train
+from hpc_localsgd.run.checkpoint import Checkpoints, Place
 from hpc_localsgd.tasks.base import Batch
 from restated.by_the_loop import Noting, Restated, run_of
 from restated.local import AdamW, Sgd

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hpc_localsgd.checkpoint import Checkpoints, Place, keeper, shard
-from hpc_localsgd.checkpoint.folder import all_folders, number
-from hpc_localsgd.stopping import GONE, STOPPED, Stopped
+from hpc_localsgd.run.checkpoint import Checkpoints, Place, keeper, shard
+from hpc_localsgd.run.checkpoint.folder import all_folders, number
+from hpc_localsgd.run.stopping import GONE, STOPPED, Stopped
 from hpc_localsgd.types import Gone, NotKept
 from restated.test_when_places_are_kept import Kept
 

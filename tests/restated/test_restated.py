@@ -14,7 +14,7 @@ import torch
 
 import hpc_localsgd
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.batchnorm import BatchNorm
+from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.loop import train
 from hpc_localsgd.tasks.base import Batch
 from restated import local
@@ -52,7 +52,7 @@ def cases() -> list[Any]:
             given = {"lengths": LOCAL_FIRST, "at": at}
             run = Case(name, LocalSGD(), path, given, {"gradient": rule})
             found.append((f"{name}-{i}", run))
-    for policy in hpc_localsgd.optimizer.AtSync.__args__:  # type: ignore[attr-defined]
+    for policy in hpc_localsgd.engine.optimizer.AtSync.__args__:  # type: ignore[attr-defined]
         for optimizer in (Sgd, AdamW):
             given = {"local": optimizer, "policy": getattr(local, policy)}
             run = Case(policy, LocalSGD(**means), lambda p: path(p, **means), given)
@@ -81,7 +81,7 @@ def test_an_algorithm_may_return_new_tensors(name: str) -> None:
     np.testing.assert_allclose(noted, expected.noted, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("policy", hpc_localsgd.batchnorm.Policy.__args__)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("policy", hpc_localsgd.engine.batchnorm.Policy.__args__)  # type: ignore[attr-defined]
 def test_statistics_are_averaged_at_every_exchange_or_never(policy: Any) -> None:
     case = restated_of("algorithms")["local_sgd"].CASES[0]
     run = replace(run_of(case, case.problem(), Counted), batchnorm=BatchNorm(policy))

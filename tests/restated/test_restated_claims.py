@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_localsgd.names import choices, class_at
-from hpc_localsgd.plan.topology import lazy, ring
+from hpc_localsgd.commands.configuration.names import choices, class_at
+from hpc_localsgd.topology import lazy, ring
 from hpc_localsgd.types import Footprint, Now
 from hpc_localsgd.worlds.simulated import Simulated
 from restated.problem import SIZES, P, equal

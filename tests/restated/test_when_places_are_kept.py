@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.checkpoint import Checkpoints, Keeper, Place
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.stopping import Stopped, Stopping
+from hpc_localsgd.run.checkpoint import Checkpoints, Keeper, Place
+from hpc_localsgd.run.stopping import Stopped, Stopping
 from hpc_localsgd.types import NotKept
 from restated.by_the_loop import Noting, run_of
 from restated.problem import Case, Problem

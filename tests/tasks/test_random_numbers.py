@@ -11,10 +11,10 @@ from small_runs import go, small_run
 from small_tasks import files
 from torch import nn
 
-from hpc_localsgd.assemble import make_run
-from hpc_localsgd.batchnorm import BatchNorm
-from hpc_localsgd.config import parse
-from hpc_localsgd.probes import Evaluation
+from hpc_localsgd.commands.assembly import make_run
+from hpc_localsgd.commands.configuration.config import parse
+from hpc_localsgd.engine.batchnorm import BatchNorm
+from hpc_localsgd.run.probes import Evaluation
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.imagenet import imagenet

@@ -13,7 +13,7 @@ import torch
 from small_tasks import small_options
 from torch import nn
 
-from hpc_localsgd.config import choices
+from hpc_localsgd.commands.configuration.config import choices
 from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
 from hpc_localsgd.tasks.formula import Formula
 

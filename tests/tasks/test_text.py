@@ -11,8 +11,8 @@ import torch
 from small_runs import go, small_run
 
 from hpc_localsgd.curvature import build_for_curvature
-from hpc_localsgd.plan.rates import constant
-from hpc_localsgd.probes import Evaluation
+from hpc_localsgd.run.probes import Evaluation
+from hpc_localsgd.schedules.rates import constant
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.sequences import sequences
 from hpc_localsgd.tasks.text import BUNDLED, text

@@ -13,7 +13,7 @@ from hpc_localsgd.analysis.compare.groups import Group
 from hpc_localsgd.analysis.costs import round_s
 from hpc_localsgd.analysis.draw_sharpness import series_of
 from hpc_localsgd.analysis.report.source import Source
-from hpc_localsgd.plan.wording import grouped
+from hpc_localsgd.cost.formatting import grouped
 from hpc_localsgd.trajectory.estimate import human_bytes
 
 

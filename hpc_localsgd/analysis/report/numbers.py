@@ -11,7 +11,7 @@ from hpc_localsgd.analysis import curves, style
 from hpc_localsgd.analysis.costs import round_s
 from hpc_localsgd.analysis.planned import Planned, steps_per_epoch
 from hpc_localsgd.analysis.report.source import Source
-from hpc_localsgd.plan.wording import grouped
+from hpc_localsgd.cost.formatting import grouped
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
 

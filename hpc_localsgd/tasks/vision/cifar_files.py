@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_localsgd import regular_file
+from hpc_localsgd.trajectory import regular_file
 from hpc_localsgd.types import ConfigurationError
 
 _PIXELS = 3 * 32 * 32

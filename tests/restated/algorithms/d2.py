@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpc_localsgd.algorithms.d2 import D2
-from hpc_localsgd.plan.topology import lazy, star
+from hpc_localsgd.topology import lazy, star
 from restated.problem import LOCAL_FIRST, Case, Problem
 
 W = (np.eye(3) + np.array([[1, 1, 1], [1, 2, 0], [1, 0, 2]]) / 3) / 2  # lazy star of three

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpc_localsgd.algorithms.gossip import Gossip
-from hpc_localsgd.plan.topology import Topology, star
+from hpc_localsgd.topology import Topology, star
 from restated.problem import LOCAL_FIRST, Case, Problem, mixing
 
 STAR = np.array([[1, 1, 1], [1, 2, 0], [1, 0, 2]]) / 3

@@ -20,14 +20,14 @@ import torch
 from small_runs import go
 from small_tasks import write_folder
 
-from hpc_localsgd.assemble import make_run
-from hpc_localsgd.config import parse
-from hpc_localsgd.pack import main as pack_command
-from hpc_localsgd.probes import Evaluation
+from hpc_localsgd.commands.assembly import make_run
+from hpc_localsgd.commands.configuration.config import parse
+from hpc_localsgd.commands.pack import main as pack_command
+from hpc_localsgd.run.probes import Evaluation
 from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.imagenet import imagenet
-from hpc_localsgd.tasks.vision import packing
-from hpc_localsgd.tasks.vision.packed import Pack
+from hpc_localsgd.tasks.vision import hdf5_writer
+from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.types import ConfigurationError, DataError
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -291,9 +291,9 @@ def test_what_cannot_be_packed_is_refused(
 SLOWLY = """
 import sys, time
 from pathlib import Path
-from hpc_localsgd.tasks.vision import packing
-packing.AT_ONCE_BYTES = 2000
-packing.pack(packing.listed(Path(sys.argv[1])), Path(sys.argv[2]), lambda *_: time.sleep(0.1))
+from hpc_localsgd.tasks.vision import hdf5_writer as writer
+writer.AT_ONCE_BYTES = 2000
+writer.pack(writer.listed(Path(sys.argv[1])), Path(sys.argv[2]), lambda *_: time.sleep(0.1))
 """
 
 
@@ -313,13 +313,13 @@ def test_a_killed_pack_goes_on_where_it_was(
         begun = int(file["train/packed"][()])
     assert 0 < begun < 40
     read: list[int] = []
-    content = packing._content
+    content = hdf5_writer._content
     monkeypatch.setattr(
-        packing,
+        hdf5_writer,
         "_content",
         lambda *a: (read.append(a[2]) if a[1] == "train" else 0, content(*a))[1],
     )
-    assert packing.pack(packing.listed(intact / "images"), out)
+    assert hdf5_writer.pack(hdf5_writer.listed(intact / "images"), out)
     assert read == list(range(begun, 40))
     assert out.stat().st_size == (intact / "images.h5").stat().st_size
     stores = Pack(out), Pack(intact / "images.h5")

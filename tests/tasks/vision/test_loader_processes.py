@@ -15,7 +15,7 @@ import torch
 from launching import until
 from small_tasks import write_folder
 
-from hpc_localsgd.pack import main as pack_command
+from hpc_localsgd.commands.pack import main as pack_command
 from hpc_localsgd.tasks.vision import reader
 from hpc_localsgd.tasks.vision.reader import Reader, Request, Result
 from hpc_localsgd.types import DataError

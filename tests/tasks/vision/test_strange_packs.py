@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hpc_localsgd.tasks.vision.packed import FORMAT, VERSION, Pack, lay_down
+from hpc_localsgd.tasks.vision.hdf5_reader import FORMAT, VERSION, Pack, lay_down
 from hpc_localsgd.types import ConfigurationError
 
 

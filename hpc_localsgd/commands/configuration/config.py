@@ -1,0 +1,332 @@
+"""The options of a run, and how a command line and YAML files become them.
+
+Everything is jsonargparse: YAML files with `--config`, dotted overrides, help from docstrings. To
+it come short names (`--algorithm local_sgd`, see `names`) and other words for what it refuses
+(`error_messages`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from argparse import ArgumentError
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_loader
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.commands.configuration import config_file, help_page, trust, yaml_text
+from hpc_localsgd.commands.configuration.command_line import expand, options, overruled
+from hpc_localsgd.commands.configuration.error_messages import in_words, keys, written
+from hpc_localsgd.commands.configuration.given import KINDS, check_rate_is_elsewhere, settle
+from hpc_localsgd.commands.configuration.help_text import HelpText
+from hpc_localsgd.commands.configuration.names import CHOICES, choices
+from hpc_localsgd.commands.configuration.options import CONFIG_HELP, OPTIMIZER, OPTIMIZER_HELP
+from hpc_localsgd.commands.configuration.options import Config as Config
+from hpc_localsgd.commands.configuration.values import check as check_values
+from hpc_localsgd.environment.launch import detect
+from hpc_localsgd.gradients.base import GradientAt
+from hpc_localsgd.tasks.base import TaskSpec
+from hpc_localsgd.trajectory.text import check_yaml
+from hpc_localsgd.types import ConfigurationError
+
+NOT_THE_RUN = (  # may differ when resuming
+    "config",
+    "trust",
+    "out",
+    "resume",
+    "resume_from_mean",
+    "extend",
+    "overwrite",
+    "figures",
+)
+LENGTH = ("steps", "epochs")  # may differ too, where `extension` allows it
+NO_NUMBERS = ("checkpoint_every", "checkpoint_keep", "watchdog")  # may differ too, and are kept
+
+
+# What annotates the options beside `options`, which imports nothing of torch.
+TYPES = {kind.__name__: kind for kind in (TaskSpec, Algorithm, GradientAt)}
+FLAGS = frozenset(f.name for f in fields(Config) if isinstance(f.default, bool))
+_OF_A_RUN = {f.name for f in fields(Config)} | {
+    *("help", "config", "print_config", "optimizer", "trust"),
+}
+MakeOptimizer = Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A parsed configuration: the objects, and the text that makes them again.
+
+    Attributes:
+        config: The options as objects.
+        optimizer: Makes the torch optimiser from parameter groups.
+        text: The whole configuration as YAML, without where it runs and where it is written.
+        notes: What whoever typed it may have overlooked.
+    """
+
+    config: Config
+    optimizer: MakeOptimizer
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+def parser(prog: str) -> ArgumentParser:
+    """The parser of everything that takes the options of a run."""
+    set_loader("yaml_short_names", _load, (yaml.YAMLError, ConfigurationError))
+    _import_choices()
+    about = (Config.__doc__ or "").split("\n\n")[0]
+    yaml_text.read_numbers_as_typed()
+    made = Parser(prog=prog, description=about, exit_on_error=False, formatter_class=HelpText)
+    made.parser_mode = "yaml_short_names"
+    made.add_argument("--config", action=ActionConfigFile, help=CONFIG_HELP)
+    made.add_class_arguments(Config, nested_key=None)
+    made.add_argument(
+        "--optimizer",
+        type=MakeOptimizer,
+        default=OPTIMIZER,
+        help=OPTIMIZER_HELP,
+    )
+    add_trust(made)
+    return made
+
+
+def add_trust(made: ArgumentParser) -> None:
+    """Give a parser the option of everything that makes objects from a record."""
+    made.add_argument("--trust", action="append", default=[], metavar="MODULE", help=trust.HELP)
+
+
+def parse(argv: Sequence[str], prog: str = "python -m hpc_localsgd.train") -> Resolved:
+    """Options of a run from a command line.
+
+    Raises:
+        ConfigurationError: Unknown names or keys, or contradicting options.
+        SystemExit: jsonargparse refused the command line (it has printed why), or printed help.
+    """
+    return resolve(parser(prog), argv)
+
+
+def recorded(text: str, trusted: Sequence[str] = ()) -> Resolved:
+    """Options that a run has recorded, which may be anybody's.
+
+    Args:
+        text: As YAML.
+        trusted: Modules it may name, beside what this package and torch ship.
+
+    Raises:
+        ConfigurationError: It is not understood, or names something else.
+    """
+    prog = "the configuration of the run"
+    with tempfile.TemporaryDirectory() as folder, trust.guarded(trusted, recorded=True):
+        file = Path(folder) / "config.yaml"
+        file.write_text(text)
+        try:
+            return parse(["--config", str(file)], prog)
+        except ConfigurationError as error:
+            said = str(error).replace(f"{file}", "its text").removesuffix(f" (see {prog} --help)")
+            raise ConfigurationError(
+                f"the configuration that the run recorded is not understood: {said}"
+            ) from error
+
+
+def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
+    """Options of a run from a command line, by a parser that may have further options."""
+    with trust.guarded(trust.trusted_in(argv)):
+        return _resolved(made, argv)
+
+
+def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
+    parsed = arguments(made, argv)
+    names = {f.name for f in fields(Config)}
+    check_values(vars(parsed), get_type_hints(Config, localns=TYPES))
+    try:
+        objects = made.instantiate(without_rate(parsed))
+    except (TypeError, ValueError, ArithmeticError) as error:  # of a class, which knows its values
+        raise ConfigurationError(f"these options make no run: {_first_line(error)}") from error
+    config = Config(**{name: objects[name] for name in names})
+    if config.steps is not None and config.epochs is not None:
+        raise ConfigurationError("give --steps or --epochs, not both")
+    if config.checkpoint_keep < 1:
+        raise ConfigurationError(f"--checkpoint-keep {config.checkpoint_keep}: keep at least one")
+    notes = tuple(overruled(expand(argv, FLAGS)))
+    return Resolved(config, objects.optimizer, _text(made, parsed), notes)
+
+
+def _first_line(error: Exception) -> str:
+    """Return what a class said of its values, which the parser may have wrapped."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, ConfigurationError):
+        inner = inner.__cause__
+    if inner is not None:
+        return str(inner)
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    """What a command line gives a parser, with short names and bare switches.
+
+    Args:
+        made: The parser, which does not exit on errors.
+        argv: The command line.
+
+    Raises:
+        ConfigurationError: Unknown options or values.
+        SystemExit: Help was printed.
+    """
+    with trust.guarded(trust.trusted_in(argv)):
+        return _arguments(made, argv)
+
+
+def _arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    if help_page.ALL in argv:
+        made.print_help()
+        raise SystemExit(0)
+    if help_page.asked(argv) and _has_files(made):
+        about, own = "", [action for action in made._actions if action.dest not in _OF_A_RUN]
+        if own := [action for action in own if not action.dest.endswith(".help")]:
+            about = made.description or ""
+        sys.stdout.write(help_page.first_page(made.prog, about, own))
+        raise SystemExit(0)
+    words = expand(argv, FLAGS)
+    _check_names(made, words)
+    for path in config_file.named(words):
+        trust.look_at(path)
+    check_rate_is_elsewhere(words, _load)
+    twice = overruled(words)
+    if twice and not _has_files(made) and not detect(os.environ).rank:
+        sys.stderr.write(f"{made.prog}: {'; '.join(twice)}\n")
+    settled, named = settle(words, _load, _default_classes(made))
+    for option, path in named.items():
+        made.set_defaults({option: {"class_path": path}})
+    try:
+        parsed = made.parse_args(settled)
+        if parsed.get("trust") not in (None, trust.trusted_in(words)):
+            raise ConfigurationError("--trust is typed on the command line: no file can say it")
+        return parsed
+    except ArgumentError as error:  # without the page of usage that argparse prints
+        said = _explained(made, words, str(error))
+        raise ConfigurationError(f"{said} (see {made.prog} --help)") from error
+
+
+def _check_names(made: ArgumentParser, words: Sequence[str]) -> None:
+    """Whether there are such options: no beginning of a name stands for the whole.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    known = _names(made)
+    for _, option, _ in options(words):
+        if option.partition(".")[0].removesuffix("+") not in known:
+            said = in_words(f"unrecognized arguments: --{option}", known)
+            raise ConfigurationError(f"{said} (see {made.prog} --help)")
+
+
+def _has_files(made: ArgumentParser) -> bool:
+    """Whether these are the options of a run, with files and wrapping job scripts."""
+    return any(action.dest == "config" for action in made._actions)
+
+
+def _default_classes(made: ArgumentParser) -> dict[str, str]:
+    """Option -> path of the class that it is if none is named."""
+    found = {}
+    for action in made._actions:
+        if action.dest in KINDS:
+            inside = (
+                vars(action.default) if isinstance(action.default, Namespace) else action.default
+            )
+            found[action.dest] = inside["class_path"]
+    return found
+
+
+def _explained(made: ArgumentParser, words: Sequence[str], message: str) -> str:
+    """A refusal in words; with the line of a file where the file alone is refused likewise."""
+    for path in config_file.named(words):
+        try:
+            made.parse_args([f"--config={path}"])
+        except ArgumentError as error:
+            if str(error) == message and Path(path).is_file():
+                where = config_file.place(path, keys(message))
+                return f"{where}: {in_words(message, _names(made), written)}"
+    return in_words(message, _names(made))
+
+
+def _names(made: ArgumentParser) -> list[str]:
+    """All options of a parser that are no part of another."""
+    known = [text for action in made._actions for text in action.option_strings]
+    return [text[2:] for text in known if text.startswith("--") and "." not in text]
+
+
+def _import_choices() -> None:
+    for option in CHOICES:
+        choices(option)
+
+
+def _load(text: str) -> Any:
+    """YAML as it was typed, with the short names in it replaced by class paths."""
+    try:
+        check_yaml(text)
+        return _with_class_paths(trust.check_whole(yaml_text.load(text)))
+    except RecursionError as error:
+        raise yaml.YAMLError("it contains itself") from error
+
+
+def _with_class_paths(value: Any, option: str = "") -> Any:
+    """A loaded value, in which what belongs to an option of `CHOICES` is a class path."""
+    if isinstance(value, dict):
+        named = {k: _with_class_paths(v, str(k)) for k, v in value.items()}
+        if "class_path" in value:
+            named["class_path"] = trust.chosen(option, value["class_path"])
+            trust.vet(option, named["class_path"])
+        return named
+    if isinstance(value, list):
+        return [_with_class_paths(each) for each in value]
+    return trust.chosen(option, value)
+
+
+def without_rate(parsed: Namespace) -> Namespace:
+    """Parsed options, without the optimiser's own learning rate, which nobody uses."""
+    init_args = parsed.get("optimizer.init_args")
+    if init_args is not None and "lr" in init_args:
+        parsed = parsed.clone()
+        del parsed["optimizer.init_args.lr"]
+    return parsed
+
+
+class Parser(ArgumentParser):
+    """Prints configurations that can be read again: without a rate of the optimiser."""
+
+    def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
+        """A configuration as text."""
+        with yaml_text.of_its_own():
+            return str(super().dump(without_rate(cfg), *args, **options))
+
+
+def essence(text: str, but: Sequence[str] = ()) -> str:
+    """Return the configuration without what changes no number of a run: it may differ later.
+
+    Args:
+        text: The configuration.
+        but: Names of further options to leave out.
+    """
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if line.partition(":")[0] not in (*NO_NUMBERS, *but))
+
+
+def _text(made: ArgumentParser, parsed: Any) -> str:
+    whole = yaml.safe_load(made.dump(parsed, skip_unset=False))
+    for name in NOT_THE_RUN:
+        whole.pop(name, None)
+    return str(yaml.safe_dump(_with_arguments(whole), sort_keys=False))
+
+
+def _with_arguments(value: Any) -> Any:
+    """Options in which every class has arguments, if none: one run has one text."""
+    if not isinstance(value, dict):
+        return value
+    found = {name: _with_arguments(inside) for name, inside in value.items()}
+    return {**found, "init_args": found.get("init_args", {})} if "class_path" in found else found

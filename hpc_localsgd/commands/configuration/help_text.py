@@ -1,0 +1,47 @@
+"""The page of `--help`: names as they are typed, in place of class paths and underscores."""
+
+from __future__ import annotations
+
+import re
+from argparse import Action
+from typing import Any
+
+from jsonargparse import DefaultHelpFormatter
+
+from hpc_localsgd.commands.configuration.names import CHOICES, choices, name_at, optimizers
+
+
+class HelpText(DefaultHelpFormatter):
+    """Help of options, with the short names of those that take a class."""
+
+    def _get_help_string(self, action: Action) -> str:
+        option = action.dest.rpartition(".")[2]
+        if option != "optimizer" and option not in CHOICES:
+            return str(super()._get_help_string(action))
+        known = sorted(choices(option)) if option in CHOICES else optimizers()
+        default = _default(option, action.default)
+        return (
+            f"{action.help or ''} One of: {', '.join(known)}; "
+            f"--{_typed(action.dest)}.help NAME shows the options of one. (default: {default})"
+        ).lstrip()
+
+    def _format_usage(self, *args: Any, **kwargs: Any) -> str:
+        return _with_hyphens(str(super()._format_usage(*args, **kwargs)))
+
+    def _format_action_invocation(self, action: Action) -> str:
+        return _with_hyphens(str(super()._format_action_invocation(action)))
+
+
+def _default(option: str, default: Any) -> str:
+    """The short name of a default, which is a class path among other things."""
+    inside = default if isinstance(default, dict) else getattr(default, "__dict__", {})
+    return name_at(option, inside["class_path"]) if "class_path" in inside else str(default)
+
+
+def _typed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _with_hyphens(text: str) -> str:
+    """Names of options only: behind them stand their values in capitals."""
+    return re.sub(r"--[a-z_.]+", lambda match: _typed(match.group()), text)

@@ -1,0 +1,124 @@
+"""Short names of what can be chosen: `--algorithm local_sgd` is the class in that file."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.compressors import Compressor
+from hpc_localsgd.gradients.base import GradientAt
+from hpc_localsgd.schedules.local_steps import Schedule
+from hpc_localsgd.schedules.rates import Rate
+from hpc_localsgd.tasks.base import TaskSpec
+from hpc_localsgd.topology import Topology
+from hpc_localsgd.types import ConfigurationError
+
+# Option -> (base class, where its classes live). A package's files are its registry.
+CHOICES: dict[str, tuple[type, str]] = {
+    "task": (TaskSpec, "hpc_localsgd.tasks"),
+    "algorithm": (Algorithm, "hpc_localsgd.algorithms"),
+    "gradient": (GradientAt, "hpc_localsgd.gradients"),
+    "schedule": (Schedule, "hpc_localsgd.schedules.local_steps"),
+    "rate": (Rate, "hpc_localsgd.schedules.rates"),
+    "topology": (Topology, "hpc_localsgd.topology"),
+    "compressor": (Compressor, "hpc_localsgd.compressors"),
+}
+NO_OPTIONS = ("params", "lr")  # parameters of an optimiser that are set elsewhere
+
+
+@cache
+def choices(option: str) -> dict[str, str]:
+    """Short name -> class path of everything an option can be."""
+    base, where = CHOICES[option]
+    found = {}
+    for module in _modules(where):
+        for name, item in vars(module).items():
+            ours = isinstance(item, type) and item.__module__ == module.__name__
+            if ours and issubclass(item, base) and not getattr(item, "__abstractmethods__", None):
+                short = name if name.islower() else module.__name__.rsplit(".", 1)[1]
+                found[short] = f"{module.__name__}.{name}"
+    return found
+
+
+def _modules(where: str) -> list[Any]:
+    package = import_module(where)
+    inside = pkgutil.iter_modules(getattr(package, "__path__", []))
+    return [package, *(import_module(f"{where}.{m.name}") for m in inside)]
+
+
+def short_name(option: str, value: Any) -> Any:
+    """A class path for a short name, when `option` is one that takes a class.
+
+    Raises:
+        ConfigurationError: No such name; lists the known ones.
+    """
+    option = option.removesuffix(".help").rpartition(".")[2]  # algorithm.topology is a topology
+    if option not in CHOICES or not isinstance(value, str) or not value.isidentifier():
+        return value
+    if value in ("null", "None"):
+        return value
+    known = choices(option)
+    if value in known:
+        return known[value]
+    by_class = {path.rsplit(".", 1)[1]: path for path in known.values()}
+    if value in by_class:
+        return by_class[value]
+    raise ConfigurationError(unknown(option, value, known, by_class))
+
+
+def unknown(option: str, value: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
+    """The answer to a name that does not exist: the nearest one, and all of them."""
+    near = nearest(value, known) or nearest(value, also)
+    guess = f"did you mean {near!r}? " if near else ""
+    return f"unknown {option} {value!r} - {guess}({', '.join(sorted(known))})"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, whatever its capitals."""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return by_lower[near[0]] if near else None
+
+
+def optimizers() -> list[str]:
+    """Names of torch's optimisers."""
+    base = torch.optim.Optimizer
+    found = {k: v for k, v in vars(torch.optim).items() if isinstance(v, type) and v is not base}
+    return sorted(name for name, item in found.items() if issubclass(item, base))
+
+
+def class_at(path: str) -> Any:
+    """What a dotted path names."""
+    module, name = path.rsplit(".", 1)
+    return getattr(import_module(module), name)
+
+
+def name_at(option: str, path: str) -> str:
+    """The name a person types for a class path, which may be one that is nowhere."""
+    known = choices(option) if option in CHOICES else {}
+    module, _, name = path.rpartition(".")
+    item = getattr(sys.modules.get(module), name, None)  # a record's path is never imported
+    same = [short for short, other in known.items() if class_at(other) is item]
+    return same[0] if same else name
+
+
+def options_at(path: str) -> list[str]:
+    """Names of the options a class has."""
+    parameters = inspect.signature(class_at(path)).parameters.values()
+    named = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    named = [name for name in named if not name.startswith("_")]
+    return [name for name in named if name not in NO_OPTIONS or not _optimizer(path)]
+
+
+def _optimizer(path: str) -> bool:
+    item = class_at(path)
+    return isinstance(item, type) and issubclass(item, torch.optim.Optimizer)

@@ -1,0 +1,214 @@
+"""What a configuration may name: classes of the expected kinds, and whose code they may be.
+
+A command line and a person's own YAML file may name the person's own classes, whose modules are
+then imported. What a run has recorded may come from anybody: it names what this package and torch
+ship, unless the person trusts another module by name. In neither case is anything called to find
+out what it is, and nothing of Python's own library is imported, which has no class of our kinds.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import _common, set_parsing_settings
+
+from hpc_localsgd.commands.configuration.config_file import values_of
+from hpc_localsgd.commands.configuration.names import (
+    CHOICES,
+    choices,
+    class_at,
+    optimizers,
+    short_name,
+    unknown,
+)
+from hpc_localsgd.trajectory.moved_classes import where_now
+from hpc_localsgd.types import ConfigurationError
+
+KINDS: dict[str, type] = {
+    **{option: base for option, (base, _) in CHOICES.items()},
+    "optimizer": torch.optim.Optimizer,
+}
+HELP = (
+    "A module, or a class in it, that a recorded configuration may name and that may then run as "
+    "code; repeatable. Without it such a configuration names only what this package and torch ship."
+)
+_OURS = ("hpc_localsgd", "torch")
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_KEPT = ("import_path_verdicts", "import_paths_enforced")  # of jsonargparse's settings
+
+
+@dataclass
+class _Guard:
+    """Who wrote what is being parsed, and which modules the person trusts."""
+
+    recorded: bool = False
+    trusted: tuple[str, ...] = ()
+
+
+_GUARD: ContextVar[_Guard | None] = ContextVar("guard", default=None)
+
+
+@contextmanager
+def guarded(trusted: Sequence[str] = (), recorded: bool = False) -> Iterator[None]:
+    """Let a parser import what `vet` has let through, and nothing else.
+
+    Inside another guard there is nothing to do: that one holds.
+
+    Args:
+        trusted: Modules that a record may name.
+        recorded: Whether everything that is parsed was recorded, and not written by the person.
+    """
+    if _GUARD.get() is not None:
+        yield
+        return
+    settings: dict[str, Any] = _common.parsing_settings
+    kept = {name: settings[name] for name in _KEPT}
+    token = _GUARD.set(_Guard(recorded, tuple(trusted)))
+    try:
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(_shipped()))
+        yield
+    finally:
+        _GUARD.reset(token)
+        settings.update(kept)  # they are the process's, and other parsers may live in it
+
+
+def look_at(path: str) -> None:
+    """Take what is parsed for recorded if this file of options lies beside the record of a run."""
+    guard = _GUARD.get()
+    if guard is not None and Path(path).with_name("trajectory.h5").exists():
+        guard.recorded = True
+
+
+def check_whole(value: Any) -> Any:
+    """What was loaded from a text; of a record it must not lead to other files.
+
+    Raises:
+        ConfigurationError: It would.
+    """
+    guard = _GUARD.get()
+    if guard is not None and guard.recorded and isinstance(value, dict) and "config" in value:
+        raise ConfigurationError("a recorded configuration is whole: it names no other by `config`")
+    return value
+
+
+def trusted_in(words: Sequence[str]) -> list[str]:
+    """The modules that a command line trusts; no file can say so."""
+    return values_of("--trust", words)
+
+
+def chosen(option: str, value: Any) -> Any:
+    """The class path that the value of an option means, if it takes a class and may name this one.
+
+    Raises:
+        ConfigurationError: No such class, or one that may not be named.
+    """
+    last = option.removesuffix(".help").removesuffix(".class_path").rpartition(".")[2]
+    value = short_name(last, where_now(value) if isinstance(value, str) else value)
+    if last in KINDS and isinstance(value, str):
+        guard = _GUARD.get()
+        of_person = guard is None or not guard.recorded
+        if _DOTTED.fullmatch(value) and not (of_person and Path(value).is_file()):
+            vet(last, value)
+        elif not of_person and not value.isidentifier():
+            raise ConfigurationError(f"a recorded {last} is a class, not {value!r}")
+    return value
+
+
+def vet(option: str, path: Any) -> None:
+    """Refuse a class path that may not be named, before it is imported where it is a stranger's.
+
+    Args:
+        option: What takes the class, the last part of its name. Of options that are not known here
+            any class will do, and the parser looks at its kind.
+        path: As written; without a dot it is a short name, which is looked up elsewhere.
+
+    Raises:
+        ConfigurationError: It is no class of the kind, cannot be imported, or is not trusted.
+    """
+    if not isinstance(path, str):
+        raise ConfigurationError(f"class_path wants the name of a class, got {path!r}")
+    if not _DOTTED.fullmatch(path):
+        if path.isidentifier():
+            return
+        raise ConfigurationError(f"class_path wants the name of a class, got {path!r}")
+    guard = _GUARD.get() or _Guard()
+    top = path.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        raise ConfigurationError(_no_such_class(option, path))
+    if guard.recorded and top not in _OURS and not _within(path, guard.trusted):
+        raise ConfigurationError(
+            f"it names {path}, which neither this package nor torch ships, and whose module would "
+            f"run as code: if you know what is in it, add --trust {path.rpartition('.')[0]}"
+        )
+    item = _item(option, path, may_import=not (guard.recorded and top in _OURS))
+    kinds = (KINDS[option],) if option in KINDS else tuple(KINDS.values())
+    any_class = option not in KINDS and not (guard.recorded and top in _OURS)
+    if not isinstance(item, type) or not (any_class or issubclass(item, kinds)):
+        raise ConfigurationError(_no_such_class(option, path))
+    if _GUARD.get() is not None:
+        names = [path, *_names(item), *([] if top in _OURS else _packages(top, path, guard))]
+        set_parsing_settings(import_path_allowlist=names)
+
+
+def _packages(top: str, path: str, guard: _Guard) -> list[str]:
+    """Where a class of the person's may find further ones that its own options name."""
+    return [each for each in guard.trusted if _within(path, [each])] if guard.recorded else [top]
+
+
+def _within(path: str, modules: Sequence[str]) -> bool:
+    return any(path == module or path.startswith(f"{module}.") for module in modules)
+
+
+def _item(option: str, path: str, may_import: bool) -> Any:
+    """What a dotted path names; None if there is no such thing among what is loaded."""
+    module, _, name = path.rpartition(".")
+    if not may_import:
+        return getattr(sys.modules.get(module), name, None)
+    try:
+        loaded = import_module(module)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{option or 'class_path'} {path}: cannot import {module}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return getattr(loaded, name, None)
+
+
+def _no_such_class(option: str, path: str) -> str:
+    """The answer to what is no class of the kind: which ones there are."""
+    if option not in KINDS:
+        return f"class_path {path} is not a class that can be an option here"
+    known = sorted(choices(option)) if option in CHOICES else optimizers()
+    if path.partition(".")[0] in _OURS:
+        return unknown(option, path.rpartition(".")[2], known)
+    kind = KINDS[option]
+    return (
+        f"{option} {path} is not a class derived from {kind.__module__}.{kind.__qualname__}: type "
+        f"one of {', '.join(known)}, or the path of such a class of your own"
+    )
+
+
+@cache
+def _shipped() -> tuple[str, ...]:
+    """Every name of every class of our kinds that this package and torch ship."""
+    ours = [class_at(path) for option in CHOICES for path in choices(option).values()]
+    torchs = [getattr(torch.optim, name) for name in optimizers()]
+    return tuple(dict.fromkeys(name for item in (*ours, *torchs) for name in _names(item)))
+
+
+def _names(item: type) -> list[str]:
+    """Where a class is found: in its module, and in the packages above that export it."""
+    parts = item.__module__.split(".")
+    modules = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    there = [m for m in modules if getattr(sys.modules.get(m), item.__name__, None) is item]
+    return [f"{module}.{item.__name__}" for module in there]

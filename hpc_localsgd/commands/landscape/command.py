@@ -1,0 +1,163 @@
+"""`python -m hpc_localsgd landscape RUN`: joins the world, shares the points, draws the result.
+
+Every rank evaluates whole points on the same samples, so the numbers do not depend on how many
+ranks there are, to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpc_localsgd.commands.collective_command import measure
+from hpc_localsgd.commands.landscape.options import PROG, Options, parse
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hpc_localsgd.commands.landscape.slices import Runs, Slice
+    from hpc_localsgd.commands.landscape.store import Store
+    from hpc_localsgd.commands.landscape.surface import Surface
+    from hpc_localsgd.tasks.base import Task
+    from hpc_localsgd.worlds.base import World
+
+A_RANK = 4  # points of a rank between two writes to the disk
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate a slice as the command line says; returns the exit status."""
+    return measure(argv, PROG, parse, landscape)
+
+
+def landscape(options: Options, world: World) -> None:
+    """All ranks together: rank 0 reads, decides and writes.
+
+    Raises:
+        ConfigurationError: On all ranks alike.
+    """
+    from hpc_localsgd.commands.assembly import agree
+    from hpc_localsgd.commands.landscape.slices import open_runs, slice_of
+    from hpc_localsgd.commands.landscape.store import Store
+    from hpc_localsgd.commands.landscape.surface import Surface, shapes_of
+    from hpc_localsgd.commands.sharpness.team import text_of_rank_0
+
+    first = world.rank == 0
+    runs: Any = agree(world, lambda: open_runs(options) if first else None)
+    text = text_of_rank_0(world, runs.run.config_text if first else "")
+    task = agree(world, lambda: _task(text, options, world, runs))
+    surface = Surface(task, options.samples, options.chunk, options.test)
+    found: Any = agree(world, lambda: slice_of(runs, shapes_of(task), options) if first else None)
+    store: Any = agree(world, lambda: Store(runs, found, options) if first else None)
+    missing = store.missing.tolist() if first else []
+    grid = json.loads(
+        text_of_rank_0(
+            world,
+            json.dumps({"axes": [a.tolist() for a in found.axes], "missing": missing})
+            if first
+            else "",
+        )
+    )
+    basis = _basis(world, found, len(grid["axes"]), task.dim)
+    for index in _blocks(grid["missing"], A_RANK * world.n):
+        values = _shared(world, surface, basis, grid["axes"], index)
+        if first:
+            store.add(index, values)
+            _progress(store, grid["missing"], index)
+    if first:
+        store.close()
+        _conclude(runs, surface, store.path)
+
+
+def _task(text: str, options: Options, world: World, runs: Runs | None) -> Task:
+    """The task that the run recorded, made anew on this rank."""
+    from hpc_localsgd.commands.sharpness.options import Options as Curvature
+    from hpc_localsgd.commands.sharpness.subject import rebuilt
+
+    asked = Curvature(run=options.run, seed=options.seed, dtype=options.dtype, trust=options.trust)
+    task, _ = rebuilt(text, asked, world.device)
+    if runs is not None and runs.run.P != task.dim:
+        raise ConfigurationError(
+            f"{runs.run.path} holds {runs.run.P} parameters, but the task it recorded now has "
+            f"{task.dim}: it was trained with another version of the model"
+        )
+    return task
+
+
+def _basis(world: World, found: Slice | None, d: int, P: int) -> Any:
+    """Origin and directions of rank 0 on every rank: float64 ``[1 + d, P]``."""
+    import torch
+
+    row = torch.zeros(1, (1 + d) * P, dtype=torch.float64, device=world.device)
+    if found is not None:
+        whole = np.concatenate([found.origin[None], found.directions])
+        row[0] = torch.from_numpy(np.ascontiguousarray(whole).ravel()).to(world.device)
+    return world.broadcast(row).view(1 + d, P)
+
+
+def _blocks(missing: list[int], size: int) -> list[np.ndarray]:
+    return [np.array(missing[at : at + size]) for at in range(0, len(missing), size)]
+
+
+def _shared(
+    world: World, surface: Surface, basis: Any, axes: list[list[float]], index: np.ndarray
+) -> np.ndarray:
+    """Values ``[n, 3]`` of the points with these flat indices; each rank evaluates its share."""
+    import torch
+
+    shape = tuple(len(axis) for axis in axes)
+    mine = np.full((1, A_RANK, 3), np.nan)
+    for j, flat in enumerate(index[world.rank :: world.n]):
+        place = np.unravel_index(int(flat), shape)
+        weights = [1.0, *(axis[i] for axis, i in zip(axes, place, strict=True))]
+        x = torch.tensor(weights, dtype=torch.float64, device=basis.device) @ basis
+        mine[0, j] = surface.at(x.to(surface.like))
+    everyone = world.gather(mine)  # [n, A_RANK, 3]
+    found = np.empty((len(index), 3))
+    for rank in range(world.n):
+        own = found[rank :: world.n]
+        own[:] = everyone[rank, : len(own)]
+    return found
+
+
+def _progress(store: Store, missing: list[int], index: np.ndarray) -> None:
+    done = missing.index(int(index[-1])) + 1
+    if sys.stderr.isatty():
+        end = "\n" if done == len(missing) else ""
+        sys.stderr.write(f"\r{done} of {len(missing)} points{end}")
+        sys.stderr.flush()
+
+
+def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
+    """Rank 0: draw the file, and say what is in it."""
+    from hpc_localsgd.analysis.draw_landscape import draw_landscape
+    from hpc_localsgd.analysis.landscape import Landscape
+    from hpc_localsgd.analysis.report.album import Album
+
+    found = Landscape.read(path)
+    album = Album(path.parent, ("png", "pdf"))
+    album.add(path.stem, lambda: draw_landscape(found))
+    shape = " x ".join(str(len(axis)) for axis in found.axes)
+    lines = [f"{found.title}: {shape} points, on {surface.samples} training samples"]
+    z = found.values["train_loss"]
+    if np.isfinite(z).any():
+        lines.append(f"train loss {np.nanmin(z):.4g} to {np.nanmax(z):.4g}")
+    if found.directions == "between":
+        lines.append(f"barrier {found.barrier('train_loss'):.4g} (train)" + _test_barrier(found))
+    if len(found.explained):
+        shares = " and ".join(f"{100 * share:.1f} %" for share in found.explained)
+        lines.append(f"the directions hold {shares} of the path")
+    if left := len(runs.steps) - len(found.step):
+        lines.append(f"{left} of the run's snapshots are left out: they are not finite")
+    lines.append(f"{path} {' '.join(str(file) for file in album.files)}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def _test_barrier(found: Any) -> str:
+    barrier = found.barrier("test_loss")
+    return f", {barrier:.4g} (test)" if np.isfinite(barrier) else ""

@@ -1,0 +1,180 @@
+"""The slice that is asked for: its origin, directions and grid, from the snapshots of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpc_localsgd.commands.landscape.directions import coordinates, filter_normalised, principal
+from hpc_localsgd.commands.landscape.options import REACH, Options
+from hpc_localsgd.trajectory import Trajectory, TrajectoryError
+from hpc_localsgd.types import ConfigurationError
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A line or a plane, and where the snapshots of the run are in it.
+
+    Attributes:
+        origin: ``[P]`` float64.
+        directions: ``[d, P]`` float64.
+        axes: d coordinates ``[n_i]``.
+        step: ``[m]`` steps of the snapshots of the run that are finite.
+        position: ``[m, d]`` where they are.
+        off: ``[m]`` how far they are from the slice.
+        explained: ``[d]`` share of the path along each direction; empty but for pca.
+    """
+
+    origin: np.ndarray
+    directions: np.ndarray
+    axes: tuple[np.ndarray, ...]
+    step: np.ndarray
+    position: np.ndarray
+    off: np.ndarray
+    explained: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Points along each direction."""
+        return tuple(len(axis) for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The run that is looked at, and the other one if there is one.
+
+    Attributes:
+        run: The run.
+        steps: Its snapshots, ascending.
+        other: The other run.
+        out: Where results go.
+    """
+
+    run: Trajectory
+    steps: list[int]
+    other: Trajectory | None
+    out: Path
+
+
+def open_runs(options: Options) -> Runs:
+    """The runs of the options, if they have snapshots.
+
+    Raises:
+        ConfigurationError: No run, another schema, no snapshots, or models of another size.
+    """
+    try:
+        run = Trajectory(options.run)
+        other = None if options.other is None else Trajectory(options.other)
+        for each in filter(None, (run, other)):
+            if not len(each.snapshot_steps):
+                raise ConfigurationError(
+                    f"{each.path} has no snapshots, so there are no models to look at: train again "
+                    'with --snapshot-every "5%"'
+                )
+        steps = np.unique(run.snapshot_steps).tolist()
+    except TrajectoryError as error:
+        raise ConfigurationError(str(error)) from error
+    if other is not None and other.P != run.P:
+        raise ConfigurationError(
+            f"{run.path} is of a model of {run.P} parameters, {other.path} of {other.P}: there is "
+            "no line between them"
+        )
+    out = Path(options.out or run.path.with_name(f"landscape-{options.kind}.h5"))
+    if out.resolve() in {path.resolve() for path in run.paths}:
+        raise ConfigurationError(f"--out {out} is the run itself, which is never written to")
+    return Runs(run, steps, other, out)
+
+
+def slice_of(runs: Runs, shapes: Shapes, options: Options) -> Slice:
+    """The slice that is asked for.
+
+    Args:
+        runs: With snapshots.
+        shapes: Of the model's tensors, for filter-normalised directions.
+        options: Which slice.
+
+    Raises:
+        ConfigurationError: No such snapshot, one that is not finite, or too few for the directions.
+    """
+    explained = np.empty(0)
+    if options.kind == "between":
+        origin, end = _ends(runs, options)
+        directions = (end - origin)[None]
+        if not directions.any():
+            raise ConfigurationError("the two models are the same: there is no line between them")
+    elif options.kind == "random":
+        origin = _model(runs.run, options.to_step)
+        directions = filter_normalised(origin, shapes, options.d, options.seed)
+        if not directions.any():
+            raise ConfigurationError(
+                "this model has no filters to take random directions by: --directions pca"
+            )
+    else:
+        points = np.stack([mean for _, mean in _finite(runs)])
+        origin = points[-1].astype(np.float64)
+        directions, explained = principal(points, origin, options.d)
+    step, position, off = _path(runs, origin, directions)
+    return Slice(origin, directions, _axes(position, options), step, position, off, explained)
+
+
+def _path(
+    runs: Runs, origin: np.ndarray, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, positions and distances of the snapshots, one in memory at a time."""
+    found = [(step, *coordinates(x[None], origin, directions)) for step, x in _finite(runs)]
+    steps, positions, off = zip(*found, strict=True)
+    return np.array(steps), np.concatenate(positions), np.concatenate(off)
+
+
+def _finite(runs: Runs) -> Iterator[tuple[int, np.ndarray]]:
+    """Steps and mean models ``[P]`` of the snapshots that are finite.
+
+    Raises:
+        ConfigurationError: None is.
+    """
+    kept = 0
+    for step in runs.steps:
+        mean = runs.run.snapshot(step).mean
+        if np.isfinite(mean).all():
+            kept += 1
+            yield step, mean
+    if not kept:
+        raise ConfigurationError(f"{runs.run.path}: none of its snapshots is finite")
+
+
+def _ends(runs: Runs, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    if runs.other is not None:
+        return _model(runs.run, options.to_step), _model(runs.other, options.to_step)
+    first = runs.steps[0] if options.from_step is None else options.from_step
+    return _model(runs.run, first), _model(runs.run, options.to_step)
+
+
+def _model(run: Trajectory, step: int | None) -> np.ndarray:
+    """A mean model ``[P]`` in float64."""
+    try:
+        snapshot = run.snapshot(step)
+    except TrajectoryError as error:
+        raise ConfigurationError(str(error)) from error
+    if not np.isfinite(snapshot.mean).all():
+        raise ConfigurationError(
+            f"{run.path}: the snapshot of step {snapshot.step} is not finite: the run diverged, or "
+            "float16 snapshots overflowed"
+        )
+    return snapshot.mean.astype(np.float64)
+
+
+def _axes(position: np.ndarray, options: Options) -> tuple[np.ndarray, ...]:
+    reach = REACH[options.kind] if options.reach is None else options.reach
+    if options.kind == "between":
+        return (np.linspace(-reach, 1 + reach, options.points),)
+    if options.kind == "random":
+        return (np.linspace(-reach, reach, options.points),) * options.d
+    low, high = position.min(axis=0), position.max(axis=0)
+    room = reach * np.maximum(high - low, 1e-12)
+    ends = zip(low - room, high + room, strict=True)
+    return tuple(np.linspace(a, b, options.points) for a, b in ends)

@@ -1,0 +1,123 @@
+"""The file of a landscape: written block by block, so that a killed job can go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+import numpy as np
+import yaml
+
+from hpc_localsgd.analysis.landscape import VERSION, Landscape
+from hpc_localsgd.commands.landscape.options import Options
+from hpc_localsgd.commands.landscape.slices import Runs, Slice
+from hpc_localsgd.commands.landscape.surface import NAMES
+from hpc_localsgd.trajectory.header import package_version, utc_now
+from hpc_localsgd.trajectory.text import load_yaml
+from hpc_localsgd.types import ConfigurationError
+
+ABOUT = {
+    "train_loss": ("nat", "mean loss on the fixed subset of the training set"),
+    "test_loss": ("nat", "mean loss on the test set, at most --samples of it, evenly spaced"),
+    "test_accuracy": ("fraction", "on the same samples"),
+}
+
+
+class Store:
+    """A ``landscape.h5`` in the layout of `analysis.landscape`, open to be filled.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, runs: Runs, found: Slice, options: Options) -> None:
+        """Make the file, or open the one that is there and of the same settings.
+
+        Raises:
+            ConfigurationError: It is of other settings or runs, or cannot be written.
+        """
+        self.path = runs.out
+        said = yaml.safe_dump(_settings(runs, options), sort_keys=False)
+        try:
+            if self.path.exists() and not options.overwrite:
+                Landscape.read(self.path)  # refuses what is none
+                self._file = h5py.File(self.path, "r+")
+                self._check(said)
+            else:
+                self._file = h5py.File(self.path, "w")
+                self._fill(runs, found, said)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot write {self.path}: {error}; give --out another file"
+            ) from error
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Flat indices of the points that are not evaluated."""
+        return np.flatnonzero(self._file["done"][:].ravel() == 0)
+
+    def add(self, index: np.ndarray, values: np.ndarray) -> None:
+        """Write values ``[n, 3]`` of the points with these flat indices, to the disk."""
+        places = np.unravel_index(index, self._file["done"].shape)
+        for j, name in enumerate(NAMES):
+            self._put(f"value/{name}", places, values[:, j])
+        self._file.flush()
+        self._put("done", places, np.ones(len(index)))  # only what is on the disk is done
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _put(self, name: str, places: Any, values: np.ndarray) -> None:
+        whole = self._file[name][:]  # a few thousand numbers
+        whole[places] = values
+        self._file[name][:] = whole
+
+    def _fill(self, runs: Runs, found: Slice, said: str) -> None:
+        file, attrs = self._file, runs.run.attrs
+        file.attrs.update(
+            {
+                "landscape_version": VERSION,
+                "package_version": package_version(),
+                "directions": yaml.safe_load(said)["directions"],
+                **{name: str(attrs[name]) for name in ("task", "algorithm", "schedule")},
+                "config": runs.run.config_text,
+                "settings": said,
+                "created": utc_now(),
+            }
+        )
+        for i, axis in enumerate(found.axes):
+            file[f"axis/{i}"] = axis
+            file[f"axis/{i}"].attrs["meaning"] = f"coordinate along directions[{i}]"
+        for name, (units, meaning) in ABOUT.items():
+            data = file.create_dataset(f"value/{name}", data=np.full(found.shape, np.nan))
+            data.attrs.update({"units": units, "meaning": meaning})
+        for name in ("step", "position", "off"):
+            file[f"path/{name}"] = getattr(found, name)
+        file["basis/origin"], file["basis/directions"] = found.origin, found.directions
+        if len(found.explained):
+            file["basis/explained"] = found.explained
+        file["done"] = np.zeros(found.shape, dtype=np.uint8)
+        file.flush()
+
+    def _check(self, said: str) -> None:
+        before = str(self._file.attrs.get("settings", ""))
+        if before == said:
+            return
+        self._file.close()
+        try:
+            old, new = (dict(load_yaml(text) or {}) for text in (before, said))
+        except (yaml.YAMLError, TypeError, ValueError):
+            raise ConfigurationError(f"{self.path} is no landscape: give --out another") from None
+        changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        raise ConfigurationError(
+            f"{self.path} holds a landscape of other settings ({', '.join(changed)}): give --out "
+            "another file, or --overwrite to replace it"
+        )
+
+
+def _settings(runs: Runs, options: Options) -> dict[str, Any]:
+    both = [run for run in (runs.run, runs.other) if run is not None]
+    made = [f"{run.attrs['digest'][:12]} of {run.attrs['created']}" for run in both]
+    return {**options.settings(), "runs": made, "snapshots": len(runs.steps)}

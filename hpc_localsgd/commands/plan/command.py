@@ -1,0 +1,93 @@
+"""What a run would do and cost, before it starts: takes the options of train.
+
+Nothing is trained and nothing is written. With --parameters and --samples neither model nor data
+is needed, so that the run of a paper can be planned from its numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from hpc_localsgd.commands.exit_codes import OK, refuse
+from hpc_localsgd.environment.cores import share_cores
+from hpc_localsgd.environment.launch import Launch, detect
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+PROG = "python -m hpc_localsgd plan"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the plan of a run; returns the exit status, 2 for a fault of the request."""
+    share_cores(os.environ)  # before torch and MPI are imported
+    launch = detect(os.environ)
+    try:
+        text = plan(sys.argv[1:] if argv is None else argv, launch)
+    except ConfigurationError as error:
+        return refuse(str(error), launch, PROG)
+    if text:
+        _print(text)
+    return OK
+
+
+def plan(argv: Sequence[str], launch: Launch) -> str:
+    """The page, or JSON; empty on ranks other than 0.
+
+    Raises:
+        ConfigurationError: What train would refuse, it refuses too.
+    """
+    import torch
+    import yaml
+
+    from hpc_localsgd.commands.configuration import config
+    from hpc_localsgd.commands.plan.machine import as_json
+    from hpc_localsgd.commands.plan.network import MEASURED, chosen
+    from hpc_localsgd.commands.plan.page import page
+    from hpc_localsgd.commands.plan.planned_run import Options, subject
+    from hpc_localsgd.commands.plan.report import report
+
+    resolved = config.resolve(parser(), argv)
+    written: dict[str, Any] = yaml.safe_load(resolved.text)  # with the options of this command
+    if launch.rank != 0 and resolved.config.fabric != MEASURED:
+        return ""
+    options = Options(**{field.name: written[field.name] for field in fields(Options)})
+    planned = subject(resolved, options, launch)
+    network = chosen(resolved.config, planned.model.nbytes, launch)
+    if launch.rank != 0:
+        return ""
+    torch.set_num_threads(1)  # many tiny exchanges are rehearsed: threads are in each other's way
+    made = report(planned, network, options)
+    if written["json"]:
+        return as_json(made)
+    # Launchers give their ranks a terminal even when their own output is a file.
+    return page(made, coloured=launch.launcher == "none" and sys.stdout.isatty())
+
+
+def parser() -> ArgumentParser:
+    """The options of train, and those of a plan."""
+    from hpc_localsgd.commands.configuration import config
+    from hpc_localsgd.commands.plan.planned_run import Options
+
+    made = config.parser(PROG)
+    made.description = (__doc__ or "").replace("\n", " ")
+    made.add_argument("--json", action="store_true", help="Print JSON instead of a page.")
+    made.add_argument(
+        "--activations",
+        action="store_true",
+        help="Also measure the activations of a step, on one worker's model on this CPU.",
+    )
+    made.add_class_arguments(Options, nested_key=None, skip={"activations"})
+    return made
+
+
+def _print(text: str) -> None:
+    """In one piece, and readable on a terminal that knows fewer letters."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,219 @@
+"""A plan for a person: one calm page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.commands.plan.report import Report
+from hpc_localsgd.cost.formatting import grouped, human_seconds
+from hpc_localsgd.cost.preview import Preview
+from hpc_localsgd.cost.round_runs import Stretch
+from hpc_localsgd.schedules.local_steps import Round
+from hpc_localsgd.trajectory.estimate import human_bytes
+
+WIDTH = 100
+BARS = "▁▂▃▄▅▆▇█"
+FEW = 8  # stretches that are all shown; more are gathered by the power of two of H
+
+
+def page(report: Report, coloured: bool = False) -> str:
+    """The report as text; coloured is for a terminal."""
+    console = Console(width=WIDTH, highlight=False, force_terminal=coloured, no_color=not coloured)
+    with console.capture() as captured:
+        console.print(Group(*_sections(report)))
+    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+
+
+def _sections(report: Report) -> Iterator[RenderableType]:
+    sections = {
+        "Run": _run(report),
+        "Rounds": _rounds(report),
+        "Cost of a worker": _cost(report),
+        "Take note": _advice(report),
+    }
+    for title, body in sections.items():
+        if body is not None:
+            yield Text(f"\n{title}\n", style="bold")
+            yield Padding(body, (0, 0, 0, 2))
+
+
+def _run(report: Report) -> RenderableType:
+    planned, plan, config = report.planned, report.plan, report.planned.config
+    table = _facts()
+    P, samples = grouped(planned.model.P), grouped(planned.samples)
+    table.add_row("model", f"{P} parameters, {human_bytes(planned.model.nbytes)} a copy")
+    absent = " (not found here: the published size)" if planned.stand_in else ""
+    epoch = f"{_number(plan.steps_per_epoch)} steps an epoch"
+    table.add_row("data", f"{samples} samples{absent}, {epoch}")
+    table.add_row("length", f"{grouped(plan.steps)} steps = {_epochs(plan, plan.steps)}")
+    batch = config.batch_per_worker
+    total = f"{grouped(planned.workers * batch)} samples a step"
+    workers = f"{planned.workers} x {batch} samples = {total}" if planned.workers > 1 else total
+    table.add_row("workers", f"{planned.workers}: {workers}" if planned.workers == 1 else workers)
+    table.add_row("algorithm", repr(config.algorithm))
+    table.add_row("schedule", repr(planned.schedule))
+    table.add_row("optimiser", report.optimizer)
+    table.add_row("rate", repr(planned.rate))
+    if report.topology:
+        table.add_row("spectral gap", f"{report.gap:.4g} a round ({report.topology})")
+    return table
+
+
+def _rounds(report: Report) -> RenderableType:
+    plan = report.plan
+    facts = _facts()
+    percent = 100 * plan.rounds / plan.steps
+    facts.add_row(
+        "syncs", f"{grouped(plan.rounds)} syncs of {grouped(plan.steps)} steps ({percent:.3g} %)"
+    )
+    if isinstance(report.planned.config.algorithm, AllReduce) and plan.longest.H > 1:
+        facts.add_row("", "allreduce averages the gradients of every step all the same")
+    if plan.shortest.H < plan.longest.H:
+        facts.add_row("shortest round", _where(plan, plan.shortest))
+        facts.add_row("longest round", _where(plan, plan.longest))
+    facts.add_row("last round", _where(plan, plan.last) + _cut(plan))
+    return Group(facts, Text(), *_curves(plan), _stretches(plan))
+
+
+def _cut(plan: Preview) -> str:
+    """What the end of the run does to the last round."""
+    if not plan.forced:
+        return ""
+    return f", cut from {grouped(plan.asked)} by the end" if plan.asked <= plan.steps else ", cut"
+
+
+def _curves(plan: Preview) -> Iterator[RenderableType]:
+    """Learning rate and H along the run, where they change."""
+    curves = {
+        "learning rate": [lr for _, lr, _ in plan.curve],
+        "H, log scale": [math.log(H) for _, _, H in plan.curve],
+    }
+    table = _facts()
+    for name, values in curves.items():
+        if min(values) < max(values):
+            table.add_row(name, _sparkline(values))
+    if table.row_count:
+        yield from (table, Text())
+
+
+def _stretches(plan: Preview) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for name in ("from step", "epoch", "learning rate", "H", "syncs", "sent"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for together in _gathered(plan.stretches):
+        first, last = together[0], together[-1]
+        low, high = min(s.H for s in together), max(s.H for s in together)
+        table.add_row(
+            grouped(first.begin),
+            _number(plan.epochs(first.begin)),
+            _way(first.lr_first, max(s.lr_high for s in together), last.lr_last),
+            grouped(low) if low == high else f"{grouped(low)} .. {grouped(high)}",
+            grouped(sum(s.rounds for s in together)),
+            human_bytes(sum(s.payload_bytes for s in together)),
+        )
+    return table
+
+
+def _gathered(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
+    """Each by itself if there are few, else those whose H lies between the same powers of 2."""
+    if len(stretches) <= FEW:
+        return [[stretch] for stretch in stretches]
+    return [list(same) for _, same in groupby(stretches, key=lambda s: s.H.bit_length())]
+
+
+def _way(first: float, high: float, last: float) -> str:
+    """`0 .. 0.1 .. 0.05`: from, by way of, to; each named once."""
+    known = [f"{lr:.3g}" for lr in (first, high, last)]
+    return " .. ".join(lr for lr, _ in groupby(known))
+
+
+def _cost(report: Report) -> RenderableType:
+    plan, network = report.plan, report.network
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("")
+    for name in ("this run", "parallel SGD", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    sent, would = human_bytes(plan.payload_bytes), human_bytes(plan.parallel_bytes)
+    table.add_row("sent", sent, would, _ratio(plan.payload_bytes, plan.parallel_bytes))
+    if plan.busiest_bytes > plan.payload_bytes:
+        busiest = human_bytes(plan.busiest_bytes)
+        ratio = _ratio(plan.busiest_bytes, plan.parallel_bytes)
+        table.add_row("sent by the busiest worker", busiest, would, ratio)
+    _add_seconds(table, f"exchanging, {network.name}", plan.exchange_s, plan.parallel_s)
+    if not math.isnan(plan.step_s):
+        computing = plan.compute_s
+        _add_seconds(table, "computing", computing, computing)
+        _add_seconds(table, "total", plan.total_s, computing + plan.parallel_s)
+    facts = _facts()
+    memory = report.memory
+    without = ", activations not counted" if math.isnan(memory.activations) else ""
+    facts.add_row("memory", f"{human_bytes(memory.total)}{without}:")
+    parts = ((name, human_bytes(size)) for name, size in asdict(memory).items() if size > 0)
+    facts.add_row("", ", ".join(f"{name} {size}" for name, size in parts))
+    facts.add_row("disk", str(report.disk))
+    facts.add_row(
+        "network",
+        f"{network.name}: {human_seconds(network.latency_s)} a message, "
+        f"{human_bytes(network.bytes_per_s)}/s; predictions, nothing overlapped",
+    )
+    if not math.isnan(report.time_limit_s):
+        limit = "none" if math.isinf(report.time_limit_s) else human_seconds(report.time_limit_s)
+        facts.add_row("time limit", limit)
+    return Group(table, Text(), facts)
+
+
+def _advice(report: Report) -> RenderableType | None:
+    if not report.advice:
+        return None
+    table = Table(show_header=False, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for advice in report.advice:
+        table.add_row(Text("-", style="yellow"), advice.text)
+    return table
+
+
+def _facts() -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 3, 0, 0), pad_edge=False)
+    table.add_column(style="dim", no_wrap=True, min_width=14)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _add_seconds(table: Table, name: str, ours: float, parallel: float) -> None:
+    table.add_row(name, human_seconds(ours), human_seconds(parallel), _ratio(ours, parallel))
+
+
+def _ratio(ours: float, parallel: float) -> str:
+    return f"{100 * ours / parallel:.3g} %" if parallel else ""
+
+
+def _where(plan: Preview, r: Round) -> str:
+    steps = "1 step" if r.H == 1 else f"{grouped(r.H)} steps"
+    if r.H >= plan.steps_per_epoch:
+        steps += f" = {_epochs(plan, r.H)}"
+    if not math.isnan(plan.step_s):
+        steps += f", {human_seconds(r.H * plan.step_s)}"
+    return f"{steps}, from step {grouped(r.begin)}"
+
+
+def _epochs(plan: Preview, steps: int) -> str:
+    return f"{_number(plan.epochs(steps))} epochs"
+
+
+def _number(value: float) -> str:
+    """Three or four digits, whole numbers whole."""
+    return grouped(value) if value >= 1000 or value == round(value) else f"{value:.3g}"
+
+
+def _sparkline(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    top = len(BARS) - 1
+    return "".join(BARS[round(top * (value - low) / (high - low))] for value in values)

@@ -1,0 +1,151 @@
+"""A rehearsal: the algorithm's own exchanges, acted out on a small model by simulated workers.
+
+So a plan predicts what the modelled clock of a simulated run would show, for any algorithm, and
+nobody has to write down a second time how a method talks. The model is small but its bytes are
+expensive: the network is slower by as much as the model is smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.commands.plan.planned_run import Subject
+from hpc_localsgd.cost.cost_model import Network
+from hpc_localsgd.engine.batchnorm import BatchNorm
+from hpc_localsgd.engine.optimizer import LocalOptimizer
+from hpc_localsgd.types import Footprint, Now
+from hpc_localsgd.worlds.pending import Pending
+from hpc_localsgd.worlds.simulated import Simulated
+
+if TYPE_CHECKING:
+    from hpc_localsgd.types import Rows
+
+LARGEST = 2**14  # parameters of the small model: exact up to there, rounded tensors above
+ALL_WORKERS = 2**20  # parameters of all small models together, however many workers
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes a worker keeps, if it has a process of its own; activations are NaN if not measured."""
+
+    parameters: float
+    gradients: float
+    optimiser: float
+    algorithm: float
+    activations: float = math.nan
+
+    @property
+    def total(self) -> float:
+        """All that is known."""
+        known = 0.0 if math.isnan(self.activations) else self.activations
+        return self.checkpointed + self.gradients + known
+
+    @property
+    def checkpointed(self) -> float:
+        """What of it a checkpoint holds."""
+        return self.parameters + self.optimiser + self.algorithm
+
+
+class Rehearsal:
+    """Predicted seconds of the exchanges of a round. Called for rounds in their order.
+
+    Attributes:
+        optimizer: The torch optimiser of the small models.
+        optimizer_numbers: Numbers it remembers per parameter: 1 for momentum, 2 for Adam.
+    """
+
+    def __init__(self, planned: Subject, network: Network) -> None:
+        config, K = planned.config, planned.workers
+        model = _shrunk(planned.model, min(LARGEST, max(256, ALL_WORKERS // K)))
+        self._scale = planned.model.P / model.P
+        slow = replace(network, bytes_per_s=network.bytes_per_s / self._scale)
+        dtype = getattr(torch, config.dtype)
+        row = torch.linspace(-1, 1, model.P, dtype=dtype)
+        # What the optimiser and BatchNorm want of a task:
+        self.x: Rows = row.repeat(K, 1)
+        self.buffers = torch.zeros(K, round(planned.buffers / self._scale), dtype=dtype)
+        self.dim = model.P
+        self.decayed = -(-model.P // 2)  # wherever: with and without decay are sent apart
+        self._g = self.x.clone()
+        self._model, self._world = model, _Rehearsed(K, "cpu", slow)
+        self._algorithm: Algorithm = config.algorithm
+        self._state = self._algorithm.init(self.x, self._world, model)
+        self._batchnorm = BatchNorm(config.batchnorm, config.batchnorm_batches)
+        as_task: Any = self
+        self._optimizer = LocalOptimizer(planned.optimizer, as_task, config.momentum_at_sync)
+        self._optimizer.step(torch.zeros_like(self._g), lr=0.0)
+        self.optimizer = self._optimizer.torch
+        self.optimizer_numbers = _numbers(self.optimizer.state, K) / model.P
+        self._remembered = _numbers(self._state, K)
+        self._activations = planned.activations
+        self._world.ledger.take()
+
+    def __call__(self, now: Now) -> float:
+        """Seconds a worker spends in the exchanges of the round that `now` ends."""
+        algorithm, world, x, g = self._algorithm, self._world, self.x, self._g
+        for h in range(now.H if _steps_matter(algorithm) else 0):
+            step = replace(now, t=now.t - now.H + 1 + h, h=h)
+            _, self._state = algorithm.on_gradient(g, self._state, world, step)
+            if h < now.H - 1:
+                _, self._state = algorithm.on_step(x, self._state, world, step)
+        _, self._state = algorithm.on_sync(x, self._state, world, now)
+        self._optimizer.on_sync(world, now)
+        as_task: Any = self
+        self._batchnorm.on_sync(as_task, world)
+        self._remembered = max(self._remembered, _numbers(self._state, world.size))
+        return world.ledger.take().close().transfer_s
+
+    def memory(self) -> Memory:
+        """Bytes a worker keeps, from what has been seen so far."""
+        copy = self._model.nbytes * self._scale
+        remembered = self._remembered / self._model.P
+        return Memory(
+            parameters=copy,
+            gradients=copy,
+            optimiser=copy * self.optimizer_numbers,
+            algorithm=copy * remembered,
+            activations=self._activations,
+        )
+
+
+class _Rehearsed(Simulated):
+    """Nothing is computed meanwhile here: an average under way is billed as one waited for."""
+
+    def begin_mean(self, x: Rows, keep: bool = True) -> Pending:
+        """The average, done at once."""
+        del keep
+        row = self.mean(x.clone())[0]
+        return Pending(row, lambda: None, self.ledger, 0.0)
+
+
+def _shrunk(model: Footprint, most: int) -> Footprint:
+    """The model with its tensors shortened in proportion, to about `most` parameters."""
+    scale = max(1.0, model.P / most)
+    return replace(model, sizes=tuple(max(1, round(size / scale)) for size in model.sizes))
+
+
+def _steps_matter(algorithm: Algorithm) -> bool:
+    """Whether the algorithm does anything between exchanges."""
+    kind = type(algorithm)
+    return kind.on_gradient is not Algorithm.on_gradient or kind.on_step is not Algorithm.on_step
+
+
+def _numbers(state: Any, K: int) -> float:
+    """Numbers of one worker in the tensors of a state, counters [] left out.
+
+    Rows [K, ...] are shared out among the workers, vectors are not.
+    """
+    if isinstance(state, torch.Tensor):
+        if state.ndim == 0:
+            return 0.0
+        return state.numel() / K if state.ndim == 2 and len(state) == K else state.numel()
+    if isinstance(state, dict):
+        return sum(_numbers(value, K) for value in state.values())
+    if isinstance(state, list | tuple):
+        return sum(_numbers(value, K) for value in state)
+    return 0.0

@@ -1,0 +1,164 @@
+"""All that a plan says, gathered in one object."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from statistics import mean
+from typing import Any
+
+import torch
+
+from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.commands.assembly import probes
+from hpc_localsgd.commands.plan.planned_run import Options, Subject
+from hpc_localsgd.commands.plan.rehearsal import Memory, Rehearsal
+from hpc_localsgd.commands.plan.slurm import job_limit_s
+from hpc_localsgd.cost.advice import Advice, Circumstances, advise
+from hpc_localsgd.cost.cost_model import Network, allreduce_messages, allreduce_wire_bytes
+from hpc_localsgd.cost.preview import Preview, preview
+from hpc_localsgd.engine.optimizer import described
+from hpc_localsgd.run.probes import Evaluation, Snapshot
+from hpc_localsgd.schedules.time_limit import seconds_of
+from hpc_localsgd.topology import Topology, gap
+from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
+from hpc_localsgd.types import ConfigurationError, Now
+
+MOST_ROUNDS = 3_000_000  # some ten seconds
+
+
+@dataclass(frozen=True)
+class Report:
+    """A plan and everything it was made from."""
+
+    planned: Subject
+    plan: Preview
+    network: Network
+    optimizer: str
+    memory: Memory
+    disk: DiskEstimate
+    topology: str
+    gap: float
+    time_limit_s: float
+    advice: tuple[Advice, ...]
+
+
+def report(planned: Subject, network: Network, options: Options) -> Report:
+    """Plan a run, with its exchanges rehearsed on this network."""
+    _check_patience(planned)
+    rehearsal = Rehearsal(planned, network)
+    plan = _preview(planned, network, rehearsal, options)
+    topology = getattr(planned.config.algorithm, "topology", None)
+    given = Circumstances(
+        K=planned.workers,
+        time_limit_s=job_limit_s()
+        if options.time_limit is None
+        else seconds_of(options.time_limit),
+        evaluate_every=_evaluate_every(planned),
+        momentum=_momentum(rehearsal.optimizer),
+        topology=repr(topology) if isinstance(topology, Topology) else "",
+        gap=gap(topology, planned.workers) if isinstance(topology, Topology) else math.nan,
+        parallel=isinstance(planned.config.algorithm, AllReduce),
+        measured=planned.config.schedule.observes,
+    )
+    return Report(
+        planned=planned,
+        plan=plan,
+        network=network,
+        optimizer=described(rehearsal.optimizer),
+        memory=rehearsal.memory(),
+        disk=_disk(planned, plan, rehearsal.memory()),
+        topology=given.topology,
+        gap=given.gap,
+        time_limit_s=given.time_limit_s,
+        advice=(*(Advice("given_twice", note) for note in planned.notes), *advise(plan, given)),
+    )
+
+
+def _check_patience(planned: Subject) -> None:
+    """Whether there are no more rounds than can be looked at one by one, by some of their lengths.
+
+    Raises:
+        ConfigurationError: There are.
+    """
+    steps, looks = planned.steps, 1000
+    lengths = (planned.schedule(t, planned.rate(t)) for t in range(0, steps, -(-steps // looks)))
+    expected = steps * mean(1 / min(H, steps) for H in lengths)
+    if expected > MOST_ROUNDS:
+        raise ConfigurationError(
+            f"a plan looks at every exchange, and these are about {expected:.2g} (at most "
+            f"{MOST_ROUNDS:,}): type fewer --steps, or longer rounds"
+        )
+
+
+def _preview(planned: Subject, network: Network, rehearsal: Rehearsal, options: Options) -> Preview:
+    K, model = planned.workers, planned.model
+    wire = allreduce_wire_bytes(K, model.nbytes)
+    return preview(
+        planned.schedule,
+        planned.rate,
+        planned.steps,
+        lambda now: _payload(planned, rehearsal, now),
+        exchange_s=rehearsal,
+        parallel_bytes=model.nbytes if K > 1 else 0,
+        parallel_s=network.seconds(allreduce_messages(K), wire),
+        step_s=math.nan if options.step_time is None else options.step_time,
+        steps_per_epoch=planned.units.steps_per_epoch,
+    )
+
+
+def _payload(planned: Subject, rehearsal: Rehearsal, now: Now) -> Any:
+    """Bytes of the algorithm, and of optimiser and BatchNorm where they are averaged."""
+    config, model, K = planned.config, planned.model, planned.workers
+    if K == 1:
+        return 0.0
+    sent: Any = config.algorithm.payload(model, K, now)
+    sent = sent + now.H * config.gradient.payload(model, K)
+    if config.momentum_at_sync == "average" and now.H > 1:
+        sent = sent + model.nbytes * rehearsal.optimizer_numbers
+    if config.batchnorm == "average":
+        sent = sent + planned.buffers * model.itemsize
+    return sent
+
+
+def _momentum(optimizer: torch.optim.Optimizer) -> float | None:
+    """Of SGD; None for other optimisers."""
+    if not isinstance(optimizer, torch.optim.SGD):
+        return None
+    return float(optimizer.param_groups[0]["momentum"])
+
+
+def _evaluate_every(planned: Subject) -> int:
+    found, _ = probes(planned.config, planned.units)
+    return next((probe.every for probe in found if isinstance(probe, Evaluation)), 0)
+
+
+def _disk(planned: Subject, plan: Preview, memory: Memory) -> DiskEstimate:
+    """Rounds, the loss of each worker and round, evaluations, snapshots, and checkpoints."""
+    config, K = planned.config, planned.workers
+    found, spread = probes(config, planned.units)
+    values, snapshots = plan.rounds * K + _times(spread.every, plan), 0
+    for probe in found:
+        if isinstance(probe, Evaluation):
+            values += _times(probe.every, plan) * 2 * (1 + K * probe.per_worker)
+        elif isinstance(probe, Snapshot):
+            snapshots += _times(probe.every, plan)
+    estimate = disk_estimate(
+        K,
+        planned.model.P,
+        rounds=plan.rounds,
+        series_values=values,
+        snapshots=snapshots,
+        dtype=config.snapshot_dtype,
+        workers=config.snapshot_workers,
+    )
+    buffers = planned.buffers * planned.model.itemsize
+    kept = config.checkpoint_keep
+    if config.checkpoint_every in (0, "0"):
+        kept = 1  # the last one alone
+    return replace(estimate, checkpoints_bytes=round(kept * K * (memory.checkpointed + buffers)))
+
+
+def _times(every: int, plan: Preview) -> int:
+    """How often something with this cadence happens, step 0 and the end included."""
+    return -(-plan.steps // every) + 1 if every else 0

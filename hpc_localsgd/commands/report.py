@@ -1,0 +1,65 @@
+"""`python -m hpc_localsgd report RUN [RUN ...]`: one page on runs, to be handed to a colleague.
+
+Needs h5py, numpy and matplotlib: neither torch nor MPI nor the data of the run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpc_localsgd.commands.exit_codes import FAULT, OK, Parser, complain
+from hpc_localsgd.trajectory import TrajectoryError
+
+PROG = "python -m hpc_localsgd report"
+FORMATS = ("png", "pdf", "svg")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page of the runs named; returns the exit status, 2 for a fault of the request."""
+    options = parser().parse_args(argv)
+    from hpc_localsgd.analysis.report.page import write_report
+    from hpc_localsgd.analysis.report.source import open_runs
+
+    try:
+        sources = open_runs(options.runs)
+        beside = sources[0].folder if len(sources) == 1 else Path()
+        folder = Path(options.out) if options.out else beside / "report"
+        files = write_report(sources, folder, tuple(options.formats))
+    except TrajectoryError as error:
+        complain(str(error), PROG)
+        return FAULT
+    except OSError as error:
+        complain(f"cannot write {error.filename}: {error.strerror}; give --out a folder", PROG)
+        return FAULT
+    figures = f" and {len(files) - 1} figures beside it" if len(files) > 1 else ""
+    sys.stdout.write(f"{files[0]}{figures}\n")
+    return OK
+
+
+def parser() -> Parser:
+    """The options of the command."""
+    about = (
+        "One page of HTML on a run, figures inside, that opens anywhere: plan against what "
+        "happened, loss and accuracy against steps, epochs, bytes and seconds, spread, sharpness, "
+        "who waited for whom, configuration, references. Runs that are going on, were killed or "
+        "have no snapshots are told about as far as their record goes."
+    )
+    made = Parser(prog=PROG, description=about)
+    made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
+    made.add_argument("--out", help="folder of the page. Default: report/ in that of the run")
+    about = f"of the figures beside the page: {', '.join(FORMATS)}. Default: png pdf"
+    made.add_argument(
+        "--formats",
+        nargs="*",
+        choices=FORMATS,
+        default=["png", "pdf"],
+        metavar="FORMAT",
+        help=about,
+    )
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

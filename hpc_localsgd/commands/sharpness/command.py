@@ -1,0 +1,133 @@
+"""`python -m hpc_localsgd sharpness RUN`: joins the world, measures, says what was found."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.commands.collective_command import measure
+from hpc_localsgd.commands.sharpness.options import PROG, Options, parse
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.commands.sharpness.measure import Measurer
+    from hpc_localsgd.commands.sharpness.store import Store
+    from hpc_localsgd.commands.sharpness.subject import Subject
+    from hpc_localsgd.commands.sharpness.team import Team
+    from hpc_localsgd.worlds.base import World
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure as the command line says; returns the exit status."""
+    return measure(argv, PROG, parse, sharpness)
+
+
+def sharpness(options: Options, world: World) -> None:
+    """Rank 0 opens the run and drives; the others serve.
+
+    Raises:
+        ConfigurationError: On all ranks alike.
+    """
+    from hpc_localsgd.commands.assembly import agree
+    from hpc_localsgd.commands.sharpness.subject import open_run, rebuilt
+    from hpc_localsgd.commands.sharpness.team import Team, text_of_rank_0
+
+    subjects: list[Subject] = []
+    teams: list[Team] = []
+    agree(world, lambda: subjects.append(open_run(options)) if world.rank == 0 else None)
+    text = text_of_rank_0(world, subjects[0].run.config_text if subjects else "")
+
+    def build() -> None:
+        task, _ = rebuilt(text, options, world.device)
+        if subjects and subjects[0].run.P != task.dim:
+            raise ConfigurationError(
+                f"{subjects[0].run.path} holds {subjects[0].run.P} parameters, but the task it "
+                f"recorded now has {task.dim}: it was trained with another version of the model"
+            )
+        if options.needs_outputs:  # said here, where all ranks say it together
+            task.outputs(task.x[0], task.batch([0], 0)[0][0])
+        teams.append(Team(world, task, options.samples, options.chunk))
+
+    agree(world, build)
+    if world.rank != 0:
+        return teams[0].serve()
+    try:
+        _drive(subjects[0], teams[0], options)
+    except ConfigurationError:
+        teams[0].finish(failed=True)
+        raise
+    teams[0].finish()
+
+
+def _drive(subject: Subject, team: Team, options: Options) -> None:
+    """Measure the snapshots that are not in the file yet, and print the table."""
+    from hpc_localsgd.commands.sharpness.measure import Measurer
+    from hpc_localsgd.commands.sharpness.page import page
+    from hpc_localsgd.commands.sharpness.store import Store
+    from hpc_localsgd.trajectory import Trajectory
+
+    notes = [*_standing(subject)]
+    header, most = subject.header(options), subject.run.most_workers
+    with Store(subject.out, header, options.overwrite, most) as store:
+        measurer = Measurer(team, options, team.like, _precision(subject))
+        before = len(store.done & set(subject.steps))
+        missing = [step for step in subject.steps if step not in store.done]
+        for i, step in enumerate(missing):
+            notes += _one(subject, store, measurer, step, f"{i + 1} of {len(missing)}")
+        there = [step for step in subject.steps if step in store.done]
+    if not there:
+        raise ConfigurationError("; ".join(["nothing could be measured", *notes]))
+    if before:
+        notes.append(f"{before} of these snapshots had been measured before.")
+    notes.append(f"On {team.samples} training samples, {options.dtype}; all in {subject.out}")
+    _say(page(Trajectory(subject.out, segments=False), there, notes))
+
+
+def _one(
+    subject: Subject, store: Store, measurer: Measurer, step: int, place: str
+) -> Sequence[str]:
+    """Measure one snapshot; what there is to note about it."""
+    import numpy as np
+
+    from hpc_localsgd.trajectory import TrajectoryError
+
+    begin, team = time.perf_counter(), measurer.team
+    taken = team.products_taken
+    try:
+        snapshot = subject.run.snapshot(step, workers=subject.workers)
+    except TrajectoryError as error:
+        return [f"Step {step} is left out: {error}"]
+    everything = [snapshot.mean] + ([] if snapshot.workers is None else [snapshot.workers])
+    bad = sum(int((~np.isfinite(x)).sum()) for x in everything)
+    if bad:
+        return [
+            f"Step {step} is left out: {bad} of its {sum(x.size for x in everything)} parameters "
+            "are not finite (the run diverged, or float16 snapshots overflowed)."
+        ]
+    store.add(step, measurer.measure(snapshot))
+    seconds, products = time.perf_counter() - begin, team.products_taken - taken
+    _say(f"step {step} ({place}): {products} Hessian-vector products in {seconds:.1f} s")
+    return []
+
+
+def _precision(subject: Subject) -> float:
+    """Of the numbers in the snapshots: workers that differ by less are equal."""
+    import torch
+
+    return torch.finfo(getattr(torch, subject.run.config.get("snapshot_dtype", "float32"))).eps
+
+
+def _standing(subject: Subject) -> Sequence[str]:
+    """What there is to say about a run that has not ended as it should."""
+    if subject.run.status == "running":
+        return ["The run has not ended: it is going on or was killed; these are its snapshots."]
+    if subject.run.status == "diverged":
+        return ["The run diverged."]
+    return []
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")  # in one piece: launchers tag every write
+    sys.stdout.flush()

@@ -1,0 +1,79 @@
+"""Besides the Hessian: the Gauss-Newton and Fisher matrices, and the noise of the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from hpc_localsgd.commands.sharpness.values import Value, of_estimate, of_pairs, of_trace
+from hpc_localsgd.curvature import (
+    alignment,
+    covariance,
+    hutchinson,
+    noise_trace,
+    top_eigenvalues,
+)
+
+if TYPE_CHECKING:
+    from hpc_localsgd.commands.sharpness.options import Options
+    from hpc_localsgd.commands.sharpness.team import Team
+    from hpc_localsgd.curvature import Eigenpairs
+    from hpc_localsgd.curvature.probes import Product
+    from hpc_localsgd.types import Vector
+
+
+def factors(team: Team, o: Options, x: Vector, pairs: Eigenpairs | None) -> Iterator[Value]:
+    """What was asked for of them at x, the point of `team.at`.
+
+    Args:
+        team: All ranks.
+        o: What to measure.
+        x: [P].
+        pairs: The Hessian's known eigenpairs.
+    """
+    if o.ggn:
+        yield from _spectrum(team.ggn, o, x, "ggn/", "the generalised Gauss-Newton matrix")
+    if o.fisher:
+        yield from _spectrum(team.fisher, o, x, "fisher/", "the empirical Fisher matrix")
+    if o.noise:
+        yield from _noise(team, o, x, pairs)
+
+
+def _spectrum(product: Product, o: Options, x: Vector, prefix: str, of: str) -> Iterator[Value]:
+    pairs = None
+    if o.eigenvalues:
+        pairs = top_eigenvalues(product, x, o.eigenvalues, tolerance=o.tolerance, seed=o.seed)
+        yield from of_pairs(pairs, prefix, of)
+    if o.trace_probes:
+        found = hutchinson(product, x, known=pairs, **_drawn(o))
+        yield from of_trace(found, prefix, of)
+
+
+def _noise(team: Team, o: Options, x: Vector, pairs: Eigenpairs | None) -> Iterator[Value]:
+    g = team.gradient(x)
+    found = noise_trace(team.squared_gradients().cpu().numpy(), g)
+    about = (
+        "tr Sigma = mean |g_i|^2 - |g|^2 over the subset, undisturbed: without the noise of labels "
+        "and augmentation, which gradient/noise_trace has; its error is that of sampling"
+    )
+    yield from of_estimate("noise/trace", found, about, "1")
+    size = float(g.double().square().sum())
+    about = (
+        "|g|^2, squared length of the mean gradient of the n samples of the subset; less tr Sigma "
+        "/ n it is that of all data, and tr Sigma over that is the noise scale"
+    )
+    yield Value("noise/gradient_squared", size, about)
+    if o.trace_probes:
+        sigma = covariance(team.fisher, g)
+        cosine = alignment(team.products, sigma, x, known=pairs, **_drawn(o))
+        about = "tr(H Sigma) / (|H|_F |Sigma|_F)"
+        yield from of_estimate("noise/alignment", cosine, about, "1")
+
+
+def _drawn(o: Options) -> dict[str, Any]:
+    return {
+        "tolerance": o.trace_tolerance,
+        "most": o.trace_probes,
+        "vectors": o.vectors,
+        "seed": o.seed,
+    }

@@ -1,0 +1,125 @@
+"""The run whose snapshots are measured: opened by rank 0, its task rebuilt by every rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hpc_localsgd.commands.assembly import NO_SUCH_SIZES, cannot_be_made
+from hpc_localsgd.commands.configuration.config import Config, recorded
+from hpc_localsgd.commands.sharpness.options import Options
+from hpc_localsgd.curvature import build_for_curvature
+from hpc_localsgd.tasks.base import Task
+from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError
+from hpc_localsgd.types import ConfigurationError, DataError
+
+FILE_NAME = "sharpness.h5"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run with snapshots.
+
+    Attributes:
+        run: Its record.
+        steps: The chosen snapshots, ascending.
+        workers: Whether its snapshots hold every worker's parameters.
+        out: Where results go.
+    """
+
+    run: Trajectory
+    steps: tuple[int, ...]
+    workers: bool
+    out: Path
+
+    def header(self, options: Options) -> Header:
+        """Of the file of results: the run's facts, and how the numbers are computed."""
+        import yaml
+
+        attrs = self.run.attrs
+        how = {"sharpness": {**options.settings(), "run_created": str(attrs.get("created", ""))}}
+        return Header(
+            config=self.run.config_text.rstrip() + "\n" + yaml.safe_dump(how, sort_keys=False),
+            task=str(attrs["task"]),
+            algorithm=str(attrs["algorithm"]),
+            schedule=str(attrs["schedule"]),
+            world=str(attrs["world"]),
+            clock=str(attrs["clock"]),
+            K=self.run.K,
+            P=self.run.P,
+            seed=int(attrs["seed"]),
+        )
+
+
+def open_run(options: Options) -> Subject:
+    """The run of the options, if it has what is asked for.
+
+    Raises:
+        ConfigurationError: No run, another schema, no snapshots, no workers, no such step.
+    """
+    try:
+        run = Trajectory(options.run)
+        kept = np.unique(run.snapshot_steps).tolist()
+        workers = bool(run.config.get("snapshot_workers", False))
+    except TrajectoryError as error:
+        raise ConfigurationError(str(error)) from error
+    if not kept:
+        raise ConfigurationError(
+            f"{run.path} has no snapshots, so there are no parameters to measure at: train again "
+            'with --snapshot-every "10%" (and --snapshot-workers for every worker\'s own)'
+        )
+    if options.each_worker and not workers:
+        raise ConfigurationError(
+            f"{run.path}: its snapshots hold the mean model only: leave --each-worker out, or "
+            "train again with --snapshot-workers"
+        )
+    out = Path(options.out) if options.out else run.path.with_name(FILE_NAME)
+    if out.resolve() in {path.resolve() for path in run.paths}:
+        raise ConfigurationError(f"--out {out} is the run itself, which is never written to")
+    return Subject(run, chosen(options.steps, kept), workers, out)
+
+
+def chosen(steps: str, kept: list[int]) -> tuple[int, ...]:
+    """The steps that are meant.
+
+    Raises:
+        ConfigurationError: Not a list of steps of which there are snapshots.
+    """
+    if steps == "all":
+        return tuple(kept)
+    if steps == "last":
+        return (kept[-1],)
+    words = [word for word in str(steps).strip("[]").replace(",", " ").split()]
+    if not words or not all(word.isdecimal() for word in words):
+        raise ConfigurationError(f"--steps {steps}: give all, last, or steps as in 0,500,1000")
+    asked = {int(word) for word in words}
+    if missing := asked - set(kept):
+        some = ", ".join(map(str, kept[:12])) + (f", ... {kept[-1]}" if len(kept) > 12 else "")
+        raise ConfigurationError(f"no snapshot at step {min(missing)}; there are: {some}")
+    return tuple(sorted(asked))
+
+
+def rebuilt(text: str, options: Options, device: torch.device) -> tuple[Task, Config]:
+    """The task of a recorded configuration, on this rank's device.
+
+    Raises:
+        ConfigurationError: The configuration is not understood, the data is missing, or there is no
+            memory for a task of the recorded sizes.
+    """
+    config = recorded(text, options.trust).config
+    try:
+        task = build_for_curvature(
+            config.task,
+            batch=config.batch_per_worker,
+            seed=options.seed,
+            dtype=getattr(torch, options.dtype),
+            device=device,
+        )
+    except (ConfigurationError, DataError):
+        raise  # says in words already what is wrong
+    except NO_SUCH_SIZES as error:
+        raise ConfigurationError(cannot_be_made(config.task, 1, error)) from error
+    return task, config

@@ -1,0 +1,90 @@
+"""A configuration tried out in seconds: the real models and algorithms on very little of the rest.
+
+What is kept: the model at its full size, the shapes of the data, the algorithm, optimiser, schedule
+and rates, whose durations shrink with the run. What is not: the data (synthetic), the number of
+workers, batches, the precision and compilation meant for a GPU, and everything kept on disk but the
+trajectory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TypeVar
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.hierarchical import Hierarchical
+from hpc_localsgd.commands.configuration.config import Config
+from hpc_localsgd.schedules.duration import Units
+from hpc_localsgd.schedules.local_steps import Schedule
+
+S = TypeVar("S", bound=Schedule)
+STEPS = 4  # of the run
+BATCH = 2  # samples of a worker and step
+WORKERS = 2  # at least
+LONGEST = 2  # steps of a round, where it is a constant
+_LENGTHS = {
+    "every",
+    "steps",
+    "at_least",
+    "at_most",
+}  # fields of schedules that are numbers of steps
+
+
+def smaller(config: Config, ranks: int) -> Config:
+    """The options of a trial of this configuration on so many ranks."""
+    algorithm, multiple = _smaller_blocks(config.algorithm)
+    return replace(
+        config,
+        task=config.task.smoke(),
+        algorithm=algorithm,
+        schedule=_shorter(config.schedule),
+        workers=math.lcm(max(ranks, WORKERS), ranks, multiple),
+        batch_per_worker=min(BATCH, config.batch_per_worker),
+        batchnorm_batches=min(WORKERS, config.batchnorm_batches),
+        precision="float32",
+        accumulate=1,
+        compile=False,
+        out=f"{config.out}-smoke",
+        overwrite=True,
+        resume=False,
+        resume_from_mean=False,
+        evaluate_every="100%",
+        spread_every="50%",
+        snapshot_every="100%" if config.snapshot_every else 0,
+        checkpoint_every=0,
+        figures=False,
+    )
+
+
+def hurried(units: Units) -> Units:
+    """Units in which the whole run is `STEPS` long, its epochs and samples shorter alike.
+
+    A little shorter still, so that a phase in the last third of a run has a round of two steps.
+    """
+    faster = (STEPS - 0.5) / (units.total or STEPS)
+    return Units(units.steps_per_epoch * faster, round(units.samples_per_step / faster), STEPS)
+
+
+def _smaller_blocks(algorithm: Algorithm) -> tuple[Algorithm, int]:
+    """Hierarchical averages in blocks of 2, 4, ...; and what must divide the number of workers."""
+    if not isinstance(algorithm, Hierarchical) or not algorithm.blocks:
+        return algorithm, 1
+    levels = len(algorithm.blocks)
+    blocks = tuple(2**level for level in range(1, levels + 1))
+    return replace(algorithm, blocks=blocks), 2 ** (levels + 1)
+
+
+def _shorter(schedule: S) -> S:
+    """The schedule with rounds short enough that there are several."""
+    changed: dict[str, object] = {}
+    for field in fields(schedule):  # type: ignore[arg-type]
+        value = getattr(schedule, field.name)
+        if field.name not in _LENGTHS:
+            continue
+        if isinstance(value, int):
+            changed[field.name] = min(LONGEST, value)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            changed[field.name] = [min(LONGEST, H) for H in value]
+    return replace(schedule, **changed)  # type: ignore[type-var]

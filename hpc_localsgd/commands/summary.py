@@ -1,0 +1,156 @@
+"""What runs achieved and what they cost, from their records.
+
+    python -m hpc_localsgd summary runs/digits            # one run, line by line
+    python -m hpc_localsgd summary runs/sweep/*           # several, one line each
+    python -m hpc_localsgd summary --status runs/digits   # a word, for scripts
+    python -m hpc_localsgd summary --began runs/digits    # the step at which its last start began
+
+Needs h5py and numpy alone, and a run that is going on or was killed is read as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
+from hpc_localsgd.commands.exit_codes import FAULT, OK, Parser, complain
+from hpc_localsgd.trajectory import Trajectory, TrajectoryError
+from hpc_localsgd.trajectory.estimate import human_bytes
+from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
+from hpc_localsgd.trajectory.text import readable
+
+PROG = "python -m hpc_localsgd summary"
+NONE = "none"  # the status of a folder without a record
+HEADINGS = ("run", "status", "K", "steps", "rounds", "accuracy", "s/step", "communication %")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print what the command line asks for; returns the exit status."""
+    options = parser().parse_args(argv)
+    try:
+        if options.status:
+            print("\n".join(status(run) for run in options.run))
+        elif options.began:
+            print("\n".join(began(run) for run in options.run))
+        elif len(options.run) == 1:
+            print(page(Trajectory(options.run[0])))
+        else:
+            print(table([Trajectory(run) for run in options.run if status(run) != NONE]))
+    except TrajectoryError as error:
+        complain(str(error), PROG)
+        return FAULT
+    return OK
+
+
+def status(run: str | Path) -> str:
+    """complete, stopped, diverged or running (also of a killed run); none without a record."""
+    return Trajectory(run).status if trajectory_file(run).exists() else NONE
+
+
+def began(run: str | Path) -> str:
+    """The step at which the last start of a run began that wrote a record; none without one."""
+    paths = segment_paths(run)
+    return str(Trajectory(paths[-1], segments=False).attrs["t0"]) if paths else NONE
+
+
+def page(run: Trajectory) -> str:
+    """One run, a line for each figure."""
+    totals, said, modelled = run.totals, run.attrs, run.attrs["clock"] == "modelled"
+    of = "s per worker" + (", modelled" if modelled else "")
+    sent = human_bytes(totals.payload_bytes)
+    rows = [
+        ("status", f"{run.status}{_restarts(run)}"),
+        ("run", f"{said['algorithm']}, {said['schedule']}"),
+        ("on", f"{said['world']}, {said['task']}, {run.P:,} parameters"),
+        ("steps", f"{_reached(run)}"),
+        ("rounds", f"{totals.rounds}, where parallel SGD syncs {totals.steps} times"),
+        ("payload per worker", sent),
+        ("computing", f"{totals.compute_s:.2f} s per worker"),
+        ("waiting for the slowest", f"{totals.wait_s:.2f} {of}"),
+        ("transferring", f"{totals.transfer_s:.2f} {of}"),
+        ("communication", _percent(run, " % of the time")),
+        _quality(run),
+    ]
+    return f"{readable(str(run.path.parent))}\n{_aligned(rows)}"
+
+
+def table(runs: Sequence[Trajectory]) -> str:
+    """Several runs, a line each."""
+    return _aligned([HEADINGS, *(_row(run) for run in runs)])
+
+
+def _row(run: Trajectory) -> tuple[str, ...]:
+    totals = run.totals
+    whole = totals.compute_s + totals.wait_s + totals.transfer_s
+    step_s = f"{whole / totals.steps:.3g}" if totals.steps else "-"
+    reached, rounds = str(_reached(run)), str(totals.rounds)
+    name = readable(str(run.path.parent))
+    return name, run.status, str(run.K), reached, rounds, _accuracy(run), step_s, _percent(run)
+
+
+def _reached(run: Trajectory) -> int:
+    """Global step after the last recorded round."""
+    ends = run.rounds.step_end
+    return int(ends[-1]) if len(ends) else 0
+
+
+def _quality(run: Trajectory) -> tuple[str, str]:
+    """Accuracy, or the test loss where the task has none."""
+    if without_accuracy(run):
+        return "test loss", f"{run.series(TEST_LOSS).value[-1]:.4g}"
+    return "test accuracy", _accuracy(run)
+
+
+def _accuracy(run: Trajectory) -> str:
+    """The last one, of the mean model; - without any."""
+    if without_accuracy(run) or ACCURACY not in run.names() or not len(run.series(ACCURACY)):
+        return "-"
+    return f"{run.series(ACCURACY).value[-1]:.4f}"
+
+
+def _percent(run: Trajectory, unit: str = "") -> str:
+    """Share of waiting and transferring in the time of the mean worker; marked if modelled."""
+    totals = run.totals
+    communicating = totals.wait_s + totals.transfer_s
+    whole = totals.compute_s + communicating
+    if not (whole > 0 and math.isfinite(whole)):
+        return "-"
+    mark = ", modelled" if run.attrs["clock"] == "modelled" else ""
+    return f"{100 * communicating / whole:.1f}{unit}{mark}"
+
+
+def _restarts(run: Trajectory) -> str:
+    """How often it was resumed: each time begins another file."""
+    times = len(run.paths) - 1
+    return ("", ", resumed once")[times] if times < 2 else f", resumed {times} times"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def parser() -> Parser:
+    """The options of the command."""
+    about, _, rest = (__doc__ or "").partition("\n")
+    made = Parser(
+        prog=PROG,
+        description=about,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("run", nargs="+", help="folder of a run, or its trajectory.h5")
+    only = made.add_mutually_exclusive_group()
+    only.add_argument("--status", action="store_true", help="only the status, one line a run")
+    began_help = "only the step at which the last start began, one line a run"
+    only.add_argument("--began", action="store_true", help=began_help)
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Whether the workers together see every sample once, and how fast they average."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+
+from hpc_localsgd.commands.verify.harness import Bench
+from hpc_localsgd.commands.verify.problem import SEED
+from hpc_localsgd.tasks.partition import Partition
+from hpc_localsgd.worlds.base import World
+
+COVERED = "Every sample once an epoch, over all workers: samples that are not"
+SPEED = "For information"
+SAMPLES, BATCH, EPOCHS = (
+    1009,
+    7,
+    3,
+)  # a prime: no epoch is a whole number of steps
+NBYTES, REPEATS, WARM_UP = 4_000_000, 5, 2
+
+
+def coverage(bench: Bench) -> None:
+    """Both ways to end an epoch."""
+    bench.check(
+        COVERED,
+        f"{SAMPLES} samples, {EPOCHS} epochs, remainder carried",
+        0,
+        partial(_uncovered, bench.world),
+    )
+    bench.check(
+        COVERED,
+        f"{SAMPLES} samples, {EPOCHS} epochs, remainder dropped",
+        0,
+        partial(_repeated, bench.world),
+    )
+
+
+def bandwidth(bench: Bench) -> None:
+    """Median of a few averages, of the slowest rank."""
+    world = bench.world
+    x = torch.zeros(len(world.ranks), NBYTES // 4, device=world.device)
+    seconds = []
+    for _ in range(WARM_UP + REPEATS):
+        begin = time.perf_counter()
+        world.mean(x)
+        if world.device.type == "cuda":
+            torch.cuda.synchronize(world.device)
+        seconds.append(time.perf_counter() - begin)
+    median = statistics.median(seconds[WARM_UP:])
+    slowest = float(world.gather(np.full((len(world.ranks), 1), median)).max())
+    bench.inform(SPEED, f"average of 4 MB over {world.size} workers, MB/s", NBYTES / slowest / 1e6)
+
+
+def _uncovered(world: World) -> int:
+    """The batches of all workers laid end to end are one permutation after the other."""
+    steps = -(-SAMPLES * EPOCHS // (world.size * BATCH))
+    used = _dealt(world, "carry", steps).reshape(-1)[: SAMPLES * EPOCHS]
+    counts = [np.bincount(epoch, minlength=SAMPLES) for epoch in used.reshape(EPOCHS, SAMPLES)]
+    return int(sum((count != 1).sum() for count in counts))
+
+
+def _repeated(world: World) -> int:
+    """No sample twice in an epoch, and no more left out than do not fill a step."""
+    steps = SAMPLES // (world.size * BATCH)
+    used = _dealt(world, "drop", steps * EPOCHS).reshape(EPOCHS, -1)
+    left = SAMPLES - steps * world.size * BATCH
+    counts = [np.bincount(epoch, minlength=SAMPLES) for epoch in used]
+    return int(sum((c > 1).sum() + abs(int((c == 0).sum()) - left) for c in counts))
+
+
+def _dealt(world: World, remainder: Literal["carry", "drop"], steps: int) -> np.ndarray:
+    """The samples of all workers, [steps, K, batch]; each rank says what its own would use."""
+    dealt = Partition(SAMPLES, world.size, BATCH, SEED, remainder=remainder)
+    own = [[dealt.indices(worker, t) for t in range(steps)] for worker in world.ranks]
+    return world.gather(np.array(own)).swapaxes(0, 1)

@@ -1,0 +1,89 @@
+"""A run saved in the middle of a round and resumed, against one that was never interrupted."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.commands.verify.harness import Bench, anywhere, different
+from hpc_localsgd.commands.verify.trial import SAVED_AT, STEPS, Trial, resumed
+from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.base import World
+
+TITLE = f"Saved after step {SAVED_AT} of {STEPS} and resumed: numbers that differ in any bit"
+SEEN_WITHIN_S = 2.0  # network file systems show new folders late
+LONGEST_NAME = 1024
+
+
+def goes_on(bench: Bench, check: str, algorithms: Mapping[str, Algorithm]) -> None:
+    """One row for all these algorithms, each saved by every rank and resumed."""
+    bench.check(TITLE, check, 0, partial(_differing, bench, algorithms))
+
+
+def _differing(bench: Bench, algorithms: Mapping[str, Algorithm]) -> tuple[float, str]:
+    """Over all algorithms; each was saved by every rank while it ran."""
+    if bench.folder is None:
+        raise ConfigurationError("no folder that all ranks can write to: start in one that is")
+    counts = {}
+    for name, algorithm in algorithms.items():
+        whole = bench.outcome(algorithm)
+        folder = bench.folder_of(algorithm)
+        assert folder is not None
+        x = resumed(Trial(bench.problem, algorithm), bench.world, folder)
+        counts[name] = different(x, whole.x)
+    return sum(counts.values()), ", ".join(f"{name}: {n}" for name, n in counts.items() if n)
+
+
+@contextmanager
+def shared_folder(world: World) -> Iterator[Path | None]:
+    """A temporary folder that all ranks see, removed afterwards. All ranks together.
+
+    None if neither the system's temporary folder nor the current one is shared.
+    """
+    folder = _made(world, tempfile.gettempdir()) or _made(world, ".")
+    try:
+        yield folder
+        anywhere(world, True)  # all have done with it
+    finally:
+        if world.rank == 0 and folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(world: World, parent: str) -> Path | None:
+    """A new folder of rank 0 that all ranks see; None if there is none."""
+    name = ""
+    if world.rank == 0:
+        try:
+            name = tempfile.mkdtemp(prefix="verify-", dir=Path(parent).resolve())
+        except OSError:
+            pass
+    folder = Path(_of_rank_0(world, name))
+    seen = bool(folder.name) and _appears(folder)
+    if not anywhere(world, not seen):
+        return folder
+    if name:
+        Path(name).rmdir()
+    return None
+
+
+def _appears(folder: Path) -> bool:
+    until = time.monotonic() + SEEN_WITHIN_S
+    while not folder.is_dir():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _of_rank_0(world: World, text: str) -> str:
+    raw = text.encode().ljust(LONGEST_NAME, b"\0")
+    rows = np.tile(np.frombuffer(raw, dtype=np.uint8), (len(world.ranks), 1))
+    return bytes(world.gather(rows)[0]).rstrip(b"\0").decode()

@@ -1,0 +1,158 @@
+"""Short runs with the package's own loop, and what came out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+
+from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
+from hpc_localsgd.commands.verify.problem import SEED, Problem
+from hpc_localsgd.engine.batchnorm import BatchNorm
+from hpc_localsgd.engine.optimizer import LocalOptimizer
+from hpc_localsgd.loop import Position, Run, train
+from hpc_localsgd.run.checkpoint import Checkpoints, Place
+from hpc_localsgd.run.probes import Measurement, Probe, View
+from hpc_localsgd.run.recorder import Recorder
+from hpc_localsgd.schedules.local_steps import Schedule, every, post_local
+from hpc_localsgd.schedules.rates import constant
+from hpc_localsgd.types import Footprint
+
+if TYPE_CHECKING:
+    from hpc_localsgd.algorithms.base import Algorithm
+    from hpc_localsgd.trajectory import Writer
+    from hpc_localsgd.types import Rows, Vector
+    from hpc_localsgd.worlds.base import World
+
+STEPS = 9  # rounds of 1, 3, 3 and 2 steps
+SAVED_AT = 5  # in the middle of a round
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of an algorithm with SGD with momentum, a few steps long."""
+
+    problem: Problem
+    algorithm: Algorithm
+    schedule: Schedule | None = None
+
+    def run(self, world: World, vmapped: bool | None = None) -> Run:
+        """The objects of the run, with a fresh task. All ranks together."""
+        task = self.problem.task(world, vmapped)
+        torch.manual_seed(SEED + world.ranks[0])  # for a model that draws random numbers
+        return Run(
+            task=task,
+            algorithm=self.algorithm,
+            schedule=self.schedule or schedule_for(self.algorithm),
+            rate=constant(self.problem.lr),
+            optimizer=LocalOptimizer(_sgd, task),
+            batchnorm=BatchNorm(),
+            world=world,
+            steps=STEPS,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a trial.
+
+    Attributes:
+        x: [R, P], the workers of this process.
+        mean: [P], the model to evaluate.
+        faults: Rounds in which a worker sent other bytes than the algorithm declares.
+    """
+
+    x: Rows
+    mean: Vector
+    faults: Sequence[str]
+
+
+def finished(
+    trial: Trial, world: World, vmapped: bool | None = None, folder: Path | None = None
+) -> Outcome:
+    """Run a trial to its end, and if there is a folder keep a checkpoint on the way."""
+    run, sent = trial.run(world, vmapped), Sent()
+    keep = [Keep(Checkpoints(folder, world))] if folder else []
+    p = train(run, run.beginning(), Recorder(run, keep, writer=sent.as_writer()))
+    equal = run.algorithm.ends_equal  # then every worker is the mean
+    mean = p.x[0] if equal else run.algorithm.readout(p.x, p.sync, world)
+    return Outcome(p.x.clone(), mean.clone(), sent.faults(run))
+
+
+def resumed(trial: Trial, world: World, folder: Path) -> Rows:
+    """The workers [R, P] at the end of a trial that goes on from the checkpoint in the folder."""
+    run = trial.run(world)
+    p = Checkpoints(folder, world).load().restore(run, run.beginning())
+    p.sync = run.algorithm.resume(p.sync, world)
+    return train(run, p, Recorder(run)).x.clone()
+
+
+def schedule_for(algorithm: Algorithm) -> Schedule:
+    """Parallel rounds, local ones, a short last one; single steps where nothing else goes."""
+    return every(1) if isinstance(algorithm, GradientTracking) else post_local(switch=1, every=3)
+
+
+@dataclass(frozen=True)
+class Keep(Probe):
+    """Saves a run once on its way."""
+
+    checkpoints: Checkpoints
+    every: int = SAVED_AT
+
+    def due(self, t: int, steps: int) -> bool:
+        """Once."""
+        del steps
+        return t == SAVED_AT
+
+    def measure(self, view: View) -> Iterator[Measurement]:
+        """Nothing is measured."""
+        self.checkpoints.save(Place.of(view.run, view.p, view.p.t))
+        yield from ()
+
+
+@dataclass
+class Sent:
+    """Stands in for the writer of a trajectory, and keeps what every worker sent [K]."""
+
+    rounds: list[tuple[int, int, np.ndarray]] = field(default_factory=list)
+
+    def as_writer(self) -> Writer:
+        """For the recorder, which asks for no more than is here."""
+        return cast("Writer", self)
+
+    def round(
+        self, *, step_begin: int, step_end: int, payload_bytes: np.ndarray, **others: Any
+    ) -> None:
+        """Keep one row."""
+        del others
+        self.rounds.append((step_begin, step_end, payload_bytes))
+
+    def series(self, *values: Any, **others: Any) -> None:
+        """Not kept."""
+        del values, others
+
+    def faults(self, run: Run) -> list[str]:
+        """Rounds in which the ledger counted other bytes than the algorithm declares."""
+        model = Footprint(run.task.sizes, run.task.x.element_size())
+        found, place = [], Position(run.task.x, {}, run.schedule)
+        for s, (begin, end, billed) in enumerate(self.rounds):
+            place.t = begin
+            place = place.next_round(end - begin)
+            now = place.now(run, end - 1)
+            declared = np.asarray(run.algorithm.payload(model, run.world.size, now), float)
+            if not np.array_equal(billed, np.broadcast_to(declared, billed.shape)):
+                found.append(f"round {s}: declared {_bytes(declared)}, sent {_bytes(billed)}")
+        return found
+
+
+def _bytes(values: np.ndarray) -> str:
+    return f"{', '.join(f'{v:g}' for v in np.unique(values))} bytes"
+
+
+def _sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.0, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)

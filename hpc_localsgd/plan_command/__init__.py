@@ -1,7 +1,0 @@
-"""`python -m hpc_localsgd plan`: a run, its traffic and its seconds, before it starts."""
-
-from __future__ import annotations
-
-from hpc_localsgd.plan_command.command import main
-
-__all__ = ["main"]

@@ -1,0 +1,60 @@
+"""Writes shards while training goes on."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.trajectory.diskspace import mend, why
+
+if TYPE_CHECKING:
+    from hpc_localsgd.run.checkpoint.folder import Checkpoints
+    from hpc_localsgd.run.checkpoint.place import Place
+
+
+class Background:
+    """One shard at a time in a thread.
+
+    A disk that cannot keep up with the cadence slows the run down: ranks that left shards out, each
+    others, might never have a checkpoint together.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._thread: threading.Thread | None = None
+        self.written = True  # what was handed over last
+        self.refused: OSError | RuntimeError | None = None  # why, if it was not
+
+    def hand(self, place: Place) -> None:
+        """Begin to write a place, once the one before it is written."""
+        self.finish()
+        self._thread = threading.Thread(target=self._work, args=(place,), daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for what is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def write(self, place: Place) -> bool:
+        """Write a place now. If it fails, says so: the training is worth more than a checkpoint."""
+        try:
+            self._checkpoints.save(place)
+        except (OSError, RuntimeError) as error:
+            self.refused = error
+            sys.stderr.write(
+                f"rank {self._checkpoints.world.rank} on {socket.gethostname()}: no checkpoint of "
+                f"step {place.t} in {self._checkpoints.folder}: {why(error)}: {mend(error)}; "
+                "training goes on, and the checkpoints before it are as they were\n"
+            )
+            sys.stderr.flush()
+            return False
+        return True
+
+    def _work(self, place: Place) -> None:
+        self.written = self.write(place)
+        if self.written:
+            self._checkpoints.tidy()

@@ -1,0 +1,333 @@
+"""When a run keeps a place, in memory or on the disk, and how it stops."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from hpc_localsgd.run.checkpoint.background import Background
+from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.stopping import GONE, HUNG, Stopped, Stopping, end, resume_line, starts_again
+from hpc_localsgd.trajectory.diskspace import mend
+from hpc_localsgd.types import Gone, NotKept
+
+if TYPE_CHECKING:
+    from hpc_localsgd.engine.position import Position, Run
+    from hpc_localsgd.run.checkpoint.folder import Checkpoints
+    from hpc_localsgd.run.recorder import Recorder
+
+COPY, SAVE = 1, 2  # what rank 0's clock may ask for
+ASK_WITHIN = 1000  # steps, at most, until it is asked again
+COPY_EVERY_S = 1.0  # or a hundred times what a copy takes
+SHARE = 100
+OTHERS_S = 1.5  # for the other ranks to write a shard that fits the one just written
+LEFT_AFTER_S = 8.0  # when asked to stop, if the disk is fast enough
+GIVEN_UP_AFTER_S = 5.0  # when an exchange has failed: of a dead rank the launcher knows as well
+CLOSE_HURRIED_S = 3.0  # for the record, before the shard, when a SIGKILL may follow
+ASK = "python -m hpc_localsgd summary --status"  # answers "stopped"
+TOGETHER_S = 0.3  # all ranks see that all have written before the first one ends
+
+
+class Keeper:
+    """Keeps the places of one rank.
+
+    About once a second, behind a step in which ranks have talked anyway, rank 0's clock decides for
+    all. Where they do not talk, every rank goes by its own.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        checkpoints: Checkpoints,
+        stopping: Stopping | None = None,
+        steps: int = 0,
+        seconds: float = 0.0,
+        after: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keep places of a run.
+
+        Args:
+            run: The run.
+            checkpoints: Where shards go.
+            stopping: Who says when to stop.
+            steps: Cadence of checkpoints in steps, from the first round end after each multiple (in
+                rounds longer than that at each multiple); 0: none.
+            seconds: Their cadence in seconds; 0: none.
+            after: Steps taken at the last exchange of the run, if it is resumed.
+            clock: Seconds.
+        """
+        self._run, self._checkpoints, self._clock = run, checkpoints, clock
+        self._stopping = stopping or Stopping()
+        self._steps, self._seconds, self._after = steps, seconds, after
+        self._background = Background(checkpoints)
+        self._common: deque[Place] = deque(maxlen=2)
+        self._own: Place | None = None
+        self._ask_at = after + 1  # the first exchange behind so many steps; on all ranks alike
+        self._leaving = threading.Lock()
+        self._flushed, self._rescued = True, False
+        self._kept_in, self._until = checkpoints.folder, 0.0
+        self._left_after_s = LEFT_AFTER_S
+        self._copied_s = self._shared_s = self._saved_s = clock()
+        self._pace_s = COPY_EVERY_S
+        self.begun, self.t, self.passed_s = False, 0, clock()
+        self.at_the_end: Callable[[], None] = lambda: None  # of the run on this rank, however
+
+    def begin(self, p: Position, record: Recorder) -> None:
+        """Before the first step, after what is measured there."""
+        self._record = record
+        self._exchanges = self._run.world.ledger.exchanges
+        self._common.append(self._copy(p))
+        self._asked_s = self._began_s = self.passed_s = self._clock()
+        self._asked_t = self._began_t = self.t = p.t
+        self.begun = True
+
+    def mean_step_s(self) -> float:
+        """Seconds of a step so far, whatever was done in them; 0 before the first."""
+        return (self.passed_s - self._began_s) / max(1, self.t - self._began_t)
+
+    def due(self, p: Position) -> bool:
+        """Whether all ranks save at this end of a round by their cadence in steps."""
+        crossed = self._steps > 0 and p.t // self._steps > p.begin // self._steps
+        return crossed or p.t == self._run.steps
+
+    def between_steps(self, p: Position) -> None:
+        """Copy, save or stop, whatever is due.
+
+        Raises:
+            Stopped: The run was asked to stop, and this rank's place is on the disk.
+            NotKept: The run is at its end or was asked to stop, and its place is not.
+            Gone: The run is at its end, and its record is not there any more.
+            Diverged: As `Recorder.drain`.
+        """
+        self.t, self.passed_s = p.t, self._clock()
+        due = p.t == p.end and self.due(p)
+        if due:  # before the ranks' exchanges are looked at, of which this is none
+            with self._run.world.ledger.unbilled():
+                self._record.drain()
+        asked = 0
+        if self._run.world.ledger.exchanges != self._exchanges:
+            asked = self._ask(p) if p.t >= self._ask_at else 0
+            self._exchanges, self._after = self._run.world.ledger.exchanges, p.t
+        if self._record.gone and p.t < self._run.steps:
+            self._stopping.ask(self._record.gone, GONE)
+        if self._stopping.asked and p.t < self._run.steps:
+            self._stop(p)
+        if asked & SAVE or due:
+            self._save(self._shared(p))
+        elif asked & COPY:
+            self._shared(p)
+        elif self._due_inside(p):
+            self._save(self._alone(p))
+        elif self.passed_s - self._copied_s > 2 * self._pace_s:
+            self._alone(p)
+        if p.t == self._run.steps:
+            self._background.finish()
+            self._claim()  # from here on a request to stop comes too late
+            if self._record.gone:
+                raise Gone(
+                    f"the run came to its end, and its parameters are in {self._kept_in}, but "
+                    f"{self._record.gone}"
+                )
+            if not (self._flushed and self._background.written):
+                raise NotKept(
+                    f"the run came to its end, but not all of it is on the disk: {self.to_mend()}"
+                )
+
+    def _ask(self, p: Position) -> int:
+        """What rank 0's clock asks for, on all ranks, and when to ask it again."""
+        world, now = self._run.world, self._clock()
+        passed_s, steps = max(now - self._asked_s, 1e-9), p.t - self._asked_t
+        self._asked_s, self._asked_t = now, p.t
+        again = min(ASK_WITHIN, max(1, int(steps * self._pace_s / passed_s)))
+        copy = COPY if now - self._shared_s >= self._pace_s else 0
+        save = SAVE if self._seconds and now - self._saved_s >= self._seconds else 0
+        found = world.gather(np.full((len(world.ranks), 2), (copy | save, again)))[0]
+        self._ask_at = p.t + int(found[1])
+        return int(found[0])
+
+    def finish(self) -> None:
+        """Wait for what is being written."""
+        self._background.finish()
+
+    def leave(self) -> None:
+        """Write what there is and end this process; for a thread, while the loop is stuck."""
+        if self._leaving.acquire(blocking=False):  # or the loop is at it
+            self._leave()
+
+    def give_up(self, why: str) -> NoReturn:
+        """The same for the loop, when an exchange has failed.
+
+        Args:
+            why: Said by the first rank that finds out, if nobody asked to stop before.
+        """
+        self._stopping.ask("a failed exchange", HUNG)
+        self._claim()
+        self._left_after_s = GIVEN_UP_AFTER_S
+        if self._stopping.first:
+            _say(why)
+        self._leave()
+
+    def _leave(self) -> NoReturn:
+        status = self._stopping.status
+        if not self.begun:
+            self.at_the_end()
+            end(status)
+        written = self._keep([])
+        # Before the wait: a launcher that has lost a rank may kill this one in it.
+        if self._stopping.first if status == HUNG else self._run.world.rank == 0:
+            _say(self._farewell(f"in the step after {self.t}"))
+        kept = self._wait(written)
+        end(status if kept or status == GONE else 1)
+
+    def _stop(self, p: Position) -> None:
+        self._claim()
+        place = Place.of(self._run, p, self._after, self._record.state())
+        if not self._keep_and_wait([place]):
+            raise NotKept(f"stopped, but nothing could be kept: {self.to_mend()}")
+        raise Stopped(self._farewell(f"after step {p.t}"))
+
+    def _farewell(self, where: str) -> str:
+        """How a run says that it stopped, with what to type to go on."""
+        out = self._checkpoints.folder.parent
+        if self._stopping.status == GONE:
+            return (
+                f"stopped {where}: {self._stopping.asked}. The parameters are in "
+                f"{self._kept_in}: put the folder back as it was, these in it, and go on with "
+                f"{resume_line(out)}"
+            )
+        told = f"; not done, though torchrun is told 0: {ASK} {out}" if starts_again() else ""
+        return f"stopped on {self._stopping.asked} {where}: go on with {resume_line(out)}{told}"
+
+    def to_mend(self) -> str:
+        """What a person is to do before the run can go on."""
+        return (
+            f"{mend(self._background.refused)}, then start it again with --resume auto; it goes on "
+            "from what there is"
+        )
+
+    def _claim(self) -> None:
+        """The loop, not the thread, sees to the end of this process."""
+        if not self._leaving.acquire(blocking=False):
+            threading.Event().wait()  # the thread was faster, and is about to end the process
+
+    def _keep_and_wait(self, live: list[Place]) -> bool:
+        """Write places; whether any is written."""
+        return self._wait(self._keep(live))
+
+    def _keep(self, live: list[Place]) -> list[int]:
+        """Write places, the newest first, until the other ranks' fit; those that are written.
+
+        Bounded: ranks that are gone are not waited for, and others hardly take more than twice as
+        long for a shard as this one, whose end would end them.
+        """
+        hurried = self._stopping.hurried
+        until = self._until = self._clock() + self._left_after_s
+        if not self._record.close("stopped", CLOSE_HURRIED_S if hurried else LEFT_AFTER_S):
+            _say("what was recorded since the last flush is lost; the record has a gap there")
+        written: list[int] = []
+        for place in _newest_of_each([*live, *self._copies()]):
+            began_s = self._clock()
+            if not self._background.write(place):
+                continue
+            written.append(place.after)
+            now = self._clock()
+            took_s = now - began_s
+            until = self._until = max(until, now + 2 * took_s)
+            patience_s = 0.0 if hurried else max(OTHERS_S, took_s)
+            if self._all_have(written, min(until, now + patience_s)):
+                break
+        if not written and self._stopping.status == GONE:
+            self._rescue(_newest_of_each([*live, *self._copies()]))
+        return written
+
+    def _wait(self, written: list[int]) -> bool:
+        """Wait for the other ranks' shards; whether this rank has kept its place."""
+        self._all_have(written, self._until)
+        self.at_the_end()
+        if self._run.world.n > 1:
+            time.sleep(TOGETHER_S)  # the last thing: whoever ends first ends the others
+        return bool(written) or self._rescued
+
+    def _rescue(self, places: list[Place]) -> None:
+        """Write the newest of these into the host's own folder for temporary files."""
+        out = self._checkpoints.folder.parent
+        self._kept_in = Path(tempfile.mkdtemp(prefix=f"{out.name}-")) / "checkpoints"
+        elsewhere = Background(self._checkpoints.in_folder(self._kept_in, self._checkpoints))
+        self._rescued = any(elsewhere.write(place) for place in places)
+        if self._rescued:
+            _say(
+                f"rank {self._run.world.rank} on {socket.gethostname()}: the parameters are in "
+                f"{self._kept_in}"
+            )
+
+    def _all_have(self, written: list[int], until: float) -> bool:
+        """Wait until all ranks have written one of these since they were asked to stop."""
+        since_ns = self._stopping.since_ns
+        # So that few ranks see it at one moment; and many do not ask the file system all the time.
+        pause_s = 0.01 if self._run.world.n <= 16 else 0.05
+        while not any(self._checkpoints.is_whole(after, since_ns) for after in written):
+            if self._clock() >= until or not written:
+                return False
+            time.sleep(pause_s)
+        return True
+
+    def _copies(self) -> list[Place]:
+        return [*self._common, *([self._own] if self._own else [])]
+
+    def _copy(self, p: Position) -> Place:
+        began = self._clock()
+        with self._run.world.ledger.unbilled():
+            place = Place.of(self._run, p, self._after, self._record.state())
+        self._copied_s = self._clock()
+        self._pace_s = max(COPY_EVERY_S, SHARE * (self._copied_s - began))
+        return place
+
+    def _shared(self, p: Position) -> Place:
+        """A copy that all ranks make at this moment."""
+        place = self._copy(p)
+        self._common.append(place)
+        self._shared_s = self._copied_s
+        return place
+
+    def _alone(self, p: Position) -> Place:
+        """A copy that this rank makes for itself."""
+        self._own = self._copy(p)
+        return self._own
+
+    def _save(self, place: Place) -> None:
+        """Hand a copy to the disk, and before it what was recorded: one goes on behind that."""
+        self._saved_s = self._clock()
+        with self._run.world.ledger.unbilled():
+            self._flushed = self._record.flush()
+            if self._flushed or self._record.gone:
+                self._background.hand(place)
+
+    def _due_inside(self, p: Position) -> bool:
+        """Whether to save in a round that is longer than the cadence."""
+        if p.t == p.end:
+            return False
+        by_steps = 0 < self._steps < p.end - p.begin and p.t % self._steps == 0
+        return by_steps or 0 < 1.1 * self._seconds <= self.passed_s - self._saved_s
+
+
+def _newest_of_each(places: list[Place]) -> list[Place]:
+    """The places in the order in which they are worth writing: one for each `after`."""
+    best: dict[int, Place] = {}
+    for place in sorted(places, key=lambda place: place.t):
+        best[place.after] = place
+    return [best[after] for after in sorted(best, reverse=True)]
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,84 @@
+"""A worker whose numbers are not finite goes on from the mean of the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.engine.non_finite import astray, heal
+from hpc_localsgd.types import legend
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hpc_localsgd.engine.optimizer import LocalOptimizer
+    from hpc_localsgd.tasks.base import Task
+    from hpc_localsgd.types import Footprint, Now, Rows, State, Vector
+    from hpc_localsgd.worlds.base import World
+
+QUARANTINED = "quarantined"
+
+
+class Quarantine(Algorithm):
+    """Another algorithm, which never sees the numbers of a worker that has gone astray.
+
+    Before an exchange a worker with a number that is not finite is given the mean of the others: so
+    it is left out of an average, and starts again from it. Its optimiser forgets what it knew, and
+    its BatchNorm statistics are the others' mean too. Where gradients are exchanged, the same is
+    done to them first. Ranks tell each other one number a worker at every exchange for this, which
+    is not billed. When all workers are astray nothing is done, and the run has diverged.
+
+    In the state, `quarantined` holds the flags [K] of the last exchange, None if all were well.
+    """
+
+    def __init__(self, of: Algorithm, optimizer: LocalOptimizer, task: Task) -> None:
+        self.of, self._optimizer, self._task = of, optimizer, task
+        self.ends_equal = of.ends_equal
+        self.ends_at_mean = False  # of the parameters before the exchange
+        self.only_single_steps = of.only_single_steps
+        self.sends_gradients = of.sends_gradients
+
+    def __repr__(self) -> str:
+        """As the algorithm."""
+        return legend(self.of)
+
+    def makes_equal(self, state: State, now: Now) -> bool:
+        """As the algorithm."""
+        return self.of.makes_equal(state, now)
+
+    def init(self, x: Rows, world: World, model: Footprint) -> State:
+        """The algorithm's state; nobody is astray."""
+        return {**self.of.init(x, world, model), QUARANTINED: None}
+
+    def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """As the algorithm, of gradients that are finite where they travel."""
+        if now.H == 1 or self.sends_gradients:
+            heal(g, astray([g], world), world)
+        return self.of.on_gradient(g, state, world, now)
+
+    def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """As the algorithm."""
+        return self.of.on_step(x, state, world, now)
+
+    def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
+        """As the algorithm, with the mean of the others in the place of those astray."""
+        bad = astray([x], world)
+        if bad.any() and not bad.all():
+            heal(x, bad, world)
+            if self._task.buffers.numel():
+                heal(self._task.buffers, bad, world)
+            self._optimizer.forget(bad[list(world.ranks)])
+        x, state = self.of.on_sync(x, state, world, now)
+        return x, {**state, QUARANTINED: bad.tolist() if bad.any() else None}
+
+    def readout(self, x: Rows, state: State, world: World) -> Vector:
+        """As the algorithm."""
+        return self.of.readout(x, state, world)
+
+    def resume(self, state: State, world: World) -> State:
+        """As the algorithm."""
+        return self.of.resume(state, world)
+
+    def payload(self, model: Footprint, K: int, now: Now) -> int | np.ndarray:
+        """As the algorithm."""
+        return self.of.payload(model, K, now)

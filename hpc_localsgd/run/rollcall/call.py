@@ -1,0 +1,253 @@
+"""The roll call of one rank: the operations it is told of, its begin and its end."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_localsgd.run.rollcall.hub import ADDRESS_BYTES, Hub
+from hpc_localsgd.run.rollcall.line import Line
+from hpc_localsgd.run.rollcall.notes import ENDED, LEFT, OUT_OF_STEP, At, Verdict, failed
+from hpc_localsgd.run.rollcall.own import Own
+from hpc_localsgd.run.rollcall.watch import Watch
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+EXPLAIN_S = 5.0  # from an error of a library to the reason for it
+PATIENCE_S = 3600.0
+
+_calls: weakref.WeakKeyDictionary[object, RollCall] = weakref.WeakKeyDictionary()
+
+
+def of_world(world: World, patience_s: float = PATIENCE_S) -> RollCall:
+    """Find the roll call of the ranks of this world; a collective the first time.
+
+    Worlds of the same ranks share one, so that it is noticed when two ranks wait in different ones.
+
+    Args:
+        world: Who meets.
+        patience_s: For how long a rank may wait for others that are busy with something else, from
+            now on.
+    """
+    found = _calls.get(world.company)
+    if found is not None:
+        found.join(world, patience_s)
+        return found
+    found = _calls[world.company] = RollCall(world, patience_s)
+    weakref.finalize(world.company, found.leave).atexit = False
+    try:
+        found.start(world)
+    except BaseException:
+        found.leave()
+        del _calls[world.company]
+        raise
+    return found
+
+
+def leave(world: World, how: str = LEFT) -> None:
+    """Say that this rank will come to nothing any more, as the end of its process does."""
+    found = _calls.get(world.company)
+    if found is not None:
+        found.leave(how)
+
+
+class _Operation:
+    """Around an operation in which ranks meet."""
+
+    __slots__ = ("_at", "_call")
+
+    def __init__(self, call: RollCall, at: At) -> None:
+        self._call, self._at = call, at
+
+    def __enter__(self) -> None:
+        self._call.begin(self._at)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._call.end(error)
+
+
+class RollCall:
+    """Knows in which operation this rank is, and finds out why others do not come to it.
+
+    A rank that waits for what will never come is ended, with a sentence on standard error, since
+    no exception reaches a thread that waits in C. A rank that is not waiting, or whose library has
+    given up by itself, gets an exception.
+    """
+
+    def __init__(self, world: World, patience_s: float) -> None:
+        """Begin to watch this rank; alone, there is nothing to watch."""
+        self.rank, self.n = world.rank, world.n
+        self._own, self._made = Own(), 0
+        self._worlds = worlds = weakref.WeakSet([world])
+
+        def end(status: int) -> None:
+            for living in list(worlds):
+                living.end(status)
+
+        self._watch = Watch(self.rank, self._own, patience_s, end) if self.n > 1 else None
+
+    def start(self, world: World) -> None:
+        """Connect the ranks, a collective. Until then only the patience ends a wait."""
+        watch = self._watch
+        if watch is None:
+            return
+        watch.start()
+        with self.at(0, "attach()", 0):
+            if self.rank == 0:
+                watch.wire = _hub(self.n)
+            address = _told(world, watch.wire.address if isinstance(watch.wire, Hub) else {})
+            if self.rank:
+                watch.wire = _line(address, self.rank)
+                watch.say()
+            rows = world.gather(np.array([[float(watch.wire is None)]]))
+        if rows.any():
+            watch.wire = None  # all go on alike; the thread ends the connections
+            if self.rank == 0:
+                _say_without(int(np.argmax(rows[:, 0])), address, watch.patience_s)
+
+    def join(self, world: World, patience_s: float) -> None:
+        """Add a world of the same ranks; what may be waited counts from now on, in all of them."""
+        self._worlds.add(world)
+        if self._watch is not None:
+            self._watch.patience_s = patience_s
+
+    def number(self) -> int:
+        """Give a number to a run that begins; the same on all ranks."""
+        self._made += 1
+        return self._made - 1
+
+    def at(self, sync: int, what: str, t: int) -> AbstractContextManager[None]:
+        """Make what goes around an operation in which all ranks meet.
+
+        Args:
+            sync: The number of the run.
+            what: In words.
+            t: Steps taken before it.
+
+        Raises:
+            ConfigurationError: On entry, when it is known that ranks cannot meet any more; when a
+                library's own error ends it, and that is why.
+            RuntimeError: The same, when a rank has failed.
+        """
+        return nullcontext() if self._watch is None else _Operation(self, At(sync, what, t))
+
+    def begin(self, at: At) -> None:
+        """Enter an operation; one within another is part of it."""
+        watch, own = self._watch, self._own
+        if watch is not None and watch.verdict is not None and not own.nested:
+            raise _error(watch.verdict)
+        own.begin(at)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Leave it; `error` is what it ended with."""
+        try:
+            if isinstance(error, RuntimeError) and self._own.waits:
+                self._explain(error)
+        finally:
+            self._own.end()
+
+    def settle(self) -> None:
+        """Note that the ranks have met in the operation that goes on, and know what is wrong."""
+        self._own.settle()
+
+    def ended(self, sync: int, how: str = ENDED) -> None:
+        """Say that a run is over on this rank, which will meet nobody in it any more."""
+        if self._own.over(sync, how) and self._watch is not None:
+            self._watch.say()
+
+    def leave(self, how: str = LEFT) -> None:
+        """Say that the process ends, and talk no more."""
+        if self._own.leave(how) and self._watch is not None:
+            self._watch.say()
+            self._watch.close()
+
+    def abandon(self) -> None:
+        """Be silent in a fork of the process."""
+        if self._watch is not None:
+            self._watch.abandon()
+
+    def _explain(self, error: RuntimeError) -> None:
+        """Raise what lies behind a library's error: a rank that is not there, if that is it."""
+        watch = self._watch
+        if watch is None or watch.wire is None:
+            return
+        watch.explaining = True
+        try:
+            watch.say()
+            if watch.said.wait(EXPLAIN_S) and watch.verdict is not None:
+                raise _error(watch.verdict) from error
+        finally:
+            watch.explaining = False
+
+
+def _hub(n: int) -> Hub | None:
+    try:
+        return Hub(n)
+    except OSError:
+        return None
+
+
+def _line(address: Mapping[str, object], rank: int) -> Line | None:
+    try:
+        return Line(address, rank)
+    except OSError:
+        return None
+
+
+def _told(world: World, address: dict[str, object]) -> dict[str, object]:
+    """What rank 0 says, on every rank. A collective."""
+    said = json.dumps(address).encode()
+    if len(said) > ADDRESS_BYTES:
+        said = b"{}"
+    row = np.frombuffer(said.ljust(ADDRESS_BYTES), dtype=np.uint8)
+    told: dict[str, object] = json.loads(world.gather(row[None].copy())[0].tobytes())
+    return told
+
+
+def _say_without(rank: int, address: Mapping[str, object], patience_s: float) -> None:
+    where = f"(at {address['hosts']}, port {address['port']})" if address else "(it cannot listen)"
+    warnings.warn(
+        f"rank {rank} cannot reach rank 0 by TCP {where}: a rank that leaves, or that is out of "
+        f"step, is noticed only after patience_s={patience_s:g}",
+        stacklevel=2,
+    )
+
+
+def _error(verdict: Verdict) -> Exception:
+    kind = ConfigurationError if verdict.status == OUT_OF_STEP else RuntimeError
+    return kind(verdict.said)
+
+
+def _leave_all() -> None:
+    """Say that the interpreter ends; by an exception, if one has just been shown."""
+    error = getattr(sys, "last_value", None)
+    how = failed(error) if error else LEFT
+    for call in list(_calls.values()):
+        call.leave(how)
+
+
+def _abandon_all() -> None:
+    """In a fork, of a loader say: it must neither answer for the rank nor hold its connections."""
+    for call in list(_calls.values()):
+        call.abandon()
+
+
+atexit.register(_leave_all)
+os.register_at_fork(after_in_child=_abandon_all)

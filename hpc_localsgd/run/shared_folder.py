@@ -1,0 +1,116 @@
+"""Whether the folder of a run is one folder for all its ranks, and takes what they write."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_localsgd.engine.agreement import agree, hosts_of
+from hpc_localsgd.run import lease
+from hpc_localsgd.run.run_lock import Presence
+from hpc_localsgd.trajectory.diskspace import mend, why
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+SEEN_WITHIN_S = 10.0  # a host may have to ask its file server
+WORD_BYTES = 16  # of a claim
+UNSEEN = -1  # else the number of an error; 0 for none
+NAMED = 8  # hosts, at most
+
+
+@contextmanager
+def held(world: World, out: Path) -> Iterator[Presence | None]:
+    """Take the folder of a run on rank 0, and see that all ranks have it; all ranks together.
+
+    When the block fails the folder is given back; when it ends well its owner does that.
+
+    Yields:
+        The claim on rank 0; None on the others.
+
+    Raises:
+        ConfigurationError: A run is going on in it, or a rank does not see it or cannot write to
+            it; on all ranks alike.
+    """
+    presence: Presence | None = None
+
+    def take() -> Presence | None:
+        nonlocal presence  # held by this rank, whatever another one says
+        presence = Presence(out) if world.rank == 0 else None
+        return presence
+
+    try:
+        agree(world, take)
+        check_shared(world, out, presence.run if presence else "")
+        yield presence
+    except BaseException:
+        if presence is not None:
+            presence.end()
+        raise
+
+
+def check_shared(world: World, out: Path, run: str) -> None:
+    """Whether every rank sees rank 0's claim in the folder, and can write beside it.
+
+    Args:
+        world: The ranks.
+        out: The folder.
+        run: The word of the claim, on rank 0.
+
+    Raises:
+        ConfigurationError: Names the hosts that do not, and what to do; on all ranks alike.
+    """
+    word = np.frombuffer(run.encode().ljust(WORD_BYTES, b"\0"), dtype=np.uint8)
+    word = world.gather(np.tile(word, (len(world.ranks), 1)))[0]
+    found = _found(out, word.tobytes().decode(), world.rank)
+    codes = world.gather(np.full(len(world.ranks), found))
+    if not codes.any():
+        return
+    R, hosts = len(world.ranks), hosts_of(world)
+    first = int(codes[np.flatnonzero(codes)[0]])
+    ranks = [int(k) // R for k in np.flatnonzero(codes == first) if k % R == 0]
+    where = ", ".join(f"rank {r} on {hosts[r * R]}" for r in ranks[:NAMED])
+    more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
+    raise ConfigurationError(_complaint(out, first, f"{where}{more}", hosts[0]))
+
+
+def _found(out: Path, run: str, rank: int) -> int:
+    """What this rank finds: 0, UNSEEN, or the number of the error it meets when it writes."""
+    until = time.monotonic() + SEEN_WITHIN_S
+    while (claim := lease.read(out / "RUNNING")[1]) is None or claim.run != run:
+        if time.monotonic() > until:
+            return UNSEEN
+        time.sleep(0.1)
+    probe = out / f".writable-{rank}"
+    try:
+        probe.write_bytes(b"x" * os.statvfs(out).f_bsize)
+    except OSError as error:
+        return error.errno or EIO
+    finally:
+        _remove(probe)
+    return 0
+
+
+def _remove(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError:  # where nothing can be written nothing is there
+        pass
+
+
+def _complaint(out: Path, code: int, where: str, first_host: str) -> str:
+    if code == UNSEEN:
+        return (
+            f"--out {out.absolute()} is not one folder for all ranks: {where} does not find there "
+            f"what rank 0 on {first_host} has just written. Give a folder that all hosts share"
+        )
+    error = OSError(code, os.strerror(code))
+    return f"{where} cannot write to --out {out.absolute()}: {why(error)}: {mend(error)}"

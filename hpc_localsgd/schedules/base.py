@@ -1,0 +1,88 @@
+"""What a schedule is: the length of a round, and what may change it.
+
+A schedule may follow the consensus distance of the workers. It is told that of every round, which
+is the same number on all ranks, and answers with the schedule of the rounds to come: a pure
+function still, with what it has observed in fields whose names begin with an underscore.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+from hpc_localsgd.schedules.duration import Units
+from hpc_localsgd.schedules.rates import Rate
+from hpc_localsgd.types import ConfigurationError
+
+MOMENTS = 1000  # of a run, at which the length of its rounds is looked at
+S = TypeVar("S", bound="Schedule")
+
+
+class Schedule(ABC):
+    """Length of the round that starts at step t, where the learning rate is lr.
+
+    Attributes:
+        observes: Whether `observe` is called at the end of every round. Measuring what it is told
+            costs a copy of the parameters, and one number a worker where the algorithm leaves all
+            workers at their mean, an average of the parameters elsewhere; neither is billed.
+    """
+
+    observes: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, t: int, lr: float) -> int:
+        """Return H >= 1, the length in steps of the round that starts now."""
+
+    def in_steps(self: S, units: Units, warmup: int = 0) -> S:
+        """Return the same schedule with its durations in steps, which the loop needs.
+
+        Args:
+            units: What turns durations into steps.
+            warmup: Steps of the learning rate's warm-up.
+        """
+        del units, warmup
+        return self
+
+    def observe(self: S, consensus_distance: float) -> S:
+        """Return the schedule of the rounds to come.
+
+        Args:
+            consensus_distance: mean_k ||x_k - mean||^2 before the exchange that ends the round,
+                NaN or infinite where a worker's numbers are.
+        """
+        del consensus_distance
+        return self
+
+    def observed(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold: plain values, none if nothing is ever observed."""
+        return {f.name[1:]: getattr(self, f.name) for f in _of_observing(self)}
+
+    def having_observed(self: S, values: dict[str, Any]) -> S:
+        """Return the schedule that `observed` gave these values.
+
+        Raises:
+            ConfigurationError: They are those of another schedule.
+        """
+        if set(values) != set(self.observed()):
+            raise ConfigurationError(
+                f"{self} observes {sorted(self.observed())}, and was given {sorted(values)}"
+            )
+        mine: Any = self
+        return (
+            self
+            if not values
+            else replace(mine, **{f"_{name}": value for name, value in values.items()})
+        )
+
+    def longest(self, rate: Rate, steps: int) -> int:
+        """Return the length of the longest round of a run of so many steps, by some of them."""
+        moments = {i * (steps - 1) // MOMENTS for i in range(MOMENTS + 1)}
+        return min(steps, max(self(t, rate(t)) for t in moments))
+
+
+def _of_observing(schedule: Any) -> list[Any]:
+    """Return the fields that hold what a schedule has observed."""
+    if not is_dataclass(schedule):
+        return []
+    return [f for f in fields(schedule) if f.name.startswith("_")]

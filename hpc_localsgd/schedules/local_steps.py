@@ -1,0 +1,284 @@
+"""Schedules: how long is the round that starts now?
+
+A schedule is a pure function `(t, lr) -> H` of the global step and the learning rate, so every
+rank computes the same H and nobody can deadlock, and a run can be planned before it starts. They
+are spelled like the functions they are: `post_local(switch=30_000, every=16)`.
+
+One convention for all: a round that starts at step t with length H ends after exactly H optimiser
+steps, and the loop shortens the last round so that the run ends with an exchange. (PyTorch's
+averager starts with a round of length 1, Lin's code tests `t mod H`, Gu's counts from the last
+decay: four conventions are in use.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import isfinite
+from typing import ClassVar
+
+from hpc_localsgd.schedules.base import Schedule as Schedule
+from hpc_localsgd.schedules.duration import Duration, Units
+from hpc_localsgd.schedules.rates import Rate
+from hpc_localsgd.types import ConfigurationError
+
+
+@dataclass(frozen=True)
+class every(Schedule):
+    """A constant number of local steps: Local SGD. `every(1)` is parallel SGD.
+
+    Source: Stich, Local SGD converges fast and communicates little, ICLR 2019.
+
+    Attributes:
+        steps: H, local steps in a round.
+    """
+
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.steps, "every.steps")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """H, always the same."""
+        del t, lr
+        return self.steps
+
+
+@dataclass(frozen=True)
+class post_local(Schedule):
+    """Rounds of a single step before `switch`, of `every` local steps from it on.
+
+    The first are parallel SGD with the algorithms whose exchange is an average over all workers,
+    and with `hierarchical` if its `parallel_first` is set.
+
+    Source: Lin et al., Don't use large mini-batches, use Local SGD, ICLR 2020. The papers switch
+    at the first (Lin) or second (Gu, ImageNet) decay of the learning rate.
+
+    Attributes:
+        switch: When local steps begin, in any unit.
+        every: H after the switch.
+    """
+
+    switch: Duration = "50%"
+    every: int = 16
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.every, "post_local.every")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """1 before the switch, `every` from it on."""
+        del lr
+        return 1 if t < int(self.switch) else self.every
+
+    def in_steps(self, units: Units, warmup: int = 0) -> post_local:
+        """The same schedule with `switch` in steps."""
+        del warmup
+        return replace(self, switch=units.steps(self.switch, "post_local.switch"))
+
+
+@dataclass(frozen=True)
+class phases(Schedule):
+    """One H per phase, as in Gu et al.'s scripts, where each decay has its own H.
+
+    A round never runs across the beginning of a phase: it is shortened to end there, so that a
+    decay of the learning rate at the same step takes effect on equal workers.
+
+    Attributes:
+        at: When the second and later phases begin, in any unit.
+        every: H of each phase, one more than `at`.
+    """
+
+    at: Sequence[Duration] = ("50%", "75%")
+    every: Sequence[int] = (1, 16, 64)
+
+    def __post_init__(self) -> None:
+        if len(self.every) != len(self.at) + 1:
+            raise ConfigurationError(
+                f"phases: {len(self.at)} beginnings (at) need {len(self.at) + 1} lengths (every), "
+                f"got {list(self.every)}: the first length holds from step 0"
+            )
+        for H in self.every:
+            _at_least_one(H, "phases.every")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """H of the phase of step t, shortened at the end of the phase."""
+        del lr
+        phase = sum(t >= int(begin) for begin in self.at)
+        H = self.every[phase]
+        return min(H, int(self.at[phase]) - t) if phase < len(self.at) else H
+
+    def in_steps(self, units: Units, warmup: int = 0) -> phases:
+        """The same schedule with `at` in steps, checked to be in order."""
+        del warmup
+        at = tuple(units.steps(begin, "phases.at") for begin in self.at)
+        if any(b <= a for a, b in pairwise(at)):
+            raise ConfigurationError(f"phases.at must be in increasing order, got {at} steps")
+        return replace(self, at=at)
+
+
+@dataclass(frozen=True)
+class qsr(Schedule):
+    """Quadratic synchronisation rule: H = max(at_least, floor((alpha / lr)^power)).
+
+    Source: Gu et al., A quadratic synchronization rule for distributed deep learning, ICLR 2024.
+    The value is floored with a margin of 1e-9, since (0.3 / 0.1)^2 is 8.999... in floating point.
+    With a decaying rate the last rounds are very long (26 epochs in the paper's ViT run): plan the
+    run before you start it.
+
+    Attributes:
+        alpha: Growth coefficient, in units of the learning rate. 0 means constant `at_least`.
+        at_least: H_base, the shortest round.
+        power: 2 is the paper's rule; 1 and 3 are its ablations.
+        warmup: While t is below it, H is `at_least`, since a small rate would ask for a huge H.
+            None is the warm-up of the learning rate.
+    """
+
+    alpha: float = 0.0175
+    at_least: int = 4
+    power: float = 2.0
+    warmup: Duration | None = None
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.at_least, "qsr.at_least")
+        if self.alpha < 0:
+            raise ConfigurationError(f"qsr.alpha must not be negative, got {self.alpha}")
+        if not self.power > 0:  # or H would grow with the rate
+            raise ConfigurationError(f"qsr.power must be positive, got {self.power}")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """H of the round that starts at step t with rate lr; a rate of 0 asks for no end."""
+        if t < int(self.warmup or 0) or self.alpha == 0:
+            return self.at_least
+        if lr <= 0:
+            return 2**31
+        try:
+            asked = (self.alpha / lr) ** self.power + 1e-9
+        except OverflowError:  # a rate next to 0, or a large power
+            return 2**31
+        return max(self.at_least, int(min(2**31, asked)))
+
+    def in_steps(self, units: Units, warmup: int = 0) -> qsr:
+        """The same schedule with `warmup` in steps, by default that of the learning rate."""
+        if self.warmup is not None:
+            warmup = units.steps(self.warmup, "qsr.warmup")
+        return replace(self, warmup=warmup)
+
+
+@dataclass(frozen=True)
+class doubling(Schedule):
+    """H doubles every so many steps: `at_least` 2^(t // every), up to `at_most`.
+
+    Source: Lu et al., Maximizing communication efficiency for large-scale training via 0/1 Adam,
+    ICLR 2023, whose local interval doubles up to 16.
+
+    Attributes:
+        at_least: H at the beginning.
+        every: Time between two doublings, in any unit.
+        at_most: The longest round.
+    """
+
+    at_least: int = 1
+    every: Duration = "20%"
+    at_most: int = 16
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.at_least, "doubling.at_least")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """H of the round that starts at step t."""
+        del lr
+        doublings = min(t // max(1, int(self.every)), 31)
+        return max(self.at_least, min(self.at_most, self.at_least * 2**doublings))
+
+    def in_steps(self, units: Units, warmup: int = 0) -> doubling:
+        """The same schedule with `every` in steps."""
+        del warmup
+        return replace(self, every=units.steps(self.every, "doubling.every"))
+
+
+@dataclass(frozen=True)
+class spread_triggered(Schedule):
+    """H steered so that the spread before an exchange stays near a target.
+
+        H <- H clip(target / spread, 1/2, 2),  between at_least and at_most
+
+    since a spread that grows like a random walk is proportional to H. It follows what it observes,
+    so it cannot be planned. All ranks see the same spread and find the same H; H stays where the
+    spread is not finite.
+
+    Source: after Kamp et al., Communication-efficient distributed online prediction by dynamic
+    model synchronization, 2014, which averages when a worker's distance exceeds a threshold.
+    Here differs: their test needs a message at every step; this predicts the step instead.
+
+    Attributes:
+        target: mean_k ||x_k - mean||^2 before an exchange, whatever it leaves behind. In a record
+            this is `spread`, and `before_exchange/spread` where workers stay different (gossip).
+        at_least: H of the first round, and the shortest.
+        at_most: The longest round.
+    """
+
+    observes: ClassVar[bool] = True
+
+    target: float = 1e-3
+    at_least: int = 1
+    at_most: int = 1024
+    _H: int | None = field(default=None, repr=False)  # of the rounds to come
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.at_least, "spread_triggered.at_least")
+        if self._H is not None and not (type(self._H) is int and self._H >= 1):
+            raise ConfigurationError(f"spread_triggered cannot go on with rounds of {self._H!r}")
+        if not self.target > 0:
+            raise ConfigurationError(f"spread_triggered.target must be > 0, got {self.target}")
+
+    def __call__(self, t: int, lr: float) -> int:
+        """Return H: `at_least` before anything is observed."""
+        del t, lr
+        return self.at_least if self._H is None else self._H
+
+    def observe(self, consensus_distance: float) -> spread_triggered:
+        """Return the schedule whose rounds are longer or shorter, by at most a factor of 2."""
+        H, spread = self.at_least if self._H is None else self._H, consensus_distance
+        if not isfinite(spread):
+            return replace(self, _H=H)
+        factor = 2.0 if spread <= 0 else min(2.0, max(0.5, self.target / spread))
+        return replace(self, _H=max(self.at_least, min(self.at_most, round(H * factor))))
+
+    def longest(self, rate: Rate, steps: int) -> int:
+        """Return the length of the longest round that there may be."""
+        del rate
+        return min(steps, max(self.at_least, self.at_most))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One planned round: steps begin..end-1, then an exchange. `lr` is that of its first step."""
+
+    begin: int
+    end: int
+    lr: float
+
+    @property
+    def H(self) -> int:
+        """Length in steps."""
+        return self.end - self.begin
+
+
+def round_length(schedule: Schedule, t: int, lr: float, steps: int) -> int:
+    """H of the round that starts at t, shortened to end with the run."""
+    return min(schedule(t, lr), steps - t)
+
+
+def rounds(schedule: Schedule, rate: Rate, steps: int) -> Iterator[Round]:
+    """All rounds of a run of `steps` steps, known before anything starts."""
+    t = 0
+    while t < steps:
+        H = round_length(schedule, t, rate(t), steps)
+        yield Round(t, t + H, rate(t))
+        t += H
+
+
+def _at_least_one(H: int, name: str) -> None:
+    if H < 1:
+        raise ConfigurationError(f"{name} must be at least 1 step, got {H}")

@@ -1,0 +1,120 @@
+"""Learning rates: pure functions of the global step, never of the round.
+
+    rate(t) = lr * warm(t) * shape(t)
+
+`warm` rises linearly from `warmup_from` to 1 during the first `warmup` steps (Goyal et al. 2017);
+`shape` is what the classes below add.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from hpc_localsgd.schedules.duration import Duration, Units
+from hpc_localsgd.types import ConfigurationError
+
+T = TypeVar("T", bound="Rate")
+
+
+@dataclass(frozen=True)
+class Rate(ABC):
+    """The learning rate of step t.
+
+    Attributes:
+        lr: Peak learning rate. Under the linear scaling rule it grows with the total batch.
+        warmup: Length of the linear warm-up, in any unit.
+        warmup_from: Fraction of `lr` at step 0 of a warm-up.
+    """
+
+    lr: float = 0.1
+    warmup: Duration = 0
+    warmup_from: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ConfigurationError(f"rate.lr must be positive, got {self.lr}")
+
+    @abstractmethod
+    def shape(self, t: int) -> float:
+        """The factor of step t, without warm-up."""
+
+    def __call__(self, t: int) -> float:
+        """Learning rate of step t."""
+        warmup = int(self.warmup)
+        if t >= warmup:
+            return self.lr * self.shape(t)
+        return self.lr * (self.warmup_from + (1 - self.warmup_from) * t / warmup)
+
+    def in_steps(self: T, units: Units) -> T:
+        """The same rate with its durations in steps, which the loop needs."""
+        return replace(self, warmup=units.steps(self.warmup, "rate.warmup"))
+
+
+@dataclass(frozen=True)
+class constant(Rate):
+    """The same rate at every step (after the warm-up)."""
+
+    def shape(self, t: int) -> float:
+        """1."""
+        del t
+        return 1.0
+
+
+@dataclass(frozen=True)
+class multi_step(Rate):
+    """Multiplied by `factor` at each of the steps `at`.
+
+    Attributes:
+        at: When the rate drops, in any unit.
+        factor: What it is multiplied by.
+    """
+
+    at: Sequence[Duration] = ("50%", "75%")
+    factor: float = 0.1
+
+    def shape(self, t: int) -> float:
+        """`factor` to the number of drops up to and including step t."""
+        return self.factor ** sum(t >= int(drop) for drop in self.at)
+
+    def in_steps(self, units: Units) -> multi_step:
+        """The same rate with its durations in steps."""
+        at = tuple(units.steps(drop, "rate.at") for drop in self.at)
+        return replace(self, at=at, warmup=units.steps(self.warmup, "rate.warmup"))
+
+
+@dataclass(frozen=True)
+class cosine(Rate):
+    """Half a cosine from `lr` at the end of the warm-up to `floor` at step `until`.
+
+    Source: Loshchilov & Hutter, SGDR, ICLR 2017, without restarts.
+
+    Attributes:
+        floor: The rate at the end, in units of the learning rate.
+        until: Where the cosine ends, in any unit.
+    """
+
+    floor: float = 0.0
+    until: Duration = "100%"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.floor <= self.lr:
+            raise ConfigurationError(
+                f"rate.floor must be from 0 to rate.lr, which is {self.lr}, got {self.floor}"
+            )
+
+    def shape(self, t: int) -> float:
+        """(floor + (lr - floor) (1 + cos(pi progress)) / 2) / lr."""
+        span = max(1, int(self.until) - int(self.warmup))
+        progress = min(1.0, (t - int(self.warmup)) / span)
+        low = self.floor / self.lr
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def in_steps(self, units: Units) -> cosine:
+        """The same rate with its durations in steps."""
+        until = units.steps(self.until, "rate.until")
+        return replace(self, until=until, warmup=units.steps(self.warmup, "rate.warmup"))

@@ -1,0 +1,185 @@
+"""Topologies made from something given: a matrix, a graph, another topology."""
+
+from __future__ import annotations
+
+import ast
+import io
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TypeAlias
+
+import networkx as nx
+import numpy as np
+
+from hpc_localsgd.topology.base import Topology, metropolis, validate
+from hpc_localsgd.topology.static import ring
+from hpc_localsgd.trajectory import regular_file
+from hpc_localsgd.types import ConfigurationError
+
+MOST_BYTES = 1 << 30  # of a file: a matrix of 11,000 workers
+_FORM = "type rows of real numbers, as [[0.5, 0.5], [0.5, 0.5]], or a .npy or .csv file"
+Given: TypeAlias = Sequence[Sequence[float]] | np.ndarray | nx.Graph | PathLike | str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class custom(Topology):
+    """Your own mixing matrix, or your own graph with Metropolis weights on it.
+
+        custom("weights.npy")    custom([[0.5, 0.5], [0.5, 0.5]])    custom(nx.petersen_graph())
+
+    Checked as soon as it is made: square, not negative, rows and columns that sum to one. It need
+    not be symmetric (but see `lambda_min`), nor connected: where the workers never agree, the gap
+    is 0.
+
+    Sends: one vector for each non-zero weight outside the diagonal.
+    Gap: `gap(custom(...), n)`.
+
+    Attributes:
+        W: The matrix itself; the path of a .npy file, or of a .csv file with commas and no
+            header; or an undirected networkx graph (`metropolis` says which node is which worker).
+    """
+
+    W: Given
+
+    def __post_init__(self) -> None:
+        """Reads and validates the matrix, before any rank communicates."""
+        validate(self._weights)
+
+    def __repr__(self) -> str:
+        """The path where there is one, else the size."""
+        if isinstance(self.W, str | PathLike):
+            return f"custom(W={str(self.W)!r})"
+        return f"custom(W=<{len(self._weights)} workers>)"
+
+    def weights(self, n: int, k: int) -> np.ndarray:
+        """The matrix given."""
+        del n, k
+        return self._weights
+
+    def check(self, n: int) -> None:
+        """Only as many workers as the matrix has rows."""
+        super().check(n)
+        if n != (size := len(self._weights)):
+            raise ConfigurationError(
+                f"{self!r} is for {size} workers, the run has {n}: use {size} workers, or give "
+                f"a matrix of {n} x {n} or a graph of {n} nodes"
+            )
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        if isinstance(self.W, nx.Graph):
+            return _of_graph(self.W)
+        if isinstance(self.W, PathLike) or (isinstance(self.W, str) and not _is_list(self.W)):
+            return _numbers(_read(self.W), f" of {str(self.W)!r}")
+        return _numbers(_listed(self.W))
+
+
+@dataclass(frozen=True)
+class lazy(Topology):
+    """Half of another topology, half staying where one is.
+
+        W' = (I + W) / 2        lambda'_j = (1 + lambda_j) / 2
+
+    All eigenvalues of a symmetric W' are at least 0. D2 needs more than -1/3, which an even ring
+    (-1/3), a torus or a hypercube do not have.
+
+    Source: Tang et al., D2: Decentralized training over decentralized data, arXiv:1803.07068.
+    Sends: what `of` sends.
+    Gap: (1 - lambda_1) / 2 with lambda_1 the second largest eigenvalue of a symmetric W.
+
+    Attributes:
+        of: The topology made lazy.
+    """
+
+    of: Topology = ring()
+
+    def weights(self, n: int, k: int) -> np.ndarray:
+        """Halfway between the identity and the matrix of `of`."""
+        return (np.eye(n) + self.of.matrix(n, k)) / 2
+
+    def period(self, n: int) -> int | None:
+        """That of `of`."""
+        return self.of.period(n)
+
+    def check(self, n: int) -> None:
+        """What `of` allows."""
+        self.of.check(n)
+
+
+def _of_graph(graph: nx.Graph) -> np.ndarray:
+    if graph.is_directed():
+        raise ConfigurationError(
+            "custom: Metropolis weights need an undirected graph, and this one is directed: use "
+            "custom(graph.to_undirected()), or give a doubly stochastic matrix"
+        )
+    return metropolis(graph)
+
+
+def _is_list(text: str) -> bool:
+    """Tell whether an option that may be a path holds a list, in which something is no number."""
+    return text.lstrip().startswith(("[", "(", "{"))
+
+
+def _listed(W: Given) -> np.ndarray:
+    """Return a matrix as it was written down, whatever is in it.
+
+    Raises:
+        ConfigurationError: Its rows are of several lengths.
+    """
+    try:
+        return np.array(ast.literal_eval(W) if isinstance(W, str) else W)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
+        raise ConfigurationError(f"custom: {W!s:.80} is no matrix of numbers: {_FORM}") from error
+
+
+def _numbers(W: np.ndarray, where: str = "") -> np.ndarray:
+    """Return a matrix in float64.
+
+    Raises:
+        ConfigurationError: It holds something else than real numbers.
+    """
+    if W.dtype.kind in "SUO":  # what a file of options has not made numbers of
+        bad = next((each for each in W.ravel().tolist() if not _is_number(each)), None)
+        if bad is not None:
+            raise ConfigurationError(f"custom: {bad!r:.40}{where} is no number: {_FORM}")
+        return W.astype(float)
+    if W.dtype.kind not in "biuf":
+        what = "complex numbers" if W.dtype.kind == "c" else f"values of type {W.dtype}"
+        raise ConfigurationError(f"custom: the matrix{where} holds {what}: {_FORM}")
+    return W.astype(float)
+
+
+def _is_number(value: object) -> bool:
+    with suppress(TypeError, ValueError):
+        float(value)  # type: ignore[arg-type]
+        return True
+    return False
+
+
+def _read(path: str | PathLike) -> np.ndarray:
+    """Return the matrix in a file.
+
+    Raises:
+        ConfigurationError: It cannot be read, has no end, or is no matrix.
+    """
+    kind = Path(path).suffix
+    if kind not in (".npy", ".csv"):
+        raise ConfigurationError(f"custom: {str(path)!r} is neither a .npy nor a .csv file")
+    try:
+        content = io.BytesIO(regular_file.read(path, MOST_BYTES))
+        if kind == ".npy":
+            return np.load(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of an empty file, whose shape is refused
+            return np.loadtxt(content, delimiter=",", ndmin=2)
+    except OSError as error:
+        raise ConfigurationError(f"custom: cannot read {str(path)!r}: {error.strerror}") from error
+    except (ValueError, EOFError, MemoryError) as error:
+        raise ConfigurationError(
+            f"custom: cannot read a matrix of numbers from {str(path)!r}: {error}"
+        ) from error

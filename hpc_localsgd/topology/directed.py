@@ -1,0 +1,56 @@
+"""Exponential graphs: far neighbours, heard in one direction, all of them or one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_localsgd.topology.base import Topology
+
+
+@dataclass(frozen=True)
+class exponential(Topology):
+    """Static exponential graph: worker i hears those 1, 2, 4, 8, ... places further on.
+
+        0 <- 1, 2, 4, ...   W_ij = 1 / (1 + ceil(log2 n)) for j = i and j = i + 2^m mod n, 2^m < n
+
+    Directed: W is doubly stochastic, but not symmetric for n > 3, so it is not for D2.
+
+    Source: Assran et al., Stochastic gradient push, arXiv:1811.10792; Ying et al., Exponential
+    graph is provably efficient for decentralized deep training, arXiv:2110.13363.
+    Sends: ceil(log2 n) vectors per worker and mix.
+    Gap: 2 / (1 + ceil(log2 n)) for even n, and not less for odd n.
+    """
+
+    def weights(self, n: int, k: int) -> np.ndarray:
+        """Circulant, with equal weights."""
+        del k
+        offsets = [0, *(2**m for m in range((n - 1).bit_length()))]
+        return np.mean([np.roll(np.eye(n), offset, axis=1) for offset in offsets], axis=0)
+
+
+@dataclass(frozen=True)
+class one_peer_exponential(Topology):
+    """The exponential graph, one neighbour at a mix: 1 place further on, then 2, then 4, ...
+
+        mix 0: i <- i + 1     mix 1: i <- i + 2     mix 2: i <- i + 4     then again from 1
+
+        W^(k)_ii = W^(k)_ij = 1/2,  j = i + 2^(k mod p) mod n,  p = ceil(log2 n)
+
+    If n = 2^p, any p mixes in a row are the exact average. Other n are allowed: W is doubly
+    stochastic and the workers agree in the end, but no finite number of mixes is exact.
+
+    Source: Ying et al., Exponential graph is provably efficient for decentralized deep training,
+    arXiv:2110.13363.
+    Sends: 1 vector per worker and mix.
+    Gap: 1 over a period if n = 2^p (see `gap`).
+    """
+
+    def weights(self, n: int, k: int) -> np.ndarray:
+        """Half oneself, half the worker 2^k places further on."""
+        return (np.eye(n) + np.roll(np.eye(n), 2**k, axis=1)) / 2
+
+    def period(self, n: int) -> int:
+        """ceil(log2 n), at least 1."""
+        return max(1, (n - 1).bit_length())

@@ -1,0 +1,82 @@
+"""The first page of help: short, true to the options behind it, and there at once."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from hpc_localsgd.commands.configuration import help_page
+from hpc_localsgd.commands.configuration.config import arguments
+from hpc_localsgd.commands.configuration.names import choices
+from hpc_localsgd.commands.configuration.options import Config
+from hpc_localsgd.commands.plan.command import parser as plan_parser
+from hpc_localsgd.train import main
+
+SCREENS = 80  # lines: two screens of a terminal
+OF_A_RUN = {f.name for f in fields(Config)}
+SHOWN = {option for group in help_page.GROUPS.values() for option in group}
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_first_page_fits_two_screens(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["--help"]) == 0 and main(["--workers=4", "-h"]) == 0
+    page, again = re.split(r"(?=^usage:)", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    assert page == again
+    lines = page.splitlines()
+    assert len(lines) <= SCREENS and max(map(len, lines)) <= columns
+    for option in SHOWN:
+        assert f"\n  --{option.replace('_', '-')}" in page
+    assert "--help-all" in page and "None" not in page
+
+
+def test_the_first_page_shows_options_that_there_are() -> None:
+    assert SHOWN - OF_A_RUN == {"config", "optimizer"}
+    assert set(help_page.about()) == OF_A_RUN  # all are described, and none that is gone
+
+
+@pytest.mark.parametrize("option", ["task", "algorithm", "schedule", "rate"])
+def test_names_on_the_first_page_are_those_that_can_be_typed(option: str) -> None:
+    assert sorted(help_page.names(option)) == sorted(choices(option))
+
+
+@pytest.mark.parametrize(("option", "shown"), [("seed", "0"), ("task", "digits")])
+def test_defaults_are_shown(option: str, shown: str) -> None:
+    assert f"(default: {shown})" in help_page._words(option)
+    assert "default:" not in help_page._words("resume")
+
+
+def test_a_command_with_the_options_of_a_run_shows_its_own_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        arguments(plan_parser(), ["--help"])
+    page = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert page.index("--step-time") < page.index("--task NAME") < page.index("--help-all")
+    assert "before it starts" in page and "--sampling" not in page
+
+
+def test_help_waits_for_nothing_and_the_loop_brings_no_measuring() -> None:
+    code = """
+import sys
+from hpc_localsgd.train import main
+assert main(["--help"]) == 0
+heavy = ("torch", "numpy", "h5py", "jsonargparse", "yaml")
+print("of help", [m for m in heavy if m in sys.modules])
+import hpc_localsgd.loop
+heavy = ("hpc_localsgd.run.probes", "hpc_localsgd.curvature", "scipy", "matplotlib", "torchvision")
+print("of the loop", [m for m in heavy if m in sys.modules])
+"""
+    root = Path(__file__).parents[2]
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120
+    )
+    assert "\nof help []\nof the loop []\n" in said.stdout, said.stdout[-500:] + said.stderr[-2000:]

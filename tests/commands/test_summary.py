@@ -1,0 +1,125 @@
+"""`python -m hpc_localsgd summary`: what it says of one run, of several, and to a script."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from launching import ROOT
+
+from hpc_localsgd.commands.summary import main
+from hpc_localsgd.trajectory import Header, Writer
+
+
+def record(
+    folder: Path,
+    status: str = "complete",
+    t0: int = 0,
+    clock: Literal["measured", "modelled"] = "measured",
+) -> Path:
+    """Ten rounds of 4 steps of two workers: each computes 3 s, waits and transfers 0.5 s."""
+    names = ("digits", "LocalSGD", "every(4)", "mpi(2)")
+    header = Header("seed: 0", *names, 2, 100, 0, t0=t0, clock=clock)
+    with Writer(folder, header, mode="resume" if t0 else "new") as writer:
+        for s in range(t0 // 4, 10):
+            writer.round(
+                step_begin=4 * s,
+                step_end=4 * s + 4,
+                lr=0.1,
+                compute_s=np.full(2, 3.0),
+                wait_s=np.full(2, 0.5),
+                transfer_s=np.full(2, 0.5),
+                payload_bytes=np.full(2, 400.0),
+                wire_bytes=np.full(2, 400.0),
+            )
+        writer.series("eval/test/accuracy", 40, 0.875)
+        writer.close(status)
+    return folder
+
+
+def figures(text: str) -> dict[str, str]:
+    return {line[:23].strip(): line[23:].strip() for line in text.splitlines()[1:]}
+
+
+def test_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(record(tmp_path / "run"))]) == 0
+    said = figures(capsys.readouterr().out)
+    assert said["status"] == "complete" and said["steps"] == "40"
+    assert said["rounds"] == "10, where parallel SGD syncs 40 times"
+    assert said["communication"] == "25.0 % of the time"
+    assert said["payload per worker"] == "4 kB" and said["test accuracy"] == "0.8750"
+
+
+def test_a_resumed_run_says_how_often(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record(tmp_path, "stopped")
+    record(tmp_path, t0=20)
+    main([str(tmp_path)])
+    assert figures(capsys.readouterr().out)["status"] == "complete, resumed once"
+
+
+def test_several_runs_are_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(record(tmp_path / "a")), str(record(tmp_path / "b", "diverged"))]
+    assert main([*runs, str(tmp_path)]) == 0  # a folder without a record is no run
+    _, a, b = capsys.readouterr().out.splitlines()
+    assert a.split() == [runs[0], "complete", "2", "40", "10", "0.8750", "1", "25.0"]
+    assert b.split()[:2] == [runs[1], "diverged"]
+
+
+def test_what_is_modelled_is_marked_beside_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(record(tmp_path / "a")), str(record(tmp_path / "b", clock="modelled"))]
+    assert main(runs) == 0
+    _, a, b = capsys.readouterr().out.splitlines()
+    assert a.endswith(" 25.0") and b.endswith(" 25.0, modelled")
+
+
+def test_a_word_for_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(record(tmp_path / "a", "stopped")), str(tmp_path / "nothing")]
+    assert main(["--status", *runs]) == 0
+    assert capsys.readouterr().out.split() == ["stopped", "none"]
+
+
+def test_the_step_at_which_the_last_start_began_for_scripts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path / "a", "stopped")
+    record(tmp_path / "a", "stopped", t0=20)
+    runs = [tmp_path / "a", record(tmp_path / "b"), tmp_path / "nothing"]
+    assert main(["--began", *map(str, runs)]) == 0
+    assert capsys.readouterr().out.split() == ["20", "0", "none"]
+
+
+def test_a_record_that_is_damaged_says_nothing_to_scripts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path)
+    (tmp_path / "trajectory-0001.h5").write_bytes(b"")
+    assert main(["--began", str(tmp_path)]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_without_a_round_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = Header("seed: 0", "digits", "LocalSGD", "every(4)", "mpi(2)", 2, 100, 0)
+    Writer(tmp_path, header).close("stopped")
+    assert main([str(tmp_path)]) == 0
+    said = figures(capsys.readouterr().out)
+    assert said["steps"] == "0" and said["communication"] == "-" and said["test accuracy"] == "-"
+
+
+def test_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nothing")]) == 2
+    assert "no such trajectory" in capsys.readouterr().err
+
+
+def test_it_loads_neither_torch_nor_a_transport(tmp_path: Path) -> None:
+    code = (
+        "import sys; from hpc_localsgd.commands.summary import main\n"
+        f"main([{str(record(tmp_path))!r}])\n"
+        "assert not {'torch', 'mpi4py', 'horovod'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

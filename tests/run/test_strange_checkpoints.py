@@ -1,0 +1,159 @@
+"""Checkpoints with a right checksum and wrong content: refused in a sentence, and not in part."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpc_localsgd import train
+from hpc_localsgd.run.checkpoint import shard
+from hpc_localsgd.run.checkpoint.place import Place
+
+RUN = ["--steps=6", "--batch-per-worker=2", "--task.hidden=4", "--schedule=every", "--workers=2"]
+RUN += ["--schedule.steps=2", "--evaluate-every=0", "--spread-every=0", "--figures=false"]
+RUN += ["--algorithm=slowmo"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is over: its last checkpoint is of step 6."""
+    out = tmp_path_factory.mktemp("kept") / "run"
+    assert train.main([*RUN, f"--out={out}"]) == 0
+    return out
+
+
+def put(path: str, value: Any) -> Callable[[dict[Any, Any]], None]:
+    """A change of one part of a state; None removes it."""
+
+    def change(state: dict[Any, Any]) -> None:
+        *above, last = [int(word) if word.isdecimal() else word for word in path.split(".")]
+        for word in above:
+            state = state[word]
+        if value is None:
+            del state[last]
+        else:
+            state[last] = value(state[last]) if callable(value) else value
+
+    return change
+
+
+def wider(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x, x[:, :1]], 1)
+
+
+def endless(x: torch.Tensor) -> torch.Tensor:
+    """Of a size that nobody has, in a few bytes."""
+    return torch.zeros(1, 1).expand(len(x), 10**13)
+
+
+STRANGE: dict[str, tuple[Callable[[dict[Any, Any]], None], str]] = {
+    "shape": (put("x", wider), "'x' is [2, "),
+    "endless": (put("x", endless), "'x' is [2, 10000000000000]"),
+    "dtype": (put("x", lambda x: x.double()), "'x' is [2, "),
+    "missing": (put("buffers", None), "it has no 'buffers'"),
+    "buffers": (put("buffers", lambda x: torch.zeros(2, 7)), "'buffers' is [2, 7]"),
+    "rng": (put("rng", lambda x: x[:5]), "'rng' is [5]"),
+    "negative": (put("place.t", -1), "is no place in a run of 6 steps"),
+    "beyond": (put("place.end", 10**9), "is no place in a run of 6 steps"),
+    "round": (put("place.s", 99), "step 6 of round 99"),
+    "fraction": (put("place.begin", float("nan")), "holds what is no whole number"),
+    "beyond its own end": (put("steps", 5), "is no place in a run of 5 steps"),
+    "algorithm": (put("sync", lambda x: {}), "it has no 'sync.anchor', so it is of another"),
+    "another": (lambda state: state["sync"].update(y=1), "'sync.y' is not"),
+    "memory": (put("sync.u", lambda u: u[:-1]), "'sync.u' is ["),
+    "groups": (put("optimizer.param_groups", lambda g: g[:1]), "other groups of parameters"),
+    "momentum": (put("optimizer.param_groups.0.momentum", 0.5), "has another 'momentum'"),
+    "state": (put("optimizer.state.0", None), "has the state of other tensors"),
+    "moments": (put("optimizer.state.0", lambda x: {"exp_avg": x}), "is not the state of this"),
+    "moment": (
+        put("optimizer.state.0.momentum_buffer", lambda m: m[:1]),
+        "_buffer' is [1",
+    ),
+    "record": (put("record", lambda x: {"rows": 3}), "its record is not rows, loss"),
+    "task": (put("task.skipped", None), "it has no 'task.skipped'"),
+}
+
+
+def again(kept: Path, tmp_path: Path, change: Callable[[dict[Any, Any]], None]) -> list[str]:
+    """The command that resumes a copy whose shard was changed and has its checksum."""
+    out = tmp_path / "run"
+    shutil.copytree(kept, out)
+    path = max((out / "checkpoints").glob("step-*")) / "rank-0-of-1.pt"
+    state = shard.read(path)
+    change(state)
+    shard.write(path, state)
+    return [*RUN, f"--out={out}", "--resume"]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_is_not_of_this_run_is_refused_and_nothing_of_it_loaded(
+    name: str,
+    kept: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def loaded(*given: Any) -> None:
+        raise AssertionError("a part was loaded")
+
+    monkeypatch.setattr(Place, "restore", loaded)
+    assert train.main(again(kept, tmp_path, STRANGE[name][0])) == 2
+    said = capfd.readouterr().err
+    assert STRANGE[name][1] in said and "the checkpoint of step 6 is not of this run" in said
+    assert "Traceback" not in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("steps", [7, 10**18])
+def test_a_place_of_another_length_is_refused_like_any_other_length(
+    steps: int, kept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(again(kept, tmp_path, put("steps", steps))) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "Traceback" not in said
+    assert (f"begun with {steps} steps" if steps < 10**12 else "is more than 1e+12") in said
+
+
+def test_what_is_of_this_run_is_gone_on_with(kept: Path, tmp_path: Path) -> None:
+    assert train.main(again(kept, tmp_path, lambda state: None)) == 0
+
+
+def call(marker: Path) -> Any:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {marker}",)
+
+    return Evil()
+
+
+def test_a_shard_runs_nothing(
+    kept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pickle would call what a file names."""
+    marker = tmp_path / "it_ran"
+    words = again(kept, tmp_path, lambda state: state.update(record=call(marker)))
+    for folder in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[:-1]:
+        shutil.rmtree(folder)
+    assert train.main(words) == 2
+    assert "every checkpoint in" in capfd.readouterr().err and not marker.exists()
+
+
+@pytest.mark.parametrize("change", [put("place", None), put("x", 7), put("after", "1")])
+def test_a_shard_without_a_place_is_no_shard(
+    change: Callable[[dict[Any, Any]], None], kept: Path, tmp_path: Path
+) -> None:
+    again(kept, tmp_path, change)
+    path = max((tmp_path / "run" / "checkpoints").glob("step-*")) / "rank-0-of-1.pt"
+    with pytest.raises(shard.DamagedShard):
+        shard.read(path)
+
+
+def test_a_pipe_in_place_of_a_shard_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rank-0-of-1.pt")
+    with pytest.raises(shard.DamagedShard, match="is not a file"):
+        shard.read(tmp_path / "rank-0-of-1.pt")
