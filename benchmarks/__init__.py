@@ -1,0 +1,1 @@
+"""Scripts that measure; `netlab` and `collectives` are also imported from here."""
