@@ -1,6 +1,7 @@
 """The main job: `horovodrun -np 4 python -m hpc_localsgd.train`.
 
-Parses the options, assembles the run, trains, and shows what came of it. Exit status: see `exit_codes`.
+Parses the options, assembles the run, trains, and shows what came of it. Exit status: see
+`exit_codes`.
 """
 
 from __future__ import annotations
