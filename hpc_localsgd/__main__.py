@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from hpc_localsgd.commands.output import outlive_readers
+from hpc_localsgd.environment import collection
 
 _COMMANDS = "hpc_localsgd.commands"
 COMMANDS = {
@@ -41,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"unknown command {command!r}{guess} ({', '.join(COMMANDS)})", file=sys.stderr)
         return 2
     try:
-        return int(import_module(COMMANDS[command][0]).main(rest))
+        with collection.paused():
+            module = import_module(COMMANDS[command][0])
+        return int(module.main(rest))
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -52,4 +55,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     outlive_readers()
+    collection.leave_at_exit()
     sys.exit(main())

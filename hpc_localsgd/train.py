@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.commands.configuration import help_page
 from hpc_localsgd.commands.exit_codes import DIVERGED, OK, STOPPED, complain, in_world, refuse
 from hpc_localsgd.commands.output import outlive_readers
+from hpc_localsgd.environment import collection
 from hpc_localsgd.environment.allocation import of_this_process, told
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
@@ -43,11 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str], stopping: Stopping) -> int:
-    from hpc_localsgd.commands.configuration.config import parse
-
     launch = detect(os.environ)
     try:
-        resolved = parse(argv, PROG)
+        with collection.paused():
+            from hpc_localsgd.commands.configuration.config import parse
+
+            resolved = parse(argv, PROG)
     except ConfigurationError as error:  # all ranks were given the same words
         return refuse(str(error), launch, PROG, alike=True)
     try:
@@ -58,9 +60,10 @@ def _main(argv: Sequence[str], stopping: Stopping) -> int:
 
 def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) -> int:
     """Train with parsed options in the world this process was launched into."""
-    from hpc_localsgd.commands.assembly import make_world, started, watchdog_s
-    from hpc_localsgd.commands.smoke import smaller
-    from hpc_localsgd.run.watchdog import Starting
+    with collection.paused():
+        from hpc_localsgd.commands.assembly import make_world, started, watchdog_s
+        from hpc_localsgd.commands.smoke import smaller
+        from hpc_localsgd.run.watchdog import Starting
 
     if resolved.config.smoke:
         resolved = replace(resolved, config=smaller(resolved.config, started(launch) or 1))
@@ -69,19 +72,20 @@ def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) ->
     starting = Starting(launch.rank, 0 if started(launch) == 1 else least_s)
     if stopping is not None:
         stopping.attend(starting.look)
-    with starting.joining():
+    with starting.joining(), collection.paused():
         world = make_world(config, launch)
     return in_world(world, PROG, lambda: _train(resolved, world, stopping))
 
 
 def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -> int:
-    from hpc_localsgd.commands.assembly import make_job
-    from hpc_localsgd.commands.display import Display
-    from hpc_localsgd.loop import train
-    from hpc_localsgd.run.recorder import Diverged
+    with collection.paused():
+        from hpc_localsgd.commands.assembly import make_job
+        from hpc_localsgd.commands.display import Display
+        from hpc_localsgd.loop import train
+        from hpc_localsgd.run.recorder import Diverged
 
     with Display(world.rank, sys.stdout.isatty() and world.n == 1) as display:
-        with nothing_left(Path(resolved.config.out), world.rank == 0):
+        with nothing_left(Path(resolved.config.out), world.rank == 0), collection.paused():
             job = make_job(resolved, world, display.show, stopping)
         where = told(job.hosts, of_this_process()) if world.rank == 0 and world.n > 1 else []
         display.begin(job.run, [*where, *resolved.notes])
@@ -147,4 +151,5 @@ def _conclude(job: Job, figures: bool) -> None:
 
 if __name__ == "__main__":
     outlive_readers()
+    collection.leave_at_exit()
     sys.exit(main())

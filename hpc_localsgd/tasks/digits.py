@@ -11,6 +11,7 @@ from torch import nn
 
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.digit_images import load, stratified
 
 SIDE = 8  # pixels of an image, each way
 
@@ -59,21 +60,14 @@ class digits(TaskSpec):
 
     def splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Standardised images [N, 1, 8, 8] and labels [N] of "train" and "test"."""
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        images, labels = load_digits(return_X_y=True)
-        train, test, train_labels, test_labels = train_test_split(
-            images.reshape(-1, 1, SIDE, SIDE),
-            labels,
-            test_size=self.test_fraction,
-            random_state=self.split_seed,
-            stratify=labels,
-        )
+        images, labels = load()
+        images = images.reshape(-1, 1, SIDE, SIDE)
+        of_train, of_test = stratified(labels, self.test_fraction, self.split_seed)
+        train, test = images[of_train], images[of_test]
         mean, std = train.mean(), train.std()
         return {
-            "train": ((train - mean) / std, train_labels),
-            "test": ((test - mean) / std, test_labels),
+            "train": ((train - mean) / std, labels[of_train]),
+            "test": ((test - mean) / std, labels[of_test]),
         }
 
 

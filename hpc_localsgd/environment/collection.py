@@ -1,0 +1,31 @@
+"""Python's collection of garbage, kept out of the way where there is none: a start and an end.
+
+Importing torch makes some hundred thousand objects that live as long as the process. Looking
+through them again and again as they come, and once more object by object as the process ends, is a
+third of the processor time of a rank that trains for a moment; with many ranks a host, of its
+start.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Collect nothing inside the block, which imports and builds what stays."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def leave_at_exit() -> None:
+    """Let the system take back this process's memory at its end, rather than object by object."""
+    atexit.register(gc.freeze)  # files and libraries are closed by exit handlers of their own
