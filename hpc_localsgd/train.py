@@ -33,7 +33,7 @@ PROG = "python -m hpc_localsgd.train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says; returns the exit status."""
+    """Train as the command line says; return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if help_page.asked(argv):
         sys.stdout.write(help_page.first_page(PROG))
@@ -130,7 +130,7 @@ def nothing_left(out: Path, first: bool) -> Iterator[None]:
 
 
 def _conclude(job: Job, figures: bool) -> None:
-    """Rank 0: draw the figures and print the closing table."""
+    """Draw the figures and print the closing table, on rank 0."""
     from hpc_localsgd.commands.display import show_conclusion
     from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 

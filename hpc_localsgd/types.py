@@ -56,7 +56,7 @@ class Now:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model weighs: the lengths of its tensors in the flat vector, and a number's bytes.
+    """Lengths of a model's tensors in the flat vector, and the bytes of a number.
 
     Attributes:
         sizes: Length of each tensor; they sum to P.
@@ -68,7 +68,7 @@ class Footprint:
 
     @property
     def P(self) -> int:
-        """Numbers in the flat vector."""
+        """Length of the flat vector."""
         return sum(self.sizes)
 
     @property
@@ -78,7 +78,7 @@ class Footprint:
 
 
 def legend(thing: Any) -> str:
-    """How an object is called in figures and tables: its class, and what is not as by default."""
+    """Return the name of an object in figures and tables: its class, and non-default options."""
     if not is_dataclass(thing) or isinstance(thing, type):
         return repr(thing)
     changed = [
@@ -97,7 +97,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 class ConfigurationError(ValueError):
-    """A fault of the user's request: what was given, what is allowed, what to type.
+    """An error in the user's request: what was given, what is allowed, what to type.
 
     Raised before any rank communicates, and by all ranks alike. The front door prints its text
     without a traceback.
@@ -105,7 +105,7 @@ class ConfigurationError(ValueError):
 
 
 class DataError(RuntimeError):
-    """A fault in the data that one rank found in the middle of a run, naming file and item.
+    """An error in the data that one rank found during a run, naming file and item.
 
     Unlike a ConfigurationError it is this rank's alone: the job is ended at once. The front door
     prints its text without a traceback.
@@ -113,21 +113,21 @@ class DataError(RuntimeError):
 
 
 class Unreachable(RuntimeError):
-    """An exchange has failed: a rank that this one talks with is gone, or the network between them.
+    """An exchange failed: a rank that this one talks with is gone, or the network between them.
 
     What a rank has kept is good to go on from. The front door prints its text without a traceback.
     """
 
 
 class Gone(RuntimeError):
-    """The record of a run that is at its end is not there any more, or cannot be read.
+    """The record of a finished run is missing, or cannot be read.
 
     Trying again would find the same. The front door prints its text without a traceback.
     """
 
 
 class NotKept(RuntimeError):
-    """What this rank needs to go on from here is not on the disk, and its run is at its end.
+    """What this rank needs to resume from here is not on disk, and its run has ended.
 
     Earlier checkpoints are. The front door prints its text without a traceback.
     """

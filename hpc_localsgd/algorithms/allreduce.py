@@ -38,28 +38,28 @@ class AllReduce(Algorithm):
     sends_gradients = True
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """`memory` [R, P]: what the codec lost so far."""
+        """Return the state: `memory` [R, P], what the codec has lost so far."""
         del x, world
         return {"memory": None, "sizes": model.sizes}
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The average gradient on every worker."""
+        """Return the average gradient on every worker."""
         del now
         g, memory = compressed_mean(g, self.compressor, state["memory"], state["sizes"], world)
         return g, {**state, "memory": memory}
 
     def in_backward(self, state: State, world: World, now: Now) -> Begin | None:
-        """The plain average can be begun part by part."""
+        """Return the plain average, which can be begun for each part of the gradient by itself."""
         del state, now
         return part_by_part(world) if self.compressor is None else None
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """Nothing: equal workers that took equal steps are equal."""
+        """Return `x` as it is: equal workers that took equal steps are equal."""
         del world, now
         return x, state
 
     def payload(self, model: Footprint, K: int, now: Now) -> int:
-        """One (coded) gradient a step."""
+        """Return the bytes of one (encoded) gradient a step."""
         del K
         codec = self.compressor
         return now.H * (codec.payload(model.sizes) if codec else model.nbytes)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CoCoD(Algorithm):
-    """Computation and communication decoupled: the average of the last exchange, one round late.
+    """Computation and communication decoupled: the average of an exchange is used one round later.
 
         x_k <- A + (x_k - sent_k)        A = mean_j sent_j, under way since the last exchange
         sent_k <- x_k                    begin mean_j sent_j
@@ -29,12 +29,12 @@ class CoCoD(Algorithm):
     ends_its_own_way = True
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """Nothing is under way: all workers are equal."""
+        """Return a state without an exchange under way: all workers are equal."""
         del x, world, model
         return {"sent": None, "begun": None}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The late average plus what the round itself did; then begin the next one."""
+        """Add what the round did to the previous exchange's average, and begin the next."""
         if state["begun"] is not None:
             x.sub_(state["sent"]).add_(state["begun"].wait())
         if now.last:
@@ -42,17 +42,17 @@ class CoCoD(Algorithm):
         return x, {"sent": x.clone(), "begun": world.begin_mean(x)}
 
     def makes_equal(self, state: State, now: Now) -> bool:
-        """Tell whether it is the last exchange, which is waited for."""
+        """Return whether this is the last exchange, whose average is waited for."""
         del state
         return now.last
 
     def resume(self, state: State, world: World) -> State:
-        """Begin the average under way anew, from what was sent."""
+        """Begin the average that was under way again, from what was sent."""
         if state["sent"] is None:
             return state
         return {**state, "begun": world.begin_mean(state["sent"])}
 
     def payload(self, model: Footprint, K: int, now: Now) -> int:
-        """One copy of the parameters a round."""
+        """Return the bytes of one copy of the parameters a round."""
         del K, now
         return model.nbytes

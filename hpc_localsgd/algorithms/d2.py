@@ -39,7 +39,7 @@ class D2(Algorithm):
     topology: Topology = field(default_factory=lambda: lazy(of=ring()))
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """`x` [R, P], the beginning of the round, and `y` [R, P] of the round before."""
+        """Return the state: `x` [R, P], the round's start, and `y` [R, P] of the round before."""
         del model
         if self.topology.period(world.size) != 1:
             raise ConfigurationError(f"d2 needs a graph that does not change, not {self.topology}")
@@ -52,7 +52,7 @@ class D2(Algorithm):
         return {"x": x.clone(), "y": x.clone()}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The corrected mix of the neighbourhood."""
+        """Return the corrected average of each worker's neighbourhood."""
         start, y = state["x"], state["y"]
         corrected = start.sub_(y)  # 0 in the first round
         y.copy_(x)
@@ -61,5 +61,5 @@ class D2(Algorithm):
         return x, state
 
     def payload(self, model: Footprint, K: int, now: Now) -> np.ndarray:
-        """One copy of the parameters for each neighbour, [K]."""
+        """Return the bytes of one copy of the parameters for each neighbour, [K]."""
         return vectors_sent(self.topology.matrix(K, now.s)) * model.nbytes

@@ -59,7 +59,7 @@ class DiLoCo(Algorithm):
             ) from error
 
     def outer(self, anchor: torch.Tensor) -> torch.optim.Optimizer:
-        """A fresh outer optimiser of the anchor [P]."""
+        """Return a new outer optimiser of the anchor [P]."""
         own = {"momentum": self.momentum, "nesterov": self.momentum > 0}
         options = {**(own if self.optimizer == "SGD" else {}), **self.options}
         kind = getattr(torch.optim, self.optimizer)
@@ -70,14 +70,14 @@ class DiLoCo(Algorithm):
         return make([anchor], lr=self.lr, **options)
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """`anchor` [P] and the state of the outer optimiser."""
+        """Return the state: `anchor` [P] and the state of the outer optimiser."""
         del world
         anchor = x[0].clone()
         outer = self.outer(anchor).state_dict()
         return {"anchor": anchor, "outer": outer, "memory": None, "sizes": model.sizes}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The anchor after an outer step, on every worker."""
+        """Return the anchor after an outer step, on every worker."""
         del now
         anchor, memory = state["anchor"], state["memory"]
         x.sub_(anchor).neg_()  # anchor - x_k
@@ -91,6 +91,6 @@ class DiLoCo(Algorithm):
         return x, {**state, "memory": memory, "outer": outer.state_dict()}
 
     def payload(self, model: Footprint, K: int, now: Now) -> int:
-        """One (coded) difference a round."""
+        """Return the bytes of one (encoded) difference a round."""
         del K, now
         return self.compressor.payload(model.sizes) if self.compressor else model.nbytes

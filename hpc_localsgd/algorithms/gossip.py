@@ -42,13 +42,13 @@ class Gossip(Algorithm):
     order: Literal["atc", "awc"] = "atc"
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """With AWC, `before` [R, P]: the parameters at the beginning of the round."""
+        """Return the state: with AWC, `before` [R, P], the parameters at the round's beginning."""
         del model
         self.topology.matrix(world.size)  # raises if there is none for K workers
         return {"before": x.clone()} if self.order == "awc" else {}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The mix of the neighbourhood."""
+        """Return the average of each worker's neighbourhood."""
         W = self.topology.matrix(world.size, now.s)
         if self.order == "atc":
             return world.mix(x, W), state
@@ -59,5 +59,5 @@ class Gossip(Algorithm):
         return x, state
 
     def payload(self, model: Footprint, K: int, now: Now) -> np.ndarray:
-        """One copy of the parameters for each neighbour, [K]."""
+        """Return the bytes of one copy of the parameters for each neighbour, [K]."""
         return vectors_sent(self.topology.matrix(K, now.s)) * model.nbytes

@@ -39,13 +39,13 @@ class GradientTracking(Algorithm):
     topology: Topology = field(default_factory=ring)
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """`y` and `g` [R, P], the tracked and the last gradient; there are none yet."""
+        """Return the state: tracked and last gradient, `y` and `g` [R, P], none at first."""
         del x, model
         self.topology.matrix(world.size)
         return {"y": None, "g": None}
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The tracked gradients [R, P]."""
+        """Return the tracked gradients [R, P]."""
         if state["y"] is None:
             return g, {"y": g.clone(), "g": g.clone()}
         y, last = state["y"], state["g"]
@@ -56,10 +56,10 @@ class GradientTracking(Algorithm):
         return g, state
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The mix of the neighbourhood."""
+        """Return the average of each worker's neighbourhood."""
         return world.mix(x, self.topology.matrix(world.size, now.s)), state
 
     def payload(self, model: Footprint, K: int, now: Now) -> np.ndarray:
-        """X and y for each neighbour, [K]; in the first step only x."""
+        """Return the bytes of x and y for each neighbour, [K]; in the first step only of x."""
         vectors = vectors_sent(self.topology.matrix(K, now.s)) * (1 if now.t == 0 else 2)
         return vectors * model.nbytes

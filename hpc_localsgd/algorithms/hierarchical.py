@@ -64,7 +64,7 @@ class Hierarchical(Algorithm):
             )
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """`levels`: block sizes with the whole world last."""
+        """Return the state: `levels`, the block sizes, the whole world last."""
         del x, model
         blocks = tuple(self.blocks) or (world.workers_per_host(),)
         levels = (*blocks, world.size)
@@ -79,23 +79,23 @@ class Hierarchical(Algorithm):
         return {"levels": levels}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The average over the largest block whose turn it is."""
+        """Return the average over the largest block that is due."""
         return world.mean(x, state["levels"][self.level(now)]), state
 
     def makes_equal(self, state: State, now: Now) -> bool:
-        """Tell whether all workers meet, and not their blocks only."""
+        """Return whether all workers are averaged, not only those of a block."""
         levels = state["levels"]
         return bool(levels[self.level(now)] == levels[-1])
 
     def level(self, now: Now) -> int:
-        """Which level the round ends with: 0 is the smallest blocks, len(rounds) all workers."""
+        """Return the level that ends the round: 0 the smallest blocks, len(rounds) all workers."""
         if now.last or (self.parallel_first and now.parallel):
             return len(self.rounds)
         periods = accumulate(self.rounds, lambda a, b: a * b)
         return sum((now.s + 1) % period == 0 for period in periods)
 
     def payload(self, model: Footprint, K: int, now: Now) -> int:
-        """One copy of the parameters a round (nothing from a block of one)."""
+        """Return the bytes of one copy of the parameters a round (none from a block of one)."""
         alone = self.level(now) == 0 and tuple(self.blocks)[:1] == (1,)
         return 0 if alone or K == 1 else model.nbytes
 

@@ -46,27 +46,27 @@ class LocalSGD(Algorithm):
 
     @property
     def ends_at_mean(self) -> bool:  # type: ignore[override]
-        """Unless a codec rounds the differences."""
+        """Whether an exchange ends at the mean: unless a codec rounds the differences."""
         return self.compressor is None
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """`parallel`: no local step has been taken yet, so workers and momenta are equal."""
+        """Return the state: `parallel` is true until local steps make the workers differ."""
         del world
         anchor = x[0].clone() if self.compressor else None
         parallel = self.average == "gradients"
         return {"parallel": parallel, "anchor": anchor, "memory": None, "sizes": model.sizes}
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The average gradient in the parallel phase, each worker's own after it."""
+        """Return the average gradient in the parallel phase, after it each worker's own."""
         parallel = state["parallel"] and now.H == 1
         return (world.mean(g) if parallel else g), {**state, "parallel": parallel}
 
     def in_backward(self, state: State, world: World, now: Now) -> Begin | None:
-        """In the parallel phase the average can be begun part by part."""
+        """Return the plain average in the parallel phase; it can be begun part by part."""
         return part_by_part(world) if state["parallel"] and now.H == 1 else None
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The average parameters on every worker."""
+        """Return the average parameters on every worker."""
         del now
         anchor, memory = state["anchor"], state["memory"]
         if state["parallel"]:
@@ -82,7 +82,7 @@ class LocalSGD(Algorithm):
         return x, {**state, "memory": memory}
 
     def payload(self, model: Footprint, K: int, now: Now) -> int:
-        """One copy of the parameters a round, coded after the parallel phase."""
+        """Return the bytes of one copy of the parameters, encoded after the parallel phase."""
         del K
         parallel = now.parallel and self.average == "gradients"
         if self.compressor is None or parallel:

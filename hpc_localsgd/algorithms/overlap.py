@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Overlap(Algorithm):
-    """Overlap-Local-SGD: z is the anchor, whose average has been under way since the last exchange.
+    """Overlap-Local-SGD: the average of the anchor z is under way from one exchange to the next.
 
         x_k <- (1 - pull) x_k + pull z
         v_k <- beta v_k + (z - x_k)        z_k <- z - v_k        begin z <- mean_k z_k
@@ -45,12 +45,12 @@ class Overlap(Algorithm):
             )
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """`z` [R, P] of every worker, `v` [R, P], and nothing under way."""
+        """Return the state: `z` [R, P] of every worker, `v` [R, P], and no exchange under way."""
         del world, model
         return {"z": x.clone(), "v": x.new_zeros(x.shape), "flying": False, "begun": None}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """Pull back to the anchor that arrived, move it, and send it on its way again."""
+        """Pull the workers to the anchor that arrived, move it, and begin its next average."""
         z, v = state["z"], state["v"]
         if state["begun"] is not None:
             z[:] = state["begun"].wait()
@@ -62,15 +62,15 @@ class Overlap(Algorithm):
         return x, {**state, "flying": True, "begun": world.begin_mean(z)}
 
     def makes_equal(self, state: State, now: Now) -> bool:
-        """Tell whether it is the last exchange, which is waited for."""
+        """Return whether this is the last exchange, whose average is waited for."""
         del state
         return now.last
 
     def resume(self, state: State, world: World) -> State:
-        """Begin the average under way anew, from each worker's z."""
+        """Begin the average that was under way again, from each worker's z."""
         return {**state, "begun": world.begin_mean(state["z"]) if state["flying"] else None}
 
     def payload(self, model: Footprint, K: int, now: Now) -> int:
-        """One copy of the parameters a round."""
+        """Return the bytes of one copy of the parameters a round."""
         del K, now
         return model.nbytes

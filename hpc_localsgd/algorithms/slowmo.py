@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SlowMo(Algorithm):
-    """Slow momentum over Local SGD; anchor is where the round began, lr its learning rate then.
+    """Slow momentum over Local SGD; `anchor` is where the round began, `lr` its learning rate.
 
         u <- beta u + (anchor - mean_k x_k) / lr        x_k <- anchor - alpha lr u
 
@@ -45,12 +45,12 @@ class SlowMo(Algorithm):
             )
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """`anchor` [P] and `u` [P]."""
+        """Return the state: `anchor` [P] and the slow momentum `u` [P]."""
         del world, model
         return {"anchor": x[0].clone(), "u": x.new_zeros(x.shape[1])}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The anchor moved by slow momentum, on every worker."""
+        """Return the anchor moved by slow momentum, on every worker."""
         anchor, u = state["anchor"], state["u"]
         x = world.mean(x)
         if now.lr_round > 0:
@@ -60,6 +60,6 @@ class SlowMo(Algorithm):
         return x, state
 
     def payload(self, model: Footprint, K: int, now: Now) -> int:
-        """One copy of the parameters a round."""
+        """Return the bytes of one copy of the parameters a round."""
         del K, now
         return model.nbytes

@@ -59,13 +59,13 @@ class StreamingDiLoCo(Algorithm):
             )
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """`anchor` [P], `u` [P] (outer momentum), and where the fragments begin and end."""
+        """Return the state: `anchor` [P], outer momentum `u` [P], bounds of the fragments."""
         del world
         at, u = cuts(model.sizes, self.fragments), x.new_zeros(x.shape[1])
         return {"anchor": x[0].clone(), "u": u, "cuts": at, "flying": -1, "begun": None}
 
     def acts_on_step(self, state: State, now: Now) -> bool:
-        """Whether an exchange is under way that was begun `delay` steps before."""
+        """Return whether an exchange that was begun `delay` steps ago is under way."""
         return bool(state["flying"] >= 0 and now.h + 1 >= self.delay)
 
     def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
@@ -74,7 +74,7 @@ class StreamingDiLoCo(Algorithm):
         return self._land(x, state) if self.acts_on_step(state, now) else (x, state)
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """Begin the exchange of the fragment whose turn it is; at the end of the run, of all."""
+        """Begin the exchange of the fragment that is due; at the run's end, of all fragments."""
         if state["flying"] >= 0:  # a round shorter than the delay
             x, state = self._land(x, state)
         if now.last:
@@ -85,18 +85,18 @@ class StreamingDiLoCo(Algorithm):
         return self._land(x, state) if self.delay == 0 else (x, state)
 
     def makes_equal(self, state: State, now: Now) -> bool:
-        """Tell whether it is the last exchange, which is of all fragments."""
+        """Return whether this is the last exchange, which is of all fragments."""
         del state
         return now.last
 
     def resume(self, state: State, world: World) -> State:
-        """Begin the exchange under way anew, from what was sent."""
+        """Begin the exchange that was under way again, from what was sent."""
         if state["flying"] >= 0:
             return {**state, "begun": world.begin_mean(state["sent"])}
         return state
 
     def payload(self, model: Footprint, K: int, now: Now) -> int:
-        """The fragment; all of them in the last round."""
+        """Return the bytes of the fragment; in the last round, of all fragments."""
         del K
         if now.last:
             return model.nbytes
@@ -108,7 +108,7 @@ class StreamingDiLoCo(Algorithm):
         return {**state, "flying": f, "sent": sent, "begun": world.begin_mean(sent)}
 
     def _land(self, x: Rows, state: State, keep_local: float | None = None) -> tuple[Rows, State]:
-        """The outer step on the fragment under way, merged into every worker."""
+        """Take the outer step on the fragment under way and merge it into every worker."""
         f, mean = state["flying"], state["begun"].wait()
         part = slice(state["cuts"][f], state["cuts"][f + 1])
         anchor, u = state["anchor"][part], state["u"][part]

@@ -20,7 +20,7 @@ NAMES = ("trace", "eigenvalues", "gap", "half_trace", "curvature", "smoothed", "
 
 
 def floor_of(source: Trajectory) -> float:
-    """Give the trace of Xi up to which the workers of a file are equal but for rounding.
+    """Return the trace of Xi up to which the workers of a file are equal but for rounding.
 
     Args:
         source: The file that has the series.
@@ -39,7 +39,7 @@ def floor_of(source: Trajectory) -> float:
 def without_rounding(
     found: Mapping[str, Series], prefix: str, floor: float = 0.0
 ) -> tuple[dict[str, Series], int]:
-    """Give the series with NaN where their workers are equal, and at how many steps they are.
+    """Return the series with NaN where workers are equal, and the number of steps where they are.
 
     Args:
         found: Series by name.
@@ -60,7 +60,7 @@ def without_rounding(
 
 
 def said(blank: int) -> str:
-    """Say for a caption that something was left blank; empty if nothing was.
+    """Say for a caption that values were left blank; return "" if none were.
 
     Args:
         blank: At how many steps.

@@ -9,7 +9,7 @@ from hpc_localsgd.trajectory import Trajectory
 
 
 def sent_bytes(run: Trajectory, step: np.ndarray) -> np.ndarray:
-    """Bytes the mean worker had sent when it had taken so many steps. ``[n] -> [n]``.
+    """Return the bytes the mean worker had sent after so many steps. ``[n] -> [n]``.
 
     Between two exchanges it stands still: a value belongs to the exchanges that came before it.
 
@@ -23,7 +23,7 @@ def sent_bytes(run: Trajectory, step: np.ndarray) -> np.ndarray:
 
 
 def elapsed_s(run: Trajectory, step: np.ndarray) -> np.ndarray:
-    """Seconds of training when so many steps were taken. ``[n] -> [n]``.
+    """Return the seconds of training after so many steps. ``[n] -> [n]``.
 
     The seconds of a round are those of its slowest worker: computing, waiting and transferring.
     Inside a round they pass evenly. Measuring, checkpoints and start-up are not in it.
@@ -40,7 +40,7 @@ def elapsed_s(run: Trajectory, step: np.ndarray) -> np.ndarray:
 
 
 def round_s(run: Trajectory) -> np.ndarray:
-    """``[S]`` seconds of each round: those of its slowest worker, 0 where nothing is known.
+    """Return the seconds of each round ``[S]``: its slowest worker's, 0 where unknown.
 
     Args:
         run: The run.

@@ -18,7 +18,7 @@ PIXELS = 700
 
 @dataclass(frozen=True)
 class Curve:
-    """A line to draw, with its spread when points were put together.
+    """A line to draw, with the range of its values where points were merged.
 
     Attributes:
         x: ``[n]`` positions.
@@ -34,7 +34,7 @@ class Curve:
 
 
 def series_or_none(run: Trajectory, name: str) -> Series | None:
-    """A series as one finite value a step (the mean over other axes), None if it has none.
+    """Read a series as one finite value a step (the mean over other axes); None if it has none.
 
     Args:
         run: The run.
@@ -51,7 +51,7 @@ def series_or_none(run: Trajectory, name: str) -> Series | None:
 
 
 def without_accuracy(run: Trajectory) -> bool:
-    """Whether the run was evaluated and its task has no accuracy: a loss each time, but NaN.
+    """Return whether the run was evaluated but has no accuracy: each has a loss, and NaN for it.
 
     Args:
         run: The run.
@@ -61,7 +61,7 @@ def without_accuracy(run: Trajectory) -> bool:
 
 
 def mean_over_rest(value: np.ndarray) -> np.ndarray:
-    """Mean over every axis but the first of what is not NaN. ``[n, ...] -> [n]``.
+    """Return the mean over all axes but the first, without NaN. ``[n, ...] -> [n]``.
 
     Args:
         value: ``[n, ...]``.
@@ -76,7 +76,7 @@ def mean_over_rest(value: np.ndarray) -> np.ndarray:
 
 
 def thinned(x: np.ndarray, y: np.ndarray, bins: int = PIXELS) -> Curve:
-    """At most `bins` points, each with the range of the values it stands for.
+    """Merge the points into at most `bins`, each with the range of the values it stands for.
 
     Args:
         x: ``[n]`` ascending.
@@ -95,7 +95,7 @@ def thinned(x: np.ndarray, y: np.ndarray, bins: int = PIXELS) -> Curve:
 
 
 def breaks(run: Trajectory, step: np.ndarray) -> np.ndarray:
-    """Indices of `step` before which something is missing: no line goes there.
+    """Return the indices of `step` before which values are missing: no line is drawn there.
 
     Values of rounds stand at the ends of rounds, so those between two of them are counted; others
     have a cadence, and where two are more than one and a half times as far apart as usual, some are
@@ -114,7 +114,7 @@ def breaks(run: Trajectory, step: np.ndarray) -> np.ndarray:
 
 
 def late(step: np.ndarray) -> np.ndarray:
-    """Indices of `step` that come later after the one before than is usual: see `breaks`.
+    """Return the indices of `step` that follow after more steps than usual: see `breaks`.
 
     Args:
         step: ``[n]`` ascending.
@@ -127,7 +127,7 @@ def late(step: np.ndarray) -> np.ndarray:
 
 
 def pieces(n: int, breaks: Sequence[int] | Any) -> list[slice]:
-    """Slices of n values between which something is missing.
+    """Cut n values where some are missing, and return the slices.
 
     Args:
         n: How many there are.
@@ -138,7 +138,7 @@ def pieces(n: int, breaks: Sequence[int] | Any) -> list[slice]:
 
 
 def smoothed(y: np.ndarray, window: int) -> np.ndarray:
-    """Centred running mean whose window shrinks at both ends. ``[n] -> [n]``.
+    """Return the centred running mean, its window shrinking at both ends. ``[n] -> [n]``.
 
     Args:
         y: ``[n]`` finite.
@@ -152,7 +152,7 @@ def smoothed(y: np.ndarray, window: int) -> np.ndarray:
 
 
 def changes(y: np.ndarray) -> np.ndarray:
-    """Indices at which `y` differs from the value before, thinned to what a page can show.
+    """Return the indices at which `y` changes, thinned to what a page can show.
 
     Args:
         y: ``[n]``; NaN is like NaN.
@@ -163,7 +163,7 @@ def changes(y: np.ndarray) -> np.ndarray:
 
 
 def communication_s(run: Trajectory, step: np.ndarray) -> np.ndarray:
-    """Seconds the mean worker has spent waiting and transferring up to each step. ``[n] -> [n]``.
+    """Return the seconds the mean worker waited and transferred up to each step. ``[n] -> [n]``.
 
     Between two exchanges it stands still: a value belongs to the exchanges that came before it.
 
@@ -177,7 +177,7 @@ def communication_s(run: Trajectory, step: np.ndarray) -> np.ndarray:
 
 
 def first_local_step(run: Trajectory) -> int | None:
-    """Global step at which rounds of one step give way to longer ones, None if they never do.
+    """Return the global step at which rounds grow longer than one step; None if they never do.
 
     Args:
         run: The run.

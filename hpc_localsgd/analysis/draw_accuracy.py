@@ -21,7 +21,7 @@ ALONE = 0.62  # height of the figure when there is no accuracy below the loss
 
 
 def draw_accuracy(run: Trajectory) -> Figure:
-    """Two rows (loss, test accuracy), two columns (steps, communication); one column when K = 1.
+    """Draw two rows (loss, test accuracy) and two columns (steps, communication; one when K = 1).
 
     One row for a task that has no accuracy.
 
@@ -48,7 +48,7 @@ def draw_accuracy(run: Trajectory) -> Figure:
 
 
 def rows_of(run: Trajectory) -> tuple[int, str]:
-    """Rows of a figure of loss and accuracy, and its title: a task may have no accuracy.
+    """Return the rows of a figure of loss and accuracy, and its title: a task may have no accuracy.
 
     Args:
         run: The run.
@@ -68,7 +68,7 @@ def _draw_column(run: Trajectory, panels: np.ndarray, seconds: bool) -> None:
 
 
 def name_rows(panels: np.ndarray) -> None:
-    """The names of a column's panels: loss, and test accuracy below it if there is any.
+    """Name the panels of a column: loss, and below it test accuracy if there is any.
 
     Args:
         panels: One or two.
@@ -78,7 +78,7 @@ def name_rows(panels: np.ndarray) -> None:
 
 
 def draw_losses(axes: Axes, run: Trajectory, x: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Training loss and test loss, or a note.
+    """Draw training loss and test loss, or a note where there are none.
 
     Args:
         axes: The panel.
@@ -94,7 +94,7 @@ def draw_losses(axes: Axes, run: Trajectory, x: Callable[[np.ndarray], np.ndarra
 
 
 def draw_score(axes: Axes, run: Trajectory, x: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Test accuracy, or a note.
+    """Draw the test accuracy, or a note where there is none.
 
     Args:
         axes: The panel.
@@ -108,7 +108,7 @@ def draw_score(axes: Axes, run: Trajectory, x: Callable[[np.ndarray], np.ndarray
 
 
 def draw_noisy(axes: Axes, x: np.ndarray, y: np.ndarray, breaks: Sequence[int] | Any = ()) -> None:
-    """The loss of batches: every value pale, their course strong; no line over a gap.
+    """Draw the loss of batches: each value pale, their running mean strong, no line over a gap.
 
     Args:
         axes: The panel.
@@ -131,7 +131,7 @@ def draw_noisy(axes: Axes, x: np.ndarray, y: np.ndarray, breaks: Sequence[int] |
 def draw_points(
     axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, breaks: Sequence[int] | Any = ()
 ) -> None:
-    """Exact values: a dot each, and a line where none is missing between two.
+    """Draw exact values: a dot each, and a line where none is missing between two.
 
     Args:
         axes: The panel.
@@ -153,7 +153,7 @@ def draw_points(
 
 
 def scale_loss(axes: Axes, values: list[np.ndarray]) -> None:
-    """A scale for losses, logarithmic where they span more than a decade; a note without any.
+    """Scale the axis for losses: logarithmic beyond one decade; write a note if there are none.
 
     Args:
         axes: The panel.
@@ -175,7 +175,7 @@ def scale_loss(axes: Axes, values: list[np.ndarray]) -> None:
 
 
 def scale_accuracy(axes: Axes, score: Series | None) -> None:
-    """A scale for accuracies in percent, with room where they end; a note without any.
+    """Scale the axis for accuracies in percent, with room at the ends; write a note if none.
 
     Args:
         axes: The panel.
@@ -228,12 +228,12 @@ def _mark_switch(run: Trajectory, panels: np.ndarray, seconds: bool) -> None:
 
 
 def _range(later: np.ndarray, middle: int, high: int) -> str:
-    """``8`` for a constant H (a short last round aside), ``4-32`` for one that grows."""
+    """Format ``8`` for a constant H (a short last round aside), ``4-32`` for one that grows."""
     return f"{high}" if middle == high else f"{int(later.min())}-{high}"
 
 
 def loss_labels(run: Trajectory) -> list[tuple[float, str, str]]:
-    """Names of the losses beside their last values, for `style.end_labels`.
+    """Return the names of the losses with their last values, for `style.end_labels`.
 
     Args:
         run: The run.
@@ -250,7 +250,7 @@ def loss_labels(run: Trajectory) -> list[tuple[float, str, str]]:
 
 
 def accuracy_labels(run: Trajectory) -> list[tuple[float, str, str]]:
-    """The last accuracy, for `style.end_labels`.
+    """Return the last accuracy, for `style.end_labels`.
 
     Args:
         run: The run.
@@ -263,7 +263,7 @@ def accuracy_labels(run: Trajectory) -> list[tuple[float, str, str]]:
 
 
 def last_step(run: Trajectory) -> int:
-    """Last step of which anything is known.
+    """Return the last step of which anything is known.
 
     Args:
         run: The run.

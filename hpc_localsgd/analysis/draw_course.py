@@ -41,7 +41,7 @@ SPENT = Cost("seconds", costs.elapsed_s)
 
 
 def draw_course(run: Trajectory) -> Figure:
-    """Two rows (loss, test accuracy if there is any), a column for each cost that is known.
+    """Draw two rows (loss, test accuracy if any) with a column for each cost that is known.
 
     Args:
         run: The run.
@@ -95,7 +95,7 @@ def _place_axis(run: Trajectory, panels: np.ndarray, cost: Cost, last: int) -> N
 
 
 def _add_epochs(axes: Axes, run: Trajectory, last: int) -> None:
-    """The same axis in epochs, on top."""
+    """Add the same axis in epochs at the top."""
     an_epoch = steps_per_epoch(run)
     if not an_epoch > 0:
         return

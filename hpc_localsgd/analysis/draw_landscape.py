@@ -17,7 +17,7 @@ LEVELS = 14
 
 
 def draw_landscape(found: Landscape) -> Figure:
-    """A figure of a line or of a plane.
+    """Draw a line or a plane.
 
     Args:
         found: The landscape.
@@ -88,7 +88,7 @@ def _draw_plane(figure: Figure, found: Landscape) -> None:
 
 
 def _draw_path(axes: Axes, found: Landscape) -> None:
-    """The snapshots from the first (open) to the last (red); random directions miss the path."""
+    """Draw the snapshots from first (open) to last (red); random directions miss the path."""
     if found.directions == "random":
         axes.scatter(0, 0, s=26, color=style.RED, edgecolor=style.INK, linewidth=0.8, zorder=4)
     if found.directions != "pca" or not len(found.position):
@@ -109,7 +109,7 @@ def _draw_path(axes: Axes, found: Landscape) -> None:
 
 
 def _levels(fine: np.ndarray) -> np.ndarray:
-    """Evenly spaced where the loss is of one size, in equal ratios where it is not."""
+    """Return levels: evenly spaced where losses are of one size, else in equal ratios."""
     low, high = float(fine.min()), float(np.quantile(fine, 0.97))
     if low > 0 and high > 8 * low:
         return np.geomspace(low, high, LEVELS)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def draw_plan(run: Trajectory) -> Figure:
-    """Planned in a pale broad line, what happened in a dark thin one on it.
+    """Draw the plan as a pale broad line and what happened as a dark thin one on it.
 
     Args:
         run: The run.
@@ -44,7 +44,7 @@ def draw_plan(run: Trajectory) -> Figure:
 
 
 def _draw_rates(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
-    """The planned rate of every step; on it, what was recorded of each round's first step."""
+    """Draw the planned rate of every step, and the recorded one of each round's first step."""
     axes.set_title("learning rate", loc="left", fontsize=8.5, color=style.GREY)
     shown = [run.rounds.lr]
     if plan is not None:
@@ -57,7 +57,7 @@ def _draw_rates(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
 
 
 def _draw_lengths(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
-    """H of every round, planned and recorded."""
+    """Draw H of every round, planned and recorded."""
     axes.set_title("H, local steps a round", loc="left", fontsize=8.5, color=style.GREY)
     ours, shown = run.rounds, [run.rounds.local_steps]
     if plan is not None:
@@ -89,7 +89,7 @@ def _scale(axes: Axes, values: list[np.ndarray], base: int) -> None:
 
 
 def _draw_count(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
-    """Exchanges so far; parallel SGD would have one a step."""
+    """Draw the number of exchanges so far; parallel SGD would have one a step."""
     axes.set_title("exchanges so far", loc="left", fontsize=8.5, color=style.GREY)
     if plan is not None:
         _count(axes, plan.ends, color=style.YELLOW, alpha=0.45, linewidth=5)

@@ -24,7 +24,7 @@ MANY = 1400  # points of a line: two for a pixel
 
 
 def rate_line(rate: Callable[[int], float], steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rate at every step, or at so many that a page shows no fewer: ``[n]``, ``[n]``.
+    """Return the rate at every step, or at as many as a page can show: ``[n]``, ``[n]``.
 
     Args:
         rate: Of a step.
@@ -35,7 +35,7 @@ def rate_line(rate: Callable[[int], float], steps: int) -> tuple[np.ndarray, np.
 
 
 def draw_rate(axes: Axes, run: Trajectory) -> None:
-    """The learning rate of every step, in a strip.
+    """Draw the learning rate of every step, in a strip.
 
     Args:
         axes: The panel.
@@ -59,7 +59,7 @@ def draw_rate(axes: Axes, run: Trajectory) -> None:
 
 
 def draw_H(axes: Axes, run: Trajectory) -> None:
-    """H of every round, in a strip; blank where there is no record of a round.
+    """Draw H of every round, in a strip; blank where no round was recorded.
 
     Args:
         axes: The panel.
@@ -75,7 +75,7 @@ def draw_H(axes: Axes, run: Trajectory) -> None:
 
 
 def stairs(axes: Axes, begins: np.ndarray, ends: np.ndarray, y: np.ndarray, **look: Any) -> None:
-    """One level a round; nothing where a round is missing between two others.
+    """Draw one level a round; nothing where a round is missing between two others.
 
     Args:
         axes: The panel.

@@ -23,7 +23,7 @@ SNAPSHOT_XI = "snapshot_xi_"
 
 @dataclass(frozen=True)
 class Radii:
-    """How far the two directions went in which the rise of the loss was measured.
+    """How far the loss was followed along the two directions in which its rise was measured.
 
     Attributes:
         sigma: Of each parameter, in the average direction.
@@ -37,7 +37,7 @@ class Radii:
 
     @property
     def sentence(self) -> str:
-        """That the two are not to be held against each other, and why."""
+        """Why the two rises are not to be compared with each other."""
         length = self.sigma * math.sqrt(self.P)
         return (
             f"The average direction goes sigma = {self.sigma:g} in each parameter, about "
@@ -73,7 +73,7 @@ PANELS = (
 
 
 def draw_sharpness(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | None:
-    """Panels of every measure of sharpness there is; None if there is none.
+    """Draw panels of every measure of sharpness there is; return None if there is none.
 
     Args:
         run: The run.
@@ -86,7 +86,7 @@ def draw_sharpness(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | N
 
 
 def radii_of(source: Trajectory) -> Radii | None:
-    """The radii that the settings in a file name; None where it says nothing of them.
+    """Read the radii from the settings in a file; return None where it has none.
 
     Args:
         source: A file of sharpness, or any other trajectory.
@@ -99,7 +99,7 @@ def radii_of(source: Trajectory) -> Radii | None:
 
 
 def _labelled(far: dict[str, str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """`PANELS` with the radii in their labels, or nothing where they are not known."""
+    """Return `PANELS` with the radii in their labels, or without where they are unknown."""
     words = {"sigma": "", "rho": "", **far}
     return [
         (title, [(name, label.format(**words)) for name, label in names]) for title, names in PANELS
@@ -107,7 +107,7 @@ def _labelled(far: dict[str, str]) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def series_of(sources: Sequence[Trajectory]) -> dict[str, Series]:
-    """Series of sharpness by their name behind the prefix; of several files the last counts.
+    """Return the series of sharpness by name without prefix; of several files the last counts.
 
     Deviations of workers that are equal are NaN, see `blank`.
 
@@ -125,7 +125,7 @@ def series_of(sources: Sequence[Trajectory]) -> dict[str, Series]:
 
 
 def draw_density(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | None:
-    """Density of the Hessian's eigenvalues at the last snapshot; None if it was not asked for.
+    """Draw the spectral density of the Hessian at the last snapshot; return None if not measured.
 
     Smoothed with Gaussians of 1 % of the range, as the estimator (stochastic Lanczos quadrature)
     knows no finer.
@@ -154,7 +154,7 @@ def draw_density(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | Non
 
 
 def smoothed(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Quadrature nodes and weights ``[probes, n]`` as a density on a grid. It integrates to 1.
+    """Return nodes and weights of a quadrature ``[probes, n]`` as a density that integrates to 1.
 
     Args:
         nodes: Ritz values of each probe.

@@ -23,14 +23,14 @@ ALIKE = 0.05  # relative difference of the first traces, up to which runs began 
 
 @dataclass(frozen=True)
 class Measured:
-    """A run whose sharpness was measured along its way."""
+    """A run whose sharpness was measured at its snapshots."""
 
     name: str
     run: Trajectory
     way: Way
 
     def began_with(self, other: Measured) -> bool:
-        """Whether both were at the same place of the same task at the same step."""
+        """Return whether both had the same parameters of the same task at the same step."""
         a, b = self.way, other.way
         ours, theirs = ((m.run.attrs["task"], m.run.P) for m in (self, other))
         near = bool(np.isclose(a.trace[0], b.trace[0], rtol=ALIKE))
@@ -38,7 +38,7 @@ class Measured:
 
 
 def measured(runs: Sequence[tuple[str, Trajectory, Trajectory | None]]) -> list[Measured]:
-    """The runs that have a way, the one that went furthest first.
+    """Return the runs with a measured path, the one that went furthest first.
 
     Args:
         runs: Name, record, and what `python -m hpc_localsgd sharpness` found, of each.
@@ -49,7 +49,7 @@ def measured(runs: Sequence[tuple[str, Trajectory, Trajectory | None]]) -> list[
 
 
 def tried(name: str, run: Trajectory, sharpness: Trajectory | None) -> Measured | str:
-    """A run with its way; or why it has none, empty where its sharpness was not measured.
+    """Return a run with its path; or why it has none ("" where its sharpness was not measured).
 
     Args:
         name: Of the run.
@@ -65,7 +65,7 @@ def tried(name: str, run: Trajectory, sharpness: Trajectory | None) -> Measured 
 
 
 def told(m: Measured, first: Measured) -> Prediction | str:
-    """What the theory says of a run on the way of another; or why it says nothing.
+    """Predict a run on the path of another by the theory; or return why the theory does not apply.
 
     Args:
         m: The run.
@@ -78,7 +78,7 @@ def told(m: Measured, first: Measured) -> Prediction | str:
 
 
 def overlaid(found: Sequence[Measured]) -> list[Measured]:
-    """Those that can be held against the first, which gives the way; itself included.
+    """Return the runs comparable with the first, which gives the path; the first included.
 
     Args:
         found: From `measured`.
@@ -88,7 +88,7 @@ def overlaid(found: Sequence[Measured]) -> list[Measured]:
 
 
 def draw_slow_sde(found: Sequence[Measured]) -> Figure | None:
-    """Measured traces as dots, predicted ones as lines; None unless two runs began alike.
+    """Draw measured traces as dots and predictions as lines; None unless two runs began alike.
 
     Args:
         found: From `measured`. The first gives the way; the others are predicted from it.

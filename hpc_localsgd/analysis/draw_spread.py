@@ -25,7 +25,7 @@ _ZOOM = 12  # values shown beside them when there are more
 
 
 def draw_spread(run: Trajectory) -> Figure:
-    """Spread, learning rate and H against steps, and the last values enlarged when there are many.
+    """Draw spread, learning rate and H against steps; of many values, the last enlarged.
 
     Args:
         run: The run.
@@ -50,7 +50,7 @@ def draw_spread(run: Trajectory) -> Figure:
 
 
 def measured(run: Trajectory, name: str) -> Series | None:
-    """The values of a spread that are above rounding; None without any.
+    """Return the values of a spread that are above rounding; None if there are none.
 
     Values below it (in older files, and 0 today) are of workers that are equal.
 
@@ -89,7 +89,7 @@ def _why_none(run: Trajectory) -> str:
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
-    """Logarithmic when the spread changes by orders of magnitude."""
+    """Make the axis logarithmic where the spread changes by orders of magnitude."""
     low, high = np.quantile(values, 0.05), float(values.max())
     if high < 40 * low:
         axes.set_ylim(0, 1.08 * high)
@@ -99,7 +99,7 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
 
 
 def _draw_values(axes: Axes, spread: Series, before: Series | None) -> None:
-    """A dot for each value; of many the range of a bin as a line, and its median as a dot."""
+    """Draw a dot for each value; of many, the range of a bin as a line and its median as a dot."""
     curve = curves.thinned(spread.step.astype(float), spread.value, 300)
     if len(curve.x) < len(spread):
         axes.vlines(curve.x, curve.low, curve.high, color=style.BLUE, alpha=0.25, linewidth=1.0)
@@ -111,7 +111,7 @@ def _draw_values(axes: Axes, spread: Series, before: Series | None) -> None:
 
 
 def _draw_stems(axes: Axes, spread: Series, before: Series | None) -> None:
-    """What an exchange does at its step: down to 0, or from what was before it (open dots)."""
+    """Draw what an exchange does at its step: down to 0, or from the value before (open dots)."""
     look: dict[str, Any] = {"color": style.BLUE, "linewidth": 0.6, "alpha": 0.5}
     end = np.full(len(spread), axes.get_ylim()[0])
     if before is not None:
@@ -129,7 +129,7 @@ def _draw_before(axes: Axes, before: Series) -> None:
 
 
 def _draw_exchanges(axes: Axes, run: Trajectory, apart: bool) -> None:
-    """A tick below the axis for every exchange, as dense as they were."""
+    """Draw a tick below the axis for every exchange, as dense as they were."""
     ends = run.rounds.step_end
     if not len(ends):
         return
@@ -144,7 +144,7 @@ def _draw_exchanges(axes: Axes, run: Trajectory, apart: bool) -> None:
 
 
 def _explain_nothing(axes: Axes, run: Trajectory, shown: list[Series]) -> None:
-    """Where rounds of one step leave a wide gap, says why there is nothing to see."""
+    """Write why nothing is shown where rounds of one step leave a wide gap."""
     switch = curves.first_local_step(run)
     first = min(int(s.step[0]) for s in shown)
     if switch is None or first <= switch or switch <= 0.12 * run.rounds.step_end[-1]:

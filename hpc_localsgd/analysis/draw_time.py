@@ -21,7 +21,7 @@ KINDS = (
 
 
 def draw_time(run: Trajectory) -> Figure:
-    """One bar a worker. A straggler computes long and waits little; the others the reverse.
+    """Draw one bar a worker: a straggler computes long and waits little, the others the reverse.
 
     Args:
         run: The run.
@@ -52,7 +52,7 @@ def _draw_bars(axes: Axes, spent: dict[str, np.ndarray], workers: int, bars_in: 
 
 
 def _draw_words(axes: Axes, spent: dict[str, np.ndarray]) -> None:
-    """The legend is a line above the bars: each kind with the mean worker's share of it."""
+    """Write the legend above the bars: each kind with the mean worker's share of it."""
     total = sum(float(seconds.mean()) for seconds in spent.values())
     x = 0.0
     for column, name, colour in KINDS:

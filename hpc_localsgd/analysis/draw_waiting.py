@@ -19,7 +19,7 @@ _MOST_IN, _ROW_IN = 6.0, 0.32
 
 
 def draw_waiting(run: Trajectory) -> Figure:
-    """One line a rank, dark where it waited for others; beside it the waiting it caused.
+    """Draw a line a rank, dark where it waited for others, and beside it the waiting it caused.
 
     Args:
         run: The run.
@@ -43,7 +43,7 @@ def draw_waiting(run: Trajectory) -> Figure:
 
 
 def binned(run: Trajectory, found: Waiting) -> tuple[np.ndarray, np.ndarray]:
-    """Edges ``[B + 1]`` in steps, and the share of its time each rank waited ``[n, B]``.
+    """Return the edges ``[B + 1]`` in steps and the share of its time each rank waited ``[n, B]``.
 
     Args:
         run: The run.
@@ -83,7 +83,7 @@ def _draw_course(figure: Figure, axes: Axes, run: Trajectory, found: Waiting) ->
 
 
 def _draw_caused(axes: Axes, found: Waiting) -> None:
-    """Bars of the waiting each caused, stragglers in red."""
+    """Draw bars of the waiting that each rank caused, stragglers in red."""
     caused, named = found.caused_s, found.stragglers()
     share = caused / caused.sum() if caused.sum() > 0 else caused
     colours = [style.RED if i in named else style.GREY for i in range(len(share))]

@@ -18,7 +18,7 @@ FIGURES = {"accuracy": draw_accuracy, "spread": draw_spread, "time": draw_time}
 def draw_run(
     trajectory: Trajectory | str | Path, folder: str | Path, *, pdf: bool = False
 ) -> list[Path]:
-    """Draws ``accuracy.png``, ``spread.png`` and ``time.png``.
+    """Draw ``accuracy.png``, ``spread.png`` and ``time.png``.
 
     Figures are made without pyplot, so nothing of the caller's matplotlib (backend, open figures,
     style) is touched, and no display is needed.

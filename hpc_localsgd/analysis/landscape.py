@@ -56,7 +56,7 @@ class Landscape:
 
     @staticmethod
     def read(path: str | Path) -> Landscape:
-        """Reads a file, without the parameters in it.
+        """Read a file, without the parameters in it.
 
         Args:
             path: A ``landscape.h5``.
@@ -96,11 +96,11 @@ class Landscape:
 
     @property
     def missing(self) -> int:
-        """Points that have not been evaluated."""
+        """Number of points that have not been evaluated."""
         return int(np.isnan(self.values["train_loss"]).sum())
 
     def barrier(self, name: str) -> float:
-        """How far the loss on a line between two models rises above the straight line of the ends.
+        """Return how far the loss between two models rises above the straight line of its ends.
 
             max_{0 <= a <= 1} L(x_a) - ((1 - a) L(x_0) + a L(x_1))
 
@@ -120,7 +120,7 @@ class Landscape:
 
     @property
     def title(self) -> str:
-        """What it shows."""
+        """What the file shows."""
         words = {
             "between": "Loss between two models",
             "random": "Loss around a model, random directions",
@@ -130,7 +130,7 @@ class Landscape:
 
     @property
     def caption(self) -> str:
-        """A sentence or two on how it was made."""
+        """How it was made, in a sentence or two."""
         said = {
             "between": "On the straight line: 0 is the first model, 1 the second.",
             "random": (

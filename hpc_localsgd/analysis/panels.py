@@ -53,7 +53,7 @@ class Panel:
 
 
 def panel_of(series: Series, title: str = "") -> Panel:
-    """A panel for a series of which nothing is known but what the file says.
+    """Make a panel for a series of which nothing is known but what the file says.
 
     Args:
         series: The series.
@@ -68,7 +68,7 @@ def panels_of(
     found: Mapping[str, Series],
     prefix: str = "",
 ) -> list[Panel]:
-    """Panels of the series that are known, with their errors, and plain ones of all others.
+    """Make panels of the known series, with their errors, and plain ones of all others.
 
     Args:
         known: Title of a panel, and the names in it with their labels.
@@ -89,7 +89,7 @@ def panels_of(
 
 
 def draw_panels(run: Trajectory, title: str, panels: Sequence[Panel]) -> Figure:
-    """Small panels over the global step, three in a row.
+    """Draw small panels over the global step, three in a row.
 
     Args:
         run: The run.
@@ -112,7 +112,7 @@ def draw_panels(run: Trajectory, title: str, panels: Sequence[Panel]) -> Figure:
 
 
 def draw_panel(axes: Axes, panel: Panel, last: int) -> None:
-    """One panel.
+    """Draw one panel.
 
     Args:
         axes: Where.
@@ -136,7 +136,7 @@ def draw_panel(axes: Axes, panel: Panel, last: int) -> None:
 
 
 def _draw_line(axes: Axes, line: Line, colour: str) -> np.ndarray:
-    """Draws it; returns the finite values drawn."""
+    """Draw a line; return the finite values drawn."""
     step, value = line.series.step.astype(float), line.series.value
     flat = value.reshape(len(value), -1).astype(float)
     if line.everywhere:
@@ -154,7 +154,7 @@ def _draw_line(axes: Axes, line: Line, colour: str) -> np.ndarray:
 
 
 def _draw_one(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, fade: float) -> None:
-    """A dot for each value, and a thin line where none is missing between two."""
+    """Draw a dot for each value, and a thin line where none is missing between two."""
     fine = np.isfinite(y)
     x, y = x[fine], y[fine]
     few = len(x) <= 40
@@ -169,7 +169,7 @@ def _draw_one(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, fade: float
 
 
 def _draw_band(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
-    """Least and greatest entry as a band, the mean as a line."""
+    """Draw the range of the entries as a band, their mean as a line."""
     fine = np.isfinite(y).any(axis=1)
     x, y = x[fine], y[fine]
     low, high, mean = np.nanmin(y, axis=1), np.nanmax(y, axis=1), np.nanmean(y, axis=1)
@@ -207,7 +207,7 @@ def _name_lines(axes: Axes, panel: Panel) -> None:
 
 
 def _leave_room(axes: Axes, share: float) -> None:
-    """Raises the top by a share of the height, so that names stand above the curves."""
+    """Raise the top by a share of the height, so that names stand above the curves."""
     scale = axes.yaxis.get_transform()
     low, high = (float(y) for y in scale.transform(np.array(axes.get_ylim())))
     raised = scale.inverted().transform(np.array([high + share * (high - low)]))

@@ -46,11 +46,11 @@ class Planned:
 
     @property
     def local_steps(self) -> np.ndarray:
-        """``[S]`` H."""
+        """H of every round, ``[S]``."""
         return self.ends - self.begins
 
     def until(self, step: int) -> int:
-        """Rounds that end at or before a step."""
+        """Return the rounds that end at or before a step."""
         return int((self.ends <= step).sum())
 
 
@@ -60,11 +60,11 @@ _WRONG = (ValueError, OverflowError, TypeError, AttributeError, ZeroDivisionErro
 
 
 class Unplannable(Exception):
-    """The plan cannot be made again; says why, as the second half of a sentence."""
+    """The plan cannot be made again; the message says why, as the second half of a sentence."""
 
 
 def planned(run: Trajectory) -> Planned:
-    """The plan of a run.
+    """Plan a recorded run again, from its configuration.
 
     Args:
         run: The run.
@@ -90,7 +90,7 @@ def planned(run: Trajectory) -> Planned:
 
 
 def rate_of(run: Trajectory) -> Callable[[int], float] | None:
-    """Give the learning rate of every step, from the configuration; None where that is not known.
+    """Return the learning rate of every step from the configuration; None where it is unknown.
 
     Held against the record, which has the rate of each round's first step: where the two differ,
     as with a rate of the user's own, nothing is known of the steps between.
@@ -119,7 +119,7 @@ def _rounds(when: Schedule, rate: Any, steps: int) -> Planned:
 
 
 def steps_per_epoch(run: Trajectory) -> float:
-    """Steps of one pass over the training data; NaN if it is not known.
+    """Return the steps of one pass over the training data; NaN if unknown.
 
     Args:
         run: The run.
@@ -156,7 +156,7 @@ def _samples_per_step(config: dict[str, Any], K: int) -> int:
 
 
 def _made(where: ModuleType, said: Any, option: str) -> Any:
-    """An object of the package, from its class path and arguments.
+    """Make an object of the package from its class path and arguments.
 
     Raises:
         Unplannable: It is not one of the package's.

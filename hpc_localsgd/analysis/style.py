@@ -59,7 +59,7 @@ _DOWN_IN, _LEFT_IN = 0.30, 0.62  # where the title stands
 
 
 def sheet(width_in: float, height_in: float, title: str, run: Trajectory) -> Figure:
-    """An empty figure with its heading: what it shows, and of which run.
+    """Make an empty figure with its heading: what it shows, and of which run.
 
     Args:
         width_in: Width in inches.
@@ -73,7 +73,7 @@ def sheet(width_in: float, height_in: float, title: str, run: Trajectory) -> Fig
 
 
 def titled_sheet(width_in: float, height_in: float, title: str, facts: Sequence[str]) -> Figure:
-    """An empty figure with its heading, and a line of facts below it.
+    """Make an empty figure with its heading and a line of facts below it.
 
     Args:
         width_in: Width in inches.
@@ -92,7 +92,7 @@ def titled_sheet(width_in: float, height_in: float, title: str, facts: Sequence[
 
 
 def frame(figure: Figure, left: float, right: float, top: float, bottom: float) -> dict[str, float]:
-    """Margins in inches as the fractions matplotlib's grid wants.
+    """Convert margins in inches to the fractions that matplotlib's grid wants.
 
     Args:
         figure: The figure.
@@ -111,7 +111,7 @@ def frame(figure: Figure, left: float, right: float, top: float, bottom: float) 
 
 
 def end_labels(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Writes the name of each line at its right end, moved apart where they would touch.
+    """Write the name of each line at its right end, moved apart where they would touch.
 
     Args:
         axes: Axes whose limits are final.
@@ -139,7 +139,7 @@ def end_labels(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
 
 
 def note(axes: Axes, text: str) -> None:
-    """Says quietly why a panel is empty.
+    """Say quietly why a panel is empty.
 
     Args:
         axes: The panel.
@@ -152,7 +152,7 @@ def note(axes: Axes, text: str) -> None:
 
 
 def clip_sideways(axes: Axes, artists: Sequence[Artist]) -> None:
-    """Lets dots at the first and last step be whole, and still cuts what is above or below.
+    """Let dots at the first and last step be whole, but cut what lies above or below.
 
     Args:
         axes: The panel.
@@ -166,7 +166,7 @@ def clip_sideways(axes: Axes, artists: Sequence[Artist]) -> None:
 
 
 def step_axis(axes: Axes, last: int, label: bool = True) -> None:
-    """Global steps from 0 to the end of the run, whole numbers with separators.
+    """Label global steps from 0 to the end of the run, whole numbers with separators.
 
     Args:
         axes: The panel.
@@ -195,7 +195,7 @@ def in_percent(axes: Axes) -> None:
 
 
 def seconds_axis(axes: Axes, longest_s: float) -> None:
-    """Seconds from 0 to `longest_s`, with ticks at round numbers of the unit that reads best.
+    """Label seconds from 0 to `longest_s`, with ticks at round numbers of a fitting unit.
 
     Args:
         axes: The panel, whose x is in seconds.
@@ -205,7 +205,7 @@ def seconds_axis(axes: Axes, longest_s: float) -> None:
 
 
 def bytes_axis(axes: Axes, most: float) -> None:
-    """Bytes from 0 to `most`, with ticks at round numbers of the unit that reads best.
+    """Label bytes from 0 to `most`, with ticks at round numbers of a fitting unit.
 
     Args:
         axes: The panel, whose x is in bytes.
@@ -215,7 +215,7 @@ def bytes_axis(axes: Axes, most: float) -> None:
 
 
 def _axis_in_units(axes: Axes, most: float, size: float, intervals: int) -> None:
-    """From 0 to `most`, with at most so many intervals between ticks at multiples of a unit."""
+    """Label from 0 to `most`, with at most so many intervals between ticks of one unit."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     ticks = np.asarray(MaxNLocator(intervals).tick_values(0, most / size)) * size
@@ -225,7 +225,7 @@ def _axis_in_units(axes: Axes, most: float, size: float, intervals: int) -> None
 
 
 def byte_unit(most: float) -> tuple[float, str]:
-    """The unit that reads best: (bytes in it, its name).
+    """Return the unit that fits best: (bytes in it, its name).
 
     Args:
         most: The largest number shown.
@@ -237,7 +237,7 @@ def byte_unit(most: float) -> tuple[float, str]:
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
-    """The unit that reads best: (seconds in it, its name).
+    """Return the unit that fits best: (seconds in it, its name).
 
     Args:
         seconds: The largest duration shown.
@@ -249,7 +249,7 @@ def time_unit(seconds: float) -> tuple[float, str]:
 
 
 def duration(seconds: float) -> str:
-    """A duration in a few characters: ``812 ms``, ``12.3 s``, ``7.4 min``, ``3.1 h``.
+    """Format a duration in a few characters: ``812 ms``, ``12.3 s``, ``7.4 min``, ``3.1 h``.
 
     Args:
         seconds: The duration.
@@ -267,7 +267,7 @@ def _fraction(axes: Axes, y: float) -> float:
 
 
 def _apart(centres: list[float], heights: list[float]) -> list[float]:
-    """Pushes sorted `centres` up until labels do not overlap, then back below the top."""
+    """Push sorted `centres` up until labels do not overlap, then back below the top."""
     placed = list(centres)
     for i in range(1, len(placed)):
         placed[i] = max(placed[i], placed[i - 1] + (heights[i] + heights[i - 1]) / 2)

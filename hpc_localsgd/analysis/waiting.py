@@ -33,7 +33,7 @@ class Waiting:
 
     @property
     def last(self) -> np.ndarray:
-        """``[S]`` the rank that arrived last, which waited least; -1 where nobody waited."""
+        """Rank that arrived last, and so waited least, ``[S]``; -1 where nobody waited."""
         known = np.isfinite(self.wait_s)
         waited = np.where(known, self.wait_s, np.inf)
         if waited.shape[1] == 0:
@@ -43,7 +43,7 @@ class Waiting:
 
     @property
     def caused_s(self) -> np.ndarray:
-        """``[n]`` seconds the mean rank waited in the rounds in which this rank was the last."""
+        """Seconds the mean rank waited in the rounds in which this rank was the last, ``[n]``."""
         mean = np.nan_to_num(self.wait_s).mean(axis=1) if self.wait_s.size else np.zeros(0)
         return np.array([mean[self.last == i].sum() for i in range(len(self.names))])
 
@@ -55,7 +55,7 @@ class Waiting:
         return waited / total if total > 0 else 0.0
 
     def stragglers(self) -> list[int]:
-        """Ranks that the others waited for out of proportion, worst first.
+        """Return the ranks that others waited for out of proportion, worst first.
 
         Twice the share of waiting that each would cause if all were alike. None where waiting is
         less than 2 % of the time: then it is noise.
@@ -69,7 +69,7 @@ class Waiting:
         return [int(i) for i in np.argsort(-share, kind="stable") if share[i] > much]
 
     def sentence(self) -> str:
-        """What there is to say about it, for a person."""
+        """Say in a sentence who waited and for whom."""
         if len(self.names) < 2:
             return "One rank waits for nobody."
         if self.share < WORTH_NAMING:
@@ -89,7 +89,7 @@ class Waiting:
 
 
 def waiting(run: Trajectory) -> Waiting:
-    """Who waited for whom in a run.
+    """Return who waited for whom in a run.
 
     Args:
         run: The run.

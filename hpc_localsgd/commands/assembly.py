@@ -68,7 +68,7 @@ _WORLDS = {"horovod": Horovod, "mpi": Mpi, "torch": Torch}
 
 
 def make_world(config: Config, launch: Launch) -> World:
-    """The world that the options of a run ask for, on this rank's device.
+    """Make the world that the options of a run ask for, on this rank's device.
 
     Raises:
         ConfigurationError: The world cannot be had, or K is no multiple of the ranks.
@@ -83,7 +83,7 @@ def join_world(
     workers: int | None = None,
     fabric: str = "10GbE",
 ) -> World:
-    """The world of a kind, on this rank's device.
+    """Make a world of a kind, on this rank's device.
 
     Args:
         launch: How this process was started.
@@ -121,19 +121,19 @@ def join_world(
 
 
 def started(launch: Launch) -> int | None:
-    """How many processes the launcher started; None if it does not say."""
+    """Return the number of processes that the launcher started; None if it does not say."""
     return 1 if launch.launcher in ("none", "sbatch") else launch.size
 
 
 def _kind(launch: Launch) -> str:
-    """The world of a launched job that did not name one."""
+    """Return the kind of world for a launched job that named none."""
     if launch.launcher == "torchrun":
         return "torch"
     return "horovod" if find_spec("horovod") else "mpi"
 
 
 def _refuse_lone_process(workers: int | None, launch: Launch) -> None:
-    """Several tasks in the job and one process of ours is a forgotten launcher."""
+    """Refuse a lone process in a job of several tasks: its launcher was forgotten."""
     if launch.launcher == "sbatch" and (launch.size or 1) > 1 and workers is None:
         raise ConfigurationError(
             f"Slurm gave this job {launch.size} tasks, but one process was started: put "
@@ -142,7 +142,7 @@ def _refuse_lone_process(workers: int | None, launch: Launch) -> None:
 
 
 def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
-    """The objects of a run, with every duration in steps.
+    """Make the objects of a run, with every duration in steps.
 
     Raises:
         ConfigurationError: On all ranks alike.
@@ -187,7 +187,7 @@ NO_SUCH_SIZES = (
 
 
 def built(spec: TaskSpec, setting: Setting) -> Task:
-    """A task, or a refusal in words where a model of these sizes cannot be had.
+    """Make a task; raise ConfigurationError, in words, where a model of these sizes is impossible.
 
     Raises:
         ConfigurationError: There is no memory for it, or no such model.
@@ -201,7 +201,7 @@ def built(spec: TaskSpec, setting: Setting) -> Task:
 
 
 def cannot_be_made(spec: TaskSpec, workers: int, error: BaseException) -> str:
-    """Say why a task of these sizes cannot be had."""
+    """Explain why a task of these sizes cannot be made."""
     why = (str(error).splitlines() or ["no memory"])[0]
     return (
         f"--task {type(spec).__name__} for {workers} workers cannot be made ({why}): "
@@ -210,7 +210,7 @@ def cannot_be_made(spec: TaskSpec, workers: int, error: BaseException) -> str:
 
 
 def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: int) -> None:
-    """Whether the algorithm can do the rounds of the schedule.
+    """Check that the algorithm can run the rounds of the schedule.
 
     Raises:
         ConfigurationError: It takes single steps only, and there are longer rounds.
@@ -230,7 +230,7 @@ def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: in
 
 
 def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
-    """What is measured, with cadences in steps."""
+    """Make the probes, with cadences in steps."""
     evaluation = Evaluation(
         units.cadence(config.evaluate_every, "--evaluate-every"),
         ("test",),
@@ -251,7 +251,7 @@ def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
 
 @dataclass
 class Job:
-    """Everything of one run on this rank, ready for `start` and `loop.train`."""
+    """All objects of one run on this rank, ready for `start` and `loop.train`."""
 
     run: Run
     position: Position
@@ -262,13 +262,13 @@ class Job:
     hosts: list[str]
 
     def start(self) -> None:
-        """Measure and keep what is before the first step."""
+        """Measure and save the state before the first step."""
         self.record.start(self.position)
         if self.keeps:
             self.keeper.begin(self.position, self.record)
 
     def keep(self, p: Position) -> None:
-        """Keep a place to go on from, between two steps, and stop there when asked.
+        """Save a position to resume from, between two steps, and stop there when asked.
 
         Raises:
             Stopped: The run was asked to stop.
@@ -277,7 +277,7 @@ class Job:
             self.keeper.between_steps(p)
 
     def close(self, status: str) -> None:
-        """End the record as complete, stopped or diverged.
+        """Close the record as complete, stopped or diverged.
 
         Raises:
             NotKept: It was to be complete, and could not be written.
@@ -305,7 +305,7 @@ def make_job(
     show: Callable[[int, dict[str, float]], None],
     stopping: Stopping | None = None,
 ) -> Job:
-    """Objects, folder, trajectory and, when resuming, the last checkpoint.
+    """Make objects, folder and trajectory, and load the last checkpoint when resuming.
 
     Raises:
         ConfigurationError: On all ranks alike, before anything is overwritten.
@@ -328,7 +328,7 @@ def _make_job(
     stopping: Stopping,
     presence: Presence | None,
 ) -> Job:
-    """As `make_job`, in a folder that is ours."""
+    """Make a job, see `make_job`, in a folder that this process has locked."""
     config, out = resolved.config, Path(resolved.config.out)
     how = continued(config, resolved.text, world)
     stopping.look_at(out)
@@ -364,7 +364,7 @@ def _digests(text: str) -> tuple[str, list[str]]:
 
 
 def _lengthened(config: Config, run: Run, units: Units, state: Mapping[str, Any]) -> str:
-    """Say what it means to go on, with a run of so many steps, from a place of one of others.
+    """Say what changes when a run of so many steps resumes from a checkpoint of another length.
 
     Raises:
         ConfigurationError: The steps so far would have been others, and nobody asked for it.
@@ -378,7 +378,7 @@ def _lengthened(config: Config, run: Run, units: Units, state: Mapping[str, Any]
 
 
 def checkpoint_cadence(config: Config, units: Units) -> tuple[int, float]:
-    """Of checkpoints, in steps or in seconds; the other is 0."""
+    """Return the cadence of checkpoints in steps and in seconds; the one not used is 0."""
     every, option = config.checkpoint_every, "--checkpoint-every"
     by_clock = seconds(every, option)
     return (units.cadence(every, option, or_time=True), 0.0) if by_clock is None else (0, by_clock)
@@ -393,7 +393,7 @@ def _each_second(watchdog: Watchdog, presence: Presence | None, stopping: Stoppi
 def make_watchdog(
     config: Config, run: Run, keeper: Keeper, stopping: Stopping, out: Path
 ) -> Watchdog:
-    """What ends the job when it hangs, by the longest round of the plan."""
+    """Make the watchdog that ends a job that hangs, timed by the longest round of the plan."""
     # Not round by round: there may be millions, and a bound three times as long needs no more.
     longest = run.schedule.longest(run.rate, run.steps)
     least_s = watchdog_s(config)
@@ -402,7 +402,7 @@ def make_watchdog(
 
 
 def watchdog_s(config: Config) -> float:
-    """Least seconds without a step until a job is taken for hung; 0 for never.
+    """Return the least seconds without a step after which a job counts as hung; 0 for never.
 
     Raises:
         ConfigurationError: No time.
@@ -416,7 +416,7 @@ def watchdog_s(config: Config) -> float:
 
 
 def open_record(resolved: Resolved, run: Run, units: Units, t0: int, how: Continued) -> Writer:
-    """Rank 0: the folder, config.yaml, and trajectory.h5 or its next segment."""
+    """Make, on rank 0, the folder, config.yaml, and trajectory.h5 or its next segment."""
     config, out = resolved.config, Path(resolved.config.out)
     if how.mode == "overwrite":
         for folder in ("checkpoints", NEW, OTHERS):
@@ -456,7 +456,7 @@ def _setting(config: Config, world: World) -> Setting:
 
 
 def execution(config: Config) -> Execution:
-    """How the task computes, out of the options."""
+    """Return how the task computes, from the options."""
     return Execution(**{field.name: getattr(config, field.name) for field in fields(Execution)})
 
 
@@ -471,7 +471,7 @@ def _steps(config: Config, units: Units) -> int:
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:
-    """The device asked for; where that is just "cuda", the GPU of this rank.
+    """Return the device asked for; for a bare "cuda" the GPU of this rank.
 
     Raises:
         ConfigurationError: It cannot be used, or nobody says which GPU is this rank's.

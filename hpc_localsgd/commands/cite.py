@@ -19,7 +19,7 @@ PROG = "python -m hpc_localsgd cite"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the references; returns the exit status, 2 for a fault of the request."""
+    """Print the references; return the exit status, 2 for invalid input."""
     options = parser().parse_args(argv)
     from hpc_localsgd.analysis.references import used_by
     from hpc_localsgd.analysis.report.source import open_runs
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plain(found: list[Used]) -> str:
-    """Each thing with its papers below it, then what has none."""
+    """Format each item with its papers below it, then the items that have none."""
     lines = []
     for each in found:
         if each.papers:
@@ -54,7 +54,7 @@ def _plain(found: list[Used]) -> str:
 
 
 def _bibtex(found: list[Used]) -> str:
-    """The entries, and as comments what they are for."""
+    """Format the entries in BibTeX, with comments that say what each is for."""
     from hpc_localsgd.analysis.references.used import papers_of
 
     entries = []
@@ -65,7 +65,7 @@ def _bibtex(found: list[Used]) -> str:
 
 
 def parser() -> Parser:
-    """The options of the command."""
+    """Return the parser of the command."""
     about = (
         "The papers behind what a run used: algorithm, schedule, rate, gradient, compressor, "
         "topology, optimiser, and what was measured of it."

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Options(Protocol):
-    """What every such command lets a user choose."""
+    """Options common to all commands that measure on several ranks."""
 
     @property
     def world(self) -> str:
@@ -40,7 +40,7 @@ def measure(
     parse: Callable[[Sequence[str]], Chosen],
     work: Callable[[Chosen, World], None],
 ) -> int:
-    """Parse, join the world with one worker a rank, work; returns the exit status.
+    """Parse, join the world with one worker a rank, and work; return the exit status.
 
     Args:
         argv: The command line; None for this process's.

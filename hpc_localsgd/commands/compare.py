@@ -17,7 +17,7 @@ PROG = "python -m hpc_localsgd compare"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the tables; returns the exit status, 2 for a fault of the request."""
+    """Print the tables; return the exit status, 2 for invalid input."""
     options = parser().parse_args(argv)
     from hpc_localsgd.analysis.compare.page import terminal, write_comparison
     from hpc_localsgd.analysis.report.source import open_runs
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """The options of the command."""
+    """Return the parser of the command."""
     about = (
         "Runs side by side. Runs that differ in nothing but their seed are one configuration, and "
         "their numbers are given as mean and deviation. Shows what differs between "

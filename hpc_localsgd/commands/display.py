@@ -43,7 +43,7 @@ PLAIN_EVERY_S = 1.0  # between plain lines
 
 
 class Display:
-    """Progress of a run on rank 0, and silence on the others."""
+    """Progress of a run, shown on rank 0; other ranks show nothing."""
 
     def __init__(self, rank: int, terminal: bool) -> None:
         self._on, self._terminal = rank == 0, terminal
@@ -54,7 +54,7 @@ class Display:
         self._said_s = 0.0
 
     def begin(self, run: Run, notes: Sequence[str] = ()) -> None:
-        """Say what is about to run, and what may have been overlooked, and start the bar."""
+        """Say what is about to run and what may have been overlooked, and start the bar."""
         self._steps = run.steps
         if not self._on:
             return
@@ -71,7 +71,7 @@ class Display:
             self._task = self._bar.add_task("", total=run.steps, values="")
 
     def show(self, t: int, values: dict[str, float]) -> None:
-        """The latest values after t steps; one of an earlier step is said to be of that step."""
+        """Show the latest values after t steps, with the step of those that are older."""
         self._latest |= {name: (t, value) for name, value in values.items()}
         said = filter(None, (self._said(name, t) for name in LABELS if name in self._latest))
         text = "  ".join(said)
@@ -81,7 +81,7 @@ class Display:
             self._plain(t, text)
 
     def _said(self, name: str, t: int) -> str:
-        """A value in words; nothing where there is no such thing, or a newer one of its kind.
+        """Return a value in words; "" where there is none, or a newer one of its kind.
 
         An accuracy of NaN is a task's that has none; a loss of NaN is news.
         """
@@ -135,7 +135,7 @@ def show_conclusion(
 def conclusion(
     trajectory: Trajectory, run: Run, files: Sequence[Path], hosts: Sequence[str] = ()
 ) -> Table:
-    """The closing table: accuracy, rounds, payload, and where the seconds went.
+    """Return the closing table: accuracy, rounds, payload, and where the seconds went.
 
     Args:
         trajectory: What was recorded.
@@ -174,7 +174,7 @@ def conclusion(
 
 
 def straggler(rounds: Rounds, hosts: Sequence[str]) -> str:
-    """The host that the others waited for, and how long; empty if nobody is to be named.
+    """Return the host that others waited for, and how long; "" if there is no clear one.
 
     In every round the worker that waited least was the last to arrive, and the others' waiting was
     for it. Workers of one host count together.

@@ -30,16 +30,16 @@ OK, FAULT, DIVERGED = 0, 2, 3
 
 
 class Parser(ArgumentParser):
-    """Refuses a command line in one line, without a page of usage."""
+    """Refuses a command line with one line, without a page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end with the status of a fault of the request."""
+        """Print the error and exit with the status of invalid input."""
         complain(f"{message} (see {self.prog} --help)", self.prog)
         sys.exit(FAULT)
 
 
 def complain(message: str, prog: str) -> None:
-    """One line on standard error, in one write."""
+    """Print one line to standard error, in one write."""
     from hpc_localsgd.trajectory.text import readable  # with h5py, which help needs not
 
     text = readable(message, "\n\t")  # names in it may be a stranger's
@@ -48,7 +48,7 @@ def complain(message: str, prog: str) -> None:
 
 
 def refuse(message: str, launch: Launch, prog: str, alike: bool = False) -> int:
-    """End a command that has no world yet; returns the exit status.
+    """End a command that has no world yet; return the exit status.
 
     Rank 0 speaks at once and ends, and its launcher ends the others. A rank that is still there
     after a moment may have a fault of its own, that rank 0 does not know of.
@@ -68,7 +68,7 @@ def refuse(message: str, launch: Launch, prog: str, alike: bool = False) -> int:
 
 
 def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
-    """Do the work of a command and close its world; returns the exit status.
+    """Do the work of a command and close its world; return the exit status.
 
     A ConfigurationError inside a world is all ranks' alike, and rank 0 says it. Anything else is
     this rank's alone, while the others may be waiting for it: the job ends at once. So it does when

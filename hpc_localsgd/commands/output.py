@@ -15,14 +15,14 @@ LOST = "cannot write standard output: {}; what would be said there is lost\n"
 
 
 class _Outliving(io.FileIO):
-    """A file descriptor; what cannot be written to it is dropped."""
+    """A file descriptor that drops what cannot be written to it."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd, "w", closefd=False)
         self._told = False
 
     def write(self, content: bytes) -> int:  # type: ignore[override]  # any buffer
-        """Write, or drop what cannot be written; the number of bytes either way."""
+        """Write, or drop what cannot be written; return the number of bytes either way."""
         try:
             return super().write(content) or 0
         except BrokenPipeError:
@@ -37,7 +37,7 @@ class _Outliving(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Let `sys.stdout` and `sys.stderr` drop what nobody takes, for the rest of the process."""
+    """Make `sys.stdout` and `sys.stderr` drop what nobody reads, until the process ends."""
     sys.stdout, sys.stderr = _outliving(sys.stdout), _outliving(sys.stderr)
 
 

@@ -18,7 +18,7 @@ SAY_EVERY_S = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Pack as the command line says; returns the exit status."""
+    """Pack as the command line says; return the exit status."""
     options = parser().parse_args(sys.argv[1:] if argv is None else list(argv))
     try:
         return _pack(Path(options.folder), Path(options.out))
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """The options of the command."""
+    """Return the parser of the command."""
     made = Parser(
         prog=PROG,
         description="Put the encoded images of FOLDER/train/CLASS/ and FOLDER/val/CLASS/ into one "
@@ -64,7 +64,7 @@ def _pack(folder: Path, out: Path) -> int:
 
 
 def _options(out: Path, classes: int) -> str:
-    """What to type to train on it."""
+    """Return the options that train on the packed file."""
     from hpc_localsgd.tasks.imagenet import imagenet
 
     other = "" if classes == imagenet.classes else f" --task.classes {classes}"
@@ -72,7 +72,7 @@ def _options(out: Path, classes: int) -> str:
 
 
 class _Progress:
-    """A line every few seconds."""
+    """Progress, a line every few seconds."""
 
     def __init__(self) -> None:
         self._began_s = self._said_s = time.monotonic()

@@ -17,7 +17,7 @@ FORMATS = ("png", "pdf", "svg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page of the runs named; returns the exit status, 2 for a fault of the request."""
+    """Write the page of the runs named; return the exit status, 2 for invalid input."""
     options = parser().parse_args(argv)
     from hpc_localsgd.analysis.report.page import write_report
     from hpc_localsgd.analysis.report.source import open_runs
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """The options of the command."""
+    """Return the parser of the command."""
     about = (
         "One page of HTML on a run, figures inside, that opens anywhere: plan against what "
         "happened, loss and accuracy against steps, epochs, bytes and seconds, spread, sharpness, "

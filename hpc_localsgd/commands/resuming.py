@@ -38,7 +38,7 @@ MODES: tuple[Mode, ...] = ("new", "overwrite", "resume")
 
 @dataclass(frozen=True)
 class Continued:
-    """How a job begins, the same on all ranks.
+    """How a job begins, equal on all ranks.
 
     Attributes:
         mode: With an empty folder, in place of what is there, or going on with it.
@@ -51,7 +51,7 @@ class Continued:
     def position(
         self, run: Run, checkpoints: Checkpoints, other: OtherLength
     ) -> tuple[Position, Place | None]:
-        """Where the run begins, and the place it was kept at. All ranks together.
+        """Return where the run begins, and the checkpoint it comes from. All ranks together.
 
         Args:
             run: Its objects.
@@ -82,14 +82,14 @@ class Continued:
 
 
 def _of_length(place: Place, run: Run, other: OtherLength) -> str:
-    """What it means that a place is of a run of another length; "" if it is not."""
+    """Say what follows if a checkpoint is of a run of another length; "" if it is not."""
     return "" if place.state["steps"] == run.steps else other(place.state)
 
 
 def _at_another_length(
     said: str, place: Place, run: Run, p: Position, checkpoints: Checkpoints
 ) -> None:
-    """Go on with another length: say so, and keep what a run that was finished came to."""
+    """Resume with another length: say so, and keep the result of a run that was finished."""
     p.end = min(p.end, run.steps)  # a round under way ends with a run that became shorter
     finished = place.after == place.state["steps"] != run.steps
     if run.world.gather(np.full(len(run.world.ranks), finished)).any():
@@ -99,7 +99,7 @@ def _at_another_length(
 
 
 def continued(config: Config, text: str, world: World) -> Continued:
-    """What the options and the folder amount to; nothing is changed but an empty folder made.
+    """Decide from options and folder how to begin; change nothing, but make an empty folder.
 
     Rank 0 looks and decides, and a `STOP` of the job before is forgotten: the folder is held
     already.
@@ -114,7 +114,7 @@ def continued(config: Config, text: str, world: World) -> Continued:
 
 
 def _decide(config: Config, text: str, world: World) -> int:
-    """Rank 0's decision: twice the place in MODES, and one more for from_mean."""
+    """Return rank 0's decision: twice the index in MODES, plus one for from_mean."""
     out = Path(config.out)
     resume = config.resume or config.resume_from_mean
     (out / "STOP").unlink(missing_ok=True)
@@ -137,7 +137,7 @@ def _decide(config: Config, text: str, world: World) -> int:
 
 
 def _anew(out: Path, text: str) -> Mode:
-    """Of --resume auto without a checkpoint.
+    """Return the mode of --resume auto without a checkpoint.
 
     Raises:
         ConfigurationError: A job was killed while it exchanged the checkpoints of other workers, or
@@ -154,7 +154,7 @@ def _anew(out: Path, text: str) -> Mode:
 def check_same_config(
     record: Path, text: str, other_workers: bool = False, of_any_length: bool = False
 ) -> None:
-    """Whether a run was begun with the options this job was given.
+    """Check that a run was begun with the options this job was given.
 
     Args:
         record: Its trajectory.
@@ -192,7 +192,7 @@ def check_same_config(
 
 
 def _typed(option: str, options: dict[str, Any]) -> str:
-    """The value of an option as it is typed: a class by its short name."""
+    """Return the value of an option as it is typed: a class by its short name."""
     value = options.get(option)
     if isinstance(value, str) and value.startswith(("hpc_localsgd.", "torch.")):
         return name_at(option.rpartition(".")[2], value)
@@ -200,7 +200,7 @@ def _typed(option: str, options: dict[str, Any]) -> str:
 
 
 def _flat(options: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Options by their dotted names, as they are typed."""
+    """Return options by their dotted names, as they are typed."""
     found: dict[str, Any] = {}
     for name, value in options.items():
         inside = name in ("class_path", "init_args")
@@ -210,7 +210,7 @@ def _flat(options: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _is_other(out: Path, world: World) -> bool:
-    """Whether the newest sound checkpoint is of another number of ranks or workers than this job.
+    """Return whether the newest valid checkpoint has other numbers of ranks or workers.
 
     Raises:
         ConfigurationError: There are some, and all are damaged.
@@ -240,7 +240,7 @@ def _to_the_mean(run: Run, out: Path) -> tuple[int, int, bool]:
 
 
 def _load_mean(run: Run, out: Path) -> tuple[int, int, bool]:
-    """On rank 0: the mean model and buffers in its rows; step, round, whether all were of 1 step.
+    """Load, on rank 0, the mean model into its rows; return step, round, and if all had one step.
 
     Raises:
         ConfigurationError: All checkpoints are damaged.
@@ -263,7 +263,7 @@ def _load_mean(run: Run, out: Path) -> tuple[int, int, bool]:
 
 
 def _mean(run: Run, folder: Path, n: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Mean model and buffers of a checkpoint, and what else one of its shards says."""
+    """Return the mean model and buffers of a checkpoint, and the rest of one of its shards."""
     x, buffers = torch.zeros_like(run.task.x[0]), torch.zeros_like(run.task.buffers[0])
     for r in range(n):  # one at a time: all may not fit
         state = _read(folder, n, r)
@@ -273,7 +273,7 @@ def _mean(run: Run, folder: Path, n: int) -> tuple[torch.Tensor, torch.Tensor, d
 
 
 def _newest_sound(out: Path, look: Callable[[Path, int], T]) -> T:
-    """What `look` finds in the newest checkpoint that it can read.
+    """Return what `look` finds in the newest checkpoint that it can read.
 
     Raises:
         ConfigurationError: All are damaged.
@@ -289,12 +289,12 @@ def _newest_sound(out: Path, look: Callable[[Path, int], T]) -> T:
 
 
 def _read(folder: Path, n: int, r: int) -> dict[str, Any]:
-    """The state of rank r of a checkpoint of n ranks."""
+    """Return the state of rank r of a checkpoint of n ranks."""
     return dict(shard.read(folder / f"rank-{r}-of-{n}.pt"))
 
 
 def _replace(checkpoints: Checkpoints, place: Place) -> None:
-    """Put this place where the checkpoints are, and those of the other workers beside it."""
+    """Put a new checkpoint where checkpoints are, and those of the other workers beside it."""
     folder, world = checkpoints.folder, checkpoints.world
     new = folder.with_name(NEW)
     if world.rank == 0:

@@ -33,7 +33,7 @@ _LENGTHS = {
 
 
 def smaller(config: Config, ranks: int) -> Config:
-    """The options of a trial of this configuration on so many ranks."""
+    """Return the options for a short trial of this configuration on so many ranks."""
     algorithm, multiple = _smaller_blocks(config.algorithm)
     return replace(
         config,
@@ -59,7 +59,7 @@ def smaller(config: Config, ranks: int) -> Config:
 
 
 def hurried(units: Units) -> Units:
-    """Units in which the whole run is `STEPS` long, its epochs and samples shorter alike.
+    """Return units in which the whole run takes `STEPS` steps, epochs and samples shortened alike.
 
     A little shorter still, so that a phase in the last third of a run has a round of two steps.
     """
@@ -68,7 +68,7 @@ def hurried(units: Units) -> Units:
 
 
 def _smaller_blocks(algorithm: Algorithm) -> tuple[Algorithm, int]:
-    """Hierarchical averages in blocks of 2, 4, ...; and what must divide the number of workers."""
+    """Return Hierarchical with blocks of 2, 4, ... and what must divide the number of workers."""
     if not isinstance(algorithm, Hierarchical) or not algorithm.blocks:
         return algorithm, 1
     levels = len(algorithm.blocks)
@@ -77,7 +77,7 @@ def _smaller_blocks(algorithm: Algorithm) -> tuple[Algorithm, int]:
 
 
 def _shorter(schedule: S) -> S:
-    """The schedule with rounds short enough that there are several."""
+    """Return the schedule with rounds short enough that there are several."""
     changed: dict[str, object] = {}
     for field in fields(schedule):  # type: ignore[arg-type]
         value = getattr(schedule, field.name)

@@ -29,7 +29,7 @@ HEADINGS = ("run", "status", "K", "steps", "rounds", "accuracy", "s/step", "comm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what the command line asks for; returns the exit status."""
+    """Print what the command line asks for; return the exit status."""
     options = parser().parse_args(argv)
     try:
         if options.status:
@@ -47,18 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def status(run: str | Path) -> str:
-    """complete, stopped, diverged or running (also of a killed run); none without a record."""
+    """Return complete, stopped, diverged or running (also if killed); none without a record."""
     return Trajectory(run).status if trajectory_file(run).exists() else NONE
 
 
 def began(run: str | Path) -> str:
-    """The step at which the last start of a run began that wrote a record; none without one."""
+    """Return the step at which the last start that wrote a record began; none without one."""
     paths = segment_paths(run)
     return str(Trajectory(paths[-1], segments=False).attrs["t0"]) if paths else NONE
 
 
 def page(run: Trajectory) -> str:
-    """One run, a line for each figure."""
+    """Format one run, a line for each figure."""
     totals, said, modelled = run.totals, run.attrs, run.attrs["clock"] == "modelled"
     of = "s per worker" + (", modelled" if modelled else "")
     sent = human_bytes(totals.payload_bytes)
@@ -79,7 +79,7 @@ def page(run: Trajectory) -> str:
 
 
 def table(runs: Sequence[Trajectory]) -> str:
-    """Several runs, a line each."""
+    """Format several runs, a line each."""
     return _aligned([HEADINGS, *(_row(run) for run in runs)])
 
 
@@ -93,27 +93,27 @@ def _row(run: Trajectory) -> tuple[str, ...]:
 
 
 def _reached(run: Trajectory) -> int:
-    """Global step after the last recorded round."""
+    """Return the global step after the last recorded round."""
     ends = run.rounds.step_end
     return int(ends[-1]) if len(ends) else 0
 
 
 def _quality(run: Trajectory) -> tuple[str, str]:
-    """Accuracy, or the test loss where the task has none."""
+    """Return the accuracy, or the test loss where the task has none."""
     if without_accuracy(run):
         return "test loss", f"{run.series(TEST_LOSS).value[-1]:.4g}"
     return "test accuracy", _accuracy(run)
 
 
 def _accuracy(run: Trajectory) -> str:
-    """The last one, of the mean model; - without any."""
+    """Return the last accuracy of the mean model; - without any."""
     if without_accuracy(run) or ACCURACY not in run.names() or not len(run.series(ACCURACY)):
         return "-"
     return f"{run.series(ACCURACY).value[-1]:.4f}"
 
 
 def _percent(run: Trajectory, unit: str = "") -> str:
-    """Share of waiting and transferring in the time of the mean worker; marked if modelled."""
+    """Return the share of waiting and transferring in the mean worker's time; say if modelled."""
     totals = run.totals
     communicating = totals.wait_s + totals.transfer_s
     whole = totals.compute_s + communicating
@@ -124,7 +124,7 @@ def _percent(run: Trajectory, unit: str = "") -> str:
 
 
 def _restarts(run: Trajectory) -> str:
-    """How often it was resumed: each time begins another file."""
+    """Return how often the run was resumed: each time begins another file."""
     times = len(run.paths) - 1
     return ("", ", resumed once")[times] if times < 2 else f", resumed {times} times"
 
@@ -136,7 +136,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def parser() -> Parser:
-    """The options of the command."""
+    """Return the parser of the command."""
     about, _, rest = (__doc__ or "").partition("\n")
     made = Parser(
         prog=PROG,

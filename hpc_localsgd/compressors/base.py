@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Compressor(ABC):
-    """A codec; concrete ones are frozen dataclasses whose `repr` is the legend of a figure.
+    """Interface of a codec; codecs are frozen dataclasses whose `repr` is a figure's legend.
 
     In every method `sizes` holds the lengths of the model's tensors in the flat vector, in order,
     so that a codec may keep one scale per tensor; they sum to P.
@@ -36,25 +36,25 @@ class Compressor(ABC):
 
     @abstractmethod
     def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """The bytes to send: [N, P] float32 or float64 -> [N, payload(sizes)] uint8."""
+        """Encode rows: [N, P] float32 or float64 -> bytes to send, [N, payload(sizes)] uint8."""
 
     @abstractmethod
     def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """What the receiver makes of the bytes: [N, payload(sizes)] uint8 -> [N, P] of `dtype`."""
+        """Decode what was sent: [N, payload(sizes)] uint8 -> [N, P] of `dtype`."""
 
     @abstractmethod
     def payload(self, sizes: Sequence[int]) -> int:
-        """Bytes one worker's row occupies."""
+        """Return the number of bytes of one worker's encoded row."""
 
     @abstractmethod
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """At least ||decode(encode(x)) - x||_2 of each row, for x that it can hold: [N] float64."""
+        """Return a bound on ||decode(encode(x)) - x||_2 of each row: [N] float64."""
 
 
 def compress(
     codec: Compressor, x: Tensor, memory: Tensor | None, sizes: Sequence[int]
 ) -> tuple[Tensor, Tensor | None]:
-    """Codes x [N, P], with error feedback where the codec has it.
+    """Return codes of x [N, P], with error feedback where the codec has it.
 
         p = x + memory        sent = encode(p)        memory <- p - decode(sent)
 
@@ -80,23 +80,23 @@ def compress(
 
 
 def to_bytes(numbers: Tensor) -> Tensor:
-    """[N, n] of any type as [N, n * itemsize] uint8."""
+    """Return [N, n] of any type as [N, n * itemsize] uint8."""
     rows, columns = numbers.shape
     return numbers.reshape(-1).view(torch.uint8).reshape(rows, columns * numbers.element_size())
 
 
 def from_bytes(raw: Tensor, dtype: torch.dtype) -> Tensor:
-    """The inverse of `to_bytes`; copies, since a slice of a message may start at any byte."""
+    """Invert `to_bytes`, by copying, since a slice of a message may start at any byte."""
     return raw.clone(memory_format=torch.contiguous_format).view(dtype)
 
 
 def per_tensor(x: Tensor, sizes: Sequence[int], measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """One number per row and tensor: [N, P] -> [N, len(sizes)]; 0 for a tensor without entries."""
+    """Return a number per row and tensor: [N, P] -> [N, len(sizes)]; 0 for an empty tensor."""
     parts = x.split(list(sizes), dim=1)
     return torch.stack([measure(p) if p.shape[1] else x.new_zeros(len(x)) for p in parts], dim=1)
 
 
 def per_entry(scales: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Each tensor's number repeated over its entries: [N, len(sizes)] -> [N, P]."""
+    """Repeat each tensor's number over its entries: [N, len(sizes)] -> [N, P]."""
     columns = scales.split(1, dim=1)
     return torch.cat([s.expand(-1, n) for s, n in zip(columns, sizes, strict=True)], dim=1)

@@ -39,19 +39,19 @@ class BF16(Compressor):
     error_feedback: bool = False
 
     def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """See `Compressor.encode`."""
+        """Encode rows, see `Compressor.encode`."""
         return to_bytes(x.to(torch.bfloat16))
 
     def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `Compressor.decode`."""
+        """Decode rows, see `Compressor.decode`."""
         return from_bytes(sent, torch.bfloat16).to(dtype)
 
     def payload(self, sizes: Sequence[int]) -> int:
-        """See `Compressor.payload`."""
+        """Return the bytes of a row, see `Compressor.payload`."""
         return 2 * sum(sizes)
 
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """See `Compressor.error_bound`; for |x| < 3.39e38."""
+        """Return the bound of `Compressor.error_bound`, for |x| < 3.39e38."""
         # At worst 2^-8 of 1 + 2^-8: room for float64, which is rounded twice, by way of float32.
         smallest = torch.finfo(torch.float32).tiny  # below it a device may flush to zero
         return 2**-8 * x.double().norm(dim=1) + smallest * sum(sizes) ** 0.5

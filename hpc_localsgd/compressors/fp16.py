@@ -39,18 +39,18 @@ class FP16(Compressor):
     error_feedback: bool = False
 
     def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """See `Compressor.encode`."""
+        """Encode rows, see `Compressor.encode`."""
         return to_bytes(x.to(torch.float16))
 
     def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `Compressor.decode`."""
+        """Decode rows, see `Compressor.decode`."""
         return from_bytes(sent, torch.float16).to(dtype)
 
     def payload(self, sizes: Sequence[int]) -> int:
-        """See `Compressor.payload`."""
+        """Return the bytes of a row, see `Compressor.payload`."""
         return 2 * sum(sizes)
 
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """See `Compressor.error_bound`; for |x| < 65520."""
+        """Return the bound of `Compressor.error_bound`, for |x| < 65520."""
         # At worst 2^-11 of 1 + 2^-11: room for float64, which is rounded twice, by way of float32.
         return 2**-11 * x.double().norm(dim=1) + 2**-25 * sum(sizes) ** 0.5

@@ -36,7 +36,7 @@ class Int8(Compressor):
     error_feedback: bool = False
 
     def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """See `Compressor.encode`."""
+        """Encode rows, see `Compressor.encode`."""
         scales = _scales(x, sizes)
         levels = (x / per_entry(scales, sizes)).round().clamp(-127, 127)
         # 0 / 0 in a tensor of zeros, and NaN, have no level: 0 times the scale is right for both.
@@ -44,22 +44,22 @@ class Int8(Compressor):
         return torch.cat([to_bytes(scales), to_bytes(levels)], dim=1)
 
     def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `Compressor.decode`."""
+        """Decode rows, see `Compressor.decode`."""
         head = 4 * len(sizes)
         scales = from_bytes(sent[:, :head], torch.float32).to(dtype)
         return from_bytes(sent[:, head:], torch.int8).to(dtype) * per_entry(scales, sizes)
 
     def payload(self, sizes: Sequence[int]) -> int:
-        """See `Compressor.payload`."""
+        """Return the bytes of a row, see `Compressor.payload`."""
         return sum(sizes) + 4 * len(sizes)
 
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """See `Compressor.error_bound`; for |x| < 3.4e38."""
+        """Return the bound of `Compressor.error_bound`, for |x| < 3.4e38."""
         # Half a step, and room for the rounding of x / s.
         half = (0.5 + 2**-12) * per_entry(_scales(x, sizes).double(), sizes)
         return (half + torch.finfo(torch.float32).tiny).norm(dim=1)
 
 
 def _scales(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Max |x| / 127 of each tensor: [N, len(sizes)] float32, NaN where x has one."""
+    """Return max |x| / 127 of each tensor: [N, len(sizes)] float32, NaN where x has one."""
     return per_tensor(x, sizes, lambda part: part.abs().amax(dim=1) / 127).to(torch.float32)

@@ -41,46 +41,46 @@ class Sign(Compressor):
     error_feedback: bool = True
 
     def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """See `Compressor.encode`."""
+        """Encode rows, see `Compressor.encode`."""
         return torch.cat([to_bytes(_scales(x, sizes)), _pack(x < 0)], dim=1)
 
     def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `Compressor.decode`."""
+        """Decode rows, see `Compressor.decode`."""
         head = 4 * len(sizes)
         scales = per_entry(from_bytes(sent[:, :head], torch.float32).to(dtype), sizes)
         return torch.where(_unpack(sent[:, head:], sum(sizes)), -scales, scales)
 
     def payload(self, sizes: Sequence[int]) -> int:
-        """See `Compressor.payload`."""
+        """Return the bytes of a row, see `Compressor.payload`."""
         return -(-sum(sizes) // 8) + 4 * len(sizes)
 
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """See `Compressor.error_bound`; the identity above, summed over the tensors."""
+        """Return the error of `Compressor.error_bound`: the identity above, over all tensors."""
         x = x.double()
         lost = x.abs() - per_entry(_scales(x, sizes).double(), sizes)
         return lost.norm(dim=1) * (1 + 2**-20)
 
 
 def _scales(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Mean |x| of each tensor: [N, len(sizes)] float32, NaN where x has one."""
+    """Return the mean |x| of each tensor: [N, len(sizes)] float32, NaN where x has one."""
     # Summed in float64, else the last bit would depend on the number of rows and of threads.
     means = per_tensor(x, sizes, lambda part: part.abs().mean(dim=1, dtype=torch.float64))
     return means.to(torch.float32)
 
 
 def _pack(bits: Tensor) -> Tensor:
-    """[N, P] bool -> [N, ceil(P / 8)] uint8."""
+    """Pack bits: [N, P] bool -> [N, ceil(P / 8)] uint8."""
     padded = torch.nn.functional.pad(bits.to(torch.uint8), (0, -bits.shape[1] % 8))
     octets = padded.view(len(bits), padded.shape[1] // 8, 8)
     return (octets << _places(bits)).sum(dim=2, dtype=torch.uint8)
 
 
 def _unpack(packed: Tensor, columns: int) -> Tensor:
-    """[N, ceil(P / 8)] uint8 -> [N, P] bool."""
+    """Unpack bits: [N, ceil(P / 8)] uint8 -> [N, P] bool."""
     octets = (packed[:, :, None] >> _places(packed)) & 1
     return octets.reshape(len(packed), -1)[:, :columns].to(torch.bool)
 
 
 def _places(like: Tensor) -> Tensor:
-    """0 to 7: the place of each bit in its byte."""
+    """Return 0 to 7, the place of each bit in its byte."""
     return torch.arange(8, dtype=torch.uint8, device=like.device)

@@ -47,7 +47,7 @@ class TopK(Compressor):
     error_feedback: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be sent."""
+        """Check the fraction and the type of the values."""
         if not 0 < self.fraction <= 1:
             raise ConfigurationError(
                 f"top_k keeps a fraction above 0 and at most 1 of the entries, got "
@@ -60,13 +60,13 @@ class TopK(Compressor):
             )
 
     def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """See `Compressor.encode`."""
+        """Encode rows, see `Compressor.encode`."""
         indices = _largest(x, self._kept(sizes))
         values = x.gather(1, indices).to(_VALUE_TYPES[self.values])
         return torch.cat([to_bytes(indices.to(torch.int32)), to_bytes(values)], dim=1)
 
     def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `Compressor.decode`."""
+        """Decode rows, see `Compressor.decode`."""
         head = 4 * self._kept(sizes)
         indices = from_bytes(sent[:, :head], torch.int32).to(torch.int64)
         values = from_bytes(sent[:, head:], _VALUE_TYPES[self.values]).to(dtype)
@@ -74,11 +74,11 @@ class TopK(Compressor):
         return zeros.scatter_(1, indices, values)
 
     def payload(self, sizes: Sequence[int]) -> int:
-        """See `Compressor.payload`."""
+        """Return the bytes of a row, see `Compressor.payload`."""
         return self._kept(sizes) * (4 + _VALUE_TYPES[self.values].itemsize)
 
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """See `Compressor.error_bound`; for x within the range of the values' type."""
+        """Return the bound of `Compressor.error_bound`, for x in the range of the values' type."""
         kept, columns = self._kept(sizes), sum(sizes)
         finfo = torch.finfo(_VALUE_TYPES[self.values])
         dropped = (1 - kept / columns) ** 0.5 * (1 + 2**-20)
@@ -90,7 +90,7 @@ class TopK(Compressor):
 
 
 def _largest(x: Tensor, k: int) -> Tensor:
-    """Indices of the k largest |x| of each row, largest first, ties by place: [N, k] int64.
+    """Return the places of the k largest |x| of each row, largest first, ties by place: [N, k].
 
     The bits of a float32 magnitude, read as an integer, are ordered as the magnitudes are, NaN
     last. With the place (counted from the end) below them no two keys are equal, so that the

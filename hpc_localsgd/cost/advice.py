@@ -55,13 +55,13 @@ class Circumstances:
 
 
 def advise(plan: Preview, given: Circumstances) -> list[Advice]:
-    """All warnings that apply, the most serious first."""
+    """Return all warnings that apply, the most serious first."""
     said = ((check.__name__, check(plan, given)) for check in CHECKS)
     return [Advice(kind, text) for kind, text in said if text is not None]
 
 
 def disconnected(plan: Preview, given: Circumstances) -> str | None:
-    """The workers never agree."""
+    """Warn that the workers never agree."""
     del plan
     if not given.gap <= NO_GAP:
         return None
@@ -73,7 +73,7 @@ def disconnected(plan: Preview, given: Circumstances) -> str | None:
 
 
 def round_over_limit(plan: Preview, given: Circumstances) -> str | None:
-    """The longest round does not fit in a job."""
+    """Warn that the longest round does not fit in a job."""
     r, limit_s = plan.longest, given.time_limit_s
     round_s = r.H * plan.step_s
     if not round_s > limit_s:
@@ -88,7 +88,7 @@ def round_over_limit(plan: Preview, given: Circumstances) -> str | None:
 
 
 def run_over_limit(plan: Preview, given: Circumstances) -> str | None:
-    """The run needs several jobs."""
+    """Warn that the run needs several jobs."""
     total_s = plan.compute_s + (0.0 if math.isnan(plan.exchange_s) else plan.exchange_s)
     if not total_s > given.time_limit_s:
         return None
@@ -101,7 +101,7 @@ def run_over_limit(plan: Preview, given: Circumstances) -> str | None:
 
 
 def limit_without_step_time(plan: Preview, given: Circumstances) -> str | None:
-    """A time limit says nothing as long as nobody knows how long a step takes."""
+    """Warn that a time limit says nothing while the time of a step is unknown."""
     if not math.isfinite(given.time_limit_s) or not math.isnan(plan.step_s):
         return None
     return (
@@ -111,7 +111,7 @@ def limit_without_step_time(plan: Preview, given: Circumstances) -> str | None:
 
 
 def one_worker(plan: Preview, given: Circumstances) -> str | None:
-    """Nobody to talk to."""
+    """Warn that there is only one worker."""
     del plan
     if given.K > 1:
         return None
@@ -119,7 +119,7 @@ def one_worker(plan: Preview, given: Circumstances) -> str | None:
 
 
 def not_known(plan: Preview, given: Circumstances) -> str | None:
-    """A plan that the run will not follow."""
+    """Warn of a plan that the run will not follow."""
     if not given.measured:
         return None
     return (
@@ -129,7 +129,7 @@ def not_known(plan: Preview, given: Circumstances) -> str | None:
 
 
 def never_local(plan: Preview, given: Circumstances) -> str | None:
-    """A method of local steps that takes none."""
+    """Warn of a method of local steps that takes none."""
     saves = plan.share < 0.99 or plan.exchange_s < 0.95 * plan.parallel_s
     if not given.local or given.topology or plan.longest.H > 1 or saves or given.measured:
         return None
@@ -141,7 +141,7 @@ def never_local(plan: Preview, given: Circumstances) -> str | None:
 
 
 def sends_more(plan: Preview, given: Circumstances) -> str | None:
-    """Slower on the network than what it is meant to replace."""
+    """Warn that the method needs more time on the network than parallel SGD."""
     if given.K == 1 or not plan.exchange_s > 1.05 * plan.parallel_s:
         return None
     text = (
@@ -154,7 +154,7 @@ def sends_more(plan: Preview, given: Circumstances) -> str | None:
 
 
 def local_steps_do_little(plan: Preview, given: Circumstances) -> str | None:
-    """A rule of thumb from the Slow SDE: psi(2 eta H lambda) is about eta H lambda when small.
+    """Warn that local steps do little: psi(2 eta H lambda), about eta H lambda, is small.
 
     psi is what local steps add to the drift towards flat minima, as a fraction of the most they
     can add. eta is lr / (1 - momentum). lambda, the curvature along a noisy direction, is not
@@ -177,7 +177,7 @@ def local_steps_do_little(plan: Preview, given: Circumstances) -> str | None:
 
 
 def evaluates_within_rounds(plan: Preview, given: Circumstances) -> str | None:
-    """Evaluations that fall where the workers are apart."""
+    """Warn of evaluations that fall within rounds, where the workers differ."""
     r = plan.longest
     if not given.local or not 0 < given.evaluate_every < r.H:
         return None

@@ -31,7 +31,7 @@ class Network:
     bytes_per_s: float
 
     def seconds(self, messages: float, wire_bytes: float) -> float:
-        """Seconds a worker needs to send `wire_bytes` in `messages` messages one after another."""
+        """Return the seconds a worker needs to send `wire_bytes`, in so many messages."""
         return messages * self.latency_s + wire_bytes / self.bytes_per_s
 
 
@@ -48,7 +48,7 @@ NETWORKS = {
 
 
 def network(name: str) -> Network:
-    """A network by name.
+    """Return a network by name.
 
     Raises:
         ConfigurationError: Unknown name; lists the known ones.
@@ -59,12 +59,12 @@ def network(name: str) -> Network:
 
 
 def allreduce_messages(n: int) -> int:
-    """Messages a rank sends one after another in a ring all-reduce over n ranks."""
+    """Return how many messages a rank sends, one by one, in a ring all-reduce over n ranks."""
     return 2 * (n - 1)
 
 
 def allreduce_wire_bytes(n: int, payload_bytes: int) -> int:
-    """Bytes a rank sends in a ring all-reduce: 2 (n - 1) / n times the payload, the minimum."""
+    """Return the bytes a rank sends in a ring all-reduce, the minimum: 2 (n - 1) / n payloads."""
     return 2 * (n - 1) * payload_bytes // n
 
 
@@ -75,7 +75,7 @@ def fit(
     messages: float = 1,
     name: str = "measured",
 ) -> Network:
-    """The network that explains measured seconds best, in the sense of relative squares.
+    """Fit a network to measured seconds, by the least relative squares.
 
         minimise sum_i ((messages alpha + beta size_i - seconds_i) / seconds_i)^2,  alpha, beta >= 0
 

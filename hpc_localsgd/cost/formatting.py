@@ -6,12 +6,12 @@ import math
 
 
 def grouped(number: float) -> str:
-    """A whole number for a person: ``93 600``."""
+    """Format a whole number for a reader: ``93 600``."""
     return f"{number:,.0f}".replace(",", " ")
 
 
 def human_seconds(seconds: float) -> str:
-    """Seconds for a person: ``12 ms``, ``90 s``, ``42 min``, ``7 h 05 min``, ``2 d 03 h``."""
+    """Format seconds for a reader: ``12 ms``, ``90 s``, ``7 h 05 min``, ``2 d 03 h``."""
     if seconds < 119.5:
         return f"{1000 * seconds:.3g} ms" if 0 < seconds < 0.9995 else f"{seconds:.3g} s"
     minutes = round(seconds / 60)
@@ -24,6 +24,6 @@ def human_seconds(seconds: float) -> str:
 
 
 def slurm_time(seconds: float) -> str:
-    """A time limit as Slurm takes it, rounded up to minutes: ``36:20:00``."""
+    """Format a time limit for Slurm, rounded up to minutes: ``36:20:00``."""
     minutes = math.ceil(seconds / 60)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:00"

@@ -50,7 +50,7 @@ class Preview:
 
     @property
     def rounds(self) -> int:
-        """Number of rounds, which is the number of syncs."""
+        """Number of rounds, which is the number of exchanges."""
         return sum(stretch.rounds for stretch in self.stretches)
 
     @property
@@ -89,7 +89,7 @@ class Preview:
         return self.compute_s + self.exchange_s
 
     def epochs(self, steps: float) -> float:
-        """Steps as passes over the data; NaN if not known."""
+        """Return steps as passes over the data; NaN if unknown."""
         return steps / self.steps_per_epoch
 
 

@@ -46,12 +46,12 @@ class Stretch:
 
     @property
     def rounds(self) -> int:
-        """How many rounds."""
+        """Number of rounds."""
         return (self.end - self.begin) // self.H
 
     @property
     def syncs(self) -> range:
-        """Optimiser steps taken when the syncs happen."""
+        """Numbers of optimiser steps taken when the exchanges happen."""
         return range(self.begin + self.H, self.end + 1, self.H)
 
     @property
@@ -68,7 +68,7 @@ class Stretch:
 def stretches(
     schedule: Schedule, rate: Rate, steps: int, payload: Payload, exchange_s: Seconds | None
 ) -> Iterator[tuple[Stretch, np.ndarray]]:
-    """The rounds of a run, those of equal length together, and the bytes each worker sends, [K].
+    """Yield the rounds of a run, equal lengths together, with the bytes each worker sends [K].
 
     Costs are worked out for the first 240 rounds of a stretch and repeated for the rest, which is
     exact for exchanges that recur every 2, 3, 4, ..., 16, ... rounds, whatever divides 240; else it
@@ -107,7 +107,7 @@ def stretches(
 
 
 class _Costs:
-    """Adds up the rounds of one stretch; from the 241st on, what the one 240 before it cost."""
+    """Sum of the costs of one stretch's rounds; from the 241st on, that of the round 240 before."""
 
     def __init__(self, payload: Payload, exchange_s: Seconds | None) -> None:
         self._payload, self._exchange_s = payload, exchange_s
@@ -121,13 +121,13 @@ class _Costs:
         return len(self._known) >= CYCLE
 
     def add(self, now: Now) -> None:
-        """One more round, worked out."""
+        """Add a round at its computed cost."""
         seconds = math.nan if self._exchange_s is None else self._exchange_s(now)
         self._known.append((self._payload(now), seconds))
         self._count_one(*self._known[-1])
 
     def repeat(self) -> None:
-        """One more round, like that 240 before it."""
+        """Add a round at the cost of the one 240 before it."""
         self._count_one(*self._known[self._count % CYCLE])
 
     def _count_one(self, sent: float | np.ndarray, seconds: float) -> None:

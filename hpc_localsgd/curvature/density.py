@@ -38,11 +38,11 @@ class Density:
     weights: np.ndarray
 
     def moment(self, power: int) -> Estimate:
-        """Mean of lambda^power over the P eigenvalues: tr H^power / P."""
+        """Return the mean of lambda^power over the P eigenvalues: tr H^power / P."""
         return Estimate.of((self.weights * self.nodes**power).sum(1))
 
     def on(self, grid: np.ndarray, width: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The density on a grid, each node widened to a Gaussian.
+        """Return the density on a grid, each node widened to a Gaussian.
 
         Args:
             grid: [g], eigenvalues.
@@ -68,7 +68,7 @@ def spectral_density(
     vectors: int = 10,
     seed: int = 0,
 ) -> Density:
-    """Quadrature rules of the spectrum.
+    """Return quadrature rules of the spectrum.
 
     Keeps `steps` x `vectors` x P numbers for the orthogonalisation.
 
@@ -90,7 +90,7 @@ def spectral_density(
 
 
 def lanczos(product: Product, start: Rows, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tridiagonal matrices of several vectors at once, with full orthogonalisation.
+    """Return the tridiagonal matrices of several vectors at once, with full orthogonalisation.
 
     Args:
         product: Multiplies rows [m, P] with the symmetric matrix.
@@ -126,7 +126,7 @@ def lanczos(product: Product, start: Rows, steps: int) -> tuple[np.ndarray, np.n
 
 
 def quadrature(diagonal: np.ndarray, beside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes [m] and weights [m] of a tridiagonal matrix (Golub & Welsch)."""
+    """Return the nodes [m] and weights [m] of a tridiagonal matrix (Golub & Welsch)."""
     T = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
     nodes, vectors = np.linalg.eigh(T)
     return nodes, vectors[0] ** 2

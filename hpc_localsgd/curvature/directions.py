@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def smoothed(
     losses: Losses, x: Vector, sigma: float, *, probes: int = 20, seed: int = 0
 ) -> Estimate:
-    """E L(x + sigma z) - L(x) for standard normal z, about sigma^2 / 2 tr H.
+    """Estimate E L(x + sigma z) - L(x) for standard normal z, about sigma^2 / 2 tr H.
 
     Drawn in opposite pairs, so that odd orders cancel exactly.
 
@@ -47,7 +47,7 @@ def smoothed(
 def smoothed_by_workers(
     losses: Losses, x: Vector, apart: Rows, *, probes: int = 20, seed: int = 0
 ) -> Estimate:
-    """E L(x + e) - L(x) for e ~ N(0, Xi), the Gaussian with the workers' own covariance.
+    """Estimate E L(x + e) - L(x) for e ~ N(0, Xi), Gaussian with the workers' covariance.
 
     Args:
         losses: Loss at points [m, P].
@@ -66,12 +66,12 @@ def smoothed_by_workers(
 
 
 def deviations(workers: Rows) -> Rows:
-    """What Xi is made of: w_k - mean, [K, P]."""
+    """Return the deviations that Xi is made of: w_k - mean, [K, P]."""
     return workers - workers.mean(0, keepdim=True)
 
 
 def half_trace(product: Product, apart: Rows, *, vectors: int = 10) -> float:
-    """1/2 tr(H Xi) = 1/(2K) sum_k d_k^T H d_k, exactly: K products.
+    """Return 1/2 tr(H Xi) = 1/(2K) sum_k d_k^T H d_k, exactly, by K products.
 
     On a quadratic loss it equals (1/K) sum_k L(w_k) - L(w).
 
@@ -84,7 +84,7 @@ def half_trace(product: Product, apart: Rows, *, vectors: int = 10) -> float:
 
 
 def along(product: Product, apart: Rows, *, vectors: int = 10) -> np.ndarray:
-    """d_k^T H d_k for each row d_k: float64 [K].
+    """Return d_k^T H d_k for each row d_k: float64 [K].
 
     Args:
         product: Multiplies rows [m, P] with the Hessian.
@@ -98,7 +98,7 @@ def along(product: Product, apart: Rows, *, vectors: int = 10) -> np.ndarray:
 def worst_direction(
     losses: Losses, gradient: Gradient, x: Vector, rho: float, *, steps: int = 1
 ) -> float:
-    """L(x + e) - L(x) with e the steepest way up within a ball: rho g / ||g||.
+    """Return L(x + e) - L(x) for e = rho g / ||g||, the steepest ascent within a ball.
 
     With one step this is SAM's own first-order answer. Further steps set e = rho g(x + e) /
     ||g(x + e)||, a fixed-point ascent on the sphere, and the largest value counts; it is a lower

@@ -48,7 +48,7 @@ def top_eigenvalues(
     seed: int = 0,
     restarts: int = 300,
 ) -> Eigenpairs:
-    """The k largest eigenvalues and their eigenvectors.
+    """Return the k largest eigenvalues and their eigenvectors.
 
     Args:
         product: Multiplies rows [m, P] with the symmetric matrix.
@@ -73,14 +73,14 @@ def top_eigenvalues(
 
 
 class _Counted:
-    """The product in NumPy's float64, or the float32 of the vectors, and how often it was taken."""
+    """Product in NumPy's float64 or the vectors' float32, with a count of its uses."""
 
     def __init__(self, product: Product, like: Vector) -> None:
         self.product, self.like, self.count = product, like, 0
         self.dtype = np.dtype("float64" if like.dtype == torch.float64 else "float32")
 
     def __call__(self, columns: np.ndarray) -> np.ndarray:
-        """H times columns [P, m]: [P, m]."""
+        """Return H times columns [P, m]: [P, m]."""
         rows = torch.from_numpy(np.array(columns.T, dtype=self.dtype, order="C"))
         self.count += len(rows)
         return self.product(rows.to(self.like)).T.cpu().numpy()
@@ -108,7 +108,7 @@ def _iterate(
 
 
 def _descending(values: np.ndarray, vectors: np.ndarray, k: int, calls: _Counted) -> Eigenpairs:
-    """Sorted, with residuals, and padded to k."""
+    """Return the pairs sorted, with residuals, and padded to k."""
     order = np.argsort(values)[::-1]
     values, vectors = values[order].astype(np.float64), vectors[:, order]
     padded, residuals = np.full(k, np.nan), np.full(k, np.nan)
@@ -122,7 +122,7 @@ def _descending(values: np.ndarray, vectors: np.ndarray, k: int, calls: _Counted
 
 
 def gram_eigenvalues(rows: Rows) -> np.ndarray:
-    """The K eigenvalues of sum_k d_k d_k^T, from the K x K matrix of inner products; descending.
+    """Return the K eigenvalues of sum_k d_k d_k^T, descending, from the K x K inner products.
 
     The P x P matrix has the same eigenvalues, and 0 for all others.
 
@@ -135,7 +135,7 @@ def gram_eigenvalues(rows: Rows) -> np.ndarray:
 
 
 def descending(gram: np.ndarray, eps: float) -> np.ndarray:
-    """Eigenvalues [K] of a Gram matrix [K, K], largest first, those below its rounding 0.
+    """Return eigenvalues [K] of a Gram matrix [K, K], largest first, those below rounding as 0.
 
     Args:
         gram: [K, K], float64.
@@ -146,7 +146,7 @@ def descending(gram: np.ndarray, eps: float) -> np.ndarray:
 
 
 def rounding(mean: Vector, eps: float) -> float:
-    """Give the spread that models around `mean` [P] show when they differ by rounding alone.
+    """Return the spread of models around `mean` [P] that differ by rounding alone.
 
     Args:
         mean: [P].

@@ -61,15 +61,15 @@ class Outputs:
         (self._pulled,) = torch.autograd.grad(self._f, x, self._u, create_graph=True)
 
     def forward(self, vectors: Rows, pull: PullBack, keep: bool) -> torch.Tensor:
-        """J v for rows [m, P]: [m, b, C, ...]."""
+        """Return J v for rows [m, P]: [m, b, C, ...]."""
         return pull(self._pulled, self._u, vectors, keep)
 
     def back(self, rows: torch.Tensor, pull: PullBack, keep: bool) -> Rows:
-        """J^T w for w [m, b, C, ...]: [m, P]."""
+        """Return J^T w for w [m, b, C, ...]: [m, P]."""
         return pull(self._f, self._x, rows, keep)
 
     def between(self, moved: torch.Tensor, middle: Middle) -> torch.Tensor:
-        """The matrix between J^T and J, times moved [m, b, C, ...], summed over samples."""
+        """Apply the matrix between J^T and J to moved [m, b, C, ...], summed over samples."""
         if middle == "ggn":
             p = self.logits.softmax(1)
             places = self.targets[0].numel()  # labels of a sample: one, or the tokens of a text
@@ -80,7 +80,7 @@ class Outputs:
 
 
 def _residuals(task: Task, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Gradient r_i of each sample's loss by its logits, [b, C, ...]."""
+    """Return the gradient r_i of each sample's loss by its logits, [b, C, ...]."""
     at = logits.clone().requires_grad_()
     (r,) = torch.autograd.grad(task.criterion(at, targets), at)
     return r * len(logits)
@@ -99,7 +99,7 @@ class OuterProducts:
         pull: PullBack,
         keep: bool,
     ) -> None:
-        """At a point.
+        """Take G or F at a point.
 
         Args:
             task: With `outputs`.
@@ -115,7 +115,7 @@ class OuterProducts:
         self._kept: list[Outputs] = []
 
     def products(self, vectors: Rows, middle: Middle) -> Rows:
-        """G or F times vectors [m, P]: [m, P].
+        """Return G or F times vectors [m, P]: [m, P].
 
         Raises:
             ConfigurationError: The task has no outputs.
@@ -137,7 +137,7 @@ class OuterProducts:
 
 
 def squared_gradients(task: Task, chunks: Sequence[Batch], x: Vector, buffers: Vector) -> Vector:
-    """Sums over these samples of |g_i|^2 and |g_i|^4, and their number: float64 [3].
+    """Return the sums over these samples of |g_i|^2 and |g_i|^4, and their number: float64 [3].
 
     Args:
         task: Its `loss` of one sample at a time.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def covariance(fisher: Product, gradient: Vector) -> Product:
-    """Products with Sigma = F - g g^T, the covariance of the gradient of one sample.
+    """Return products with Sigma = F - g g^T, the covariance of the gradient of one sample.
 
     Args:
         fisher: Multiplies rows [m, P] with the empirical Fisher matrix.
@@ -34,7 +34,7 @@ def covariance(fisher: Product, gradient: Vector) -> Product:
 
 
 def noise_trace(sums: np.ndarray, gradient: Vector) -> Estimate:
-    """The trace of Sigma, mean |g_i|^2 - |g|^2, with the standard error of the mean over samples.
+    """Return the trace of Sigma, mean |g_i|^2 - |g|^2, with its standard error over samples.
 
     Exact for the given samples; the error is that of taking them for the whole data.
 
@@ -61,7 +61,7 @@ def alignment(
     known: Eigenpairs | None = None,
     seed: int = 0,
 ) -> Estimate:
-    """tr(H Sigma) / (|H|_F |Sigma|_F) from products with random signs, and its standard error.
+    """Estimate tr(H Sigma) / (|H|_F |Sigma|_F) with random signs, and its standard error.
 
     The same vectors z serve all three: E (Hz).(Sigma z), E |Hz|^2, E |Sigma z|^2. Known eigenpairs
     of H are taken out of z and their parts added exactly, as for the trace. The error is the
@@ -92,7 +92,7 @@ def alignment(
 
 
 def _exact_parts(sigma: Product, known: Eigenpairs | None) -> tuple[np.ndarray, Rows | None]:
-    """What the known eigenvectors add to the three sums [3], and those vectors."""
+    """Return what the known eigenvectors add to the three sums [3], and those vectors."""
     _, V = deflation(known)
     if V is None or known is None:
         return np.zeros(3), None
@@ -101,13 +101,13 @@ def _exact_parts(sigma: Product, known: Eigenpairs | None) -> tuple[np.ndarray, 
 
 
 def _three(a: Rows, b: Rows) -> np.ndarray:
-    """Row by row a.b, a.a and b.b: [m, 3]."""
+    """Return a.b, a.a and b.b, row by row: [m, 3]."""
     a, b = a.double(), b.double()
     return torch.stack([(a * b).sum(1), (a * a).sum(1), (b * b).sum(1)], dim=1).cpu().numpy()
 
 
 def _ratio(samples: np.ndarray, exact: np.ndarray) -> Estimate:
-    """The cosine of the means [n, 3], and the jackknife's standard error."""
+    """Return the cosine of the means [n, 3], and the jackknife's standard error."""
     n = len(samples)
 
     def cosine(means: np.ndarray) -> np.ndarray:

@@ -33,18 +33,18 @@ class Estimate:
 
     @staticmethod
     def of(samples: Sequence[float] | np.ndarray, offset: float = 0.0) -> Estimate:
-        """Mean and standard error of samples, plus what is known exactly."""
+        """Return the mean and standard error of samples, plus what is known exactly."""
         x = np.asarray(samples, dtype=np.float64)
         error = x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan
         return Estimate(float(offset + x.mean()), float(error), len(x))
 
     def __str__(self) -> str:
-        """``63.7 +- 0.4``."""
+        """Format as ``63.7 +- 0.4``."""
         return f"{self.value:.4g} +- {self.error:.2g}"
 
 
 def rademacher(first: int, count: int, like: Vector, seed: int) -> Rows:
-    """Probes `first`, `first` + 1, ... of a seed: signs [count, P].
+    """Return probes `first`, `first` + 1, ... of a seed: signs [count, P].
 
     Each has a stream of its own, so that how many are drawn at a time changes nothing.
 
@@ -61,6 +61,6 @@ def rademacher(first: int, count: int, like: Vector, seed: int) -> Rows:
 
 
 def gaussian(first: int, count: int, like: Vector, seed: int) -> Rows:
-    """As `rademacher`, standard normal."""
+    """Return standard normal probes, drawn as those of `rademacher`."""
     streams = [np.random.default_rng([seed, first + i]) for i in range(count)]
     return torch.from_numpy(np.stack([s.standard_normal(len(like)) for s in streams])).to(like)

@@ -24,12 +24,12 @@ class PullBack:
     """
 
     def __init__(self, dim: int, device: torch.device) -> None:
-        """For a model of `dim` parameters: on a CPU a pass of a large one fills it by itself."""
+        """Prepare for a model of `dim` parameters: on a CPU one pass of a large model fills it."""
         self.batching = device.type == "cuda" or dim <= BATCHED_P
         self._right: dict[tuple[int, ...], bool] = {}
 
     def __call__(self, of: torch.Tensor, by: torch.Tensor, rows: Rows, keep: bool) -> torch.Tensor:
-        """Rows [m, *of] times d of / d by: [m, *by].
+        """Return rows [m, *of] times d of / d by: [m, *by].
 
         Args:
             of: A tensor with a graph.

@@ -71,11 +71,11 @@ class Risk:
 
     @torch.no_grad()
     def losses(self, points: Rows) -> torch.Tensor:
-        """This rank's part of the loss at points [m, P]: float64 [m]."""
+        """Return this rank's part of the loss at points [m, P]: float64 [m]."""
         return torch.stack([self._part(x) for x in points])
 
     def gradient(self, x: Vector) -> Vector:
-        """This rank's part of the gradient at x [P]: [P]."""
+        """Return this rank's part of the gradient at x [P]: [P]."""
         x = x.detach().clone().requires_grad_()
         found = torch.zeros_like(x)
         for chunk in self.chunks:
@@ -83,7 +83,7 @@ class Risk:
         return found.detach()
 
     def products(self, vectors: Rows) -> Rows:
-        """This rank's part of the Hessian at the point of `at`, times vectors [m, P]: [m, P].
+        """Return this rank's part of the Hessian at the point of `at` times vectors [m, P]: [m, P].
 
         Raises:
             RuntimeError: `at` was never called.
@@ -97,7 +97,7 @@ class Risk:
         return found
 
     def outer_products(self, vectors: Rows, middle: Middle) -> Rows:
-        """This rank's part of the Gauss-Newton or Fisher matrix times vectors [m, P]: [m, P].
+        """Return this rank's part of the Gauss-Newton or Fisher matrix times vectors: [m, P].
 
         Args:
             vectors: [m, P].
@@ -113,7 +113,7 @@ class Risk:
         return self._outer.products(vectors, middle)
 
     def squared_gradients(self) -> torch.Tensor:
-        """Over this rank's samples: sums of |g_i|^2, |g_i|^4 and 1, float64 [3].
+        """Return sums over this rank's samples of |g_i|^2, |g_i|^4 and 1: float64 [3].
 
         Raises:
             RuntimeError: `at` was never called.
@@ -126,7 +126,7 @@ class Risk:
         return self._x
 
     def _gradient_graph(self, i: int) -> torch.Tensor:
-        """The gradient [P] on chunk i, differentiable; kept between products if it is small."""
+        """Return the gradient [P] on chunk i, differentiable; cached between products if small."""
         if self._keep and len(self._gradients) == len(self.chunks):
             return self._gradients[i]
         x = self._point()
@@ -144,7 +144,7 @@ class Risk:
         return torch.stack(parts).sum() if parts else x.new_zeros((), dtype=torch.float64)
 
     def _check_deterministic(self) -> None:
-        """Evaluate the first chunk twice, loss and gradient; both must be the same numbers."""
+        """Check that two evaluations of the first chunk, loss and gradient, are equal."""
         if not self.chunks or self._x is None:
             return
         first, second = self._looked_at(), self._looked_at()
@@ -159,7 +159,7 @@ class Risk:
             )
 
     def _looked_at(self) -> torch.Tensor:
-        """Loss and gradient on the first chunk, [1 + P]."""
+        """Return the loss and gradient on the first chunk, [1 + P]."""
         x = self._point()
         loss = self._loss(x, self.chunks[0])
         (g,) = torch.autograd.grad(loss, x)

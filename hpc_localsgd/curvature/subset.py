@@ -29,7 +29,7 @@ def build_for_curvature(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Task:
-    """A task with one worker, whose first epoch is the seeded order of the training set.
+    """Make a task with one worker, whose first epoch is the seeded order of the training set.
 
     Its samples are as they are stored, without augmentation, label noise and mixup, whatever the
     run trained on; label smoothing is part of the loss and stays.
@@ -48,7 +48,7 @@ def build_for_curvature(
 
 
 def pieces(task: Task, samples: int | None = None, rank: int = 0, ranks: int = 1) -> list[Batch]:
-    """This rank's pieces of the subset: inputs [b, ...] and targets [b] each.
+    """Return this rank's pieces of the subset: inputs [b, ...] and targets [b] each.
 
     Args:
         task: From `build_for_curvature`.
@@ -70,7 +70,7 @@ def pieces(task: Task, samples: int | None = None, rank: int = 0, ranks: int = 1
 
 
 def subset_size(task: Task, samples: int | None) -> int:
-    """Samples of the subset that are there.
+    """Return the number of samples that the subset has.
 
     Raises:
         ConfigurationError: No samples.
@@ -81,7 +81,7 @@ def subset_size(task: Task, samples: int | None) -> int:
 
 
 def in_chunks(parts: Sequence[Batch], chunk: int) -> list[Batch]:
-    """The pieces put together to chunks of equal size: what is computed in one pass.
+    """Join the pieces to chunks of equal size, each computed in one pass.
 
     Args:
         parts: Pieces.
@@ -97,7 +97,7 @@ def in_chunks(parts: Sequence[Batch], chunk: int) -> list[Batch]:
 
 
 def of_full_size(task: Task, parts: Sequence[Batch], samples: int) -> list[Batch]:
-    """The pieces that BatchNorm's statistics are estimated on: as long as a batch of the run.
+    """Return the pieces for BatchNorm's statistics, each as long as a batch of the run.
 
     A shorter one has other statistics, and a single sample none. Where the subset is smaller than a
     batch it is all there is.
@@ -112,7 +112,7 @@ def of_full_size(task: Task, parts: Sequence[Batch], samples: int) -> list[Batch
 
 
 def statistics_sum(task: Task, x: Vector, parts: Sequence[Batch], samples: int) -> torch.Tensor:
-    """BatchNorm's statistics at x, summed over these pieces: [Q + 1], the last is their number.
+    """Return BatchNorm's statistics at x, summed over these pieces, and their number: [Q + 1].
 
     Summed over ranks and divided by its last entry, this is the cumulative mean over all pieces.
 

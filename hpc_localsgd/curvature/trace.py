@@ -34,7 +34,7 @@ def hutchinson(
     known: Eigenpairs | None = None,
     seed: int = 0,
 ) -> Estimate:
-    """The trace, with its standard error; stops when that is small enough.
+    """Estimate the trace, with its standard error, until that is small enough.
 
     Args:
         product: Multiplies rows [m, P] with the symmetric matrix.
@@ -61,7 +61,7 @@ def hutchinson(
 
 
 def deflation(known: Eigenpairs | None) -> tuple[float, Rows | None]:
-    """The exact part of the trace, and the orthonormal rows it belongs to."""
+    """Return the exact part of the trace, and the orthonormal rows it belongs to."""
     if known is None:
         return 0.0, None
     there = np.isfinite(known.values)

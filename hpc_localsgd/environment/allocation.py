@@ -23,7 +23,7 @@ Read = Callable[[str], str]
 def allocated_hosts(
     environ: Mapping[str, str], commands: Sequence[Sequence[str]], read: Read
 ) -> tuple[str, ...]:
-    """Return the hosts of the job in order, each once; empty where nothing says.
+    """Return the hosts of the job in order, each once; none if nothing names them.
 
     Args:
         environ: Variables of a rank.
@@ -46,12 +46,12 @@ def allocated_hosts(
 
 
 def _by_srun(environ: Mapping[str, str]) -> bool:
-    """Below mpirun and horovodrun the step is that of their daemons."""
+    """Return whether a Slurm step has our ranks, and not the daemons of mpirun or horovodrun."""
     return not any(name.startswith(("OMPI_COMM_WORLD", "HOROVOD_RANK")) for name in environ)
 
 
 def _named(words: Sequence[str], read: Read) -> tuple[str, ...]:
-    """The hosts on a launcher's command line."""
+    """Return the hosts on a launcher's command line."""
     found: list[str] = []
     split = [part for w in words for part in (w.split("=", 1) if w.startswith("--") else (w,))]
     for option, value in zip(split, split[1:], strict=False):
@@ -63,7 +63,7 @@ def _named(words: Sequence[str], read: Read) -> tuple[str, ...]:
 
 
 def _host(item: str) -> str:
-    """`a` of `a:4`; an IPv6 address stays whole."""
+    """Return the host `a` of `a:4`; an IPv6 address stays whole."""
     return item.rpartition(":")[0] if re.fullmatch(r"[^:]+:\d+", item) else item
 
 
@@ -97,7 +97,7 @@ def expanded(names: str) -> list[str]:
 
 
 def idle_hosts(allocated: Sequence[str], taking_part: Sequence[str]) -> tuple[str, ...]:
-    """Return the allocated hosts without a rank; they may be called by other names than their own.
+    """Return the allocated hosts without a rank, even if they go by other names.
 
     An address, or an alias, cannot be told from the host it means: where it is unclear which of
     them is idle, as many are returned as have no rank.
@@ -126,7 +126,7 @@ def warning(idle: Sequence[str]) -> str:
 
 
 def told(hosts: Sequence[str], allocated: Sequence[str]) -> list[str]:
-    """Return what a run says at its start of where its workers are: a line or two.
+    """Return a line or two on where the workers are, for the start of a run.
 
     Args:
         hosts: The host of each worker.
@@ -153,12 +153,12 @@ def of_this_process(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
 
 
 def _above() -> list[list[str]]:
-    """The words of the processes above this one, the nearest first; Linux only."""
+    """Return the command lines of the processes above this one, the nearest first; Linux only."""
     return [words for _, words in processes_above()]
 
 
 def processes_above() -> list[tuple[int, list[str]]]:
-    """Return number and words of the processes above this one, the nearest first; Linux only."""
+    """Return number and command line of the processes above, the nearest first; Linux only."""
     found, pid = [], os.getppid()
     try:
         while pid > 1:

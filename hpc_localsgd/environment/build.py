@@ -30,7 +30,7 @@ PROMISE = ("constraints.txt", "setup.py", "pyproject.toml")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build what is missing; the exit status is 0 when the environment is ready."""
+    """Build what is missing; return 0 when the environment is ready."""
     parser = argparse.ArgumentParser(prog="make env", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where to build it")
     venv = parser.parse_args(argv).venv.absolute()

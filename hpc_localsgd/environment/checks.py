@@ -22,7 +22,7 @@ def python(facts: Facts) -> Finding:
 
 
 def torch(facts: Facts) -> Finding:
-    """Judge PyTorch: without it only plans and recorded trajectories can be looked at."""
+    """Judge PyTorch: without it only plans and recorded trajectories can be read."""
     if facts.torch is None:
         return Finding(PROBLEM, "PyTorch", "not installed", "make env, or pip install torch")
     return Finding(OK, "PyTorch", facts.torch)
@@ -115,7 +115,7 @@ def hdf5(facts: Facts) -> Finding:
 
 
 def slurm(facts: Facts) -> Finding:
-    """Show what Slurm gave."""
+    """Show what Slurm has set."""
     given = [f"{name[6:].lower()}={v}" for name, v in facts.environ.items() if name[:6] == "SLURM_"]
     if not given:
         return Finding(OK, "Slurm", "not in a job")

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """The options of the command."""
+    """Return the parser of the command."""
     first, _, rest = (__doc__ or "").partition("\n")
     made = Parser(
         prog="python -m hpc_localsgd doctor",
@@ -50,7 +50,7 @@ def parser() -> Parser:
 
 
 def examine(everyone: Sequence[Facts]) -> list[Finding]:
-    """Return all findings: on each rank's software the worst rank's, then those on the launch."""
+    """Return all findings: the worst rank's of the software, then those on the launch."""
     return [worst(check, everyone) for check in ON_EACH] + [check(everyone) for check in ON_ALL]
 
 

@@ -13,7 +13,7 @@ def ended(text: bytes) -> bytes:
 
 
 def main(paths: list[str]) -> int:
-    """Rewrite the files that need it; the status is 1 when one did, as pre-commit expects."""
+    """Rewrite the files that need it; return 1 when one did, as pre-commit expects."""
     changed = [path for path in paths if ended(Path(path).read_bytes()) != Path(path).read_bytes()]
     for path in changed:
         Path(path).write_bytes(ended(Path(path).read_bytes()))

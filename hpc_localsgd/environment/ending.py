@@ -12,7 +12,7 @@ OF_MPI = ("mpirun", "mpiexec", "prterun", "orterun")
 
 
 def about_the_launcher(above: Sequence[tuple[int, list[str]]] | None = None) -> str:
-    """Return what to do where mpirun waits for a host out of reach; empty without one above.
+    """Return what to do if mpirun waits for a host out of reach; "" without a mpirun above.
 
     The kernel sends again for 15 minutes before it gives up a connection. SIGTERM makes mpirun ask
     that host once more; only SIGKILL ends it.

@@ -125,7 +125,7 @@ def installed(name: str) -> str | None:
 
 
 def _mpirun(environ: Mapping[str, str]) -> str | None:
-    """Return what the mpirun of PATH says of itself; None where there is none, or it says nothing.
+    """Return what the mpirun of PATH says of itself; None without one, or if it is silent.
 
     Asked only of one process that no launcher started: inside a job its mpirun has done its work.
     """

@@ -29,7 +29,7 @@ def ranks(everyone: Ranks) -> Finding:
 
 
 def _cure(launcher: str) -> str:
-    """Return what to type when every process of a launch believes to be the only one."""
+    """Return the command to type when every process of a launch believes to be the only one."""
     return {
         "torchrun": "see what PyTorch says above, and whether the hosts reach MASTER_ADDR",
         "mpirun": "use the mpirun of the MPI that mpi4py loads: .venv/bin/mpirun, or the module's",
@@ -80,7 +80,7 @@ def devices(everyone: Ranks) -> Finding:
 
 
 def device_of(facts: Facts) -> str:
-    """Return the device of a rank: the GPUs of a host are dealt out by local rank."""
+    """Return the device of a rank: the GPUs of a host are assigned by local rank."""
     if not facts.cuda_devices:
         return "cpu"
     return f"cuda:{(facts.launch.local_rank or 0) % facts.cuda_devices}"

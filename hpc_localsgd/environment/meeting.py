@@ -40,7 +40,7 @@ def meet(environ: Mapping[str, str] = os.environ) -> tuple[list[Facts], int]:
 
 
 def _is_cut_off(facts: Mapping[str, Any]) -> bool:
-    """Whether connecting would end in a crash that does not say why; said at once, by each host."""
+    """Return whether connecting would crash without a reason; each host says so at once."""
     finding: Finding = facts["network"]
     if finding.level != OK and facts["launch"].local_rank in (0, None):
         sys.stderr.write(f"{finding.level}: {finding.text} -> {finding.fix}\n")

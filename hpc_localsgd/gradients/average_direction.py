@@ -55,7 +55,7 @@ class average_direction(GradientAt):
             check_not_negative("average_direction", sigma=self.sigma)
 
     def wrap(self, task: Task, world: World, seed: int) -> Task:
-        """The task with a gradient at x_k + eps, drawn from (seed, t)."""
+        """Return the task with a gradient at x_k + eps, drawn from (seed, t)."""
         sigma = self.sigma
         if sigma == 0:
             return task
@@ -72,11 +72,11 @@ class average_direction(GradientAt):
         return Shifted(task, measured if sigma == "measured" else given)
 
     def payload(self, model: Footprint, K: int) -> int:
-        """One copy of the parameters a step for the measured covariance."""
+        """Return the bytes of one copy of the parameters a step, for the measured covariance."""
         return model.nbytes if self.sigma == "measured" and K > 1 else 0
 
 
 def coefficients(K: int, seed: int, t: int) -> np.ndarray:
-    """z_k - mean z of all K workers, float64 [K]: a function of (seed, t) only."""
+    """Return z_k - mean z of all K workers, float64 [K]: a function of (seed, t) only."""
     z = np.random.default_rng([_STREAM, seed, t]).standard_normal(K)
     return z - z.mean()

@@ -26,7 +26,7 @@ class GradientAt(ABC):
 
     @abstractmethod
     def wrap(self, task: Task, world: World, seed: int) -> Task:
-        """The same task with its gradient taken elsewhere.
+        """Return the same task with its gradient taken elsewhere.
 
         Args:
             task: The task. Its storage (x, gradients, buffers) stays the storage.
@@ -35,13 +35,13 @@ class GradientAt(ABC):
         """
 
     def payload(self, model: Footprint, K: int) -> int:
-        """Bytes a worker sends in every step to find the point, on top of the algorithm's."""
+        """Return the bytes a worker sends each step to find the point, besides the algorithm's."""
         del model, K
         return 0
 
 
 def check_not_negative(method: str, **given: float) -> None:
-    """A strength of a method must be a finite number of at least 0.
+    """Check that a method's strength is a finite number of at least 0.
 
     Raises:
         ConfigurationError: It is not.

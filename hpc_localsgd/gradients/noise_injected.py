@@ -39,7 +39,7 @@ class noise_injected(GradientAt):
         check_not_negative("noise_injected", sigma=self.sigma)
 
     def wrap(self, task: Task, world: World, seed: int) -> Task:
-        """The task with a gradient at x_k + eps_k, drawn from (seed, worker, t)."""
+        """Return the task with a gradient at x_k + eps_k, drawn from (seed, worker, t)."""
         del world
 
         def shift(x: Rows, ranks: Sequence[int], t: int) -> None:

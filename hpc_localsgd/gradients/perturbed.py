@@ -24,7 +24,7 @@ Shift = Callable[["Rows", Sequence[int], int], None]
 
 
 class Elsewhere(Task):
-    """The wrapped task in all but `loss_and_grad`.
+    """The wrapped task, except for `loss_and_grad`.
 
     Storage is never copied: x, gradients and buffers are the wrapped task's. Inside
     `loss_and_grad` its x is moved, and afterwards bitwise what it was.
@@ -42,61 +42,61 @@ class Elsewhere(Task):
         self._t = 0
 
     def __getattr__(self, name: str) -> Any:
-        """Attributes are the wrapped task's."""
+        """Return an attribute of the wrapped task."""
         if name == "task":  # an instance that is being copied has nothing yet
             raise AttributeError(name)
         return getattr(self.task, name)
 
     @abstractmethod
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
-        """Each worker's loss [R], and its gradient [R, P] at the point the method names."""
+        """Return each worker's loss [R], and its gradient [R, P] at the point the method names."""
 
     def batch(self, ranks: Sequence[int], t: int) -> Batch:
-        """The wrapped task's batches; the step is remembered."""
+        """Return the wrapped task's batches, and remember the step."""
         self._ranks, self._t = ranks, t
         return self.task.batch(ranks, t)
 
     def undisturbed(self, worker: int, t: int) -> Batch:
-        """See `Task.undisturbed`; which batch was drawn last stays as it is."""
+        """Return `Task.undisturbed`; the record of which batch was drawn last stays."""
         return self.task.undisturbed(worker, t)
 
     def init(self, seed: int) -> Vector:
-        """See `Task.init`."""
+        """Return the initial parameters, see `Task.init`."""
         return self.task.init(seed)
 
     def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
-        """The plain loss, which curvature is measured on: see `Task.loss`."""
+        """Return the plain loss, which curvature is measured on: see `Task.loss`."""
         return self.task.loss(x, batch, buffers)
 
     def outputs(
         self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
     ) -> torch.Tensor:
-        """See `Task.outputs`."""
+        """Return the outputs, see `Task.outputs`."""
         return self.task.outputs(x, inputs, buffers)
 
     def criterion(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """See `Task.criterion`."""
+        """Return the loss of outputs, see `Task.criterion`."""
         return self.task.criterion(outputs, targets)
 
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
-        """See `Task.evaluate`."""
+        """Evaluate a split, see `Task.evaluate`."""
         return self.task.evaluate(x, split, rows, buffers)
 
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
-        """See `Task.statistics`."""
+        """Estimate the statistics, see `Task.statistics`."""
         return self.task.statistics(x, batches)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """See `Task.state_dict`."""
+        """Return the state, see `Task.state_dict`."""
         return self.task.state_dict()
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """See `Task.load_state_dict`."""
+        """Restore the state, see `Task.load_state_dict`."""
         self.task.load_state_dict(state)
 
     @contextmanager
     def _restoring(self, x: Rows) -> Iterator[Rows]:
-        """The task's own storage holding x, free to be moved; x is put back bitwise."""
+        """Lend the task's own storage, holding x, to be changed; restore x bitwise afterwards."""
         own = self.task.x
         if x.data_ptr() != own.data_ptr():
             own.copy_(x)
@@ -108,7 +108,7 @@ class Elsewhere(Task):
 
 
 class Ascent(Elsewhere):
-    """Two passes: the first finds the way up, the second takes the gradient there.
+    """Two passes: the first finds the direction of ascent, the second takes the gradient there.
 
     The loss is that at x, of the first pass. So are BatchNorm's running statistics: they are
     updated once, with what the plain gradient would have made of them, and those of the second
@@ -121,7 +121,7 @@ class Ascent(Elsewhere):
         self._climb = climb
 
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
-        """Losses [R] at x, gradients [R, P] at the point above it, both on the same batch."""
+        """Return losses [R] at x and gradients [R, P] at the point above it, of the same batch."""
         with self._restoring(x) as point:
             loss, g = self.task.loss_and_grad(point, batch)
             statistics = self.task.buffers.clone()
@@ -142,7 +142,7 @@ class Shifted(Elsewhere):
         self._shift = shift
 
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
-        """Losses [R] and gradients [R, P] at the shifted points.
+        """Return losses [R] and gradients [R, P] at the shifted points.
 
         Raises:
             RuntimeError: The batch drawn last was not one for each row of x.
@@ -158,7 +158,7 @@ class Shifted(Elsewhere):
 
 
 def normal(like: Vector, seed: int, worker: int, t: int) -> Vector:
-    """Standard normal numbers [P] on the device of `like`: a function of (seed, worker, t) only.
+    """Return normal numbers [P] on the device of `like`: a function of (seed, worker, t) only.
 
     They are drawn on the device, whose numbers are its own: a CPU and a GPU give different ones.
     """

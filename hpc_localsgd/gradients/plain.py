@@ -22,6 +22,6 @@ class plain(GradientAt):
     """
 
     def wrap(self, task: Task, world: World, seed: int) -> Task:
-        """The task itself."""
+        """Return the task itself."""
         del world, seed
         return task

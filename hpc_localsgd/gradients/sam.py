@@ -41,7 +41,7 @@ class sam(GradientAt):
         check_not_negative("sam", rho=self.rho)
 
     def wrap(self, task: Task, world: World, seed: int) -> Task:
-        """The task with SAM's gradient; draws nothing."""
+        """Return the task with SAM's gradient; draws nothing."""
         del world, seed
         return Ascent(task, self._climb) if self.rho else task
 

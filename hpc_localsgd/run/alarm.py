@@ -26,7 +26,7 @@ _IN_A_THREAD = 2  # SIGEV_THREAD
 
 
 class _Value(ctypes.Union):
-    """`union sigval`: what the function is given."""
+    """`union sigval`: the argument that the function is given."""
 
     _fields_ = (("number", ctypes.c_int), ("text", ctypes.c_char_p))
 
@@ -45,16 +45,16 @@ class _Event(ctypes.Structure):
 
 
 class _Setting(ctypes.Structure):
-    """`struct itimerspec`: how long from one time to the next, and to the first."""
+    """`struct itimerspec`: the interval of the timer, and the time to its first expiry."""
 
     _fields_ = tuple((name, ctypes.c_long) for name in ("again_s", "again_ns", "s", "ns"))
 
 
 class Alarm:
-    """To be put off again and again, by whoever shows with that that Python runs."""
+    """A timer that ends the process unless Python, by running, postpones it again and again."""
 
     def __init__(self, said: str) -> None:
-        """Set nothing yet.
+        """Prepare the alarm without starting it.
 
         Args:
             said: The sentence, on standard error.
@@ -69,7 +69,7 @@ class Alarm:
             pass
 
     def put_off(self, seconds: float) -> None:
-        """Go off so many seconds from now, and not before."""
+        """Postpone the alarm to so many seconds from now."""
         if not self._timers:
             faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
             return
@@ -77,7 +77,7 @@ class Alarm:
         self._set(seconds)
 
     def cancel(self) -> None:
-        """Do not go off."""
+        """Stop the alarm."""
         if self._timers:
             self._set(0.0)
             faulthandler.unregister(signal.SIGALRM)
@@ -86,7 +86,7 @@ class Alarm:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Around what may take so long at most."""
+        """Run the body with the alarm set to so many seconds."""
         self.put_off(seconds)
         try:
             yield
@@ -94,7 +94,7 @@ class Alarm:
             self.cancel()
 
     def _made(self, function: str, value: _Value) -> ctypes.c_void_p:
-        """A timer that calls a function of C.
+        """Make a timer that calls a function of C.
 
         Raises:
             OSError: The kernel has no timers for it.
@@ -109,7 +109,7 @@ class Alarm:
         return timer
 
     def _set(self, seconds: float) -> None:
-        """0: never."""
+        """Set the timer to so many seconds; 0 stops it."""
         setting = _Setting(s=int(seconds), ns=int(seconds % 1 * 1e9))
         for timer in self._timers:
             self._c.timer_settime(timer, 0, ctypes.byref(setting), None)

@@ -29,7 +29,7 @@ ASIDES = 3
 
 
 def anew(out: Path, check_same: Callable[[], None]) -> Literal["new", "overwrite"]:
-    """How to begin in a folder without a complete checkpoint.
+    """Return how to begin in a folder without a complete checkpoint.
 
     Args:
         out: The folder.
@@ -55,7 +55,7 @@ def anew(out: Path, check_same: Callable[[], None]) -> Literal["new", "overwrite
 
 
 def _check_record(out: Path) -> None:
-    """Whether the record there is one of a run that was cut off.
+    """Check that the record there is one of a run that was cut off.
 
     Raises:
         ConfigurationError: The run was finished, or the record cannot be read.

@@ -21,7 +21,7 @@ from hpc_localsgd.types import ConfigurationError
 
 @dataclass(frozen=True)
 class Course:
-    """What decides rate and rounds of a run, with durations in steps.
+    """Rate and rounds of a run, with durations in steps.
 
     Attributes:
         steps: Its length.
@@ -37,7 +37,7 @@ class Course:
 def lengthened(
     state: Mapping[str, Any], before: Course, now: Course, algorithm: Algorithm, extend: bool
 ) -> str:
-    """Say what it means to go on with a run whose length is another now.
+    """Say what changes when a run resumes with another length.
 
     Args:
         state: Of a checkpoint of the run, with a sound `place`.
@@ -73,7 +73,7 @@ def lengthened(
 
 
 def _from_here(t: int, before: Course, now: Course) -> str:
-    """Name rate and H of the next step, where there is one."""
+    """Describe rate and H of the next step, if there is one."""
     if not 0 < t < now.steps:
         return ""
     rate = f"{now.rate(t):.3g} after {before.rate(t - 1):.3g}"
@@ -83,7 +83,7 @@ def _from_here(t: int, before: Course, now: Course) -> str:
 def _difference(
     place: Mapping[str, int], before: Course, now: Course, algorithm: Algorithm
 ) -> str | None:
-    """Find what the steps so far would have had otherwise; None if nothing."""
+    """Return what the steps so far would have had otherwise; None if nothing."""
     if place["t"] == 0:
         return None
     return (
@@ -103,7 +103,7 @@ def _of_rates(t: int, before: Course, now: Course) -> str | None:
 
 
 def _of_rounds(place: Mapping[str, int], before: Course, now: Course) -> str | None:
-    """Compare the rounds up to that of a place, which the end of the run may have cut."""
+    """Compare the rounds up to a place; the run's end may have cut the last of them."""
     begin, end = place["begin"], place["end"]
     if now.schedule.observes:  # its rounds follow what was measured, and are not known
         may_be_cut = end == before.steps or end > now.steps

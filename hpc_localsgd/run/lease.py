@@ -37,16 +37,16 @@ class Lease:
 
     @classmethod
     def of_this_process(cls, descriptor: int) -> Lease:
-        """A new claim, held through an open file."""
+        """Make a claim held through an open file."""
         run = os.urandom(8).hex()
         return cls(socket.gethostname()[:200], os.getpid(), run, reach_of(descriptor))
 
     def renewed(self) -> Lease:
-        """The same claim, later."""
+        """Return the same claim, renewed."""
         return replace(self, beat=self.beat + 1)
 
     def write(self, descriptor: int) -> None:
-        """Put it in the place of what an open file holds.
+        """Replace the content of an open file by this claim.
 
         Raises:
             OSError: The disk refuses.
@@ -56,7 +56,7 @@ class Lease:
 
 
 def read(file: Path) -> tuple[bytes, Lease | None]:
-    """What a file holds, and the claim in it; nothing where it is not there or holds no claim."""
+    """Return the content of a file and the claim in it; None for what is missing."""
     raw = _uncached(file)
     try:
         said = json.loads(raw)
@@ -69,7 +69,7 @@ def read(file: Path) -> tuple[bytes, Lease | None]:
 
 
 def _uncached(file: Path) -> bytes:
-    """The first bytes of a file, past the cache of this host where its file system allows."""
+    """Return a file's first bytes, past this host's cache where the file system allows."""
     for flag in (getattr(os, "O_DIRECT", 0), 0):
         try:
             descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | flag)
@@ -89,7 +89,7 @@ def _uncached(file: Path) -> bytes:
 
 
 def reach_of(descriptor: int) -> str:
-    """This kernel and the mount of an open file, alike in all containers of a machine."""
+    """Return this kernel and the mount of an open file, equal in all containers of a machine."""
     try:
         kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -98,7 +98,7 @@ def reach_of(descriptor: int) -> str:
 
 
 def lock(descriptor: int) -> bool | None:
-    """Take the lock of an open file: whether that worked, None where there are no locks."""
+    """Lock an open file; return whether that worked, None where locks do not exist."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -111,7 +111,7 @@ def lock(descriptor: int) -> bool | None:
 
 
 def is_at(file: Path, descriptor: int) -> bool:
-    """Whether a path still names an open file."""
+    """Return whether a path still names an open file."""
     try:
         return os.path.samestat(file.stat(), os.fstat(descriptor))
     except OSError:

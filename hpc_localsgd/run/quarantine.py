@@ -20,7 +20,7 @@ QUARANTINED = "quarantined"
 
 
 class Quarantine(Algorithm):
-    """Another algorithm, which never sees the numbers of a worker that has gone astray.
+    """An algorithm that never sees the numbers of a worker whose parameters are not finite.
 
     Before an exchange a worker with a number that is not finite is given the mean of the others: so
     it is left out of an average, and starts again from it. Its optimiser forgets what it knew, and
@@ -39,29 +39,29 @@ class Quarantine(Algorithm):
         self.sends_gradients = of.sends_gradients
 
     def __repr__(self) -> str:
-        """As the algorithm."""
+        """Return the algorithm's."""
         return legend(self.of)
 
     def makes_equal(self, state: State, now: Now) -> bool:
-        """As the algorithm."""
+        """Return the algorithm's answer."""
         return self.of.makes_equal(state, now)
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """The algorithm's state; nobody is astray."""
+        """Return the algorithm's state, with no worker in quarantine."""
         return {**self.of.init(x, world, model), QUARANTINED: None}
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """As the algorithm, of gradients that are finite where they travel."""
+        """Run the algorithm, with gradients made finite before they are sent."""
         if now.H == 1 or self.sends_gradients:
             heal(g, astray([g], world), world)
         return self.of.on_gradient(g, state, world, now)
 
     def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """As the algorithm."""
+        """Run the algorithm."""
         return self.of.on_step(x, state, world, now)
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """As the algorithm, with the mean of the others in the place of those astray."""
+        """Run the algorithm, with the others' mean in place of workers that are not finite."""
         bad = astray([x], world)
         if bad.any() and not bad.all():
             heal(x, bad, world)
@@ -72,13 +72,13 @@ class Quarantine(Algorithm):
         return x, {**state, QUARANTINED: bad.tolist() if bad.any() else None}
 
     def readout(self, x: Rows, state: State, world: World) -> Vector:
-        """As the algorithm."""
+        """Return the algorithm's model."""
         return self.of.readout(x, state, world)
 
     def resume(self, state: State, world: World) -> State:
-        """As the algorithm."""
+        """Resume the algorithm."""
         return self.of.resume(state, world)
 
     def payload(self, model: Footprint, K: int, now: Now) -> int | np.ndarray:
-        """As the algorithm."""
+        """Return the algorithm's bytes."""
         return self.of.payload(model, K, now)

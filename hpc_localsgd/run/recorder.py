@@ -47,19 +47,19 @@ class _Row:
     figures: Callable[[], np.ndarray]  # -> [R, 5]
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the row for a checkpoint."""
         figures = torch.from_numpy(self.figures())
         return {"s": self.s, "H": self.H, "end": self.end, "lr": self.lr, "figures": figures}
 
     @classmethod
     def saved(cls, state: dict[str, Any]) -> _Row:
-        """From a checkpoint."""
+        """Restore a row from a checkpoint."""
         figures = state["figures"].numpy()
         return cls(state["s"], state["H"], state["end"], state["lr"], lambda: figures)
 
 
 class Recorder:
-    """Collects the rows of a run and hands them to the writer (on rank 0) and the display.
+    """Collects the rows of a run, for the writer (on rank 0) and the display.
 
     Attributes:
         gone: On rank 0, what happened to the record if it is not there any more.
@@ -99,7 +99,7 @@ class Recorder:
         self.gone = ""  # what happened to the record, if it is not there any more
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold: the rounds not written yet, and the one that goes on."""
+        """Return what a checkpoint must hold: rounds not written yet, and the current one."""
         bill, until = self._ledger.so_far(), self._ledger.clock.stamp()
         so_far = self._before + _figures(self._began, until, bill)
         return {
@@ -109,7 +109,7 @@ class Recorder:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on behind what another job recorded; empty if nothing was recorded at this place."""
+        """Continue the record of another job, unless nothing was recorded at this place."""
         if not state:
             return
         self._rows = [_Row.saved(row) for row in state["rows"]]
@@ -134,7 +134,7 @@ class Recorder:
             self.spread.before_sync(self.run, p, now)
 
     def after_sync(self, p: Position, now: Now) -> None:
-        """Close the round's row; exchange and write rows when it is time."""
+        """Close the round's row; exchange and write rows when due."""
         with self._ledger.unbilled():
             self._write(p.t, self.spread.after_sync(self.run, p, now))
             self._write(p.t, self._quarantined(p, now))
@@ -145,7 +145,7 @@ class Recorder:
                 self.drain()
 
     def _quarantined(self, p: Position, now: Now) -> Iterator[Measurement]:
-        """Who was left out of the exchange, if anybody."""
+        """Yield which workers were left out of the exchange, if any."""
         flags = p.sync.get(QUARANTINED)
         if not flags:
             return
@@ -155,7 +155,7 @@ class Recorder:
         yield Measurement(QUARANTINED, np.array(flags, float), "1", ("worker",), meaning)
 
     def _row(self, p: Position, now: Now) -> _Row:
-        """The round that ends now; the next one begins."""
+        """Return the round that ends now; the next one begins."""
         began, before, loss = self._began, self._before, self._loss
         assert loss is not None
         until, bill = self._ledger.clock.stamp(), self._ledger.take()
@@ -187,7 +187,7 @@ class Recorder:
         self._show(t, {"train/loss": float(losses.mean())})
 
     def drain(self) -> None:
-        """Exchange the figures of the finished rounds, write them, and look for divergence.
+        """Exchange the figures of the finished rounds, write them, and check for divergence.
 
         Raises:
             Diverged: A worker's loss is not finite; on all ranks alike.
@@ -204,11 +204,11 @@ class Recorder:
         _check_finite(rows, figures[:, :, 0], self._tolerant)
 
     def flush(self) -> bool:
-        """Bring what was recorded to the disk; whether that worked."""
+        """Write what was recorded to disk; return whether that worked."""
         return self.writer is None or self._to_writer(self.writer.flush)
 
     def close(self, status: str, within_s: float = CLOSE_WITHIN_S) -> bool:
-        """End the record; whether that worked.
+        """Close the record; return whether that worked.
 
         Args:
             status: How the run ended.
@@ -231,7 +231,7 @@ class Recorder:
         return True
 
     def _to_writer(self, write: Callable[..., None], *values: Any, **named: Any) -> bool:
-        """Let the writer work. A full disk is said and survived: the rows wait in memory."""
+        """Call the writer. A full disk is reported and survived: the rows wait in memory."""
         if self.writer is None:
             return True
         with self._writing:
@@ -248,7 +248,7 @@ class Recorder:
         return True
 
     def _write_round(self, row: _Row, figures: np.ndarray) -> None:
-        """One row of /rounds and of train/loss from the figures [K, 5] of all workers."""
+        """Write a row of /rounds and of train/loss from the figures [K, 5] of all workers."""
         assert self.writer is not None
         loss, compute_s, exchange_s, payload, wire = figures.T
         # The rank that arrived last waited for nobody: its time is the transfer, the rest waiting.
@@ -287,7 +287,7 @@ class Recorder:
 
 
 def _figures(begin: Stamp, until: Stamp, open_bill: OpenBill) -> np.ndarray:
-    """Of this rank between two moments, for each of its workers: [R, 5], the loss left 0."""
+    """Return the figures between two moments of this rank's workers: [R, 5], the loss left 0."""
     bill, ledger = open_bill.close(), open_bill.ledger
     compute_s = ledger.clock.seconds(begin, until) - bill.elsewhere_s
     if ledger.modelled:  # workers that take turns here would compute side by side

@@ -71,11 +71,11 @@ class Presence:
 
     @property
     def run(self) -> str:
-        """The word of this claim."""
+        """Token of this claim."""
         return self._lease.run
 
     def renew(self) -> bool:
-        """Say it again, now and then; whether the folder is still this run's. Call it often."""
+        """Renew the claim; return whether the folder is still this run's. Call it often."""
         if time.monotonic() - self._renewed_s < RENEWED_EVERY_S:
             return True
         with self._turn:  # its number may be another file's as soon as it is closed
@@ -89,7 +89,7 @@ class Presence:
             return found is None or found.run == self.run
 
     def end(self) -> None:
-        """Give the folder back; once is enough."""
+        """Release the folder, once."""
         before_end.discard(self.end)
         if not self._turn.acquire(timeout=ENDED_WITHIN_S):
             return  # the end of the process lets go the lock
@@ -121,7 +121,7 @@ class Presence:
         raise ConfigurationError(f"{self.file} is made and removed by others all the time")
 
     def _make(self) -> int | None:
-        """Make the file, with a claim in it and locked; nothing if there is one."""
+        """Make the file, with a claim in it, and lock it; return None if it exists."""
         own = self.file.with_name(f".RUNNING-{os.getpid()}-{os.urandom(4).hex()}")
         descriptor = self._claimed(own)
         try:
@@ -148,7 +148,7 @@ class Presence:
         return None
 
     def _claimed(self, file: Path) -> int:
-        """A new file, locked, with a claim of this process in it.
+        """Make a new file, locked, with a claim of this process in it.
 
         Raises:
             OSError: It is there, or cannot be written.
@@ -165,7 +165,7 @@ class Presence:
         return descriptor
 
     def _clear_the_way(self) -> bool:
-        """Remove what a run left that is gone; whether others might do it at this moment too.
+        """Remove the file of a run that is gone; return whether others might remove it now too.
 
         Raises:
             ConfigurationError: It is not gone.
@@ -184,7 +184,7 @@ class Presence:
             os.close(descriptor)
 
     def _unlocked(self, descriptor: int) -> bool:
-        """As `_clear_the_way`, of an open file."""
+        """Do as `_clear_the_way`, for an open file."""
         before, found = lease.read(self.file)
         locked = lease.lock(descriptor)
         near = found is not None and found.reach == lease.reach_of(descriptor)
@@ -204,7 +204,7 @@ class Presence:
         return far
 
     def _refuse_unless_gone(self, descriptor: int) -> None:
-        """Whoever holds the lock lives, unless it is just clearing the way, as we would."""
+        """Refuse if the lock's holder lives, unless it is only clearing the way, as we would."""
         until = time.monotonic() + 0.2
         while time.monotonic() < until:
             time.sleep(0.05)
@@ -213,7 +213,7 @@ class Presence:
         self._refuse()
 
     def _watch(self, before: bytes, descriptor: int, ours: bool) -> None:
-        """Look for a while whether a run that a lock may not reach still renews its claim.
+        """Wait to see whether a run that a lock may not reach still renews its claim.
 
         Raises:
             ConfigurationError: It does, or its lock is still held long after.
@@ -236,7 +236,7 @@ class Presence:
                 self._refuse()
 
     def _settle(self, descriptor: int) -> None:
-        """Give way if another took the place of the same silent run at the same moment."""
+        """Give way if another claimed the folder of the same silent run at the same moment."""
         time.sleep(SETTLED_S)
         found = lease.read(self.file)[1]
         if found is None or found.run != self.run:
@@ -253,7 +253,7 @@ class Presence:
 
 
 def _let_go() -> None:
-    """In a forked child: the lock is the parent's, and must not outlive it."""
+    """Close the lock in a forked child: it is the parent's, and must not outlive it."""
     for each in _ours.values():
         with suppress(OSError):
             os.close(each._descriptor)

@@ -29,7 +29,7 @@ NAMED = 8  # hosts, at most
 
 @contextmanager
 def held(world: World, out: Path) -> Iterator[Presence | None]:
-    """Take the folder of a run on rank 0, and see that all ranks have it; all ranks together.
+    """Hold the folder of a run on rank 0, and check that all ranks see it. All ranks together.
 
     When the block fails the folder is given back; when it ends well its owner does that.
 
@@ -58,7 +58,7 @@ def held(world: World, out: Path) -> Iterator[Presence | None]:
 
 
 def check_shared(world: World, out: Path, run: str) -> None:
-    """Whether every rank sees rank 0's claim in the folder, and can write beside it.
+    """Check that every rank sees rank 0's claim in the folder, and can write beside it.
 
     Args:
         world: The ranks.
@@ -83,7 +83,7 @@ def check_shared(world: World, out: Path, run: str) -> None:
 
 
 def _found(out: Path, run: str, rank: int) -> int:
-    """What this rank finds: 0, UNSEEN, or the number of the error it meets when it writes."""
+    """Return what this rank finds: 0, UNSEEN, or the number of the error when it writes."""
     until = time.monotonic() + SEEN_WITHIN_S
     while (claim := lease.read(out / "RUNNING")[1]) is None or claim.run != run:
         if time.monotonic() > until:

@@ -41,11 +41,11 @@ before_end: set[Callable[[], None]] = set()  # what `end` does, where no `finall
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and has kept what it needs to go on."""
+    """The run was asked to stop, and has saved what it needs to resume."""
 
 
 class Stopping:
-    """Hears requests to stop. A context manager: signals are what they were when it ends.
+    """Listens for requests to stop: a context manager that restores the signals when it ends.
 
     Attributes:
         asked: Who asked ("SIGUSR2", "Ctrl-C", "STOP"), or why; empty while nobody has.
@@ -73,11 +73,11 @@ class Stopping:
 
     @property
     def since_ns(self) -> int:
-        """When all were asked, by the clock of the file system of the run; 0 if that is unknown."""
+        """Time of the request, by the clock of the run's file system; 0 if unknown."""
         return changed_ns(self._file) if self._file else 0
 
     def look_at(self, out: Path) -> None:
-        """From now on also look for `<out>/STOP`."""
+        """Look, from now on, for `<out>/STOP` too."""
         file = out / "STOP"
         self._ignored = changed_ns(file)
         self._file = file
@@ -88,7 +88,7 @@ class Stopping:
         out_of_patience: Callable[[], None] | None = None,
         when_over: Callable[[], None] = lambda: None,
     ) -> None:
-        """What the thread does from now on.
+        """Set what the thread does from now on.
 
         Args:
             each_second: Called about once a second.
@@ -143,7 +143,7 @@ class Stopping:
         os.close(self._reads)
 
     def _is_overdue(self) -> bool:
-        """Whether the loop was asked and did not stop in time."""
+        """Return whether the loop was asked and did not stop in time."""
         waits = self.asked and not (self._closed or self._left)
         return bool(waits) and self._waited_s() >= self._patience_s()
 
@@ -168,7 +168,7 @@ class Stopping:
             self.ask("STOP", int(said) if said.isdecimal() else STOPPED)
 
     def ask(self, who: str, status: int = STOPPED) -> None:
-        """Ask this rank to stop, and the others by the file. Asking again changes nothing."""
+        """Ask this rank to stop, and the others by the file. A second call changes nothing."""
         if self.asked:
             return
         self.status, self.asked_s = status, time.monotonic()
@@ -176,7 +176,7 @@ class Stopping:
         self.first = who != "STOP" and self._tell_all()
 
     def _tell_all(self) -> bool:
-        """Make the file; whether no other rank has made it."""
+        """Make the file; return whether no other rank had made it."""
         if self._file is None:
             return True
         own = self._file.with_name(f".STOP-{socket.gethostname()}-{os.getpid()}")
@@ -195,7 +195,7 @@ class Stopping:
         return True
 
     def _leave_at_once(self) -> None:
-        """Nothing has begun yet, so there is nothing to keep.
+        """Leave at once: nothing has begun, so there is nothing to save.
 
         A launcher ends the other ranks by SIGTERM when one has failed; their status must not hide
         that one's from the job script. A torchrun that restarts does not look at theirs then.
@@ -214,7 +214,7 @@ class Stopping:
 
 
 def resume_line(out: Path) -> str:
-    """What to type to go on with a run."""
+    """Return the command that resumes a run."""
     return f"python -m hpc_localsgd.train --config {out / 'config.yaml'} --out {out} --resume"
 
 
@@ -228,7 +228,7 @@ def end(status: int) -> NoReturn:
 
 
 def starts_again(environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether the launcher starts a job again at once that ends with another status than 0.
+    """Return whether the launcher restarts a job at once that ends with a status other than 0.
 
     That is `torchrun --max-restarts N` with N > 0, also when all N are used up.
     """
@@ -236,7 +236,7 @@ def starts_again(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def to_launcher(status: int, environ: Mapping[str, str] = os.environ) -> int:
-    """Give the exit status for a launcher: 0 for a stopped run that it would start again at once.
+    """Return the exit status for a launcher: 0 for a stopped run that it would restart at once.
 
     The record says `stopped` all the same.
 
@@ -247,11 +247,11 @@ def to_launcher(status: int, environ: Mapping[str, str] = os.environ) -> int:
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """A handler must be there, or the signal would end the process; the pipe does the work."""
+    """Do nothing: without a handler the signal would end the process; the pipe does the work."""
 
 
 def changed_ns(file: Path) -> int:
-    """When a file was last written; 0 if it is not there."""
+    """Return when a file was last written; 0 if it does not exist."""
     try:
         return file.stat().st_mtime_ns
     except OSError:
@@ -259,7 +259,7 @@ def changed_ns(file: Path) -> int:
 
 
 def is_gone(folder: Path) -> bool:
-    """Whether a folder was removed, moved or unmounted; a file system that is slow is not gone."""
+    """Return whether a folder was removed, moved or unmounted; a slow file system is not gone."""
     try:
         folder.stat()
     except OSError as error:

@@ -59,7 +59,7 @@ class Starting:
 
     @contextmanager
     def joining(self) -> Iterator[None]:
-        """Around what waits for the other ranks to start."""
+        """Watch the body, which waits for the other ranks to start."""
         longest_s = START * self._least_s
         alarm = Alarm(f"{self._said(longest_s)} (if it was suspended, it goes on)")
         with alarm.within(longest_s + GRACE_S) if self._least_s else nullcontext():
@@ -82,7 +82,7 @@ class Starting:
 
 
 class Watchdog:
-    """Looks, once a second, whether this rank still takes steps."""
+    """Checks, once a second, that this rank still takes steps."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Watchdog:
         self._alarm = alarm
 
     def bound_s(self) -> float:
-        """How long this rank may take from one step to the next, or to the first."""
+        """Return the seconds that this rank may take for a step, the first included."""
         if not self._keeper.begun:
             return START * self._least_s
         return self._least_s + ROUNDS * self._longest * self._keeper.mean_step_s()
@@ -145,7 +145,7 @@ class Watchdog:
             self._end(silent_s)
 
     def over(self) -> None:
-        """Nobody looks any more."""
+        """Stop watching."""
         if self._alarm is not None:
             self._alarm.cancel()
 
@@ -159,7 +159,7 @@ class Watchdog:
             pass
 
     def _said(self) -> dict[int, str]:
-        """What every rank said last."""
+        """Return the last message of every rank."""
         found = {}
         for r in range(self._world.n):
             try:
@@ -190,7 +190,7 @@ class Watchdog:
 
 
 def stuck(rank: int, out: Path) -> Alarm:
-    """What ends a rank in which no thread of Python runs any more, so that nobody can look."""
+    """Make the alarm that ends a rank in which no Python thread runs any more."""
     said = (
         f"rank {rank} on {socket.gethostname()}: Python has not run for long. If a library in C "
         f"keeps it from running, this rank ends in {RUNS_WITHIN_S} s, and shows where it is; go on "

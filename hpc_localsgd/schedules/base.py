@@ -55,7 +55,7 @@ class Schedule(ABC):
         return self
 
     def observed(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold: plain values, none if nothing is ever observed."""
+        """Return what a checkpoint must hold: plain values, none if nothing is observed."""
         return {f.name[1:]: getattr(self, f.name) for f in _of_observing(self)}
 
     def having_observed(self: S, values: dict[str, Any]) -> S:
@@ -76,7 +76,7 @@ class Schedule(ABC):
         )
 
     def longest(self, rate: Rate, steps: int) -> int:
-        """Return the length of the longest round of a run of so many steps, by some of them."""
+        """Return the length of the longest round of a run of so many steps, by a sample of them."""
         moments = {i * (steps - 1) // MOMENTS for i in range(MOMENTS + 1)}
         return min(steps, max(self(t, rate(t)) for t in moments))
 

@@ -30,7 +30,7 @@ _SECONDS = {
 
 
 def seconds(duration: Duration, option: str = "") -> float | None:
-    """The duration in seconds if it is one of time ("90 s", "2 h", "1:30:00"), else None.
+    """Return the seconds of a duration of time ("90 s", "2 h", "1:30:00"), else None.
 
     Args:
         duration: As it was given.
@@ -62,7 +62,7 @@ class Units:
     total: int | None = None
 
     def steps(self, duration: Duration, option: str = "") -> int:
-        """The duration in whole optimiser steps, rounded to the nearest.
+        """Return the duration in whole optimiser steps, rounded to the nearest.
 
         Args:
             duration: As it was given.
@@ -96,7 +96,7 @@ class Units:
         return round(exact)
 
     def cadence(self, every: Duration, option: str = "", or_time: bool = False) -> int:
-        """A cadence in steps: 0 of any unit means never, anything else at least one step.
+        """Return a cadence in steps: 0 of any unit means never, anything else at least one step.
 
         Args:
             every: As it was given.

@@ -40,7 +40,7 @@ class every(Schedule):
         _at_least_one(self.steps, "every.steps")
 
     def __call__(self, t: int, lr: float) -> int:
-        """H, always the same."""
+        """Return H, always the same."""
         del t, lr
         return self.steps
 
@@ -67,12 +67,12 @@ class post_local(Schedule):
         _at_least_one(self.every, "post_local.every")
 
     def __call__(self, t: int, lr: float) -> int:
-        """1 before the switch, `every` from it on."""
+        """Return 1 before the switch, `every` from it on."""
         del lr
         return 1 if t < int(self.switch) else self.every
 
     def in_steps(self, units: Units, warmup: int = 0) -> post_local:
-        """The same schedule with `switch` in steps."""
+        """Return the same schedule with `switch` in steps."""
         del warmup
         return replace(self, switch=units.steps(self.switch, "post_local.switch"))
 
@@ -102,14 +102,14 @@ class phases(Schedule):
             _at_least_one(H, "phases.every")
 
     def __call__(self, t: int, lr: float) -> int:
-        """H of the phase of step t, shortened at the end of the phase."""
+        """Return H of the phase of step t, shortened at the end of the phase."""
         del lr
         phase = sum(t >= int(begin) for begin in self.at)
         H = self.every[phase]
         return min(H, int(self.at[phase]) - t) if phase < len(self.at) else H
 
     def in_steps(self, units: Units, warmup: int = 0) -> phases:
-        """The same schedule with `at` in steps, checked to be in order."""
+        """Return the same schedule with `at` in steps, checked to be in order."""
         del warmup
         at = tuple(units.steps(begin, "phases.at") for begin in self.at)
         if any(b <= a for a, b in pairwise(at)):
@@ -147,7 +147,7 @@ class qsr(Schedule):
             raise ConfigurationError(f"qsr.power must be positive, got {self.power}")
 
     def __call__(self, t: int, lr: float) -> int:
-        """H of the round that starts at step t with rate lr; a rate of 0 asks for no end."""
+        """Return H of the round that starts at step t with rate lr; a rate of 0 asks for no end."""
         if t < int(self.warmup or 0) or self.alpha == 0:
             return self.at_least
         if lr <= 0:
@@ -159,7 +159,7 @@ class qsr(Schedule):
         return max(self.at_least, int(min(2**31, asked)))
 
     def in_steps(self, units: Units, warmup: int = 0) -> qsr:
-        """The same schedule with `warmup` in steps, by default that of the learning rate."""
+        """Return the same schedule with `warmup` in steps, by default that of the learning rate."""
         if self.warmup is not None:
             warmup = units.steps(self.warmup, "qsr.warmup")
         return replace(self, warmup=warmup)
@@ -186,20 +186,20 @@ class doubling(Schedule):
         _at_least_one(self.at_least, "doubling.at_least")
 
     def __call__(self, t: int, lr: float) -> int:
-        """H of the round that starts at step t."""
+        """Return H of the round that starts at step t."""
         del lr
         doublings = min(t // max(1, int(self.every)), 31)
         return max(self.at_least, min(self.at_most, self.at_least * 2**doublings))
 
     def in_steps(self, units: Units, warmup: int = 0) -> doubling:
-        """The same schedule with `every` in steps."""
+        """Return the same schedule with `every` in steps."""
         del warmup
         return replace(self, every=units.steps(self.every, "doubling.every"))
 
 
 @dataclass(frozen=True)
 class spread_triggered(Schedule):
-    """H steered so that the spread before an exchange stays near a target.
+    """H controlled so that the spread before an exchange stays near a target.
 
         H <- H clip(target / spread, 1/2, 2),  between at_least and at_most
 
@@ -266,12 +266,12 @@ class Round:
 
 
 def round_length(schedule: Schedule, t: int, lr: float, steps: int) -> int:
-    """H of the round that starts at t, shortened to end with the run."""
+    """Return H of the round that starts at t, shortened to end with the run."""
     return min(schedule(t, lr), steps - t)
 
 
 def rounds(schedule: Schedule, rate: Rate, steps: int) -> Iterator[Round]:
-    """All rounds of a run of `steps` steps, known before anything starts."""
+    """Yield all rounds of a run of `steps` steps, known before anything starts."""
     t = 0
     while t < steps:
         H = round_length(schedule, t, rate(t), steps)

@@ -40,17 +40,17 @@ class Rate(ABC):
 
     @abstractmethod
     def shape(self, t: int) -> float:
-        """The factor of step t, without warm-up."""
+        """Return the factor of step t, without warm-up."""
 
     def __call__(self, t: int) -> float:
-        """Learning rate of step t."""
+        """Return the learning rate of step t."""
         warmup = int(self.warmup)
         if t >= warmup:
             return self.lr * self.shape(t)
         return self.lr * (self.warmup_from + (1 - self.warmup_from) * t / warmup)
 
     def in_steps(self: T, units: Units) -> T:
-        """The same rate with its durations in steps, which the loop needs."""
+        """Return the same rate with its durations in steps, which the loop needs."""
         return replace(self, warmup=units.steps(self.warmup, "rate.warmup"))
 
 
@@ -59,7 +59,7 @@ class constant(Rate):
     """The same rate at every step (after the warm-up)."""
 
     def shape(self, t: int) -> float:
-        """1."""
+        """Return 1."""
         del t
         return 1.0
 
@@ -77,11 +77,11 @@ class multi_step(Rate):
     factor: float = 0.1
 
     def shape(self, t: int) -> float:
-        """`factor` to the number of drops up to and including step t."""
+        """Return `factor` to the power of the number of drops up to and including step t."""
         return self.factor ** sum(t >= int(drop) for drop in self.at)
 
     def in_steps(self, units: Units) -> multi_step:
-        """The same rate with its durations in steps."""
+        """Return the same rate with its durations in steps."""
         at = tuple(units.steps(drop, "rate.at") for drop in self.at)
         return replace(self, at=at, warmup=units.steps(self.warmup, "rate.warmup"))
 
@@ -108,13 +108,13 @@ class cosine(Rate):
             )
 
     def shape(self, t: int) -> float:
-        """(floor + (lr - floor) (1 + cos(pi progress)) / 2) / lr."""
+        """Return (floor + (lr - floor) (1 + cos(pi progress)) / 2) / lr."""
         span = max(1, int(self.until) - int(self.warmup))
         progress = min(1.0, (t - int(self.warmup)) / span)
         low = self.floor / self.lr
         return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def in_steps(self, units: Units) -> cosine:
-        """The same rate with its durations in steps."""
+        """Return the same rate with its durations in steps."""
         until = units.steps(self.until, "rate.until")
         return replace(self, until=until, warmup=units.steps(self.warmup, "rate.warmup"))

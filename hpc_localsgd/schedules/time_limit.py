@@ -13,7 +13,7 @@ _ENDLESS = {"UNLIMITED", "INFINITE"}
 
 
 def seconds_of(text: str) -> float:
-    """Seconds of a time limit.
+    """Return the seconds of a time limit.
 
     As for `sbatch --time`: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
     days-hours:minutes or days-hours:minutes:seconds; UNLIMITED is infinity.
@@ -38,7 +38,7 @@ def seconds_of(text: str) -> float:
 
 
 def clock(text: str, option: str = "") -> float | None:
-    """Seconds of a time with colons or days in it, as `10:00`; None if it is none such.
+    """Return the seconds of a time with colons or days, as `10:00`; None for other texts.
 
     Args:
         text: As it was given.

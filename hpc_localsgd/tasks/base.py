@@ -47,7 +47,7 @@ class Setting:
     execution: Execution = field(default_factory=Execution)
 
     def partition(self, samples: int) -> Partition:
-        """How `samples` training samples are dealt to the workers of this run."""
+        """Return how `samples` training samples are dealt to the workers of this run."""
         return Partition(
             samples, self.workers, self.batch, self.seed, self.replacement, self.remainder
         )
@@ -65,20 +65,20 @@ class TaskSpec(ABC):
         """
 
     def undisturbed(self) -> TaskSpec:
-        """The same without augmentation, label noise and mixup: what curvature is measured on."""
+        """Return the task without augmentation, label noise and mixup, for measuring curvature."""
         return self
 
     @property
     def fresh(self) -> bool:
-        """Whether a sample is another one every time it is due: by augmentation, noise, mixup."""
+        """Whether a sample differs every time it is due: by augmentation, noise or mixup."""
         return self != self.undisturbed()
 
     def smoke(self) -> TaskSpec:
-        """The same model on data of the same shapes that needs no files and is soon evaluated."""
+        """Return the same model on small data of the same shapes that needs no files."""
         return self
 
     def published(self) -> TaskSpec | None:
-        """The same on data without files but of the true, published size; None if it has none."""
+        """Return the same on data without files, of the published size; None if it has none."""
         return None
 
 
@@ -106,14 +106,14 @@ class Task(ABC):
 
     @abstractmethod
     def init(self, seed: int) -> Vector:
-        """Initial parameters [P], the same on every worker."""
+        """Return initial parameters [P], the same on every worker."""
 
     @abstractmethod
     def batch(self, ranks: Sequence[int], t: int) -> Batch:
-        """The batches of the given workers at step t: a function of (seed, worker, t) only."""
+        """Return the batches of some workers at step t: a function of (seed, worker, t) only."""
 
     def undisturbed(self, worker: int, t: int) -> Batch:
-        """Give one worker's batch [B, ...] of step t as it is stored: what the loss is measured on.
+        """Return one worker's batch [B, ...] of step t as stored: what the loss is measured on.
 
         The samples of `batch` without augmentation, label noise and mixup. A task that disturbs
         what it trains on overrides this.
@@ -123,13 +123,13 @@ class Task(ABC):
 
     @abstractmethod
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
-        """Each worker's loss [R] on its own batch, and its gradient [R, P].
+        """Return each worker's loss [R] on its own batch, and its gradient [R, P].
 
         The gradient is returned in storage that the next call overwrites.
         """
 
     def loss_and_mean_grad(self, x: Rows, batch: Batch, begin: Begin) -> tuple[Losses, Rows]:
-        """The same, and the gradient averaged over all workers.
+        """Return the same, and the gradient averaged over all workers.
 
         Args:
             x: [1, P]: there is one worker in this process.
@@ -143,7 +143,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
-        """Mean loss [] of one model over a batch of one worker [B, ...], differentiable in x.
+        """Return the mean loss [] of a model over one worker's batch [B, ...], differentiable in x.
 
         In evaluation mode, with the given buffers: what curvature is measured on.
         """
@@ -151,7 +151,7 @@ class Task(ABC):
     def outputs(
         self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
     ) -> torch.Tensor:
-        """Logits [B, C, ...] of inputs [B, ...], differentiable in x, in evaluation mode.
+        """Return logits [B, C, ...] of inputs [B, ...], differentiable in x, in evaluation mode.
 
         For a task whose `loss` is their cross entropy, `criterion`; Gauss-Newton and Fisher
         matrices are made of them.
@@ -165,24 +165,24 @@ class Task(ABC):
         )
 
     def criterion(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean loss [] of `outputs` [B, C, ...]: cross entropy, its labels smoothed or not."""
+        """Return the mean loss [] of `outputs` [B, C, ...]: cross entropy, perhaps smoothed."""
         raise NotImplementedError(f"{type(self).__name__} has no outputs")
 
     @abstractmethod
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
-        """Sums over some rows of a split: float64 [3] of loss, right answers, samples.
+        """Return sums over some rows of a split: float64 [3] of loss, right answers, samples.
 
         Right answers are NaN where nothing is guessed.
         """
 
     @abstractmethod
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
-        """Buffers [Q] re-estimated on training batches at x (cumulative mean over the batches)."""
+        """Return buffers [Q] re-estimated at x, the cumulative mean over training batches."""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What a resumed run needs beside x and buffers, to go on bitwise. Kept in checkpoints."""
+        """Return what a resumed run needs beside x and buffers to be bitwise equal."""
         return {}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
         del state

@@ -89,11 +89,11 @@ class Classification(Task):
             return self._make()
 
     def init(self, seed: int) -> Vector:
-        """Initial parameters [P], drawn on the CPU so that every device starts alike."""
+        """Return initial parameters [P], drawn on the CPU so that every device starts alike."""
         return self.layout.flatten(self._module(seed)).to(self.x)
 
     def batch(self, ranks: Sequence[int], t: int) -> Batch:
-        """Inputs [R, B, ...] and labels [R, B] (mixed: [R, B, classes]) of workers at step t."""
+        """Return inputs [R, B, ...] and labels [R, B] (mixed: [R, B, classes]) at step t."""
         inputs, labels = self.samples.training(ranks, t)
         classes, seed = self.samples.classes, self._setting.seed
         if self._noise:
@@ -103,27 +103,27 @@ class Classification(Task):
         return inputs, labels
 
     def undisturbed(self, worker: int, t: int) -> Batch:
-        """Give inputs [B, ...] and labels [B] as they are stored; damaged samples are left out."""
+        """Return inputs [B, ...] and labels [B] as stored, without damaged samples."""
         parts = list(self.samples.clean("train", self.partition.indices(worker, t)))
         inputs, labels = zip(*parts, strict=True)
         return torch.cat(inputs), torch.cat(labels)
 
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
-        """Losses [R] and gradients [R, P]; no copy when x is the task's own storage."""
+        """Return losses [R] and gradients [R, P]; no copy when x is the task's own storage."""
         if x.data_ptr() != self.x.data_ptr():
             self.x.copy_(x)
         self.samples.trained()
         return self._replicas.loss_and_grad(*batch)
 
     def loss_and_mean_grad(self, x: Rows, batch: Batch, begin: Begin) -> tuple[Losses, Rows]:
-        """The average is begun part by part while backward runs."""
+        """Return losses [R] and the average gradient, begun part by part while backward runs."""
         if x.data_ptr() != self.x.data_ptr():
             self.x.copy_(x)
         self.samples.trained()
         return self._replicas.loss_and_mean_grad(*batch, begin)
 
     def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
-        """Mean training loss [] of inputs [B, ...], in evaluation mode, differentiable in x.
+        """Return the mean training loss [] of inputs [B, ...] in evaluation mode, differentiable.
 
         In the dtype of x throughout, whatever the run's precision: curvature wants it exact.
         """
@@ -131,13 +131,13 @@ class Classification(Task):
         return self.criterion(self.outputs(x, inputs, buffers), labels)
 
     def criterion(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean training loss [] of logits [B, C, ...]."""
+        """Return the mean training loss [] of logits [B, C, ...]."""
         return self._criterion(outputs, targets)
 
     def outputs(
         self, x: Vector, inputs: torch.Tensor, buffers: Vector | None = None
     ) -> torch.Tensor:
-        """Logits [B, C, ...] of inputs [B, ...], in evaluation mode, differentiable in x."""
+        """Return logits [B, C, ...] of inputs [B, ...], in evaluation mode, differentiable in x."""
         state = self.layout.views(x)
         state |= self.layout.buffer_views(self.buffers[0] if buffers is None else buffers)
         with twice_differentiable(self._point):
@@ -146,7 +146,7 @@ class Classification(Task):
 
     @torch.no_grad()
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
-        """Sums over rows of a split: float64 [3] of cross entropy, right answers, samples."""
+        """Return sums over rows of a split: float64 [3] of loss, right answers, samples."""
         module = self._at(x, buffers).eval()
         sums = torch.zeros(3, dtype=torch.float64, device=x.device)
         for inputs, labels in self.samples.clean(split, rows):
@@ -161,7 +161,7 @@ class Classification(Task):
 
     @torch.no_grad()
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
-        """BatchNorm statistics [Q] at x: the cumulative mean over the given batches [B, ...]."""
+        """Return BatchNorm statistics [Q] at x: the cumulative mean over batches [B, ...]."""
         buffers = self.buffers[0].clone()
         if not buffers.numel() or not batches:
             return buffers
@@ -183,27 +183,27 @@ class Classification(Task):
         return logits.to(self.x.dtype)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """See `Task.state_dict`."""
+        """Return the state, see `Task.state_dict`."""
         return self._replicas.state_dict() | {"skipped": torch.tensor(self.samples.skipped)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """See `Task.load_state_dict`."""
+        """Restore the state, see `Task.load_state_dict`."""
         self._replicas.load_state_dict(state)
         self.samples.skipped[:] = state["skipped"].tolist()
 
     @property
     def skipped(self) -> list[int]:
-        """See `Samples.skipped`."""
+        """Damaged samples, see `Samples.skipped`."""
         return self.samples.skipped
 
     def _at(self, x: Vector, buffers: Vector) -> nn.Module:
-        """The evaluation module, its parameters and buffers views of the given vectors."""
+        """Return the evaluation module, its parameters and buffers views of the given vectors."""
         return bind(self._point, self.layout, x, buffers)
 
 
 @contextmanager
 def twice_differentiable(module: nn.Module) -> Iterator[None]:
-    """A forward pass whose gradient can be differentiated: fused attention and LSTMs cannot."""
+    """Run a forward pass whose gradient can be differentiated: fused attention and LSTMs cannot."""
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(part, nn.RNNBase) for part in module.modules()):

@@ -17,7 +17,7 @@ _LOCAL_SIZES = (
 
 
 def local_size(environ: Mapping[str, str]) -> int:
-    """Ranks on this host, from the launcher's variables; 1 if none says."""
+    """Return the ranks on this host, from the launcher's variables; 1 if none says."""
     for name in _LOCAL_SIZES:
         if environ.get(name, "").isdecimal():
             return int(environ[name])
@@ -40,7 +40,7 @@ class Share:
 def share_of_rank(
     environ: Mapping[str, str] = os.environ, mine: int | None = None, around: int | None = None
 ) -> Share:
-    """The cores of this rank, whatever number of threads anybody asked for.
+    """Return the cores of this rank, ignoring the number of threads asked for.
 
     Args:
         environ: Has the launcher's variables.
@@ -58,13 +58,13 @@ def share_of_rank(
 
 
 def _allowed(pid: int) -> int:
-    """Cores a process may run on; 0 is this one."""
+    """Return the cores a process may run on; 0 is this process."""
     known = hasattr(os, "sched_getaffinity")  # on Linux
     return len(os.sched_getaffinity(pid)) if known else os.cpu_count() or 1
 
 
 def _cores_above() -> int:
-    """The most cores that this process or one above it may run on."""
+    """Return the most cores that this process or one above it may run on."""
     pid, most = os.getpid(), 1
     while pid > 0:
         try:
@@ -77,6 +77,6 @@ def _cores_above() -> int:
 
 
 def _asked(environ: Mapping[str, str]) -> int:
-    """Cores a rank asked Slurm for; 0 if it did not."""
+    """Return the cores that a rank asked Slurm for; 0 if it did not."""
     text = environ.get("SLURM_CPUS_PER_TASK", "")
     return int(text) if text.isdecimal() else 0

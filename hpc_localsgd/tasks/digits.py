@@ -41,7 +41,7 @@ class digits(TaskSpec):
     label_noise: float = 0.0
 
     def undisturbed(self) -> TaskSpec:
-        """See `TaskSpec.undisturbed`."""
+        """Return the undisturbed task, see `TaskSpec.undisturbed`."""
         return replace(self, label_noise=0.0)
 
     def build(self, setting: Setting) -> Classification:
@@ -72,12 +72,12 @@ class digits(TaskSpec):
 
 
 def mlp(hidden: int) -> nn.Module:
-    """64 - hidden - 10 with one ReLU layer."""
+    """Return a perceptron 64 - hidden - 10 with one ReLU layer."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
 
 def conv(norm: str, hidden: int) -> nn.Module:
-    """Two 3x3 convolutions with a norm each, one pooling, one hidden layer."""
+    """Return two 3x3 convolutions with a norm each, one pooling, one hidden layer."""
     return nn.Sequential(
         *_block(1, 16, norm),
         *_block(16, 32, norm),

@@ -41,7 +41,7 @@ class Execution:
     replicas: Literal["auto", "vmap", "loop"] = "auto"
 
     def check(self, batch: int, dtype: torch.dtype) -> None:
-        """Whether a worker's batch can be computed this way.
+        """Check that a worker's batch can be computed this way.
 
         Raises:
             ConfigurationError: It cannot be cut, or the parameters are not in float32.
@@ -58,13 +58,13 @@ class Execution:
             )
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """The context of a forward pass."""
+        """Return the context of a forward pass."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(device.type, HALF[self.precision])
 
     def arranged(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs [B, ...] in the memory layout asked for."""
+        """Return inputs [B, ...] in the memory layout asked for."""
         if self.channels_last and inputs.ndim == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
@@ -101,7 +101,7 @@ class LossScale:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Whether `torch.compile` works on this machine, tried on one line.
+    """Check that `torch.compile` works on this machine, tried on one line.
 
     Raises:
         ConfigurationError: It does not; the text says why.

@@ -55,29 +55,29 @@ class Formula(Task):
 
     @abstractmethod
     def draw(self, stream: np.random.Generator, batch: int) -> np.ndarray:
-        """The random numbers [B, ...] of one batch."""
+        """Return the random numbers [B, ...] of one batch."""
 
     @abstractmethod
     def losses(self, x: torch.Tensor, numbers: torch.Tensor, workers: torch.Tensor) -> torch.Tensor:
-        """Mean losses [...] at x [..., P] over batches of numbers [..., B, ...], workers [..., B].
+        """Return mean losses [...] at x [..., P] over numbers [..., B, ...] and workers [..., B].
 
         Differentiable in x, twice.
         """
 
     @abstractmethod
     def risk(self, x: Vector) -> torch.Tensor:
-        """The loss [] that is minimised: the mean over the noise and over all K workers."""
+        """Return the loss [] that is minimised: the mean over the noise and over all K workers."""
 
     @abstractmethod
     def start(self, stream: np.random.Generator) -> np.ndarray:
-        """Where all workers begin, [P]."""
+        """Return where all workers begin, [P]."""
 
     def init(self, seed: int) -> Vector:
-        """Where all workers begin, [P]."""
+        """Return where all workers begin, [P]."""
         return torch.as_tensor(self.start(np.random.default_rng(seed))).to(self.x)
 
     def batch(self, ranks: Sequence[int], t: int) -> Batch:
-        """Numbers [R, B, ...], and whose they are [R, B]."""
+        """Return numbers [R, B, ...], and their workers [R, B]."""
         B, seed = self._setting.batch, self._setting.seed
         drawn = np.stack([self.draw(np.random.default_rng([seed, k, t]), B) for k in ranks])
         numbers = torch.from_numpy(drawn).to(self.x)
@@ -85,12 +85,12 @@ class Formula(Task):
         return numbers, workers[:, None].expand(-1, B)
 
     def undisturbed(self, worker: int, t: int) -> Batch:
-        """Give one worker's batch without its noise, whose mean is 0: the loss is exact."""
+        """Return a worker's batch without its noise, whose mean is 0: the loss is exact."""
         numbers, workers = self.batch([worker], t)
         return torch.zeros_like(numbers[0]), workers[0]
 
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
-        """Losses [R] and gradients [R, P]."""
+        """Return losses [R] and gradients [R, P]."""
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             losses = self.losses(leaf, *batch)
@@ -98,18 +98,18 @@ class Formula(Task):
         return losses.detach(), self._g.copy_(gradient)
 
     def loss(self, x: Vector, batch: Batch, buffers: Vector | None = None) -> torch.Tensor:
-        """Mean loss [] over a batch, differentiable in x."""
+        """Return the mean loss [] over a batch, differentiable in x."""
         del buffers
         return self.losses(x, *batch)
 
     @torch.no_grad()
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
-        """The exact risk, for each of the rows. Nothing is guessed: right answers are NaN."""
+        """Return the exact risk for each of the rows, and NaN for right answers."""
         del split, buffers
         risk = float(self.risk(x)) * len(rows)
         return torch.tensor([risk, float("nan"), len(rows)], dtype=torch.float64, device=x.device)
 
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
-        """No buffers: [0]."""
+        """Return no buffers: [0]."""
         del x, batches
         return self.buffers[0]

@@ -9,7 +9,7 @@ from hpc_localsgd.types import ConfigurationError
 
 
 def cuts(sizes: Sequence[int], fragments: int) -> tuple[int, ...]:
-    """Where fragments of about equal length begin and end in the flat vector.
+    """Return the bounds of fragments of about equal length in the flat vector.
 
     Args:
         sizes: Lengths of the model's tensors, in order.
@@ -38,7 +38,7 @@ def cuts(sizes: Sequence[int], fragments: int) -> tuple[int, ...]:
 
 
 def cuts_from_the_end(begins: Sequence[int], least: int) -> list[tuple[int, int]]:
-    """Runs of tensors, the last first, each of at least `least` numbers but the last of them.
+    """Return runs of tensors, last first, of at least `least` numbers each but the last run.
 
     Args:
         begins: Where each tensor begins, and where the last ends.

@@ -66,7 +66,7 @@ class idx_images(ImageTask):
         return self.classification(samples, _side(pixels), setting, channels=1)
 
     def published(self) -> TaskSpec:
-        """Give synthetic images as many and as large as MNIST's."""
+        """Return synthetic images as many and as large as MNIST's."""
         return self.synthetic(size=28, classes=10, samples=self.subset or 60_000, channels=1)
 
     def _files(self) -> dict[str, tuple[Path, Path]]:

@@ -65,14 +65,14 @@ class imagenet(ImageTask):
         return self.classification(Streamed(decoder, processes, setting), self.size, setting)
 
     def undisturbed(self) -> TaskSpec:
-        """See `TaskSpec.undisturbed`."""
+        """Return the undisturbed task, see `TaskSpec.undisturbed`."""
         return replace(self, augment=False, label_noise=0.0, mixup=0.0, rand_augment=0)
 
     def published(self) -> TaskSpec:
-        """Synthetic images, as many and as large as ImageNet-1k's."""
+        """Return synthetic images, as many and as large as ImageNet-1k's."""
         return self.synthetic(self.size, classes=self.classes or 1000, samples=1_281_167)
 
 
 def _cores() -> int:
-    """Cores of this rank; a few at most. Not torch's threads: torchrun sets one for each rank."""
+    """Return this rank's cores, a few at most; not torch's threads, which torchrun sets to 1."""
     return min(MOST_LOADERS, share_of_rank().cores)

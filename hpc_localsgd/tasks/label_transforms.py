@@ -20,7 +20,7 @@ _NOISE, _MIXUP = 4, 6  # streams of their own, beside those of `plan/partition.p
 def noisy(
     labels: torch.Tensor, classes: int, p: float, seed: int, workers: Sequence[int], t: int
 ) -> torch.Tensor:
-    """Labels [R, B], each replaced by one of the other classes with probability p."""
+    """Return labels [R, B], each replaced by one of the other classes with probability p."""
     shifts = []
     for worker in workers:
         draw = np.random.default_rng([_NOISE, seed, worker, t])
@@ -33,7 +33,7 @@ def noisy(
 def mixed(
     batch: Batch, classes: int, alpha: float, seed: int, workers: Sequence[int], t: int
 ) -> Batch:
-    """Mixup: every sample blended with another one of its worker's batch, and so the labels.
+    """Mix every sample, and so its label, with another of its worker's batch.
 
     Source: Zhang et al., mixup: Beyond empirical risk minimization, ICLR 2018. One weight for a
     worker's batch, from Beta(alpha, alpha), as in the authors' code.

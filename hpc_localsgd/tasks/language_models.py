@@ -21,7 +21,7 @@ class LSTM(nn.Module):
         self.readout = nn.Linear(width, vocabulary)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits [B, V, T] of the token after each of tokens [B, T]; the state begins at zero."""
+        """Return logits [B, V, T] of the token after each of tokens [B, T], from state zero."""
         hidden, _ = self.lstm(self.embedding(tokens))
         return self.readout(hidden).transpose(1, 2)
 
@@ -50,7 +50,7 @@ class Transformer(nn.Module):
         self.readout = nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits [B, V, T] of the token after each of tokens [B, T]."""
+        """Return logits [B, V, T] of the token after each of tokens [B, T]."""
         T = tokens.shape[1]
         places = torch.arange(T, device=tokens.device)
         hidden = self.embedding(tokens) + self.position(places)

@@ -55,37 +55,37 @@ class manifold(TaskSpec):
             )
 
     def undisturbed(self) -> manifold:
-        """The valley without label noise, and without noise along it."""
+        """Return the valley without label noise, and without noise along it."""
         return replace(self, noise=0.0, tangent=0.0)
 
     @property
     def fresh(self) -> bool:
-        """See `TaskSpec.fresh`."""
+        """Whether samples differ every time, see `TaskSpec.fresh`."""
         return True
 
     def build(self, setting: Setting) -> Valley:
-        """The valleys of this process's workers."""
+        """Return the valleys of this process's workers."""
         return Valley(self, setting)
 
     def hessian(self, zeta: np.ndarray) -> np.ndarray:
-        """Of L at a point of the floor, [P, P]: diag(0, 1 + x^2)."""
+        """Return the Hessian of L at a point of the floor, [P, P]: diag(0, 1 + x^2)."""
         x = zeta[: self.pairs]
         return np.diag(np.concatenate([np.zeros_like(x), 1 + x**2]))
 
     def third(self, zeta: np.ndarray, M: np.ndarray) -> np.ndarray:
-        """grad^3 L[M] at a point of the floor, [P]: (2 x M_yy, 4 x M_xy) in every pair."""
+        """Return grad^3 L[M] at a point of the floor, [P]: (2 x M_yy, 4 x M_xy) in every pair."""
         n, x = self.pairs, zeta[: self.pairs]
         across, mixed = np.diagonal(M)[n:], np.diagonal(M[:n, n:])
         return np.concatenate([2 * x * across, 4 * x * mixed])
 
     def covariance(self, zeta: np.ndarray) -> np.ndarray:
-        """Of one sample's gradient at a point of the floor, [P, P]."""
+        """Return the covariance of one sample's gradient at a point of the floor, [P, P]."""
         x = zeta[: self.pairs]
         along = np.full_like(x, self.tangent**2)
         return np.diag(np.concatenate([along, self.noise**2 * (1 + x**2)]))
 
     def project(self, point: np.ndarray) -> np.ndarray:
-        """Where the gradient flow from a point [P] ends, [P].
+        """Return the end of the gradient flow from a point [P], [P].
 
         The flow keeps x^2 e^(x^2 - y^2), so its end has X^2 = W(x^2 e^(x^2 - y^2)), with Lambert's
         W.
@@ -101,19 +101,19 @@ class Valley(Formula):
     """The valleys of R workers."""
 
     def __init__(self, spec: manifold, setting: Setting) -> None:
-        """P = 2 pairs."""
+        """Set P = 2 pairs."""
         super().__init__(2 * spec.pairs, spec.samples, setting)
         self.spec = spec
 
     def draw(self, stream: np.random.Generator, batch: int) -> np.ndarray:
-        """Labels and noise along the valley, [B, 2, n]."""
+        """Return labels and noise along the valley, [B, 2, n]."""
         shape = (batch, self.spec.pairs)
         labels = self.spec.noise * stream.choice([-1.0, 1.0], size=shape)
         along = self.spec.tangent * stream.standard_normal(shape)
         return np.stack([labels, along], axis=1)
 
     def losses(self, x: torch.Tensor, numbers: torch.Tensor, workers: torch.Tensor) -> torch.Tensor:
-        """Squared error / 2 of sqrt(1 + x^2) y, plus tangent noise . x, the mean over a batch."""
+        """Return the mean of squared error / 2 of sqrt(1 + x^2) y, plus tangent noise . x."""
         del workers
         along, across = x[..., None, :].chunk(2, -1)
         labels, push = numbers.unbind(-2)
@@ -121,11 +121,11 @@ class Valley(Formula):
         return (0.5 * error.square() + push * along).sum(-1).mean(-1)
 
     def risk(self, x: torch.Tensor) -> torch.Tensor:
-        """Of all pairs together, (1 + x^2) y^2 / 2 each, without the noise."""
+        """Return the sum over pairs of (1 + x^2) y^2 / 2, without the noise."""
         along, across = x.chunk(2)
         return 0.5 * ((1 + along.square()) * across.square()).sum()
 
     def start(self, stream: np.random.Generator) -> np.ndarray:
-        """At x along the valley, N(0, y^2) across it."""
+        """Return the start: x along the valley, N(0, y^2) across it."""
         n = self.spec.pairs
         return np.concatenate([np.full(n, self.spec.x), self.spec.y * stream.standard_normal(n)])

@@ -19,7 +19,7 @@ _EPOCH, _DRAW = 1, 2  # separate streams of random numbers for the same seed
 
 @dataclass(frozen=True)
 class Partition:
-    """Deals the training samples to K workers, `batch` to each at every step.
+    """A dealer of training samples to K workers, `batch` to each at every step.
 
     Without replacement (the default) there is one global permutation per epoch, the same on every
     rank, and the workers take disjoint shares of it. With `remainder="carry"` the permutations of
@@ -76,7 +76,7 @@ class Partition:
         return self.samples / self.per_step
 
     def indices(self, worker: int, t: int) -> np.ndarray:
-        """The samples of one worker at step t, int64 [batch]."""
+        """Return the samples of one worker at step t, int64 [batch]."""
         if self.replacement:
             draw = np.random.default_rng([_DRAW, self.seed, worker, t])
             return draw.integers(self.samples, size=self.batch)
@@ -87,7 +87,7 @@ class Partition:
         return self._stream(t * self.per_step + worker * self.batch)
 
     def _stream(self, begin: int) -> np.ndarray:
-        """`batch` samples from position `begin` of the permutations laid end to end."""
+        """Return `batch` samples from position `begin` of the permutations laid end to end."""
         epoch, offset = divmod(begin, self.samples)
         head = permutation(self.samples, self.seed, epoch)[offset : offset + self.batch]
         if len(head) == self.batch:
@@ -99,12 +99,12 @@ class Partition:
 
 @lru_cache(maxsize=4)  # neighbouring epochs are asked for in turn by the workers of one rank
 def permutation(samples: int, seed: int, epoch: int) -> np.ndarray:
-    """The global order of one epoch, int64 [samples], read-only."""
+    """Return the global order of one epoch, int64 [samples], read-only."""
     order = np.random.default_rng([_EPOCH, seed, epoch]).permutation(samples)
     order.flags.writeable = False
     return order
 
 
 def share(count: int, k: int, K: int) -> range:
-    """The k-th of K contiguous, nearly equal shares of `count` things. Covers each exactly once."""
+    """Return the k-th of K contiguous, nearly equal shares of `count` things."""
     return range(count * k // K, count * (k + 1) // K)

@@ -50,7 +50,7 @@ class quadratic(TaskSpec):
             raise ConfigurationError(f"{self}: dim and samples are positive, noise not negative")
 
     def undisturbed(self) -> quadratic:
-        """The quadratic without noise.
+        """Return the quadratic without noise.
 
         Raises:
             ConfigurationError: Workers have different losses.
@@ -65,11 +65,11 @@ class quadratic(TaskSpec):
 
     @property
     def fresh(self) -> bool:
-        """See `TaskSpec.fresh`."""
+        """Whether samples differ every time, see `TaskSpec.fresh`."""
         return True
 
     def build(self, setting: Setting) -> Quadratic:
-        """The quadratics of this process's workers."""
+        """Return the quadratics of this process's workers."""
         return Quadratic(self, setting)
 
 
@@ -88,20 +88,20 @@ class Quadratic(Formula):
         return torch.as_tensor(np.resize(np.asarray(values, dtype=np.float64), n)).to(self.x)
 
     def draw(self, stream: np.random.Generator, batch: int) -> np.ndarray:
-        """Gradient noise [B, P]."""
+        """Return gradient noise [B, P]."""
         return self.spec.noise * stream.standard_normal((batch, self.spec.dim))
 
     def losses(self, x: torch.Tensor, numbers: torch.Tensor, workers: torch.Tensor) -> torch.Tensor:
-        """scale_k/2 sum_j h_j (x_j - c_k)^2 + noise . x, the mean over a batch."""
+        """Return scale_k/2 sum_j h_j (x_j - c_k)^2 + noise . x, the mean over a batch."""
         away = x[..., None, :] - self.minima[workers][..., None]
         curved = 0.5 * self.scales[workers] * (self.h * away.square()).sum(-1)
         return (curved + (numbers * x[..., None, :]).sum(-1)).mean(-1)
 
     def risk(self, x: torch.Tensor) -> torch.Tensor:
-        """The mean over the workers, without the noise."""
+        """Return the mean over the workers, without the noise."""
         away = x - self.minima[:, None]
         return 0.5 * (self.scales * (self.h * away.square()).sum(-1)).mean()
 
     def start(self, stream: np.random.Generator) -> np.ndarray:
-        """N(at, spread_out^2) in every coordinate."""
+        """Draw N(at, spread_out^2) in every coordinate."""
         return self.spec.at + self.spec.spread_out * stream.standard_normal(self.spec.dim)

@@ -36,18 +36,18 @@ class Samples(ABC):
 
     @abstractmethod
     def training(self, workers: Sequence[int], t: int) -> Batch:
-        """Inputs [R, B, ...] and labels [R, B] of some workers at step t, as they are trained on.
+        """Return inputs [R, B, ...] and labels [R, B] of workers at step t, as they are trained on.
 
         A function of (seed, worker, t) only, augmentation included.
         """
 
     def trained(self) -> None:
-        """The batches that were asked for last are trained on now; others only measure."""
+        """Note that the batches asked for last are trained on, and not only measured."""
         return
 
     @abstractmethod
     def clean(self, split: str, rows: Places) -> Iterator[Batch]:
-        """Some rows of a split in chunks: inputs [b, ...] and labels [b], without augmentation."""
+        """Yield rows of a split in chunks, not augmented: inputs [b, ...] and labels [b]."""
 
 
 class Arrays(Samples):
@@ -75,13 +75,13 @@ class Arrays(Samples):
         )
 
     def training(self, workers: Sequence[int], t: int) -> Batch:
-        """See `Samples.training`."""
+        """Return a training batch, see `Samples.training`."""
         index = rows_of(self.partition, workers, t).to(self._setting.device, non_blocking=True)
         inputs, labels = self._data["train"]
         return inputs[index], labels[index]
 
     def clean(self, split: str, rows: Places) -> Iterator[Batch]:
-        """See `Samples.clean`."""
+        """Yield chunks of a split, see `Samples.clean`."""
         inputs, labels = self._data[split]
         logits = labels[0].numel() * self.classes
         for part in chunks(rows, max(inputs[0].numel(), logits)):
@@ -90,19 +90,19 @@ class Arrays(Samples):
 
 
 def rows_of(partition: Partition, workers: Sequence[int], t: int) -> torch.Tensor:
-    """The training samples of some workers at step t, int64 [R, B]."""
+    """Return the training samples of some workers at step t, int64 [R, B]."""
     return torch.from_numpy(np.stack([partition.indices(worker, t) for worker in workers]))
 
 
 def _index(rows: Places) -> slice | torch.Tensor:
-    """Rows as an index: no copy of consecutive ones."""
+    """Return rows as an index: no copy of consecutive ones."""
     if isinstance(rows, range):
         return slice(rows.start, rows.stop, rows.step)
     return torch.from_numpy(rows.copy())  # the order of an epoch may not be written to
 
 
 def chunks(rows: Places, numbers: int) -> Iterator[Places]:
-    """Consecutive parts of some rows, of samples with so many numbers, small enough to evaluate."""
+    """Yield consecutive parts of some rows, of so many numbers each, small enough to evaluate."""
     length = min(CHUNK, max(16, CHUNK_NUMBERS // max(1, numbers)))
     for begin in range(0, len(rows), length):
         yield rows[begin : begin + length]

@@ -58,7 +58,7 @@ class RowReader(nn.Module):
         self.readout = nn.Linear(hidden * (1 + bidirectional), 10)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Logits [B, 10] of rows [B, 8, 8]."""
+        """Return logits [B, 10] of rows [B, 8, 8]."""
         _, (last, _) = self.lstm(rows)
         ends = last[-2:] if self.lstm.bidirectional else last[-1:]  # of the top layer
         return self.readout(ends.transpose(0, 1).flatten(1))

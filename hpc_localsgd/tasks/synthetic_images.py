@@ -15,7 +15,7 @@ from hpc_localsgd.types import ConfigurationError
 
 @dataclass(frozen=True)
 class synthetic_images(ImageTask):
-    """Noise upon one random picture a class: easy to learn, and as costly as real images.
+    """Noise added to one random picture a class: easy to learn, and as costly as real images.
 
     Attributes:
         size: Height and width in pixels.
@@ -52,11 +52,11 @@ class synthetic_images(ImageTask):
         return self.classification(samples, self.size, setting, self.channels)
 
     def published(self) -> synthetic_images:
-        """Itself: no files are needed."""
+        """Return itself: no files are needed."""
         return self
 
     def _drawn(self, split: int, nominal: int) -> Images8:
-        """At most `distinct` images and their labels, in turn through the classes."""
+        """Draw at most `distinct` images and their labels, in turn through the classes."""
         n, shape = min(self.distinct, nominal), (self.channels, self.size, self.size)
         labels = np.arange(n) % self.classes
         pictures = np.stack(

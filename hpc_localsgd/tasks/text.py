@@ -85,11 +85,11 @@ class text(TaskSpec):
         return Classification(make[self.model], splits, setting)
 
     def smoke(self) -> text:
-        """The same model on the bundled text, of which little is kept for testing."""
+        """Return the same model on the bundled text, of which little is kept for testing."""
         return replace(self, file=None, test_fraction=min(0.02, self.test_fraction))
 
 
 def sequences(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint sequences [N, length] of tokens, and the tokens that follow each of theirs."""
+    """Return disjoint sequences [N, length] of tokens, and the tokens that follow each."""
     N = max(0, len(ids) - 1) // length
     return ids[: N * length].reshape(N, length), ids[1 : N * length + 1].reshape(N, length)

@@ -21,7 +21,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text, cut in two: its end is kept for testing.
+    """A text in two parts, the end kept for testing.
 
     Attributes:
         train: int64 [n], the first part.
@@ -35,7 +35,7 @@ class Tokens:
 
 
 def read_tokens(path: Path, kind: Kind, test_fraction: float, most: int) -> Tokens:
-    """A text file as tokens.
+    """Return a text file as tokens.
 
     Args:
         path: UTF-8, or anything if the tokens are bytes.
@@ -84,7 +84,7 @@ def _cut(ids: np.ndarray, test_fraction: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def _looked_up(train: np.ndarray, test: np.ndarray, most: int | None) -> Tokens:
-    """Ranks in the training part, from 1; the most frequent first, equals in their own order."""
+    """Return tokens ranked by frequency in the training part, from 1; ties in their own order."""
     counted = Counter(train.tolist())
     ordered = sorted(counted, key=lambda token: (-counted[token], token))
     kept = ordered if most is None else ordered[: max(0, most - 1)]

@@ -27,7 +27,7 @@ _declared: list[torch.library.Library] = []
 
 
 def import_torchvision() -> ModuleType:
-    """Return the torchvision module, imported in whatever way this machine allows.
+    """Import torchvision in whatever way this machine allows, and return it.
 
     Raises:
         ImportError: torchvision is not installed; the text says what to type.
@@ -49,7 +49,7 @@ def import_torchvision() -> ModuleType:
 
 
 def require_torchvision() -> ModuleType:
-    """The torchvision module, for a run that cannot do without.
+    """Import torchvision for a run that needs it, and return it.
 
     Raises:
         ConfigurationError: It is not installed, or cannot be imported.

@@ -24,10 +24,10 @@ class Topology(ABC):
 
     @abstractmethod
     def weights(self, n: int, k: int) -> np.ndarray:
-        """W of the mix k, [n, n] float64, for an n that passed `check`. Called by `matrix`."""
+        """Return W of the mix k, [n, n] float64, for an n that passed `check`."""
 
     def matrix(self, n: int, k: int = 0) -> np.ndarray:
-        """The mixing matrix of the k-th mix.
+        """Return the mixing matrix of the k-th mix.
 
         Built and checked once, then remembered, so it may be asked for at every step.
 
@@ -46,12 +46,12 @@ class Topology(ABC):
         return _built(self, n, k if period is None else k % period)
 
     def period(self, n: int) -> int | None:
-        """After how many mixes W repeats: 1 if it never changes, None if it never repeats."""
+        """Return the number of mixes after which W repeats: 1 if constant, None if never."""
         del n
         return 1
 
     def check(self, n: int) -> None:
-        """Raises ConfigurationError (a ValueError) where n workers cannot be arranged like this."""
+        """Raise ConfigurationError (a ValueError) where n workers cannot be arranged like this."""
         if n < 1:
             raise ConfigurationError(f"a topology needs at least 1 worker, got {n}")
 
@@ -65,7 +65,7 @@ def _built(topology: Topology, n: int, k: int) -> np.ndarray:
 
 
 def validate(W: np.ndarray) -> None:
-    """Refuses a matrix that is not doubly stochastic: square, W >= 0, W 1 = 1 and 1^T W = 1^T.
+    """Refuse a matrix that is not doubly stochastic: square, W >= 0, W 1 = 1 and 1^T W = 1^T.
 
     Args:
         W: The mixing matrix.
@@ -102,7 +102,7 @@ def _sums_to_one(sums: np.ndarray, what: str, consequence: str) -> None:
 
 
 def metropolis(graph: nx.Graph) -> np.ndarray:
-    """Metropolis weights, symmetric and doubly stochastic on any undirected graph.
+    """Return Metropolis weights, symmetric and doubly stochastic on any undirected graph.
 
         W_ij = 1 / (1 + max(deg_i, deg_j)) on an edge,   W_ii = 1 - sum_{j != i} W_ij
 
@@ -123,17 +123,17 @@ def metropolis(graph: nx.Graph) -> np.ndarray:
 
 
 def neighbours(W: np.ndarray, k: int) -> list[int]:
-    """The workers that worker k receives from, in order; `neighbours(W.T, k)` those it sends to."""
+    """Return the workers that worker k receives from; those of `W.T` are those it sends to."""
     return [int(j) for j in np.flatnonzero(W[k]) if j != k]
 
 
 def vectors_sent(W: np.ndarray) -> np.ndarray:
-    """How many neighbours each worker sends its parameters to in one mix, [n] integers."""
+    """Return how many neighbours each worker sends its parameters to in one mix, [n] integers."""
     return np.count_nonzero(W, axis=0) - (np.diag(W) != 0)
 
 
 def nearest(n: int, allowed: Callable[[int], bool]) -> str:
-    """The allowed numbers of workers next to n, from 2 to 2 n + 2, as "8 or 16"."""
+    """Return the allowed numbers of workers next to n, from 2 to 2 n + 2, as "8 or 16"."""
     below = next((m for m in range(n - 1, 1, -1) if allowed(m)), None)
     above = next((m for m in range(n + 1, 2 * n + 3) if allowed(m)), None)
     return " or ".join(str(m) for m in (below, above) if m is not None)

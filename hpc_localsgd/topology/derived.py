@@ -47,22 +47,22 @@ class custom(Topology):
     W: Given
 
     def __post_init__(self) -> None:
-        """Reads and validates the matrix, before any rank communicates."""
+        """Read and validate the matrix, before any rank communicates."""
         validate(self._weights)
 
     def __repr__(self) -> str:
-        """The path where there is one, else the size."""
+        """Return the path where there is one, else the size."""
         if isinstance(self.W, str | PathLike):
             return f"custom(W={str(self.W)!r})"
         return f"custom(W=<{len(self._weights)} workers>)"
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """The matrix given."""
+        """Return the matrix given."""
         del n, k
         return self._weights
 
     def check(self, n: int) -> None:
-        """Only as many workers as the matrix has rows."""
+        """Check that there are as many workers as the matrix has rows."""
         super().check(n)
         if n != (size := len(self._weights)):
             raise ConfigurationError(
@@ -81,7 +81,7 @@ class custom(Topology):
 
 @dataclass(frozen=True)
 class lazy(Topology):
-    """Half of another topology, half staying where one is.
+    """Half of another topology, half the identity.
 
         W' = (I + W) / 2        lambda'_j = (1 + lambda_j) / 2
 
@@ -99,15 +99,15 @@ class lazy(Topology):
     of: Topology = ring()
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """Halfway between the identity and the matrix of `of`."""
+        """Return the mean of the identity and the matrix of `of`."""
         return (np.eye(n) + self.of.matrix(n, k)) / 2
 
     def period(self, n: int) -> int | None:
-        """That of `of`."""
+        """Return the period of `of`."""
         return self.of.period(n)
 
     def check(self, n: int) -> None:
-        """What `of` allows."""
+        """Check n as `of` does."""
         self.of.check(n)
 
 
@@ -121,7 +121,7 @@ def _of_graph(graph: nx.Graph) -> np.ndarray:
 
 
 def _is_list(text: str) -> bool:
-    """Tell whether an option that may be a path holds a list, in which something is no number."""
+    """Return whether an option that may be a path holds a list, in which something is no number."""
     return text.lstrip().startswith(("[", "(", "{"))
 
 
@@ -162,7 +162,7 @@ def _is_number(value: object) -> bool:
 
 
 def _read(path: str | PathLike) -> np.ndarray:
-    """Return the matrix in a file.
+    """Read the matrix in a file.
 
     Raises:
         ConfigurationError: It cannot be read, has no end, or is no matrix.

@@ -24,7 +24,7 @@ class exponential(Topology):
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """Circulant, with equal weights."""
+        """Return a circulant matrix with equal weights."""
         del k
         offsets = [0, *(2**m for m in range((n - 1).bit_length()))]
         return np.mean([np.roll(np.eye(n), offset, axis=1) for offset in offsets], axis=0)
@@ -48,9 +48,9 @@ class one_peer_exponential(Topology):
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """Half oneself, half the worker 2^k places further on."""
+        """Return half the identity, half the worker 2^k places further on."""
         return (np.eye(n) + np.roll(np.eye(n), 2**k, axis=1)) / 2
 
     def period(self, n: int) -> int:
-        """ceil(log2 n), at least 1."""
+        """Return ceil(log2 n), at least 1."""
         return max(1, (n - 1).bit_length())

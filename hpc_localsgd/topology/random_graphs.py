@@ -31,12 +31,12 @@ class random_pairs(Topology):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses a negative seed."""
+        """Refuse a negative seed."""
         if self.seed < 0:
             raise ConfigurationError(f"{self!r}: seed must not be negative")
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """Pairs from a random order of the workers: the first two, the next two, ..."""
+        """Return pairs from a random order of the workers: the first two, the next two, ..."""
         order = np.random.default_rng([self.seed, k]).permutation(n)
         left, right = order[: n // 2 * 2].reshape(-1, 2).T
         W = np.eye(n)
@@ -44,14 +44,14 @@ class random_pairs(Topology):
         return W
 
     def period(self, n: int) -> int | None:
-        """None: never repeats."""
+        """Return None: never repeats."""
         del n
         return None
 
 
 @dataclass(frozen=True)
 class random_regular(Topology):
-    """A random connected graph, drawn once, in which everybody has `degree` neighbours.
+    """A random connected graph, drawn once, in which every worker has `degree` neighbours.
 
         W_ii = W_ij = 1 / (degree + 1)
 
@@ -69,14 +69,14 @@ class random_regular(Topology):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses a negative seed and a degree below 1."""
+        """Refuse a negative seed and a degree below 1."""
         if self.degree < 1 or self.seed < 0:
             raise ConfigurationError(
                 f"{self!r}: degree must be at least 1 and seed must not be negative"
             )
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """Metropolis weights of the first connected graph drawn."""
+        """Return Metropolis weights of the first connected graph drawn."""
         del k
         if n == 1:
             return np.ones((1, 1))
@@ -87,7 +87,7 @@ class random_regular(Topology):
                 return metropolis(graph)
 
     def check(self, n: int) -> None:
-        """Refuses an n for which no connected graph of this degree exists."""
+        """Refuse an n for which no connected graph of this degree exists."""
         super().check(n)
         if n > 1 and not self._exists(n):
             raise ConfigurationError(

@@ -14,7 +14,7 @@ _DRAWS = 16  # of a random topology, to measure its contraction
 
 
 def spectral_gap(W: np.ndarray) -> float:
-    """1 - max_{j != 0} |lambda_j|: 1 is the exact average in one mix, 0 is never.
+    """Return 1 - max_{j != 0} |lambda_j|: 1 is the exact average in one mix, 0 is never.
 
     The eigenvalue lambda_0 = 1 of the mean is taken out by subtracting 1 1^T / n, which leaves
     the others as they are, in symmetric and in directed graphs. For W with W W^T = W^T W
@@ -32,7 +32,7 @@ def spectral_gap(W: np.ndarray) -> float:
 
 
 def gap(topology: Topology, n: int) -> float:
-    """Spectral gap of a topology for n workers, per mix: 1 - the factor left of ||x - mean||.
+    """Return the spectral gap per mix: 1 - the factor that remains of ||x - mean||.
 
     Static (period 1): `spectral_gap(W)`.
 
@@ -52,7 +52,7 @@ def gap(topology: Topology, n: int) -> float:
 
 
 def lambda_min(W: np.ndarray) -> float:
-    """The smallest eigenvalue of a symmetric W.
+    """Return the smallest eigenvalue of a symmetric W.
 
     D2 needs lambda_min > -1/3; adapt-while-communicate gossip on a curvature h needs
     lr h < 1 + lambda_min.

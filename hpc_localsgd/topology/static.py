@@ -14,7 +14,7 @@ from hpc_localsgd.types import ConfigurationError
 
 @dataclass(frozen=True)
 class complete(Topology):
-    """Everybody mixes with everybody: the exact average at once.
+    """Every worker mixes with every other: the exact average at once.
 
         W_ij = 1/n
 
@@ -23,7 +23,7 @@ class complete(Topology):
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """All 1/n."""
+        """Return 1/n everywhere."""
         del k
         return np.full((n, n), 1 / n)
 
@@ -46,7 +46,7 @@ class ring(Topology):
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """Metropolis weights of the cycle."""
+        """Return Metropolis weights of the cycle."""
         del k
         return metropolis(nx.cycle_graph(n))
 
@@ -72,7 +72,7 @@ class torus(Topology):
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """Metropolis weights of the periodic grid."""
+        """Return Metropolis weights of the periodic grid."""
         del k
         return metropolis(nx.grid_2d_graph(*_sides(n), periodic=True))
 
@@ -93,7 +93,7 @@ class grid(Topology):
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """Metropolis weights of the grid."""
+        """Return Metropolis weights of the grid."""
         del k
         return metropolis(nx.grid_2d_graph(*_sides(n)))
 
@@ -114,7 +114,7 @@ class star(Topology):
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """Metropolis weights of the star."""
+        """Return Metropolis weights of the star."""
         del k
         return metropolis(nx.star_graph(n - 1))
 
@@ -132,12 +132,12 @@ class hypercube(Topology):
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
-        """Metropolis weights of the cube."""
+        """Return Metropolis weights of the cube."""
         del k
         return metropolis(nx.hypercube_graph(n.bit_length() - 1)) if n > 1 else np.ones((1, 1))
 
     def check(self, n: int) -> None:
-        """Only a power of two."""
+        """Check that n is a power of two."""
         super().check(n)
         if not _power_of_two(n):
             raise ConfigurationError(
@@ -152,6 +152,6 @@ def _power_of_two(n: int) -> bool:
 
 
 def _sides(n: int) -> tuple[int, int]:
-    """The factors a <= b of n that are closest to each other."""
+    """Return the factors a <= b of n that are closest to each other."""
     a = next(a for a in range(isqrt(n), 0, -1) if n % a == 0)
     return a, n // a

@@ -20,7 +20,7 @@ _NO_RESERVATIONS = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ENOSYS)
 
 
 def open_to_write(path: Path, mode: str) -> h5py.File:
-    """Opens with HDF5's default format, the one that survives a kill and can be reopened.
+    """Open with HDF5's default format, the one that survives a kill and can be reopened.
 
     Args:
         path: The file.
@@ -40,7 +40,7 @@ def open_to_write(path: Path, mode: str) -> h5py.File:
 
 
 def reserve(file: h5py.File, needed_bytes: int) -> None:
-    """Has the file system promise `needed_bytes` behind the present end of the file.
+    """Reserve `needed_bytes` after the present end of the file in the file system.
 
     Args:
         file: A file opened by `open_to_write`.
@@ -63,7 +63,7 @@ def reserve(file: h5py.File, needed_bytes: int) -> None:
 
 
 def give_back(file: h5py.File) -> None:
-    """Returns what was reserved and not used; call it right after a flush.
+    """Release what was reserved and not used; call it right after a flush.
 
     Args:
         file: A file opened by `open_to_write`.
@@ -73,7 +73,7 @@ def give_back(file: h5py.File) -> None:
 
 
 def why(error: BaseException) -> str:
-    """What went wrong, as a person would say it.
+    """Describe an error for a user.
 
     Args:
         error: What the operating system or HDF5 raised.
@@ -93,7 +93,7 @@ def why(error: BaseException) -> str:
 
 
 def mend(error: BaseException | None) -> str:
-    """What a person is to do about a disk that refuses.
+    """Return what a user must do about a disk that refuses.
 
     Args:
         error: What was raised; None if that is not known.

@@ -17,7 +17,7 @@ PLUGINS = {"zstd": "Zstd", "lz4": "LZ4", "blosc": "Blosc", "bitshuffle": "Bitshu
 
 
 def disk_dtype(encoding: str) -> np.dtype:
-    """NumPy dtype that holds `encoding` on disk.
+    """Return the NumPy dtype that holds `encoding` on disk.
 
     Args:
         encoding: A key of `SNAPSHOT_DTYPES`.
@@ -33,7 +33,7 @@ def disk_dtype(encoding: str) -> np.dtype:
 
 
 def encode(x: Any, encoding: str) -> np.ndarray:
-    """Copies `x` into its form on disk, rounding to nearest even.
+    """Copy `x` into its form on disk, rounding to nearest even.
 
     Always a copy: training goes on changing the parameters while the row waits for the next flush.
 
@@ -51,7 +51,7 @@ def encode(x: Any, encoding: str) -> np.ndarray:
 
 
 def decode(x: np.ndarray, encoding: str) -> np.ndarray:
-    """Numbers as floats again; bfloat16 comes back as float32, the rest as stored.
+    """Return numbers as floats again; bfloat16 becomes float32, the rest stays as stored.
 
     Args:
         x: ``[..., P]`` as read from the file.
@@ -71,7 +71,7 @@ def _pack_bfloat16(x: np.ndarray) -> np.ndarray:
 
 
 def filters(compression: str | None) -> dict[str, Any]:
-    """Keyword arguments for `h5py.Group.create_dataset`.
+    """Return keyword arguments for `h5py.Group.create_dataset`.
 
     Args:
         compression: None, ``gzip``, or a key of `PLUGINS` (needs the package hdf5plugin).
@@ -90,7 +90,7 @@ def filters(compression: str | None) -> dict[str, Any]:
 
 
 def load_plugin(compression: str) -> Any:
-    """Imports hdf5plugin, which registers its filters with HDF5.
+    """Import hdf5plugin, which registers its filters with HDF5.
 
     Args:
         compression: Name of the filter that is wanted, for the message.

@@ -39,7 +39,7 @@ class DiskEstimate:
         return _FILE_BYTES + trajectory + self.checkpoints_bytes
 
     def __str__(self) -> str:
-        """``about 10.3 MB on disk: rounds 0.1 MB, series 0.2 MB, snapshots 10 MB (10 x 1 MB)``."""
+        """Format as ``about 10.3 MB on disk: rounds 0.1 MB, series 0.2 MB, snapshots 10 MB``."""
         text = f"rounds {human_bytes(self.rounds_bytes)}, series {human_bytes(self.series_bytes)}"
         if self.snapshots:
             each = human_bytes(self.snapshots_bytes / self.snapshots)
@@ -59,7 +59,7 @@ def disk_estimate(
     dtype: str = "float32",
     workers: bool = False,
 ) -> DiskEstimate:
-    """Estimates the size of a trajectory, an upper bound when snapshots are compressed.
+    """Estimate the size of a trajectory, an upper bound when snapshots are compressed.
 
     Args:
         K: Workers of the run.
@@ -82,7 +82,7 @@ def disk_estimate(
 
 
 def human_bytes(number: float) -> str:
-    """Bytes for a person, in decimal units: ``0 B``, ``812 kB``, ``1.25 MB``, ``102 MB``.
+    """Format bytes for a reader, in decimal units: ``0 B``, ``812 kB``, ``1.25 MB``, ``102 MB``.
 
     Args:
         number: Bytes.

@@ -26,7 +26,7 @@ _TEXTS = ("config", "task", "algorithm", "schedule", "world")
 
 
 def check_facts(path: Path, file: h5py.File, attrs: Mapping[str, Any]) -> None:
-    """Refuse what no run has recorded of itself.
+    """Refuse what no run can have recorded of itself.
 
     Args:
         path: Of the file, for the message.

@@ -65,7 +65,7 @@ class Header:
     package_version: str = field(default_factory=lambda: package_version())
 
     def __post_init__(self) -> None:
-        """Raises TrajectoryError for a K, P, t0 or clock that no run can have."""
+        """Check K, P, t0 and clock; raise TrajectoryError for what no run can have."""
         if self.K < 1 or self.P < 1 or self.t0 < 0:
             given = f"K={self.K}, P={self.P}, t0={self.t0}"
             raise TrajectoryError(f"header with {given}: K and P are at least 1, t0 at least 0.")
@@ -78,7 +78,7 @@ class Header:
         return hashlib.sha256(self.config.encode()).hexdigest()
 
     def attrs(self, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-        """The root attributes of a new file.
+        """Return the root attributes of a new file.
 
         Args:
             environ: Where Slurm's variables are looked up.
@@ -97,12 +97,12 @@ class Header:
 
 
 def utc_now() -> str:
-    """Now, as ISO 8601 in UTC with seconds: ``2025-01-31T12:00:00+00:00``."""
+    """Return the time as ISO 8601 in UTC with seconds: ``2025-01-31T12:00:00+00:00``."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def package_version() -> str:
-    """Version of the installed package, or ``unknown`` when run from a folder."""
+    """Return the version of the installed package, or ``unknown`` when run from a folder."""
     try:
         return metadata.version("hpc_localsgd")
     except metadata.PackageNotFoundError:
@@ -110,7 +110,7 @@ def package_version() -> str:
 
 
 def git_commit(checkout: Path) -> str:
-    """Commit of `checkout`, or ``""`` where there is none (an installed package).
+    """Return the commit of `checkout`, or ``""`` where there is none (an installed package).
 
     The files of ``.git`` are read directly: starting a `git` process forks, which some MPI
     transports do not survive.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def dataset(run: Trajectory) -> Dataset:
-    """See `Trajectory.to_xarray`.
+    """Return the record as a data set, see `Trajectory.to_xarray`.
 
     Args:
         run: The run.
@@ -54,7 +54,7 @@ def _rounds(run: Trajectory) -> dict[str, Any]:
 
 
 def _variable(series: Series, workers: int) -> tuple[tuple[str, ...], np.ndarray, dict[str, str]]:
-    """Axes of its own, so that no two series need the same steps or lengths."""
+    """Return a series with axes of its own, so that no two need the same steps or lengths."""
     dims = [f"{series.name}/step"]
     for i, name in enumerate(series.dims):
         shared = name == "worker" and series.value.shape[i + 1] == workers

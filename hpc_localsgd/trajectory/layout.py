@@ -16,7 +16,7 @@ _STEPS = {"units": "steps"}
 
 
 def rounds_table(file: h5py.File, K: int) -> Table:
-    """The table ``/rounds``, continued when the file has one.
+    """Return the table ``/rounds``, continued when the file has one.
 
     Args:
         file: The open file.
@@ -43,7 +43,7 @@ def series_table(
     dims: tuple[str, ...],
     meaning: str,
 ) -> Table:
-    """The table of one series, continued when the file has it.
+    """Return the table of one series, continued when the file has it.
 
     Args:
         file: The open file.
@@ -75,7 +75,7 @@ def series_table(
 
 
 def value_dtype(value: np.ndarray) -> np.dtype:
-    """Precision a series is kept in: float32 for arrays of float32 or less, else float64.
+    """Return the precision of a series: float32 for arrays of float32 or less, else float64.
 
     Whole numbers become float64 too (exact to 2^53), so that a missing value can be NaN.
 
@@ -89,7 +89,7 @@ def value_dtype(value: np.ndarray) -> np.dtype:
 def snapshots_table(
     file: h5py.File, header: Header, workers: bool, encoding: str, compression: str | None
 ) -> Table:
-    """The table ``/snapshots``, continued when the file has one.
+    """Return the table ``/snapshots``, continued when the file has one.
 
     Args:
         file: The open file.
@@ -116,7 +116,7 @@ def snapshots_table(
 
 
 def _continued(file: h5py.File, table: Table) -> Table:
-    """`table`, counting the whole rows that the file already has."""
+    """Return `table`, counting the whole rows that the file already has."""
     group = file.get(table.path)
     if group is None or not set(table.datasets) <= set(group):
         return table

@@ -19,7 +19,7 @@ MOVED = {
 
 
 def where_now(text: str) -> str:
-    """Return a class path, or a text with such paths, with every moved class where it is now.
+    """Replace every moved class path in a text by where the class is now.
 
     >>> where_now("hpc_localsgd.plan.schedule.every")
     'hpc_localsgd.schedules.local_steps.every'

@@ -35,7 +35,7 @@ _OF_THE_LOSS = re.compile(
 
 
 def name_today(name: str, attrs: Mapping[str, Any]) -> str:
-    """Give the name under which a series of a file is read.
+    """Return the name under which a series of a file is read.
 
     Args:
         name: As it is in the file, for example ``xi/gap``.
@@ -51,7 +51,7 @@ def name_today(name: str, attrs: Mapping[str, Any]) -> str:
 
 
 def name_in_file(name: str, attrs: Mapping[str, Any]) -> str | None:
-    """Give the name that a series has in a file; None if what it has under it is something else.
+    """Return a series' name in a file; None if the file has something else by that name.
 
     Args:
         name: As it is called today.

@@ -30,7 +30,7 @@ _FOREVER = int(np.iinfo(np.int64).max)
 
 
 class Trajectory:
-    """The record of a run, finished or going on.
+    """The record of a run, finished or not.
 
     What is read is kept, so a run in progress is looked at afresh with a new `Trajectory`.
 
@@ -52,7 +52,7 @@ class Trajectory:
     """
 
     def __init__(self, path: str | Path, *, segments: bool = True) -> None:
-        """See the class."""
+        """Open the record; see the class."""
         self.path = trajectory_file(path)
         several = segments and self.path.exists()
         self.paths = segment_paths(self.path) if several else [self.path]
@@ -136,11 +136,11 @@ class Trajectory:
         return Totals.of(self.rounds)
 
     def names(self) -> list[str]:
-        """Names of the series, sorted."""
+        """Return names of the series, sorted."""
         return sorted(self._series_names)
 
     def about(self, name: str) -> dict[str, str]:
-        """What the file says of a series, without reading its values.
+        """Return what the file says of a series, without reading its values.
 
         Args:
             name: Of the series.
@@ -156,7 +156,7 @@ class Trajectory:
         return dict(self._series_names[name])
 
     def series(self, name: str) -> Series:
-        """A series by name.
+        """Return a series by name.
 
         Args:
             name: For example ``eval/test/accuracy``; `names` lists them.
@@ -185,7 +185,7 @@ class Trajectory:
         return np.concatenate([np.empty(0, np.int64), *(part["step"] for part in kept)])
 
     def snapshot(self, step: int | None = None, *, workers: bool = False) -> Snapshot:
-        """Reads the parameters of one step, and no others.
+        """Read the parameters of one step, and no others.
 
         Args:
             step: One of `snapshot_steps`; by default the last.
@@ -216,7 +216,7 @@ class Trajectory:
         )
 
     def to_xarray(self) -> Dataset:
-        """The whole record but the parameters, as one `xarray.Dataset`.
+        """Return the whole record but the parameters, as one `xarray.Dataset`.
 
         Rounds are variables ``rounds/lr`` ... over ``round`` (and ``worker``). A series ``spread``
         is the variable ``spread`` over its own steps, the coordinate ``spread/step``, and over its
@@ -232,7 +232,7 @@ class Trajectory:
         return dataset(self)
 
     def __repr__(self) -> str:
-        """A few calm lines: what ran, how it ended, what is recorded."""
+        """Summarise in a few lines what ran, how it ended and what is recorded."""
         a, sums, snapshots = self.attrs, self.totals, len(self.snapshot_steps)
         seconds = f"computing {sums.compute_s:.4g}, waiting {sums.wait_s:.4g}"
         sent = human_bytes(sums.payload_bytes)
@@ -260,7 +260,7 @@ class Trajectory:
         return found
 
     def _each_series(self, name: str, columns: list[str]) -> list[dict[str, np.ndarray]]:
-        """Columns of a series, which may have another name in a segment of an older schema."""
+        """Return columns of a series, which an older segment may have by another name."""
         groups = [name_in_file(name, attrs) for attrs in self._attrs]
         return self._each([f"series/{g}" if g else "" for g in groups], "step", columns)
 
@@ -271,7 +271,7 @@ class Trajectory:
         names: list[str],
         whole: tuple[str, ...] = (),
     ) -> list[dict[str, np.ndarray]]:
-        """Columns of `group`, segment by segment, without the rows that a later segment did again.
+        """Return columns of `group`, segment by segment, without rows that a later one repeats.
 
         Args:
             group: Path of the table; or its path in each segment, empty where there is none.
@@ -301,7 +301,7 @@ class Trajectory:
     def _one_above_another(
         self, name: str, values: list[np.ndarray], dims: tuple[str, ...]
     ) -> np.ndarray:
-        """Values of all segments, padded where only the number of workers differs."""
+        """Return the values of all segments, padded where only the number of workers differs."""
         if len({v.shape[1:] for v in values}) > 1:
             values = [padded(v, ("step", *dims), self.most_workers) for v in values]
         if len({v.shape[1:] for v in values}) > 1:

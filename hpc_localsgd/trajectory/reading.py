@@ -17,7 +17,7 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """The file, open for reading as long as the block lasts.
+    """Open the file for reading as long as the block lasts.
 
     Without locks: parallel file systems often have none (errno 37 and 38 on Lustre and NFS), and a
     lock would keep a running job from its own file. The price is that a read may fall into a flush;
@@ -52,7 +52,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def check_bytes(path: Path) -> None:
-    """Refuse what is no HDF5 file.
+    """Refuse a file that is not HDF5.
 
     Raises:
         TrajectoryError: It is missing, cannot be read, or is something else.

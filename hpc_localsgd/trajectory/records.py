@@ -34,17 +34,17 @@ class Rounds:
     wire_bytes: np.ndarray
 
     def __len__(self) -> int:
-        """S, the number of rounds."""
+        """Return S, the number of rounds."""
         return len(self.step_end)
 
     def __getitem__(self, column: str) -> np.ndarray:
-        """A column by its name in the file."""
+        """Return a column by its name in the file."""
         if column not in (known := [f.name for f in fields(self)]):
             raise KeyError(f"no column {column!r}; there are {', '.join(known)}")
         return getattr(self, column)
 
     def __repr__(self) -> str:
-        """``Rounds(312 rounds, steps 0-2000, H 1-16)``."""
+        """Format as ``Rounds(312 rounds, steps 0-2000, H 1-16)``."""
         if not len(self):
             return "Rounds(none yet)"
         low, high = self.local_steps.min(), self.local_steps.max()
@@ -75,11 +75,11 @@ class Series:
     name: str
 
     def __len__(self) -> int:
-        """The number of values."""
+        """Return the number of values."""
         return len(self.step)
 
     def __repr__(self) -> str:
-        """``Series(eval/test/accuracy: 13 values in fraction, steps 0-2000, last 0.972)``."""
+        """Format as ``Series(eval/test/accuracy: 13 values in fraction, last 0.972)``."""
         if not len(self):
             return f"Series({self.name}: no value yet)"
         shape = f" of shape {self.value.shape[1:]}" if self.value.ndim > 1 else ""
@@ -128,7 +128,7 @@ class Totals:
 
     @classmethod
     def of(cls, rounds: Rounds) -> Totals:
-        """Sums up `rounds`; a missing value counts as nothing, a column without any stays NaN."""
+        """Add up `rounds`; a missing value counts as 0, a column without any value stays NaN."""
         return cls(
             rounds=len(rounds),
             steps=int(rounds.local_steps.sum()),
@@ -141,14 +141,14 @@ class Totals:
 
 
 def _total(column: np.ndarray) -> float:
-    """Sum over rounds, mean over workers. ``[S, K]``."""
+    """Return the sum over rounds of the mean over workers. ``[S, K]``."""
     if column.size and np.isnan(column).all():
         return float("nan")
     return float(np.nansum(column) / max(1, column.shape[1]))
 
 
 def padded(x: np.ndarray, dims: tuple[str, ...], K: int) -> np.ndarray:
-    """Axes with an entry a worker made K long, with NaN for the workers that are not there.
+    """Pad axes with an entry a worker to K, with NaN for workers that do not exist.
 
     Args:
         x: Of any shape.

@@ -40,15 +40,15 @@ disk."""
 
 
 class TrajectoryError(RuntimeError):
-    """A trajectory that cannot be written or read: says which file, what is wrong, what to do."""
+    """A trajectory cannot be written or read; the message says which file, why, and what to do."""
 
 
 class NotWritten(TrajectoryError):
-    """Rows that could not be brought to the disk wait in memory; the next flush tries again."""
+    """Rows that could not be written wait in memory; the next flush tries again."""
 
 
 class RecordGone(TrajectoryError):
-    """The file that was written is not in its place any more, or was cut short."""
+    """The file that was written was moved, removed or cut short."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-+@ ]*")
 
 
 def check_series_name(name: str) -> str:
-    """Returns `name` if it can name a series, else raises.
+    """Return `name` if it can name a series, else raise.
 
     Names are paths such as ``eval/test/accuracy``. ``step`` and ``value`` are the datasets of every
     series, so no part of a name may be one of them.
@@ -112,7 +112,7 @@ def check_series_name(name: str) -> str:
 
 
 def chunk_rows(row_bytes: int) -> int:
-    """Rows of a table in one chunk: about 32 KiB, between 1 and 1024.
+    """Return the rows of a table in one chunk: about 32 KiB, between 1 and 1024.
 
     Small enough that a run of ten rounds is a small file, large enough that 10^5 rounds are a few
     hundred chunks.
@@ -124,5 +124,5 @@ def chunk_rows(row_bytes: int) -> int:
 
 
 def fill_value(dtype: np.dtype) -> float | int:
-    """The value HDF5 returns for a row that was never written: NaN, or `UNWRITTEN` for integers."""
+    """Return HDF5's value for a row never written: NaN, or `UNWRITTEN` for integers."""
     return float("nan") if dtype.kind == "f" else UNWRITTEN

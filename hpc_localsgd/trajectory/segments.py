@@ -16,7 +16,7 @@ FILE_NAME = "trajectory.h5"
 
 
 def trajectory_file(path: str | Path) -> Path:
-    """The file a user means: `path` itself, or the ``trajectory.h5`` of a run folder.
+    """Return the file a user means: `path` itself, or the ``trajectory.h5`` of a run folder.
 
     Args:
         path: A file, known by its suffix ``.h5`` when it does not exist yet, or a run folder.
@@ -27,7 +27,7 @@ def trajectory_file(path: str | Path) -> Path:
 
 
 def segment_paths(path: str | Path) -> list[Path]:
-    """Existing segments of a run in order, the first file included.
+    """Return existing segments of a run in order, the first file included.
 
     Args:
         path: The first file (``trajectory.h5``), or the run folder.
@@ -50,7 +50,7 @@ def segment_paths(path: str | Path) -> list[Path]:
 
 
 def next_segment(path: str | Path) -> Path:
-    """The file a resumed run should write: the first name after every existing segment.
+    """Return the file a resumed run should write: the first name after every existing segment.
 
     Args:
         path: The first file (``trajectory.h5``), or the run folder.

@@ -38,7 +38,7 @@ class Storage:
     """
 
     def __init__(self, path: Path, header: Header, mode: Mode) -> None:
-        """See the class."""
+        """Open the file; see the class."""
         self.path = _place(path, mode)
         self._tainted = False
         try:
@@ -56,7 +56,7 @@ class Storage:
             self.write([], {"status": "running", "closed": ""})
 
     def write(self, tables: Sequence[Table], attrs: Mapping[str, str]) -> None:
-        """Writes the waiting rows of `tables`, then `attrs`, then flushes; may be repeated.
+        """Write the waiting rows of `tables`, then `attrs`, then flush; may be repeated.
 
         Args:
             tables: Tables with rows to write; the caller commits them when this returns.
@@ -81,7 +81,7 @@ class Storage:
         self._is = self.path.stat()
 
     def close(self) -> None:
-        """Closes the file, which holds nothing unwritten."""
+        """Close the file, which holds nothing unwritten."""
         self.file.close()
 
     def _create(self, header: Header, mode: Mode) -> None:
@@ -134,7 +134,7 @@ class Storage:
 
 
 def _place(path: Path, mode: Mode) -> Path:
-    """The file that `mode` means, if it may be written."""
+    """Return the file that `mode` means, if it may be written."""
     if mode not in get_args(Mode):
         raise TrajectoryError(
             f"mode {mode!r} is unknown; write one of {', '.join(get_args(Mode))}."

@@ -53,7 +53,7 @@ class Dataset:
         return self.chunk or (chunk_rows(self.row_bytes), *(max(1, n) for n in self.row))
 
     def new_bytes(self, written: int, rows: int) -> int:
-        """Upper bound of the file space that `rows` more rows take beyond the first `written`."""
+        """Return a bound on the file space that `rows` rows take after the first `written`."""
         per_chunk = self.chunks[0]
         new_chunks = -(-(written + rows) // per_chunk) - -(-written // per_chunk)
         chunk_bytes = max(per_chunk * self.row_bytes, self.dtype.itemsize)
@@ -61,7 +61,7 @@ class Dataset:
 
 
 def one_row_chunk(row: tuple[int, ...]) -> tuple[int, ...]:
-    """Chunk of one row of ``[P]`` or one worker's row of ``[K, P]``, so that each is one read.
+    """Return the chunk of one row ``[P]``, or of a worker's row of ``[K, P]``: one read each.
 
     Args:
         row: Shape of a row; its last axis is P.
@@ -86,7 +86,7 @@ class Table:
         attrs: Mapping[str, Any] | None = None,
         written: int = 0,
     ) -> None:
-        """See the class."""
+        """Prepare the table; see the class."""
         self.path = path
         self.datasets = {dataset.name: dataset for dataset in datasets}
         self.attrs = dict(attrs or {})
@@ -95,11 +95,11 @@ class Table:
         self._rows: list[tuple[Any, ...]] = []
 
     def __len__(self) -> int:
-        """Rows that wait in memory."""
+        """Return the number of rows that wait in memory."""
         return len(self._rows)
 
     def append(self, row: tuple[Any, ...]) -> None:
-        """Keeps one row for the next write.
+        """Keep one row for the next write.
 
         Args:
             row: One value per dataset, in their order, each of the dataset's row shape.
@@ -107,12 +107,12 @@ class Table:
         self._rows.append(row)
 
     def needed_bytes(self) -> int:
-        """Upper bound of the file space that the waiting rows take."""
+        """Return a bound on the file space that the waiting rows take."""
         grow = sum(d.new_bytes(self.written, len(self._rows)) for d in self.datasets.values())
         return grow + (0 if self.written else _DATASET_BYTES * (1 + len(self.datasets)))
 
     def write(self, file: h5py.File) -> None:
-        """Writes the waiting rows behind the `written` ones, and forgets none of them.
+        """Write the waiting rows after the `written` ones, without forgetting them.
 
         Args:
             file: The open file.
@@ -126,13 +126,13 @@ class Table:
             _write_rows(dataset, self.written, [row[index] for row in self._rows], spec)
 
     def commit(self) -> None:
-        """The waiting rows are safely in the file: count them and let them go."""
+        """Count the waiting rows, which are safely in the file, as written, and forget them."""
         self.written += len(self._rows)
         self._rows = []
 
 
 def complete_rows(group: h5py.Group, names: Sequence[str]) -> int:
-    """Rows that every one of the columns has, which after a kill may be fewer than some have.
+    """Return the rows that every column has: after a kill, fewer than some have.
 
     Args:
         group: The table's group.

@@ -11,7 +11,7 @@ _DEEPEST = 50
 
 
 def readable(text: str, keep: str = "") -> str:
-    r"""The text with control characters written out, so that no terminal obeys it.
+    r"""Escape control characters in the text, so that no terminal obeys them.
 
     Args:
         text: Of a file, or a name.
@@ -30,7 +30,7 @@ def _escaped(c: str) -> str:
 
 
 def load_yaml(text: str, loader: Any = None) -> Any:
-    """Values of a YAML text, in which aliases do not multiply beyond what a person would write.
+    """Return the values of a YAML text, refusing aliases that multiply beyond measure.
 
     Args:
         text: YAML.
@@ -51,7 +51,7 @@ def load_yaml(text: str, loader: Any = None) -> Any:
 
 
 def check_yaml(text: str) -> None:
-    """Refuse a text whose values are too many to be looked at, before there are any.
+    """Refuse a text with too many values to process, before they are made.
 
     Raises:
         yaml.YAMLError: It is no YAML, too long, too deep or too large, or has control characters.
@@ -69,7 +69,7 @@ def check_yaml(text: str) -> None:
 
 
 def _count(node: Any, known: dict[int, int], above: tuple[int, ...]) -> int:
-    """Values in a node with its aliases written out, without writing them out."""
+    """Count the values in a node with its aliases expanded, without expanding them."""
     import yaml
 
     if id(node) in known:

@@ -24,7 +24,7 @@ _VETTED: dict[Path, tuple[int, ...]] = {}  # which are opened for every series
 
 
 def vet(path: Path, file: h5py.File) -> None:
-    """Refuse a file that is not what it seems, whatever it is a record of.
+    """Refuse a file that is not what it claims to be.
 
     Args:
         path: Of the file, for the message.
@@ -57,7 +57,7 @@ def vet(path: Path, file: h5py.File) -> None:
 
 
 def why_strange(path: Path, file: h5py.File, large: tuple[str, ...], texts: tuple[str, ...]) -> str:
-    """Say what a file has that none of this package has; an empty text where it is sound.
+    """Say what a file has that none of this package has; return "" where it is sound.
 
     Args:
         path: Of the file, whose size bounds what its arrays may declare.
@@ -84,11 +84,11 @@ def why_strange(path: Path, file: h5py.File, large: tuple[str, ...], texts: tupl
 
 
 class _Strange(Exception):
-    """Something that no record has; says what, as the second half of a sentence."""
+    """Content that no record has; the message says what, as the second half of a sentence."""
 
 
 def _names(file: h5py.File) -> list[str]:
-    """Everything in the file, found without following a link out of it."""
+    """Return everything in the file, found without following a link out of it."""
     found: list[str] = []
     wrong: list[str] = []
 
@@ -110,7 +110,7 @@ def _names(file: h5py.File) -> list[str]:
 
 
 def _check_attrs(item: Any) -> None:
-    """Attributes are single numbers and texts, of a length that is read without a thought."""
+    """Check that attributes are single numbers and texts of bounded length."""
     if len(item.attrs) > 1000:
         raise _Strange(f"{_shown(item.name)} has {len(item.attrs):,} attributes")
     for name in item.attrs:
@@ -130,7 +130,7 @@ def _check_inside(name: str, item: h5py.Dataset) -> None:
 
 
 def _bytes_of(name: str, item: h5py.Dataset) -> int:
-    """Bytes that reading an array takes; 0 for parameters, which are read one row at a time."""
+    """Return the bytes that reading an array takes; 0 for parameters, read a row at a time."""
     _check_inside(name, item)
     if item.shape is None or item.dtype.kind not in "iufb" or item.dtype.itemsize > 8:
         raise _Strange(f"{_shown(name)} is no array of numbers")
@@ -156,7 +156,7 @@ def check_row(path: Path, item: h5py.Dataset) -> None:
 
 
 def _check_tables(file: h5py.File) -> None:
-    """The tables of a trajectory have the ranks and dtypes of `schema`."""
+    """Check that the tables of a trajectory have the ranks and dtypes of `schema`."""
     rounds = file.get("rounds")
     for column in ROUND_COLUMNS if isinstance(rounds, h5py.Group) else ():
         if column.name in rounds:

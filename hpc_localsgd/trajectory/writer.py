@@ -76,7 +76,7 @@ class Writer:
         snapshot_dtype: str = "float32",
         compression: str | None = None,
     ) -> None:
-        """See the class."""
+        """Open the record; see the class."""
         disk_dtype(snapshot_dtype)  # both complain before a file is made
         filters(compression)
         self.header = header
@@ -103,7 +103,7 @@ class Writer:
         wire_bytes: Any = float("nan"),
         local_steps: int | None = None,
     ) -> None:
-        """Records one round. A per-worker value is ``[K]``, or one number that holds for all.
+        """Record one round. A per-worker value is ``[K]``, or one number that holds for all.
 
         Args:
             step_begin: Global step at which the round began.
@@ -134,7 +134,7 @@ class Writer:
         dims: tuple[str, ...] | str = (),
         meaning: str = "",
     ) -> None:
-        """Records a value of a series, whose first value fixes everything else about it.
+        """Record a value of a series, whose first value fixes everything else about it.
 
         Args:
             name: For example ``eval/test/accuracy``.
@@ -160,7 +160,7 @@ class Writer:
         self._append(table, (step, array))
 
     def snapshot(self, step: int, mean: Any, workers: Any | None = None) -> None:
-        """Records parameters, copied into `snapshot_dtype` at once.
+        """Record parameters, copied into `snapshot_dtype` at once.
 
         Args:
             step: Global step after which they were taken.
@@ -182,7 +182,7 @@ class Writer:
         self._append(self._keep(table), (step, *rows.values()))
 
     def flush(self) -> None:
-        """Brings every waiting row to the file.
+        """Write every waiting row to the file.
 
         Raises:
             NotWritten: It fails. Nothing is lost: what was flushed before stays readable, the rows
@@ -192,7 +192,7 @@ class Writer:
         self._store({})
 
     def close(self, status: str = "complete") -> None:
-        """Flushes, writes how the run ended, closes. Closing a closed writer does nothing.
+        """Flush, write how the run ended, and close. Closing a closed writer does nothing.
 
         Args:
             status: ``complete``, ``stopped`` or ``diverged``.
@@ -210,7 +210,7 @@ class Writer:
             self._open = False
 
     def __enter__(self) -> Writer:
-        """The writer itself."""
+        """Return the writer."""
         return self
 
     def __exit__(
@@ -219,7 +219,7 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes as ``complete``, or as ``stopped`` when `error` passes through."""
+        """Close as ``complete``, or as ``stopped`` when `error` passes through."""
         del kind, trace
         try:
             self.close("complete" if error is None else "stopped")

@@ -66,11 +66,11 @@ class World(ABC):
 
     @abstractmethod
     def __repr__(self) -> str:
-        """Fit for a bug report and for the head of a trajectory."""
+        """Describe the world for a bug report and for the head of a trajectory."""
 
     @property
     def place(self) -> str:
-        """How workers lie on ranks, on what device, and whether through host memory."""
+        """Arrangement of workers on ranks, their device, and whether host memory is used."""
         staged = ", staged through host memory" if self.ledger.staged else ""
         return f"{self.n} x {len(self.ranks)} workers, {self.device}{staged}"
 
@@ -147,7 +147,7 @@ class World(ABC):
         return x
 
     def gather_bytes(self, sent: torch.Tensor) -> torch.Tensor:
-        """Every worker's bytes on every rank: uint8 [R, m] -> [K, m]. Billed: m bytes a worker."""
+        """Return every worker's bytes on every rank: uint8 [R, m] -> [K, m]. Billed, m a worker."""
         m = sent.shape[1]
         elsewhere = self.size - len(self.ranks)
         modelled_s = self.network.seconds(self.size - 1, (self.size - 1) * m) if self.network else 0
@@ -156,7 +156,7 @@ class World(ABC):
             return self._transport.allgather(sent.contiguous()).reshape(self.size, m)
 
     def mean_elementwise(self, x: Rows, codec: Codec) -> Rows:
-        """The average of encoded rows, for codecs that encode each number by itself; in place.
+        """Return the average of rows encoded number by number by such a codec, in place.
 
         Each rank averages its share of the numbers, decoded, and sends the average encoded again,
         so that a rank sends (R + 1) (n - 1) / n encoded copies: with R = 1 as many as an
@@ -188,7 +188,7 @@ class World(ABC):
         return x
 
     def gather(self, v: np.ndarray) -> np.ndarray:
-        """Small host values of all workers, on every rank; not billed, for measurement.
+        """Return small host values of all workers, on every rank; not billed, for measurement.
 
         Args:
             v: [R, ...], one entry for each worker living here.
@@ -202,7 +202,7 @@ class World(ABC):
         return stacked.reshape(-1).view(v.dtype).reshape(self.size, *v.shape[1:])
 
     def close(self) -> None:
-        """End the ranks' connection; no exchange is possible after it.
+        """Close the ranks' connection; no exchange is possible after it.
 
         Raises:
             Unreachable: The ranks do not come to an end together.
@@ -224,7 +224,7 @@ class World(ABC):
         self._transport.end(status)
 
     def workers_per_host(self) -> int:
-        """Workers on this rank's host. A collective the first time.
+        """Return the number of workers on this rank's host. A collective the first time.
 
         Raises:
             ConfigurationError: Hosts have unequal numbers of workers, or ranks go round the hosts.
@@ -241,7 +241,7 @@ class World(ABC):
         return int(lengths[0])
 
     def ranks_of_block(self, block: int) -> int:
-        """Ranks that a block of workers covers, 1 if it lies within a rank.
+        """Return the number of ranks that a block of workers covers, 1 if it lies within a rank.
 
         Raises:
             ConfigurationError: The block does not divide K, or cuts a rank in pieces unevenly.
@@ -258,13 +258,13 @@ class World(ABC):
 
     @contextmanager
     def _exchanging(self) -> Iterator[None]:
-        """Around the part of an exchange that this rank spends in it."""
+        """Time the body as this rank's part of an exchange."""
         with self.ledger.transferring(), self._reaching():
             yield
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
-        """Around what only ranks that reach each other can do.
+        """Explain errors of the body, which only ranks that reach each other can do.
 
         Raises:
             Unreachable: They do not.
@@ -280,7 +280,7 @@ class World(ABC):
             ) from error
 
     def _bill(self, payload: float | np.ndarray, rank_bytes: float, modelled_s: float) -> None:
-        """Count an exchange of `rank_bytes` sent by this rank; one worker has nobody to send to."""
+        """Count an exchange of `rank_bytes` sent by this rank; a lone worker sends nothing."""
         if self.size > 1:
             self.ledger.bill(payload, rank_bytes / len(self.ranks), modelled_s)
 
@@ -291,7 +291,7 @@ class World(ABC):
         return self.network.seconds(allreduce_messages(workers), wire)
 
     def _routes_of(self, W: np.ndarray) -> Routes:
-        """Who sends what to whom for this W; remembered, since a topology repeats itself."""
+        """Return the routes for this W, cached, since a topology repeats itself."""
         key = W.tobytes()
         if key not in self._routes:
             if len(self._routes) > 64:  # random topologies never repeat
@@ -301,12 +301,12 @@ class World(ABC):
 
 
 def _in_short(error: Exception) -> str:
-    """The first sentence of a library's own words, without the place in its source."""
+    """Return the first sentence of a library's message, without the place in its source."""
     return re.sub(r"^\[\S+:\d+\] ", "", " ".join(str(error).split())).split(". ")[0][:200]
 
 
 def check_workers(K: int, n: int) -> None:
-    """Whether K workers can be dealt to n ranks.
+    """Check that K workers can be dealt to n ranks.
 
     Raises:
         ConfigurationError: K is no multiple of n.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """Encodes rows and decodes them; `compressors.base` says what each method does."""
+    """Encoder and decoder of rows; `compressors.base` says what each method does."""
 
     def encode(self, x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
         """Return the codes uint8 [R, m] of the rows x [R, P]."""

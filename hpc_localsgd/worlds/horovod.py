@@ -43,7 +43,7 @@ class Horovod(World):
         super().__init__(workers, self._horovod, device)
 
     def __repr__(self) -> str:
-        """Says which library moves the bytes, and how neighbours are reached."""
+        """Say which library moves the bytes, and how neighbours are reached."""
         library, neighbours = self._horovod.library, self._horovod.neighbours
         return f"horovod({self.place}, {library}, neighbours by {neighbours})"
 
@@ -98,13 +98,13 @@ class HorovodTransport(Transport):
             self._set(ranks)
 
     def average(self, v: torch.Tensor, ranks: int) -> None:
-        """hvd.allreduce_, over all ranks or a process set."""
+        """Average by hvd.allreduce_, over all ranks or a process set."""
         host, name = self._near(v), _name(f"average{ranks}", v)
         self._hvd.allreduce_(host, op=self._hvd.Average, name=name, process_set=self._set(ranks))
         _put_back(v, host)
 
     def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
-        """hvd.allreduce_async_."""
+        """Begin an average by hvd.allreduce_async_."""
         host = self._near(v)
         name = self._free_name(_name("begun", v))
         handle = self._hvd.allreduce_async_(
@@ -119,7 +119,7 @@ class HorovodTransport(Transport):
         return finish
 
     def broadcast(self, v: torch.Tensor) -> None:
-        """hvd.broadcast_, in pieces that MPI, whose counts are 32 bits, can count."""
+        """Broadcast by hvd.broadcast_, in pieces that MPI, whose counts are 32 bits, can count."""
         host = self._near(v).contiguous()
         for part in host.view(-1).split(BROADCAST_AT_MOST):
             name = _name("broadcast", part)
@@ -127,30 +127,30 @@ class HorovodTransport(Transport):
         _put_back(v, host)
 
     def allgather(self, v: torch.Tensor) -> torch.Tensor:
-        """hvd.allgather."""
+        """Gather by hvd.allgather."""
         sent, name = self._near(v).reshape(1, -1), _name("gather", v)
         received = self._hvd.allgather(sent, name=name, process_set=self._all)
         return received.reshape(self.n, *v.shape).to(v.device)
 
     def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
-        """mpi4py's, which need not wait for Horovod's thread to ask all ranks first."""
+        """Gather by mpi4py, without waiting for Horovod's thread to ask all ranks first."""
         return self.allgather(v) if self._mpi is None else self._mpi.allgather(v)
 
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
-        """hvd.alltoall with equal splits."""
+        """Exchange by hvd.alltoall with equal splits."""
         sent = self._near(v).reshape(self.n, -1)
         name = _name("alltoall", v)
         came = self._hvd.alltoall(sent, name=name, process_set=self._all)
         return came.reshape(v.shape).to(v.device)
 
     def _near(self, v: torch.Tensor) -> torch.Tensor:
-        """The tensor itself, or a copy on the host where this Horovod cannot take a GPU's."""
+        """Return the tensor, or a copy on the host where this Horovod cannot take a GPU's."""
         return on_host(v) if self.staged else v
 
     def exchange(
         self, send: Mapping[int, torch.Tensor], receive: Mapping[int, int], like: torch.Tensor
     ) -> dict[int, torch.Tensor]:
-        """mpi4py's send and receive, or hvd.alltoall with splits."""
+        """Exchange rows by mpi4py's send and receive, or by hvd.alltoall with splits."""
         if self._mpi is not None:
             return self._mpi.exchange(send, receive, like)
         splits = torch.tensor([len(send.get(d, ())) for d in range(self.n)], dtype=torch.int32)
@@ -171,7 +171,7 @@ class HorovodTransport(Transport):
             self._hvd.shutdown()
 
     def lost(self, error: Exception) -> bool:
-        """Horovod has been shut down: by a rank that ended, or since its network has failed."""
+        """Return whether Horovod was shut down, by a rank that ended or a failed network."""
         if self._mpi is not None and self._mpi.lost(error):
             return True
         return isinstance(error, self._internal_error) and "Mismatched" not in str(error)
@@ -182,11 +182,11 @@ class HorovodTransport(Transport):
         return company("horovod", self.rank, self.n) if self._everybody else self
 
     def _root(self) -> int:
-        """Rank 0 of this world, as Horovod counts its ranks."""
+        """Return rank 0 of this world, as Horovod counts its ranks."""
         return 0 if self._everybody else int(self._all.ranks[0])
 
     def _comm_of_all(self, MPI: Any) -> Any:
-        """An MPI communicator of exactly these ranks; only they take part in making it."""
+        """Return an MPI communicator of exactly these ranks; only they take part in making it."""
         world = MPI.COMM_WORLD
         if world.size == self.n:
             return None
@@ -195,13 +195,13 @@ class HorovodTransport(Transport):
         return world.Create_group(world.group.Incl(ranks))
 
     def _free_name(self, name: str) -> str:
-        """A name of this kind that nothing under way has; ranks begin and finish in one order."""
+        """Return a name that nothing under way has; ranks begin and finish in one order."""
         number = next(i for i in count() if f"{name}.{i}" not in self._under_way)
         self._under_way.add(f"{name}.{number}")
         return f"{name}.{number}"
 
     def _set(self, ranks: int) -> Any:
-        """The process set of this rank's block; all sets are made by all ranks, in one order."""
+        """Return the process set of this rank's block; all ranks make all sets in one order."""
         if ranks not in self._sets:
             if not self._everybody:
                 raise ConfigurationError(

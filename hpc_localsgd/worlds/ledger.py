@@ -19,7 +19,7 @@ import torch
 
 @dataclass(frozen=True)
 class Bill:
-    """What this rank spent since the previous bill.
+    """Bytes and seconds that this rank spent since the previous bill.
 
     Attributes:
         payload_bytes: [R], what the algorithm asked each worker of this rank to send.
@@ -78,13 +78,13 @@ class Ledger:
             self._calls += 1
 
     def add_modelled(self, seconds: float) -> None:
-        """Predicted seconds of an exchange already counted, once it is known how many."""
+        """Add the predicted seconds of an exchange already counted, once they are known."""
         if self._billing:
             self._modelled_s += seconds
 
     @contextmanager
     def transferring(self) -> Iterator[None]:
-        """Around the part of an exchange that this rank spends in it."""
+        """Time the body as this rank's part of an exchange."""
         self.exchanges += 1
         begin = self.clock.stamp()
         yield
@@ -93,7 +93,7 @@ class Ledger:
 
     @contextmanager
     def unbilled(self) -> Iterator[None]:
-        """Around what is done for measurement: not counted as training or communication."""
+        """Count nothing of the body, which measures, as training or communication."""
         if not self._billing:  # nested: the outer one times it
             yield
             return
@@ -107,13 +107,13 @@ class Ledger:
             self._measurements.append((begin, self.clock.stamp()))
 
     def take(self) -> OpenBill:
-        """The bill since the last `take`; its seconds are worked out when it is closed."""
+        """Return the bill since the last `take`; its seconds are computed when it is closed."""
         taken = self.so_far()
         self._clear()
         return taken
 
     def so_far(self) -> OpenBill:
-        """The bill since the last `take`, which goes on."""
+        """Return the bill since the last `take`, which continues."""
         return OpenBill(
             self,
             self._payload.copy(),
@@ -138,7 +138,7 @@ class OpenBill:
     measurements: list[Span]
 
     def close(self) -> Bill:
-        """The finished bill. On a GPU this waits for the last exchange to end."""
+        """Return the finished bill. On a GPU this waits for the last exchange to end."""
         clock = self.ledger.clock
         transfer_s = sum(clock.seconds(*span) for span in self.transfers)
         measured_s = sum(clock.seconds(*span) for span in self.measurements)
@@ -161,7 +161,7 @@ class Clock:
         self._device = device
 
     def stamp(self) -> Stamp:
-        """Now."""
+        """Return the present moment."""
         if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -169,7 +169,7 @@ class Clock:
         return event
 
     def seconds(self, begin: Stamp, end: Stamp) -> float:
-        """Seconds from one stamp to another."""
+        """Return the seconds from one stamp to another."""
         if isinstance(begin, float) or isinstance(end, float):
             return float(end) - float(begin)  # type: ignore[arg-type]
         end.synchronize()

@@ -28,12 +28,12 @@ class Mpi(World):
         super().__init__(workers, MpiTransport(comm), torch.device(device))
 
     def __repr__(self) -> str:
-        """Says how workers lie on ranks."""
+        """Say how workers lie on ranks."""
         return f"mpi({self.place})"
 
 
 class MpiTransport(Transport):
-    """Buffers through MPI, on a communicator of our own so that our messages meet nobody else's.
+    """Buffers through MPI, on a communicator of our own, apart from all other messages.
 
     Tensors on a GPU travel through host memory: whether an MPI can take device pointers cannot be
     asked in a portable way, and guessing wrong is a segmentation fault.
@@ -54,7 +54,7 @@ class MpiTransport(Transport):
             self._block(ranks)
 
     def average(self, v: torch.Tensor, ranks: int) -> None:
-        """MPI_Allreduce and a division, part by part.
+        """Average by MPI_Allreduce and a division, part by part.
 
         In place MPI needs a second buffer as large as what it is given. One that stays in the
         cache makes the whole 1.3 times faster than a single call (100 MB, 2 ranks).
@@ -67,7 +67,7 @@ class MpiTransport(Transport):
             v.copy_(host)
 
     def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
-        """MPI_Iallreduce."""
+        """Begin an average by MPI_Iallreduce."""
         host = on_host(v)
         request = self._comm.Iallreduce(self._MPI.IN_PLACE, host.numpy(), self._MPI.SUM)
 
@@ -80,20 +80,20 @@ class MpiTransport(Transport):
         return finish
 
     def broadcast(self, v: torch.Tensor) -> None:
-        """MPI_Bcast."""
+        """Broadcast by MPI_Bcast."""
         host = on_host(v)
         self._comm.Bcast(host.numpy(), root=0)
         if host is not v:
             v.copy_(host)
 
     def allgather(self, v: torch.Tensor) -> torch.Tensor:
-        """MPI_Allgather."""
+        """Gather by MPI_Allgather."""
         received = torch.empty((self.n, *v.shape), dtype=v.dtype)
         self._comm.Allgather(on_host(v).numpy(), received.numpy())
         return received.to(v.device)
 
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
-        """MPI_Alltoall."""
+        """Exchange by MPI_Alltoall."""
         received = torch.empty(v.shape, dtype=v.dtype)
         self._comm.Alltoall(on_host(v).numpy(), received.numpy())
         return received.to(v.device)
@@ -101,7 +101,7 @@ class MpiTransport(Transport):
     def exchange(
         self, send: Mapping[int, torch.Tensor], receive: Mapping[int, int], like: torch.Tensor
     ) -> dict[int, torch.Tensor]:
-        """MPI_Irecv and MPI_Isend."""
+        """Exchange rows by MPI_Irecv and MPI_Isend."""
         P = like.shape[1]
         came = {s: torch.empty((m, P), dtype=like.dtype) for s, m in receive.items()}
         gone = {d: on_host(rows.contiguous()) for d, rows in send.items()}
@@ -111,7 +111,7 @@ class MpiTransport(Transport):
         return {s: rows.to(like.device) for s, rows in came.items()}
 
     def lost(self, error: Exception) -> bool:
-        """Whatever MPI itself reports, where it does not end the job."""
+        """Return whether MPI itself reports the error, where it does not end the job."""
         return isinstance(error, self._MPI.Exception)
 
     @property
@@ -120,23 +120,23 @@ class MpiTransport(Transport):
         return company("mpi", self.rank, self.n) if self._everybody else self
 
     def close(self) -> None:
-        """Give the communicators back; MPI itself is finalised at exit."""
+        """Free the communicators; MPI itself is finalised at exit."""
         for comm in self._blocks.values():
             comm.Free()
 
     def abort(self, code: int) -> None:
-        """MPI_Abort: the launcher ends all ranks."""
+        """Call MPI_Abort: the launcher ends all ranks."""
         self._MPI.COMM_WORLD.Abort(code)
 
     def _block(self, ranks: int) -> Any:
-        """The communicator of this rank's block; made once, by all ranks together."""
+        """Return the communicator of this rank's block; made once, by all ranks together."""
         if ranks not in self._blocks:
             self._blocks[ranks] = self._comm.Split(color=self.rank // ranks, key=self.rank)
         return self._blocks[ranks]
 
 
 def mpi_module() -> Any:
-    """mpi4py's MPI, which starts MPI.
+    """Import mpi4py's MPI, which starts MPI, and return it.
 
     Raises:
         ConfigurationError: It cannot be imported.
@@ -152,12 +152,12 @@ def mpi_module() -> Any:
 
 
 def part_bytes(ranks: int) -> int:
-    """Bytes averaged at a time: 4 MiB, more where many ranks share them, for fewer messages."""
+    """Return the bytes averaged at a time: 4 MiB, more where many ranks share them."""
     return max(1, ranks // 4) * 2**22
 
 
 def on_host(v: torch.Tensor) -> torch.Tensor:
-    """The tensor itself on a CPU; from a GPU a copy in pinned memory, which copies fastest."""
+    """Return the tensor on a CPU; from a GPU a copy in pinned memory, which is fastest."""
     if v.device.type == "cpu":
         return v
     return torch.empty(v.shape, dtype=v.dtype, pin_memory=True).copy_(v)

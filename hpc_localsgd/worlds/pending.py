@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Pending:
-    """What `World.begin_mean` returns. Only the time spent in `wait` counts as communication.
+    """An average under way. Only the time spent in `wait` counts as communication.
 
     In a simulated world the modelled seconds run from the beginning of the exchange, and `wait`
     is billed for what is left of them.
@@ -28,7 +28,7 @@ class Pending:
         self._done = False
 
     def wait(self) -> Vector:
-        """The average [P]; safe to call more than once."""
+        """Return the average [P]; safe to call more than once."""
         if not self._done:
             with self._ledger.transferring():
                 self._finish()

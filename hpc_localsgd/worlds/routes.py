@@ -32,11 +32,11 @@ class Routes:
         self._weights = W[mine][:, np.concatenate(columns)]  # [R, R + received]
 
     def pack(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Rank -> the rows of x [R, P] that go there."""
+        """Return rank -> the rows of x [R, P] that go there."""
         return {d: x[torch.from_numpy(rows).to(x.device)] for d, rows in self._give.items()}
 
     def combine(self, x: torch.Tensor, received: dict[int, torch.Tensor]) -> torch.Tensor:
-        """The mixed rows [R, P] from this rank's own and those that came."""
+        """Return the mixed rows [R, P] from this rank's own and those that came."""
         rows = [*x, *(row for s in self.receive for row in received[s])]
         if len(x) == 1:  # one worker a rank: no copy of its neighbours' models
             return _weighted_sum(self._weights[0], rows)[None]

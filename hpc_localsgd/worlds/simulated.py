@@ -25,7 +25,7 @@ class Simulated(World):
         super().__init__(workers, Alone(), torch.device(device), network)
 
     def __repr__(self) -> str:
-        """Says whose network the modelled seconds are of."""
+        """Name the network that the modelled seconds are of."""
         return (
             f"simulated({self.size} workers, {self.device}, {self.network and self.network.name})"
         )

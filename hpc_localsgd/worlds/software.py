@@ -25,7 +25,7 @@ NAMES = {"package": "the code of hpc_localsgd", "mpi": "MPI"}
 
 
 def source_digest(folder: Path = PACKAGE) -> str:
-    """SHA-256 of the names and texts of all Python files of the package, its first 12 digits."""
+    """Return 12 digits of SHA-256 of the names and texts of the package's Python files."""
     found = hashlib.sha256()
     for inside, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != "__pycache__")
@@ -37,7 +37,7 @@ def source_digest(folder: Path = PACKAGE) -> str:
 
 
 def software() -> dict[str, str]:
-    """What this process runs: digest of the package, versions of Python and its libraries."""
+    """Return the digest of the package and the versions of Python and its libraries."""
     found = {"package": source_digest(), "python": platform.python_version()}
     for name in ("torch", "horovod", "mpi4py", "numpy"):
         found[name] = str(getattr(sys.modules.get(name), "__version__", "-"))  # if it is loaded
@@ -47,7 +47,7 @@ def software() -> dict[str, str]:
 
 
 def said() -> bytes:
-    """The same in SAID_BYTES; of a long path its end, as many of its letters take six bytes."""
+    """Return `software` in SAID_BYTES; of a long path the end, as far as it fits."""
     found = software()
     while len(raw := json.dumps(found).encode()) > SAID_BYTES and (where := found["where"]):
         found["where"] = where[len(where) // 2 + 1 :]

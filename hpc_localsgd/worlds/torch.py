@@ -39,7 +39,7 @@ class Torch(World):
         super().__init__(workers, self._torch, device)
 
     def __repr__(self) -> str:
-        """Says which library moves the bytes."""
+        """Say which library moves the bytes."""
         return f"torch({self.place}, {self._torch.backend})"
 
 
@@ -74,12 +74,12 @@ class TorchTransport(Transport):
             self._group(ranks)
 
     def average(self, v: torch.Tensor, ranks: int) -> None:
-        """all_reduce (a sum: Gloo has no average), then a division."""
+        """Average by all_reduce (a sum: Gloo has no average), then a division."""
         self._dist.all_reduce(v, group=self._group(ranks))
         v /= ranks
 
     def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
-        """all_reduce with async_op."""
+        """Begin an average by all_reduce with async_op."""
         work = self._dist.all_reduce(v, group=self._all, async_op=True)
 
         def finish() -> None:
@@ -93,14 +93,14 @@ class TorchTransport(Transport):
         self._dist.broadcast(v, src=self._ranks[0], group=self._all)
 
     def allgather(self, v: torch.Tensor) -> torch.Tensor:
-        """all_gather, on the device the group works on."""
+        """Gather by all_gather, on the device of the group."""
         sent = v.to(self._device)
         received = [torch.empty_like(sent) for _ in range(self.n)]
         self._dist.all_gather(received, sent, group=self._all)
         return torch.stack(received).to(v.device)
 
     def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
-        """all_gather by Gloo: NCCL would let it wait behind an average that is under way."""
+        """Gather by Gloo: NCCL would let it wait behind an average that is under way."""
         if self._of_hosts is None:
             ours = self._dist.get_backend(self._all) == "gloo"
             self._of_hosts = self._all if ours else self._new_group(range(self.n), "gloo")
@@ -109,7 +109,7 @@ class TorchTransport(Transport):
         return torch.stack(received)
 
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
-        """all_to_all_single."""
+        """Exchange by all_to_all_single."""
         received = torch.empty_like(v)
         self._dist.all_to_all_single(received, v, group=self._all)
         return received
@@ -117,7 +117,7 @@ class TorchTransport(Transport):
     def exchange(
         self, send: Mapping[int, torch.Tensor], receive: Mapping[int, int], like: torch.Tensor
     ) -> dict[int, torch.Tensor]:
-        """Batched isend and irecv."""
+        """Exchange rows by batched isend and irecv."""
         P2P, dist = self._dist.P2POp, self._dist
         came = {s: like.new_empty((m, like.shape[1])) for s, m in receive.items()}
         ranks, group = self._ranks, self._all
@@ -139,7 +139,7 @@ class TorchTransport(Transport):
             self._dist.destroy_process_group()
 
     def _group(self, ranks: int) -> Any:
-        """The group of this rank's block; all groups are made by all ranks, in one order."""
+        """Return the group of this rank's block; all ranks make all groups in one order."""
         if ranks not in self._groups:
             blocks = [range(b, b + ranks) for b in range(0, self.n, ranks)]
             made = [self._new_group(block) for block in blocks if self._makes(block)]
@@ -147,7 +147,7 @@ class TorchTransport(Transport):
         return self._groups[ranks]
 
     def _makes(self, block: range) -> bool:
-        """All ranks make all groups; in a part of the job, where not all are, its own members."""
+        """Return whether this rank makes a group: all make all, in part of a job members only."""
         return self._everybody or self.rank in block
 
     def _new_group(self, block: range, backend: str | None = None) -> Any:
@@ -157,7 +157,7 @@ class TorchTransport(Transport):
         )
 
     def lost(self, error: Exception) -> bool:
-        """What NCCL, Gloo and the store raise; Gloo's has no class, only a place in its source."""
+        """Return whether NCCL, Gloo or the store raised it; Gloo's is known by its source alone."""
         of_gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
         return isinstance(error, self._dist.DistError) or of_gloo
 

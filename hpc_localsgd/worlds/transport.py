@@ -32,7 +32,7 @@ class Transport(ABC):
 
     @abstractmethod
     def average(self, v: torch.Tensor, ranks: int) -> None:
-        """Average over all ranks, or over `ranks` neighbouring ones (rank // ranks), in place."""
+        """Average over all ranks, or over `ranks` neighbouring ones, in place."""
 
     @abstractmethod
     def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
@@ -40,25 +40,25 @@ class Transport(ABC):
 
     @abstractmethod
     def broadcast(self, v: torch.Tensor) -> None:
-        """Rank 0's v on all ranks, in place."""
+        """Copy rank 0's v to all ranks, in place."""
 
     @abstractmethod
     def allgather(self, v: torch.Tensor) -> torch.Tensor:
-        """The v of all ranks, stacked: [n, *v.shape]."""
+        """Return the v of all ranks, stacked: [n, *v.shape]."""
 
     def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
-        """The same for a few bytes in host memory, by whatever is fastest."""
+        """Return the same for a few bytes in host memory, by whatever is fastest."""
         return self.allgather(v)
 
     @abstractmethod
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
-        """v[d] goes to rank d; the result's [s] came from rank s. v: [n, ...]."""
+        """Send v[d] to rank d, and return v with [s] from rank s. v: [n, ...]."""
 
     @abstractmethod
     def exchange(
         self, send: Mapping[int, torch.Tensor], receive: Mapping[int, int], like: torch.Tensor
     ) -> dict[int, torch.Tensor]:
-        """Rows to and from single ranks.
+        """Exchange rows with single ranks.
 
         Args:
             send: Rank -> rows [m, P] that go there.
@@ -74,7 +74,7 @@ class Transport(ABC):
         """End the connection."""
 
     def lost(self, error: Exception) -> bool:
-        """Whether an error says that other ranks are out of reach, and not that a call is wrong."""
+        """Return whether an error means that other ranks are out of reach, not a wrong call."""
         del error
         return False
 
@@ -100,7 +100,7 @@ class Company:
 
 @cache
 def company(library: str, rank: int, n: int) -> Company:
-    """Always the same object for all ranks that a library has joined."""
+    """Return the one object for all ranks that a library has joined."""
     del library, rank, n
     return Company()
 
@@ -109,36 +109,36 @@ class Alone(Transport):
     """One rank: everything is already where it should be."""
 
     def average(self, v: torch.Tensor, ranks: int) -> None:
-        """Its own average."""
+        """Keep v, which is its own average."""
         del v, ranks
 
     def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
-        """Done at once."""
+        """Return an average that is already done."""
         del v
         return lambda: None
 
     def broadcast(self, v: torch.Tensor) -> None:
-        """There is nobody else."""
+        """Keep v: there is no other rank."""
         del v
 
     def allgather(self, v: torch.Tensor) -> torch.Tensor:
-        """Its own."""
+        """Return v, of one rank."""
         return v[None]
 
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
-        """Its own."""
+        """Return v, of one rank."""
         return v
 
     def exchange(
         self, send: Mapping[int, torch.Tensor], receive: Mapping[int, int], like: torch.Tensor
     ) -> dict[int, torch.Tensor]:
-        """Nothing to send."""
+        """Return no rows: there is no other rank."""
         del send, receive, like
         return {}
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Close nothing."""
 
     def abort(self, code: int) -> None:
-        """An ordinary exit."""
+        """Exit with the status, as one process."""
         raise SystemExit(code)

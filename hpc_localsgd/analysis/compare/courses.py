@@ -18,7 +18,7 @@ from hpc_localsgd.trajectory import Series, Trajectory
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that is drawn over a run.
+    """A quantity that is drawn over a run.
 
     Attributes:
         name: As the axis says it.
@@ -98,7 +98,7 @@ def _recorded(name: str) -> Callable[[Source], Series | None]:
 
 
 def _sharpness(name: str) -> Callable[[Source], Series | None]:
-    """The largest eigenvalue, or the trace: of several numbers a step the first."""
+    """Return a reader of the largest eigenvalue or the trace: the first of several values."""
 
     def of(source: Source) -> Series | None:
         found = series_of(source.files).get(name)
@@ -148,13 +148,13 @@ def values_of(group: Group, quantity: Quantity) -> Values | None:
 
 
 def recorded(groups: Sequence[Group]) -> list[Recorded]:
-    """Read every quantity that a group has at more than one step: a single value has no course."""
+    """Read every quantity that a group has at more than one step: one value makes no curve."""
     found = [Recorded(q, tuple(values_of(group, q) for group in groups)) for q in QUANTITIES]
     return [r for r in found if any(v is not None and len(v.step) > 1 for v in r.of)]
 
 
 def course_of(values: Values, axis: Axis) -> Course:
-    """Give mean and deviation of a quantity over runs, against an axis.
+    """Return the mean and deviation of a quantity over runs, against an axis.
 
     Args:
         values: The quantity.
@@ -170,13 +170,13 @@ def course_of(values: Values, axis: Axis) -> Course:
 
 
 def smoothed(course: Course) -> Course:
-    """Give the running mean over a fortieth of the values, of the mean and of the deviation."""
+    """Return the course with mean and deviation smoothed over a fortieth of its values."""
     window = max(1, len(course.mean) // 40)
     mean, deviation = (curves.smoothed(y, window) for y in (course.mean, course.deviation))
     return replace(course, mean=mean, deviation=deviation)
 
 
 def _at(series: Series, step: np.ndarray) -> np.ndarray:
-    """The values at these steps; of several at one step the last."""
+    """Return the values at these steps; where a step has several, the last."""
     value: np.ndarray = series.value[np.searchsorted(series.step, step, side="right") - 1]
     return value

@@ -28,7 +28,7 @@ COLOURS = (style.BLUE, style.RED, "#a87a10", style.INK)
 
 
 def draw_front(groups: Sequence[Group]) -> Figure | None:
-    """Two panels, bytes and seconds; None if no group has an accuracy.
+    """Draw two panels, bytes and seconds; return None if no group has an accuracy.
 
     Bytes alone where some seconds are measured and some modelled. A group has one symbol in both.
 
@@ -54,7 +54,7 @@ def draw_front(groups: Sequence[Group]) -> Figure | None:
 
 
 def look_of(i: int) -> dict[str, Any]:
-    """Marker and colour of a group, the same wherever it is drawn.
+    """Return the marker and colour of a group, the same wherever it is drawn.
 
     Args:
         i: Which group.
@@ -63,7 +63,7 @@ def look_of(i: int) -> dict[str, Any]:
 
 
 def _points(groups: Sequence[Group], cost: Measure) -> tuple[np.ndarray, np.ndarray]:
-    """Cost and accuracy of each group, ``[n]`` each; NaN where it is not known."""
+    """Return the cost and accuracy of each group, ``[n]`` each; NaN where unknown."""
     x = np.array([summary(g, cost).mean for g in groups])
     y = np.array([summary(g, ACCURACY).mean for g in groups])
     return x, y
@@ -90,7 +90,7 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], cost: Measure) -> None:
 
 
 def _name_points(axes: Axes, groups: Sequence[Group], x: np.ndarray, y: np.ndarray) -> None:
-    """The letter of each group; labels that would be printed over each other are one."""
+    """Write the letter of each group beside its point; labels that would overlap become one."""
     there = np.flatnonzero(np.isfinite(x) & np.isfinite(y)).tolist()
     named = [[i] for i in there]
     texts = [_label(axes, groups, near, x, y) for near in named]
@@ -104,7 +104,7 @@ def _name_points(axes: Axes, groups: Sequence[Group], x: np.ndarray, y: np.ndarr
 
 
 def _clear_of_symbols(axes: Axes, texts: Sequence[Annotation], points: np.ndarray) -> None:
-    """Move labels that lie on a symbol to another side of their own, where there is room."""
+    """Move labels that lie on a symbol to another side of their point, where there is room."""
     size = 4.0 * axes.figure.dpi / 72  # half of a symbol
     pixels = axes.transData.transform(points)
     for text in texts:
@@ -143,7 +143,7 @@ def _bar(deviation: float) -> float | None:
 
 
 def _scale_accuracy(axes: Axes, groups: Sequence[Group]) -> None:
-    """Room around the points and their bars, which ends at 0 and at 100 %."""
+    """Leave room around the points and their bars, ending at 0 and at 100 %."""
     found = [summary(g, ACCURACY) for g in groups]
     found = [s for s in found if s.count]
     bars = np.nan_to_num([s.deviation for s in found])

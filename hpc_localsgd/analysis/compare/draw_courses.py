@@ -107,7 +107,7 @@ def _draw_course(axes: Axes, course: Course, i: int) -> None:
 
 
 def _scale(axes: Axes, courses: Sequence[Course], quantity: Quantity) -> None:
-    """Fit the ordinate to what was measured; an axis that leaves values out says so."""
+    """Fit the ordinate to the measured values; say on the axis when it leaves values out."""
     value = np.concatenate([course.mean for course in courses])
     low, high = float(value.min()), float(value.max())
     if quantity.percent:
@@ -121,7 +121,7 @@ def _scale(axes: Axes, courses: Sequence[Course], quantity: Quantity) -> None:
 
 
 def _scale_share(axes: Axes, courses: Sequence[Course], low: float, high: float) -> None:
-    """Percent up to 100; the first values, near chance, would take the room of all others."""
+    """Scale percentages up to 100, leaving out the first values, which are near chance."""
     later = min(float(course.mean[min(1, len(course.mean) - 1) :].min()) for course in courses)
     upper = max(float((c.mean + np.nan_to_num(c.deviation)).max()) for c in courses)
     room = 0.08 * max(upper - later, 0.005)
@@ -155,7 +155,7 @@ def _place_axis(axes: Axes, axis: Axis, furthest: float, groups: Sequence[Group]
 
 
 def _draw_legend(figure: Figure, groups: Sequence[Group]) -> None:
-    """A line a configuration: its symbol, its letter, and what sets it apart."""
+    """Draw a legend with a line a configuration: its symbol, its letter, and what sets it apart."""
     from matplotlib.lines import Line2D
 
     apart = differences(groups)
@@ -170,5 +170,5 @@ def _draw_legend(figure: Figure, groups: Sequence[Group]) -> None:
 
 
 def _told(name: str, value: str) -> str:
-    """``every(steps=8)`` as it is, a bare ``8`` behind the name of its option."""
+    """Return ``every(steps=8)`` as it is, a bare ``8`` after the name of its option."""
     return value if "(" in value else f"{name} {value}"

@@ -70,7 +70,7 @@ class Group:
 
 
 def grouped_runs(sources: Sequence[Source]) -> list[Group]:
-    """Groups in the order of their first runs.
+    """Group runs by configuration, in the order of their first runs.
 
     Args:
         sources: The runs.
@@ -91,7 +91,7 @@ def grouped_runs(sources: Sequence[Source]) -> list[Group]:
 
 
 def differences(groups: Sequence[Group]) -> dict[str, list[str]]:
-    """What differs between the groups: option -> its value in each group.
+    """Return the options in which the groups differ: option -> its value in each group.
 
     Options of one class are compared one by one (``schedule.every``); where the classes themselves
     differ, they are told whole.
@@ -111,7 +111,7 @@ def _config(source: Source) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A part of a configuration, so that what means the same is equal, however it was given.
+    """Normalise a part of a configuration, so that equal meanings compare equal, however given.
 
     A class is known by its package and name: an option that is left at its default may name where
     it is defined, one that is typed from where it is exported. 8, 8.0 and "8" are one number.
@@ -134,7 +134,7 @@ def plain(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """8 for 8.0 and "8"; everything else as it is."""
+    """Return 8 for 8.0 and "8"; everything else as it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return value
     try:
@@ -161,13 +161,13 @@ def _differing(name: str, values: Sequence[Any]) -> Iterator[tuple[str, list[str
 
 
 def _shown(value: Any) -> str:
-    """A value as text: ``none`` where the option has none, nothing where there is no option."""
+    """Return a value as text: ``none`` where the option has none, "" if there is no such option."""
     if value is ABSENT:
         return ""
     return "none" if value is None else said(value)
 
 
 def _letters(i: int) -> str:
-    """A, ..., Z, AA, AB, ..."""
+    """Return the i-th name of A, ..., Z, AA, AB, ..."""
     first, second = divmod(i, 26)
     return (ascii_uppercase[first - 1] if first else "") + ascii_uppercase[second]

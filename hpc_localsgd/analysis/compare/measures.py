@@ -67,7 +67,7 @@ def _communication_s(source: Source) -> float:
 
 
 def _sharpness(name: str) -> Callable[[Source], float]:
-    """At the end of the run: what was measured earlier only is not compared."""
+    """Return a reader of the sharpness at the run's end: earlier measurements are not compared."""
 
     def sharpest(source: Source) -> float:
         found, kept = series_of(source.files).get(name), source.run.snapshot_steps
@@ -105,7 +105,7 @@ MEASURES = (
 
 
 def summary(group: Group, measure: Measure) -> Summary:
-    """Mean and deviation of a measure over the runs of a group that count."""
+    """Return the mean and deviation of a measure over the runs of a group that count."""
     values = np.array([measure.of(source) for source in group.counted], dtype=float)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -118,17 +118,17 @@ def summary(group: Group, measure: Measure) -> Summary:
 
 
 def clocks(groups: Sequence[Group]) -> set[str]:
-    """Where the seconds of the runs that count come from: measured, modelled or both."""
+    """Return the sources of the seconds of the runs that count: measured, modelled or both."""
     return {str(source.run.attrs.get("clock")) for g in groups for source in g.counted}
 
 
 def costs_of(groups: Sequence[Group]) -> tuple[Measure, ...]:
-    """Costs that the groups can be ranked by: not seconds of which some are modelled."""
+    """Return the costs that groups can be ranked by: seconds only if none are modelled."""
     return (SENT,) if len(clocks(groups)) > 1 else (SENT, TALKED)
 
 
 def told(found: Summary, measure: Measure) -> str:
-    """A summary as text, ``97.21 % ± 0.30 %``; without a deviation that is not known, or 0."""
+    """Format a summary, ``97.21 % ± 0.30 %``; without the deviation where it is unknown or 0."""
     if math.isnan(found.mean):
         return ""
     text = measure.text(found.mean)
@@ -140,7 +140,7 @@ def told(found: Summary, measure: Measure) -> str:
 def front(
     cost: Sequence[float], gain: Sequence[float], noise: Sequence[float] | None = None
 ) -> list[int]:
-    """Indices of the Pareto front, by rising cost: nobody is both cheaper and better.
+    """Return indices of the Pareto front by rising cost: no other point is both cheaper and better.
 
     A dearer point is on it only if it is better by more than its noise and that of the point before
     it. Of points of equal cost that are no better than each other all are on it. A point with a NaN

@@ -20,7 +20,7 @@ FILE_NAME = "compare.html"
 
 
 def comparison(groups: Sequence[Group], made: Tables, album: Album) -> str:
-    """The part of a page that compares runs.
+    """Return the part of a page that compares runs.
 
     Args:
         groups: The runs.
@@ -45,7 +45,7 @@ def comparison(groups: Sequence[Group], made: Tables, album: Album) -> str:
 
 
 def _courses(groups: Sequence[Group], album: Album) -> list[str]:
-    """The runs overlaid, against each axis there is."""
+    """Draw the runs overlaid, against each axis there is."""
     parts: list[str] = []
     shown = recorded(groups)
     for axis in AXES:
@@ -67,7 +67,7 @@ _COURSES = (
 def write_comparison(
     sources: Sequence[Source], folder: Path, formats: tuple[str, ...] = ("png", "pdf")
 ) -> list[Path]:
-    """Writes ``compare.html``, and beside it its figures and its tables; returns the files.
+    """Write ``compare.html`` and, beside it, its figures and tables; return the files.
 
     Args:
         sources: The runs.
@@ -99,7 +99,7 @@ def _write_tables(groups: Sequence[Group], made: Tables, folder: Path) -> list[P
 
 
 def terminal(sources: Sequence[Source], coloured: bool = False, width: int = 120) -> str:
-    """The tables as text.
+    """Format the tables as text.
 
     Args:
         sources: The runs.
@@ -130,7 +130,7 @@ def terminal(sources: Sequence[Source], coloured: bool = False, width: int = 120
 
 
 def front_lines(made: Tables) -> list[str]:
-    """The Pareto fronts in words."""
+    """Describe the Pareto fronts in words."""
     return [
         f"Pareto front of accuracy against {cost}: {', '.join(letters)}"
         for cost, letters in made.fronts.items()

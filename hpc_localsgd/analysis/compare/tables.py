@@ -44,7 +44,7 @@ class Tables:
 
 
 def tables(groups: Sequence[Group]) -> Tables:
-    """The tables of some groups.
+    """Make the tables of some groups.
 
     Args:
         groups: At least one.
@@ -102,7 +102,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
 
 
 def _notes_on_sharpness(sources: Sequence[Source]) -> Iterator[str]:
-    """What sets measured curvatures apart besides the runs themselves."""
+    """Yield the differences between measured curvatures that do not come from the runs."""
     measured = [s for s in sources if s.sharpness]
     at_the_end = [s for s in measured if not math.isnan(SHARPEST.of(s))]
     for early in (s.name for s in measured if s not in at_the_end):

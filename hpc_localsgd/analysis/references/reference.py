@@ -30,7 +30,7 @@ class Reference:
 
     @property
     def text(self) -> str:
-        """``S. U. Stich. Local SGD Converges ... Little. ICLR 2019. arXiv:1805.09767.``, a line."""
+        """The paper in one line, ``S. U. Stich. Local SGD ... ICLR 2019. arXiv:1805.09767.``."""
         where = f"{self.venue} {self.year}" if self.venue else f"{self.year}"
         parts = [_listed(self.authors), self.title, where]
         parts += [f"arXiv:{self.arxiv}"] if self.arxiv else []
@@ -38,12 +38,12 @@ class Reference:
 
     @property
     def url(self) -> str:
-        """Where it can be read; empty if that is not known to us."""
+        """Where it can be read; empty if not known."""
         return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
 
     @property
     def bibtex(self) -> str:
-        """Its entry, in plain ASCII, capitals of the title kept by braces."""
+        """The entry in BibTeX, in plain ASCII, capitals of the title kept by braces."""
         fields = {
             "author": " and ".join(self.authors),
             "title": "{" + self.title + "}",
@@ -59,7 +59,7 @@ class Reference:
 
 
 def _listed(authors: tuple[str, ...]) -> str:
-    """Initials and family names; of more than six the first three and "et al."."""
+    """List initials and family names; of more than six authors, the first three and "et al."."""
     short = [_initials(name) for name in authors if name != "others"]
     if len(short) > 6 or "others" in authors:
         return ", ".join(short[:3]) + " et al"
@@ -75,7 +75,7 @@ def _initials(name: str) -> str:
 
 
 def _ascii(text: str) -> str:
-    r"""LaTeX for the letters that are not ASCII: an accent becomes ``{\'c}``."""
+    r"""Encode letters that are not ASCII in LaTeX: an accent becomes ``{\'c}``."""
     accents = {"\u0301": "'", "\u0308": '"', "\u030c": "v ", "\u0300": "`", "\u0327": "c "}
     found = []
     for letter in text:

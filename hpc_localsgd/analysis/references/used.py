@@ -53,7 +53,7 @@ class Used:
 
 
 def used_by(run: Trajectory, *others: Trajectory) -> list[Used]:
-    """What a run used, each thing once, in the order of its configuration.
+    """Return what a run used, each item once, in the order of its configuration.
 
     Args:
         run: The run.
@@ -71,7 +71,7 @@ def used_by(run: Trajectory, *others: Trajectory) -> list[Used]:
 
 
 def papers_of(used: list[Used]) -> list[Reference]:
-    """Every paper once, in order of first use."""
+    """Return every paper once, in order of first use."""
     return list(dict.fromkeys(paper for each in used for paper in each.papers))
 
 
@@ -83,7 +83,7 @@ def _used(option: str, name: str) -> Used:
 
 
 def _chosen(value: Any, option: str = "") -> Iterator[tuple[str, str]]:
-    """(option, class) of every class the configuration names, at any depth."""
+    """Yield (option, class) of every class the configuration names, at any depth."""
     if isinstance(value, dict):
         path = value.get("class_path")
         if path and option in (*CHOICES, "of"):  # a lazy topology is lazy of another
@@ -95,7 +95,7 @@ def _chosen(value: Any, option: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _options(run: Trajectory) -> Iterator[tuple[str, str]]:
-    """What is used without being a class of its own."""
+    """Yield (option, item) of what is used without being a class of its own."""
     if _any(run.config, "error_feedback", True):
         yield "option", "error_feedback"
     if any(_number(value) > 0 for value in _values(run.config, "warmup")):
@@ -117,7 +117,7 @@ def _values(config: Any, name: str) -> Iterator[Any]:
 
 
 def _number(duration: Any) -> float:
-    """Of `5%`, `5 epochs` or 5: 5."""
+    """Return the number in a duration: 5 for `5%`, `5 epochs` and 5."""
     digits = str(duration).strip().partition(" ")[0].rstrip("%abcdefghijklmnopqrstuvwxyz")
     try:
         return float(digits or 0)

@@ -24,7 +24,7 @@ _METADATA: dict[str, Any] = {
 
 
 class Album:
-    """Draws figures, keeps the files beside the page, and gives what goes into it.
+    """The figures of a page: drawn once, kept as files beside the page, and embedded in it.
 
     Attributes:
         files: What was written, in order.
@@ -41,7 +41,7 @@ class Album:
         self.files: list[Path] = []
 
     def add(self, name: str, draw: Callable[[], Figure | None]) -> Source | None:
-        """A figure as a data URI for the page; None if there was nothing to draw.
+        """Draw a figure and return it as a data URI; return None if there was nothing to draw.
 
         The caller's matplotlib is left as it was.
 
@@ -73,7 +73,7 @@ def figure(
     words: str,
     caption: str = "",
 ) -> str:
-    """Give a figure as HTML; empty where there is nothing to draw.
+    """Return a figure as HTML; "" where there is nothing to draw.
 
     Args:
         album: Draws it.
@@ -87,7 +87,7 @@ def figure(
 
 
 def _svg(figure: Figure) -> Source:
-    """The figure without its heading, which on a page is the page's own."""
+    """Return the figure without its heading, since the page has its own."""
     from matplotlib.transforms import Bbox
 
     for text in figure.texts[:2]:

@@ -40,7 +40,7 @@ GRADIENT_TITLES = {
 
 
 def spread_section(source: Source, album: Album, prefix: str) -> str:
-    """Show the spread of the workers; empty where it was not recorded."""
+    """Show the spread of the workers; return "" where it was not recorded."""
     run = source.run
     if run.K == 1 or not {"spread", BEFORE} & set(run.names()):
         return ""
@@ -51,7 +51,7 @@ def spread_section(source: Source, album: Album, prefix: str) -> str:
 
 
 def alpha_section(source: Source, album: Album, prefix: str) -> str:
-    """Show the effective learning rate; empty where it was not recorded."""
+    """Show the effective learning rate; return "" where it was not recorded."""
     run = source.run
     panels = alpha_panels(run)
     if not panels:
@@ -71,7 +71,7 @@ def alpha_section(source: Source, album: Album, prefix: str) -> str:
 
 
 def alpha_panels(run: Trajectory) -> list[Panel]:
-    """The effective learning rate beside the given one, and what else is known of the gradient.
+    """Return panels of the effective beside the given learning rate, and of the gradient.
 
     Series that are not known are called as they are in the file.
 
@@ -91,7 +91,7 @@ def alpha_panels(run: Trajectory) -> list[Panel]:
 
 
 def _given_rate(run: Trajectory) -> Line:
-    """The learning rate at every step; where that is not known, at each round's first."""
+    """Return the learning rate at every step; where unknown, at each round's first step."""
     rate = rate_of(run)
     if rate is None:
         first = Series(run.rounds.step_begin, run.rounds.lr, "1", (), "", "lr")
@@ -123,15 +123,15 @@ def deviations_section(source: Source, album: Album, prefix: str) -> str:
 
 
 def is_alpha(name: str) -> bool:
-    """Tell whether a series is an effective learning rate."""
+    """Return whether a series is an effective learning rate."""
     return name.rpartition("/")[2] in ALPHA
 
 
 def is_gradient(name: str) -> bool:
-    """Tell whether a series is of the probe of gradients."""
+    """Return whether a series is of the probe of gradients."""
     return name.startswith("gradient/")
 
 
 def is_large(run: Trajectory, name: str) -> bool:
-    """Tell whether a series is of vectors as long as the model: not for a page."""
+    """Return whether a series is of vectors as long as the model, which no page shows."""
     return "parameter" in run.about(name)["dims"].split()

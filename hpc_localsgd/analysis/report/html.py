@@ -58,7 +58,7 @@ footer {{ margin-top: 56px; font-size: 12.5px; border-top: 1px solid {PALE}; pad
 
 
 def document(title: str, body: str) -> str:
-    """A whole page.
+    """Return a whole page.
 
     Args:
         title: Plain text.
@@ -73,17 +73,17 @@ def document(title: str, body: str) -> str:
 
 
 def heading(text: str, anchor: str = "") -> str:
-    """A heading of a section; plain text."""
+    """Return the heading of a section, from plain text."""
     return f"<h2{f' id={chr(34)}{escape(anchor)}{chr(34)}' if anchor else ''}>{escape(text)}</h2>"
 
 
 def paragraph(text: str, quiet: bool = False) -> str:
-    """A paragraph of plain text, in which what stands in backticks is code."""
+    """Return a paragraph of plain text; what stands in backticks becomes code."""
     return f"<p{' class=quiet' if quiet else ''}>{inline(text)}</p>"
 
 
 def inline(text: str) -> str:
-    """Plain text, in which what stands in backticks is code."""
+    """Return plain text as HTML; what stands in backticks becomes code."""
     parts = escape(text).split("`")
     return "".join(_code(part) if i % 2 else part for i, part in enumerate(parts))
 
@@ -94,7 +94,7 @@ def table(
     left: int = 1,
     best: Iterable[int] = (),
 ) -> str:
-    """A table of plain texts; numbers to the right.
+    """Return a table of plain texts, numbers aligned to the right.
 
     Args:
         header: Of the columns.
@@ -114,24 +114,24 @@ def table(
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """Names and what they are."""
+    """Return a list of names and their values."""
     lines = (f"<tr><th>{escape(name)}</th><td>{inline(value)}</td></tr>" for name, value in rows)
     return "<table class=facts>\n" + "\n".join(lines) + "\n</table>"
 
 
 def tiles(shown: Iterable[tuple[str, str]]) -> str:
-    """Large numbers with small words below them."""
+    """Return tiles: large numbers with small words below them."""
     each = (f"<div class=tile><b>{escape(n)}</b><span>{escape(w)}</span></div>" for n, w in shown)
     return "<div class=tiles>\n" + "\n".join(each) + "\n</div>"
 
 
 def notes(lines: Sequence[str]) -> str:
-    """What the reader should know first; nothing if there is nothing."""
+    """Return the notes that a reader should see first; "" if there are none."""
     return f"<div class=notes>{''.join(paragraph(n) for n in lines)}</div>" if lines else ""
 
 
 def picture(source: Source, words: str, caption: str = "") -> str:
-    """A figure from a data URI.
+    """Return a figure from a data URI.
 
     Args:
         source: The URI, and the width at which it is shown.
@@ -145,12 +145,12 @@ def picture(source: Source, words: str, caption: str = "") -> str:
 
 
 def details(summary: str, text: str) -> str:
-    """Text as it is, folded away."""
+    """Return text as it is, folded away below its summary."""
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
 
 
 def _code(text: str) -> str:
-    """Options are not torn apart at their hyphens."""
+    """Return options as code that is not broken at its hyphens."""
     return f"<code{' class=short' if len(text) < 30 else ''}>{text}</code>"
 
 

@@ -11,7 +11,7 @@ from hpc_localsgd.analysis.report.source import Source
 
 
 def notes_on(source: Source) -> list[str]:
-    """Everything unusual about a run, each a sentence or two for a person."""
+    """Return everything unusual about a run, each in a sentence or two."""
     return [*_standing(source), *_gaps(source), *_bad_values(source)]
 
 

@@ -19,7 +19,7 @@ DTYPE_BYTES = {"float64": 8, "float32": 4}
 
 
 def tiles_of(source: Source) -> list[tuple[str, str]]:
-    """(number, words) of what one wants to know first."""
+    """Return (number, words) of the most important facts."""
     run, sums = source.run, source.run.totals
     shown = []
     score = curves.series_or_none(run, "eval/test/accuracy")
@@ -51,7 +51,7 @@ def tiles_of(source: Source) -> list[tuple[str, str]]:
 
 
 def plan_rows(source: Source) -> list[tuple[str, str, str, str]]:
-    """(quantity, planned, happened, share), only where there is a plan."""
+    """Return rows (quantity, planned, happened, share); none where there is no plan."""
     if isinstance(source.plan, str):
         return []
     run, plan = source.run, source.plan
@@ -86,7 +86,7 @@ def _bytes_rows(run: Trajectory, plan: Planned) -> list[tuple[str, str, str, str
 
 
 def planned_bytes(run: Trajectory, plan: Planned) -> float:
-    """Bytes a worker sends in the planned rounds, at what rounds were recorded to send; or NaN.
+    """Return the bytes a worker sends in the planned rounds, at the recorded rate; NaN if unknown.
 
     A round of a length that was never recorded is taken at the bytes of the recorded rounds of the
     same kind (of one step, or of several).
@@ -108,7 +108,7 @@ def planned_bytes(run: Trajectory, plan: Planned) -> float:
 
 
 def parallel_bytes(run: Trajectory, steps: int) -> float:
-    """Bytes a worker of parallel SGD would send in so many steps: a gradient each, uncompressed.
+    """Return the bytes a worker of parallel SGD would send: a gradient a step, uncompressed.
 
     Args:
         run: The run.
@@ -119,7 +119,7 @@ def parallel_bytes(run: Trajectory, steps: int) -> float:
 
 
 def settings_of(source: Source) -> list[tuple[str, str]]:
-    """(name, value) of what a reader asks about a run."""
+    """Return (name, value) of the settings that readers ask about."""
     run, config, a = source.run, _config(source.run), source.run.attrs
     rows = [("task", str(a["task"])), ("algorithm", str(a["algorithm"]))]
     rows.append(("schedule", str(a["schedule"])))
@@ -146,7 +146,7 @@ def settings_of(source: Source) -> list[tuple[str, str]]:
 
 
 def said(value: Any) -> str:
-    """A part of the configuration as one would say it: ``cosine(lr=0.1, warmup=5%)``."""
+    """Format a part of the configuration as one would say it: ``cosine(lr=0.1, warmup=5%)``."""
     if not isinstance(value, dict) or "class_path" not in value:
         return str(value)
     name = str(value["class_path"]).rpartition(".")[2]

@@ -25,7 +25,7 @@ FILE_NAME = "report.html"
 def write_report(
     sources: list[Source], folder: Path, formats: tuple[str, ...] = ("png", "pdf")
 ) -> list[Path]:
-    """Writes ``report.html`` and the figures in it as files beside it.
+    """Write ``report.html`` and the figures in it as files beside it.
 
     Args:
         sources: The runs.
@@ -62,7 +62,7 @@ def _title(source: Source, anchor: str) -> str:
 
 
 def _overview(sources: list[Source], album: Album) -> str:
-    """Above several runs: where each is, and how they compare."""
+    """Show, above several runs, where each lies and how they compare."""
     from hpc_localsgd.analysis.compare.groups import grouped_runs
     from hpc_localsgd.analysis.compare.page import comparison
     from hpc_localsgd.analysis.compare.tables import tables
@@ -77,7 +77,7 @@ def _overview(sources: list[Source], album: Album) -> str:
 
 
 def _theory(sources: list[Source], album: Album) -> str:
-    """The decay of tr H against the Slow SDE; empty where too little was measured."""
+    """Show the decay of tr H against the Slow SDE; return "" where too little was measured."""
     tries = {s.name: tried(s.name, s.run, s.sharpness) for s in sources}
     found = measured([(s.name, s.run, s.sharpness) for s in sources])
     picture = album.add("slow_sde", lambda: draw_slow_sde(found)) if found else None
@@ -99,7 +99,7 @@ def _theory(sources: list[Source], album: Album) -> str:
 
 
 def _reasons(tries: dict[str, Measured | str], found: list[Measured], drawn: set[str]) -> list[str]:
-    """Why runs whose sharpness was measured have no line, a sentence each."""
+    """Say, a sentence each, why runs whose sharpness was measured have no line."""
     said = []
     for name, tried_one in tries.items():
         if name in drawn or tried_one == "":

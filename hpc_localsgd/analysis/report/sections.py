@@ -47,7 +47,7 @@ DRAWN_ELSEWHERE = ("train/loss", "eval/test/loss", "eval/test/accuracy", "spread
 
 
 def sections_of(source: Source, album: Album, prefix: str) -> str:
-    """Everything on one run.
+    """Return all sections on one run.
 
     Args:
         source: The run.
@@ -172,7 +172,7 @@ def _time(source: Source, album: Album, prefix: str) -> str:
 
 
 def _rank_table(run: Trajectory) -> str:
-    """Seconds of each rank; of many, those that were waited for most."""
+    """Return a table of the seconds of each rank; of many, those that were waited for most."""
     found = waiting(run)
     caused, last = found.caused_s, found.last
     order = np.argsort(-caused, kind="stable")[:12]
@@ -193,7 +193,7 @@ def _rank_table(run: Trajectory) -> str:
 
 
 def _others(source: Source, album: Album, prefix: str) -> str:
-    """Every series that no other section has shown, plainly."""
+    """Show, plainly, every series that no other section has shown."""
     run = source.run
     names = [name for name in run.names() if _is_other(run, name)]
     if not names:

@@ -32,12 +32,12 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """Where its trajectory lies."""
+        """Folder of the trajectory."""
         return self.run.path.parent
 
     @cached_property
     def sharpness(self) -> Trajectory | None:
-        """What `python -m hpc_localsgd sharpness` found; None if there is no readable file."""
+        """Findings of `python -m hpc_localsgd sharpness`; None if there is no readable file."""
         path = self.folder / SHARPNESS
         try:
             there = path.exists() and path not in self.outdated
@@ -47,7 +47,7 @@ class Source:
 
     @property
     def files(self) -> list[Trajectory]:
-        """The run, and its sharpness if there is any."""
+        """Trajectory of the run, and of its sharpness if there is any."""
         return [self.run] + ([self.sharpness] if self.sharpness else [])
 
     @property
@@ -57,14 +57,14 @@ class Source:
 
     @cached_property
     def outdated(self) -> list[Path]:
-        """Files that were measured of a run that was in this folder before."""
+        """Files that were measured of an earlier run in this folder."""
         files = [self.folder / SHARPNESS, *sorted(self.folder.glob(LANDSCAPE))]
         ours = str(self.run.attrs["created"])
         return [path for path in files if _created(path) not in ("", ours)]
 
     @cached_property
     def plan(self) -> Planned | str:
-        """The plan of the run, or why there is none."""
+        """Plan of the run, or why there is none."""
         try:
             return planned(self.run)
         except Unplannable as error:
@@ -72,12 +72,12 @@ class Source:
 
     @property
     def done(self) -> int:
-        """Steps of the rounds that are in the record."""
+        """Number of steps in the recorded rounds."""
         return int(self.run.rounds.step_end[-1]) if len(self.run.rounds) else 0
 
 
 def open_runs(paths: list[str]) -> list[Source]:
-    """Runs with names that tell them apart.
+    """Open runs, with names that tell them apart.
 
     Args:
         paths: Folders of runs, or trajectories.
@@ -99,7 +99,7 @@ def open_runs(paths: list[str]) -> list[Source]:
 
 
 def _created(path: Path) -> str:
-    """When the run began that a file was measured of; empty if it does not say."""
+    """Return when the run began that a file was measured of; "" if the file does not say."""
     try:
         check_bytes(path)
         with h5py.File(path, "r", locking=False) as file:

@@ -26,7 +26,7 @@ NEGATIVE = 0.1
 
 
 def foreign(run: Trajectory) -> str:
-    """Say what of a run the theory does not know: "the algorithm Gossip"; empty without any.
+    """Name what of a run the theory does not cover, "the algorithm Gossip"; "" if it covers all.
 
     Args:
         run: The record; only its configuration is read.
@@ -54,7 +54,7 @@ def foreign(run: Trajectory) -> str:
 def off_the_minimisers(
     step: np.ndarray, trace: np.ndarray, eigenvalues: np.ndarray
 ) -> tuple[int, str] | None:
-    """Tell the first snapshot that cannot be of a minimiser by its curvature, and why.
+    """Return the first snapshot whose curvature shows that it is no minimiser, and why.
 
     Args:
         step: ``[n]`` of the snapshots.
@@ -75,7 +75,7 @@ def off_the_minimisers(
 
 
 def far_start(loss: np.ndarray, lr: np.ndarray, trace: np.ndarray) -> str:
-    """Say that a run begins off the minimisers: its loss falls fast; empty if it does not.
+    """Say that a run begins away from the minimisers, its loss falling fast; "" if it does not.
 
     Near minimisers the loss is what it is on them, or proportional to lr tr H where that is 0.
 
@@ -100,7 +100,7 @@ def far_start(loss: np.ndarray, lr: np.ndarray, trace: np.ndarray) -> str:
 
 
 def unstable(lr: float, eigenvalue: float) -> str:
-    """Say that steps are too large for a balance around the minimisers; empty if they are not.
+    """Say that steps are too large for a balance around the minimisers; "" if they are not.
 
     Args:
         lr: Learning rate, divided by 1 - momentum.

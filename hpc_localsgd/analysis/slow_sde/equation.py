@@ -57,7 +57,7 @@ class Manifold:
 
 
 def drift(manifold: Manifold, zeta: np.ndarray, regime: Regime) -> np.ndarray:
-    """Drift-I and drift-II together, tangent to the manifold, per unit of t = eta^2 x steps.
+    """Return drift-I plus drift-II, tangent to the manifold, per unit of t = eta^2 x steps.
 
     Args:
         manifold: The minimisers.
@@ -75,7 +75,7 @@ def drift(manifold: Manifold, zeta: np.ndarray, regime: Regime) -> np.ndarray:
 
 
 def diffusion(manifold: Manifold, zeta: np.ndarray, regime: Regime) -> np.ndarray:
-    """A = B^-1/2 Sigma_par^1/2, the symmetric root; of K, H and eta nothing enters.
+    """Return A = B^-1/2 Sigma_par^1/2, the symmetric root; K, H and eta do not enter.
 
     Args:
         manifold: The minimisers.

@@ -32,7 +32,7 @@ def euler_maruyama(
     n: int = 200,
     seed: int | None = 0,
 ) -> Path:
-    """The Slow SDE from a point of the manifold: zeta <- Phi(zeta + b dt + A dW).
+    """Integrate the Slow SDE from a point of the manifold: zeta <- Phi(zeta + b dt + A dW).
 
     Going through Phi does three things at once: it takes the tangent part of the step, adds the
     Ito correction 1/2 d^2 Phi[A A^T] dt, and keeps the path on the manifold to all orders.
@@ -70,7 +70,7 @@ def flow_to_minimum(
     tolerance: float = 1e-10,
     most: int = 100_000,
 ) -> np.ndarray:
-    """Phi(x) by following the gradient flow dx/dt = -grad L with Runge-Kutta steps of order 4.
+    """Return Phi(x): follow the gradient flow dx/dt = -grad L with Runge-Kutta steps of order 4.
 
     Gradient descent would end elsewhere on the manifold than the flow, by O(step); this one by
     O(step^4).

@@ -21,7 +21,7 @@ from hpc_localsgd.analysis.slow_sde.regime import Regime
 
 
 def regulariser(eigenvalues: np.ndarray, regime: Regime) -> np.ndarray:
-    """What label noise descends: tr H + (K - 1) tr F(2 eta h H) / (2 eta h).
+    """Return what label noise minimises: tr H + (K - 1) tr F(2 eta h H) / (2 eta h).
 
     Args:
         eigenvalues: [..., d], those of the Hessian on the manifold.
@@ -43,7 +43,7 @@ def regulariser(eigenvalues: np.ndarray, regime: Regime) -> np.ndarray:
 def label_noise_drift(
     manifold: Manifold, zeta: np.ndarray, regime: Regime, strength: float = 1.0
 ) -> np.ndarray:
-    """-c/(4B) times the gradient of `regulariser` along the manifold, for Sigma = c Hessian.
+    """Return -c/(4B) times the gradient of `regulariser` along the manifold, for Sigma = c Hessian.
 
     The gradient of tr f(H) is grad^3 L[f'(H)], and f' = 1 + (K - 1) psi(2 eta h lambda): no
     Lyapunov equation is solved. `drift` gives the same for a manifold with this noise.

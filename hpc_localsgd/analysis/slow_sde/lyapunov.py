@@ -15,7 +15,7 @@ def lyapunov(
     weight: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     flat: float = FLAT,
 ) -> np.ndarray:
-    """V_H[Sigma]: the X with H X + X H = Sigma, where the Hessian is not flat.
+    """Return V_H[Sigma]: the X with H X + X H = Sigma, where the Hessian is not flat.
 
         X = sum_ij w(l_i, l_j) / (l_i + l_j) <Sigma, v_i v_j^T> v_i v_j^T
 
@@ -48,7 +48,7 @@ def lyapunov(
 def split(
     hessian: np.ndarray, sigma: np.ndarray, flat: float = FLAT
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The noise within the manifold, and the rest: Sigma_par = P Sigma P, Sigma_dia.
+    """Split the noise into Sigma_par = P Sigma P, within the manifold, and Sigma_dia, the rest.
 
     Args:
         hessian: [d, d] at a point of the manifold.
@@ -64,7 +64,7 @@ def split(
 
 
 def tangent_projector(hessian: np.ndarray, flat: float = FLAT) -> np.ndarray:
-    """The projector [d, d] onto the flat directions of the Hessian, which is dPhi on the manifold.
+    """Return the projector [d, d] onto the flat directions of the Hessian: dPhi on the manifold.
 
     Args:
         hessian: [d, d] at a point of the manifold.
@@ -76,7 +76,7 @@ def tangent_projector(hessian: np.ndarray, flat: float = FLAT) -> np.ndarray:
 
 
 def spectrum(hessian: np.ndarray, flat: float = FLAT) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues [d] with the flat ones exactly 0, and eigenvectors [d, d] in columns.
+    """Return the eigenvalues [d], flat ones exactly 0, and the eigenvectors [d, d] in columns.
 
     Args:
         hessian: [d, d], symmetric.

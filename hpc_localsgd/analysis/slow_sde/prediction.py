@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Way:
-    """Where a run went: what was measured at its snapshots, and how far it had gone by then.
+    """The path of a run: what was measured at its snapshots, and the distance covered by then.
 
     Attributes:
         step: [n], ascending.
@@ -57,7 +57,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The trace of a run as the theory has it.
+    """The trace of a run as the theory predicts it.
 
     Attributes:
         step: [n].
@@ -69,7 +69,7 @@ class Prediction:
 
 
 def way(run: Trajectory, sharpness: Trajectory) -> Way:
-    """Where a run went.
+    """Return the path of a run.
 
     Args:
         run: Its record.
@@ -101,7 +101,7 @@ def way(run: Trajectory, sharpness: Trajectory) -> Way:
 
 
 def predict(run: Trajectory, along: Way, step: np.ndarray) -> Prediction:
-    """The decay of tr H in a run that goes the same way at its own speed.
+    """Predict the decay of tr H in a run that takes the same path at its own speed.
 
     Both must begin at the same place: the first snapshot of the way is where the run is at the
     first of `step`.
@@ -128,7 +128,7 @@ def predict(run: Trajectory, along: Way, step: np.ndarray) -> Prediction:
 
 
 def speed(regime: Regime, trace: float, eigenvalues: np.ndarray) -> float:
-    """Distance gone in a step: see the module.
+    """Return the distance covered in a step: see the module.
 
     Args:
         regime: K, B, eta and H.
@@ -144,7 +144,7 @@ def speed(regime: Regime, trace: float, eigenvalues: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class _Places:
-    """Trace and eigenvalues between the places where they were measured, linearly."""
+    """Trace and eigenvalues between the snapshots where they were measured, linearly."""
 
     where: np.ndarray
     trace: np.ndarray
@@ -161,7 +161,7 @@ class _Places:
 def _speeds(
     run: Trajectory, first: int, last: int, at: Callable[[float], tuple[float, np.ndarray]]
 ) -> np.ndarray:
-    """Distance of every step first <= t < last, from the places `at` those steps."""
+    """Return the distance of every step first <= t < last, from the places `at` those steps."""
     return np.array([_speed(run, t, regime, *at(t)) for t, regime in _regimes(run, first, last)])
 
 
@@ -199,7 +199,7 @@ def _check_way(
 
 
 def _regimes(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, Regime | None]]:
-    """Every step first <= t < last with its regime; None where the learning rate is 0.
+    """Yield every step first <= t < last with its regime; None where the learning rate is 0.
 
     Raises:
         ValueError: The theory is not about this run, or the record's rounds do not reach from first
@@ -214,7 +214,7 @@ def _regimes(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, Regi
 
 
 def _steps(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, float, int]]:
-    """Every step first <= t < last, its learning rate and the H of its round.
+    """Yield every step first <= t < last, its learning rate and the H of its round.
 
     Raises:
         ValueError: The record's rounds do not reach from first to last.
@@ -235,6 +235,6 @@ def _steps(run: Trajectory, first: int, last: int) -> Iterator[tuple[int, float,
 
 
 def _momentum(run: Trajectory) -> float:
-    """Of the recorded optimiser; 0 where it has none."""
+    """Return the momentum of the recorded optimiser; 0 where it has none."""
     made = (run.config.get("optimizer") or {}).get("init_args") or {}
     return float(made.get("momentum") or 0.0)

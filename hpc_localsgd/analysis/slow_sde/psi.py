@@ -17,7 +17,7 @@ _FRACTION_ABOVE = 2.0  # where 80 terms of the continued fraction of E_1 reach f
 
 
 def psi(x: np.ndarray | float) -> np.ndarray:
-    """The average over a round of what a worker forgets, (e^-x - 1 + x) / x.
+    """Return (e^-x - 1 + x) / x, the average over a round of what a worker forgets.
 
     The formula cancels near 0 (at x = 1e-8 nothing is left of it), so below 1 the series
     x/2 - x^2/6 + x^3/24 - ... is summed.
@@ -39,7 +39,7 @@ def psi(x: np.ndarray | float) -> np.ndarray:
 
 
 def F(x: np.ndarray | float) -> np.ndarray:
-    """The integral of psi from 0 to x.
+    """Return the integral of psi from 0 to x.
 
     Args:
         x: Numbers that are not negative, of any size.
@@ -59,7 +59,7 @@ def F(x: np.ndarray | float) -> np.ndarray:
 
 
 def _F_series(x: np.ndarray) -> np.ndarray:
-    """The series of psi integrated: sum_{n >= 1} (-1)^(n+1) x^(n+1) / ((n+1) (n+1)!)."""
+    """Return the integrated series of psi: sum_{n >= 1} (-1)^(n+1) x^(n+1) / ((n+1) (n+1)!)."""
     total, power = np.zeros_like(x), x.copy()
     for n in range(1, _TERMS + 8):
         power = power * x / (n + 1)  # x^(n+1) / (n+1)!
@@ -68,7 +68,7 @@ def _F_series(x: np.ndarray) -> np.ndarray:
 
 
 def _F_far(x: np.ndarray) -> np.ndarray:
-    """By the continued fraction of E_1 (Abramowitz & Stegun, 5.1.22)."""
+    """Return F by the continued fraction of E_1 (Abramowitz & Stegun, 5.1.22)."""
     fraction = np.zeros_like(x)
     for n in range(80, 0, -1):
         fraction = n * n / (x + 2 * n + 1 - fraction)

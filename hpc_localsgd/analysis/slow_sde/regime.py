@@ -36,12 +36,12 @@ class Regime:
     finite: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no run can have."""
+        """Check the numbers; raise ValueError for what no run can have."""
         if self.K < 1 or self.batch < 1 or not self.lr > 0 or not self.H >= 1:
             raise ValueError(f"{self}: K, batch and H are at least 1, and lr is positive")
 
     def boost(self, total: np.ndarray) -> np.ndarray:
-        """How much larger a worker's covariance is than the mean's: 1 + (K - 1) psi(eta H (...)).
+        """Return the ratio of a worker's covariance to the mean's: 1 + (K - 1) psi(eta H (...)).
 
         h steps after an exchange it is 1 + (K - 1)(1 - r^h) times that of the mean, with
         r = e^{-eta total}; psi is the average over a round. With `finite` it is the average over
@@ -69,7 +69,7 @@ class Regime:
         return 1.0 + (self.K - 1) * np.where(total > 0, 1.0 - kept, 0.0)
 
     def covariance(self, hessian: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-        """The covariance of a worker around the manifold, averaged over a round.
+        """Return the covariance of a worker around the manifold, averaged over a round.
 
         Without `finite`: (eta / B) (hatSigma + (K - 1) hatPsi). With it, the exact balance of the
         linear recursion, C_ij = (eta / B) Sigma_ij / (l_i + l_j - eta l_i l_j) times `boost`;
@@ -103,12 +103,12 @@ class Regime:
         return self.lr / self.batch * lyapunov(hessian, sigma, weight)
 
     def sgd(self) -> Regime:
-        """The same without local steps."""
+        """Return the same regime without local steps."""
         return replace(self, H=1, K=1)
 
     @staticmethod
     def of(run: Trajectory, step: int, *, finite: bool = True) -> Regime:
-        """The regime of a recorded run at a step: K, eta and H from its file.
+        """Return the regime of a recorded run at a step: K, eta and H from its file.
 
         Eta is that of the step where the configuration tells it, else of the round's first one.
 

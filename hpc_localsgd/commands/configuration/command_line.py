@@ -11,7 +11,7 @@ from hpc_localsgd.commands.configuration.names import CHOICES, choices, class_at
 
 
 def expand(argv: Sequence[str], flags: frozenset[str]) -> list[str]:
-    """A command line with whole names.
+    """Expand the names in a command line.
 
     `-` in option names becomes `_`, a bare switch (`--overwrite`) gets its `true`, and short names
     become class paths.
@@ -41,7 +41,7 @@ def expand(argv: Sequence[str], flags: frozenset[str]) -> list[str]:
 
 
 def is_flag(option: str, flags: frozenset[str]) -> bool:
-    """Whether an option is a switch, which may stand without a value."""
+    """Return whether an option is a switch, which may stand without a value."""
     of, _, name = option.rpartition(".")
     chosen = of.rpartition(".")[2]
     return name in _switches(chosen) if chosen in CHOICES else option in flags
@@ -49,14 +49,14 @@ def is_flag(option: str, flags: frozenset[str]) -> bool:
 
 @cache
 def _switches(option: str) -> frozenset[str]:
-    """Names of the switches of everything an option can be."""
+    """Return the names of the switches of every class an option can take."""
     classes = [class_at(path) for path in choices(option).values()]
     found = [f.name for c in classes if is_dataclass(c) for f in fields(c) if f.type == "bool"]
     return frozenset(found)
 
 
 def options(words: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Every option of an expanded command line: where its value stands, its name, its value."""
+    """Yield (index of its value, name, value) for every option of an expanded command line."""
     for i, (word, following) in enumerate(zip(words, [*words[1:], "--"], strict=False)):
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
@@ -65,7 +65,7 @@ def options(words: Sequence[str]) -> Iterator[tuple[int, str, str]]:
 
 
 def overruled(words: Sequence[str]) -> list[str]:
-    """What is given twice with two values, a sentence each: the later counts, and it is said.
+    """Say, a sentence each, which options are given two different values: the later counts.
 
     Job scripts put what a person types behind options of their own. `--config` and `--trust`
     may be given several times.

@@ -61,7 +61,7 @@ MakeOptimizer = Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Resolved:
-    """A parsed configuration: the objects, and the text that makes them again.
+    """A parsed configuration: the objects, and the text from which they can be made again.
 
     Attributes:
         config: The options as objects.
@@ -77,7 +77,7 @@ class Resolved:
 
 
 def parser(prog: str) -> ArgumentParser:
-    """The parser of everything that takes the options of a run."""
+    """Return the parser of every command that takes the options of a run."""
     set_loader("yaml_short_names", _load, (yaml.YAMLError, ConfigurationError))
     _import_choices()
     about = (Config.__doc__ or "").split("\n\n")[0]
@@ -97,12 +97,12 @@ def parser(prog: str) -> ArgumentParser:
 
 
 def add_trust(made: ArgumentParser) -> None:
-    """Give a parser the option of everything that makes objects from a record."""
+    """Add the option --trust to a parser that makes objects from a record."""
     made.add_argument("--trust", action="append", default=[], metavar="MODULE", help=trust.HELP)
 
 
 def parse(argv: Sequence[str], prog: str = "python -m hpc_localsgd.train") -> Resolved:
-    """Options of a run from a command line.
+    """Parse the options of a run from a command line.
 
     Raises:
         ConfigurationError: Unknown names or keys, or contradicting options.
@@ -112,7 +112,7 @@ def parse(argv: Sequence[str], prog: str = "python -m hpc_localsgd.train") -> Re
 
 
 def recorded(text: str, trusted: Sequence[str] = ()) -> Resolved:
-    """Options that a run has recorded, which may be anybody's.
+    """Parse the options that a run has recorded; the record may come from anyone.
 
     Args:
         text: As YAML.
@@ -135,7 +135,7 @@ def recorded(text: str, trusted: Sequence[str] = ()) -> Resolved:
 
 
 def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
-    """Options of a run from a command line, by a parser that may have further options."""
+    """Resolve the options of a run by a parser that may have further options."""
     with trust.guarded(trust.trusted_in(argv)):
         return _resolved(made, argv)
 
@@ -158,7 +158,7 @@ def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
 
 
 def _first_line(error: Exception) -> str:
-    """Return what a class said of its values, which the parser may have wrapped."""
+    """Return the message with which a class refused its values, unwrapped from the parser's."""
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, ConfigurationError):
         inner = inner.__cause__
@@ -168,7 +168,7 @@ def _first_line(error: Exception) -> str:
 
 
 def arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
-    """What a command line gives a parser, with short names and bare switches.
+    """Parse a command line, with short names and bare switches.
 
     Args:
         made: The parser, which does not exit on errors.
@@ -214,7 +214,7 @@ def _arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
 
 
 def _check_names(made: ArgumentParser, words: Sequence[str]) -> None:
-    """Whether there are such options: no beginning of a name stands for the whole.
+    """Check that all options exist: an abbreviated name is refused.
 
     Raises:
         ConfigurationError: There is none.
@@ -227,12 +227,12 @@ def _check_names(made: ArgumentParser, words: Sequence[str]) -> None:
 
 
 def _has_files(made: ArgumentParser) -> bool:
-    """Whether these are the options of a run, with files and wrapping job scripts."""
+    """Return whether a parser takes the options of a run, with files and wrapped job scripts."""
     return any(action.dest == "config" for action in made._actions)
 
 
 def _default_classes(made: ArgumentParser) -> dict[str, str]:
-    """Option -> path of the class that it is if none is named."""
+    """Map each option to the path of its default class."""
     found = {}
     for action in made._actions:
         if action.dest in KINDS:
@@ -244,7 +244,7 @@ def _default_classes(made: ArgumentParser) -> dict[str, str]:
 
 
 def _explained(made: ArgumentParser, words: Sequence[str], message: str) -> str:
-    """A refusal in words; with the line of a file where the file alone is refused likewise."""
+    """Explain an error in words, with the line of the file if the file alone is at fault."""
     for path in config_file.named(words):
         try:
             made.parse_args([f"--config={path}"])
@@ -256,7 +256,7 @@ def _explained(made: ArgumentParser, words: Sequence[str], message: str) -> str:
 
 
 def _names(made: ArgumentParser) -> list[str]:
-    """All options of a parser that are no part of another."""
+    """Return all options of a parser that are not part of another."""
     known = [text for action in made._actions for text in action.option_strings]
     return [text[2:] for text in known if text.startswith("--") and "." not in text]
 
@@ -267,7 +267,7 @@ def _import_choices() -> None:
 
 
 def _load(text: str) -> Any:
-    """YAML as it was typed, with the short names in it replaced by class paths."""
+    """Load YAML as it was typed, with its short names replaced by class paths."""
     try:
         check_yaml(text)
         return _with_class_paths(trust.check_whole(yaml_text.load(text)))
@@ -276,7 +276,7 @@ def _load(text: str) -> Any:
 
 
 def _with_class_paths(value: Any, option: str = "") -> Any:
-    """A loaded value, in which what belongs to an option of `CHOICES` is a class path."""
+    """Replace by class paths the short names in a value that belong to an option of `CHOICES`."""
     if isinstance(value, dict):
         named = {k: _with_class_paths(v, str(k)) for k, v in value.items()}
         if "class_path" in value:
@@ -289,7 +289,7 @@ def _with_class_paths(value: Any, option: str = "") -> Any:
 
 
 def without_rate(parsed: Namespace) -> Namespace:
-    """Parsed options, without the optimiser's own learning rate, which nobody uses."""
+    """Return the options without the optimiser's own learning rate, which is not used."""
     init_args = parsed.get("optimizer.init_args")
     if init_args is not None and "lr" in init_args:
         parsed = parsed.clone()
@@ -298,16 +298,16 @@ def without_rate(parsed: Namespace) -> Namespace:
 
 
 class Parser(ArgumentParser):
-    """Prints configurations that can be read again: without a rate of the optimiser."""
+    """Parser whose printed configurations can be read again: without a rate of the optimiser."""
 
     def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
-        """A configuration as text."""
+        """Return a configuration as text."""
         with yaml_text.of_its_own():
             return str(super().dump(without_rate(cfg), *args, **options))
 
 
 def essence(text: str, but: Sequence[str] = ()) -> str:
-    """Return the configuration without what changes no number of a run: it may differ later.
+    """Return the configuration without the options that change no number of a run.
 
     Args:
         text: The configuration.
@@ -325,7 +325,7 @@ def _text(made: ArgumentParser, parsed: Any) -> str:
 
 
 def _with_arguments(value: Any) -> Any:
-    """Options in which every class has arguments, if none: one run has one text."""
+    """Give every class in the options its arguments, even if none, so that a run has one text."""
     if not isinstance(value, dict):
         return value
     found = {name: _with_arguments(inside) for name, inside in value.items()}

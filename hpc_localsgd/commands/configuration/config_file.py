@@ -18,7 +18,7 @@ _FILE = ": give a file of options, which is read more than once"
 
 
 def named(words: Sequence[str]) -> list[str]:
-    """The files that a command line names with `--config`."""
+    """Return the files that a command line names with `--config`."""
     return values_of("--config", words)
 
 
@@ -33,7 +33,7 @@ def values_of(wanted: str, words: Sequence[str]) -> list[str]:
 
 
 def read(path: str, load: Callable[[str], Any]) -> dict[str, Any] | None:
-    """What a YAML file of options says; None if it cannot be opened, which the parser will say.
+    """Read a YAML file of options; return None if it cannot be opened, which the parser reports.
 
     Args:
         path: Of the file.
@@ -65,7 +65,7 @@ def read(path: str, load: Callable[[str], Any]) -> dict[str, Any] | None:
 
 
 def place(path: str, keys: Sequence[str]) -> str:
-    """A file and the line of an option, as far as its keys can be followed."""
+    """Return a file and the line of an option, as far as its keys can be followed."""
     node, line = yaml.compose(regular_file.read(path, MOST_BYTES).decode()), None
     for key in keys:
         key_node, node = _items(node).get(key, (None, None))
@@ -76,7 +76,7 @@ def place(path: str, keys: Sequence[str]) -> str:
 
 
 def _items(node: Any) -> dict[str, tuple[Any, Any]]:
-    """Key -> the nodes of key and value; those in init_args too, which no message mentions."""
+    """Map each key to its key and value nodes, those in init_args too, named in no message."""
     if not isinstance(node, yaml.MappingNode):
         return {}
     found = {str(key.value): (key, value) for key, value in node.value}
@@ -91,6 +91,6 @@ def _of_yaml(path: str, error: yaml.YAMLError) -> str:
 
 
 def _beside(path: str) -> str:
-    """The folder of a run has a file of options: one slip further than its trajectory."""
+    """Return the options file of a run's folder, given the folder or its record by mistake."""
     config = Path(path).with_name("config.yaml")
     return f": the options of the run are in {config}" if config.is_file() else ""

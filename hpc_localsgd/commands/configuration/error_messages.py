@@ -66,23 +66,23 @@ _WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "
 
 
 def typed(name: str) -> str:
-    """An option as it is typed on a command line."""
+    """Return an option as it is typed on a command line."""
     return "--" + name.replace("_", "-")
 
 
 def written(name: str) -> str:
-    """An option as it is written in a file."""
+    """Return an option as it is written in a file."""
     return name
 
 
 def keys(message: str) -> list[str]:
-    """Where in the configuration the fault is: names from the outside to the inside."""
+    """Return the place of an error in the configuration: names from the outside to the inside."""
     accused = _NOT_ACCEPTED.search(message)
     return [*_KEY.findall(message), *([accused.group(1)] if accused else [])]
 
 
 def in_words(message: str, options: Sequence[str], show: Show = typed) -> str:
-    """A refusal in one line.
+    """Rewrite the parser's message as one line for a user.
 
     Args:
         message: What jsonargparse said.
@@ -107,7 +107,7 @@ def in_words(message: str, options: Sequence[str], show: Show = typed) -> str:
 
 
 def _no_class(key: str, value: str, show: Show) -> str:
-    """A value that names no class; a number is meant for an option of the class."""
+    """Explain a value that names no class; a number was meant for an option of the class."""
     meant = _NUMBER_OF.get(key)
     if meant and re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?", value):
         known = ", ".join(sorted(choices(key)))
@@ -116,7 +116,7 @@ def _no_class(key: str, value: str, show: Show) -> str:
 
 
 def _unrecognized(words: Sequence[str], options: Sequence[str], show: Show) -> str:
-    """A misspelt option takes its value with it; a word alone is one too many."""
+    """Explain an unknown option, which takes its value with it, or a word too many."""
     for word in words:
         if re.match("-+[A-Za-z]", word):
             name = word.lstrip("-").partition("=")[0]
@@ -135,7 +135,7 @@ def _no_such_option(name: str, options: Sequence[str], show: Show) -> str:
 
 
 def _not_accepted(message: str, key: str, name: str, options: Sequence[str], show: Show) -> str:
-    """The class is there, but has no such option: say which ones it has."""
+    """Explain that a class has no such option, and list those that it has."""
     classes = _CLASS.findall(message)
     if not key or not classes:
         return _no_such_option(name, options, show)
@@ -154,7 +154,7 @@ def _of_other_type(message: str, key: str, show: Show) -> str | None:
 
 
 def _wanted(types: str) -> str | None:
-    """Types in words; None if one of them has none."""
+    """Describe types in words; return None if one of them has no words."""
     if re.search(r"\w", _TYPE.sub("", types)):
         return None
     words = []

@@ -26,7 +26,7 @@ KINDS = (*CHOICES, "optimizer")
 def settle(
     words: Sequence[str], load: Callable[[str], Any], defaults: dict[str, str]
 ) -> tuple[list[str], dict[str, str]]:
-    """Files and command line, with everything left out that belonged to another class.
+    """Merge files and command line, leaving out what belonged to a class that was replaced.
 
     Args:
         words: The expanded command line.
@@ -63,7 +63,7 @@ def settle(
 
 
 def check_rate_is_elsewhere(words: Sequence[str], load: Callable[[str], Any]) -> None:
-    """The learning rate has one place, and it is not the optimiser.
+    """Check that the learning rate is given in one place, which is not the optimiser.
 
     Raises:
         ConfigurationError: It is given to the optimiser.
@@ -88,7 +88,7 @@ def check_rate_is_elsewhere(words: Sequence[str], load: Callable[[str], Any]) ->
 
 
 def _of_words(words: Sequence[str], load: Callable[[str], Any]) -> dict[str, Any]:
-    """The classes and their arguments that a command line gives, as a file would."""
+    """Return the classes and arguments that a command line gives, in the form of a file."""
     said: dict[str, Any] = {}
     for _, option, value in options(words):
         *above, name = [key for key in option.split(".") if key not in ("init_args", "class_path")]
@@ -117,7 +117,7 @@ def _value(text: str, load: Callable[[str], Any]) -> Any:
 
 
 def _arguments(inside: dict[str, Any], key: str) -> dict[str, Any]:
-    """The arguments of the class that an option is, made if they are not there."""
+    """Return the arguments of an option's class, made if they are not there."""
     node = inside.setdefault(key, {})
     if not isinstance(node, dict):
         node = inside[key] = {"class_path": node}
@@ -126,7 +126,7 @@ def _arguments(inside: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _named(source: Any, above: Path = ()) -> Iterator[tuple[Path, str]]:
-    """Where in a source which class is named, from the outside to the inside."""
+    """Yield where in a source which class is named, from the outside to the inside."""
     for name, value in source.items() if isinstance(source, dict) else ():
         if name not in KINDS:
             continue
@@ -140,7 +140,7 @@ def _named(source: Any, above: Path = ()) -> Iterator[tuple[Path, str]]:
 
 
 def _forget(source: dict[str, Any], path: Path) -> None:
-    """Leave out what a source says of an option, whose class is another now."""
+    """Remove what a source says of an option whose class has been replaced."""
     inside: Any = source
     for key in path[:-1]:
         node = inside.get(key)
@@ -151,17 +151,17 @@ def _forget(source: dict[str, Any], path: Path) -> None:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two paths are of one class."""
+    """Return whether two paths name one class."""
     return one == other or (_class(one) is not None and _class(one) is _class(other))
 
 
 def _class(path: str) -> Any:
-    """What a path names; None if there is no such thing, which the parser will say."""
+    """Return what a path names; None if nothing has that name, which the parser reports."""
     with suppress(ImportError, AttributeError, ValueError):
         return class_at(_whole(path))
     return None
 
 
 def _whole(path: str) -> str:
-    """The path of one of torch's optimisers, which may be named without it."""
+    """Return the whole path of one of torch's optimisers, which may be named without it."""
     return f"torch.optim.{path}" if path in vars(torch.optim) else path

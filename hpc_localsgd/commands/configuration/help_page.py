@@ -64,12 +64,12 @@ GROUPS: dict[str, dict[str, str]] = {
 
 
 def asked(argv: Sequence[str]) -> bool:
-    """Tell whether a command line asks for the first page."""
+    """Return whether a command line asks for the first page of help."""
     return bool({"-h", "--help"} & set(argv)) and ALL not in argv
 
 
 def first_page(prog: str, about_it: str = "", own: Iterable[Action] = ()) -> str:
-    """Return the page, as wide as the terminal.
+    """Return the first page of help, as wide as the terminal.
 
     Args:
         prog: The command.
@@ -111,7 +111,7 @@ _OF_ONE = (
 
 
 class _Format(HelpFormatter):
-    """Wraps the words of options, and leaves the lines of examples and paragraphs alone."""
+    """Wraps the text of options, but not the lines of examples and paragraphs."""
 
     def _format_action_invocation(self, action: Action) -> str:
         typed = super()._format_action_invocation(action)
@@ -125,7 +125,7 @@ class _Format(HelpFormatter):
 
 
 def _words(option: str) -> str:
-    """Return what an option means, what it can be, and what it is by default."""
+    """Return the meaning, choices and default of an option."""
     if option == "config":
         return CONFIG_HELP
     if option == "optimizer":
@@ -137,14 +137,14 @@ def _words(option: str) -> str:
 
 
 def about() -> dict[str, str]:
-    """Return what the options mean, in one line each, from the docstring of `Config`."""
+    """Return the meaning of each option, a line each, from the docstring of `Config`."""
     text = cleandoc(Config.__doc__ or "").partition("\nArgs:\n")[2]
     found = re.findall(r"^    (\w+): (.+(?:\n      .+)*)", text, flags=re.MULTILINE)
     return {name: " ".join(words.split()) for name, words in found}
 
 
 def names(option: str) -> Iterator[str]:
-    """Yield the names that an option can be, if it is one of a file each or of a class each."""
+    """Yield the names that an option can take, if each is a file or a class."""
     here = Path(__file__).parents[2]
     if option == "task":
         for file in (here / "tasks").glob("*.py"):
@@ -170,5 +170,5 @@ def _default(field: Field[object]) -> str:
 
 
 def _short(thing: object) -> str:
-    """Return an object as it is made, or what of it is not as its class has it."""
+    """Return an object as it is made, with the arguments that differ from its class's defaults."""
     return repr(thing) if len(repr(thing)) <= WHOLE else legend(thing)

@@ -33,7 +33,7 @@ class HelpText(DefaultHelpFormatter):
 
 
 def _default(option: str, default: Any) -> str:
-    """The short name of a default, which is a class path among other things."""
+    """Return the default of an option, a class path by its short name."""
     inside = default if isinstance(default, dict) else getattr(default, "__dict__", {})
     return name_at(option, inside["class_path"]) if "class_path" in inside else str(default)
 
@@ -43,5 +43,5 @@ def _typed(name: str) -> str:
 
 
 def _with_hyphens(text: str) -> str:
-    """Names of options only: behind them stand their values in capitals."""
+    """Write names of options, but not the values in capitals behind them, with hyphens."""
     return re.sub(r"--[a-z_.]+", lambda match: _typed(match.group()), text)

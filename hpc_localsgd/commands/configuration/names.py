@@ -37,7 +37,7 @@ NO_OPTIONS = ("params", "lr")  # parameters of an optimiser that are set elsewhe
 
 @cache
 def choices(option: str) -> dict[str, str]:
-    """Short name -> class path of everything an option can be."""
+    """Map the short names of everything an option can be to class paths."""
     base, where = CHOICES[option]
     found = {}
     for module in _modules(where):
@@ -56,7 +56,7 @@ def _modules(where: str) -> list[Any]:
 
 
 def short_name(option: str, value: Any) -> Any:
-    """A class path for a short name, when `option` is one that takes a class.
+    """Return the class path for a short name, if `option` takes a class.
 
     Raises:
         ConfigurationError: No such name; lists the known ones.
@@ -76,34 +76,34 @@ def short_name(option: str, value: Any) -> Any:
 
 
 def unknown(option: str, value: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
-    """The answer to a name that does not exist: the nearest one, and all of them."""
+    """Answer a name that does not exist with the nearest one, and all of them."""
     near = nearest(value, known) or nearest(value, also)
     guess = f"did you mean {near!r}? " if near else ""
     return f"unknown {option} {value!r} - {guess}({', '.join(sorted(known))})"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, whatever its capitals."""
+    """Return the known name that was probably meant, ignoring capitals."""
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return by_lower[near[0]] if near else None
 
 
 def optimizers() -> list[str]:
-    """Names of torch's optimisers."""
+    """Return the names of torch's optimisers."""
     base = torch.optim.Optimizer
     found = {k: v for k, v in vars(torch.optim).items() if isinstance(v, type) and v is not base}
     return sorted(name for name, item in found.items() if issubclass(item, base))
 
 
 def class_at(path: str) -> Any:
-    """What a dotted path names."""
+    """Import what a dotted path names."""
     module, name = path.rsplit(".", 1)
     return getattr(import_module(module), name)
 
 
 def name_at(option: str, path: str) -> str:
-    """The name a person types for a class path, which may be one that is nowhere."""
+    """Return the name a user types for a class path, even if nothing has that path."""
     known = choices(option) if option in CHOICES else {}
     module, _, name = path.rpartition(".")
     item = getattr(sys.modules.get(module), name, None)  # a record's path is never imported
@@ -112,7 +112,7 @@ def name_at(option: str, path: str) -> str:
 
 
 def options_at(path: str) -> list[str]:
-    """Names of the options a class has."""
+    """Return the names of the options of a class."""
     parameters = inspect.signature(class_at(path)).parameters.values()
     named = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     named = [name for name in named if not name.startswith("_")]

@@ -27,7 +27,7 @@ OPTIMIZER: dict[str, Any] = {
 
 
 class _Made:
-    """Makes an object of a class that is imported then.
+    """Makes an object of a class that is imported only then.
 
     Attributes:
         named: The short name of the class, which is that of its file.
@@ -38,7 +38,7 @@ class _Made:
         self.named = self._module.rpartition(".")[2]
 
     def __call__(self) -> Any:
-        """Import the class, and make an object of it."""
+        """Import the class and make an object of it."""
         return getattr(import_module(self._module), self._name)()
 
 

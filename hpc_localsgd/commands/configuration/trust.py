@@ -49,7 +49,7 @@ _KEPT = ("import_path_verdicts", "import_paths_enforced")  # of jsonargparse's s
 
 @dataclass
 class _Guard:
-    """Who wrote what is being parsed, and which modules the person trusts."""
+    """Origin of the text being parsed, and the modules that the user trusts."""
 
     recorded: bool = False
     trusted: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ _GUARD: ContextVar[_Guard | None] = ContextVar("guard", default=None)
 
 @contextmanager
 def guarded(trusted: Sequence[str] = (), recorded: bool = False) -> Iterator[None]:
-    """Let a parser import what `vet` has let through, and nothing else.
+    """Let a parser import what `vet` has accepted, and nothing else.
 
     Inside another guard there is nothing to do: that one holds.
 
@@ -83,14 +83,14 @@ def guarded(trusted: Sequence[str] = (), recorded: bool = False) -> Iterator[Non
 
 
 def look_at(path: str) -> None:
-    """Take what is parsed for recorded if this file of options lies beside the record of a run."""
+    """Treat as recorded an options file that lies beside the record of a run."""
     guard = _GUARD.get()
     if guard is not None and Path(path).with_name("trajectory.h5").exists():
         guard.recorded = True
 
 
 def check_whole(value: Any) -> Any:
-    """What was loaded from a text; of a record it must not lead to other files.
+    """Check that what was loaded from a recorded text leads to no other files; return it.
 
     Raises:
         ConfigurationError: It would.
@@ -102,12 +102,12 @@ def check_whole(value: Any) -> Any:
 
 
 def trusted_in(words: Sequence[str]) -> list[str]:
-    """The modules that a command line trusts; no file can say so."""
+    """Return the modules that a command line trusts; a file cannot name any."""
     return values_of("--trust", words)
 
 
 def chosen(option: str, value: Any) -> Any:
-    """The class path that the value of an option means, if it takes a class and may name this one.
+    """Return the class path that an option's value means, if the option takes a class; check it.
 
     Raises:
         ConfigurationError: No such class, or one that may not be named.
@@ -125,7 +125,7 @@ def chosen(option: str, value: Any) -> Any:
 
 
 def vet(option: str, path: Any) -> None:
-    """Refuse a class path that may not be named, before it is imported where it is a stranger's.
+    """Refuse a class path that may not be named, before anything untrusted is imported.
 
     Args:
         option: What takes the class, the last part of its name. Of options that are not known here
@@ -161,7 +161,7 @@ def vet(option: str, path: Any) -> None:
 
 
 def _packages(top: str, path: str, guard: _Guard) -> list[str]:
-    """Where a class of the person's may find further ones that its own options name."""
+    """Return the packages in which a user's class may find further classes named by its options."""
     return [each for each in guard.trusted if _within(path, [each])] if guard.recorded else [top]
 
 
@@ -170,7 +170,7 @@ def _within(path: str, modules: Sequence[str]) -> bool:
 
 
 def _item(option: str, path: str, may_import: bool) -> Any:
-    """What a dotted path names; None if there is no such thing among what is loaded."""
+    """Return what a dotted path names; None if nothing loaded has that name."""
     module, _, name = path.rpartition(".")
     if not may_import:
         return getattr(sys.modules.get(module), name, None)
@@ -185,7 +185,7 @@ def _item(option: str, path: str, may_import: bool) -> Any:
 
 
 def _no_such_class(option: str, path: str) -> str:
-    """The answer to what is no class of the kind: which ones there are."""
+    """Explain that something is no class of the kind, and list those that are."""
     if option not in KINDS:
         return f"class_path {path} is not a class that can be an option here"
     known = sorted(choices(option)) if option in CHOICES else optimizers()
@@ -200,14 +200,14 @@ def _no_such_class(option: str, path: str) -> str:
 
 @cache
 def _shipped() -> tuple[str, ...]:
-    """Every name of every class of our kinds that this package and torch ship."""
+    """Return every name of every class of our kinds that this package and torch ship."""
     ours = [class_at(path) for option in CHOICES for path in choices(option).values()]
     torchs = [getattr(torch.optim, name) for name in optimizers()]
     return tuple(dict.fromkeys(name for item in (*ours, *torchs) for name in _names(item)))
 
 
 def _names(item: type) -> list[str]:
-    """Where a class is found: in its module, and in the packages above that export it."""
+    """Return the names of a class: in its module, and in the packages above that export it."""
     parts = item.__module__.split(".")
     modules = [".".join(parts[: i + 1]) for i in range(len(parts))]
     there = [m for m in modules if getattr(sys.modules.get(m), item.__name__, None) is item]

@@ -34,7 +34,7 @@ _TEXTS = {"out", "device", "fabric"}
 
 
 def check(options: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """Look at every value of parsed options, those within classes too.
+    """Check every value of the parsed options, those within classes too.
 
     Args:
         options: Name -> value; of a class its path and arguments, as a parser gives them.
@@ -51,7 +51,7 @@ def check(options: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
 
 
 def _fault(name: str, value: Any, hint: Any) -> str | None:
-    """What is wrong with one value; None if nothing is."""
+    """Return what is wrong with a value; None if nothing is."""
     if value is None:
         return None if hint is None or _may_be_none(hint) else "give it a value, or leave it out"
     if isinstance(value, str):
@@ -78,7 +78,7 @@ def _fault(name: str, value: Any, hint: Any) -> str | None:
 
 
 def _leaves(path: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Every value in a value, with its name and type."""
+    """Yield every value within a value, with its name and type."""
     inside = value if isinstance(value, Mapping) else getattr(value, "__dict__", None)
     if inside is not None and "class_path" in inside:
         arguments = inside.get("init_args")
@@ -94,7 +94,7 @@ def _leaves(path: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _hints(path: str) -> dict[str, Any]:
-    """Argument -> type; of a dataclass only whether it may be None, which its text says."""
+    """Map argument to type; for a dataclass only to whether it may be None, checked by its text."""
     if is_dataclass(class_at(path)):
         told = {field.name: str(field.type) for field in fields(class_at(path))}
         return {name: Any if "None" in text else object for name, text in told.items()}

@@ -27,12 +27,12 @@ _own: ContextVar[bool] = ContextVar("_own", default=False)
 
 
 class AsTyped(yaml.SafeLoader):
-    """Mappings and lists of text; a key stands once, and no value is left empty."""
+    """YAML loader that keeps scalars as text and refuses repeated keys and empty values."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {"<": [(f"{_TAG}merge", re.compile("<<$"))]}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """A part of the document; one that is mentioned again and again grows without end."""
+        """Return a part of the document; refuse one whose repeated aliases grow without bound."""
         if self.check_event(yaml.AliasEvent):
             self.aliases = getattr(self, "aliases", 0) + 1
             if self.aliases > MOST_ALIASES:
@@ -40,7 +40,7 @@ class AsTyped(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, checked.
+        """Return a mapping, checked.
 
         Raises:
             yaml.YAMLError: A key stands twice, or has no value.
@@ -61,7 +61,7 @@ def _fault(text: str, node: Any) -> yaml.YAMLError:
 
 
 def load(text: str) -> Any:
-    """Mappings, lists and text, out of YAML.
+    """Load mappings, lists and text from YAML.
 
     Raises:
         yaml.YAMLError: It is no YAML, or nests deeper than anything that has a meaning.
@@ -78,7 +78,7 @@ def load(text: str) -> Any:
 
 @contextmanager
 def of_its_own() -> Iterator[None]:
-    """For a while: texts were not typed but written by YAML, whose numbers are numbers."""
+    """Resolve numbers in the texts that are loaded meanwhile: YAML wrote them, not a user."""
     before = _own.set(True)
     try:
         yield
@@ -87,7 +87,7 @@ def of_its_own() -> Iterator[None]:
 
 
 def read_numbers_as_typed() -> None:
-    """Let jsonargparse make numbers of decimal digits alone, where an option wants a number."""
+    """Make jsonargparse read a number only from decimal digits, where an option wants a number."""
     loader = get_yaml_default_loader()
     kept = {
         first: [(tag, form) for tag, form in forms if tag not in (f"{_TAG}int", f"{_TAG}float")]

@@ -30,12 +30,12 @@ A_RANK = 4  # points of a rank between two writes to the disk
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate a slice as the command line says; returns the exit status."""
+    """Evaluate a slice as the command line says; return the exit status."""
     return measure(argv, PROG, parse, landscape)
 
 
 def landscape(options: Options, world: World) -> None:
-    """All ranks together: rank 0 reads, decides and writes.
+    """Evaluate on all ranks together: rank 0 reads, decides and writes.
 
     Raises:
         ConfigurationError: On all ranks alike.
@@ -74,7 +74,7 @@ def landscape(options: Options, world: World) -> None:
 
 
 def _task(text: str, options: Options, world: World, runs: Runs | None) -> Task:
-    """The task that the run recorded, made anew on this rank."""
+    """Make the task that the run recorded, on this rank."""
     from hpc_localsgd.commands.sharpness.options import Options as Curvature
     from hpc_localsgd.commands.sharpness.subject import rebuilt
 
@@ -89,7 +89,7 @@ def _task(text: str, options: Options, world: World, runs: Runs | None) -> Task:
 
 
 def _basis(world: World, found: Slice | None, d: int, P: int) -> Any:
-    """Origin and directions of rank 0 on every rank: float64 ``[1 + d, P]``."""
+    """Return the origin and directions of rank 0 on every rank: float64 ``[1 + d, P]``."""
     import torch
 
     row = torch.zeros(1, (1 + d) * P, dtype=torch.float64, device=world.device)
@@ -106,7 +106,7 @@ def _blocks(missing: list[int], size: int) -> list[np.ndarray]:
 def _shared(
     world: World, surface: Surface, basis: Any, axes: list[list[float]], index: np.ndarray
 ) -> np.ndarray:
-    """Values ``[n, 3]`` of the points with these flat indices; each rank evaluates its share."""
+    """Return values ``[n, 3]`` at these flat indices; each rank evaluates its share."""
     import torch
 
     shape = tuple(len(axis) for axis in axes)
@@ -133,7 +133,7 @@ def _progress(store: Store, missing: list[int], index: np.ndarray) -> None:
 
 
 def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
-    """Rank 0: draw the file, and say what is in it."""
+    """Draw the file and say what is in it, on rank 0."""
     from hpc_localsgd.analysis.draw_landscape import draw_landscape
     from hpc_localsgd.analysis.landscape import Landscape
     from hpc_localsgd.analysis.report.album import Album

@@ -14,7 +14,7 @@ BLOCK = 1 << 20  # parameters that are looked at in float64 at a time
 def filter_normalised(
     x: np.ndarray, shapes: Sequence[tuple[int, ...]], count: int, seed: int
 ) -> np.ndarray:
-    """Random directions in which every filter is as long as the model's own. ``[count, P]``.
+    """Draw random directions, every filter as long as the model's own: ``[count, P]``.
 
     A filter is a slice along the first axis of a tensor: the weights into one output. Vectors
     (biases, parameters of norms) do not move.
@@ -50,7 +50,7 @@ def _as_long_as(drawn: np.ndarray, weights: np.ndarray, shape: tuple[int, ...]) 
 
 
 def principal(points: np.ndarray, origin: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Principal directions of points about an origin.
+    """Return the principal directions of points about an origin.
 
     Unit vectors ``[count, P]``, and the shares ``[count]`` of the points' squared distances.
 
@@ -91,7 +91,7 @@ def principal(points: np.ndarray, origin: np.ndarray, count: int) -> tuple[np.nd
 def coordinates(
     points: np.ndarray, origin: np.ndarray, directions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where points are in the slice ``[m, d]``, and their distances from it ``[m]``.
+    """Return coordinates of points in the slice ``[m, d]``, and their distances from it ``[m]``.
 
     Orthogonal projection; the directions need not be orthogonal.
 

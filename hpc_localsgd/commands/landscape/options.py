@@ -20,7 +20,7 @@ REACH = {"between": 0.5, "random": 1.0, "pca": 0.25}
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of `landscape`.
+    """Options of `landscape`.
 
     Args:
         run: The run: its folder, or its trajectory.h5.
@@ -70,7 +70,7 @@ class Options:
     trust: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for what makes no sense."""
+        """Check the values; raise ConfigurationError for impossible ones."""
         if self.points < 2 or self.chunk < 1 or self.samples < 0:
             raise ConfigurationError(
                 f"--points {self.points} --chunk {self.chunk} --samples {self.samples}: there are "
@@ -93,7 +93,7 @@ class Options:
 
     @property
     def kind(self) -> str:
-        """between, random or pca."""
+        """Kind of the slice: between, random or pca."""
         if self.directions != "auto":
             return self.directions
         return "pca" if self.other is None else "between"
@@ -104,14 +104,14 @@ class Options:
         return 1 if self.kind == "between" else self.dimensions
 
     def settings(self) -> dict[str, Any]:
-        """Everything that the numbers depend on, but for the runs themselves."""
+        """Return everything that the numbers depend on, except the runs themselves."""
         given = {k: v for k, v in asdict(self).items() if k not in _ELSEWHERE}
         reach = REACH[self.kind] if self.reach is None else self.reach
         return {**given, "directions": self.kind, "dimensions": self.d, "reach": reach}
 
 
 def parse(argv: Sequence[str]) -> Options:
-    """The options of a command line.
+    """Parse the options of a command line.
 
     Raises:
         ConfigurationError: Unknown options or values.
@@ -127,7 +127,7 @@ def parse(argv: Sequence[str]) -> Options:
 
 
 def parser() -> ArgumentParser:
-    """The options of landscape."""
+    """Return the parser of landscape."""
     from jsonargparse import ArgumentParser
 
     from hpc_localsgd.commands.configuration.config import add_trust

@@ -18,7 +18,7 @@ Shapes = Sequence[tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Slice:
-    """A line or a plane, and where the snapshots of the run are in it.
+    """A line or a plane, and the positions of the run's snapshots in it.
 
     Attributes:
         origin: ``[P]`` float64.
@@ -40,13 +40,13 @@ class Slice:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Points along each direction."""
+        """Number of points along each direction."""
         return tuple(len(axis) for axis in self.axes)
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The run that is looked at, and the other one if there is one.
+    """The run that is examined, and the other one if there is one.
 
     Attributes:
         run: The run.
@@ -62,7 +62,7 @@ class Runs:
 
 
 def open_runs(options: Options) -> Runs:
-    """The runs of the options, if they have snapshots.
+    """Open the runs of the options; raise ConfigurationError if they have no snapshots.
 
     Raises:
         ConfigurationError: No run, another schema, no snapshots, or models of another size.
@@ -91,7 +91,7 @@ def open_runs(options: Options) -> Runs:
 
 
 def slice_of(runs: Runs, shapes: Shapes, options: Options) -> Slice:
-    """The slice that is asked for.
+    """Return the slice that is asked for.
 
     Args:
         runs: With snapshots.
@@ -125,14 +125,14 @@ def slice_of(runs: Runs, shapes: Shapes, options: Options) -> Slice:
 def _path(
     runs: Runs, origin: np.ndarray, directions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, positions and distances of the snapshots, one in memory at a time."""
+    """Return steps, positions and distances of the snapshots, one in memory at a time."""
     found = [(step, *coordinates(x[None], origin, directions)) for step, x in _finite(runs)]
     steps, positions, off = zip(*found, strict=True)
     return np.array(steps), np.concatenate(positions), np.concatenate(off)
 
 
 def _finite(runs: Runs) -> Iterator[tuple[int, np.ndarray]]:
-    """Steps and mean models ``[P]`` of the snapshots that are finite.
+    """Yield steps and mean models ``[P]`` of the snapshots that are finite.
 
     Raises:
         ConfigurationError: None is.
@@ -155,7 +155,7 @@ def _ends(runs: Runs, options: Options) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _model(run: Trajectory, step: int | None) -> np.ndarray:
-    """A mean model ``[P]`` in float64."""
+    """Return a mean model ``[P]`` in float64."""
     try:
         snapshot = run.snapshot(step)
     except TrajectoryError as error:

@@ -24,14 +24,14 @@ ABOUT = {
 
 
 class Store:
-    """A ``landscape.h5`` in the layout of `analysis.landscape`, open to be filled.
+    """A ``landscape.h5`` in the layout of `analysis.landscape`, open for writing.
 
     Attributes:
         path: The file.
     """
 
     def __init__(self, runs: Runs, found: Slice, options: Options) -> None:
-        """Make the file, or open the one that is there and of the same settings.
+        """Make the file, or open an existing one of the same settings.
 
         Raises:
             ConfigurationError: It is of other settings or runs, or cannot be written.
@@ -57,7 +57,7 @@ class Store:
         return np.flatnonzero(self._file["done"][:].ravel() == 0)
 
     def add(self, index: np.ndarray, values: np.ndarray) -> None:
-        """Write values ``[n, 3]`` of the points with these flat indices, to the disk."""
+        """Write values ``[n, 3]`` at these flat indices, and flush to disk."""
         places = np.unravel_index(index, self._file["done"].shape)
         for j, name in enumerate(NAMES):
             self._put(f"value/{name}", places, values[:, j])

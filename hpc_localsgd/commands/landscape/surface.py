@@ -46,7 +46,7 @@ class Surface:
 
     @torch.no_grad()
     def at(self, x: Vector) -> np.ndarray:
-        """``[3]`` float64 at x [P]: training loss, test loss, test accuracy; NaN without a test."""
+        """Return training loss, test loss and accuracy at x [P]: float64 ``[3]``, NaN if none."""
         task = self._task
         buffers = task.buffers[0]
         if buffers.numel():
@@ -60,7 +60,7 @@ class Surface:
 
 
 def shapes_of(task: Task) -> list[tuple[int, ...]]:
-    """Shapes of the model's tensors, in the order of the vector.
+    """Return the shapes of the model's tensors, in the order of the vector.
 
     A task that has no layout says only how long they are; those with weight decay then count as one
     filter each, the others as vectors.

@@ -10,7 +10,7 @@ FEW = (2, 4)  # samples of the steps that are measured
 
 
 def activations(task: Task, micro_batch: int) -> float:
-    """Bytes that autograd keeps between the forward and the backward pass of so many samples.
+    """Return the bytes autograd keeps from the forward to the backward pass of so many samples.
 
     A step of 2 samples and one of 4 are measured, and the straight line through them is followed:
     what is kept grows with the samples, apart from what belongs to the weights. Fused kernels keep
@@ -28,7 +28,7 @@ def activations(task: Task, micro_batch: int) -> float:
 
 
 def _kept(task: Task, samples: int) -> int:
-    """Bytes kept by a step of the worker's first samples, each storage once."""
+    """Return the bytes kept by a step of the worker's first samples, each storage once."""
     inputs, targets = (part[:, :samples].clone() for part in task.batch([0], 0))
     own = {task.x.untyped_storage().data_ptr(), task.buffers.untyped_storage().data_ptr()}
     kept: dict[int, torch.Tensor] = {}  # alive until the end, so that no address comes twice

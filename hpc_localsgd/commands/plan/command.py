@@ -24,7 +24,7 @@ PROG = "python -m hpc_localsgd plan"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the plan of a run; returns the exit status, 2 for a fault of the request."""
+    """Print the plan of a run; return the exit status, 2 for invalid input."""
     share_cores(os.environ)  # before torch and MPI are imported
     launch = detect(os.environ)
     try:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def plan(argv: Sequence[str], launch: Launch) -> str:
-    """The page, or JSON; empty on ranks other than 0.
+    """Return the plan as a page or as JSON; "" on ranks other than 0.
 
     Raises:
         ConfigurationError: What train would refuse, it refuses too.
@@ -70,7 +70,7 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
 
 
 def parser() -> ArgumentParser:
-    """The options of train, and those of a plan."""
+    """Return the parser: the options of train, and those of a plan."""
     from hpc_localsgd.commands.configuration import config
     from hpc_localsgd.commands.plan.planned_run import Options
 
@@ -87,7 +87,7 @@ def parser() -> ArgumentParser:
 
 
 def _print(text: str) -> None:
-    """In one piece, and readable on a terminal that knows fewer letters."""
+    """Print in one piece, replacing characters that the terminal does not have."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     sys.stdout.flush()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def as_json(report: Report) -> str:
-    """The report for machines. Keys are only ever added; what is not known is null."""
+    """Return the report as JSON. Keys are only ever added; what is unknown is null."""
     planned, plan = report.planned, report.plan
     content = {
         "run": {
@@ -90,7 +90,7 @@ def _stretch(stretch: Stretch) -> dict[str, float]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null."""
+    """Replace NaN and infinities, which JSON does not have, by null."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):

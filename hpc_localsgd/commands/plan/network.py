@@ -32,7 +32,7 @@ REPEATS, WARM_UP = 7, 2
 
 
 def chosen(config: Config, model_bytes: int, launch: Launch) -> Network:
-    """The network the options name; `measured` is a collective of all ranks.
+    """Return the network the options name; `measured` is a collective of all ranks.
 
     Raises:
         ConfigurationError: Unknown name, or nothing to measure because one process was started.
@@ -53,7 +53,7 @@ def chosen(config: Config, model_bytes: int, launch: Launch) -> Network:
 
 
 def measure(world: World, sizes_bytes: list[int]) -> Network:
-    """The alpha-beta model of this world's averages. A collective; the same on every rank."""
+    """Fit the alpha-beta model to this world's averages. A collective; equal on every rank."""
     with world.ledger.unbilled():
         seconds = [_seconds_of_mean(world, size) for size in sizes_bytes]
     seconds = [float(s) for s in world.gather(_row(seconds, world)).mean(0)]
@@ -62,7 +62,7 @@ def measure(world: World, sizes_bytes: list[int]) -> Network:
 
 
 def _seconds_of_mean(world: World, nbytes: int) -> float:
-    """Median seconds of one average."""
+    """Return the median seconds of one average."""
     x = torch.zeros(len(world.ranks), nbytes // 4, device=world.device)
     took = []
     for _ in range(WARM_UP + REPEATS):

@@ -26,7 +26,7 @@ FEW = 8  # stretches that are all shown; more are gathered by the power of two o
 
 
 def page(report: Report, coloured: bool = False) -> str:
-    """The report as text; coloured is for a terminal."""
+    """Format the report as text; coloured is for a terminal."""
     console = Console(width=WIDTH, highlight=False, force_terminal=coloured, no_color=not coloured)
     with console.capture() as captured:
         console.print(Group(*_sections(report)))
@@ -85,14 +85,14 @@ def _rounds(report: Report) -> RenderableType:
 
 
 def _cut(plan: Preview) -> str:
-    """What the end of the run does to the last round."""
+    """Say what the end of the run does to the last round."""
     if not plan.forced:
         return ""
     return f", cut from {grouped(plan.asked)} by the end" if plan.asked <= plan.steps else ", cut"
 
 
 def _curves(plan: Preview) -> Iterator[RenderableType]:
-    """Learning rate and H along the run, where they change."""
+    """Yield the learning rate and H along the run, where they change."""
     curves = {
         "learning rate": [lr for _, lr, _ in plan.curve],
         "H, log scale": [math.log(H) for _, _, H in plan.curve],
@@ -124,14 +124,14 @@ def _stretches(plan: Preview) -> Table:
 
 
 def _gathered(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
-    """Each by itself if there are few, else those whose H lies between the same powers of 2."""
+    """Return stretches singly if few, else grouped by H between the same powers of 2."""
     if len(stretches) <= FEW:
         return [[stretch] for stretch in stretches]
     return [list(same) for _, same in groupby(stretches, key=lambda s: s.H.bit_length())]
 
 
 def _way(first: float, high: float, last: float) -> str:
-    """`0 .. 0.1 .. 0.05`: from, by way of, to; each named once."""
+    """Format ``0 .. 0.1 .. 0.05`` (first, highest, last), each number once."""
     known = [f"{lr:.3g}" for lr in (first, high, last)]
     return " .. ".join(lr for lr, _ in groupby(known))
 
@@ -209,7 +209,7 @@ def _epochs(plan: Preview, steps: int) -> str:
 
 
 def _number(value: float) -> str:
-    """Three or four digits, whole numbers whole."""
+    """Format a number with three or four digits, whole numbers whole."""
     return grouped(value) if value >= 1000 or value == round(value) else f"{value:.3g}"
 
 

@@ -23,7 +23,7 @@ TENSORS = 16  # a model of which only P is known is taken for so many equal tens
 
 @dataclass
 class Options:
-    """What a plan asks beyond the options of the run.
+    """Options of `plan` beyond those of the run.
 
     Args:
         step_time: Seconds of one local step, from a short run; gives the time of the whole run.
@@ -57,7 +57,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Subject:
-    """A run that is not going to be started here.
+    """A run that is planned but not started.
 
     Attributes:
         config: Its options.
@@ -94,7 +94,7 @@ class Subject:
 
 
 def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
-    """The run of these options, with one worker's model at most.
+    """Make the run of these options, with one worker's model at most.
 
     Raises:
         ConfigurationError: Contradictions, or data that is missing.
@@ -136,7 +136,7 @@ def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
 
 @dataclass(frozen=True)
 class _Weighed:
-    """What was learnt from the task, see `Subject`."""
+    """Sizes learnt from the task, see `Subject`."""
 
     model: Footprint
     buffers: int
@@ -146,7 +146,7 @@ class _Weighed:
 
 
 def _weighed(config: Config, options: Options, setting: Setting) -> _Weighed:
-    """The model's footprint, its buffers, the number of training samples, and activations."""
+    """Return the model's sizes, its buffers, the number of training samples, and activations."""
     given = options.parameters, options.samples
     itemsize = setting.dtype.itemsize
     if given[0] is not None and given[1] is not None:
@@ -167,7 +167,7 @@ def _weighed(config: Config, options: Options, setting: Setting) -> _Weighed:
 
 
 def _built(spec: TaskSpec, setting: Setting) -> tuple[Task, bool]:
-    """The task; if its data is not here, one of the published size in its place (and True)."""
+    """Make the task; without its data, one of the published size in its place (and True)."""
     try:
         return built(spec, setting), False
     except ConfigurationError as error:
@@ -180,6 +180,6 @@ def _built(spec: TaskSpec, setting: Setting) -> tuple[Task, bool]:
 
 
 def _even(P: int, itemsize: int) -> Footprint:
-    """P parameters in tensors of nearly equal length."""
+    """Return the sizes of P parameters in tensors of nearly equal length."""
     parts = min(TENSORS, P)
     return Footprint(tuple((i + 1) * P // parts - i * P // parts for i in range(parts)), itemsize)

@@ -31,7 +31,7 @@ ALL_WORKERS = 2**20  # parameters of all small models together, however many wor
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes a worker keeps, if it has a process of its own; activations are NaN if not measured."""
+    """Bytes of a worker that has a process of its own; activations are NaN if not measured."""
 
     parameters: float
     gradients: float
@@ -41,13 +41,13 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All that is known."""
+        """Sum of all that is known."""
         known = 0.0 if math.isnan(self.activations) else self.activations
         return self.checkpointed + self.gradients + known
 
     @property
     def checkpointed(self) -> float:
-        """What of it a checkpoint holds."""
+        """Part of it that a checkpoint holds."""
         return self.parameters + self.optimiser + self.algorithm
 
 
@@ -86,7 +86,7 @@ class Rehearsal:
         self._world.ledger.take()
 
     def __call__(self, now: Now) -> float:
-        """Seconds a worker spends in the exchanges of the round that `now` ends."""
+        """Return the seconds a worker spends in the exchanges of the round that `now` ends."""
         algorithm, world, x, g = self._algorithm, self._world, self.x, self._g
         for h in range(now.H if _steps_matter(algorithm) else 0):
             step = replace(now, t=now.t - now.H + 1 + h, h=h)
@@ -101,7 +101,7 @@ class Rehearsal:
         return world.ledger.take().close().transfer_s
 
     def memory(self) -> Memory:
-        """Bytes a worker keeps, from what has been seen so far."""
+        """Return the bytes a worker keeps, from the rounds seen so far."""
         copy = self._model.nbytes * self._scale
         remembered = self._remembered / self._model.P
         return Memory(
@@ -114,29 +114,29 @@ class Rehearsal:
 
 
 class _Rehearsed(Simulated):
-    """Nothing is computed meanwhile here: an average under way is billed as one waited for."""
+    """World without computation: an overlapped average is billed as one that is waited for."""
 
     def begin_mean(self, x: Rows, keep: bool = True) -> Pending:
-        """The average, done at once."""
+        """Return the average, computed at once."""
         del keep
         row = self.mean(x.clone())[0]
         return Pending(row, lambda: None, self.ledger, 0.0)
 
 
 def _shrunk(model: Footprint, most: int) -> Footprint:
-    """The model with its tensors shortened in proportion, to about `most` parameters."""
+    """Return the model with its tensors shortened in proportion, to about `most` parameters."""
     scale = max(1.0, model.P / most)
     return replace(model, sizes=tuple(max(1, round(size / scale)) for size in model.sizes))
 
 
 def _steps_matter(algorithm: Algorithm) -> bool:
-    """Whether the algorithm does anything between exchanges."""
+    """Return whether the algorithm does anything between exchanges."""
     kind = type(algorithm)
     return kind.on_gradient is not Algorithm.on_gradient or kind.on_step is not Algorithm.on_step
 
 
 def _numbers(state: Any, K: int) -> float:
-    """Numbers of one worker in the tensors of a state, counters [] left out.
+    """Count one worker's numbers in the tensors of a state, without counters [].
 
     Rows [K, ...] are shared out among the workers, vectors are not.
     """

@@ -76,7 +76,7 @@ def report(planned: Subject, network: Network, options: Options) -> Report:
 
 
 def _check_patience(planned: Subject) -> None:
-    """Whether there are no more rounds than can be looked at one by one, by some of their lengths.
+    """Check, by a sample of their lengths, that there are not too many rounds to plan singly.
 
     Raises:
         ConfigurationError: There are.
@@ -108,7 +108,7 @@ def _preview(planned: Subject, network: Network, rehearsal: Rehearsal, options: 
 
 
 def _payload(planned: Subject, rehearsal: Rehearsal, now: Now) -> Any:
-    """Bytes of the algorithm, and of optimiser and BatchNorm where they are averaged."""
+    """Return the bytes of the algorithm, and of optimiser and BatchNorm where averaged."""
     config, model, K = planned.config, planned.model, planned.workers
     if K == 1:
         return 0.0
@@ -122,7 +122,7 @@ def _payload(planned: Subject, rehearsal: Rehearsal, now: Now) -> Any:
 
 
 def _momentum(optimizer: torch.optim.Optimizer) -> float | None:
-    """Of SGD; None for other optimisers."""
+    """Return the momentum of SGD; None for other optimisers."""
     if not isinstance(optimizer, torch.optim.SGD):
         return None
     return float(optimizer.param_groups[0]["momentum"])
@@ -134,7 +134,7 @@ def _evaluate_every(planned: Subject) -> int:
 
 
 def _disk(planned: Subject, plan: Preview, memory: Memory) -> DiskEstimate:
-    """Rounds, the loss of each worker and round, evaluations, snapshots, and checkpoints."""
+    """Estimate the disk use of rounds, losses, evaluations, snapshots and checkpoints."""
     config, K = planned.config, planned.workers
     found, spread = probes(config, planned.units)
     values, snapshots = plan.rounds * K + _times(spread.every, plan), 0
@@ -160,5 +160,5 @@ def _disk(planned: Subject, plan: Preview, memory: Memory) -> DiskEstimate:
 
 
 def _times(every: int, plan: Preview) -> int:
-    """How often something with this cadence happens, step 0 and the end included."""
+    """Return how often something with this cadence happens, step 0 and the end included."""
     return -(-plan.steps // every) + 1 if every else 0

@@ -15,7 +15,7 @@ PATIENCE_S = 10.0  # a busy controller may be slow, and a plan does not depend o
 
 
 def job_limit_s(environ: Mapping[str, str] = os.environ) -> float:
-    """Seconds this job may last in all; NaN outside a job, or where Slurm does not say."""
+    """Return the seconds this job may last in all; NaN outside a job, or if Slurm does not say."""
     job, squeue = environ.get("SLURM_JOB_ID"), shutil.which("squeue", path=environ.get("PATH"))
     if not job or squeue is None:
         return math.nan

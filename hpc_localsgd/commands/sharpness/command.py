@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure as the command line says; returns the exit status."""
+    """Measure as the command line says; return the exit status."""
     return measure(argv, PROG, parse, sharpness)
 
 
 def sharpness(options: Options, world: World) -> None:
-    """Rank 0 opens the run and drives; the others serve.
+    """Measure a run: rank 0 opens and drives, the others serve.
 
     Raises:
         ConfigurationError: On all ranks alike.
@@ -88,7 +88,7 @@ def _drive(subject: Subject, team: Team, options: Options) -> None:
 def _one(
     subject: Subject, store: Store, measurer: Measurer, step: int, place: str
 ) -> Sequence[str]:
-    """Measure one snapshot; what there is to note about it."""
+    """Measure one snapshot; return notes on it."""
     import numpy as np
 
     from hpc_localsgd.trajectory import TrajectoryError
@@ -113,14 +113,14 @@ def _one(
 
 
 def _precision(subject: Subject) -> float:
-    """Of the numbers in the snapshots: workers that differ by less are equal."""
+    """Return the precision of the snapshots: workers that differ by less are equal."""
     import torch
 
     return torch.finfo(getattr(torch, subject.run.config.get("snapshot_dtype", "float32"))).eps
 
 
 def _standing(subject: Subject) -> Sequence[str]:
-    """What there is to say about a run that has not ended as it should."""
+    """Return notes on a run that has not ended as it should."""
     if subject.run.status == "running":
         return ["The run has not ended: it is going on or was killed; these are its snapshots."]
     if subject.run.status == "diverged":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def factors(team: Team, o: Options, x: Vector, pairs: Eigenpairs | None) -> Iterator[Value]:
-    """What was asked for of them at x, the point of `team.at`.
+    """Yield the factors asked for at x, the point of `team.at`.
 
     Args:
         team: All ranks.

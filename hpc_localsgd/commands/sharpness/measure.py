@@ -49,7 +49,7 @@ class Measurer:
     eps: float
 
     def measure(self, snapshot: Snapshot) -> list[Value]:
-        """Everything asked for at one snapshot.
+        """Measure everything asked for at one snapshot.
 
         Raises:
             ConfigurationError: The loss is not deterministic.
@@ -127,7 +127,7 @@ class Measurer:
         yield Value("density_weights", found.weights, f"shares {about}, each probe sums to 1", dims)
 
     def _spread(self, x: Vector, workers: Rows) -> Iterator[Value]:
-        """The identity (1/K) sum L(w_k) - L(w) = 1/2 tr(H Xi) of Zhu et al., both sides.
+        """Yield both sides of (1/K) sum L(w_k) - L(w) = 1/2 tr(H Xi) of Zhu et al.
 
         Of the workers at the snapshot, which is behind an exchange: not the run's own `xi/...`
         where that makes all workers equal. Those that agree to rounding have Xi = 0.
@@ -144,7 +144,7 @@ class Measurer:
         yield from self._landscape(x, workers, apart)
 
     def _landscape(self, x: Vector, workers: Rows, apart: Rows) -> Iterator[Value]:
-        """What the deviations [K, P] at the snapshot say of the loss."""
+        """Yield what the deviations [K, P] at the snapshot say of the loss."""
         o, team = self.options, self.team
         centre = float(team.losses(x[None])[0])
         gap = float(team.losses(workers).mean()) - centre if apart.any() else 0.0

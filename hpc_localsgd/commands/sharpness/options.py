@@ -27,7 +27,7 @@ _COUNTS = ("eigenvalues", "trace_probes", "density_steps", "density_probes", "di
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of `sharpness`.
+    """Options of `sharpness`.
 
     Args:
         run: The run: its folder, or its trajectory.h5.
@@ -94,7 +94,7 @@ class Options:
     trust: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for a number that makes no sense."""
+        """Check the values; raise ConfigurationError for impossible ones."""
         for name, value in asdict(self).items():
             if not isinstance(value, int | float) or isinstance(value, bool):
                 continue
@@ -109,7 +109,7 @@ class Options:
                 )
 
     def settings(self) -> dict[str, Any]:
-        """Everything that the numbers depend on, up to rounding; not what was not asked for."""
+        """Return every option that the numbers depend on, up to rounding, if it was asked for."""
         return {k: v for k, v in asdict(self).items() if k not in _ELSEWHERE and v is not False}
 
     @property
@@ -119,7 +119,7 @@ class Options:
 
 
 def parse(argv: Sequence[str]) -> Options:
-    """The options of a command line.
+    """Parse the options of a command line.
 
     Raises:
         ConfigurationError: Unknown options or values.
@@ -135,7 +135,7 @@ def parse(argv: Sequence[str]) -> Options:
 
 
 def parser() -> ArgumentParser:
-    """The options of sharpness."""
+    """Return the parser of sharpness."""
     from jsonargparse import ArgumentParser
 
     from hpc_localsgd.commands.configuration.config import add_trust

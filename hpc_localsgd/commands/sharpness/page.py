@@ -17,7 +17,7 @@ WIDTH = 100
 
 
 def page(results: Trajectory, steps: Sequence[int], notes: Sequence[str]) -> str:
-    """The table of these steps, and what there is to say about it.
+    """Return the table of these steps, with notes.
 
     Args:
         results: The file of results.
@@ -49,23 +49,23 @@ class _Cells:
         self.rho = f" (SAM, rho = {radii.rho:g})" if radii else " (SAM)"
 
     def value(self, name: str, step: int) -> np.ndarray:
-        """A value; NaN where there is none."""
+        """Return a value; NaN where there is none."""
         series = self._series.get(name)
         if series is None or step not in series.step:
             return np.asarray(np.nan)
         return np.asarray(series.value[np.flatnonzero(series.step == step)[-1]])
 
     def number(self, name: str, step: int) -> str:
-        """One number, with its error bar if it has one."""
+        """Format one number, with its error bar if it has one."""
         value, error = self.value(name, step), float(self.value(f"{name}_error", step))
         return _number(float(value)) + (f" +- {error:.1g}" if math.isfinite(error) else "")
 
     def top(self, name: str, step: int) -> str:
-        """The three largest."""
+        """Format the three largest."""
         return "  ".join(_number(float(v)) for v in np.atleast_1d(self.value(name, step))[:3])
 
     def range(self, name: str, step: int) -> str:
-        """Least and greatest of the workers' first values."""
+        """Format the smallest and largest of the workers' first values."""
         values = np.atleast_1d(self.value(name, step))
         first = values[:, 0] if values.ndim == 2 else values
         return f"{_number(first.min())} .. {_number(first.max())}"
@@ -76,7 +76,7 @@ def _number(value: float) -> str:
 
 
 def _tables(cells: _Cells, steps: Sequence[int]) -> Iterator[Table]:
-    """One for each group of columns of which the file has any."""
+    """Yield a table for each group of columns of which the file has any."""
     groups: tuple[dict[str, tuple[str, Callable[[str, int], str]]], ...] = (
         {
             "loss": ("loss", cells.number),

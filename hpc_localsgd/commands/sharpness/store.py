@@ -42,7 +42,7 @@ class Store:
     def __init__(
         self, path: Path, header: Header, overwrite: bool = False, workers: int = 0
     ) -> None:
-        """Look at what is there; nothing is written before there is something to write.
+        """Look at an existing file; write nothing before there is a result.
 
         Args:
             path: The file.
@@ -65,7 +65,7 @@ class Store:
             raise ConfigurationError(str(error)) from error
 
     def add(self, step: int, values: Sequence[Value]) -> None:
-        """Write all results of one snapshot, to the disk.
+        """Write all results of one snapshot, and flush to disk.
 
         Raises:
             ConfigurationError: The file cannot be written; what it held before is kept.
@@ -88,11 +88,11 @@ class Store:
         return self._writer
 
     def __enter__(self) -> Store:
-        """The store itself."""
+        """Return the store."""
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Close the file; put its steps in order if an earlier one was added later."""
+        """Close the file; sort its steps if an earlier one was added later."""
         if self._writer is not None:
             self._writer.__exit__(*error)
             if error[0] is None:
@@ -100,7 +100,7 @@ class Store:
 
 
 def _done(path: Path, header: Header) -> set[int]:
-    """Steps that every series of the file has.
+    """Return the steps that every series of the file has.
 
     Raises:
         ConfigurationError: The file is of other settings.
@@ -122,7 +122,7 @@ def _done(path: Path, header: Header) -> set[int]:
 
 
 def _changed(before: dict[str, Any], text: str) -> str:
-    """Names of the settings that differ, or that the run does."""
+    """Return the names of the settings that differ, or say that the run does."""
     now = load_yaml(text)
     ours, theirs = now.pop("sharpness", {}), dict(before).pop("sharpness", {})
     names = [n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)]
@@ -132,7 +132,7 @@ def _changed(before: dict[str, Any], text: str) -> str:
 
 
 def put_in_order(path: Path) -> None:
-    """Sort every series by step, the latest value of a step; by a new file in place of the old."""
+    """Sort every series by step, keeping the latest value, in a new file that replaces the old."""
     found = Trajectory(path, segments=False)
     series = [found.series(name) for name in found.names()]
     if all((np.diff(s.step) > 0).all() for s in series):

@@ -36,7 +36,7 @@ class Subject:
     out: Path
 
     def header(self, options: Options) -> Header:
-        """Of the file of results: the run's facts, and how the numbers are computed."""
+        """Return the header of the results file: facts of the run, and how numbers are made."""
         import yaml
 
         attrs = self.run.attrs
@@ -55,7 +55,7 @@ class Subject:
 
 
 def open_run(options: Options) -> Subject:
-    """The run of the options, if it has what is asked for.
+    """Open the run of the options; raise ConfigurationError if it lacks what is asked for.
 
     Raises:
         ConfigurationError: No run, another schema, no snapshots, no workers, no such step.
@@ -83,7 +83,7 @@ def open_run(options: Options) -> Subject:
 
 
 def chosen(steps: str, kept: list[int]) -> tuple[int, ...]:
-    """The steps that are meant.
+    """Return the steps that the options select.
 
     Raises:
         ConfigurationError: Not a list of steps of which there are snapshots.
@@ -103,7 +103,7 @@ def chosen(steps: str, kept: list[int]) -> tuple[int, ...]:
 
 
 def rebuilt(text: str, options: Options, device: torch.device) -> tuple[Task, Config]:
-    """The task of a recorded configuration, on this rank's device.
+    """Make the task of a recorded configuration, on this rank's device.
 
     Raises:
         ConfigurationError: The configuration is not understood, the data is missing, or there is no

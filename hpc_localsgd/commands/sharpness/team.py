@@ -61,7 +61,7 @@ class Team:
         self.products_taken = 0
 
     def at(self, x: Vector) -> None:
-        """Take the Hessian at x [P] from now on, BatchNorm's statistics re-estimated there.
+        """Use the Hessian at x [P] from now on, BatchNorm's statistics re-estimated there.
 
         Raises:
             ConfigurationError: On all ranks alike, if the loss is not deterministic.
@@ -69,40 +69,40 @@ class Team:
         self._ask(AT, x[None])
 
     def losses(self, points: Rows) -> torch.Tensor:
-        """Loss at points [m, P], with the statistics of the latest `at`: float64 [m]."""
+        """Return the loss at points [m, P], with the statistics of the latest `at`: float64 [m]."""
         return self._ask(LOSSES, points)
 
     def gradient(self, x: Vector) -> Vector:
-        """Gradient at x [P]: [P]."""
+        """Return the gradient at x [P]: [P]."""
         return self._ask(GRADIENT, x[None])
 
     def products(self, vectors: Rows) -> Rows:
-        """Hessian at the latest `at` times vectors [m, P]: [m, P]."""
+        """Return the Hessian at the latest `at` times vectors [m, P]: [m, P]."""
         self.products_taken += len(vectors)
         return self._ask(PRODUCTS, vectors)
 
     def ggn(self, vectors: Rows) -> Rows:
-        """Generalised Gauss-Newton matrix there times vectors [m, P]: [m, P]."""
+        """Return the generalised Gauss-Newton matrix there times vectors [m, P]: [m, P]."""
         self.products_taken += len(vectors)
         return self._ask(GGN, vectors)
 
     def fisher(self, vectors: Rows) -> Rows:
-        """Empirical Fisher matrix there times vectors [m, P]: [m, P]."""
+        """Return the empirical Fisher matrix there times vectors [m, P]: [m, P]."""
         self.products_taken += len(vectors)
         return self._ask(FISHER, vectors)
 
     def squared_gradients(self) -> torch.Tensor:
-        """Sums over the samples of |g_i|^2, |g_i|^4 and 1 there: float64 [3]."""
+        """Return sums over the samples of |g_i|^2, |g_i|^4 and 1 there: float64 [3]."""
         return self._ask(SQUARED, self.like[None])
 
     def finish(self, failed: bool = False) -> None:
-        """Let the other ranks go. Once is enough; they fail too if `failed`."""
+        """Release the other ranks, once; they fail too if `failed`."""
         if not self._over and self._world.n > 1:
             self._message(END, self.like.repeat(1 + failed, 1))
         self._over = True
 
     def serve(self) -> None:
-        """On ranks other than 0: compute what rank 0 asks for, until it has finished.
+        """Compute, on ranks other than 0, what rank 0 asks for, until it has finished.
 
         Raises:
             ConfigurationError: Rank 0 has met one, and says what it is.
@@ -122,7 +122,7 @@ class Team:
         return self._answer(what, rows)
 
     def _answer(self, what: int, rows: Rows) -> torch.Tensor:
-        """All ranks together: the sum of what each makes of the rows [m, P] with its samples."""
+        """Sum over all ranks what each computes from the rows [m, P] with its samples."""
         if what == AT:
             self._move(rows[0])
             return rows
@@ -153,7 +153,7 @@ class Team:
             return (self._world.mean(row) * self._world.n).view(part.shape)
 
     def _message(self, what: int, rows: Rows) -> tuple[int, Rows]:
-        """Rank 0's request and its rows [m, P], on every rank."""
+        """Return rank 0's request and its rows [m, P], on every rank."""
         P = self._task.dim
         message = rows.new_empty(1, P + 2)  # small whole numbers are exact in any dtype
         message[0, :P], message[0, P], message[0, P + 1] = rows[0], what, len(rows)
@@ -169,7 +169,7 @@ class Team:
 
 
 def text_of_rank_0(world: World, text: str) -> str:
-    """Rank 0's text on every rank."""
+    """Return rank 0's text on every rank."""
     raw = text.encode()
     # Two numbers: torch does not copy a tensor of shape [1, 1] onto itself.
     length = torch.tensor([[len(raw), 0]], dtype=torch.int64, device=world.device)

@@ -24,7 +24,7 @@ class Value:
 def of_pairs(
     pairs: Eigenpairs | None, prefix: str = "", of: str = "the Hessian"
 ) -> Iterator[Value]:
-    """Eigenvalues and the bounds of their errors; nothing if there are none."""
+    """Yield eigenvalues and bounds of their errors; nothing if there are none."""
     if pairs is None:
         return
     dims = ("eigenvalue",)
@@ -35,7 +35,7 @@ def of_pairs(
 
 
 def of_trace(found: Estimate | None, prefix: str = "", of: str = "the Hessian") -> Iterator[Value]:
-    """A trace with its standard error and its probes; nothing if there is none."""
+    """Yield a trace with its standard error and number of probes; nothing if there is none."""
     if found is None:
         return
     yield from of_estimate(f"{prefix}trace", found, f"trace of {of}, Hutchinson", "1")
@@ -44,6 +44,6 @@ def of_trace(found: Estimate | None, prefix: str = "", of: str = "the Hessian") 
 
 
 def of_estimate(name: str, found: Estimate, meaning: str, units: str = "nat") -> Iterator[Value]:
-    """An estimate and, beside it, its standard error."""
+    """Yield an estimate and, beside it, its standard error."""
     yield Value(name, found.value, meaning, (), units)
     yield Value(f"{name}_error", found.error, f"standard error of {name}", (), units)

@@ -44,7 +44,7 @@ parameters = LocalSGD(average="parameters")
 
 
 def same_numbers(bench: Bench) -> dict[str, Algorithm]:
-    """Every algorithm and codec of the folders, and the bytes they send; returns those."""
+    """Check every algorithm and codec of the folders and their bytes; return the algorithms."""
     found = {}
     for label, algorithm in tried(bench.world.size):
         refusal = refused(bench, algorithm)
@@ -58,7 +58,7 @@ def same_numbers(bench: Bench) -> dict[str, Algorithm]:
 
 
 def refused(bench: Bench, algorithm: Algorithm) -> str:
-    """Why the algorithm cannot run with these workers, such as unequal hosts; or ""."""
+    """Return why the algorithm cannot run with these workers, such as unequal hosts; or ""."""
     task = bench.problem.task(bench.world)
     try:
         algorithm.init(task.x, bench.world, Footprint(task.sizes, task.x.element_size()))
@@ -68,7 +68,7 @@ def refused(bench: Bench, algorithm: Algorithm) -> str:
 
 
 def tried(K: int) -> Iterator[tuple[str, Algorithm]]:
-    """Name and algorithm: the folder with defaults, two levels of averaging, and every codec."""
+    """Yield names and algorithms: all with defaults, two levels of averaging, every codec."""
     for name, path in sorted(choices("algorithm").items()):
         yield name, _made(path)
     if K % 2 == 0:
@@ -78,13 +78,13 @@ def tried(K: int) -> Iterator[tuple[str, Algorithm]]:
 
 
 def must_be_equal(bench: Bench) -> None:
-    """Pairs that have the same equations; each in this world."""
+    """Check pairs that have the same equations, each in this world."""
     for check, one, other, schedule in pairs(bench.world.size):
         bench.check(EQUAL, check, SUMMATION, partial(_between, bench, one, other, schedule))
 
 
 def pairs(K: int) -> Iterator[tuple[str, Algorithm, Algorithm, Schedule | None]]:
-    """What equals what, and with which schedule (None: parallel and local rounds)."""
+    """Yield pairs that are equal, with their schedule (None: parallel and local rounds)."""
     block = 2 if K % 2 == 0 else 1
     yield "H = 1: local_sgd = allreduce", LocalSGD(), AllReduce(), every(1)
     yield "H = 1: parameters averaged = gradients averaged", parameters, AllReduce(), every(1)
@@ -101,7 +101,7 @@ def pairs(K: int) -> Iterator[tuple[str, Algorithm, Algorithm, Schedule | None]]
 
 
 def full_rank(bench: Bench) -> None:
-    """A codec that keeps every entry, beside none at all."""
+    """Check a codec that keeps every entry against none."""
     whole = TopK(fraction=1.0)
     bench.check(FULL, "one average of float32 numbers, top_k of all", ONE_SUM, partial(_one, bench))
     one, other = LocalSGD(compressor=whole), LocalSGD()
@@ -116,7 +116,7 @@ def full_rank(bench: Bench) -> None:
 def apart_from_one_process(
     bench: Bench, algorithm: Algorithm, schedule: Schedule | None = None
 ) -> float:
-    """Of this rank's workers and the mean model, from all K workers computed here by a loop."""
+    """Return the distance of workers and mean model from K workers computed in this process."""
     here = bench.outcome(algorithm, schedule)
     world = Simulated(bench.world.size, bench.world.device)
     trial = Trial(bench.problem, like(algorithm, bench.world), schedule)
@@ -126,14 +126,14 @@ def apart_from_one_process(
 
 
 def like(algorithm: Algorithm, world: World) -> Algorithm:
-    """The algorithm for one process: without this world's hosts it would find others."""
+    """Return the algorithm for one process, which has not this world's hosts."""
     if isinstance(algorithm, Hierarchical) and not algorithm.blocks:
         return replace(algorithm, blocks=(world.workers_per_host(),))
     return algorithm
 
 
 def faults(bench: Bench, algorithms: Mapping[str, Algorithm]) -> tuple[float, str]:
-    """Rounds with other bytes than declared, and the first of them in words."""
+    """Return the rounds whose bytes differ from the declared ones, and the first in words."""
     found = [f"{name}, {f}" for name, one in algorithms.items() for f in bench.outcome(one).faults]
     return len(found), "; ".join(found[:3])
 
@@ -143,7 +143,7 @@ def _between(bench: Bench, one: Algorithm, other: Algorithm, schedule: Schedule 
 
 
 def _one(bench: Bench) -> float:
-    """One exchange of numbers that float32 holds exactly, with and without the codec."""
+    """Exchange numbers that float32 holds exactly, with and without the codec."""
     world, P = bench.world, 173
     stream = torch.Generator().manual_seed(SEED)
     rows = torch.randn(world.size, P, generator=stream, dtype=torch.float32).double()

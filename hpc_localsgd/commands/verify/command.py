@@ -33,7 +33,7 @@ K = 4  # workers, where the ranks divide it
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of `verify`.
+    """Options of `verify`.
 
     Args:
         world: Where the workers live, as for training: auto, simulated, horovod, mpi or torch.
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def verify(argv: Sequence[str], launch: Launch) -> int:
-    """Join the world, look at everything, say what was found.
+    """Join the world, check everything, and report.
 
     Raises:
         ConfigurationError: On all ranks alike, before anything is looked at.
@@ -86,7 +86,7 @@ def verify(argv: Sequence[str], launch: Launch) -> int:
 
 
 def examine(world: World, options: Options) -> Report:
-    """Everything that applies, the same report on every rank."""
+    """Run all checks that apply; return the same report on every rank."""
     import torch
 
     from hpc_localsgd.commands.verify.conformance import of_the_model, of_the_package
@@ -102,7 +102,7 @@ def examine(world: World, options: Options) -> Report:
 
 
 def parse(argv: Sequence[str]) -> tuple[Options, bool]:
-    """The options, and whether JSON is wanted.
+    """Parse the options, and whether JSON is wanted.
 
     Raises:
         ConfigurationError: Unknown options or values.
@@ -118,7 +118,7 @@ def parse(argv: Sequence[str]) -> tuple[Options, bool]:
 
 
 def parser() -> ArgumentParser:
-    """The options of verify."""
+    """Return the parser of verify."""
     from jsonargparse import ArgumentParser
 
     made = ArgumentParser(
@@ -130,7 +130,7 @@ def parser() -> ArgumentParser:
 
 
 def _workers(n: int, own_model: bool) -> int:
-    """Of a model of the user's own, which may be large, one a rank; at least two."""
+    """Return the workers: of a user's model, which may be large, one a rank; at least two."""
     if own_model:
         return max(2, n)
     return n if K % n else K

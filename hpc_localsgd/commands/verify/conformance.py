@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def of_the_package(world: World, options: Options, begin: float) -> Report:
-    """Every algorithm of the folder and what they stand on, with a small model."""
+    """Check every algorithm and what they build on, with a small model."""
     del options
     with shared_folder(world) as folder:
         bench = Bench(world, small(), folder)
@@ -37,7 +37,7 @@ def of_the_package(world: World, options: Options, begin: float) -> Report:
 
 
 def of_the_model(world: World, options: Options, begin: float) -> Report:
-    """A model of the user's own: what it has, and whether the package trains it exactly."""
+    """Check a user's model: what it has, and whether the package trains it exactly."""
     problem = users_problem(world, options)
     with shared_folder(world) as folder:
         bench = Bench(world, problem, folder)

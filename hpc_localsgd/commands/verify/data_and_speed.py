@@ -26,7 +26,7 @@ NBYTES, REPEATS, WARM_UP = 4_000_000, 5, 2
 
 
 def coverage(bench: Bench) -> None:
-    """Both ways to end an epoch."""
+    """Check both ways to end an epoch."""
     bench.check(
         COVERED,
         f"{SAMPLES} samples, {EPOCHS} epochs, remainder carried",
@@ -42,7 +42,7 @@ def coverage(bench: Bench) -> None:
 
 
 def bandwidth(bench: Bench) -> None:
-    """Median of a few averages, of the slowest rank."""
+    """Measure the median of a few averages, of the slowest rank."""
     world = bench.world
     x = torch.zeros(len(world.ranks), NBYTES // 4, device=world.device)
     seconds = []
@@ -58,7 +58,7 @@ def bandwidth(bench: Bench) -> None:
 
 
 def _uncovered(world: World) -> int:
-    """The batches of all workers laid end to end are one permutation after the other."""
+    """Count the departures from permutations in the workers' batches laid end to end."""
     steps = -(-SAMPLES * EPOCHS // (world.size * BATCH))
     used = _dealt(world, "carry", steps).reshape(-1)[: SAMPLES * EPOCHS]
     counts = [np.bincount(epoch, minlength=SAMPLES) for epoch in used.reshape(EPOCHS, SAMPLES)]
@@ -66,7 +66,7 @@ def _uncovered(world: World) -> int:
 
 
 def _repeated(world: World) -> int:
-    """No sample twice in an epoch, and no more left out than do not fill a step."""
+    """Count the samples that occur twice in an epoch, or are left out without need."""
     steps = SAMPLES // (world.size * BATCH)
     used = _dealt(world, "drop", steps * EPOCHS).reshape(EPOCHS, -1)
     left = SAMPLES - steps * world.size * BATCH
@@ -75,7 +75,7 @@ def _repeated(world: World) -> int:
 
 
 def _dealt(world: World, remainder: Literal["carry", "drop"], steps: int) -> np.ndarray:
-    """The samples of all workers, [steps, K, batch]; each rank says what its own would use."""
+    """Return the samples of all workers, [steps, K, batch]; each rank says which it would use."""
     dealt = Partition(SAMPLES, world.size, BATCH, SEED, remainder=remainder)
     own = [[dealt.indices(worker, t) for t in range(steps)] for worker in world.ranks]
     return world.gather(np.array(own)).swapaxes(0, 1)

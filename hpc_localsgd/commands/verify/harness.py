@@ -25,7 +25,7 @@ Measure = Callable[[], float | tuple[float, str]]  # a number, and a note for wh
 
 @dataclass
 class Bench:
-    """A world and a problem; every method is called by all ranks together.
+    """A world and a problem; all ranks call every method together.
 
     Attributes:
         world: Where the workers live.
@@ -64,14 +64,14 @@ class Bench:
         self._rows.append(Row(group, check, where or self.name, None, None, why))
 
     def rows(self) -> list[Row]:
-        """What was found, each number the worst of all ranks; the same on every rank."""
+        """Return the rows, each number the worst of all ranks; equal on every rank."""
         R = len(self.world.ranks)
         own = [math.nan if row.number is None else row.number for row in self._rows]
         numbers = self.world.gather(np.tile(np.array(own), (R, 1)))[::R]  # [ranks, rows]
         return [self._of_all(row, numbers[:, i]) for i, row in enumerate(self._rows)]
 
     def outcome(self, algorithm: Algorithm, schedule: Schedule | None = None) -> Outcome:
-        """The end of a trial here; each is run once, and saved on its way."""
+        """Return the end of a trial; each is run once, and saved on the way."""
         schedule = schedule or schedule_for(algorithm)
         key = (repr(algorithm), repr(schedule))
         if key not in self._outcomes:
@@ -81,7 +81,7 @@ class Bench:
         return self._outcomes[key]
 
     def folder_of(self, algorithm: Algorithm, schedule: Schedule | None = None) -> Path | None:
-        """Where the checkpoint of a trial is."""
+        """Return the folder of a trial's checkpoint."""
         if self.folder is None:
             return None
         said = f"{algorithm} {schedule or schedule_for(algorithm)}"
@@ -89,11 +89,11 @@ class Bench:
 
     @property
     def name(self) -> str:
-        """The world's, in a word."""
+        """Name of the world, in a word."""
         return type(self.world).__name__.lower()
 
     def _of_all(self, row: Row, numbers: np.ndarray) -> Row:
-        """The row with the number of the worst rank, NaN being worse than all."""
+        """Return the row with the number of the worst rank, NaN counting as worst."""
         if row.number is None or row.limit is None:
             return row
         rank = int(np.argmax(np.where(np.isnan(numbers), np.inf, numbers)))
@@ -105,15 +105,15 @@ class Bench:
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference, in units of the largest number of b."""
+    """Return the largest difference, in units of the largest number of b."""
     return float((a - b).abs().max() / b.abs().max())
 
 
 def different(a: torch.Tensor, b: torch.Tensor) -> int:
-    """How many numbers are not the same to the last bit (NaN differs from itself)."""
+    """Count the numbers that are not the same to the last bit (NaN differs from itself)."""
     return int((a != b).sum())
 
 
 def anywhere(world: World, claim: bool) -> bool:
-    """Whether the claim is true on any rank. All ranks together."""
+    """Return whether the claim is true on any rank. All ranks together."""
     return bool(world.gather(np.full((len(world.ranks), 1), float(claim))).any())

@@ -36,7 +36,7 @@ Step = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # losses, gradients, buf
 
 
 def alone(bench: Bench) -> None:
-    """Twice the same step, and several workers at once."""
+    """Check the same step twice, and several workers at once."""
     twice = "taken twice: numbers that differ in any bit"
     bench.check(STEP, twice, 0, partial(_repeated, bench), where=ALONE)
     vmap = "two workers at once (vmap) = one after the other"
@@ -49,7 +49,7 @@ def alone(bench: Bench) -> None:
 
 
 def with_others(bench: Bench) -> None:
-    """What all ranks do together."""
+    """Check what all ranks do together."""
     limit = LIMITS[bench.problem.dtype]
     local = LocalSGD()
     label = "local_sgd, here as in one process"
@@ -74,14 +74,14 @@ def with_others(bench: Bench) -> None:
 
 
 def is_random(bench: Bench) -> bool:
-    """Whether the model draws random numbers in training, as dropout does."""
+    """Return whether the model draws random numbers in training, as dropout does."""
     torch.manual_seed(SEED)
     first, second = _step(bench, seed=None), _step(bench, seed=None)
     return anywhere(bench.world, any(map(different, first, second)))
 
 
 def _step(bench: Bench, vmapped: bool = False, seed: int | None = SEED) -> Step:
-    """Losses, gradients and buffers of two fresh workers that are a little apart."""
+    """Return losses, gradients and buffers of two new workers that differ a little."""
     task = bench.problem.task(Simulated(AT_ONCE, bench.world.device), vmapped)
     task.x[1] *= 1.01
     if seed is not None:
@@ -101,7 +101,7 @@ def _vmap_apart(bench: Bench) -> float:
 
 
 def _why_not_vmap(bench: Bench) -> str:
-    """Empty if workers can be computed together and compared."""
+    """Say why workers cannot be computed together and compared; return "" if they can."""
     if keeps_statistics(bench.problem.module):
         return "not possible with running statistics: workers of one process take turns"
     why = ""
@@ -116,7 +116,7 @@ def _why_not_vmap(bench: Bench) -> str:
 
 
 def unequal(bench: Bench) -> tuple[float, str]:
-    """Ranks whose model came with other fixed numbers than rank 0's."""
+    """Return the ranks whose model has other fixed numbers than rank 0's."""
     digest = hashlib.sha256()
     for tensor in stays(bench.problem.module):
         digest.update(

@@ -16,7 +16,7 @@ SHOWN = 2  # names; the rest are counted
 
 
 def portrait(problem: Problem) -> list[Feature]:
-    """One line for each of them, whether it is there or not."""
+    """List what the model has and lacks, a line each."""
     module = problem.module
     if isinstance(module, TakesIntegers):
         module = module.module
@@ -51,7 +51,7 @@ def _dropout(module: nn.Module) -> Feature:
 
 
 def _drops(module: nn.Module) -> bool:
-    """A layer of its own, or an LSTM or an attention with a rate."""
+    """Return whether a module draws dropout: its own layer, or an LSTM or attention with a rate."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
     rate = getattr(module, "dropout", 0)
@@ -95,12 +95,12 @@ def _mixed(module: nn.Module) -> Feature:
 
 
 def keeps_statistics(module: nn.Module) -> bool:
-    """Whether it has running statistics, which only a loop over workers can update."""
+    """Return whether the model has running statistics, which only a loop over workers updates."""
     return any(getattr(m, "track_running_stats", False) for m in module.modules())
 
 
 def stays(module: nn.Module) -> Iterable[torch.Tensor]:
-    """What is never sent: frozen parameters, and buffers of whole numbers."""
+    """Yield what is never sent: frozen parameters, and buffers of whole numbers."""
     yield from (p for p in module.parameters() if not p.requires_grad)
     yield from (b for b in module.buffers() if not b.is_floating_point())
 

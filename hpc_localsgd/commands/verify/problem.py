@@ -21,7 +21,7 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained on for a few steps.
+    """A model and data to train on for a few steps.
 
     Attributes:
         module: Copied for every worker.
@@ -43,11 +43,11 @@ class Problem:
 
     @property
     def parameters(self) -> int:
-        """Numbers in the flat vector."""
+        """Number of parameters in the flat vector."""
         return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
 
     def task(self, world: World, vmapped: bool | None = None) -> Classification:
-        """The task of the workers living here, all with the parameters of the module."""
+        """Return the task of this rank's workers, all with the parameters of the module."""
         setting = Setting(
             world.size, world.ranks, self.batch, SEED, device=world.device, dtype=self.dtype
         )
@@ -59,7 +59,7 @@ class Problem:
 
 
 def small() -> Problem:
-    """173 parameters, a prime number, so that no share of them comes out even; 203 samples."""
+    """Return a problem of 173 parameters, a prime, so that no share is even, and 203 samples."""
     stream = np.random.default_rng(SEED)
     labels = stream.integers(4, size=203)
     inputs = stream.standard_normal((203, 8)) + 2 * np.eye(4, 8)[labels]

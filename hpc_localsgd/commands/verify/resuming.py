@@ -24,12 +24,12 @@ LONGEST_NAME = 1024
 
 
 def goes_on(bench: Bench, check: str, algorithms: Mapping[str, Algorithm]) -> None:
-    """One row for all these algorithms, each saved by every rank and resumed."""
+    """Check, in one row, that each of these algorithms resumes where every rank saved it."""
     bench.check(TITLE, check, 0, partial(_differing, bench, algorithms))
 
 
 def _differing(bench: Bench, algorithms: Mapping[str, Algorithm]) -> tuple[float, str]:
-    """Over all algorithms; each was saved by every rank while it ran."""
+    """Return how much the resumed algorithms differ; each was saved by every rank while it ran."""
     if bench.folder is None:
         raise ConfigurationError("no folder that all ranks can write to: start in one that is")
     counts = {}
@@ -44,7 +44,7 @@ def _differing(bench: Bench, algorithms: Mapping[str, Algorithm]) -> tuple[float
 
 @contextmanager
 def shared_folder(world: World) -> Iterator[Path | None]:
-    """A temporary folder that all ranks see, removed afterwards. All ranks together.
+    """Make a temporary folder that all ranks see, and remove it afterwards. All ranks together.
 
     None if neither the system's temporary folder nor the current one is shared.
     """
@@ -58,7 +58,7 @@ def shared_folder(world: World) -> Iterator[Path | None]:
 
 
 def _made(world: World, parent: str) -> Path | None:
-    """A new folder of rank 0 that all ranks see; None if there is none."""
+    """Return a new folder of rank 0 that all ranks see; None if there is none."""
     name = ""
     if world.rank == 0:
         try:

@@ -20,7 +20,7 @@ OK, FAILED, INFORMATION = "ok", "failed", ""
 
 @dataclass(frozen=True)
 class Row:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
         group: Title above the rows of one kind.
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def result(self) -> str:
-        """ok, failed, or nothing for what is only information."""
+        """Result in a word: ok, failed, or "" for what is only information."""
         if self.limit is None:
             return INFORMATION
         return OK if self.number is not None and self.number <= self.limit else FAILED
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Feature:
-    """Something a user's model has or has not, and what the package does about it."""
+    """A feature that a user's model has or lacks, and how the package treats it."""
 
     name: str
     count: int
@@ -57,7 +57,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found, the same on every rank.
+    """All results, equal on every rank.
 
     Attributes:
         heading: Lines that say where and with what.
@@ -80,7 +80,7 @@ class Report:
 
 
 def as_json(report: Report) -> str:
-    """For machines. Keys are only ever added; a number that is not finite is null."""
+    """Return the report as JSON. Keys are only ever added; a number that is not finite is null."""
     rows = [asdict(row) | {"result": row.result or "information"} for row in report.rows]
     for row in rows:
         number = row["number"]
@@ -96,7 +96,7 @@ def as_json(report: Report) -> str:
 
 
 def as_table(report: Report, coloured: bool = False) -> str:
-    """For a person; coloured is for a terminal."""
+    """Format the report for a reader; coloured is for a terminal."""
     console = Console(width=WIDTH, highlight=False, force_terminal=coloured, no_color=not coloured)
     with console.capture() as captured:
         console.print(Group(*_parts(report)))
@@ -121,7 +121,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
 
 
 def _rows(rows: Sequence[Row], checks: int, worlds: int) -> Iterator[RenderableType]:
-    """Aligned across tables; a note stands below its row."""
+    """Yield tables aligned with each other; a note stands below its row."""
     for row in rows:
         table = _table(checks, worlds)
         result = Text(row.result, style="red" if row.result == FAILED else "green")
@@ -153,7 +153,7 @@ def _features(features: Sequence[Feature]) -> RenderableType:
 
 
 def _number(value: float | None) -> str:
-    """Counts whole, rates with three digits, differences as powers of ten."""
+    """Format counts whole, rates with three digits, differences as powers of ten."""
     if value is None:
         return "-"
     if not math.isfinite(value) or value == 0 or value >= 1:

@@ -42,7 +42,7 @@ class Trial:
     schedule: Schedule | None = None
 
     def run(self, world: World, vmapped: bool | None = None) -> Run:
-        """The objects of the run, with a fresh task. All ranks together."""
+        """Make the objects of the run, with a new task. All ranks together."""
         task = self.problem.task(world, vmapped)
         torch.manual_seed(SEED + world.ranks[0])  # for a model that draws random numbers
         return Run(
@@ -59,7 +59,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a trial.
+    """End of a trial.
 
     Attributes:
         x: [R, P], the workers of this process.
@@ -75,7 +75,7 @@ class Outcome:
 def finished(
     trial: Trial, world: World, vmapped: bool | None = None, folder: Path | None = None
 ) -> Outcome:
-    """Run a trial to its end, and if there is a folder keep a checkpoint on the way."""
+    """Run a trial to its end; with a folder, save a checkpoint on the way."""
     run, sent = trial.run(world, vmapped), Sent()
     keep = [Keep(Checkpoints(folder, world))] if folder else []
     p = train(run, run.beginning(), Recorder(run, keep, writer=sent.as_writer()))
@@ -85,7 +85,7 @@ def finished(
 
 
 def resumed(trial: Trial, world: World, folder: Path) -> Rows:
-    """The workers [R, P] at the end of a trial that goes on from the checkpoint in the folder."""
+    """Return the workers [R, P] at the end of a trial resumed from the checkpoint in the folder."""
     run = trial.run(world)
     p = Checkpoints(folder, world).load().restore(run, run.beginning())
     p.sync = run.algorithm.resume(p.sync, world)
@@ -93,24 +93,24 @@ def resumed(trial: Trial, world: World, folder: Path) -> Rows:
 
 
 def schedule_for(algorithm: Algorithm) -> Schedule:
-    """Parallel rounds, local ones, a short last one; single steps where nothing else goes."""
+    """Return parallel rounds, local ones and a short last one; single steps if need be."""
     return every(1) if isinstance(algorithm, GradientTracking) else post_local(switch=1, every=3)
 
 
 @dataclass(frozen=True)
 class Keep(Probe):
-    """Saves a run once on its way."""
+    """Probe that saves a run once on its way."""
 
     checkpoints: Checkpoints
     every: int = SAVED_AT
 
     def due(self, t: int, steps: int) -> bool:
-        """Once."""
+        """Return whether the step is the one at which to save."""
         del steps
         return t == SAVED_AT
 
     def measure(self, view: View) -> Iterator[Measurement]:
-        """Nothing is measured."""
+        """Yield nothing: this probe only saves."""
         self.checkpoints.save(Place.of(view.run, view.p, view.p.t))
         yield from ()
 
@@ -122,7 +122,7 @@ class Sent:
     rounds: list[tuple[int, int, np.ndarray]] = field(default_factory=list)
 
     def as_writer(self) -> Writer:
-        """For the recorder, which asks for no more than is here."""
+        """Return itself as a writer: the recorder needs no more of one."""
         return cast("Writer", self)
 
     def round(
@@ -133,11 +133,11 @@ class Sent:
         self.rounds.append((step_begin, step_end, payload_bytes))
 
     def series(self, *values: Any, **others: Any) -> None:
-        """Not kept."""
+        """Ignore a series."""
         del values, others
 
     def faults(self, run: Run) -> list[str]:
-        """Rounds in which the ledger counted other bytes than the algorithm declares."""
+        """Return the rounds in which the ledger counted other bytes than the algorithm declares."""
         model = Footprint(run.task.sizes, run.task.x.element_size())
         found, place = [], Position(run.task.x, {}, run.schedule)
         for s, (begin, end, billed) in enumerate(self.rounds):

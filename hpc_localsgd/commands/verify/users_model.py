@@ -30,7 +30,7 @@ Given = tuple[nn.Module, torch.Tensor, torch.Tensor]
 
 
 def users_problem(world: World, options: Options) -> Problem:
-    """The user's model and examples, the same on every rank, as a problem that can be computed.
+    """Return the user's model and examples as a problem, the same on every rank.
 
     Raises:
         ConfigurationError: The factory cannot be had, or its model cannot be trained; on all ranks.
@@ -50,7 +50,7 @@ def users_problem(world: World, options: Options) -> Problem:
 def _problem(
     world: World, options: Options, module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor
 ) -> Problem:
-    """In float64 where the model can be computed in it, so that differences show; else float32."""
+    """Make the problem in float64 if the model can be computed in it, so that differences show."""
     if not inputs.is_floating_point():
         module = TakesIntegers(module, inputs.dtype)
     repeats = -(-world.size * BATCH // len(inputs))
@@ -74,7 +74,7 @@ def _problem(
 
 
 def _try(problem: Problem, world: World) -> None:
-    """One step of one worker; raises what the model raises."""
+    """Take one step of one worker; raise what the model raises."""
     from hpc_localsgd.worlds.simulated import Simulated
 
     task = problem.task(Simulated(1, world.device))
@@ -91,12 +91,12 @@ class TakesIntegers(nn.Module):
         self.module, self.dtype = module, dtype
 
     def forward(self, inputs: torch.Tensor) -> Any:
-        """The model of the rounded inputs."""
+        """Return the model of the rounded inputs."""
         return self.module(inputs.round().to(self.dtype))
 
 
 def _given(options: Options) -> Given:
-    """What the factory returns, or its module with random examples."""
+    """Return what the factory returns; a lone module gets random examples."""
     spec = options.model or ""
     factory = load(spec)
     torch.manual_seed(SEED)
@@ -127,7 +127,7 @@ def _given(options: Options) -> Given:
 
 
 def load(spec: str) -> Callable[[], Any]:
-    """The factory that "package.module:factory" names.
+    """Return the factory that "package.module:factory" names.
 
     Raises:
         ConfigurationError: There is no such module, or nothing to call in it.
@@ -173,6 +173,6 @@ def _random_examples(spec: str, options: Options) -> tuple[torch.Tensor, torch.T
 
 
 def _of_rank_0(world: World, part: torch.Tensor) -> torch.Tensor:
-    """What a factory drew by itself may differ from rank to rank."""
+    """Return rank 0's part on every rank: what a factory drew may differ between ranks."""
     row = part.to(device=world.device, dtype=torch.float64).reshape(1, -1)
     return world.broadcast(row).reshape(part.shape).to(part.dtype).cpu()

@@ -40,7 +40,7 @@ class Background:
             self._thread = None
 
     def write(self, place: Place) -> bool:
-        """Write a place now. If it fails, says so: the training is worth more than a checkpoint."""
+        """Write a place now; report a failure, but continue: training matters more."""
         try:
             self._checkpoints.save(place)
         except (OSError, RuntimeError) as error:

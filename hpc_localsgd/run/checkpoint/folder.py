@@ -52,7 +52,7 @@ class Checkpoints:
 
     @classmethod
     def in_folder(cls, folder: Path, like: Checkpoints) -> Checkpoints:
-        """The same in another folder."""
+        """Return the same checkpoints in another folder."""
         made = cls(folder.parent, like.world, like.keep, like.digest, like.also)
         made.folder = folder
         return made
@@ -68,7 +68,7 @@ class Checkpoints:
         return path
 
     def load(self) -> Place:
-        """This rank's place in the newest checkpoint that is whole on every rank. All together.
+        """Return this rank's place in the newest checkpoint that every rank has. All together.
 
         Raises:
             ConfigurationError: There is none, or it is of another number of ranks, or of another
@@ -102,12 +102,12 @@ class Checkpoints:
         raise ConfigurationError(self._nothing())
 
     def complete(self) -> list[int]:
-        """The checkpoints of this number of ranks that have all their shards, newest first."""
+        """Return the checkpoints of this number of ranks that have all shards, newest first."""
         n = self.world.n
         return [number(f) for f in reversed(self._all()) if shards(f) == n == expected(f)]
 
     def is_whole(self, after: int, since_ns: int = 0) -> bool:
-        """Whether all shards are there, and none was written before a moment of the file system."""
+        """Return whether all shards exist, none written before a time of the file system."""
         folder = self.folder_of(after)
         try:  # no further than to the first that is missing: all ranks ask, many times
             shards_of_ranks = (folder / self._shard(r) for r in range(self.world.n))
@@ -116,11 +116,11 @@ class Checkpoints:
             return False
 
     def folder_of(self, after: int) -> Path:
-        """Of the places behind the exchange after so many steps."""
+        """Return the folder of the checkpoints that follow the exchange after so many steps."""
         return self.folder / f"step-{after:08d}"
 
     def tidy(self) -> None:
-        """Rank 0 removes what is older than the last `keep` complete checkpoints.
+        """Remove, on rank 0, what is older than the last `keep` complete checkpoints.
 
         Of partial ones behind those the newest few stay: where no checkpoint becomes complete, as a
         rank's disk refuses, they would be written without end.
@@ -143,7 +143,7 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
 
     def preserve(self, after: int) -> None:
-        """Rank 0 keeps a copy of a finished run's checkpoint that no later one displaces.
+        """Keep, on rank 0, a copy of a finished run's checkpoint that no later one displaces.
 
         Links, where the file system has them: a shard is never written to, but replaced.
         """
@@ -157,7 +157,7 @@ class Checkpoints:
         self.world.gather(np.zeros(len(self.world.ranks)))  # nobody writes before it is done
 
     def _read(self, after: int) -> tuple[Place | None, int]:
-        """This rank's place, and what is wrong with it."""
+        """Return this rank's place, and what is wrong with it."""
         try:
             state = shard.read(self.folder_of(after) / self._shard(self.world.rank))
         except shard.DamagedShard:
@@ -171,14 +171,14 @@ class Checkpoints:
         return (Place.saved(state), 0) if ours else (None, _OTHER)
 
     def _of_rank_0(self, found: list[int]) -> list[int]:
-        """Rank 0's list, on all ranks: file systems do not show every rank the same at once."""
+        """Return rank 0's list on all ranks: file systems may show each rank a different one."""
         row = np.full(_LOOKED_AT, -1)
         row[: len(found)] = found[:_LOOKED_AT]
         listed = self.world.gather(np.tile(row, (len(self.world.ranks), 1)))[0]
         return [int(after) for after in listed if after >= 0]
 
     def _forget_newer_than(self, after: int) -> None:
-        """What could not be gone on from must not be mixed with what the run will write again.
+        """Remove newer checkpoints that cannot be resumed, so that they do not mix with later ones.
 
         What is whole but damaged is put aside: somebody may want to look at it.
         """
@@ -228,7 +228,7 @@ class Checkpoints:
 
 
 def _linked(source: str, to: str) -> None:
-    """Put a file into another place, without copying it where that can be."""
+    """Link a file into another folder; copy it where links are impossible."""
     try:
         os.link(source, to)
     except OSError:
@@ -236,24 +236,24 @@ def _linked(source: str, to: str) -> None:
 
 
 def all_folders(folder: Path) -> list[Path]:
-    """Checkpoints in `<out>/checkpoints`, complete or not, oldest first."""
+    """Return the checkpoints in `<out>/checkpoints`, complete or not, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(f for f in folder.iterdir() if FOLDER.fullmatch(f.name))
 
 
 def number(folder: Path) -> int:
-    """The step in the name of a checkpoint's folder."""
+    """Return the step in the name of a checkpoint's folder."""
     return int(folder.name.rpartition("-")[2])
 
 
 def shards(folder: Path) -> int:
-    """How many shards are there."""
+    """Return the number of shards that exist."""
     return len(list(folder.glob("rank-*-of-*.pt")))
 
 
 def expected(folder: Path) -> int:
-    """How many shards a complete checkpoint has, from the name of any of them; -1 if none."""
+    """Return the number of shards of a complete checkpoint, from any shard's name; -1 if none."""
     for path in folder.glob("rank-*-of-*.pt"):
         count = path.stem.rsplit("-", 1)[1]
         return int(count) if count.isdecimal() else -1
@@ -261,14 +261,14 @@ def expected(folder: Path) -> int:
 
 
 def missing(folder: Path) -> list[int]:
-    """The ranks whose shards are not there, from the names of the others."""
+    """Return the ranks whose shards are missing, from the names of the others."""
     there = {path.name for path in folder.glob("rank-*-of-*.pt")}
     n = expected(folder)
     return [r for r in range(n) if f"rank-{r}-of-{n}.pt" not in there]
 
 
 def never_there(folders: list[Path]) -> list[int]:
-    """The ranks that have no shard in any of these, though others have.
+    """Return the ranks that have no shard in any of these, though others have.
 
     In long rounds every rank saves by its own clock, so that shards of all may lie in turns.
     """
@@ -277,16 +277,16 @@ def never_there(folders: list[Path]) -> list[int]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a checkpoint has all its shards, of however many ranks."""
+    """Return whether a checkpoint has all its shards, of however many ranks."""
     return shards(folder) == expected(folder)
 
 
 def all_complete(out: Path) -> list[tuple[Path, int]]:
-    """The checkpoints of a run that have all their shards, newest first, and how many those are."""
+    """Return the complete checkpoints of a run, newest first, with their numbers of ranks."""
     found = reversed(all_folders(out / "checkpoints"))
     return [(folder, expected(folder)) for folder in found if is_complete(folder)]
 
 
 def last_complete(out: Path) -> tuple[Path, int] | None:
-    """The newest of `all_complete`."""
+    """Return the newest of `all_complete`."""
     return next(iter(all_complete(out)), None)

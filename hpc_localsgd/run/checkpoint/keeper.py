@@ -83,7 +83,7 @@ class Keeper:
         self.at_the_end: Callable[[], None] = lambda: None  # of the run on this rank, however
 
     def begin(self, p: Position, record: Recorder) -> None:
-        """Before the first step, after what is measured there."""
+        """Note the position before the first step, after what is measured there."""
         self._record = record
         self._exchanges = self._run.world.ledger.exchanges
         self._common.append(self._copy(p))
@@ -92,16 +92,16 @@ class Keeper:
         self.begun = True
 
     def mean_step_s(self) -> float:
-        """Seconds of a step so far, whatever was done in them; 0 before the first."""
+        """Return the seconds of a step so far, everything included; 0 before the first."""
         return (self.passed_s - self._began_s) / max(1, self.t - self._began_t)
 
     def due(self, p: Position) -> bool:
-        """Whether all ranks save at this end of a round by their cadence in steps."""
+        """Return whether all ranks save at this end of a round by their cadence in steps."""
         crossed = self._steps > 0 and p.t // self._steps > p.begin // self._steps
         return crossed or p.t == self._run.steps
 
     def between_steps(self, p: Position) -> None:
-        """Copy, save or stop, whatever is due.
+        """Copy, save or stop, whichever is due.
 
         Raises:
             Stopped: The run was asked to stop, and this rank's place is on the disk.
@@ -144,7 +144,7 @@ class Keeper:
                 )
 
     def _ask(self, p: Position) -> int:
-        """What rank 0's clock asks for, on all ranks, and when to ask it again."""
+        """Return what rank 0's clock asks for, on all ranks, and when to ask it again."""
         world, now = self._run.world, self._clock()
         passed_s, steps = max(now - self._asked_s, 1e-9), p.t - self._asked_t
         self._asked_s, self._asked_t = now, p.t
@@ -160,12 +160,12 @@ class Keeper:
         self._background.finish()
 
     def leave(self) -> None:
-        """Write what there is and end this process; for a thread, while the loop is stuck."""
+        """Write what there is and end this process, from a thread, while the loop is stuck."""
         if self._leaving.acquire(blocking=False):  # or the loop is at it
             self._leave()
 
     def give_up(self, why: str) -> NoReturn:
-        """The same for the loop, when an exchange has failed.
+        """Do the same as `leave` from the loop, when an exchange has failed.
 
         Args:
             why: Said by the first rank that finds out, if nobody asked to stop before.
@@ -197,7 +197,7 @@ class Keeper:
         raise Stopped(self._farewell(f"after step {p.t}"))
 
     def _farewell(self, where: str) -> str:
-        """How a run says that it stopped, with what to type to go on."""
+        """Return the message of a run that stopped, with the command to resume it."""
         out = self._checkpoints.folder.parent
         if self._stopping.status == GONE:
             return (
@@ -209,23 +209,23 @@ class Keeper:
         return f"stopped on {self._stopping.asked} {where}: go on with {resume_line(out)}{told}"
 
     def to_mend(self) -> str:
-        """What a person is to do before the run can go on."""
+        """Return what a user must do before the run can resume."""
         return (
             f"{mend(self._background.refused)}, then start it again with --resume auto; it goes on "
             "from what there is"
         )
 
     def _claim(self) -> None:
-        """The loop, not the thread, sees to the end of this process."""
+        """Make the loop, not the thread, responsible for ending this process."""
         if not self._leaving.acquire(blocking=False):
             threading.Event().wait()  # the thread was faster, and is about to end the process
 
     def _keep_and_wait(self, live: list[Place]) -> bool:
-        """Write places; whether any is written."""
+        """Write places; return whether any is written."""
         return self._wait(self._keep(live))
 
     def _keep(self, live: list[Place]) -> list[int]:
-        """Write places, the newest first, until the other ranks' fit; those that are written.
+        """Write places, newest first, until one fits the other ranks'; return those written.
 
         Bounded: ranks that are gone are not waited for, and others hardly take more than twice as
         long for a shard as this one, whose end would end them.
@@ -251,7 +251,7 @@ class Keeper:
         return written
 
     def _wait(self, written: list[int]) -> bool:
-        """Wait for the other ranks' shards; whether this rank has kept its place."""
+        """Wait for the other ranks' shards; return whether this rank has kept its place."""
         self._all_have(written, self._until)
         self.at_the_end()
         if self._run.world.n > 1:
@@ -259,7 +259,7 @@ class Keeper:
         return bool(written) or self._rescued
 
     def _rescue(self, places: list[Place]) -> None:
-        """Write the newest of these into the host's own folder for temporary files."""
+        """Write the newest of these into this host's folder for temporary files."""
         out = self._checkpoints.folder.parent
         self._kept_in = Path(tempfile.mkdtemp(prefix=f"{out.name}-")) / "checkpoints"
         elsewhere = Background(self._checkpoints.in_folder(self._kept_in, self._checkpoints))
@@ -293,19 +293,19 @@ class Keeper:
         return place
 
     def _shared(self, p: Position) -> Place:
-        """A copy that all ranks make at this moment."""
+        """Return a copy that all ranks make at this moment."""
         place = self._copy(p)
         self._common.append(place)
         self._shared_s = self._copied_s
         return place
 
     def _alone(self, p: Position) -> Place:
-        """A copy that this rank makes for itself."""
+        """Return a copy that this rank makes for itself."""
         self._own = self._copy(p)
         return self._own
 
     def _save(self, place: Place) -> None:
-        """Hand a copy to the disk, and before it what was recorded: one goes on behind that."""
+        """Write a copy to disk, and before it the record that the resumed run will extend."""
         self._saved_s = self._clock()
         with self._run.world.ledger.unbilled():
             self._flushed = self._record.flush()
@@ -313,7 +313,7 @@ class Keeper:
                 self._background.hand(place)
 
     def _due_inside(self, p: Position) -> bool:
-        """Whether to save in a round that is longer than the cadence."""
+        """Return whether to save within a round that is longer than the cadence."""
         if p.t == p.end:
             return False
         by_steps = 0 < self._steps < p.end - p.begin and p.t % self._steps == 0
@@ -321,7 +321,7 @@ class Keeper:
 
 
 def _newest_of_each(places: list[Place]) -> list[Place]:
-    """The places in the order in which they are worth writing: one for each `after`."""
+    """Return the places in the order in which they are worth writing: one for each `after`."""
     best: dict[int, Place] = {}
     for place in sorted(places, key=lambda place: place.t):
         best[place.after] = place

@@ -12,7 +12,7 @@ _NEXT_H = "next_H"
 
 
 def today(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of a shard with today's parts, whatever else is wrong with it."""
+    """Convert the state of a shard to today's parts; anything else wrong with it stays."""
     if "schedule" in state:
         return state
     place, sync = state.get("place"), state.get("sync")

@@ -19,7 +19,7 @@ WHERE = ("t", "s", "begin", "end", "parallel")  # of a position
 
 @dataclass(frozen=True)
 class Place:
-    """One rank's, in host memory.
+    """State of one rank, in host memory.
 
     Attributes:
         after: Steps taken at the last exchange before it, 0 if there was none. The places of all
@@ -34,7 +34,7 @@ class Place:
 
     @classmethod
     def of(cls, run: Run, p: Position, after: int, record: dict[str, Any] | None = None) -> Place:
-        """A copy of where a run is now.
+        """Return a copy of where a run is now.
 
         Exchanges under way are left out: `Algorithm.resume` begins them anew.
 
@@ -63,11 +63,11 @@ class Place:
 
     @classmethod
     def saved(cls, state: dict[str, Any]) -> Place:
-        """From what a shard holds."""
+        """Make a place from what a shard holds."""
         return cls(state["after"], state["place"]["t"], state)
 
     def restore(self, run: Run, p: Position) -> Position:
-        """Put a run back here. No collective; `Algorithm.resume` comes after it, on all ranks."""
+        """Restore a run to this place. No collective; `Algorithm.resume` follows on all ranks."""
         state, device = self.state, run.world.device
         p.x.copy_(state["x"])
         run.task.buffers.copy_(state["buffers"])
@@ -85,7 +85,7 @@ class Place:
 
 
 def _restore_gpu_numbers(kept: torch.Tensor | None, device: torch.device, say: bool) -> None:
-    """The GPU's random numbers. A job on CPUs kept none: they stay as the seed began them."""
+    """Restore the GPU's generator; a job on CPUs kept none, and the seed's state stays."""
     if kept is not None:
         torch.cuda.set_rng_state(kept, device)
     elif say:
@@ -96,7 +96,7 @@ def _restore_gpu_numbers(kept: torch.Tensor | None, device: torch.device, say: b
 
 
 def _moved(value: Any, device: torch.device, copy: bool = False) -> Any:
-    """A state with its tensors on a device."""
+    """Return a state with its tensors on a device."""
     if isinstance(value, torch.Tensor):
         return value.detach().to(device, copy=copy)
     if isinstance(value, dict):

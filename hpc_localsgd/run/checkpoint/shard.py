@@ -17,11 +17,11 @@ _DIGEST_BYTES = 32
 
 
 class DamagedShard(RuntimeError):
-    """A shard that is not what was written: says which file."""
+    """A shard is damaged; the message says which file."""
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Bring a state to the disk, whole or not at all.
+    """Write a state to disk, whole or not at all.
 
     Args:
         path: The shard; replaced if it is there.
@@ -48,7 +48,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> Any:
-    """The state of a shard, on the CPU.
+    """Return the state of a shard, on the CPU.
 
     Raises:
         DamagedShard: It is missing, cut short or changed.
@@ -71,7 +71,7 @@ def read(path: Path) -> Any:
 
 
 def _checked(path: Path, state: Any) -> dict[str, Any]:
-    """A state that has at least its place and the rows of its workers.
+    """Return the state, checked to have at least its position and its workers' rows.
 
     Raises:
         DamagedShard: It has not.
@@ -87,7 +87,7 @@ def _checked(path: Path, state: Any) -> dict[str, Any]:
 
 
 class _Hashing:
-    """A file to write to, which remembers the digest, and why a write failed."""
+    """A file to write to that keeps the digest, and the reason of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.digest = file, hashlib.sha256()

@@ -30,11 +30,11 @@ _OF_OURS = "hpc_localsgd."
 
 
 class _Other(Exception):
-    """Something that is not this run's; says what, as the second half of a sentence."""
+    """A difference from this run; the message says what, as the second half of a sentence."""
 
 
 def check_place(place: Place, run: Run, p: Position) -> None:
-    """Refuse a place that is not one of this run, of whatever length. Nothing is changed.
+    """Check that a place is of this run, of whatever length; change nothing.
 
     Args:
         place: From a shard.
@@ -107,7 +107,7 @@ def _check_position(place: Place) -> None:
 
 
 def _check_observed(values: Any, p: Position) -> None:
-    """What the schedule has observed; None in an older shard, from before the first exchange."""
+    """Check what the schedule has observed; None in an old shard, or before the first exchange."""
     if values is None:
         return
     if not isinstance(values, dict):
@@ -119,7 +119,7 @@ def _check_observed(values: Any, p: Position) -> None:
 
 
 def _check_memory(saved: Any, fresh: Any, run: Run, name: str) -> None:
-    """What the algorithm remembers, against what it remembers at the beginning."""
+    """Check the algorithm's state against the state at the beginning of a run."""
     if isinstance(fresh, dict):
         _check_table(saved, fresh, run, name)
     elif isinstance(fresh, torch.Tensor):
@@ -146,7 +146,7 @@ def _check_table(saved: Any, fresh: dict[Any, Any], run: Run, name: str) -> None
 
 
 def _check_later(saved: Any, run: Run, name: str) -> None:
-    """What is remembered from the first exchange on: no more numbers than there are."""
+    """Check state that exists from the first exchange on: no more numbers than expected."""
     if isinstance(saved, torch.Tensor):
         x = run.task.x
         rows = saved.ndim == 0 or (saved.ndim <= 2 and saved.shape[-1] <= x.shape[-1])
@@ -160,7 +160,7 @@ def _check_later(saved: Any, run: Run, name: str) -> None:
 
 
 def _check_optimizer(saved: dict[str, Any], run: Run) -> None:
-    """Hyper-parameters are the run's, and each tensor's state is whole, or there is none."""
+    """Check that hyper-parameters are the run's, and each tensor's state is whole or absent."""
     now = run.optimizer.torch
     own = now.state_dict()["param_groups"]
     groups, state = saved.get("param_groups"), saved.get("state")
@@ -192,7 +192,7 @@ def _check_tensor_state(kept: Any, want: Mapping[str, Any], x: torch.Tensor, nam
 
 
 def _stepped(optimizer: torch.optim.Optimizer, like: torch.Tensor) -> dict[str, Any]:
-    """What such an optimiser keeps of a tensor after a step, found with a tensor of two numbers."""
+    """Return the state such an optimiser keeps of a tensor after a step, tried on two numbers."""
     tiny = torch.nn.Parameter(torch.zeros(1, 2, dtype=like.dtype, device=like.device))
     tiny.grad = torch.ones_like(tiny)
     twin = copy.copy(optimizer)
@@ -203,7 +203,7 @@ def _stepped(optimizer: torch.optim.Optimizer, like: torch.Tensor) -> dict[str, 
 
 
 def _check_record(record: dict[str, Any], R: int) -> None:
-    """Rounds that were not written yet: numbers of R workers."""
+    """Check the rounds that were not written yet: numbers of R workers."""
     if not record:
         return
     rows, loss = record.get("rows"), record.get("loss")

@@ -26,7 +26,7 @@ class Measurement:
 
 @dataclass
 class View:
-    """What probes see of a run at step t. The mean model is worked out once, when first asked."""
+    """A run at step t as probes see it. The mean model is computed once, when first needed."""
 
     run: Run
     p: Position
@@ -43,7 +43,7 @@ class View:
 
 
 class Probe(ABC):
-    """Something measured every so many steps, and at the end.
+    """A quantity that is measured every so many steps, and at the end.
 
     Attributes:
         every: Cadence in steps; 0 means never, except at the end if `at_end`.
@@ -52,9 +52,9 @@ class Probe(ABC):
     every: int
 
     def due(self, t: int, steps: int) -> bool:
-        """Whether to measure after t steps of a run of `steps`."""
+        """Return whether to measure after t steps of a run of `steps`."""
         return self.every > 0 and (t % self.every == 0 or t == steps)
 
     @abstractmethod
     def measure(self, view: View) -> Iterator[Measurement]:
-        """The values at this moment, the same on all ranks. May use collectives."""
+        """Yield the values at this moment, the same on all ranks. May use collectives."""

@@ -51,7 +51,7 @@ class Deviations(AtExchange):
     samples: int = 512
 
     def measure(self, exchange: Exchange) -> Iterator[Measurement]:
-        """`xi/trace`, `xi/eigenvalues`, `xi/mean_loss`, `xi/worker_loss`, `xi/gap`, ..."""
+        """Yield `xi/trace`, `xi/eigenvalues`, `xi/mean_loss`, `xi/worker_loss`, `xi/gap`, ..."""
         world, apart = exchange.run.world, exchange.rows - exchange.mean
         K, eps = world.size, torch.finfo(apart.dtype).eps
         values = descending(gram(apart, world), eps) / K
@@ -76,7 +76,7 @@ class Deviations(AtExchange):
         centre: float,
         sides: tuple[np.ndarray, np.ndarray],
     ) -> Iterator[Measurement]:
-        """`xi/gap`, `xi/half_trace` and `xi/curvature` from the losses there and opposite [K]."""
+        """Yield `xi/gap`, `xi/half_trace`, `xi/curvature` from losses there and opposite [K]."""
         world, (there, opposite) = exchange.run.world, sides
         lengths = world.gather(apart.double().square().sum(1).cpu().numpy())
         same, least = not lengths.any(), 8 * torch.finfo(apart.dtype).eps * abs(centre)
@@ -98,7 +98,7 @@ class Deviations(AtExchange):
 
     @torch.no_grad()
     def _losses(self, exchange: Exchange, apart: Rows) -> tuple[float, np.ndarray, np.ndarray]:
-        """L at the mean, at w + d_k [K] and at w - d_k [K], on the whole subset."""
+        """Return L at the mean, at w + d_k [K] and at w - d_k [K], on the whole subset."""
         run, w, buffers = exchange.run, exchange.mean, exchange.buffers
         sums = torch.zeros(2 * len(apart) + 1, dtype=torch.float64, device=w.device)
         count = 0
@@ -114,7 +114,7 @@ class Deviations(AtExchange):
 
 
 def gram(apart: Rows, world: World) -> np.ndarray:
-    """Inner products of all workers' rows [R, P]: float64 [K, K], on every rank.
+    """Return inner products of all workers' rows [R, P]: float64 [K, K], on every rank.
 
     Brought together block by block of the parameters. A collective, not billed.
     """

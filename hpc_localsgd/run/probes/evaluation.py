@@ -30,7 +30,7 @@ class Evaluation(Probe):
     per_worker: bool = False
 
     def measure(self, view: View) -> Iterator[Measurement]:
-        """`eval/<split>/loss`, `eval/<split>/accuracy`, and per worker if asked."""
+        """Yield `eval/<split>/loss`, `eval/<split>/accuracy`, and per worker if asked."""
         for split in self.splits:
             loss, accuracy = self._of_mean(view, split)
             yield Measurement(f"eval/{split}/loss", loss, "nat", (), "mean model")
@@ -52,7 +52,7 @@ class Evaluation(Probe):
         return loss / samples, right / samples
 
     def _of_workers(self, view: View, split: str) -> np.ndarray:
-        """Mean loss and accuracy of every worker's own model, [K, 2]."""
+        """Return the mean loss and accuracy of every worker's own model, [K, 2]."""
         task, world = view.run.task, view.run.world
         whole = range(task.splits[split])
         own = zip(view.p.x, task.buffers, strict=True)

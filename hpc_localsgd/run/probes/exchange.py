@@ -33,7 +33,7 @@ MOMENT = "after the exchange, or before it where it makes all workers equal"
 
 @dataclass
 class Exchange:
-    """The workers around an exchange. What several probes need is worked out once.
+    """The workers around an exchange; what several probes need is computed once.
 
     Attributes:
         run: The run.
@@ -54,28 +54,28 @@ class Exchange:
 
     @property
     def rows(self) -> Rows:
-        """The workers at the moment that is measured, [R, P]."""
+        """Workers at the moment that is measured, [R, P]."""
         return self.before if self.after is None else self.after
 
     @cached_property
     def mean(self) -> Vector:
-        """The mean of all workers, [P]. A collective, unless it is known."""
+        """Mean of all workers, [P]. A collective, unless it is known."""
         if self.known is not None:
             return self.known
         return self.run.world.mean(self.rows.clone())[0]
 
     @cached_property
     def buffers(self) -> Vector:
-        """The buffers [Q] to look at the mean with, and at everything near it. A collective."""
+        """Buffers [Q] for the mean and everything near it. A collective."""
         return self.run.batchnorm.for_evaluation(self.mean, self.run.task, self.run.world)
 
     @cached_property
     def rounding(self) -> float:
-        """The spread up to which workers are equal but for the rounding of their dtype."""
+        """Spread up to which workers are equal but for the rounding of their dtype."""
         return rounding(self.mean, torch.finfo(self.mean.dtype).eps)
 
     def share(self, worker: int, samples: int, undisturbed: bool = True) -> list[Batch]:
-        """A worker's part of the fixed subset: its batches of the first steps of the run.
+        """Return a worker's part of the fixed subset: its batches of the first steps of the run.
 
         All K parts together are about `samples` training samples, the same at every exchange and on
         both sides of it, drawn by the run's seed; at least one batch a worker.
@@ -91,7 +91,7 @@ class Exchange:
         return [self.batch(worker, t, undisturbed) for t in range(steps)]
 
     def batch(self, worker: int, t: int, undisturbed: bool = True) -> Batch:
-        """One batch [B, ...] of a worker, see `share`."""
+        """Return one batch [B, ...] of a worker, see `share`."""
         if undisturbed:
             return self.run.task.undisturbed(worker, t)
         inputs, targets = self.run.task.batch([worker], t)
@@ -99,7 +99,7 @@ class Exchange:
 
 
 class AtExchange(ABC):
-    """Measured at the first exchange after each multiple of so many steps, and at the end.
+    """Probe of the first exchange after each multiple of so many steps, and of the last.
 
     Attributes:
         every: Cadence in steps; 0 means never.
@@ -110,7 +110,7 @@ class AtExchange(ABC):
     in_parallel = False
 
     def due(self, run: Run, p: Position, now: Now) -> bool:
-        """Whether to measure at the exchange after p.t steps."""
+        """Return whether to measure at the exchange after p.t steps."""
         apart = now.H > 1 or not run.algorithm.ends_equal
         if self.every <= 0 or not (apart or self.in_parallel):
             return False
@@ -118,11 +118,11 @@ class AtExchange(ABC):
 
     @abstractmethod
     def measure(self, exchange: Exchange) -> Iterator[Measurement]:
-        """The values at this exchange, the same on all ranks. May use collectives."""
+        """Yield the values at this exchange, the same on all ranks. May use collectives."""
 
 
 def gradient(run: Run, x: Vector, batches: list[Batch], buffers: Vector) -> Vector:
-    """Mean gradient [P] of the plain loss over batches of one worker, in evaluation mode.
+    """Return the mean gradient [P] of the plain loss over one worker's batches, in evaluation mode.
 
     Not `Task.loss_and_grad`: that one moves BatchNorm's statistics and draws dropout's random
     numbers, and measuring must not change the run.

@@ -59,11 +59,11 @@ class _Sides:
 
     @property
     def size(self) -> float:
-        """|g|^2."""
+        """Squared norm |g|^2."""
         return float(self.g.square().sum())
 
     def across(self) -> float:
-        """|g_a|^2 without what of it is along g."""
+        """Return |g_a|^2 without the part along g."""
         along = float(self.own @ self.g) / self.size if self.size > 0 else np.nan
         return float((self.own - along * self.g).square().sum())
 
@@ -90,14 +90,14 @@ class Gradients(AtExchange):
     in_parallel = True
 
     def measure(self, exchange: Exchange) -> Iterator[Measurement]:
-        """`gradient/effective_lr`, `gradient/orthogonal`, `gradient/norm`, `gradient/noise_...`."""
+        """Yield `gradient/effective_lr`, `.../orthogonal`, `.../norm`, `.../noise_...`."""
         stored = self._sides(exchange, undisturbed=True)
         trained = self._sides(exchange, undisturbed=False) if self.fresh else stored
         yield from self._of_the_loss(stored, exchange.lr)
         yield from self._of_the_noise(trained, exchange.lr)
 
     def _of_the_loss(self, found: _Sides, lr: float) -> Iterator[Measurement]:
-        """What undisturbed samples say."""
+        """Yield what undisturbed samples give."""
         dot = float(found.own @ found.g)
         effective = lr * dot / found.signal if found.signal > 0 else np.nan
         about = (
@@ -110,7 +110,7 @@ class Gradients(AtExchange):
         yield Measurement("gradient/norm", float(np.sqrt(found.size)), "1", (), about)
 
     def _of_the_noise(self, found: _Sides, lr: float) -> Iterator[Measurement]:
-        """What samples say as they are trained on."""
+        """Yield what samples give as they are trained on."""
         on = "of samples as they are trained on"
         about = f"|lr g_a|^2 without what of it is along g, {on}, {MOMENT}"
         yield Measurement("gradient/orthogonal", lr**2 * found.across(), "1", (), about)
@@ -132,7 +132,7 @@ class Gradients(AtExchange):
         return _Sides(own, g, noise, float(g.square().sum()) - noise * missing)
 
     def _of_next_batches(self, exchange: Exchange, undisturbed: bool) -> Rows:
-        """Each worker's gradient where it is, on the batch it takes next: [R, P]."""
+        """Return each worker's gradient at its own parameters on its next batch: [R, P]."""
         run, t = exchange.run, exchange.t
         rows = []
         for worker, x in zip(run.world.ranks, exchange.rows, strict=True):
@@ -141,13 +141,13 @@ class Gradients(AtExchange):
         return torch.stack(rows)
 
     def _missing(self, exchange: Exchange, n: int, undisturbed: bool) -> float:
-        """1/n - 1/N: what a subset of n samples does not know of all that there are."""
+        """Return 1/n - 1/N, the variance factor of a subset of n out of N samples."""
         partition = exchange.run.task.partition
         endless = (self.fresh and not undisturbed) or partition.replacement
         return 1 / n if endless else max(0.0, 1 / n - 1 / partition.samples)
 
     def _at_mean(self, exchange: Exchange, undisturbed: bool) -> tuple[Rows, np.ndarray, int]:
-        """At the mean model: parts of g [R, P], what each says of tr Sigma [R], and n."""
+        """Return, at the mean model, parts of g [R, P], estimates of tr Sigma [R], and n."""
         run, w, buffers = exchange.run, exchange.mean, exchange.buffers
         step = run.world.size * run.task.partition.batch  # samples of all workers
         most = min(self.samples, run.task.partition.samples)

@@ -12,7 +12,7 @@ from hpc_localsgd.run.probes.base import Measurement, Probe, View
 
 @dataclass(frozen=True)
 class Skipped(Probe):
-    """How many damaged samples were left out so far, where a task may do so.
+    """Number of damaged samples left out so far, where a task may do so.
 
     Attributes:
         every: Cadence in steps.
@@ -21,7 +21,7 @@ class Skipped(Probe):
     every: int
 
     def measure(self, view: View) -> Iterator[Measurement]:
-        """`data/skipped`: over all workers; a sample counts every time it was due."""
+        """Yield `data/skipped` over all workers; a sample counts every time it was due."""
         mine = getattr(view.run.task, "skipped", [])
         if mine:
             counts = view.run.world.gather(np.array(mine, dtype=np.float64)[:, None])

@@ -21,7 +21,7 @@ class Snapshot(Probe):
     workers: bool = False
 
     def measure(self, view: View) -> Iterator[Measurement]:
-        """`snapshot`: (mean [P], workers [K, P] or None)."""
+        """Yield `snapshot`: (mean [P], workers [K, P] or None)."""
         mean = view.mean.cpu().numpy()
         rows = view.run.world.gather(view.p.x.cpu().numpy()) if self.workers else None
         yield Measurement("snapshot", (mean, rows))

@@ -43,7 +43,7 @@ class Spread(AtExchange):
         self._equal = run.algorithm.makes_equal(p.sync, now)
 
     def after_sync(self, run: Run, p: Position, now: Now) -> Iterator[Measurement]:
-        """`spread` and what else was due."""
+        """Yield `spread` and what else was due."""
         if self._before is None:
             return
         before, self._before = self._before, None
@@ -57,7 +57,7 @@ class Spread(AtExchange):
             yield from probe.measure(exchange)
 
     def measure(self, exchange: Exchange) -> Iterator[Measurement]:
-        """`spread`; and `before_exchange/spread` where the exchange leaves the workers apart."""
+        """Yield `spread`; `before_exchange/spread` too if workers differ after the exchange."""
         world, about = exchange.run.world, "mean_k ||x_k - mean||^2"
         value = consensus_distance(exchange.rows, exchange.mean, world)
         value = value if value > exchange.rounding else 0.0

@@ -32,7 +32,7 @@ _calls: weakref.WeakKeyDictionary[object, RollCall] = weakref.WeakKeyDictionary(
 
 
 def of_world(world: World, patience_s: float = PATIENCE_S) -> RollCall:
-    """Find the roll call of the ranks of this world; a collective the first time.
+    """Return the roll call of the ranks of this world; a collective the first time.
 
     Worlds of the same ranks share one, so that it is noticed when two ranks wait in different ones.
 
@@ -57,14 +57,14 @@ def of_world(world: World, patience_s: float = PATIENCE_S) -> RollCall:
 
 
 def leave(world: World, how: str = LEFT) -> None:
-    """Say that this rank will come to nothing any more, as the end of its process does."""
+    """Announce that this rank joins no more operations, as the end of its process does."""
     found = _calls.get(world.company)
     if found is not None:
         found.leave(how)
 
 
 class _Operation:
-    """Around an operation in which ranks meet."""
+    """Context of an operation in which ranks meet."""
 
     __slots__ = ("_at", "_call")
 
@@ -84,7 +84,7 @@ class _Operation:
 
 
 class RollCall:
-    """Knows in which operation this rank is, and finds out why others do not come to it.
+    """Knows the operation this rank is in, and finds out why others do not join it.
 
     A rank that waits for what will never come is ended, with a sentence on standard error, since
     no exception reaches a thread that waits in C. A rank that is not waiting, or whose library has
@@ -123,18 +123,18 @@ class RollCall:
                 _say_without(int(np.argmax(rows[:, 0])), address, watch.patience_s)
 
     def join(self, world: World, patience_s: float) -> None:
-        """Add a world of the same ranks; what may be waited counts from now on, in all of them."""
+        """Add a world of the same ranks; the shorter patience holds from now on, for all."""
         self._worlds.add(world)
         if self._watch is not None:
             self._watch.patience_s = patience_s
 
     def number(self) -> int:
-        """Give a number to a run that begins; the same on all ranks."""
+        """Return the number of a run that begins; the same on all ranks."""
         self._made += 1
         return self._made - 1
 
     def at(self, sync: int, what: str, t: int) -> AbstractContextManager[None]:
-        """Make what goes around an operation in which all ranks meet.
+        """Return the context of an operation in which all ranks meet.
 
         Args:
             sync: The number of the run.
@@ -156,7 +156,7 @@ class RollCall:
         own.begin(at)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Leave it; `error` is what it ended with."""
+        """Leave the operation; `error` is what it ended with."""
         try:
             if isinstance(error, RuntimeError) and self._own.waits:
                 self._explain(error)
@@ -164,16 +164,16 @@ class RollCall:
             self._own.end()
 
     def settle(self) -> None:
-        """Note that the ranks have met in the operation that goes on, and know what is wrong."""
+        """Note that the ranks have met in the current operation, and know of any error."""
         self._own.settle()
 
     def ended(self, sync: int, how: str = ENDED) -> None:
-        """Say that a run is over on this rank, which will meet nobody in it any more."""
+        """Announce that a run is over on this rank, which joins no more of its operations."""
         if self._own.over(sync, how) and self._watch is not None:
             self._watch.say()
 
     def leave(self, how: str = LEFT) -> None:
-        """Say that the process ends, and talk no more."""
+        """Announce that the process ends, and send nothing more."""
         if self._own.leave(how) and self._watch is not None:
             self._watch.say()
             self._watch.close()
@@ -184,7 +184,7 @@ class RollCall:
             self._watch.abandon()
 
     def _explain(self, error: RuntimeError) -> None:
-        """Raise what lies behind a library's error: a rank that is not there, if that is it."""
+        """Raise the cause of a library's error: a missing rank, if that is it."""
         watch = self._watch
         if watch is None or watch.wire is None:
             return
@@ -212,7 +212,7 @@ def _line(address: Mapping[str, object], rank: int) -> Line | None:
 
 
 def _told(world: World, address: dict[str, object]) -> dict[str, object]:
-    """What rank 0 says, on every rank. A collective."""
+    """Return rank 0's answer on every rank. A collective."""
     said = json.dumps(address).encode()
     if len(said) > ADDRESS_BYTES:
         said = b"{}"
@@ -236,7 +236,7 @@ def _error(verdict: Verdict) -> Exception:
 
 
 def _leave_all() -> None:
-    """Say that the interpreter ends; by an exception, if one has just been shown."""
+    """Announce the end of the interpreter; by an exception, if one has just been shown."""
     error = getattr(sys, "last_value", None)
     how = failed(error) if error else LEFT
     for call in list(_calls.values()):
@@ -244,7 +244,7 @@ def _leave_all() -> None:
 
 
 def _abandon_all() -> None:
-    """In a fork, of a loader say: it must neither answer for the rank nor hold its connections."""
+    """Be silent in a fork, of a loader say: it must not answer for the rank or stay connected."""
     for call in list(_calls.values()):
         call.abandon()
 

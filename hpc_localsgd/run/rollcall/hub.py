@@ -30,7 +30,7 @@ ADDRESS_BYTES = 600
 
 @dataclass
 class _Peer:
-    """A connection: of which rank, if it has said that, and the begin of its next line."""
+    """A connection: its rank, once known, and the beginning of its next line."""
 
     since_s: float
     rank: int | None = None
@@ -38,7 +38,7 @@ class _Peer:
 
 
 class Hub:
-    """Rank 0's end.
+    """Rank 0's end of the connections.
 
     Attributes:
         gone: Ranks whose connection has ended.
@@ -63,7 +63,7 @@ class Hub:
 
     @property
     def address(self) -> dict[str, object]:
-        """What the other ranks must know."""
+        """Address that the other ranks must know."""
         name = socket.gethostname()
         return {
             "hosts": [name, *_numeric(name)],
@@ -73,7 +73,7 @@ class Hub:
         }
 
     def hear(self, timeout_s: float) -> Iterator[tuple[int, bytes]]:
-        """Give the lines that came, with the rank that sent them; wait for the first one."""
+        """Yield the lines that came, with the rank that sent them; wait for the first one."""
         for key, _ in self._selector.select(timeout_s):
             if key.fileobj is self._listener:
                 self._accept()
@@ -92,7 +92,7 @@ class Hub:
         self.abandon()
 
     def abandon(self) -> None:
-        """Let go of the connections in this process alone, a fork: the selector is its parent's."""
+        """Close the connections in this process alone, a fork: the selector is its parent's."""
         for connection in (self._listener, *list(self._peers)):
             connection.close()
 
@@ -113,7 +113,7 @@ class Hub:
             self._forget(oldest)
 
     def _dismiss(self, before_s: float) -> None:
-        """End the connections that have not said for long who they are."""
+        """Close the connections that have not identified themselves in time."""
         for connection, peer in list(self._peers.items()):
             if peer.rank is None and peer.since_s < before_s:
                 self._forget(connection)
@@ -132,7 +132,7 @@ class Hub:
             self._forget(connection)
 
     def _greet(self, connection: socket.socket, peer: _Peer, line: bytes) -> bool:
-        """Take a rank that says the word in the place of its earlier connection, if any."""
+        """Accept a rank that sends the right word, in place of its earlier connection if any."""
         word, _, rank = line.partition(b" ")
         known = secrets.compare_digest(word, self._word.encode())
         if not (known and rank.isdigit() and len(rank) < 10 and 0 < int(rank) < self._n):
@@ -156,7 +156,7 @@ class Hub:
 
 
 def send(connection: socket.socket, line: bytes) -> None:
-    """Send a line; one that cannot be sent whole ends the connection, which its reader notices."""
+    """Send a line; if it cannot be sent whole, end the connection, which its reader notices."""
     try:
         connection.sendall(line + b"\n")
     except OSError:
@@ -165,7 +165,7 @@ def send(connection: socket.socket, line: bytes) -> None:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Let the kernels find out that a host is gone; they answer for a process that is busy."""
+    """Let the kernels detect that a host is gone; they answer for a process that is busy."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     settings = {
         "TCP_KEEPIDLE": UNREACHABLE_S // 5,
@@ -190,7 +190,7 @@ def _listen() -> socket.socket:
 
 
 def _numeric(host: str) -> list[str]:
-    """Find the addresses of a host, for machines that do not know its name."""
+    """Return the addresses of a host, for machines that cannot resolve its name."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
@@ -206,7 +206,7 @@ def _receive(connection: socket.socket) -> bytes:
 
 
 def _make_room(n: int) -> None:
-    """Raise the limit of open files by n, as far as that is allowed: the program needs its own."""
+    """Raise the limit of open files by n, if allowed: the program needs its own."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if n > STRANGERS and soft != resource.RLIM_INFINITY:
         most = soft + n if hard == resource.RLIM_INFINITY else min(soft + n, hard)

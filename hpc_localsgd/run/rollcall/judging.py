@@ -28,14 +28,14 @@ class Heard:
 
     @property
     def waits_s(self) -> float:
-        """How long the rank has been in an operation; 0 if it is in none."""
+        """Seconds for which the rank has been in an operation; 0 if it is in none."""
         return self.note.waited_s + self.ago_s if self.note.inside else 0.0
 
 
 def judge(
     heard: Mapping[int, Heard], past: Callable[[int], At | None], patience_s: float
 ) -> Verdict | None:
-    """Find out whether some ranks wait for what will never come.
+    """Return a verdict if some ranks wait for what will never come.
 
     A rank that says nothing is not taken for dead: it may be suspended, or in a long computation
     that lets no other thread run. When its process or host dies, its connection ends.
@@ -83,7 +83,7 @@ def _left(heard: Mapping[int, Heard]) -> Verdict | None:
 
 
 def _furthest(heard: Mapping[int, Heard]) -> Iterator[int]:
-    """Give of every run the rank that waits in its latest operation."""
+    """Yield, for every run, the rank that waits in its latest operation."""
     found: dict[int, int] = {}
     for rank, other in sorted(heard.items()):
         if other.note.inside:
@@ -94,7 +94,7 @@ def _furthest(heard: Mapping[int, Heard]) -> Iterator[int]:
 
 
 def _gone(heard: Mapping[int, Heard]) -> Verdict | None:
-    """Find a process that ended without a word: killed, or by os._exit, or with its host."""
+    """Find a process that ended without notice: killed, by os._exit, or with its host."""
     gone = [r for r, other in sorted(heard.items()) if other.gone_s is not None]
     for waiting in _longest(heard) if gone else ():
         of = heard[waiting]
@@ -111,7 +111,7 @@ def _gone(heard: Mapping[int, Heard]) -> Verdict | None:
 
 
 def _longest(heard: Mapping[int, Heard]) -> Iterator[int]:
-    """Give of every run the rank that has waited longest, one whose library gave up before all."""
+    """Yield, for every run, the rank that has waited longest; first one whose library gave up."""
     found: dict[int, int] = {}
 
     def key(rank: int) -> tuple[bool, float]:
@@ -125,7 +125,7 @@ def _longest(heard: Mapping[int, Heard]) -> Iterator[int]:
 
 
 def _too_long(heard: Mapping[int, Heard], patience_s: float) -> Verdict | None:
-    """Find a rank that has waited longer than one may."""
+    """Find a rank that has waited longer than its patience."""
     waiting = max(heard, key=lambda rank: heard[rank].waits_s, default=None)
     if waiting is None or heard[waiting].waits_s <= patience_s:
         return None

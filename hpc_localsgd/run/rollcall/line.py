@@ -14,7 +14,7 @@ ALL_S = 15.0  # to all of them
 
 
 class Line:
-    """Another rank's end.
+    """Another rank's end of the connection.
 
     Attributes:
         gone: {0} when rank 0 is gone.
@@ -35,7 +35,7 @@ class Line:
         self._unread = b""
 
     def hear(self, timeout_s: float) -> Iterator[tuple[int, bytes]]:
-        """Give the lines that came from rank 0 within some seconds."""
+        """Yield the lines that came from rank 0 within some seconds."""
         if self.gone:
             time.sleep(timeout_s)
             return
@@ -63,7 +63,7 @@ class Line:
     abandon = close
 
     def _again(self) -> None:
-        """Connect anew: a connection may end while both processes live."""
+        """Connect again: a connection may end while both processes live."""
         self._socket.close()
         self._unread = b""
         try:
@@ -87,7 +87,7 @@ class Line:
         raise failed
 
     def _greeted(self, host: str, port: int) -> socket.socket:
-        """Connect to one address, and be sure that it is rank 0 which answers."""
+        """Connect to one address, and make sure that it is rank 0 that answers."""
         connection = socket.create_connection((host, port), timeout=CONNECT_S)
         connection.settimeout(ANSWER_S)
         try:

@@ -18,12 +18,12 @@ REMEDY = (
 
 
 def failed(error: BaseException | None) -> str:
-    """Describe how a rank ends that ends by an error."""
+    """Describe the end of a rank that ends by an error."""
     return f"{FAILED} ({type(error).__name__}: {str(error)[:200]})"
 
 
 class At(NamedTuple):
-    """An operation in which ranks meet; equal on all of them.
+    """An operation in which ranks meet, equal on all of them.
 
     Attributes:
         sync: Which call of `attach` it belongs to, counted from 0.
@@ -47,7 +47,7 @@ NOWHERE = At(-2, "the start", 0)
 
 @dataclass(frozen=True)
 class Note:
-    """Where a rank is.
+    """Position of a rank.
 
     Attributes:
         count: Operations begun so far, this one included.
@@ -68,12 +68,12 @@ class Note:
     left: str = ""
 
     def to_json(self) -> bytes:
-        """Write it on one line."""
+        """Write the note as one line."""
         return json.dumps(asdict(self)).encode()
 
     @staticmethod
     def of(said: Mapping[str, Any]) -> Note:
-        """Make a note of what `to_json` wrote."""
+        """Read a note from what `to_json` wrote."""
         sync, what, t = said["at"]
         return Note(
             int(said["count"]),
@@ -86,7 +86,7 @@ class Note:
         )
 
     def absence(self, sync: int) -> str:
-        """Say why this rank takes part in no operation of a run any more; empty if it may."""
+        """Say why this rank joins no more operations of a run; "" if it may."""
         return self.left or self.ended.get(sync, "")
 
 
@@ -105,12 +105,12 @@ class Verdict:
     ranks: tuple[int, ...]
 
     def to_json(self) -> bytes:
-        """Write it on one line."""
+        """Write the verdict as one line."""
         return json.dumps(asdict(self)).encode()
 
     @staticmethod
     def of(said: Mapping[str, Any]) -> Verdict:
-        """Make a verdict of what `to_json` wrote."""
+        """Read a verdict from what `to_json` wrote."""
         ranks = tuple(int(rank) for rank in said["ranks"])
         return Verdict(str(said["said"]), int(said["status"]), ranks)
 

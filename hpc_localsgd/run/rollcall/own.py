@@ -47,12 +47,12 @@ class Own:
 
     @property
     def nested(self) -> bool:
-        """Tell whether an operation goes on, of which what begins now is a part."""
+        """Whether an operation is under way, which includes what begins now."""
         return self._depth > 0
 
     @property
     def waits(self) -> bool:
-        """Tell whether the end of an operation is the end of a wait for others."""
+        """Whether the end of an operation is the end of a wait for others."""
         return self._depth == 1 and self.moment.at != SETTLED
 
     def begin(self, at: At) -> None:
@@ -63,18 +63,18 @@ class Own:
             self._past[count % REMEMBERED] = self.moment = Moment(count, at, True)
 
     def end(self) -> None:
-        """Leave it again."""
+        """Leave the operation."""
         self._depth -= 1
         if self._depth == 0:
             self.moment = Moment(self.moment.number, self.moment.at, False)
 
     def settle(self) -> None:
-        """Note that the ranks have met in the operation that goes on, and know what is wrong."""
+        """Note that the ranks have met in the current operation, and know of any error."""
         count = self.moment.number
         self._past[count % REMEMBERED] = self.moment = Moment(count, SETTLED, True)
 
     def over(self, sync: int, how: str) -> bool:
-        """Note that a run is over; tell whether that is new."""
+        """Note that a run is over; return whether that is new."""
         if sync in self.ended:
             return False
         kept = [*self.ended.items(), (sync, how)][-KEPT:]
@@ -82,11 +82,11 @@ class Own:
         return True
 
     def leave(self, how: str = LEFT) -> bool:
-        """Note that the process ends; tell whether that is new."""
+        """Note that the process ends; return whether that is new."""
         self.left, before = self.left or how, self.left
         return not before
 
     def before(self, count: int) -> At | None:
-        """Give the operation of a number; None if it is to come, or long ago."""
+        """Return the operation of a number; None if it is to come, or long past."""
         moment = self._past[count % REMEMBERED]
         return moment.at if moment.number == count else None

@@ -25,7 +25,7 @@ class Wire(Protocol):
     gone: set[int]
 
     def hear(self, timeout_s: float) -> Iterator[tuple[int, bytes]]:
-        """Give the lines that came."""
+        """Yield the lines that came."""
 
     def tell(self, line: bytes) -> None:
         """Send a line."""
@@ -34,18 +34,18 @@ class Wire(Protocol):
         """End the connections."""
 
     def abandon(self) -> None:
-        """Let go of them in a fork of the process."""
+        """Close them in a fork of the process."""
 
 
 class Clock:
-    """Seconds in which this process ran: one that is suspended has waited for nobody."""
+    """Seconds in which this process ran: time in which it was suspended does not count."""
 
     def __init__(self) -> None:
         """Begin at 0."""
         self.now_s, self._last_s = 0.0, time.monotonic()
 
     def tick(self) -> float:
-        """Go on; to be called more often than every `LONGEST_TICK_S`."""
+        """Advance; call it more often than every `LONGEST_TICK_S`."""
         real_s = time.monotonic()
         self.now_s += min(real_s - self._last_s, LONGEST_TICK_S)
         self._last_s = real_s
@@ -111,7 +111,7 @@ class Watch:
             wire.abandon()
 
     def turn(self) -> None:
-        """Hear the others for a tick, say what they may have to know, and conclude."""
+        """Listen to the others for a tick, tell them what they may need, and conclude."""
         if self._held is not None and self._held is not self.wire:
             self._held.close()
         self._held = self.wire
@@ -125,7 +125,7 @@ class Watch:
             self._held.close()
 
     def _listen(self, wire: Wire | None) -> None:
-        """Take what came from the others within a tick."""
+        """Read what came from the others within a tick."""
         if wire is None:
             self._closed.wait(TICK_S)
             return
@@ -139,7 +139,7 @@ class Watch:
                     return
 
     def _look(self, wire: Wire | None) -> None:
-        """Say what the others may have to know, and see whether a wait is in vain."""
+        """Tell the others what they may need, and check whether a wait is in vain."""
         with self._lock:
             now_s, note = self._clock.tick(), self._note()
         waits = note.inside and note.waited_s >= WAITS_S
@@ -152,7 +152,7 @@ class Watch:
             self._judge(wire, note, now_s)
 
     def _judge(self, wire: Wire | None, note: Note, now_s: float) -> None:
-        """Conclude what follows from what is known here, when it still does a tick later.
+        """Conclude what follows from the notes, if it still does a tick later.
 
         Ranks that meet all the same find out by themselves, and each can raise an exception.
         """

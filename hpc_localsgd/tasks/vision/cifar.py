@@ -39,5 +39,5 @@ class CifarTask(ImageTask):
         return self.classification(samples, 32, setting)
 
     def published(self) -> TaskSpec:
-        """Synthetic images, as many and as large."""
+        """Return synthetic images, as many and as large."""
         return self.synthetic(size=32, classes=self.files.classes, samples=50_000)

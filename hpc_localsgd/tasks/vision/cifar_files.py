@@ -49,7 +49,7 @@ class Published:
     std: tuple[float, float, float]
 
     def read(self, data: Path) -> dict[str, Images]:
-        """The splits "train" and "test" from a folder, or from the one above it.
+        """Return the splits "train" and "test" from a folder, or from the one above it.
 
         Raises:
             ConfigurationError: A file is missing or damaged; the text names it, and says what to
@@ -133,10 +133,10 @@ CIFAR100 = Published(
 
 
 class _OnlyArrays(pickle.Unpickler):
-    """Unpickles containers and numpy arrays, and runs no other code."""
+    """Unpickler of containers and numpy arrays, which runs no other code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The two functions and two types that a pickled array needs."""
+        """Return the two functions and two types that a pickled array needs."""
         if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         if (module, name) == ("_codecs", "encode"):

@@ -32,7 +32,7 @@ class _Basic(nn.Module):
         return torch.relu(out + self._shortcut(x))
 
     def _shortcut(self, x: torch.Tensor) -> torch.Tensor:
-        """The input, every other pixel of it where the block strides, new channels zero."""
+        """Return the input, every other pixel where the block strides, new channels zero."""
         if not self.more and self.stride == 1:
             return x
         half = self.more // 2
@@ -96,7 +96,7 @@ def resnet(
 def wide_resnet(
     depth: int, width: int, classes: int, norm: MakeNorm, channels: int = 3
 ) -> nn.Module:
-    """WideResNet of depth 6n + 4, `width` times as wide; without dropout.
+    """Make a WideResNet of depth 6n + 4, `width` times as wide, without dropout.
 
     Source: Zagoruyko & Komodakis 2016: WRN-28-10 has 36.5 million parameters.
     """
@@ -116,7 +116,7 @@ def wide_resnet(
 
 
 def vgg(depth: int, classes: int, channels: int = 3) -> nn.Module:
-    """VGG without norms, one linear layer behind its filters; VGG-16 has 14.7 million parameters.
+    """Make a VGG without norms, with one linear layer; VGG-16 has 14.7 million parameters.
 
     Source: Simonyan & Zisserman 2015 for the filters. Their three wide layers at the end are made
     for 224x224 images and would be nine tenths of the parameters.
@@ -136,7 +136,7 @@ def _head(channels: int, classes: int) -> list[nn.Module]:
 
 
 def _initialised(net: nn.Module) -> nn.Module:
-    """He et al. 2015 for the filters; a linear layer without bias at first."""
+    """Initialise filters as He et al. 2015, and a linear layer with bias 0."""
     for part in net.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

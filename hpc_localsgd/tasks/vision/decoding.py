@@ -38,7 +38,7 @@ class Decoder:
         return {k: v for k, v in self.__dict__.items() if k not in ("_varied", "_plain")}
 
     def __call__(self, request: Request) -> Result:
-        """The images of a request."""
+        """Return the images of a request."""
         images = torch.zeros(len(request.rows), 3, self.size, self.size, dtype=torch.uint8)
         labels = torch.full((len(request.rows),), -1)
         faults: list[str] = []
@@ -52,7 +52,7 @@ class Decoder:
     def _found(
         self, request: Request, row: int, place: int, faults: list[str]
     ) -> tuple[torch.Tensor, int] | None:
-        """An image and its label; in training, the next readable one in the place of a damaged."""
+        """Return an image and its label; in training, the next readable one for a damaged one."""
         labels = self.store.labels[request.split]
         training = request.seeds is not None
         for i in (np.arange(row, row + MOST_SKIPS) % len(labels)).tolist():

@@ -37,7 +37,7 @@ FORMAT, VERSION = "hpc_localsgd.images", 1
 
 
 class Pack(Store):
-    """A packed file. Every process opens it for itself, when it first reads."""
+    """A packed file, opened by every process for itself when it first reads."""
 
     def __init__(self, path: Path) -> None:
         """Read the index.
@@ -82,7 +82,7 @@ class Pack(Store):
         return {**self.__dict__, "_file": None}  # an open file stays with its process
 
     def name(self, split: str, i: int) -> str:
-        """See `Store.name`."""
+        """Return the name of an image, see `Store.name`."""
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 said = file[SPLITS[split]]["name"].asstr()[i]
@@ -91,7 +91,7 @@ class Pack(Store):
         return f"{self.path}: image {i} of {SPLITS[split]} ({said})"
 
     def encoded(self, split: str, i: int) -> bytes:
-        """See `Store.encoded`."""
+        """Return the bytes of an image, see `Store.encoded`."""
         begin, end = (int(place) for place in self._offset[split][i : i + 2])
         try:
             if self._file is None:
@@ -106,7 +106,7 @@ class Pack(Store):
 
 
 def _check_no_junk(path: Path, classes: tuple[str, ...]) -> None:
-    """Older files may have a hidden folder as a class: labels would not be those of the tree."""
+    """Check for a hidden folder as a class, as in older files: labels would not be the tree's."""
     if junk := [name for name in classes if is_junk(name)]:
         raise ConfigurationError(
             f"{path} was packed by an older version with the folder {junk[0]} as a class: remove "
@@ -115,7 +115,7 @@ def _check_no_junk(path: Path, classes: tuple[str, ...]) -> None:
 
 
 def opened(path: Path) -> h5py.File:
-    """A packed file for reading, without a lock.
+    """Return a packed file for reading, without a lock.
 
     Raises:
         ConfigurationError: It cannot be opened; a truncated file is one reason.
@@ -132,7 +132,7 @@ def opened(path: Path) -> h5py.File:
 
 
 def check_format(path: Path, file: h5py.File) -> None:
-    """Whether a file is one of ours.
+    """Check that a file is a packed file of this package.
 
     Raises:
         ConfigurationError: It is not, it leads to other files or declares more than it can hold,
@@ -154,7 +154,7 @@ def check_format(path: Path, file: h5py.File) -> None:
 
 
 def written(file: h5py.File) -> str:
-    """How much of a file has been packed: "12 of 40"."""
+    """Return how much of a file has been packed: "12 of 40"."""
     parts = [file[name] for name in SPLITS.values()]
     done, total = (sum(int(n) for n in ns) for ns in zip(*map(_progress, parts), strict=True))
     return f"{done} of {total}"
@@ -165,7 +165,7 @@ def _progress(group: h5py.Group) -> tuple[int, int]:
 
 
 def lay_down(file: h5py.File, group: str, names: list[str], labels: Any, sizes: Any) -> None:
-    """The structure of a split, all of its space allocated: nothing is ever added to it."""
+    """Make the structure of a split with all of its space: nothing is ever added to it."""
     made = file.create_group(group)
     n, total = len(names), int(np.sum(sizes))
     made["offset"] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -44,7 +44,7 @@ class Listing:
 
     @property
     def digest(self) -> str:
-        """Of names, which hold the class, and sizes: the same wherever the tree lies."""
+        """Digest of names, which hold the class, and sizes: equal wherever the tree lies."""
         parts = [
             f"{name} {size}"
             for split in SPLITS
@@ -54,7 +54,7 @@ class Listing:
 
 
 def listed(root: Path) -> Listing:
-    """The images below a folder.
+    """Return the images below a folder.
 
     Raises:
         ConfigurationError: Folders are missing, the splits differ in their classes, or a file
@@ -87,7 +87,7 @@ def _size(path: Path) -> int:
 
 
 def pack(listing: Listing, out: Path, say: Say = lambda done, total: None) -> bool:
-    """Write the packed file, or the rest of it; False if it was complete already.
+    """Write the packed file, or the rest of it; return False if it was complete already.
 
     Raises:
         ConfigurationError: The file is of other images, or an image changed or cannot be read.
@@ -114,7 +114,7 @@ def pack(listing: Listing, out: Path, say: Say = lambda done, total: None) -> bo
 
 
 def _begin(listing: Listing, out: Path) -> None:
-    """The structure of the file, under another name until it is whole."""
+    """Make the structure of the file, under another name until it is whole."""
     laying = out.with_name(out.name + ".begun")
     with h5py.File(laying, "w", locking="best-effort") as file:
         for split, name in SPLITS.items():
@@ -138,7 +138,7 @@ def _is_complete(listing: Listing, out: Path) -> bool:
 
 
 def _portions(sizes: np.ndarray, begin: int) -> Iterator[tuple[int, int]]:
-    """Consecutive images a..b of about `AT_ONCE_BYTES`."""
+    """Yield consecutive images a..b of about `AT_ONCE_BYTES`."""
     a, held = begin, 0
     for i in range(begin, len(sizes)):
         held += int(sizes[i])
@@ -148,7 +148,7 @@ def _portions(sizes: np.ndarray, begin: int) -> Iterator[tuple[int, int]]:
 
 
 def _write(listing: Listing, split: str, group: h5py.Group, a: int, b: int) -> None:
-    """Images a..b of a split: their bytes and checksums."""
+    """Write images a..b of a split: their bytes and checksums."""
     contents = [_content(listing, split, i) for i in range(a, b)]
     group["crc"][a:b] = np.array([zlib.crc32(content) for content in contents], dtype=np.uint32)
     begin, end = int(group["offset"][a]), int(group["offset"][b])

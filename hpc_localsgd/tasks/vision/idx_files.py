@@ -21,7 +21,7 @@ MOST_BYTES = 2 << 30  # of a file, unpacked too: EMNIST's largest has 0.55 GB
 
 
 def find(folders: list[Path], prefix: str) -> dict[str, tuple[Path, Path]] | None:
-    """Find the images' and the labels' file of both splits; None where no folder has them all.
+    """Find the images' and labels' file of both splits; return None if no folder has them all.
 
     Args:
         folders: Where to look, in order.
@@ -46,13 +46,13 @@ def find(folders: list[Path], prefix: str) -> dict[str, tuple[Path, Path]] | Non
 
 
 def prefixes(folders: list[Path]) -> list[str]:
-    """List what stands in front of `train-images` in these folders: EMNIST has six sets in one."""
+    """Return what stands before `train-images` in these folders: EMNIST has six sets in one."""
     found = (path.name for folder in folders for path in folder.glob("*train-images*idx3-ubyte*"))
     return sorted({name.split("train-images")[0] for name in found})
 
 
 def read(files: dict[str, tuple[Path, Path]]) -> dict[str, Images]:
-    """Read the images and labels of the splits; labels that begin at 1 are made to begin at 0.
+    """Read images and labels of the splits; labels that begin at 1 are shifted to begin at 0.
 
     Raises:
         ConfigurationError: A file is damaged or does not fit the others; the text names it.
@@ -97,7 +97,7 @@ def _file(folder: Path, prefix: str, names: tuple[str, ...], kind: str) -> Path 
 
 
 def _candidates(folder: Path, prefix: str, names: tuple[str, ...], kind: str) -> Iterator[Path]:
-    """Give the names in use: train-images-idx3-ubyte, train-images.idx3-ubyte, gzipped or not."""
+    """Yield the names in use: train-images-idx3-ubyte, train-images.idx3-ubyte, gzipped or not."""
     what, format = kind.split("-")
     for name in names:
         for point in "-.":

@@ -62,7 +62,7 @@ class InMemory(Samples):
         self._std = 255 * torch.tensor(std, dtype=setting.dtype, device=device).view(shape)
 
     def training(self, workers: Sequence[int], t: int) -> Batch:
-        """See `Samples.training`."""
+        """Return a training batch, see `Samples.training`."""
         images, labels = self._data["train"]
         rows = rows_of(self.partition, workers, t) % len(labels)
         index = rows.to(self._setting.device, non_blocking=True)
@@ -72,7 +72,7 @@ class InMemory(Samples):
         return self._normalised(chosen).unflatten(0, index.shape), labels[index]
 
     def clean(self, split: str, rows: Places) -> Iterator[Batch]:
-        """See `Samples.clean`."""
+        """Yield chunks of a split, see `Samples.clean`."""
         images, labels = self._data[split]
         for part in chunks(rows, images[0].numel()):
             index = torch.as_tensor(np.asarray(part) % len(labels), device=labels.device)
@@ -101,7 +101,7 @@ class InMemory(Samples):
 def cropped(
     images: torch.Tensor, down: torch.Tensor, right: torch.Tensor, flip: torch.Tensor, pad: int
 ) -> torch.Tensor:
-    """Images [N, C, h, w] cut out of themselves with a frame of zeros, some of them mirrored.
+    """Crop images [N, C, h, w] out of a frame of zeros around them, some of them mirrored.
 
     Args:
         images: Of any dtype.

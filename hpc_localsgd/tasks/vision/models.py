@@ -37,7 +37,7 @@ def model_maker(
     ghost: int = 32,
     channels: int = 3,
 ) -> Callable[[], nn.Module]:
-    """What makes a freshly initialised model from torch's global random numbers.
+    """Return a function that makes a model, initialised from torch's global random numbers.
 
     Args:
         name: One of torchvision's (resnet50, vgg16_bn, densenet121, vit_b_16, ...), or, where
@@ -89,7 +89,7 @@ def _maker(
 
 
 class _Coloured(nn.Module):
-    """A model of colour images, for grey ones."""
+    """A model of colour images, applied to grey ones."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class _Coloured(nn.Module):
 def _small_maker(
     name: str, classes: int, image: tuple[int, int], kind: Norm, norm: MakeNorm
 ) -> Callable[[], nn.Module]:
-    """Find the model in the name: a family, a depth or width, perhaps another width."""
+    """Parse the model's name: a family, a depth or width, perhaps another width."""
     channels, size = image
     found = _SMALL.fullmatch(name)
     if found is None:

@@ -46,7 +46,7 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 def _normalised(
     part: torch.Tensor, norm: GhostBatchNorm2d
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One ghost batch, with its own mean [C] and unbiased variance [C]."""
+    """Return one ghost batch, with its own mean [C] and unbiased variance [C]."""
     mean, var = torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)  # type: ignore[arg-type]
     out = nn.functional.batch_norm(
         part, mean, var, norm.weight, norm.bias, True, 1.0, norm.eps
@@ -55,7 +55,7 @@ def _normalised(
 
 
 def make_norm(norm: Norm, groups: int, ghost: int) -> MakeNorm:
-    """What makes the norm of a number of channels.
+    """Return a function that makes the norm of a number of channels.
 
     Raises:
         ConfigurationError: When called: the channels cannot be cut into so many groups.
@@ -82,7 +82,7 @@ def make_norm(norm: Norm, groups: int, ghost: int) -> MakeNorm:
 
 
 def replace_norms(module: nn.Module, make: MakeNorm) -> int:
-    """Put another norm in the place of every BatchNorm2d of a module; returns how many there were.
+    """Replace every BatchNorm2d of a module by another norm; return how many there were.
 
     Weights and biases are those of the replaced ones (a zero-initialised last norm stays so).
     """

@@ -52,7 +52,7 @@ def decode(content: bytes) -> Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those that this PIL was built with: it fails on a name it does not know."""
+    """Return the formats that this PIL was built with: it fails on a name it does not know."""
     from PIL import Image
 
     Image.init()
@@ -60,7 +60,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _eight_bits(image: Image) -> np.ndarray:
-    """A grey image of more bits, as uint8 [height, width]."""
+    """Return a grey image of more bits, as uint8 [height, width]."""
     bits = _bits(image)
     values = np.asarray(image)
     if image.mode == "F":
@@ -76,7 +76,7 @@ def _eight_bits(image: Image) -> np.ndarray:
 
 
 def _fractions(values: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] as uint8; `not` holds for NaN too."""
+    """Return floats in [0, 1] as uint8; `not` holds for NaN too."""
     if not (values.min() >= 0 and values.max() <= 1):
         raise ValueError(
             f"its pixels are floats from {values.min():g} to {values.max():g}, and 0 to 1 are "
@@ -86,7 +86,7 @@ def _fractions(values: np.ndarray) -> np.ndarray:
 
 
 def _bits(image: Image) -> int | None:
-    """How many bits a grey value has; None where that is not known."""
+    """Return the bits of a grey value; None if unknown."""
     if image.format == "TIFF":
         said = image.tag_v2.get(BITS_PER_SAMPLE, (0,))[0]  # type: ignore[attr-defined]
         return said if image.mode.startswith("I;16") and said in (12, 16) else None
@@ -95,7 +95,7 @@ def _bits(image: Image) -> int | None:
 
 
 def _is_negative(image: Image) -> bool:
-    """Whether 0 is white; PIL turns such images of up to eight bits round, but not these."""
+    """Return whether 0 is white; PIL inverts such images of up to eight bits, but not these."""
     if image.format != "TIFF":
         return False
     return bool(image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO)  # type: ignore[attr-defined]

@@ -47,7 +47,7 @@ class Request:
 
     @property
     def key(self) -> Hashable:
-        """Names the request; the rows of a training batch follow from its seeds."""
+        """Key of the request; the rows of a training batch follow from its seeds."""
         return self.seeds or (self.split, self.rows.tobytes())
 
 
@@ -68,15 +68,15 @@ class Result:
     faults: list[str]
 
     def pin_memory(self) -> Result:
-        """Called by the DataLoader where the batch goes on to a GPU."""
+        """Pin the memory; called by the DataLoader for a batch that is sent to a GPU."""
         return Result(self.key, self.images.pin_memory(), self.labels.pin_memory(), self.faults)
 
 
 class Reader:
-    """Batches by request; while one is used, those expected to follow are read."""
+    """Reads batches on request, and those expected to follow while one is used."""
 
     def __init__(self, read: Callable[[Request], Result], processes: int, pin: bool) -> None:
-        """Start nothing yet: processes are started with the first request.
+        """Prepare to read; processes are started with the first request.
 
         Args:
             read: Reads a batch; is sent to the processes.
@@ -92,7 +92,7 @@ class Reader:
         weakref.finalize(self, _end, self._running)
 
     def get(self, request: Request, following: Iterable[Request] = ()) -> Result:
-        """A batch, and a hint of what will be asked for next.
+        """Return a batch, given a hint of what will be asked for next.
 
         Raises:
             DataError: A loader process has ended, or nothing came for `TIMEOUT_S`.
@@ -148,12 +148,12 @@ class Reader:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return what the DataLoader complains of, with the whole wait instead of its last part."""
+    """Return the DataLoader's error, with the whole wait instead of its last part."""
     return f"nothing came for {TIMEOUT_S:g} s" if _TIMED_OUT in str(error) else str(error)
 
 
 class _Plan(Sampler[Any]):
-    """What the DataLoader asks its processes for next; may be changed while it runs."""
+    """Requests that the DataLoader gives its processes next; may change while it runs."""
 
     def __init__(self, kept: dict[Hashable, Result]) -> None:
         self._kept = kept
@@ -161,7 +161,7 @@ class _Plan(Sampler[Any]):
         self.flying: set[Hashable] = set()
 
     def aim(self, requests: Iterable[Request]) -> None:
-        """From now on, these."""
+        """Set the requests from now on."""
         self._wanted = iter(requests)
 
     def __iter__(self) -> Iterator[Request | None]:
@@ -176,7 +176,7 @@ class _Plan(Sampler[Any]):
 
 
 class _Remote(Dataset[Any]):
-    """What lives in a loader process."""
+    """State of a loader process."""
 
     def __init__(self, read: Callable[[Request], Result]) -> None:
         self._read = read
@@ -186,13 +186,13 @@ class _Remote(Dataset[Any]):
 
 
 def _end(running: list[Any]) -> None:
-    """End the processes. A traceback may still hold the iterator, so letting go is not enough."""
+    """End the processes: a traceback may still hold the iterator, so releasing it is not enough."""
     while running:
         running.pop()._shutdown_workers()
 
 
 def _live_with_the_rank(process: int) -> None:
-    """Set up a loader process: it outlives signals, and never its rank.
+    """Set up a loader process, which outlives signals but not its rank.
 
     The DataLoader watches a loader's parent, which is the fork server, and the fork server ends
     when nobody holds the other end of its pipe, which its loaders do: when the rank ends without

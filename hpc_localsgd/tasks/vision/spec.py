@@ -46,20 +46,20 @@ class ImageTask(TaskSpec):
     mixup: float = 0.0
 
     def undisturbed(self) -> TaskSpec:
-        """See `TaskSpec.undisturbed`."""
+        """Return the undisturbed task, see `TaskSpec.undisturbed`."""
         return replace(self, augment=False, label_noise=0.0, mixup=0.0)
 
     def smoke(self) -> TaskSpec:
-        """The same model on synthetic images, of which few are for testing."""
+        """Return the same model on synthetic images, of which few are for testing."""
         whole: Any = self.published()
         return cast(TaskSpec, replace(whole, test_samples=SMOKE_TEST, distinct=SMOKE_TEST))
 
     @abstractmethod
     def published(self) -> TaskSpec:
-        """The same model on synthetic images, as many and as large as the real ones."""
+        """Return the same model on synthetic images, as many and as large as the real ones."""
 
     def synthetic(self, size: int, classes: int, samples: int, channels: int = 3) -> TaskSpec:
-        """The same model, norm and labels on synthetic images of this size and number."""
+        """Return the same model, norm and labels on synthetic images of this size and number."""
         from hpc_localsgd.tasks.synthetic_images import synthetic_images
 
         shared = {field.name: getattr(self, field.name) for field in fields(ImageTask)}
@@ -70,7 +70,7 @@ class ImageTask(TaskSpec):
     def classification(
         self, samples: Samples, size: int, setting: Setting, channels: int = 3
     ) -> Classification:
-        """The task of this model on samples of size x size pixels.
+        """Return the task of this model on samples of size x size pixels.
 
         Raises:
             ConfigurationError: The model does not exist, or does not fit the images.

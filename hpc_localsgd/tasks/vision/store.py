@@ -34,18 +34,18 @@ class Store(ABC):
 
     @abstractmethod
     def name(self, split: str, i: int) -> str:
-        """What image i is called in messages: its file, and its place in it."""
+        """Return the name of image i in messages: its file, and its place in it."""
 
     @abstractmethod
     def encoded(self, split: str, i: int) -> bytes:
-        """The bytes of image i, as its file holds them.
+        """Return the bytes of image i, as its file holds them.
 
         Raises:
             DataError: They cannot be read, or are not those that were stored.
         """
 
     def image(self, split: str, i: int) -> Image:
-        """Image i, decoded, in RGB: see `pixels`.
+        """Return image i, decoded, in RGB: see `pixels`.
 
         Raises:
             DataError: It cannot be read or decoded; the text names it.
@@ -100,19 +100,19 @@ class Folder(Store):
         return {**self.__dict__, "left_out": []}  # of no use to a loader process
 
     def inside(self, split: str, i: int) -> str:
-        """CLASS/.../FILE of image i."""
+        """Return CLASS/.../FILE of image i."""
         return os.fsdecode(self._paths[split][i])
 
     def path(self, split: str, i: int) -> Path:
-        """The file of image i."""
+        """Return the file of image i."""
         return self.root / SPLITS[split] / self.inside(split, i)
 
     def name(self, split: str, i: int) -> str:
-        """See `Store.name`."""
+        """Return the name of an image, see `Store.name`."""
         return str(self.path(split, i))
 
     def encoded(self, split: str, i: int) -> bytes:
-        """See `Store.encoded`."""
+        """Return the bytes of an image, see `Store.encoded`."""
         try:
             return regular_file.read(self.path(split, i), MOST_BYTES)
         except OSError as error:
@@ -130,7 +130,7 @@ def _check_same_classes(root: Path, names: dict[str, list[str]]) -> None:
 
 
 def check_classes(found: tuple[str, ...], expected: int | None, where: Path) -> None:
-    """Whether there are as many classes as expected.
+    """Check that there are as many classes as expected.
 
     Raises:
         ConfigurationError: There are not.

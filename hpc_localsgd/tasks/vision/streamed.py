@@ -23,7 +23,7 @@ class Streamed(Samples):
     """Images of a store; the order is the partition's, so a run resumes in mid-epoch."""
 
     def __init__(self, decoder: Decoder, processes: int, setting: Setting) -> None:
-        """Start nothing yet.
+        """Prepare to read; start nothing yet.
 
         Args:
             decoder: Reads batches.
@@ -47,7 +47,7 @@ class Streamed(Samples):
         self._std = 255 * like.new_tensor(STD).view(shape)
 
     def training(self, workers: Sequence[int], t: int) -> Batch:
-        """See `Samples.training`."""
+        """Return a training batch, see `Samples.training`."""
         requests = self._from(workers, t)
         found = []
         self._faults = [0] * len(self.skipped)
@@ -61,12 +61,12 @@ class Streamed(Samples):
         return self._normalised(torch.stack(images)), torch.stack(labels)
 
     def trained(self) -> None:
-        """See `Samples.trained`. A second pass over the same batches counts nothing more."""
+        """Count skipped samples, see `Samples.trained`; a second pass over a batch adds none."""
         self.skipped = [n + new for n, new in zip(self.skipped, self._faults, strict=True)]
         self._faults = [0] * len(self.skipped)
 
     def clean(self, split: str, rows: Places) -> Iterator[Batch]:
-        """See `Samples.clean`."""
+        """Yield chunks of a split, see `Samples.clean`."""
         parts = list(chunks(rows, 3 * self._decoder.size**2))
         requests = [Request(split, np.array(part)) for part in parts]
         for i, request in enumerate(requests):
@@ -77,7 +77,7 @@ class Streamed(Samples):
             yield self._normalised(images[kept]), labels[kept]
 
     def _from(self, workers: Sequence[int], t: int, worker: int | None = None) -> Iterator[Request]:
-        """The training requests of these workers from step t on, or those behind a worker's."""
+        """Yield the training requests of these workers from step t on, or those after one's."""
         behind = worker is None
         for step in count(t):
             for k in workers:
@@ -87,7 +87,7 @@ class Streamed(Samples):
                 behind = behind or k == worker
 
     def _checked(self, result: Result, training: bool) -> Result:
-        """The result, if it has no faults, or if they may be skipped; then each is named once."""
+        """Return a result without faults, or with some that may be skipped; name each once."""
         if result.faults and not self._decoder.skip_corrupt:
             raise DataError(f"{result.faults[0]} (--task.skip-corrupt goes on without)")
         if training and (result.labels < 0).any():
@@ -99,12 +99,12 @@ class Streamed(Samples):
         return result
 
     def _note(self, worker: int, faults: int) -> None:
-        """Damaged samples in the batch of a worker, to be counted if it is trained on."""
+        """Note damaged samples in the batch of a worker, to be counted if it is trained on."""
         if self.skipped and worker in self._setting.ranks:
             self._faults[self._setting.ranks.index(worker)] += faults
 
     def _to_device(self, result: Result) -> Batch:
-        """Images uint8 [b, 3, size, size] and labels [b] on the device.
+        """Return images uint8 [b, 3, size, size] and labels [b] on the device.
 
         Bytes travel, from pinned memory and on a stream of their own: the copy runs beside the step
         before, which the GPU is still computing while the host is here.

@@ -60,7 +60,7 @@ def list_tree(folder: Path) -> Tree:
 
 
 def _of_class(folder: Path, name: str, left_out: list[str]) -> list[str]:
-    """The images of a class, those in its sub-folders included."""
+    """Return the images of a class, those in its sub-folders included."""
     walked: Walked = []
     real = folder.resolve()
     above = tuple(_identity(path) for path in (real, *real.parents))
@@ -78,7 +78,7 @@ def _of_class(folder: Path, name: str, left_out: list[str]) -> list[str]:
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder of this name is left out, and everything in it."""
+    """Return whether a file or folder of this name is left out, and everything in it."""
     return name.startswith(".") or name in JUNK
 
 
@@ -115,7 +115,7 @@ def _identity(folder: str | Path) -> Identity:
 
 
 def _entries(root: str, inside: str, left_out: list[str]) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, sorted, without what nobody means."""
+    """Return the sorted names of folders and files in a folder, without system files."""
     folders, files = [], []
     path = os.path.join(root, inside)
     try:
@@ -134,7 +134,7 @@ def _entries(root: str, inside: str, left_out: list[str]) -> tuple[list[str], li
 
 
 def _refuse_what_is_no_file(entry: os.DirEntry[str]) -> None:
-    """A pipe named like an image, or a link to one, has no end. Links to nothing: when read."""
+    """Refuse a pipe named like an image, or a link to one; broken links fail when read."""
     if _is_image(entry.name) and not entry.is_file() and os.path.exists(entry.path):
         raise ConfigurationError(
             f"{entry.path} is neither a file nor a folder (a pipe or a device): remove it"
