@@ -1,6 +1,6 @@
 """The main job: `horovodrun -np 4 python -m hpc_localsgd.train`.
 
-Parses the options, assembles the run, trains, and shows what came of it. Exit status: see
+Parses the options, assembles the run, trains, and shows the results. Exit status: see
 `exit_codes`.
 """
 

@@ -59,7 +59,7 @@ class digits(TaskSpec):
         )
 
     def splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Standardised images [N, 1, 8, 8] and labels [N] of "train" and "test"."""
+        """Return standardised images [N, 1, 8, 8] and labels [N] of "train" and "test"."""
         images, labels = load()
         images = images.reshape(-1, 1, SIDE, SIDE)
         of_train, of_test = stratified(labels, self.test_fraction, self.split_seed)
