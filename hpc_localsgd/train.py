@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpc_localsgd import __version__
 from hpc_localsgd.commands.configuration import help_page
 from hpc_localsgd.commands.exit_codes import DIVERGED, OK, STOPPED, complain, in_world, refuse
 from hpc_localsgd.commands.output import outlive_readers
@@ -45,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str], stopping: Stopping) -> int:
     launch = detect(os.environ)
+    if launch.rank == 0 and "torch" not in sys.modules:  # which takes seconds to import
+        sys.stdout.write(f"hpc_localsgd {__version__}: loading PyTorch\n")
+        sys.stdout.flush()
     try:
         with collection.paused():
             from hpc_localsgd.commands.configuration.config import parse
@@ -61,13 +65,14 @@ def _main(argv: Sequence[str], stopping: Stopping) -> int:
 def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) -> int:
     """Train with parsed options in the world this process was launched into."""
     with collection.paused():
-        from hpc_localsgd.commands.assembly import make_world, started, watchdog_s
+        from hpc_localsgd.commands.assembly import log_every_s, make_world, started, watchdog_s
         from hpc_localsgd.commands.smoke import smaller
         from hpc_localsgd.run.watchdog import Starting
 
     if resolved.config.smoke:
         resolved = replace(resolved, config=smaller(resolved.config, started(launch) or 1))
     config = resolved.config
+    log_every_s(config)
     least_s = watchdog_s(config)  # a wrong time is said before anything is touched
     starting = Starting(launch.rank, 0 if started(launch) == 1 else least_s)
     if stopping is not None:
@@ -79,16 +84,18 @@ def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) ->
 
 def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -> int:
     with collection.paused():
-        from hpc_localsgd.commands.assembly import make_job
+        from hpc_localsgd.commands.assembly import log_every_s, make_job
         from hpc_localsgd.commands.display import Display
         from hpc_localsgd.loop import train
         from hpc_localsgd.run.recorder import Diverged
 
-    with Display(world.rank, sys.stdout.isatty() and world.n == 1) as display:
-        with nothing_left(Path(resolved.config.out), world.rank == 0), collection.paused():
+    config = resolved.config
+    terminal = sys.stdout.isatty() and world.n == 1 and config.log_format == "text"
+    with Display(world.rank, terminal, log_every_s(config), config.log_format) as display:
+        with nothing_left(Path(config.out), world.rank == 0), collection.paused():
             job = make_job(resolved, world, display.show, stopping)
         where = told(job.hosts, of_this_process()) if world.rank == 0 and world.n > 1 else []
-        display.begin(job.run, [*where, *resolved.notes])
+        display.begin(job.run, job.position.t, job.units, [*where, *resolved.notes])
         try:
             job.start()
             train(job.run, job.position, job.record, job.keep)
@@ -109,7 +116,7 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
             raise
         job.close("complete")
     if world.rank == 0:
-        _conclude(job, resolved.config.figures)
+        _conclude(job, config.figures)
     return OK
 
 

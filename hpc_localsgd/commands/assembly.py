@@ -254,6 +254,7 @@ class Job:
     """All objects of one run on this rank, ready for `start` and `loop.train`."""
 
     run: Run
+    units: Units
     position: Position
     record: Recorder
     keeper: Keeper
@@ -353,7 +354,7 @@ def _make_job(
     if presence is not None:
         keeper.at_the_end = presence.end
     keeps = not config.smoke  # a trial leaves nothing to go on from
-    return Job(run, position, record, keeper, keeps, out, hosts_of(world))
+    return Job(run, units, position, record, keeper, keeps, out, hosts_of(world))
 
 
 def _digests(text: str) -> tuple[str, list[str]]:
@@ -407,12 +408,23 @@ def watchdog_s(config: Config) -> float:
     Raises:
         ConfigurationError: No time.
     """
-    least_s = 0.0 if str(config.watchdog) == "0" else seconds(config.watchdog, "--watchdog")
-    if least_s is None:
-        raise ConfigurationError(
-            f'--watchdog {config.watchdog}: type a time ("10 minutes"), or 0 for none'
-        )
-    return least_s
+    return _time_or_never(config.watchdog, "--watchdog", "10 minutes")
+
+
+def log_every_s(config: Config) -> float:
+    """Return the seconds between two lines of the log; 0 for none but those at evaluations.
+
+    Raises:
+        ConfigurationError: No time.
+    """
+    return _time_or_never(config.log_every, "--log-every", "30 seconds")
+
+
+def _time_or_never(given: int | str, option: str, like: str) -> float:
+    found = 0.0 if str(given) == "0" else seconds(given, option)
+    if found is None:
+        raise ConfigurationError(f'{option} {given}: type a time ("{like}"), or 0 for none')
+    return found
 
 
 def open_record(resolved: Resolved, run: Run, units: Units, t0: int, how: Continued) -> Writer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,14 @@ if TYPE_CHECKING:
 
 DRAIN_EVERY = 32  # steps between two exchanges of the ranks' own figures
 CLOSE_WITHIN_S = 3.0
-ROUND_LOSS = "train/loss, mean of the round"  # as it is shown; the last step's is not in a row
+LOOK_EVERY_S = 1.0  # between two glances at the loss for the display, in the middle of a round
+# What is shown beside the probes' values, by name.
+ROUND_LOSS = "train/loss, mean of the round"  # the last step's is not in a row
+LOSS_HERE = "train/loss, of the workers of this rank"
+STEPS_OF_ROUNDS = "rounds/steps"  # of the rounds that ended since these were last shown
+ROUNDS_LOSS = "rounds/loss"  # mean over those steps and all workers
+COMPUTE_S, EXCHANGE_S = "rounds/compute_s", "rounds/exchange_s"  # of the mean worker, their sums
+LAST_RATE, LAST_H = "rounds/lr", "rounds/H"
 FIGURES = 5  # loss, seconds computing, seconds in exchanges, bytes asked to send, bytes sent
 
 
@@ -88,6 +96,7 @@ class Recorder:
         self._rows: list[_Row] = []
         self._loss: Losses | None = None
         self._newest: Losses | None = None  # of the step just taken
+        self._t, self._looked_s = 0, time.monotonic()
         self._ledger = run.world.ledger
         self._began = self._ledger.clock.stamp()
         self._ledger.take()  # what was sent before the run is not part of a round
@@ -120,6 +129,7 @@ class Recorder:
 
     def start(self, p: Position) -> None:
         """Measure before the first step, unless the job that kept this place has done it."""
+        self._t = p.t
         if not self._resumed:
             self.measure(p)
 
@@ -127,6 +137,16 @@ class Recorder:
         """Add up the losses [R] of the round, on the device."""
         self._newest = loss
         self._loss = loss if self._loss is None else self._loss + loss
+        self._t += 1
+        if self.run.world.rank == 0 and time.monotonic() - self._looked_s > LOOK_EVERY_S:
+            with self._ledger.unbilled():
+                self._glance()
+
+    def _glance(self) -> None:
+        """Show that the run goes on, without asking other ranks: a round may last for hours."""
+        assert self._newest is not None
+        self._show(self._t, {LOSS_HERE: float(self._newest.double().mean())})
+        self._looked_s = time.monotonic()
 
     def before_sync(self, p: Position, now: Now) -> None:
         """Look at the workers before they are averaged."""
@@ -199,8 +219,7 @@ class Recorder:
         figures = self.run.world.gather(own)
         for i, row in enumerate(rows):
             self._to_writer(self._write_round, row, figures[:, i])
-        name = "train/loss" if rows[-1].H == 1 else ROUND_LOSS
-        self._show(rows[-1].end, {name: float(figures[:, -1, 0].mean())})
+        self._show(rows[-1].end, _of_rounds(rows, figures.mean(axis=0)))
         _check_finite(rows, figures[:, :, 0], self._tolerant)
 
     def flush(self) -> bool:
@@ -284,6 +303,20 @@ class Recorder:
                 self._to_writer(self.writer.series, m.name, t, m.value, **said)
         if shown:
             self._show(t, shown)
+
+
+def _of_rounds(rows: list[_Row], figures: np.ndarray) -> dict[str, float]:
+    """Return what is shown of ended rounds, from the figures [n, 5] of the mean worker."""
+    H, last = np.array([row.H for row in rows]), rows[-1]
+    return {
+        "train/loss" if last.H == 1 else ROUND_LOSS: float(figures[-1, 0]),
+        STEPS_OF_ROUNDS: float(H.sum()),
+        ROUNDS_LOSS: float(H @ figures[:, 0] / H.sum()),
+        COMPUTE_S: float(figures[:, 1].sum()),
+        EXCHANGE_S: float(figures[:, 2].sum()),
+        LAST_RATE: last.lr,
+        LAST_H: float(last.H),
+    }
 
 
 def _figures(begin: Stamp, until: Stamp, open_bill: OpenBill) -> np.ndarray:

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import math
+import re
+import shutil
+import subprocess
+import sys
+import time
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from launching import ROOT, until
 
-from hpc_localsgd.analysis.curves import ACCURACY
+from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS
 from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw_course import draw_course
 from hpc_localsgd.commands.display import Display
+from hpc_localsgd.commands.display.lines import fields, live_line
+from hpc_localsgd.commands.display.state import State
 from hpc_localsgd.commands.report import main as report
 from hpc_localsgd.commands.summary import main as summary
-from hpc_localsgd.run.recorder import ROUND_LOSS
+from hpc_localsgd.run.recorder import (
+    COMPUTE_S,
+    EXCHANGE_S,
+    LAST_H,
+    LAST_RATE,
+    LOSS_HERE,
+    ROUNDS_LOSS,
+    STEPS_OF_ROUNDS,
+)
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
 
@@ -36,13 +55,113 @@ def test_a_task_without_accuracy_shows_its_test_loss(
     assert "This task has no accuracy" in page and "eval/test/accuracy" not in page
 
 
-def test_a_value_of_an_earlier_step_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display(rank=0, terminal=False)
-    display._steps = 16
-    display.show(8, {"spread": 0.5, ROUND_LOSS: 3.0})
-    display.show(16, {"train/loss": 1.25})
-    display.show(16, {ACCURACY: 0.75})
+def a_display(steps: int = 160, **given: Any) -> Display:
+    display = Display(rank=0, terminal=False, **given)
+    display._state = State(steps, steps_per_epoch=20.0, samples_per_step=64)
+    display._state.begin(0)
+    return display
+
+
+ROUNDS = {
+    STEPS_OF_ROUNDS: 8.0,
+    ROUNDS_LOSS: 0.5,
+    COMPUTE_S: 3.0,
+    EXCHANGE_S: 1.0,
+    LAST_RATE: 0.1,
+    LAST_H: 4.0,
+}
+
+
+def test_a_value_of_an_earlier_step_says_so_and_is_on_one_line_only(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = a_display(16, every_s=0.0)
+    display.show(8, {"spread": 0.5, **ROUNDS})
+    display.show(16, {"train/loss": 1.25, ACCURACY: 0.75})
     line = capsys.readouterr().out
-    assert line == "step 16/16  train loss 1.25  test accuracy 0.75  spread 0.5 (step 8)\n"
-    display.show(16, {ROUND_LOSS: 2.0, ACCURACY: 0.5})
-    assert "train loss 1.25  test" in capsys.readouterr().out
+    assert "  test accuracy 0.7500  " in line and "  spread 0.5 (step 8)  " in line
+    display.show(16, {ACCURACY: 0.5})
+    line = capsys.readouterr().out
+    assert "test accuracy 0.5000" in line and "spread" not in line
+
+
+def test_the_loss_of_a_line_is_the_mean_of_all_steps_since_the_last(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = a_display(32, every_s=0.0)
+    display.show(8, ROUNDS)
+    display.show(24, ROUNDS | {STEPS_OF_ROUNDS: 16.0, ROUNDS_LOSS: 0.2, EXCHANGE_S: 2.0})
+    display.show(32, {"train/loss": 9.0, ACCURACY: 0.75})
+    line = capsys.readouterr().out
+    assert "  loss 0.3  " in line and "  communication 33 %  " in line
+    display.show(32, {"train/loss": 8.0, ACCURACY: 0.75})
+    line = capsys.readouterr().out
+    assert "  loss 8  " in line and "communication" not in line
+
+
+def test_in_a_long_round_lines_come_by_the_clock_with_the_loss_of_rank_0(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    display = a_display()
+    display.show(0, {ACCURACY: 0.1})
+    assert re.search(r"step +0/160  0 %", capsys.readouterr().out)
+    for t in range(1, 121):
+        now[0] += 1.0
+        display.show(t, {LOSS_HERE: 2.0 + t})
+    said = capsys.readouterr().out.splitlines()
+    assert [int(re.search(r"step +(\d+)/", line)[1]) for line in said] == [31, 62, 93]  # type: ignore[index]
+    assert "epoch 1.55  2:09 left  loss 33 (rank 0)  64 samples/s  0:31 elapsed" in said[0]
+    assert not {"nan", "lr", "H"} & set(said[0].split())
+
+
+def test_lines_of_keys_and_values_are_found_by_grep(capsys: pytest.CaptureFixture[str]) -> None:
+    display = a_display(16, every_s=0.0, style="key=value")
+    display.show(8, {"spread": 0.5, **ROUNDS})
+    display.show(16, {"train/loss": 1.25, ACCURACY: 0.75, TEST_LOSS: math.nan})
+    found = dict(word.split("=") for word in capsys.readouterr().out.split())
+    datetime.strptime(found.pop("time"), "%Y-%m-%dT%H:%M:%S%z")
+    for name in ("samples_per_s", "elapsed_s", "eta_s"):
+        assert float(found.pop(name)) >= 0
+    assert found == {
+        **{"step": "16", "steps": "16", "epoch": "0.8", "loss": "0.5", "lr": "0.1", "H": "4"},
+        **{"communication": "0.25", "spread": "0.5", "spread_step": "8"},
+        **{"test_accuracy": "0.75", "test_loss": "nan"},
+    }
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
+def test_a_live_line_has_whole_fields_only(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    state = State(100_000, steps_per_epoch=20.0, samples_per_step=64)
+    state.begin(0)
+    state.take(50_000, {"spread": 0.5, ACCURACY: 0.75, TEST_LOSS: 0.25, **ROUNDS})
+    line = live_line(state, width)
+    whole = [f.text for f in fields(state) if f.key != "elapsed_s" and f.text in line]
+    assert line == "  ".join(whole) and len(line) <= width
+    assert line.startswith("step  50000/100000")
+    assert ("loss 0.5" in line) == (width >= 60) and ("spread" in line) == (width >= 200)
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux: sudo apt install tmux")
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (120, 40)])
+def test_nothing_is_cut_on_a_terminal(tmp_path: Path, columns: int, lines: int) -> None:
+    """A real one, in which the live line is written over until the run ends."""
+    options = f"--workers=2 --epochs=4 --out={tmp_path / 'run'} --figures=false"
+    # The C library's readline puts the size of pytest's own terminal into the environment.
+    train = f"env -u COLUMNS -u LINES {sys.executable} -m hpc_localsgd.train {options}"
+    program = f"{train}; touch {tmp_path / 'over'}; sleep 99"
+    tmux = ["tmux", "-L", f"display-{tmp_path.name}", "-f", "/dev/null"]
+    size = ["-x", str(columns), "-y", str(lines)]
+    seen = ""
+    subprocess.run([*tmux, "new-session", "-d", *size, program], check=True, cwd=ROOT)
+    try:
+        until(lambda: (tmp_path / "over").exists(), 120, "the run on a terminal is over")
+        seen = subprocess.check_output([*tmux, "capture-pane", "-p"], text=True)
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=True)
+    assert "…" not in seen and "hpc_localsgd" in seen
+    (live,) = [line for line in seen.splitlines() if re.search(r"step +\d+/\d+  ", line)]
+    assert re.search(r"100 %  0:00 left  loss [\d.e-]+  test accuracy 0\.\d{4}( |$)", live), seen
+    assert ("━" in live) == (columns >= 100), seen

@@ -44,6 +44,8 @@ NOT_THE_RUN = (  # may differ when resuming
     "resume_from_mean",
     "extend",
     "overwrite",
+    "log_every",
+    "log_format",
     "figures",
 )
 LENGTH = ("steps", "epochs")  # may differ too, where `extension` allows it

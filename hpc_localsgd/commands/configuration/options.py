@@ -110,6 +110,9 @@ class Config:
         watchdog: Least time without a step until the job is taken for hung and ended (exit status
             86); the bound grows with the longest round of the plan, and a start may take three
             times as long. 0 for never.
+        log_every: Time between two lines of the log ("30 seconds"), beside those at evaluations; 0
+            for these only. A terminal shows one live line instead.
+        log_format: Of these lines: text for people, key=value for grep.
         figures: Draw accuracy.png, spread.png and time.png at the end.
         smoke: Only try the configuration out, in seconds: the same model, algorithm and shapes on
             synthetic data, with few workers, samples and steps. The run is <out>-smoke.
@@ -159,5 +162,7 @@ class Config:
     checkpoint_keep: int = 2
     on_nan: Literal["stop", "quarantine"] = "stop"
     watchdog: int | str = "10 minutes"
+    log_every: int | str = "30 seconds"
+    log_format: Literal["text", "key=value"] = "text"
     figures: bool = True
     smoke: bool = False

@@ -1,0 +1,101 @@
+"""The closing table of a run: what it achieved, what it cost, and whom it waited for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
+from hpc_localsgd.commands.display.display import say
+from hpc_localsgd.engine.optimizer import described
+from hpc_localsgd.trajectory import Trajectory
+from hpc_localsgd.trajectory.estimate import human_bytes
+
+if TYPE_CHECKING:
+    from hpc_localsgd.engine.position import Run
+    from hpc_localsgd.trajectory import Rounds
+
+WIDTH = 100  # of the table where nobody says how wide the paper is
+WORTH_NAMING = 0.05  # of a run's time, spent waiting for one host
+
+
+def show_conclusion(
+    trajectory: Trajectory, run: Run, files: Sequence[Path], hosts: Sequence[str] = ()
+) -> None:
+    """Print what a run achieved and what it cost."""
+    columns = min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH
+    console = Console(width=columns, highlight=False, no_color=True)
+    with console.capture() as captured:
+        console.print(conclusion(trajectory, run, files, hosts))
+    say("\n".join(["", *(line.rstrip() for line in captured.get().splitlines())]))
+
+
+def conclusion(
+    trajectory: Trajectory, run: Run, files: Sequence[Path], hosts: Sequence[str] = ()
+) -> Table:
+    """The closing table: accuracy, rounds, payload, and where the seconds went.
+
+    Args:
+        trajectory: What was recorded.
+        run: What ran.
+        files: What it left behind.
+        hosts: Where each of the K workers was.
+    """
+    totals = trajectory.totals
+    parallel = run.task.x[0].nbytes * totals.steps
+    share = 100 * totals.rounds / totals.steps
+    of = "per worker" + (", modelled" if run.world.ledger.modelled else "")
+    sent, would = human_bytes(totals.payload_bytes), human_bytes(parallel)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")  # a long path is not cut
+    if without_accuracy(trajectory):
+        loss = trajectory.series(TEST_LOSS).value[-1]
+        table.add_row("test loss of the mean model", f"{loss:.4g}")
+    elif ACCURACY in trajectory.names():  # --evaluate-every 0 leaves it out
+        accuracy = trajectory.series(ACCURACY).value[-1]
+        table.add_row("test accuracy of the mean model", f"{accuracy:.4f}")
+    if "data/skipped" in trajectory.names():
+        skipped = int(trajectory.series("data/skipped").value[-1])
+        table.add_row("damaged images skipped", f"{skipped}, every time one was due in training")
+    table.add_row(
+        "rounds", f"{totals.rounds}, where parallel SGD syncs {totals.steps} times ({share:.0f} %)"
+    )
+    table.add_row("payload per worker", f"{sent}, where parallel SGD sends {would}")
+    table.add_row("optimiser", described(run.optimizer.torch))
+    table.add_row("learning rate", repr(run.rate))
+    table.add_row("computing", f"{totals.compute_s:.2f} s per worker")
+    table.add_row("waiting for the slowest", f"{totals.wait_s:.2f} s {of}")
+    if row := straggler(trajectory.rounds, hosts):
+        table.add_row("they waited for", row)
+    table.add_row("transferring", f"{totals.transfer_s:.2f} s {of}")
+    table.add_row("files", os.linesep.join(str(path) for path in files))
+    return table
+
+
+def straggler(rounds: Rounds, hosts: Sequence[str]) -> str:
+    """The host that the others waited for, and how long; empty if nobody is to be named.
+
+    In every round the worker that waited least was the last to arrive, and the others' waiting was
+    for it. Workers of one host count together.
+    """
+    wait_s = rounds.wait_s
+    if not len(rounds) or wait_s.shape[1] != len(hosts) or len(hosts) == 1:
+        return ""
+    wait_s = np.nan_to_num(wait_s[np.isfinite(wait_s).all(1)])
+    names, host = np.unique(np.asarray(hosts), return_inverse=True)
+    for_host = np.zeros(len(names))
+    np.add.at(for_host, host[wait_s.argmin(1)], wait_s.mean(1))
+    whole_s = float((rounds.compute_s + rounds.wait_s + rounds.transfer_s).mean(1).sum())
+    worst = int(for_host.argmax())
+    share = for_host[worst] / max(whole_s, 1e-9)
+    if len(names) == 1 or share < WORTH_NAMING:
+        return ""
+    return f"{names[worst]}, {for_host[worst]:.2f} s per worker ({100 * share:.0f} % of the time)"
