@@ -19,7 +19,7 @@ from hpc_localsgd.commands.configuration.config import LENGTH, Config, Resolved,
 from hpc_localsgd.commands.results import remove_results
 from hpc_localsgd.commands.resuming import NEW, OTHERS, Continued, continued
 from hpc_localsgd.commands.smoke import hurried
-from hpc_localsgd.cost.cost_model import network
+from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.engine.agreement import agree as agree
 from hpc_localsgd.engine.agreement import check_same as check_same
 from hpc_localsgd.engine.agreement import digest, hosts_of

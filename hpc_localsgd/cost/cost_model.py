@@ -1,19 +1,59 @@
-"""Predicted seconds of an exchange: the alpha-beta model of a network.
+"""Predicted seconds of an exchange: the alpha-beta-gamma model of a network.
 
-    seconds = messages * latency + bytes on the wire / bandwidth
+    seconds = messages * alpha + bytes on the wire * beta + bytes of the vector * gamma
 
-Used for the simulated world, whose clock is modelled, and for planning. A prediction is always
-labelled as one.
+A named network has one alpha and one beta for every exchange and no gamma; a measured one has those
+of each kind of exchange. Used for the simulated world, whose clock is modelled, and for planning.
+A prediction is always labelled as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from hpc_localsgd.types import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What holds for vectors up to a size: libraries send short and long messages differently.
+
+    Attributes:
+        up_to_bytes: The largest vector; infinite for the last piece.
+        alpha_s: Seconds of each message, whatever its length.
+        beta_s: Seconds of each byte on the wire.
+    """
+
+    up_to_bytes: float
+    alpha_s: float
+    beta_s: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one kind of exchange takes.
+
+    Attributes:
+        pieces: By size, the last one without an end.
+        gamma_s: Seconds a rank computes for each byte of the vector: adds, encodes.
+    """
+
+    pieces: tuple[Piece, ...]
+    gamma_s: float = 0.0
+
+    def seconds(self, size_bytes: float, messages: float, wire_bytes: float) -> float:
+        """Predict the seconds of an exchange of vectors of a size."""
+        piece = next(p for p in self.pieces if size_bytes <= p.up_to_bytes)
+        own = size_bytes * self.gamma_s
+        return messages * piece.alpha_s + wire_bytes * piece.beta_s + own
+
+    def dearer(self, factor: float) -> Cost:
+        """Return what a model takes whose every byte stands for so many."""
+        pieces = [Piece(p.up_to_bytes / factor, p.alpha_s, p.beta_s * factor) for p in self.pieces]
+        return Cost(tuple(pieces), self.gamma_s * factor)
 
 
 @dataclass(frozen=True)
@@ -24,15 +64,50 @@ class Network:
         name: What it is called in plans and files.
         latency_s: Seconds a message of no length takes (alpha).
         bytes_per_s: What a worker can send in a second (1 / beta).
+        costs: What was measured: kind of exchange -> its cost. `mean`, `mean of 4` for blocks of
+            four workers, `compressed mean`, `mix`, `gather`; the others follow from the two above.
     """
 
     name: str
     latency_s: float
     bytes_per_s: float
+    costs: Mapping[str, Cost] = field(default_factory=dict, hash=False)
 
     def seconds(self, messages: float, wire_bytes: float) -> float:
         """Return the seconds a worker needs to send `wire_bytes`, in so many messages."""
         return messages * self.latency_s + wire_bytes / self.bytes_per_s
+
+    def of(self, kind: str, size_bytes: float, messages: float, wire_bytes: float) -> float:
+        """Predict seconds of a kind of exchange; by the link if it was not measured."""
+        if kind in self.costs and messages:
+            return self.costs[kind].seconds(size_bytes, messages, wire_bytes)
+        return self.seconds(messages, wire_bytes)
+
+    def mean_s(self, n: int, payload_bytes: int, *, workers: int = 0, coded: bool = False) -> float:
+        """Predict the seconds of an average over n workers.
+
+        Args:
+            n: That take part in one average.
+            payload_bytes: What each sends at least: the vector, or its code.
+            workers: K, where those of a block average among themselves.
+            coded: Whether it is decoded and coded again on the way.
+        """
+        kind = "compressed mean" if coded else f"mean of {n}" if 1 < n < workers else "mean"
+        wire = allreduce_wire_bytes(n, payload_bytes)
+        return self.of(kind, payload_bytes, allreduce_messages(n), wire)
+
+    def mix_s(self, vectors: int, nbytes: int) -> float:
+        """Predict the seconds of sending a vector to so many neighbours, one after another."""
+        return self.of("mix", nbytes, vectors, vectors * nbytes)
+
+    def gather_s(self, n: int, nbytes: int) -> float:
+        """Predict the seconds until each of n workers has the bytes of all."""
+        return self.of("gather", nbytes, n - 1, (n - 1) * nbytes)
+
+    def dearer(self, factor: float) -> Network:
+        """Return the network of a model whose every byte stands for so many."""
+        costs = {kind: cost.dearer(factor) for kind, cost in self.costs.items()}
+        return replace(self, bytes_per_s=self.bytes_per_s / factor, costs=costs)
 
 
 NETWORKS = {
@@ -45,17 +120,6 @@ NETWORKS = {
         Network("nvlink", 3e-6, 200e9),
     )
 }
-
-
-def network(name: str) -> Network:
-    """Return a network by name.
-
-    Raises:
-        ConfigurationError: Unknown name; lists the known ones.
-    """
-    if name not in NETWORKS:
-        raise ConfigurationError(f"unknown network {name!r}: type one of {', '.join(NETWORKS)}")
-    return NETWORKS[name]
 
 
 def allreduce_messages(n: int) -> int:
@@ -72,19 +136,21 @@ def fit(
     sizes_bytes: Sequence[float],
     seconds: Sequence[float],
     *,
-    messages: float = 1,
+    messages: float | Sequence[float] = 1,
     name: str = "measured",
 ) -> Network:
     """Fit a network to measured seconds, by the least relative squares.
 
-        minimise sum_i ((messages alpha + beta size_i - seconds_i) / seconds_i)^2,  alpha, beta >= 0
+        minimise sum_i ((alpha messages_i + beta size_i - seconds_i) / seconds_i)^2
+
+    over alpha, beta >= 0.
 
     Relative, because the short exchanges, which tell alpha, are lost among the long ones otherwise.
 
     Args:
         sizes_bytes: Bytes a worker put on the wire in each measurement.
         seconds: How long each took.
-        messages: Messages one after another in each of them.
+        messages: Messages one after another in each of them; one figure if it is the same.
         name: Of the network.
 
     Raises:
@@ -96,7 +162,7 @@ def fit(
             "a network is fitted to positive seconds of at least two different sizes, "
             f"got {list(sizes_bytes)} bytes and {list(seconds)} s"
         )
-    per_message, per_byte = messages / took, size / took
+    per_message, per_byte = np.asarray(messages, dtype=float) / took, size / took
     columns = np.stack([per_message, per_byte], axis=1)
     alpha, beta = np.linalg.lstsq(columns, np.ones(len(took)), rcond=None)[0]
     if alpha < 0:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.cost.cost_model import Network, allreduce_messages, allreduce_wire_bytes
+from hpc_localsgd.cost.cost_model import Network, allreduce_wire_bytes
 from hpc_localsgd.types import ConfigurationError, Unreachable
 from hpc_localsgd.worlds.ledger import Ledger
 from hpc_localsgd.worlds.pending import Pending
@@ -139,7 +139,7 @@ class World(ABC):
         routes = self._routes_of(W)
         nbytes = x[0].numel() * x.element_size()
         messages = int(routes.vectors_sent.max(initial=0))
-        modelled_s = self.network.seconds(messages, messages * nbytes) if self.network else 0.0
+        modelled_s = self.network.mix_s(messages, nbytes) if self.network else 0.0
         self._bill(routes.vectors_sent * nbytes, routes.rows_to_ranks * nbytes, modelled_s)
         with self._exchanging():
             received = self._transport.exchange(routes.pack(x), routes.receive, x)
@@ -150,7 +150,7 @@ class World(ABC):
         """Return every worker's bytes on every rank: uint8 [R, m] -> [K, m]. Billed, m a worker."""
         m = sent.shape[1]
         elsewhere = self.size - len(self.ranks)
-        modelled_s = self.network.seconds(self.size - 1, (self.size - 1) * m) if self.network else 0
+        modelled_s = self.network.gather_s(self.size, m) if self.network else 0.0
         self._bill(m, elsewhere * m, modelled_s)
         with self._exchanging():
             return self._transport.allgather(sent.contiguous()).reshape(self.size, m)
@@ -169,7 +169,7 @@ class World(ABC):
         m = sent.shape[1]
         wire = (len(x) + 1) * (self.n - 1) * m
         payload = codec.payload((P,))
-        self._bill(payload, wire, self._allreduce_s(payload, self.size))
+        self._bill(payload, wire, self._allreduce_s(payload, self.size, coded=True))
         with self._exchanging():
             by_rank = sent.unflatten(0, (-1, self.n)).transpose(0, 1).contiguous()
             shares = self._transport.alltoall(by_rank).reshape(-1, m)  # [K, m], mine of all
@@ -284,11 +284,10 @@ class World(ABC):
         if self.size > 1:
             self.ledger.bill(payload, rank_bytes / len(self.ranks), modelled_s)
 
-    def _allreduce_s(self, payload: int, workers: int) -> float:
+    def _allreduce_s(self, payload: int, workers: int, *, coded: bool = False) -> float:
         if self.network is None:
             return 0.0
-        wire = allreduce_wire_bytes(workers, payload)
-        return self.network.seconds(allreduce_messages(workers), wire)
+        return self.network.mean_s(workers, payload, workers=self.size, coded=coded)
 
     def _routes_of(self, W: np.ndarray) -> Routes:
         """Return the routes for this W, cached, since a topology repeats itself."""

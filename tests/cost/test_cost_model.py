@@ -9,8 +9,8 @@ from hpc_localsgd.cost.cost_model import (
     Network,
     allreduce_messages,
     allreduce_wire_bytes,
-    network,
 )
+from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.types import ConfigurationError
 
 

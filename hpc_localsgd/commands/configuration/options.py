@@ -64,7 +64,8 @@ class Config:
             collectives). auto takes torch under torchrun and, under another launcher of several
             ranks, horovod, or mpi where Horovod is missing.
         fabric: For the simulated world, whose seconds of communication are modelled: 1GbE, 10GbE,
-            100GbE, hdr200, nvlink.
+            100GbE, hdr200, nvlink; latency and rate ("50us,117MB/s"); or a file that
+            benchmarks/collectives.py wrote.
         steps: Length of the run in optimiser steps (any unit but %). Give this or epochs.
         epochs: Length of the run in epochs. Default: 60 epochs.
         batch_per_worker: Samples per worker and step.

@@ -17,8 +17,8 @@ from hpc_localsgd.cost.cost_model import (
     allreduce_messages,
     allreduce_wire_bytes,
     fit,
-    network,
 )
+from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

@@ -63,7 +63,7 @@ class Rehearsal:
         config, K = planned.config, planned.workers
         model = _shrunk(planned.model, min(LARGEST, max(256, ALL_WORKERS // K)))
         self._scale = planned.model.P / model.P
-        slow = replace(network, bytes_per_s=network.bytes_per_s / self._scale)
+        slow = network.dearer(self._scale)
         dtype = getattr(torch, config.dtype)
         row = torch.linspace(-1, 1, model.P, dtype=dtype)
         # What the optimiser and BatchNorm want of a task:

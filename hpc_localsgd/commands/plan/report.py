@@ -15,7 +15,7 @@ from hpc_localsgd.commands.plan.planned_run import Options, Subject
 from hpc_localsgd.commands.plan.rehearsal import Memory, Rehearsal
 from hpc_localsgd.commands.plan.slurm import job_limit_s
 from hpc_localsgd.cost.advice import Advice, Circumstances, advise
-from hpc_localsgd.cost.cost_model import Network, allreduce_messages, allreduce_wire_bytes
+from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.cost.preview import Preview, preview
 from hpc_localsgd.engine.optimizer import described
 from hpc_localsgd.run.probes import Evaluation, Snapshot
@@ -93,7 +93,6 @@ def _check_patience(planned: Subject) -> None:
 
 def _preview(planned: Subject, network: Network, rehearsal: Rehearsal, options: Options) -> Preview:
     K, model = planned.workers, planned.model
-    wire = allreduce_wire_bytes(K, model.nbytes)
     return preview(
         planned.schedule,
         planned.rate,
@@ -101,7 +100,7 @@ def _preview(planned: Subject, network: Network, rehearsal: Rehearsal, options: 
         lambda now: _payload(planned, rehearsal, now),
         exchange_s=rehearsal,
         parallel_bytes=model.nbytes if K > 1 else 0,
-        parallel_s=network.seconds(allreduce_messages(K), wire),
+        parallel_s=network.mean_s(K, model.nbytes),
         step_s=math.nan if options.step_time is None else options.step_time,
         steps_per_epoch=planned.units.steps_per_epoch,
     )

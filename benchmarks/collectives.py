@@ -1,0 +1,179 @@
+"""Every exchange of a world, timed at every size, as nccl-tests report them; and what fits them.
+
+    mpirun -np 4 python -m benchmarks.collectives --out measured.yaml
+    python -m benchmarks.netlab 1gbit -- python -m benchmarks.collectives --out measured.yaml
+
+The file is for `--fabric measured.yaml` of `plan` and of simulated runs. Seconds are the median
+over repetitions of the slowest rank's. Algorithm bandwidth is the size of the vector by the
+seconds; bus bandwidth is what each rank sent by the seconds, for an average 2 (n - 1) / n of the
+vector, and shows how near a cable is to its rate whatever the number of ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from benchmarks.side_by_side import ROOT, commit_of
+from hpc_localsgd.commands.assembly import join_world
+from hpc_localsgd.compressors.bf16 import BF16
+from hpc_localsgd.cost.cost_model import allreduce_messages, allreduce_wire_bytes
+from hpc_localsgd.cost.measured import Cell, fitted
+from hpc_localsgd.cost.network_file import written
+from hpc_localsgd.environment.launch import detect
+from hpc_localsgd.topology.directed import exponential
+from hpc_localsgd.topology.static import ring
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+SIZES_BYTES = (4_000, 16_000, 64_000, 250_000, 1_000_000, 4_000_000, 16_000_000, 100_000_000)
+BUDGET_S = 1.5  # of a size: repetitions until then, at least LEAST
+LEAST, MOST, WARM_UP = 3, 40, 1
+Exchange = Callable[[torch.Tensor], object]
+
+
+def main() -> None:
+    """Time all of them, print the table, write the file."""
+    options = _parser().parse_args()
+    torch.set_num_threads(1)
+    world = join_world(detect(os.environ), options.world, options.device)
+    if world.n == 1:
+        raise SystemExit("one process has nobody to talk to: put `mpirun -np 2` in front")
+    names = options.collectives or list(exchanges(world))
+    cells = list(measured(world, names, options.sizes))
+    if world.rank == 0:
+        print(table(cells))
+        if options.out:
+            costs = fitted(cells)
+            about = {"world": repr(world), "date": str(date.today()), "commit": commit_of(ROOT)}
+            Path(options.out).write_text(written(options.name, cells, costs, about))
+    world.close()
+
+
+def exchanges(world: World) -> dict[str, Exchange]:
+    """Return what is timed on this world: name -> exchange of a row."""
+    found: dict[str, Exchange] = {"mean": world.mean}
+    for block in _blocks(world):
+        found[f"mean of {block}"] = lambda x, block=block: world.mean(x, block)
+    for topology in (ring(), exponential()):
+        W = topology.matrix(world.size)
+        found[f"mix {type(topology).__name__}"] = lambda x, W=W: world.mix(x, W)
+    found["compressed mean"] = lambda x: world.mean_elementwise(x, BF16())
+    found["gather"] = lambda x: world.gather_bytes(x.view(torch.uint8))
+    return found
+
+
+def _blocks(world: World) -> list[int]:
+    """The workers of a host, where that is a block of some and not of all."""
+    try:
+        block = world.workers_per_host()
+    except ConfigurationError:
+        return []
+    return [block] if 1 < block < world.size else []
+
+
+def measured(world: World, names: list[str], sizes: list[int]) -> Iterator[Cell]:
+    """Time exchanges. A collective; the same cells on every rank."""
+    known = exchanges(world)
+    if unknown := [name for name in names if name not in known]:
+        raise SystemExit(f"no exchange {unknown[0]!r} here: type one of {', '.join(known)}")
+    with world.ledger.unbilled():
+        for name in names:
+            for size in sizes:
+                if name == "gather" and size * world.size > max(sizes):
+                    continue  # it holds K vectors
+                yield _cell(world, name, known[name], size)
+
+
+def _cell(world: World, name: str, exchange: Exchange, size: int) -> Cell:
+    x = torch.zeros(1, size // 4, device=world.device)
+    seconds: list[float] = []
+    for r in range(WARM_UP + MOST):
+        world.gather(np.zeros(1))  # all begin together
+        began = time.perf_counter()
+        exchange(x)
+        if world.device.type == "cuda":
+            torch.cuda.synchronize(world.device)
+        took = float(world.gather(np.array([time.perf_counter() - began])).max())
+        if r >= WARM_UP:
+            seconds.append(took)
+        if len(seconds) >= LEAST and sum(seconds) > BUDGET_S:
+            break
+    own = own_seconds(world, name, x)
+    return Cell(name, size, *_traffic(world, name, size), statistics.median(seconds), own)
+
+
+def own_seconds(world: World, name: str, x: torch.Tensor) -> float:
+    """Time what a rank computes in an exchange, by itself: the gamma of the model."""
+    y, n = x.clone(), world.size
+    vectors = _traffic(world, name, 4)[1] if name.startswith("mix") else 0
+
+    def compute() -> None:
+        if name.startswith("mix"):
+            for _ in range(vectors + 1):
+                y.add_(x, alpha=0.5)
+        elif name.startswith("compressed"):
+            code = BF16().encode(x, (x.shape[1],))
+            BF16().decode(code, (x.shape[1],), x.dtype)
+        elif name != "gather":
+            y[:, : -(-x.shape[1] * (n - 1) // n)].add_(x[:, : -(-x.shape[1] * (n - 1) // n)])
+
+    took = []
+    for _ in range(LEAST):
+        began = time.perf_counter()
+        compute()
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+def _traffic(world: World, name: str, size: int) -> tuple[int, int, int]:
+    """Payload, messages a rank sends one after another, and their bytes: the model's terms."""
+    n = world.size
+    if name.startswith("mix"):
+        topology = {"mix ring": ring, "mix exponential": exponential}[name]()
+        vectors = int((topology.matrix(n) != 0).sum(0).max()) - 1
+        return size, vectors, vectors * size
+    if name == "gather":
+        return size, n - 1, (n - 1) * size
+    workers = int(name.split()[-1]) if name.startswith("mean of") else n
+    payload = BF16().payload((size // 4,)) if name.startswith("compressed") else size
+    return payload, allreduce_messages(workers), allreduce_wire_bytes(workers, payload)
+
+
+def table(cells: list[Cell]) -> str:
+    """Lay the cells out as nccl-tests do; bandwidths in MB/s."""
+    head = f"{'exchange':18} {'bytes':>11} {'ms':>10} {'algbw':>9} {'busbw':>9}"
+    rows = [
+        f"{c.exchange:18} {c.size_bytes:>11} {c.seconds * 1e3:>10.3f} "
+        f"{c.size_bytes / c.seconds / 1e6:>9.2f} {c.wire_bytes / c.seconds / 1e6:>9.2f}"
+        for c in cells
+    ]
+    return "\n".join([head, *rows])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES_BYTES), metavar="BYTES")
+    parser.add_argument("--collectives", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument("--world", default="auto", help="as --world of train")
+    parser.add_argument("--device", default="cpu", help="as --device of train")
+    parser.add_argument("--out", metavar="FILE", help="write what fits the seconds, as YAML")
+    parser.add_argument("--name", default="measured", help="of the network in the file")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

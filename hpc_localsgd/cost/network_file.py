@@ -1,0 +1,133 @@
+"""Networks by name, by two numbers, or from a file that says what was measured.
+
+`benchmarks/collectives.py` writes such a file. A person can write one too, of two lines:
+
+    latency_s: 5.0e-5      # alpha: seconds a message takes, whatever its length
+    bytes_per_s: 1.17e8    # 1 / beta
+
+or type the same in place of a name: `50us,117MB/s`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_localsgd.cost.cost_model import NETWORKS, Cost, Network, Piece
+from hpc_localsgd.cost.measured import Cell, errors, predicted_s
+from hpc_localsgd.trajectory import regular_file
+from hpc_localsgd.types import ConfigurationError
+
+MOST_BYTES = 2**20
+_TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_RATES = {
+    f"{prefix}{unit}/s": factor / bits
+    for prefix, factor in (("k", 1e3), ("M", 1e6), ("G", 1e9))
+    for unit, bits in (("B", 1), ("b", 8))
+}
+_TYPED = re.compile(r"([0-9.]+) *([a-z]+) *, *([0-9.]+) *([kMG][bB]/s)")
+
+
+def network(name: str) -> Network:
+    """Return a network: by name, as `ALPHA,RATE`, or from a file.
+
+    Raises:
+        ConfigurationError: None of these; lists the known names.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if (found := _TYPED.fullmatch(name)) and found[2] in _TIMES:
+        try:
+            alpha, rate = float(found[1]) * _TIMES[found[2]], float(found[3]) * _RATES[found[4]]
+        except ValueError:
+            alpha = rate = 0.0
+        if rate > 0:
+            return Network(name, alpha, rate)
+    if Path(name).exists():
+        return read(name)
+    raise ConfigurationError(
+        f"unknown network {name!r}: type one of {', '.join(NETWORKS)}, latency and rate "
+        '("50us,117MB/s"), or the file that benchmarks/collectives.py wrote'
+    )
+
+
+def written(
+    name: str, cells: Sequence[Cell], costs: Mapping[str, Cost], about: Mapping[str, str]
+) -> str:
+    """Return the text of the file: link, costs, residuals, and every cell."""
+    import yaml
+
+    link = costs["mean" if "mean" in costs else next(iter(costs))].pieces[-1]
+    rows = [
+        {**asdict(cell), "predicted_s": predicted_s(costs, cell), "error": round(error, 4)}
+        for cell, error in zip(cells, errors(costs, cells), strict=True)
+    ]
+    said = {
+        "name": name,
+        "about": dict(about),
+        "latency_s": link.alpha_s,
+        "bytes_per_s": 1 / link.beta_s if link.beta_s else math.inf,
+        "costs": {kind: _as_written(cost, kind, cells) for kind, cost in costs.items()},
+        "cells": rows,
+    }
+    return yaml.safe_dump(said, sort_keys=False)
+
+
+def _as_written(cost: Cost, kind: str, cells: Sequence[Cell]) -> dict[str, Any]:
+    found = np.abs(errors({kind: cost}, [cell for cell in cells if cell.kind == kind]))
+    residuals = {"median": round(float(np.median(found)), 4), "largest": round(max(found), 4)}
+    pieces = [{key: float(v) for key, v in asdict(piece).items()} for piece in cost.pieces]
+    residuals = {key: float(value) for key, value in residuals.items()}
+    return {"pieces": pieces, "gamma_s": cost.gamma_s, "relative_residuals": residuals}
+
+
+def read(path: str) -> Network:
+    """Return the network of a file.
+
+    Raises:
+        ConfigurationError: It cannot be read, or does not describe a network.
+    """
+    import yaml
+
+    try:
+        said = yaml.safe_load(regular_file.read(path, MOST_BYTES).decode())
+    except OSError as error:
+        raise ConfigurationError(f"network file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"network file {path} is not YAML") from error
+    if not isinstance(said, dict) or not {"latency_s", "bytes_per_s"} <= set(said):
+        raise ConfigurationError(
+            f"network file {path}: write `latency_s: 5.0e-5` and `bytes_per_s: 1.17e8`, or let "
+            "benchmarks/collectives.py measure"
+        )
+    costs = said.get("costs") or {}
+    try:
+        made = {str(kind): _read_cost(cost) for kind, cost in costs.items()}
+        latency, rate = _number(said["latency_s"]), _number(said["bytes_per_s"])
+        if not rate:
+            raise ValueError("bytes_per_s is 0")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"network file {path}: not a network ({error})") from error
+    return Network(str(said.get("name", Path(path).stem)), latency, rate, made)
+
+
+def _read_cost(said: Mapping[str, Any]) -> Cost:
+    pieces = [Piece(*(_number(p[key]) for key in Piece.__match_args__)) for p in said["pieces"]]
+    ends = [piece.up_to_bytes for piece in pieces]
+    if not ends or ends != sorted(ends) or not math.isinf(ends[-1]):
+        raise ValueError("pieces go up to larger and larger sizes, the last to .inf")
+    return Cost(tuple(pieces), _number(said.get("gamma_s", 0.0)))
+
+
+def _number(said: Any) -> float:
+    """Return a number that is not negative; YAML takes 5e-5 for a word."""
+    value = float(said)
+    if not value >= 0 or isinstance(said, bool):
+        raise ValueError(f"{said!r} is not a number from 0 on")
+    return value
