@@ -1,6 +1,6 @@
 """Every exchange of a world, timed at every size, as nccl-tests report them; and what fits them.
 
-    mpirun -np 4 python -m benchmarks.collectives --out measured.yaml
+    mpirun -np 2 python -m benchmarks.collectives --out measured.yaml
     python -m benchmarks.netlab 1gbit -- python -m benchmarks.collectives --out measured.yaml
 
 The file is for `--fabric measured.yaml` of `plan` and of simulated runs. Seconds are the median
