@@ -15,7 +15,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,10 +26,16 @@ import torch
 from benchmarks.side_by_side import ROOT, commit_of
 from hpc_localsgd.commands.assembly import join_world
 from hpc_localsgd.compressors.bf16 import BF16
-from hpc_localsgd.cost.cost_model import allreduce_messages, allreduce_wire_bytes
-from hpc_localsgd.cost.measured import Cell, fitted
+from hpc_localsgd.cost.cost_model import (
+    Cost,
+    allreduce_messages,
+    allreduce_wire_bytes,
+    vectors_on_a_cable,
+)
+from hpc_localsgd.cost.measured import Cell, errors, fitted
 from hpc_localsgd.cost.network_file import written
 from hpc_localsgd.environment.launch import detect
+from hpc_localsgd.topology.base import vectors_sent
 from hpc_localsgd.topology.directed import exponential
 from hpc_localsgd.topology.static import ring
 from hpc_localsgd.types import ConfigurationError
@@ -51,13 +57,19 @@ def main() -> None:
     if world.n == 1:
         raise SystemExit("one process has nobody to talk to: put `mpirun -np 2` in front")
     names = options.collectives or list(exchanges(world))
-    cells = list(measured(world, names, options.sizes))
+    sizes = sorted({*options.sizes, *options.check})
+    pick = min if options.fastest else statistics.median
+    cells = list(measured(world, names, sizes, pick))
+    per_host = next(iter(_blocks(world)), 1)
     if world.rank == 0:
-        print(table(cells))
+        costs = fitted([cell for cell in cells if cell.size_bytes in options.sizes])
+        print(table(cells, costs))
         if options.out:
-            costs = fitted(cells)
             about = {"world": repr(world), "date": str(date.today()), "commit": commit_of(ROOT)}
-            Path(options.out).write_text(written(options.name, cells, costs, about))
+            about["seconds"] = "fastest repetition" if options.fastest else "median"
+            about["not fitted"] = f"sizes {options.check}" if options.check else "none"
+            text = written(options.name, cells, costs, about, per_host)
+            Path(options.out).write_text(text)
     world.close()
 
 
@@ -83,7 +95,9 @@ def _blocks(world: World) -> list[int]:
     return [block] if 1 < block < world.size else []
 
 
-def measured(world: World, names: list[str], sizes: list[int]) -> Iterator[Cell]:
+def measured(
+    world: World, names: list[str], sizes: list[int], pick: Callable[[list[float]], float]
+) -> Iterator[Cell]:
     """Time exchanges. A collective; the same cells on every rank."""
     known = exchanges(world)
     if unknown := [name for name in names if name not in known]:
@@ -93,10 +107,16 @@ def measured(world: World, names: list[str], sizes: list[int]) -> Iterator[Cell]
             for size in sizes:
                 if name == "gather" and size * world.size > max(sizes):
                     continue  # it holds K vectors
-                yield _cell(world, name, known[name], size)
+                yield _cell(world, name, known[name], size, pick)
 
 
-def _cell(world: World, name: str, exchange: Exchange, size: int) -> Cell:
+def _cell(
+    world: World,
+    name: str,
+    exchange: Exchange,
+    size: int,
+    pick: Callable[[list[float]], float],
+) -> Cell:
     x = torch.zeros(1, size // 4, device=world.device)
     seconds: list[float] = []
     for r in range(WARM_UP + MOST):
@@ -111,13 +131,13 @@ def _cell(world: World, name: str, exchange: Exchange, size: int) -> Cell:
         if len(seconds) >= LEAST and sum(seconds) > BUDGET_S:
             break
     own = own_seconds(world, name, x)
-    return Cell(name, size, *_traffic(world, name, size), statistics.median(seconds), own)
+    return Cell(name, size, *_traffic(world, name, size), pick(seconds), own)
 
 
 def own_seconds(world: World, name: str, x: torch.Tensor) -> float:
     """Time what a rank computes in an exchange, by itself: the gamma of the model."""
     y, n = x.clone(), world.size
-    vectors = _traffic(world, name, 4)[1] if name.startswith("mix") else 0
+    vectors = _traffic(world, name, 4)[1]
 
     def compute() -> None:
         if name.startswith("mix"):
@@ -142,8 +162,8 @@ def _traffic(world: World, name: str, size: int) -> tuple[int, int, int]:
     n = world.size
     if name.startswith("mix"):
         topology = {"mix ring": ring, "mix exponential": exponential}[name]()
-        vectors = int((topology.matrix(n) != 0).sum(0).max()) - 1
-        return size, vectors, vectors * size
+        W, per_host = topology.matrix(n), next(iter(_blocks(world)), 1)
+        return size, int(vectors_sent(W).max()), vectors_on_a_cable(W, per_host) * size
     if name == "gather":
         return size, n - 1, (n - 1) * size
     workers = int(name.split()[-1]) if name.startswith("mean of") else n
@@ -151,15 +171,16 @@ def _traffic(world: World, name: str, size: int) -> tuple[int, int, int]:
     return payload, allreduce_messages(workers), allreduce_wire_bytes(workers, payload)
 
 
-def table(cells: list[Cell]) -> str:
-    """Lay the cells out as nccl-tests do; bandwidths in MB/s."""
-    head = f"{'exchange':18} {'bytes':>11} {'ms':>10} {'algbw':>9} {'busbw':>9}"
-    rows = [
-        f"{c.exchange:18} {c.size_bytes:>11} {c.seconds * 1e3:>10.3f} "
-        f"{c.size_bytes / c.seconds / 1e6:>9.2f} {c.wire_bytes / c.seconds / 1e6:>9.2f}"
-        for c in cells
-    ]
-    return "\n".join([head, *rows])
+def table(cells: list[Cell], costs: Mapping[str, Cost]) -> str:
+    """Lay the cells out as nccl-tests do, bandwidths in MB/s, with what the fit says."""
+    head = f"{'exchange':18} {'bytes':>11} {'ms':>10} {'algbw':>9} {'busbw':>9} {'fit':>7}"
+    return "\n".join([head, *map(_line, cells, errors(costs, cells))])
+
+
+def _line(cell: Cell, error: float) -> str:
+    algorithm, bus = (b / cell.seconds / 1e6 for b in (cell.size_bytes, cell.wire_bytes))
+    seconds = f"{cell.seconds * 1e3:>10.3f} {algorithm:>9.2f} {bus:>9.2f}"
+    return f"{cell.exchange:18} {cell.size_bytes:>11} {seconds} {error:>+7.1%}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,6 +188,12 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES_BYTES), metavar="BYTES")
+    parser.add_argument(
+        "--check", type=int, nargs="+", default=[], metavar="BYTES", help="predicted, not fitted"
+    )
+    parser.add_argument(
+        "--fastest", action="store_true", help="of the repetitions, for a machine with other work"
+    )
     parser.add_argument("--collectives", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--world", default="auto", help="as --world of train")
     parser.add_argument("--device", default="cpu", help="as --device of train")

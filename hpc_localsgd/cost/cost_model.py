@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hpc_localsgd.topology.base import vectors_sent
 from hpc_localsgd.types import ConfigurationError
 
 
@@ -66,12 +67,14 @@ class Network:
         bytes_per_s: What a worker can send in a second (1 / beta).
         costs: What was measured: kind of exchange -> its cost. `mean`, `mean of 4` for blocks of
             four workers, `compressed mean`, `mix`, `gather`; the others follow from the two above.
+        workers_per_host: Who share the cable that was measured; 1 where each has its own.
     """
 
     name: str
     latency_s: float
     bytes_per_s: float
     costs: Mapping[str, Cost] = field(default_factory=dict, hash=False)
+    workers_per_host: int = 1
 
     def seconds(self, messages: float, wire_bytes: float) -> float:
         """Return the seconds a worker needs to send `wire_bytes`, in so many messages."""
@@ -96,9 +99,17 @@ class Network:
         wire = allreduce_wire_bytes(n, payload_bytes)
         return self.of(kind, payload_bytes, allreduce_messages(n), wire)
 
-    def mix_s(self, vectors: int, nbytes: int) -> float:
-        """Predict the seconds of sending a vector to so many neighbours, one after another."""
-        return self.of("mix", nbytes, vectors, vectors * nbytes)
+    def mix_s(self, W: np.ndarray, nbytes: int) -> float:
+        """Predict the seconds until every worker has the vectors of its neighbours.
+
+        Args:
+            W: [K, K], the weights of the mix.
+            nbytes: Of a vector.
+        """
+        messages = int(vectors_sent(W).max(initial=0))
+        return self.of(
+            "mix", nbytes, messages, vectors_on_a_cable(W, self.workers_per_host) * nbytes
+        )
 
     def gather_s(self, n: int, nbytes: int) -> float:
         """Predict the seconds until each of n workers has the bytes of all."""
@@ -120,6 +131,18 @@ NETWORKS = {
         Network("nvlink", 3e-6, 200e9),
     )
 }
+
+
+def vectors_on_a_cable(W: np.ndarray, per_host: int = 1) -> int:
+    """Return how many vectors the busiest host sends to others in one mix.
+
+    Args:
+        W: [K, K], the weights of the mix.
+        per_host: Workers of a host, one after the other; what they send each other is free.
+    """
+    host = np.arange(len(W)) // per_host
+    across = (W != 0) & (host[:, None] != host[None, :])
+    return int(np.bincount(host, weights=across.sum(0)).max())
 
 
 def allreduce_messages(n: int) -> int:

@@ -58,7 +58,11 @@ def network(name: str) -> Network:
 
 
 def written(
-    name: str, cells: Sequence[Cell], costs: Mapping[str, Cost], about: Mapping[str, str]
+    name: str,
+    cells: Sequence[Cell],
+    costs: Mapping[str, Cost],
+    about: Mapping[str, str],
+    workers_per_host: int = 1,
 ) -> str:
     """Return the text of the file: link, costs, residuals, and every cell."""
     import yaml
@@ -73,6 +77,7 @@ def written(
         "about": dict(about),
         "latency_s": link.alpha_s,
         "bytes_per_s": 1 / link.beta_s if link.beta_s else math.inf,
+        "workers_per_host": workers_per_host,
         "costs": {kind: _as_written(cost, kind, cells) for kind, cost in costs.items()},
         "cells": rows,
     }
@@ -110,11 +115,12 @@ def read(path: str) -> Network:
     try:
         made = {str(kind): _read_cost(cost) for kind, cost in costs.items()}
         latency, rate = _number(said["latency_s"]), _number(said["bytes_per_s"])
-        if not rate:
-            raise ValueError("bytes_per_s is 0")
+        per_host = int(_number(said.get("workers_per_host", 1)))
+        if not rate or not per_host:
+            raise ValueError("bytes_per_s or workers_per_host is 0")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"network file {path}: not a network ({error})") from error
-    return Network(str(said.get("name", Path(path).stem)), latency, rate, made)
+    return Network(str(said.get("name", Path(path).stem)), latency, rate, made, per_host)
 
 
 def _read_cost(said: Mapping[str, Any]) -> Cost:

@@ -138,8 +138,7 @@ class World(ABC):
         """
         routes = self._routes_of(W)
         nbytes = x[0].numel() * x.element_size()
-        messages = int(routes.vectors_sent.max(initial=0))
-        modelled_s = self.network.mix_s(messages, nbytes) if self.network else 0.0
+        modelled_s = self.network.mix_s(W, nbytes) if self.network else 0.0
         self._bill(routes.vectors_sent * nbytes, routes.rows_to_ranks * nbytes, modelled_s)
         with self._exchanging():
             received = self._transport.exchange(routes.pack(x), routes.receive, x)

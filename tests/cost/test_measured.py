@@ -15,9 +15,12 @@ from hpc_localsgd.cost.cost_model import (
     Piece,
     allreduce_messages,
     allreduce_wire_bytes,
+    vectors_on_a_cable,
 )
 from hpc_localsgd.cost.measured import Cell, errors, fitted, predicted_s
 from hpc_localsgd.cost.network_file import network, written
+from hpc_localsgd.topology.base import Topology
+from hpc_localsgd.topology.directed import exponential
 from hpc_localsgd.topology.static import ring
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
@@ -66,9 +69,9 @@ def test_a_written_file_is_the_network_again(tmp_path: Path) -> None:
     cells += [Cell("mix ring", s, s, 2, 2 * s, 1e-3 + 3e-9 * s) for s in SIZES]
     costs = fitted(cells)
     file = tmp_path / "measured.yaml"
-    file.write_text(written("two hosts", cells, costs, {"commit": "abc"}))
+    file.write_text(written("two hosts", cells, costs, {"commit": "abc"}, workers_per_host=2))
     found = network(str(file))
-    assert (found.name, found.costs) == ("two hosts", costs)
+    assert (found.name, found.costs, found.workers_per_host) == ("two hosts", costs, 2)
     assert found.latency_s == costs["mean"].pieces[-1].alpha_s
     assert found.bytes_per_s == pytest.approx(1 / costs["mean"].pieces[-1].beta_s)
     assert "relative_residuals" in file.read_text() and "commit: abc" in file.read_text()
@@ -93,7 +96,7 @@ def test_a_person_types_two_numbers_or_writes_two_lines(tmp_path: Path) -> None:
         ("{latency_s: -1, bytes_per_s: 1}", "-1 is not a number from 0 on"),
         ("{latency_s: .nan, bytes_per_s: 1}", "not a number from 0 on"),
         ("{latency_s: fast, bytes_per_s: 1}", "'fast'"),
-        ("{latency_s: 1, bytes_per_s: 0}", "bytes_per_s is 0"),
+        ("{latency_s: 1, bytes_per_s: 0}", "bytes_per_s or workers_per_host is 0"),
         ("{latency_s: 1, bytes_per_s: 1, costs: [mean]}", "not a network"),
         ("{latency_s: 1, bytes_per_s: 1, costs: {mean: {pieces: []}}}", "the last to .inf"),
         ("{latency_s: 1, bytes_per_s: 1, costs: {mean: {}}}", "pieces"),
@@ -150,4 +153,17 @@ def test_a_smaller_model_with_dearer_bytes_takes_as_long() -> None:
     network = Network("n", 1e-3, 1e6, {"mean": Cost((SHORT, LONG), gamma_s=1e-9)})
     for size in (32_000, 64_000, 128_000):
         assert network.dearer(4).mean_s(2, size // 4) == pytest.approx(network.mean_s(2, size))
-    assert network.dearer(4).mix_s(2, 1000) == pytest.approx(network.mix_s(2, 4000))
+    W = ring().matrix(4)
+    assert network.dearer(4).mix_s(W, 1000) == pytest.approx(network.mix_s(W, 4000))
+
+
+@pytest.mark.parametrize(
+    ("topology", "per_host", "vectors"),
+    [(ring(), 1, 2), (ring(), 2, 2), (exponential(), 1, 2), (exponential(), 2, 3), (ring(), 4, 0)],
+)
+def test_workers_of_a_host_share_its_cable(topology: Topology, per_host: int, vectors: int) -> None:
+    """Of four: of an exponential graph's two neighbours each, three of a pair's are elsewhere."""
+    W = topology.matrix(4)
+    assert vectors_on_a_cable(W, per_host) == vectors
+    shared = Network("n", 1.0, 100.0, workers_per_host=per_host)
+    assert shared.mix_s(W, 100) == 2 * 1.0 + vectors
