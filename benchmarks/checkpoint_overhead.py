@@ -20,7 +20,7 @@ from pathlib import Path
 
 from side_by_side import figures, table, write_report
 
-from hpc_localsgd.commands.assembly import make_world
+from hpc_localsgd.commands.assembly.worlds import make_world
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import detect
@@ -32,7 +32,7 @@ from hpc_localsgd.worlds.base import World
 
 def made(options: list[str], world: World) -> Run:
     """The run of the options."""
-    from hpc_localsgd.commands.assembly import make_run
+    from hpc_localsgd.commands.assembly.objects import make_run
 
     return make_run(parse(options), world)[0]
 

@@ -26,7 +26,7 @@ from hpc_localsgd.run.stopping import Stopped, Stopping
 from hpc_localsgd.types import ConfigurationError, Gone, Unreachable
 
 if TYPE_CHECKING:
-    from hpc_localsgd.commands.assembly import Job
+    from hpc_localsgd.commands.assembly.job import Job
     from hpc_localsgd.commands.configuration.config import Resolved
     from hpc_localsgd.worlds.base import World
 
@@ -65,7 +65,8 @@ def _main(argv: Sequence[str], stopping: Stopping) -> int:
 def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) -> int:
     """Train with parsed options in the world this process was launched into."""
     with collection.paused():
-        from hpc_localsgd.commands.assembly import log_every_s, make_world, started, watchdog_s
+        from hpc_localsgd.commands.assembly.cadences import log_every_s, watchdog_s
+        from hpc_localsgd.commands.assembly.worlds import make_world, started
         from hpc_localsgd.commands.smoke import smaller
         from hpc_localsgd.run.watchdog import Starting
 
@@ -84,10 +85,11 @@ def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) ->
 
 def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -> int:
     with collection.paused():
-        from hpc_localsgd.commands.assembly import log_every_s, make_job
+        from hpc_localsgd.commands.assembly.cadences import log_every_s
+        from hpc_localsgd.commands.assembly.job import make_job
         from hpc_localsgd.commands.display import Display
         from hpc_localsgd.loop import train
-        from hpc_localsgd.run.recorder import Diverged
+        from hpc_localsgd.run.finished_rounds import Diverged
 
     config = resolved.config
     terminal = sys.stdout.isatty() and world.n == 1 and config.log_format == "text"

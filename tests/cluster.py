@@ -277,7 +277,7 @@ class Cluster:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert done.returncode == 0 or not check, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout.strip()

@@ -53,7 +53,7 @@ def measure(
     launch = detect(os.environ)
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
-        from hpc_localsgd.commands.assembly import join_world, started
+        from hpc_localsgd.commands.assembly.worlds import join_world, started
 
         world = join_world(launch, options.world, options.device, started(launch))
     except ConfigurationError as error:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 import yaml
 
-from hpc_localsgd.commands.configuration.config import LENGTH, Config, essence
+from hpc_localsgd.commands.configuration.config import Config
 from hpc_localsgd.commands.configuration.names import name_at
+from hpc_localsgd.commands.configuration.resume_key import LENGTH, resume_key
+from hpc_localsgd.commands.resuming_from_mean import (
+    OTHERS,
+    is_other,
+    replace_checkpoints,
+    to_the_mean,
+)
 from hpc_localsgd.engine.agreement import agree, check_same, of_rank_0
 from hpc_localsgd.engine.position import Position, Run
 from hpc_localsgd.run.beginnings import anew
-from hpc_localsgd.run.checkpoint import shard
-from hpc_localsgd.run.checkpoint.folder import Checkpoints, all_complete, last_complete
+from hpc_localsgd.run.checkpoint.folder import Checkpoints, last_complete
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.checkpoint.sound import check_place
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
@@ -30,9 +34,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
 Mode = Literal["new", "overwrite", "resume"]
-NEW, OTHERS = "checkpoints-new", "checkpoints-of-other-workers"
 OtherLength = Callable[[Mapping[str, Any]], str]
-T = TypeVar("T")
 MODES: tuple[Mode, ...] = ("new", "overwrite", "resume")
 
 
@@ -62,7 +64,7 @@ class Continued:
             ConfigurationError: There is no checkpoint to go on from; on all ranks alike.
         """
         world, out = run.world, checkpoints.folder.parent
-        start = _to_the_mean(run, out) if self.from_mean else None
+        start = to_the_mean(run, out) if self.from_mean else None
         p = run.beginning()
         if start is not None:
             p.t, p.s, p.parallel = start
@@ -70,7 +72,7 @@ class Continued:
         if self.mode != "resume":
             return p, None
         if self.from_mean:
-            _replace(checkpoints, Place.of(run, p, p.t))
+            replace_checkpoints(checkpoints, Place.of(run, p, p.t))
         place = checkpoints.load()
         agree(world, lambda: check_place(place, run, p))  # on all ranks, before any loads a part
         said = agree(world, lambda: _of_length(place, run, other))
@@ -123,7 +125,7 @@ def _decide(config: Config, text: str, world: World) -> int:
         return 2 * MODES.index(_anew(out, text))
     if resume:
         check_same_config(out / "trajectory.h5", text, config.resume_from_mean, of_any_length=True)
-        from_mean = config.resume_from_mean and _is_other(out, world)
+        from_mean = config.resume_from_mean and is_other(out, world)
         if from_mean:  # which goes on at the same share of the run
             check_same_config(out / "trajectory.h5", text, other_workers=True)
         return 2 * MODES.index("resume") + from_mean
@@ -173,7 +175,7 @@ def check_same_config(
         raise ConfigurationError(f"cannot --resume: {error}") from error
     try:
         but = LENGTH if of_any_length else ()
-        was, now = (_flat(dict(load_yaml(essence(t, but)) or {})) for t in (before, text))
+        was, now = (_flat(dict(load_yaml(resume_key(t, but)) or {})) for t in (before, text))
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ConfigurationError(f"cannot --resume: {record}: its options are none") from error
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
@@ -207,103 +209,3 @@ def _flat(options: dict[str, Any], above: str = "") -> dict[str, Any]:
         dotted = above if inside else f"{above}.{name}" if above else str(name)
         found |= _flat(value, dotted) if isinstance(value, dict) else {dotted: value}
     return found
-
-
-def _is_other(out: Path, world: World) -> bool:
-    """Return whether the newest valid checkpoint has other numbers of ranks or workers.
-
-    Raises:
-        ConfigurationError: There are some, and all are damaged.
-    """
-    if last_complete(out) is None:
-        return False
-    n, rows = _newest_sound(out, lambda folder, n: (n, len(_read(folder, n, 0)["x"])))
-    return n * rows != world.size or n != world.n
-
-
-def _to_the_mean(run: Run, out: Path) -> tuple[int, int, bool]:
-    """Put the mean model of the last checkpoint into every row.
-
-    Returns its step t, round s, and whether all rounds so far had length 1.
-
-    The optimiser, the algorithm and what the schedule has observed begin anew. Since another number
-    of workers makes other steps of the same data, the run goes on at the same share of its length.
-    """
-    world, task = run.world, run.task
-    nowhere = (0, 0, False)
-    start = agree(world, lambda: _load_mean(run, out) if world.rank == 0 else nowhere)
-    world.broadcast(task.x)
-    if task.buffers.numel():
-        world.broadcast(task.buffers)
-    t, s, parallel = (of_rank_0(world, int(number)) for number in start)
-    return t, s, bool(parallel)
-
-
-def _load_mean(run: Run, out: Path) -> tuple[int, int, bool]:
-    """Load, on rank 0, the mean model into its rows; return step, round, and if all had one step.
-
-    Raises:
-        ConfigurationError: All checkpoints are damaged.
-    """
-    try:
-        x, buffers, state = _newest_sound(out, lambda folder, n: _mean(run, folder, n))
-        place = {name: int(state["place"][name]) for name in ("t", "s", "parallel")}
-        t = round(place["t"] / state["steps"] * run.steps)
-        if not 0 <= t <= run.steps:
-            raise ValueError(f"step {place['t']} of {state['steps']}")
-    except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError(
-            f"the checkpoints of {out} are not of this model or run ({error}): nothing was loaded"
-        ) from error
-    run.task.x[:], run.task.buffers[:] = x, buffers
-    parallel = bool(place["parallel"])
-    return t, t - 1 if parallel else min(place["s"], t - 1), parallel
-
-
-def _mean(run: Run, folder: Path, n: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Return the mean model and buffers of a checkpoint, and the rest of one of its shards."""
-    x, buffers = torch.zeros_like(run.task.x[0]), torch.zeros_like(run.task.buffers[0])
-    for r in range(n):  # one at a time: all may not fit
-        state = _read(folder, n, r)
-        x += state["x"].mean(0).to(x) / n
-        buffers += state["buffers"].mean(0).to(x) / n
-    return x, buffers, state
-
-
-def _newest_sound(out: Path, look: Callable[[Path, int], T]) -> T:
-    """Return what `look` finds in the newest checkpoint that it can read.
-
-    Raises:
-        ConfigurationError: All are damaged.
-    """
-    for folder, n in all_complete(out):
-        try:
-            return look(folder, n)
-        except shard.DamagedShard as error:
-            sys.stderr.write(f"{error}: looking at an older checkpoint\n")
-    raise ConfigurationError(
-        f"cannot start from the mean: every checkpoint in {out / 'checkpoints'} is damaged"
-    )
-
-
-def _read(folder: Path, n: int, r: int) -> dict[str, Any]:
-    """Return the state of rank r of a checkpoint of n ranks."""
-    return dict(shard.read(folder / f"rank-{r}-of-{n}.pt"))
-
-
-def _replace(checkpoints: Checkpoints, place: Place) -> None:
-    """Put a new checkpoint where checkpoints are, and those of the other workers beside it."""
-    folder, world = checkpoints.folder, checkpoints.world
-    new = folder.with_name(NEW)
-    if world.rank == 0:
-        shutil.rmtree(new, ignore_errors=True)  # of a job that was killed here
-    agree(world, lambda: None)
-    agree(world, lambda: Checkpoints.in_folder(new, checkpoints).save(place))
-    if world.rank == 0:
-        old = folder.with_name(OTHERS)
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        new.rename(folder)
-    agree(world, lambda: None)  # nobody looks before it is done

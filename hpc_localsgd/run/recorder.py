@@ -10,13 +10,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hpc_localsgd.engine.non_finite import said
+from hpc_localsgd.run.finished_rounds import (
+    FIGURES,
+    LOSS_HERE,
+    FinishedRound,
+    check_finite,
+    figures_between,
+    shown_of,
+)
 from hpc_localsgd.run.probes import Measurement, Probe, Spread, View
 from hpc_localsgd.run.quarantine import QUARANTINED
 from hpc_localsgd.trajectory import NotWritten, RecordGone, TrajectoryError
@@ -25,45 +32,10 @@ if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run
     from hpc_localsgd.trajectory import Writer
     from hpc_localsgd.types import Losses, Now
-    from hpc_localsgd.worlds.ledger import OpenBill, Stamp
 
 DRAIN_EVERY = 32  # steps between two exchanges of the ranks' own figures
 CLOSE_WITHIN_S = 3.0
 LOOK_EVERY_S = 1.0  # between two glances at the loss for the display, in the middle of a round
-# What is shown beside the probes' values, by name.
-ROUND_LOSS = "train/loss, mean of the round"  # the last step's is not in a row
-LOSS_HERE = "train/loss, of the workers of this rank"
-STEPS_OF_ROUNDS = "rounds/steps"  # of the rounds that ended since these were last shown
-ROUNDS_LOSS = "rounds/loss"  # mean over those steps and all workers
-COMPUTE_S, EXCHANGE_S = "rounds/compute_s", "rounds/exchange_s"  # of the mean worker, their sums
-LAST_RATE, LAST_H = "rounds/lr", "rounds/H"
-FIGURES = 5  # loss, seconds computing, seconds in exchanges, bytes asked to send, bytes sent
-
-
-class Diverged(RuntimeError):
-    """A worker's training loss is not finite. Raised by all ranks alike."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One finished round of this rank; on a GPU its clock may still be running."""
-
-    s: int
-    H: int
-    end: int
-    lr: float
-    figures: Callable[[], np.ndarray]  # -> [R, 5]
-
-    def state(self) -> dict[str, Any]:
-        """Return the row for a checkpoint."""
-        figures = torch.from_numpy(self.figures())
-        return {"s": self.s, "H": self.H, "end": self.end, "lr": self.lr, "figures": figures}
-
-    @classmethod
-    def saved(cls, state: dict[str, Any]) -> _Row:
-        """Restore a row from a checkpoint."""
-        figures = state["figures"].numpy()
-        return cls(state["s"], state["H"], state["end"], state["lr"], lambda: figures)
 
 
 class Recorder:
@@ -93,7 +65,7 @@ class Recorder:
         self.run, self.probes, self.writer = run, tuple(probes), writer
         self.spread = spread or Spread(every=0)
         self._show = show
-        self._rows: list[_Row] = []
+        self._rows: list[FinishedRound] = []
         self._loss: Losses | None = None
         self._newest: Losses | None = None  # of the step just taken
         self._t, self._looked_s = 0, time.monotonic()
@@ -110,7 +82,7 @@ class Recorder:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold: rounds not written yet, and the current one."""
         bill, until = self._ledger.so_far(), self._ledger.clock.stamp()
-        so_far = self._before + _figures(self._began, until, bill)
+        so_far = self._before + figures_between(self._began, until, bill)
         return {
             "rows": [row.state() for row in self._rows],
             "loss": self._loss,
@@ -121,7 +93,7 @@ class Recorder:
         """Continue the record of another job, unless nothing was recorded at this place."""
         if not state:
             return
-        self._rows = [_Row.saved(row) for row in state["rows"]]
+        self._rows = [FinishedRound.saved(row) for row in state["rows"]]
         loss = state["loss"]
         self._loss = loss if loss is None else loss.to(self.run.world.device)
         self._before = state["so_far"].numpy()
@@ -174,7 +146,7 @@ class Recorder:
         meaning = "1: left out of the exchange, its numbers were not finite"
         yield Measurement(QUARANTINED, np.array(flags, float), "1", ("worker",), meaning)
 
-    def _row(self, p: Position, now: Now) -> _Row:
+    def _row(self, p: Position, now: Now) -> FinishedRound:
         """Return the round that ends now; the next one begins."""
         began, before, loss = self._began, self._before, self._loss
         assert loss is not None
@@ -182,11 +154,11 @@ class Recorder:
         self._loss, self._began, self._before = None, until, np.zeros_like(before)
 
         def figures() -> np.ndarray:
-            found = before + _figures(began, until, bill)
+            found = before + figures_between(began, until, bill)
             found[:, 0] = (loss / now.H).double().cpu().numpy()
             return found
 
-        return _Row(now.s, now.H, p.t, now.lr_round, figures)
+        return FinishedRound(now.s, now.H, p.t, now.lr_round, figures)
 
     def measure(self, p: Position) -> None:
         """Let every probe that is due after p.t steps measure."""
@@ -219,8 +191,8 @@ class Recorder:
         figures = self.run.world.gather(own)
         for i, row in enumerate(rows):
             self._to_writer(self._write_round, row, figures[:, i])
-        self._show(rows[-1].end, _of_rounds(rows, figures.mean(axis=0)))
-        _check_finite(rows, figures[:, :, 0], self._tolerant)
+        self._show(rows[-1].end, shown_of(rows, figures.mean(axis=0)))
+        check_finite(rows, figures[:, :, 0], self._tolerant)
 
     def flush(self) -> bool:
         """Write what was recorded to disk; return whether that worked."""
@@ -266,7 +238,7 @@ class Recorder:
                 return False
         return True
 
-    def _write_round(self, row: _Row, figures: np.ndarray) -> None:
+    def _write_round(self, row: FinishedRound, figures: np.ndarray) -> None:
         """Write a row of /rounds and of train/loss from the figures [K, 5] of all workers."""
         assert self.writer is not None
         loss, compute_s, exchange_s, payload, wire = figures.T
@@ -303,47 +275,6 @@ class Recorder:
                 self._to_writer(self.writer.series, m.name, t, m.value, **said)
         if shown:
             self._show(t, shown)
-
-
-def _of_rounds(rows: list[_Row], figures: np.ndarray) -> dict[str, float]:
-    """Return what is shown of ended rounds, from the figures [n, 5] of the mean worker."""
-    H, last = np.array([row.H for row in rows]), rows[-1]
-    return {
-        "train/loss" if last.H == 1 else ROUND_LOSS: float(figures[-1, 0]),
-        STEPS_OF_ROUNDS: float(H.sum()),
-        ROUNDS_LOSS: float(H @ figures[:, 0] / H.sum()),
-        COMPUTE_S: float(figures[:, 1].sum()),
-        EXCHANGE_S: float(figures[:, 2].sum()),
-        LAST_RATE: last.lr,
-        LAST_H: float(last.H),
-    }
-
-
-def _figures(begin: Stamp, until: Stamp, open_bill: OpenBill) -> np.ndarray:
-    """Return the figures between two moments of this rank's workers: [R, 5], the loss left 0."""
-    bill, ledger = open_bill.close(), open_bill.ledger
-    compute_s = ledger.clock.seconds(begin, until) - bill.elsewhere_s
-    if ledger.modelled:  # workers that take turns here would compute side by side
-        compute_s /= ledger.R
-    rest = (bill.transfer_s, bill.wire_bytes)
-    return np.array([[0.0, compute_s, rest[0], sent, rest[1]] for sent in bill.payload_bytes])
-
-
-def _check_finite(rows: list[_Row], losses: np.ndarray, tolerant: bool) -> None:
-    """Raise if a loss [K, n] is not finite, naming the first round and the workers."""
-    bad = ~np.isfinite(losses)
-    if tolerant:  # unless there is nobody left
-        bad &= bad.all(axis=0)
-    if not bad.any():
-        return
-    i = int(np.argmax(bad.any(0)))
-    workers = ", ".join(str(k) for k in np.flatnonzero(bad[:, i]))
-    row = rows[i]
-    raise Diverged(
-        f"the training loss of worker {workers} is not finite in round {row.s} "
-        f"(steps {row.end - row.H} to {row.end - 1}, learning rate {row.lr:g}): "
-        "lower --rate.lr, lengthen --rate.warmup or shorten the rounds"
-    )
 
 
 def _say(text: str) -> None:

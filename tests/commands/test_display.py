@@ -23,7 +23,7 @@ from hpc_localsgd.commands.display.lines import fields, live_line
 from hpc_localsgd.commands.display.state import State
 from hpc_localsgd.commands.report import main as report
 from hpc_localsgd.commands.summary import main as summary
-from hpc_localsgd.run.recorder import (
+from hpc_localsgd.run.finished_rounds import (
     COMPUTE_S,
     EXCHANGE_S,
     LAST_H,

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from hpc_localsgd.commands.assembly import checkpoint_cadence, probes, watchdog_s
+from hpc_localsgd.commands.assembly.cadences import checkpoint_cadence, probes, watchdog_s
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.configuration.names import CHOICES, choices, class_at, optimizers
 from hpc_localsgd.schedules.duration import Units

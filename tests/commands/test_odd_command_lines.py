@@ -24,7 +24,7 @@ from small_runs import files_below
 
 import hpc_localsgd.loop
 from hpc_localsgd.__main__ import COMMANDS
-from hpc_localsgd.commands import assembly
+from hpc_localsgd.commands.assembly import worlds
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.run.stopping import Stopped
 from hpc_localsgd.schedules.duration import Units
@@ -65,7 +65,7 @@ def short() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hpc_localsgd.loop, "train", begin)
-        patch.setattr(assembly, "_WORLDS", dict.fromkeys(assembly._WORLDS, no_launcher))
+        patch.setattr(worlds, "_WORLDS", dict.fromkeys(worlds._WORLDS, no_launcher))
         yield
 
 
@@ -225,7 +225,7 @@ def test_what_was_doubtful_is_refused_and_nothing_is_left(argv: str, said: str) 
 def test_without_torch_a_command_says_so(command: str) -> None:
     code = "import sys; sys.modules['torch'] = None; from hpc_localsgd.__main__ import main; "
     code += f"sys.exit(main([{command!r}]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and "needs PyTorch" in done.stderr
 

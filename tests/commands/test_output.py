@@ -66,7 +66,7 @@ def test_a_run_whose_reader_has_gone_is_recorded_to_its_end(tmp_path: Path) -> N
         run.stdout.readline()
         run.stdout.close()
         said = run.stderr.read().decode()
-        assert run.wait(100) == 0 and "Traceback" not in said and "Broken" not in said
+        assert run.wait(400) == 0 and "Traceback" not in said and "Broken" not in said
     record = Trajectory(tmp_path)
     assert record.status == "complete" and record.series("eval/test/accuracy").step[-1] == 200
 
@@ -91,5 +91,5 @@ def test_no_command_minds_that_its_reader_has_gone(tmp_path: Path) -> None:
         assert command.stdout is not None and command.stderr is not None
         command.stdout.close()
         said = command.stderr.read().decode()
-        assert command.wait(100) == 0, f"{name}: {said}"
+        assert command.wait(400) == 0, f"{name}: {said}"
         assert "Traceback" not in said and "Broken" not in said, f"{name}: {said}"

@@ -14,7 +14,7 @@ from launching import alone
 from launching import run as launch
 from small_runs import go
 
-from hpc_localsgd.commands.assembly import make_run
+from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
 from hpc_localsgd.commands.plan import command
 from hpc_localsgd.commands.plan.network import measure

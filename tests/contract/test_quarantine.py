@@ -15,8 +15,8 @@ from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.engine.non_finite import heal
 from hpc_localsgd.loop import Run
+from hpc_localsgd.run.finished_rounds import Diverged
 from hpc_localsgd.run.quarantine import Quarantine
-from hpc_localsgd.run.recorder import Diverged
 from hpc_localsgd.worlds.simulated import Simulated
 
 NAN = float("nan")

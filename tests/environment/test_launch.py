@@ -61,10 +61,10 @@ def test_srun_with_pmi2_says_which_gpu() -> None:
 def test_without_a_local_rank_no_gpu_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from hpc_localsgd.commands.assembly import _device
+    from hpc_localsgd.commands.assembly.worlds import device_for
     from hpc_localsgd.types import ConfigurationError
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ConfigurationError, match="8 GPUs, and the launcher does not say"):
-        _device("cuda", None)
+        device_for("cuda", None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from hpc_localsgd.commands.assembly import join_world
+from hpc_localsgd.commands.assembly.worlds import join_world
 from hpc_localsgd.environment import launch_checks, meeting, reach
 from hpc_localsgd.environment.facts import Facts
 from hpc_localsgd.environment.launch import Launch, detect

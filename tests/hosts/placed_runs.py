@@ -11,7 +11,7 @@ from pathlib import Path
 
 from placed import note
 
-from hpc_localsgd.commands.assembly import make_world
+from hpc_localsgd.commands.assembly.worlds import make_world
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import detect

@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hpc_localsgd.commands.assembly import make_world, started
+from hpc_localsgd.commands.assembly.worlds import make_world, started
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.smoke import smaller
 from hpc_localsgd.environment.cores import share_cores

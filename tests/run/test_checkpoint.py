@@ -16,7 +16,7 @@ import torch
 from small_runs import files_below
 from small_tasks import write_folder
 
-from hpc_localsgd.commands.assembly import Job, make_job
+from hpc_localsgd.commands.assembly.job import Job, make_job
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.pack import main as pack
 from hpc_localsgd.loop import Position, train

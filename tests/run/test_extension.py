@@ -12,7 +12,7 @@ import torch
 from small_runs import files_below
 from test_checkpoint import Interrupted, Stop, finish, memory_of
 
-from hpc_localsgd.commands.assembly import Job, make_job
+from hpc_localsgd.commands.assembly.job import Job, make_job
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.run.checkpoint import Checkpoints, shard
 from hpc_localsgd.schedules.rates import cosine

@@ -280,7 +280,7 @@ def test_they_are_options_of_a_run(tmp_path: Path) -> None:
 
 
 def test_no_samples_are_refused() -> None:
-    from hpc_localsgd.commands.assembly import probes
+    from hpc_localsgd.commands.assembly.cadences import probes
     from hpc_localsgd.commands.configuration.config import Config
     from hpc_localsgd.schedules.duration import Units
 

@@ -12,8 +12,8 @@ from small_runs import Memory, go, small_run
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.loop import Run
+from hpc_localsgd.run.finished_rounds import Diverged
 from hpc_localsgd.run.probes import Evaluation, Measurement, Probe, View
-from hpc_localsgd.run.recorder import Diverged
 from hpc_localsgd.schedules.local_steps import post_local
 
 

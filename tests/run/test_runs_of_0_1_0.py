@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_localsgd.commands.assembly import Job, make_job
+from hpc_localsgd.commands.assembly.job import Job, make_job
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.report import main as report
 from hpc_localsgd.loop import train

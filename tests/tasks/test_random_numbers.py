@@ -11,7 +11,7 @@ from small_runs import go, small_run
 from small_tasks import files
 from torch import nn
 
-from hpc_localsgd.commands.assembly import make_run
+from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.run.probes import Evaluation

@@ -111,7 +111,7 @@ def test_two_writers_on_one_file(tmp_path):
     env = {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
     command = [sys.executable, "-c", code, tmp_path]
     with Writer(tmp_path, header()):
-        second = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        second = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     if second.returncode:  # a file system without locks lets it through
         assert "another process is writing this file" in second.stderr
 

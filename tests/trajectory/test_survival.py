@@ -102,7 +102,7 @@ def test_killed_at_random_moments_then_appended_to(tmp_path):
 @pytest.mark.parametrize(("after", "rounds"), [("free", 50_001), ("killed", 100)])
 def test_a_full_disk_loses_nothing(tmp_path, after, rounds):
     writer = start(FULL, tmp_path, after)
-    said = writer.communicate(timeout=60)[0].splitlines()
+    said = writer.communicate(timeout=240)[0].splitlines()
     assert writer.returncode == (0 if after == "free" else -9), said
     assert len(said) == 2 and str(tmp_path) in said[0]
     assert "File too large" in said[0] and "wait in memory. Raise the limit" in said[0]

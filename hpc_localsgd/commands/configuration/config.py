@@ -29,28 +29,13 @@ from hpc_localsgd.commands.configuration.help_text import HelpText
 from hpc_localsgd.commands.configuration.names import CHOICES, choices
 from hpc_localsgd.commands.configuration.options import CONFIG_HELP, OPTIMIZER, OPTIMIZER_HELP
 from hpc_localsgd.commands.configuration.options import Config as Config
+from hpc_localsgd.commands.configuration.resume_key import text_of
 from hpc_localsgd.commands.configuration.values import check as check_values
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.trajectory.text import check_yaml
 from hpc_localsgd.types import ConfigurationError
-
-NOT_THE_RUN = (  # may differ when resuming
-    "config",
-    "trust",
-    "out",
-    "resume",
-    "resume_from_mean",
-    "extend",
-    "overwrite",
-    "log_every",
-    "log_format",
-    "figures",
-)
-LENGTH = ("steps", "epochs")  # may differ too, where `extension` allows it
-NO_NUMBERS = ("checkpoint_every", "checkpoint_keep", "watchdog")  # may differ too, and are kept
-
 
 # What annotates the options beside `options`, which imports nothing of torch.
 TYPES = {kind.__name__: kind for kind in (TaskSpec, Algorithm, GradientAt)}
@@ -156,7 +141,7 @@ def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     if config.checkpoint_keep < 1:
         raise ConfigurationError(f"--checkpoint-keep {config.checkpoint_keep}: keep at least one")
     notes = tuple(overruled(expand(argv, FLAGS)))
-    return Resolved(config, objects.optimizer, _text(made, parsed), notes)
+    return Resolved(config, objects.optimizer, text_of(made, parsed), notes)
 
 
 def _first_line(error: Exception) -> str:
@@ -306,29 +291,3 @@ class Parser(ArgumentParser):
         """Return a configuration as text."""
         with yaml_text.of_its_own():
             return str(super().dump(without_rate(cfg), *args, **options))
-
-
-def essence(text: str, but: Sequence[str] = ()) -> str:
-    """Return the configuration without the options that change no number of a run.
-
-    Args:
-        text: The configuration.
-        but: Names of further options to leave out.
-    """
-    lines = text.splitlines(keepends=True)
-    return "".join(line for line in lines if line.partition(":")[0] not in (*NO_NUMBERS, *but))
-
-
-def _text(made: ArgumentParser, parsed: Any) -> str:
-    whole = yaml.safe_load(made.dump(parsed, skip_unset=False))
-    for name in NOT_THE_RUN:
-        whole.pop(name, None)
-    return str(yaml.safe_dump(_with_arguments(whole), sort_keys=False))
-
-
-def _with_arguments(value: Any) -> Any:
-    """Give every class in the options its arguments, even if none, so that a run has one text."""
-    if not isinstance(value, dict):
-        return value
-    found = {name: _with_arguments(inside) for name, inside in value.items()}
-    return {**found, "init_args": found.get("init_args", {})} if "class_path" in found else found

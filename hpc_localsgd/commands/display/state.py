@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from hpc_localsgd.run.recorder import (
+from hpc_localsgd.run.finished_rounds import (
     COMPUTE_S,
     EXCHANGE_S,
     LAST_H,

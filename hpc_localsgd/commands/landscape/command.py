@@ -40,11 +40,11 @@ def landscape(options: Options, world: World) -> None:
     Raises:
         ConfigurationError: On all ranks alike.
     """
-    from hpc_localsgd.commands.assembly import agree
     from hpc_localsgd.commands.landscape.slices import open_runs, slice_of
     from hpc_localsgd.commands.landscape.store import Store
     from hpc_localsgd.commands.landscape.surface import Surface, shapes_of
     from hpc_localsgd.commands.sharpness.team import text_of_rank_0
+    from hpc_localsgd.engine.agreement import agree
 
     first = world.rank == 0
     runs: Any = agree(world, lambda: open_runs(options) if first else None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.commands.assembly import make_world, started
+from hpc_localsgd.commands.assembly.worlds import make_world, started
 from hpc_localsgd.cost.cost_model import (
     NETWORKS,
     Network,

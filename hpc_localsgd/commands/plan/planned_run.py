@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hpc_localsgd.commands.assembly import _steps, built, check_rounds, execution, started
+from hpc_localsgd.commands.assembly.objects import built, check_rounds, execution, steps_of
+from hpc_localsgd.commands.assembly.worlds import started
 from hpc_localsgd.commands.configuration.config import Config, MakeOptimizer, Resolved
 from hpc_localsgd.commands.plan.activations import activations
 from hpc_localsgd.environment.launch import Launch
@@ -114,7 +115,7 @@ def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
     weighed = _weighed(config, options, setting)
     partition = setting.partition(weighed.samples)
     units = Units(partition.steps_per_epoch, partition.per_step)
-    units = Units(units.steps_per_epoch, units.samples_per_step, _steps(config, units))
+    units = Units(units.steps_per_epoch, units.samples_per_step, steps_of(config, units))
     rate = config.rate.in_steps(units)
     schedule = config.schedule.in_steps(units, int(rate.warmup))
     check_rounds(config.algorithm, schedule, rate, units.total or 0)

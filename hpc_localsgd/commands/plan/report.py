@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
-from hpc_localsgd.commands.assembly import probes
+from hpc_localsgd.commands.assembly.cadences import probes
 from hpc_localsgd.commands.plan.planned_run import Options, Subject
 from hpc_localsgd.commands.plan.rehearsal import Memory, Rehearsal
 from hpc_localsgd.commands.plan.slurm import job_limit_s

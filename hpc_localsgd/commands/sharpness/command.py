@@ -30,9 +30,9 @@ def sharpness(options: Options, world: World) -> None:
     Raises:
         ConfigurationError: On all ranks alike.
     """
-    from hpc_localsgd.commands.assembly import agree
     from hpc_localsgd.commands.sharpness.subject import open_run, rebuilt
     from hpc_localsgd.commands.sharpness.team import Team, text_of_rank_0
+    from hpc_localsgd.engine.agreement import agree
 
     subjects: list[Subject] = []
     teams: list[Team] = []

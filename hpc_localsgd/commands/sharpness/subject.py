@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpc_localsgd.commands.assembly import NO_SUCH_SIZES, cannot_be_made
+from hpc_localsgd.commands.assembly.objects import NO_SUCH_SIZES, cannot_be_made
 from hpc_localsgd.commands.configuration.config import Config, recorded
 from hpc_localsgd.commands.sharpness.options import Options
 from hpc_localsgd.curvature import build_for_curvature

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hpc_localsgd.commands.assembly import agree
 from hpc_localsgd.curvature import Risk, in_chunks, pieces
 from hpc_localsgd.curvature.subset import statistics_sum, subset_size
+from hpc_localsgd.engine.agreement import agree
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

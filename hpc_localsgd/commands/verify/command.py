@@ -68,7 +68,7 @@ def verify(argv: Sequence[str], launch: Launch) -> int:
     Raises:
         ConfigurationError: On all ranks alike, before anything is looked at.
     """
-    from hpc_localsgd.commands.assembly import join_world, started
+    from hpc_localsgd.commands.assembly.worlds import join_world, started
 
     options, machine = parse(argv)
     n = started(launch)

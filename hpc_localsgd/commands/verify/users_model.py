@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpc_localsgd.commands.assembly import agree, check_same
 from hpc_localsgd.commands.verify.problem import SEED, Problem
+from hpc_localsgd.engine.agreement import agree, check_same
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

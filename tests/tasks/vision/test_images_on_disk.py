@@ -20,7 +20,7 @@ import torch
 from small_runs import go
 from small_tasks import write_folder
 
-from hpc_localsgd.commands.assembly import make_run
+from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.pack import main as pack_command
 from hpc_localsgd.run.probes import Evaluation

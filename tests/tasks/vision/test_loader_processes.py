@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import until
+from launching import patient, until
 from small_tasks import write_folder
 
 from hpc_localsgd.commands.pack import main as pack_command
@@ -122,7 +122,7 @@ def test_nothing_is_left_of_a_rank_and_its_loaders(
     rank = ended[end]
     assert rank.stdout is not None and rank.stderr is not None
     family = [int(pid) for pid in rank.stdout.readline().split()]
-    assert rank.wait(100) == ENDS[end], rank.stderr.read()[-2000:]
+    assert rank.wait(patient(100)) == ENDS[end], rank.stderr.read()[-2000:]
     try:
         gone = f"the loaders of a rank that ended {end} have ended"
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), GONE_WITHIN_S, gone)

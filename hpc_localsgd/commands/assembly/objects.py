@@ -1,0 +1,150 @@
+"""The objects of a run, from its options: task, algorithm, schedule, optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from itertools import islice
+
+import torch
+
+from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.commands.configuration.config import Config, Resolved
+from hpc_localsgd.commands.smoke import hurried
+from hpc_localsgd.engine.agreement import agree, check_same
+from hpc_localsgd.engine.batchnorm import BatchNorm
+from hpc_localsgd.engine.optimizer import LocalOptimizer
+from hpc_localsgd.loop import Run
+from hpc_localsgd.run.quarantine import Quarantine
+from hpc_localsgd.schedules.duration import Units
+from hpc_localsgd.schedules.local_steps import Round, Schedule, rounds
+from hpc_localsgd.schedules.rates import Rate
+from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
+from hpc_localsgd.tasks.execution import Execution
+from hpc_localsgd.types import ConfigurationError, DataError
+from hpc_localsgd.worlds.base import World
+
+DEFAULT_EPOCHS = 60.0
+
+EVERY_ROUND = 100_000  # rounds of a run that are looked at one by one
+
+
+def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
+    """Make the objects of a run, with every duration in steps.
+
+    Raises:
+        ConfigurationError: On all ranks alike.
+    """
+    config = resolved.config
+    task = agree(world, lambda: built(config.task, _setting(config, world)))
+    check_same(world, f"{task.sizes} {task.x.dtype} {dict(task.splits)} {task.buffers.shape[1:]}")
+    task.x[:] = task.init(config.seed)
+    torch.manual_seed((config.seed * 1_000_003 + world.rank) % 2**63)  # of dropout and the like
+    world.broadcast(task.x)
+    task = config.gradient.wrap(task, world, config.seed)
+    units = Units(task.partition.steps_per_epoch, task.partition.per_step)
+    units = Units(units.steps_per_epoch, units.samples_per_step, steps_of(config, units))
+    units = hurried(units) if config.smoke else units
+    rate = config.rate.in_steps(units)
+    optimizer = LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync)
+    algorithm = config.algorithm
+    if config.on_nan == "quarantine":
+        algorithm = Quarantine(algorithm, optimizer, task)
+    run = Run(
+        task=task,
+        algorithm=algorithm,
+        schedule=config.schedule.in_steps(units, int(rate.warmup)),
+        rate=rate,
+        optimizer=optimizer,
+        batchnorm=BatchNorm(config.batchnorm, config.batchnorm_batches),
+        world=world,
+        steps=units.total or 0,
+    )
+    check_rounds(config.algorithm, run.schedule, rate, run.steps)
+    return run, units
+
+
+NO_SUCH_SIZES = (
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+)
+
+
+def built(spec: TaskSpec, setting: Setting) -> Task:
+    """Make a task; raise ConfigurationError, in words, where a model of these sizes is impossible.
+
+    Raises:
+        ConfigurationError: There is no memory for it, or no such model.
+    """
+    try:
+        return spec.build(setting)
+    except (ConfigurationError, DataError):
+        raise  # says in words already what is wrong
+    except NO_SUCH_SIZES as error:
+        raise ConfigurationError(cannot_be_made(spec, setting.workers, error)) from error
+
+
+def cannot_be_made(spec: TaskSpec, workers: int, error: BaseException) -> str:
+    """Explain why a task of these sizes cannot be made."""
+    why = (str(error).splitlines() or ["no memory"])[0]
+    return (
+        f"--task {type(spec).__name__} for {workers} workers cannot be made ({why}): "
+        "type other sizes, or fewer --workers"
+    )
+
+
+def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: int) -> None:
+    """Check that the algorithm can run the rounds of the schedule.
+
+    Raises:
+        ConfigurationError: It takes single steps only, and there are longer rounds.
+    """
+    if not algorithm.only_single_steps:
+        return
+    first = next((r for r in islice(rounds(schedule, rate, steps), EVERY_ROUND) if r.H > 1), None)
+    for t in range(EVERY_ROUND, steps, max(1, steps // 1000)):  # there may be thousands of millions
+        H = min(schedule(t, rate(t)), steps - t)
+        first = first or (Round(t, t + H, rate(t)) if H > 1 else None)
+    if first is not None or schedule.observes:
+        which = f"a round of {first.H} steps from step {first.begin}" if first else "longer rounds"
+        raise ConfigurationError(
+            f"{type(algorithm).__name__} exchanges at every step, and {schedule} has {which}: use "
+            "--schedule every --schedule.steps 1"
+        )
+
+
+def _setting(config: Config, world: World) -> Setting:
+    return Setting(
+        workers=world.size,
+        ranks=world.ranks,
+        batch=config.batch_per_worker,
+        seed=config.seed,
+        device=world.device,
+        dtype=getattr(torch, config.dtype),
+        replacement=config.sampling == "replacement",
+        remainder=config.remainder,
+        execution=execution(config),
+    )
+
+
+def execution(config: Config) -> Execution:
+    """Return how the task computes, from the options."""
+    return Execution(**{field.name: getattr(config, field.name) for field in fields(Execution)})
+
+
+def steps_of(config: Config, units: Units) -> int:
+    """Return the length of a run in optimiser steps.
+
+    Raises:
+        ConfigurationError: It is given twice, or is no length.
+    """
+    given = config.steps
+    if given is None:
+        given = f"{DEFAULT_EPOCHS if config.epochs is None else config.epochs} epochs"
+    steps = units.steps(given, "--epochs" if config.steps is None else "--steps")
+    if steps < 1:
+        raise ConfigurationError(f"a run of {given} is {steps} steps: give at least one")
+    return steps

@@ -1,0 +1,129 @@
+"""The world that a run lives in, from the launcher and the options."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+
+from hpc_localsgd.commands.configuration.config import Config
+from hpc_localsgd.cost.network_file import network
+from hpc_localsgd.environment.launch import Launch
+from hpc_localsgd.environment.reach import check_before
+from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.base import World, check_workers
+from hpc_localsgd.worlds.horovod import Horovod
+from hpc_localsgd.worlds.mpi import Mpi
+from hpc_localsgd.worlds.simulated import Simulated
+from hpc_localsgd.worlds.torch import Torch
+
+_WORLDS = {"horovod": Horovod, "mpi": Mpi, "torch": Torch}
+
+
+def make_world(config: Config, launch: Launch) -> World:
+    """Make the world that the options of a run ask for, on this rank's device.
+
+    Raises:
+        ConfigurationError: The world cannot be had, or K is no multiple of the ranks.
+    """
+    return join_world(launch, config.world, config.device, config.workers, config.fabric)
+
+
+def join_world(
+    launch: Launch,
+    kind: str = "auto",
+    device: str = "auto",
+    workers: int | None = None,
+    fabric: str = "10GbE",
+) -> World:
+    """Make a world of a kind, on this rank's device.
+
+    Args:
+        launch: How this process was started.
+        kind: auto, simulated, horovod, mpi or torch, as `--world`.
+        device: As `--device`.
+        workers: K; None for one a rank.
+        fabric: The network whose seconds the simulated world counts.
+
+    Raises:
+        ConfigurationError: The world cannot be had, or K is no multiple of the ranks.
+    """
+    n = started(launch)
+    if kind == "auto":
+        kind = "simulated" if n == 1 else _kind(launch)
+        _refuse_lone_process(workers, launch)
+    if kind == "simulated":
+        if n != 1:
+            raise ConfigurationError(
+                f"{launch.launcher} started {n} processes, and the simulated world is one: "
+                "start it without a launcher, or use --world horovod or mpi"
+            )
+        return Simulated(workers, device_for(device, 0), network(fabric))
+    if n is not None and workers is not None:
+        check_workers(workers, n)
+    if launch.launcher not in ("none", "sbatch"):
+        check_before(os.environ, launch, kind)
+    world = _WORLDS[kind](workers, device_for(device, launch.local_rank))
+    if n is not None and world.n != n:
+        raise ConfigurationError(
+            f"{launch.launcher} started {n} processes, but {kind} joined {world.n}: "
+            "the launcher and the library belong to different MPIs; "
+            "run `python -m hpc_localsgd doctor` under the same launcher"
+        )
+    return world
+
+
+def started(launch: Launch) -> int | None:
+    """Return the number of processes that the launcher started; None if it does not say."""
+    return 1 if launch.launcher in ("none", "sbatch") else launch.size
+
+
+def _kind(launch: Launch) -> str:
+    """Return the kind of world for a launched job that named none."""
+    if launch.launcher == "torchrun":
+        return "torch"
+    return "horovod" if find_spec("horovod") else "mpi"
+
+
+def _refuse_lone_process(workers: int | None, launch: Launch) -> None:
+    """Refuse a lone process in a job of several tasks: its launcher was forgotten."""
+    if launch.launcher == "sbatch" and (launch.size or 1) > 1 and workers is None:
+        raise ConfigurationError(
+            f"Slurm gave this job {launch.size} tasks, but one process was started: put "
+            "`srun --mpi=pmix` in front, or say --world simulated --workers K"
+        )
+
+
+def device_for(name: str, local_rank: int | None) -> torch.device:
+    """Return the device asked for; for a bare "cuda" the GPU of this rank.
+
+    Raises:
+        ConfigurationError: It cannot be used, or nobody says which GPU is this rank's.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            if not torch.cuda.is_available():
+                raise RuntimeError(f"PyTorch {torch.__version__} finds no GPU")
+            if ":" not in name:
+                gpus = max(1, torch.cuda.device_count())
+                if local_rank is None and gpus > 1:
+                    raise ConfigurationError(
+                        f"this host has {gpus} GPUs, and the launcher does not say which rank of "
+                        "the host this is: set CUDA_VISIBLE_DEVICES for each rank (srun "
+                        "--gpus-per-task=1), or give LOCAL_RANK"
+                    )
+                device = torch.device("cuda", (local_rank or 0) % gpus)
+            torch.cuda.set_device(device)  # events and NCCL's barrier use the current device
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ConfigurationError(
+            f"--device {name} cannot be used here ({why}): type --device cpu, or leave it out"
+        ) from error
+    return device

@@ -1,0 +1,53 @@
+"""What of a configuration must be the same for a run to be resumed, as one text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+NOT_THE_RUN = (  # may differ when resuming
+    "config",
+    "trust",
+    "out",
+    "resume",
+    "resume_from_mean",
+    "extend",
+    "overwrite",
+    "log_every",
+    "log_format",
+    "figures",
+)
+
+LENGTH = ("steps", "epochs")  # may differ too, where `extension` allows it
+
+NO_NUMBERS = ("checkpoint_every", "checkpoint_keep", "watchdog")  # may differ too, and are kept
+
+
+def resume_key(text: str, but: Sequence[str] = ()) -> str:
+    """Return the configuration without the options that change no number of a run.
+
+    Args:
+        text: The configuration.
+        but: Names of further options to leave out.
+    """
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if line.partition(":")[0] not in (*NO_NUMBERS, *but))
+
+
+def text_of(made: ArgumentParser, parsed: Any) -> str:
+    """Return what was parsed as YAML, in the one spelling that is recorded of it."""
+    whole = yaml.safe_load(made.dump(parsed, skip_unset=False))
+    for name in NOT_THE_RUN:
+        whole.pop(name, None)
+    return str(yaml.safe_dump(_with_arguments(whole), sort_keys=False))
+
+
+def _with_arguments(value: Any) -> Any:
+    """Give every class in the options its arguments, even if none, so that a run has one text."""
+    if not isinstance(value, dict):
+        return value
+    found = {name: _with_arguments(inside) for name, inside in value.items()}
+    return {**found, "init_args": found.get("init_args", {})} if "class_path" in found else found

@@ -1,0 +1,124 @@
+"""Start from the mean model of a checkpoint that other workers or ranks left."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from hpc_localsgd.engine.agreement import agree, of_rank_0
+from hpc_localsgd.engine.position import Run
+from hpc_localsgd.run.checkpoint import shard
+from hpc_localsgd.run.checkpoint.folder import Checkpoints, all_complete, last_complete
+from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.base import World
+
+NEW, OTHERS = "checkpoints-new", "checkpoints-of-other-workers"
+T = TypeVar("T")
+
+
+def is_other(out: Path, world: World) -> bool:
+    """Return whether the newest valid checkpoint has other numbers of ranks or workers.
+
+    Raises:
+        ConfigurationError: There are some, and all are damaged.
+    """
+    if last_complete(out) is None:
+        return False
+    n, rows = _newest_sound(out, lambda folder, n: (n, len(_read(folder, n, 0)["x"])))
+    return n * rows != world.size or n != world.n
+
+
+def to_the_mean(run: Run, out: Path) -> tuple[int, int, bool]:
+    """Put the mean model of the last checkpoint into every row.
+
+    Returns its step t, round s, and whether all rounds so far had length 1.
+
+    The optimiser, the algorithm and what the schedule has observed begin anew. Since another number
+    of workers makes other steps of the same data, the run goes on at the same share of its length.
+    """
+    world, task = run.world, run.task
+    nowhere = (0, 0, False)
+    start = agree(world, lambda: _load_mean(run, out) if world.rank == 0 else nowhere)
+    world.broadcast(task.x)
+    if task.buffers.numel():
+        world.broadcast(task.buffers)
+    t, s, parallel = (of_rank_0(world, int(number)) for number in start)
+    return t, s, bool(parallel)
+
+
+def _load_mean(run: Run, out: Path) -> tuple[int, int, bool]:
+    """Load, on rank 0, the mean model into its rows; return step, round, and if all had one step.
+
+    Raises:
+        ConfigurationError: All checkpoints are damaged.
+    """
+    try:
+        x, buffers, state = _newest_sound(out, lambda folder, n: _mean(run, folder, n))
+        place = {name: int(state["place"][name]) for name in ("t", "s", "parallel")}
+        t = round(place["t"] / state["steps"] * run.steps)
+        if not 0 <= t <= run.steps:
+            raise ValueError(f"step {place['t']} of {state['steps']}")
+    except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(
+            f"the checkpoints of {out} are not of this model or run ({error}): nothing was loaded"
+        ) from error
+    run.task.x[:], run.task.buffers[:] = x, buffers
+    parallel = bool(place["parallel"])
+    return t, t - 1 if parallel else min(place["s"], t - 1), parallel
+
+
+def _mean(run: Run, folder: Path, n: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Return the mean model and buffers of a checkpoint, and the rest of one of its shards."""
+    x, buffers = torch.zeros_like(run.task.x[0]), torch.zeros_like(run.task.buffers[0])
+    for r in range(n):  # one at a time: all may not fit
+        state = _read(folder, n, r)
+        x += state["x"].mean(0).to(x) / n
+        buffers += state["buffers"].mean(0).to(x) / n
+    return x, buffers, state
+
+
+def _newest_sound(out: Path, look: Callable[[Path, int], T]) -> T:
+    """Return what `look` finds in the newest checkpoint that it can read.
+
+    Raises:
+        ConfigurationError: All are damaged.
+    """
+    for folder, n in all_complete(out):
+        try:
+            return look(folder, n)
+        except shard.DamagedShard as error:
+            sys.stderr.write(f"{error}: looking at an older checkpoint\n")
+    raise ConfigurationError(
+        f"cannot start from the mean: every checkpoint in {out / 'checkpoints'} is damaged"
+    )
+
+
+def _read(folder: Path, n: int, r: int) -> dict[str, Any]:
+    """Return the state of rank r of a checkpoint of n ranks."""
+    return dict(shard.read(folder / f"rank-{r}-of-{n}.pt"))
+
+
+def replace_checkpoints(checkpoints: Checkpoints, place: Place) -> None:
+    """Put a new checkpoint where checkpoints are, and those of the other workers beside it."""
+    folder, world = checkpoints.folder, checkpoints.world
+    new = folder.with_name(NEW)
+    if world.rank == 0:
+        shutil.rmtree(new, ignore_errors=True)  # of a job that was killed here
+    agree(world, lambda: None)
+    agree(world, lambda: Checkpoints.in_folder(new, checkpoints).save(place))
+    if world.rank == 0:
+        old = folder.with_name(OTHERS)
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        new.rename(folder)
+    agree(world, lambda: None)  # nobody looks before it is done
