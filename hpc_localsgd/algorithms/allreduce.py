@@ -10,7 +10,7 @@ from hpc_localsgd.algorithms.compressed import compressed_mean
 from hpc_localsgd.compressors.base import Compressor
 
 if TYPE_CHECKING:
-    from hpc_localsgd.tasks.parts import Begin
+    from hpc_localsgd.tasks.buckets import Begin
     from hpc_localsgd.types import Footprint, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
@@ -52,6 +52,11 @@ class AllReduce(Algorithm):
         """Return the plain average, which can be begun for each part of the gradient by itself."""
         del state, now
         return part_by_part(world) if self.compressor is None else None
+
+    def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
+        """Tell whether there is anybody to average with, or a codec, which acts on one too."""
+        del state, H
+        return world.size > 1 or self.compressor is not None
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return `x` as it is: equal workers that took equal steps are equal."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from hpc_localsgd.tasks.parts import Begin
+    from hpc_localsgd.tasks.buckets import Begin
     from hpc_localsgd.types import Footprint, Now, Rows, State, Vector
     from hpc_localsgd.worlds.base import World
 
@@ -71,13 +71,26 @@ class Algorithm(ABC):
         return g, state
 
     def in_backward(self, state: State, world: World, now: Now) -> Begin | None:
-        """What begins the average of a part of the gradient that backward has finished.
+        """Return what begins the average of a part of the gradient that backward has finished.
 
         None where the algorithm wants the gradients themselves: `on_gradient` is called with them.
-        Where this gives something, all parts are averaged by it instead.
+        Where this gives something, all parts are averaged by it instead, in the trainer and in
+        `attach` alike. Parts are cut where the size says, so it does the same to every number.
         """
         del state, world, now
         return None
+
+    def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
+        """Tell whether a round of H steps that begins now does anything with gradients.
+
+        Asked where looking at them is dear, in `attach`: with no, they stay where they are, and
+        `on_gradient` is called once in the round, with rows of length 0. What acts in longer rounds
+        says yes to H = 1 too: after a no to that the gradients are never looked at again.
+        """
+        del state, world, H
+        kind = type(self)
+        overlaps = kind.in_backward is not Algorithm.in_backward
+        return overlaps or kind.on_gradient is not Algorithm.on_gradient
 
     def acts_on_step(self, state: State, now: Now) -> bool:
         """Whether `on_step` changes anything at this step; asked where calling it is dear."""

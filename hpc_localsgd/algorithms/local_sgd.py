@@ -10,7 +10,7 @@ from hpc_localsgd.algorithms.compressed import compressed_mean
 from hpc_localsgd.compressors.base import Compressor
 
 if TYPE_CHECKING:
-    from hpc_localsgd.tasks.parts import Begin
+    from hpc_localsgd.tasks.buckets import Begin
     from hpc_localsgd.types import Footprint, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
@@ -64,6 +64,10 @@ class LocalSGD(Algorithm):
     def in_backward(self, state: State, world: World, now: Now) -> Begin | None:
         """Return the plain average in the parallel phase; it can be begun part by part."""
         return part_by_part(world) if state["parallel"] and now.H == 1 else None
+
+    def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
+        """Tell whether this is the parallel phase, of several workers."""
+        return world.size > 1 and state["parallel"] and H == 1
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the average parameters on every worker."""

@@ -33,10 +33,9 @@ from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
 from hpc_localsgd.engine.non_finite import OnNan
 from hpc_localsgd.run.rollcall import PATIENCE_S
 from hpc_localsgd.schedules.local_steps import Schedule
+from hpc_localsgd.tasks.buckets import BUCKET_BYTES
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.software import check_same_software
-
-BUCKET_BYTES = 8 * 2**20
 
 
 def attach(
@@ -110,7 +109,6 @@ def attach(
     check_patience(patience_s)
     algorithm, schedule = algorithm_of(algorithm), schedule_of(schedule)
     how, on_nan = batchnorm_of(batchnorm), on_nan_of(on_nan)
-    check_sparse(algorithm, optimizer)
     world = world_here(_device_of(model)) if world is None else world
     check_world(world)
     meetings = Meetings(world, patience_s)
@@ -134,6 +132,7 @@ def attach(
             lines += agreement.described_options(optimizer)
             lines += agreement.described_state(optimizer) if broadcast else []
         agreement.check_same(world, lines)
+        check_sparse(algorithm, optimizer, world, named.values())
         groups = flatten(model, named)
         if broadcast:
             broadcast_model(world, model, groups)

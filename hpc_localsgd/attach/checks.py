@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.attach.gradients import remembers
 from hpc_localsgd.attach.rounds import Lengths
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
 from hpc_localsgd.engine.non_finite import OnNan
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule, qsr
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.types import ConfigurationError, Footprint, Now
 from hpc_localsgd.worlds.base import World
 
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule")
@@ -82,13 +82,24 @@ def _check_alone(model: nn.Module) -> None:
             )
 
 
-def check_sparse(algorithm: Algorithm, optimizer: torch.optim.Optimizer) -> None:
+def check_sparse(
+    algorithm: Algorithm,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+    parameters: Iterable[torch.Tensor],
+) -> None:
     """Check that an optimiser of sparse gradients gets such.
 
     Raises:
         ConfigurationError: The algorithm hands back its own gradients, which are dense.
     """
-    if isinstance(optimizer, torch.optim.SparseAdam) and remembers(algorithm):
+    if not isinstance(optimizer, torch.optim.SparseAdam):
+        return
+    sizes = tuple(p.numel() for p in parameters)
+    state = algorithm.init(torch.zeros(1, sum(sizes)), world, Footprint(sizes))
+    first = Now(0, 0, 1, 0, 1.0, 1.0, parallel=True)
+    overlaps = algorithm.in_backward(state, world, first) is not None
+    if algorithm.acts_on_gradient(state, world, 1) and not overlaps:
         raise ConfigurationError(
             f"SparseAdam takes sparse gradients only, and {algorithm!r} makes dense ones of them: "
             "use algorithm=LocalSGD(), or torch.optim.Adam with Embedding(sparse=False)"

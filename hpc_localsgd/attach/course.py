@@ -11,7 +11,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.account import Accounts
 from hpc_localsgd.attach.estimate import Forward
 from hpc_localsgd.attach.exchange import Exchange
-from hpc_localsgd.attach.gradients import Gradients, Use, use_of_gradients
+from hpc_localsgd.attach.gradients import GradientHooks, Use
 from hpc_localsgd.attach.intact import Intact
 from hpc_localsgd.attach.mean import MeanModel
 from hpc_localsgd.attach.meeting import GRADIENTS, ROUND, STEP
@@ -24,6 +24,7 @@ from hpc_localsgd.attach.rounds import Place, Rounds
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
+    from hpc_localsgd.tasks.buckets import Begin
     from hpc_localsgd.types import Rows
 
 LOOK_EVERY = 64  # steps of rounds of one step between two looks for numbers that are not finite
@@ -34,7 +35,7 @@ class Course:
 
     Attributes:
         rounds: Where in the run we are.
-        use: What the round does with gradients.
+        use: What the step does with gradients.
         away: Whether the model holds the mean parameters just now.
     """
 
@@ -50,6 +51,8 @@ class Course:
         )
         self.accounts = Accounts(parts.world.ledger)
         self.use: Use = "own"
+        self._begins: list[Begin] = []  # of averages, where they are begun during backward
+        self._decided = -1  # the step for which `use` holds
         self.away = False
         self.intact = Intact(parts.model, parts.optimizer, parts.groups, parts.frozen)
         self.order = Order(type(parts.model).__name__, parts.world.rank)
@@ -57,7 +60,7 @@ class Course:
         self._looked = False  # whether ranks train on data of their own
         self._on_step = type(parts.algorithm).on_step is not Algorithm.on_step
         self._before = parts.optimizer.register_step_pre_hook(self._before_step)
-        self.gradients: Gradients | None = None
+        self.gradients: GradientHooks | None = None
         self.watch_gradients()
 
     @property
@@ -196,7 +199,9 @@ class Course:
     def resumed(self) -> None:
         """Go on from a place and memory that have been loaded."""
         self.order.taken = 0
-        self.use = "own" if self.place.due else self._use_of_gradients(self.place.H)
+        self.use, self._decided = "own", -1
+        if not self.place.due:
+            self._decide()
         if self.place.over:
             self.detach()
         else:
@@ -204,13 +209,13 @@ class Course:
 
     def watch_gradients(self) -> None:
         """Put hooks on the parameters while a round of one step may come, and take them off."""
-        parts, may_come = self.parts, self._use_of_gradients(1) != "own"
+        may_come = self.exchange.acts_on_gradient(1)
         if may_come and self.gradients is None:
-            self.gradients = Gradients(
-                parts.groups,
-                parts.world,
-                parts.bucket_bytes,
+            self.gradients = GradientHooks(
+                self.parts.groups,
+                self.parts.bucket_bytes,
                 self._use_now,
+                lambda: self._begins,
                 self._on_gradients,
                 lambda: self.meet(GRADIENTS),
                 None if self._quarantine is None else self._heal_gradients,
@@ -221,7 +226,7 @@ class Course:
 
     def settle_gradients(self, skipped: bool = False) -> None:
         """Exchange gradients that no backward pass has: the other ranks are waiting for them."""
-        if self.gradients is not None and self.use != "own" and not self.gradients.done:
+        if self.gradients is not None and not self.gradients.done and self._use_now() != "own":
             self.gradients.finish(skipped)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -230,8 +235,7 @@ class Course:
             return
         if self.away:
             self.refuse("optimizer.step()")
-        if self.place.due:
-            self._begin_round(used=True)
+        self._use_now()
         given = [*args[1:], *kwargs.values()]  # the first argument is the optimiser
         closure = any(each is not None for each in given)
         self.order.took(optimizer, closure)
@@ -254,8 +258,8 @@ class Course:
     def _begin_round(self, used: bool) -> None:
         """Find H and what it means for the gradients."""
         self.rounds.begin(self._rate(), used)
-        self.use = self._use_of_gradients(self.place.H)
-        if self.use == "own":
+        self._decide()
+        if not self.exchange.acts_on_gradient(self.place.H):
             self.exchange.part_ways(self.rounds.now(self.place.t))
 
     def _look(self, t: int) -> None:
@@ -272,16 +276,21 @@ class Course:
                 'attach(on_nan="quarantine")'
             )
 
-    def _use_of_gradients(self, H: int) -> Use:
-        state, K = self.exchange.states[0], self.world.size
-        return use_of_gradients(self.parts.algorithm, state, H, K)
+    def _decide(self) -> None:
+        """Find what the step that comes does with gradients, as the algorithm says."""
+        self._decided, self.use = self.place.t, "own"
+        if self.exchange.acts_on_gradient(self.place.H):
+            begins = self.exchange.in_backward(self.rounds.now(self.place.t))
+            self.use, self._begins = ("algorithm", []) if begins is None else ("mean", begins)
 
     def _use_now(self) -> Use:
-        """What this step does with gradients; asked during backward."""
+        """Tell what this step does with gradients; asked during backward."""
         if self.away:
             return "own"
         if self.place.due:
             self._begin_round(used=True)
+        elif self._decided != self.place.t:
+            self._decide()
         return self.use
 
     def _on_gradients(self, rows: list[Rows]) -> None:

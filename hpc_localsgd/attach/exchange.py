@@ -13,6 +13,7 @@ from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:
     from hpc_localsgd.algorithms.base import Algorithm
+    from hpc_localsgd.tasks.buckets import Begin
     from hpc_localsgd.types import Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
@@ -32,6 +33,16 @@ class Exchange:
         for group in groups:
             with group.rows() as x:
                 self.states.append(algorithm.init(x, world, group.footprint))
+
+    def acts_on_gradient(self, H: int) -> bool:
+        """Tell whether a round of H steps does anything with gradients."""
+        return any(self._algorithm.acts_on_gradient(s, self._world, H) for s in self.states)
+
+    def in_backward(self, now: Now) -> list[Begin] | None:
+        """Return what begins averages during backward, for each group; None if one has none."""
+        found = [self._algorithm.in_backward(state, self._world, now) for state in self.states]
+        begins = [begin for begin in found if begin is not None]
+        return begins if len(begins) == len(found) else None
 
     def on_step(self, now: Now) -> None:
         """Call `on_step` with the parameters, in place, where it does anything at this step."""

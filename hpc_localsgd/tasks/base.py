@@ -14,7 +14,7 @@ from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.tasks.parts import Begin
+    from hpc_localsgd.tasks.buckets import Begin
     from hpc_localsgd.types import Losses, Rows, Vector
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs and targets [R, B, ...]

@@ -26,7 +26,7 @@ from hpc_localsgd.tasks.samples import Arrays, Samples
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.tasks.parts import Begin
+    from hpc_localsgd.tasks.buckets import Begin
     from hpc_localsgd.types import Losses, Rows, Vector
 
 

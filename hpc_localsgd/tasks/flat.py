@@ -20,8 +20,9 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from hpc_localsgd.tasks.buckets import Begin
 from hpc_localsgd.tasks.execution import Execution, LossScale, check_compiler
-from hpc_localsgd.tasks.parts import Begin, Parts
+from hpc_localsgd.tasks.parts import Parts
 from hpc_localsgd.types import ConfigurationError
 
 ALIGNED = 64  # numbers

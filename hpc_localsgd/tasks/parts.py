@@ -1,30 +1,19 @@
-"""Parts of a gradient that are begun to be averaged as soon as backward has finished them."""
+"""Parts of one worker's gradient, averaged while the backward pass of a task goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 
+from hpc_localsgd.tasks.buckets import BUCKET_BYTES, Begin, Bucket, Buckets
 from hpc_localsgd.tasks.fragments import cuts_from_the_end
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Rows, Vector
-
-PART_BYTES = 8 * 2**20  # enough to keep a network busy
-
-
-class UnderWay(Protocol):
-    """An average that was begun."""
-
-    def wait(self) -> Vector:
-        """Its result, which is also where the gradient was."""
-
-
-Begin: TypeAlias = "Callable[[Rows], UnderWay]"
+    from hpc_localsgd.types import Rows
 
 
 class Parts:
@@ -32,7 +21,7 @@ class Parts:
 
     First the matrices, from the last to the first, as backward reaches them; then biases and norms,
     which come last in the vector and are complete only with the first layer. A gradient of
-    PART_BYTES or less is one part, begun when all of it is there.
+    BUCKET_BYTES or less is one part, begun when all of it is there.
     """
 
     def __init__(
@@ -40,7 +29,7 @@ class Parts:
         parameters: Sequence[torch.nn.Parameter],
         matrices: int,
         g: Rows,
-        part_bytes: int = PART_BYTES,
+        part_bytes: int = BUCKET_BYTES,
     ) -> None:
         """Cut a gradient.
 
@@ -56,39 +45,30 @@ class Parts:
             ranges = [*ranges, (matrices, len(parameters))]
         if begins[-1] * g.itemsize <= part_bytes:
             ranges = [(0, len(parameters))]
-        self._parts = [g[:, begins[first] : begins[after]] for first, after in ranges]
-        self._sizes = [after - first for first, after in ranges]
-        self._missing = list(self._sizes)
-        self._part_of: dict[torch.Tensor, int] = {}
-        self._begin: Begin | None = None
-        self._begun: list[UnderWay] = []
-        for i, (first, after) in enumerate(ranges[:-1]):  # the last is complete at the end anyway
+        cut = [
+            Bucket(g[:, begins[first] : begins[after]], after - first) for first, after in ranges
+        ]
+        self._buckets = Buckets(cut)
+        self._begins: list[Begin] = []
+        self._bucket_of: dict[torch.Tensor, Bucket] = {}
+        # The last is complete at the end anyway.
+        for (first, after), bucket in zip(ranges[:-1], cut, strict=False):
             for parameter in parameters[first:after]:
-                self._part_of[parameter] = i
+                self._bucket_of[parameter] = bucket
                 parameter.register_post_accumulate_grad_hook(self._arrived)
 
     @contextmanager
     def averaged(self, begin: Begin) -> Iterator[None]:
-        """Around one backward pass; afterwards g holds the averages."""
-        self._begin, self._begun, self._missing = begin, [], list(self._sizes)
+        """Average around one backward pass; afterwards g holds the averages."""
+        self._begins = [begin]
+        self._buckets.restart()
         try:
             yield
-            for part in self._parts[len(self._begun) :]:  # what no gradient reached is zero
-                self._begun.append(begin(part))
-            for average in self._begun:
-                average.wait()
+            self._buckets.finish(self._begins)  # what no gradient reached is zero
         finally:
-            self._begin = None
+            self._begins = []
 
     def _arrived(self, parameter: torch.Tensor) -> None:
-        if self._begin is None:
-            return
-        i = self._part_of[parameter]
-        self._missing[i] -= 1
-        if self._missing[i] < 0:
-            raise RuntimeError(
-                "a parameter got a second gradient in one backward pass, after its average had "
-                "been begun: use checkpoint(use_reentrant=False)"
-            )
-        while not self._missing[len(self._begun)]:
-            self._begun.append(self._begin(self._parts[len(self._begun)]))
+        if self._begins:
+            self._buckets.arrive(parameter, self._bucket_of[parameter])
+            self._buckets.begin(self._begins)

@@ -135,7 +135,7 @@ def test_no_gradient_memory_where_there_are_local_steps_only() -> None:
         gradients = sync._course.gradients
         assert gradients is not None
         steps(model, optimizer, sync, range(1), world.rank)
-        assert gradients._buffers == [] and sync._course.gradients is None
+        assert gradients._flat == [] and sync._course.gradients is None
 
     on_ranks(2, work)
 

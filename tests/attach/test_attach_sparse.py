@@ -15,6 +15,7 @@ from hpc_localsgd import AllReduce, GradientTracking, LocalSGD, every, post_loca
 from hpc_localsgd.attach.checks import check_sparse
 from hpc_localsgd.compressors import Sign
 from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.simulated import Simulated
 
 ROWS = 12
 
@@ -82,7 +83,7 @@ def test_algorithms_that_make_dense_gradients_are_refused(algorithm: Any) -> Non
             algorithm=algorithm,
             schedule=every(1),
         )
-    check_sparse(algorithm, torch.optim.SGD(model.parameters(), lr=0.1))
+    check_sparse(algorithm, torch.optim.SGD(model.parameters(), lr=0.1), Simulated(1), [])
 
 
 def test_a_gradient_that_is_dense_on_one_rank_is_dense_on_all() -> None:

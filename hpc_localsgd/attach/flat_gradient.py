@@ -1,4 +1,4 @@
-"""Buckets: contiguous parts of a flat vector of gradients, averaged one by one.
+"""The gradients of a user's own loop in buckets, with what they need beside their numbers.
 
 The vector of a group of n tensors is [n + P]: a flag for each tensor, which tells whether any rank
 has a gradient for it, then the gradients. Buckets are cut from its end, since backward reaches the
@@ -8,7 +8,7 @@ small and negative that the sum of all flags is negative exactly where all gradi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,8 @@ from torch import nn
 
 from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.attach.windows import windows
+from hpc_localsgd.tasks.buckets import Bucket
 from hpc_localsgd.tasks.fragments import cuts_from_the_end
-from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
@@ -29,16 +29,23 @@ SPARSE = -(2.0**-20)  # fewer than 2^20 ranks
 
 @dataclass
 class Slot:
-    """One parameter's place: its window, its flag, and whether its gradient is there."""
+    """One parameter's place.
+
+    Attributes:
+        name: Of the parameter.
+        parameter: Itself.
+        window: Of the vector, with the parameter's shape.
+        flag: [], 1 or SPARSE if this rank has a gradient; after the average 0 if none has.
+        bucket: Which it helps to fill.
+        absent: Whether this rank has no gradient.
+        sparse: Whether the one it has is sparse.
+    """
 
     name: str
     parameter: nn.Parameter
     window: torch.Tensor
-    flag: (
-        torch.Tensor
-    )  # [], 1 or SPARSE if this rank has a gradient; after the average 0 if none has
+    flag: torch.Tensor
     bucket: Bucket
-    arrived: bool = False
     absent: bool = False
     sparse: bool = False
 
@@ -54,18 +61,8 @@ class Slot:
         self.parameter.grad = self.window if same else self.window.to(self.parameter.dtype)
 
 
-@dataclass
-class Bucket:
-    """A contiguous part of a flat vector of gradients; `begun` is its average under way."""
-
-    part: torch.Tensor
-    slots: list[Slot] = field(default_factory=list)
-    missing: int = 0
-    begun: Pending | None = None
-
-
 @dataclass(frozen=True)
-class Buffer:
+class FlatGradient:
     """The gradients of one group in one vector [n + P]: a flag for each of n tensors, then P."""
 
     vector: torch.Tensor
@@ -73,25 +70,34 @@ class Buffer:
 
     @property
     def rows(self) -> Rows:
-        """The gradients alone, [1, P]."""
+        """Return the gradients alone, [1, P]."""
         return self.vector[None, self.n :]
 
 
-def cut_buckets(group: Group, limit: int) -> tuple[Buffer, list[Bucket]]:
-    """The vector of a group and its buckets of `limit` bytes, from the last parameter to the first.
+def cut_buckets(
+    group: Group, row: int, limit: int
+) -> tuple[FlatGradient, list[Bucket], list[Slot]]:
+    """Cut the gradients of a group in buckets, from the last parameter to the first.
 
-    The flags travel in the last bucket.
+    Args:
+        group: The parameters.
+        row: The number of the group.
+        limit: Bytes of a bucket; the flags travel in the last.
+
+    Returns:
+        The vector, its buckets in the order in which they are begun, and the parameters' places.
     """
     n, P = len(group.parameters), group.P
     vector = torch.ones(n + P, dtype=group.wire_dtype, device=group.flat.device)
-    slots = windows(vector[n:], group.parameters)
+    views = windows(vector[n:], group.parameters)
     begins = [n, *(n + end for end in accumulate(p.numel() for p in group.parameters))]
-    buckets = []
+    buckets, slots = [], []
     for first, after in cuts_from_the_end(begins, limit // vector.itemsize):
         begin = begins[first] if first else 0
-        bucket = Bucket(vector[begin : begins[after]])
+        bucket = Bucket(vector[None, begin : begins[after]], after - first, row)
         buckets.append(bucket)
-        for i in reversed(range(first, after)):
-            slot = Slot(group.names[i], group.parameters[i], slots[i], vector[i], bucket)
-            bucket.slots.append(slot)
-    return Buffer(vector, n), buckets
+        slots += [
+            Slot(group.names[i], group.parameters[i], views[i], vector[i], bucket)
+            for i in reversed(range(first, after))
+        ]
+    return FlatGradient(vector, n), buckets, slots
