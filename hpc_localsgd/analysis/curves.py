@@ -47,7 +47,7 @@ def series_or_none(run: Trajectory, name: str) -> Series | None:
     fine = np.isfinite(y)
     if not fine.any():
         return None
-    return Series(found.step[fine], y[fine], found.units, (), found.meaning, name)
+    return Series(found.step[fine], y[fine], found.units, (), found.meaning, name, found.samples)
 
 
 def without_accuracy(run: Trajectory) -> bool:

@@ -271,7 +271,8 @@ class Recorder:
             if m.name == "snapshot":
                 self._to_writer(self.writer.snapshot, t, *m.value)
             else:
-                said = {"units": m.units, "dims": m.dims, "meaning": m.meaning}
+                said: dict[str, Any] = {"units": m.units, "dims": m.dims, "meaning": m.meaning}
+                said |= {"samples": m.samples} if m.samples else {}
                 self._to_writer(self.writer.series, m.name, t, m.value, **said)
         if shown:
             self._show(t, shown)

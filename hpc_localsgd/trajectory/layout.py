@@ -42,6 +42,7 @@ def series_table(
     units: str,
     dims: tuple[str, ...],
     meaning: str,
+    samples: int = 0,
 ) -> Table:
     """Return the table of one series, continued when the file has it.
 
@@ -52,6 +53,7 @@ def series_table(
         units: Unit, ``1`` for none.
         dims: A name for each axis of `value`.
         meaning: One sentence.
+        samples: How many samples a value is the mean of; 0 is not written.
 
     Raises:
         TrajectoryError: If `dims` does not name each axis, or the file has the series in another
@@ -70,7 +72,8 @@ def series_table(
         Dataset("step", (), np.dtype("int64"), attrs=_STEPS),
         Dataset("value", value.shape, value_dtype(value)),
     ]
-    attrs = {"units": units, "dims": " ".join(dims), "meaning": meaning}
+    attrs: dict[str, Any] = {"units": units, "dims": " ".join(dims), "meaning": meaning}
+    attrs |= {"samples": samples} if samples else {}
     return _continued(file, Table(f"/series/{name}", columns, attrs))
 
 

@@ -146,7 +146,8 @@ class Trajectory:
             name: Of the series.
 
         Returns:
-            `units`, `dims` (names with blanks between them) and `meaning`.
+            `units`, `dims` (names with blanks between them), `meaning` and `samples` ("0" if not
+            known).
 
         Raises:
             TrajectoryError: If there is no such series.
@@ -176,7 +177,8 @@ class Trajectory:
             parts = [{"step": np.empty(0, np.int64), "value": np.empty(0)}]
         step = np.concatenate([part["step"] for part in parts])
         value = self._one_above_another(name, [part["value"] for part in parts], dims)
-        return Series(step, value, said["units"], dims, said["meaning"], name)
+        samples = int(said["samples"])
+        return Series(step, value, said["units"], dims, said["meaning"], name, samples)
 
     @cached_property
     def snapshot_steps(self) -> np.ndarray:
@@ -340,6 +342,9 @@ def _series_in(file: h5py.File) -> dict[str, dict[str, str]]:
             found[name] = {
                 key: readable(str(item.attrs.get(key, ""))) for key in ("units", "dims", "meaning")
             }
+            samples = item.attrs.get("samples", 0)  # anybody's: a number, or it is not known
+            known = isinstance(samples, int | np.integer) and samples > 0
+            found[name]["samples"] = str(int(samples)) if known else "0"
 
     if "series" in file:
         file["series"].visititems(visit)

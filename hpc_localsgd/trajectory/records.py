@@ -65,6 +65,8 @@ class Series:
         dims: Names of the axes of `value` behind the first.
         meaning: One sentence.
         name: For example ``eval/test/accuracy``.
+        samples: How many samples each value is the mean of; 0 where that is not known, as in files
+            of older versions.
     """
 
     step: np.ndarray
@@ -73,6 +75,7 @@ class Series:
     dims: tuple[str, ...]
     meaning: str
     name: str
+    samples: int = 0
 
     def __len__(self) -> int:
         """Return the number of values."""

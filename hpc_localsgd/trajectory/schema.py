@@ -5,7 +5,7 @@ reads it on a laptop without torch or MPI. So the tree is written down here once
 
     /                 attrs: see ``header.Header``
     /rounds/          one row a round, the columns of ``ROUND_COLUMNS``
-    /series/<name>/   step [n], value [n, ...]; attrs: units, dims, meaning
+    /series/<name>/   step [n], value [n, ...]; attrs: units, dims, meaning; samples of a mean
     /snapshots/       step [m], mean [m, P], workers [m, K, P] when asked; one row a chunk
 
 Rules that hold everywhere: every value has its step beside it; units are in attributes; what was

@@ -133,6 +133,7 @@ class Writer:
         units: str = "1",
         dims: tuple[str, ...] | str = (),
         meaning: str = "",
+        samples: int = 0,
     ) -> None:
         """Record a value of a series, whose first value fixes everything else about it.
 
@@ -144,6 +145,8 @@ class Writer:
             units: Unit, ``1`` for none.
             dims: A name for each axis of `value`, for example ``("worker",)``.
             meaning: One sentence for the reader of the file.
+            samples: How many samples a value is the mean of, so that its statistical error can be
+                known; 0 where that says nothing.
 
         Raises:
             TrajectoryError: If the name will not do, the shape changed, or a due flush fails.
@@ -151,7 +154,7 @@ class Writer:
         array = np.array(value)  # a copy: the caller may go on to change it
         table = self._tables.get(f"/series/{name}")
         if table is None:
-            said = {"units": units, "meaning": meaning}
+            said: dict[str, Any] = {"units": units, "meaning": meaning, "samples": samples}
             axes = (dims,) if isinstance(dims, str) else tuple(dims)
             check_series_name(name)
             table = layout.series_table(self._storage.file, name, array, dims=axes, **said)

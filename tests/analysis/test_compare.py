@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpc_localsgd.analysis.compare import MEASURES, differences, front, grouped_runs, summary
+from hpc_localsgd.analysis.compare import (
+    MEASURES,
+    differences,
+    front,
+    grouped_runs,
+    summary,
+    uncertainty,
+)
 from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.tables import tables
 from hpc_localsgd.analysis.report.source import open_runs
@@ -29,7 +36,13 @@ HEADER |= {"K": 2, "P": 3, "seed": 0}
 
 
 def record(
-    folder: Path, accuracy: float, *, status: str = "complete", sent: float = 100.0, **said: Any
+    folder: Path,
+    accuracy: float,
+    *,
+    status: str = "complete",
+    sent: float = 100.0,
+    samples: int = 0,
+    **said: Any,
 ) -> str:
     """A run of ten rounds with one evaluation."""
     given = {"schedule": "hpc_localsgd.every", "arguments": "steps: 4", "momentum": 0.9, "seed": 0}
@@ -40,7 +53,7 @@ def record(
     for s in range(10):
         row = {"compute_s": 1.0, "wait_s": [0.5, 0.0], "transfer_s": 0.1, "payload_bytes": sent}
         writer.round(step_begin=4 * s, step_end=4 * s + 4, lr=0.1, **row)
-    writer.series("eval/test/accuracy", 40, accuracy)
+    writer.series("eval/test/accuracy", 40, accuracy, samples=samples)
     writer.close(status)
     return str(folder)
 
@@ -167,3 +180,30 @@ def test_a_run_that_is_given_twice_is_no_second_seed(
     for again in (runs[0], str(Trajectory(runs[0]).path), str(link)):
         assert main([runs[0], runs[1], again]) == 2
         assert f"{again} is given twice: leave it out once" in capsys.readouterr().err
+
+
+def test_a_difference_within_the_error_of_the_test_set_is_no_front(tmp_path: Path) -> None:
+    """Two configurations, a seed each, the dearer one 1 % better: 100 samples cannot tell."""
+    for samples, letters in ((100, ["A"]), (100_000, ["A", "B"]), (0, ["A", "B"])):
+        of = tmp_path / str(samples)
+        cheap = record(of / "a", 0.90, samples=samples)
+        dear = record(of / "b", 0.91, momentum=0.5, sent=200.0, samples=samples)
+        groups = grouped_runs(open_runs([cheap, dear]))
+        off = math.sqrt(0.9 * 0.1 / samples) if samples else 0.0
+        np.testing.assert_allclose(uncertainty(groups[0]), off)
+        assert tables(groups).fronts["sent by a worker"] == letters
+        figure = draw_front(groups)
+        assert figure is not None
+        pale = figure.axes[0].lines[0].get_xdata()
+        assert len(np.atleast_1d(pale)) == len(letters)
+
+
+def test_the_larger_of_both_errors_counts(tmp_path: Path) -> None:
+    runs = [record(tmp_path / f"{i}", a, seed=i, samples=25) for i, a in enumerate((0.8, 0.81))]
+    np.testing.assert_allclose(
+        uncertainty(grouped_runs(open_runs(runs))[0]), math.sqrt(0.805 * 0.195 / 25)
+    )
+    runs = [record(tmp_path / f"far{i}", a, seed=i, samples=25) for i, a in enumerate((0.5, 0.9))]
+    np.testing.assert_allclose(
+        uncertainty(grouped_runs(open_runs(runs))[0]), np.std([0.5, 0.9], ddof=1)
+    )

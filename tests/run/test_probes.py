@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from hpc_localsgd.loop import Run
 from hpc_localsgd.run.probes import Evaluation, Probe, Snapshot
 from hpc_localsgd.schedules.local_steps import post_local
 from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
 
 def by_hand(run: Run, x: torch.Tensor, split: str = "test") -> tuple[float, float]:
@@ -50,6 +53,17 @@ def test_the_mean_model_is_evaluated_on_every_test_sample() -> None:
         loss, accuracy = by_hand(run, p.x.mean(0), split)
         assert memory.values[f"eval/{split}/loss"][-1][1] == pytest.approx(loss, rel=1e-12)
         assert memory.values[f"eval/{split}/accuracy"][-1][1] == pytest.approx(accuracy, rel=1e-12)
+
+
+def test_an_evaluation_says_how_many_samples_it_is_of(tmp_path: Path) -> None:
+    run = small_run(steps=2)
+    header = Header("", "t", "a", "s", "w", K=4, P=run.task.dim, seed=0)
+    with Writer(tmp_path, header) as writer:
+        go(run, [Evaluation(1, ("test", "train"), per_worker=True)], memory=writer)  # type: ignore[arg-type]
+    found = Trajectory(tmp_path)
+    for split in ("test", "train"):
+        for name in ("loss", "accuracy", "worker_loss", "worker_accuracy"):
+            assert found.series(f"eval/{split}/{name}").samples == run.task.splits[split] > 300
 
 
 def test_in_the_middle_of_a_round_it_is_the_mean_of_workers_that_differ() -> None:

@@ -183,3 +183,18 @@ def test_reading_imports_no_torch_and_no_mpi(tmp_path):
     command = [sys.executable, "-c", code]
     env = {"PYTHONPATH": str(REPOSITORY), "PATH": ""}
     subprocess.run(command, cwd=tmp_path, env=env, check=True, timeout=240)
+
+
+def test_how_many_samples_a_mean_is_over_comes_back(tmp_path):
+    with Writer(tmp_path, header()) as writer:
+        writer.series("eval/test/accuracy", 1, 0.9, samples=10_000)
+        writer.series("spread", 1, 0.9)
+    run = Trajectory(tmp_path)
+    assert run.series("eval/test/accuracy").samples == 10_000
+    assert run.series("spread").samples == 0
+    with h5py.File(run.path, "r+") as file:  # of an older version, or of anybody
+        assert "samples" not in file["series/spread"].attrs
+        for strange in ("many", -3, 0.5):
+            file["series/eval/test/accuracy"].attrs["samples"] = strange
+            file.flush()
+            assert Trajectory(tmp_path).series("eval/test/accuracy").samples == 0

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from hpc_localsgd.analysis.compare.groups import Group, differences, grouped_runs
-from hpc_localsgd.analysis.compare.measures import MEASURES, Measure, Summary, front, summary
+from hpc_localsgd.analysis.compare.measures import (
+    MEASURES,
+    Measure,
+    Summary,
+    front,
+    summary,
+    uncertainty,
+)
 
 __all__ = [
     "MEASURES",
@@ -14,4 +21,5 @@ __all__ = [
     "front",
     "grouped_runs",
     "summary",
+    "uncertainty",
 ]

@@ -14,7 +14,15 @@ import numpy as np
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.compare.groups import Group
-from hpc_localsgd.analysis.compare.measures import ACCURACY, SENT, Measure, costs_of, front, summary
+from hpc_localsgd.analysis.compare.measures import (
+    ACCURACY,
+    SENT,
+    Measure,
+    costs_of,
+    front,
+    summary,
+    uncertainty,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,13 +83,14 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], cost: Measure) -> None:
     if not known.any():
         style.note(axes, f"{cost.name}: not recorded")
         return
-    best = front(x.tolist(), y.tolist(), [summary(g, ACCURACY).deviation for g in groups])
+    off = [uncertainty(g) for g in groups]
+    best = front(x.tolist(), y.tolist(), off)
     pale: dict[str, Any] = {"color": style.PALE, "linewidth": 4, "zorder": 1}
     axes.plot(x[best], y[best], drawstyle="steps-post", solid_joinstyle="round", **pale)
     for i in np.flatnonzero(known).tolist():
         bars: dict[str, Any] = {
             "xerr": _bar(summary(groups[i], cost).deviation),
-            "yerr": _bar(summary(groups[i], ACCURACY).deviation),
+            "yerr": _bar(off[i]),
         }
         look: dict[str, Any] = {"elinewidth": 0.9, "capsize": 2, "markersize": 5, **look_of(i)}
         drawn = axes.errorbar(x[i], y[i], linestyle="none", zorder=3, **bars, **look)
@@ -146,7 +155,7 @@ def _scale_accuracy(axes: Axes, groups: Sequence[Group]) -> None:
     """Leave room around the points and their bars, ending at 0 and at 100 %."""
     found = [summary(g, ACCURACY) for g in groups]
     found = [s for s in found if s.count]
-    bars = np.nan_to_num([s.deviation for s in found])
+    bars = np.array([uncertainty(g) for g in groups if summary(g, ACCURACY).count])
     mean = np.array([s.mean for s in found])
     low, high = float((mean - bars).min()), float((mean + bars).max())
     room = 0.2 * max(high - low, 0.01)

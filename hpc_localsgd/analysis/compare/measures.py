@@ -117,6 +117,28 @@ def summary(group: Group, measure: Measure) -> Summary:
     return Summary(mean, deviation, len(values))
 
 
+def uncertainty(group: Group) -> float:
+    """How far the accuracy of a group may be off: the larger of two standard deviations.
+
+    One is that over its seeds, the other that of the finite test set, sqrt(a (1 - a) / n) for an
+    accuracy a on n samples. 0 where neither is known.
+
+    Args:
+        group: The runs.
+    """
+    found = summary(group, ACCURACY)
+    over_seeds = 0.0 if math.isnan(found.deviation) else found.deviation
+    return max(over_seeds, _of_the_test_set(group, found.mean))
+
+
+def _of_the_test_set(group: Group, accuracy: float) -> float:
+    known = [curves.series_or_none(source.run, curves.ACCURACY) for source in group.counted]
+    samples = min((series.samples for series in known if series is not None), default=0)
+    if not samples or not 0 <= accuracy <= 1:
+        return 0.0
+    return math.sqrt(accuracy * (1 - accuracy) / samples)
+
+
 def clocks(groups: Sequence[Group]) -> set[str]:
     """Return the sources of the seconds of the runs that count: measured, modelled or both."""
     return {str(source.run.attrs.get("clock")) for g in groups for source in g.counted}

@@ -36,7 +36,8 @@ def comparison(groups: Sequence[Group], made: Tables, album: Album) -> str:
     if picture:
         caption = (
             "On the pale line: nothing here is both cheaper and better. A configuration has the "
-            "same symbol in both panels; bars are deviations over seeds."
+            "same symbol in both panels; bars are deviations over seeds, or the statistical error "
+            "of the test set where that is larger."
         )
         parts.append(html.heading("Accuracy against communication"))
         parts.append(html.picture(picture, "Accuracy against bytes and seconds", caption))

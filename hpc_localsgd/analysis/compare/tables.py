@@ -20,6 +20,7 @@ from hpc_localsgd.analysis.compare.measures import (
     front,
     summary,
     told,
+    uncertainty,
 )
 from hpc_localsgd.analysis.report.source import Source
 
@@ -70,17 +71,19 @@ def tables(groups: Sequence[Group]) -> Tables:
 
 def _letters_on(groups: Sequence[Group], cost: Measure) -> list[str]:
     costs = [summary(g, cost).mean for g in groups]
-    gains = [summary(g, ACCURACY) for g in groups]
-    best = front(costs, [s.mean for s in gains], [s.deviation for s in gains])
+    gains = [summary(g, ACCURACY).mean for g in groups]
+    best = front(costs, gains, [uncertainty(g) for g in groups])
     return [groups[i].letter for i in best]
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
     notes = []
     if any(len(g.counted) > 1 for g in groups):
+        notes.append("Mean ± standard deviation over seeds.")
+    if any(uncertainty(g) for g in groups):
         notes.append(
-            "Mean ± standard deviation over seeds; on a front a dearer configuration is better by "
-            "more than that."
+            "On a front a dearer configuration is better by more than the deviation over seeds, "
+            "and than the statistical error of the test set where the record says its size."
         )
     partial = [g.letter for g in groups if len(g.counted) < len(g.runs)]
     if partial:

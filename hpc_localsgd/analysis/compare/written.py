@@ -51,7 +51,7 @@ def as_markdown(made: Tables) -> str:
     Args:
         made: The tables.
     """
-    parts = [_markdown(*table) for table in (made.differing, made.measured)]
+    parts = [markdown_table(*table) for table in (made.differing, made.measured)]
     return "\n\n".join([*parts, *made.notes]) + "\n"
 
 
@@ -62,18 +62,33 @@ def as_latex(made: Tables) -> str:
         made: The tables.
     """
     parts = ["% needs \\usepackage{booktabs}"]
-    parts += [_latex(*made.differing, rest="l"), _latex(*made.measured, rest="r")]
+    parts += [latex_table(*made.differing, rest="l"), latex_table(*made.measured, rest="r")]
     return "\n\n".join([*parts, *(f"% {note}" for note in made.notes)]) + "\n"
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Write a table of texts in Markdown.
+
+    Args:
+        header: A name a column.
+        rows: A text a column, each.
+    """
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     return "\n".join([line(header), "|" + "---|" * len(header), *map(line, rows)])
 
 
-def _latex(header: list[str], rows: list[list[str]], rest: str) -> str:
+def latex_table(header: list[str], rows: list[list[str]], rest: str) -> str:
+    """Write a table of texts for LaTeX's package booktabs.
+
+    Args:
+        header: A name a column.
+        rows: A text a column, each.
+        rest: Alignment of all columns but the first: ``l`` or ``r``.
+    """
+
     def line(cells: Sequence[str]) -> str:
         return " & ".join(_escaped(cell) for cell in cells) + r" \\"
 

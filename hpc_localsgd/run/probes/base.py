@@ -15,13 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One value of a series, or one snapshot (`name == "snapshot"`)."""
+    """One value of a series, or one snapshot (`name == "snapshot"`).
+
+    Attributes:
+        name: Of the series.
+        value: A number or an array.
+        units: Unit, ``1`` for none.
+        dims: A name for each axis of the value.
+        meaning: One sentence.
+        samples: How many samples the value is the mean of; 0 where that says nothing.
+    """
 
     name: str
     value: Any
     units: str = "1"
     dims: tuple[str, ...] = ()
     meaning: str = ""
+    samples: int = 0
 
 
 @dataclass

@@ -32,24 +32,24 @@ class Evaluation(Probe):
     def measure(self, view: View) -> Iterator[Measurement]:
         """Yield `eval/<split>/loss`, `eval/<split>/accuracy`, and per worker if asked."""
         for split in self.splits:
-            loss, accuracy = self._of_mean(view, split)
-            yield Measurement(f"eval/{split}/loss", loss, "nat", (), "mean model")
-            yield Measurement(f"eval/{split}/accuracy", accuracy, "fraction", (), "mean model")
+            loss, accuracy, n = self._of_mean(view, split)
+            yield Measurement(f"eval/{split}/loss", loss, "nat", (), "mean model", n)
+            yield Measurement(f"eval/{split}/accuracy", accuracy, "fraction", (), "mean model", n)
             if self.per_worker:
                 rows = self._of_workers(view, split)
                 name = f"eval/{split}/worker"
-                yield Measurement(f"{name}_loss", rows[:, 0], "nat", ("worker",), "own model")
-                yield Measurement(
-                    f"{name}_accuracy", rows[:, 1], "fraction", ("worker",), "own model"
-                )
+                own = (("worker",), "own model", n)
+                yield Measurement(f"{name}_loss", rows[:, 0], "nat", *own)
+                yield Measurement(f"{name}_accuracy", rows[:, 1], "fraction", *own)
 
-    def _of_mean(self, view: View, split: str) -> tuple[float, float]:
+    def _of_mean(self, view: View, split: str) -> tuple[float, float, int]:
+        """Mean loss, accuracy, and the number of samples they are means over."""
         task, world = view.run.task, view.run.world
         count, x, buffers = task.splits[split], view.mean, view.buffers
         shares = [share(count, k, world.size) for k in world.ranks]
         rows = torch.stack([task.evaluate(x, split, rows, buffers) for rows in shares])
         loss, right, samples = world.gather(rows.cpu().numpy()).sum(0)
-        return loss / samples, right / samples
+        return loss / samples, right / samples, round(samples)
 
     def _of_workers(self, view: View, split: str) -> np.ndarray:
         """Return the mean loss and accuracy of every worker's own model, [K, 2]."""
