@@ -14,6 +14,7 @@ _COMMANDS = "hpc_localsgd.commands"
 COMMANDS = {
     "train": ("hpc_localsgd.train", "train; the same as python -m hpc_localsgd.train"),
     "plan": (f"{_COMMANDS}.plan", "what a run would do and cost, before it starts"),
+    "sweep": (f"{_COMMANDS}.sweep", "runs over a grid of options and seeds, here or under Slurm"),
     "verify": (
         f"{_COMMANDS}.verify",
         "whether every algorithm is exact on this machine and launcher",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -360,6 +361,19 @@ def test_runs_of_a_sweep_with_other_common_options_have_folders_of_their_own(sta
     assert len(folders(line="--x 1")) == 3
     assert len(folders(line="--x -1")) == 4
     assert len(folders(line="--task.data " + "/long" * 100)) == 5
+
+
+def test_a_line_of_a_sweep_may_quote_words_and_name_its_folder(stage: Stage) -> None:
+    words = [
+        "--evaluate_every=10 steps",
+        f"--out={stage.out / 'it is'}",
+        '--task.file=it\'s "a\\b"',
+    ]
+    (stage.folder / "sweep.txt").write_text(f"# two runs\n--x 1\n{shlex.join(words)}\n")
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    ended = stage.run("sweep.sbatch", **array, SWEEP=str(stage.folder / "sweep.txt"))
+    assert ended.status == 0 and [path.name for path in stage.out.iterdir()] == ["it is"]
+    assert f"--out {stage.out / 'it is'} --resume auto {' '.join(words)}" in ended.told, ended.told
 
 
 def test_nodes_with_unequal_numbers_of_ranks(stage: Stage) -> None:
