@@ -9,10 +9,10 @@ train test quick mutants: export OMP_NUM_THREADS = 1
 train: SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test quick mutants lint format clean
+.PHONY: help env train test quick mutants benchmark benchmark-quick lint format clean
 
 help:    ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env:     ## build .venv: PyTorch, MPI, Horovod (about ten minutes the first time, a second afterwards)
 	@$(PYTHON) hpc_localsgd/environment/build.py --venv $(VENV)
@@ -35,6 +35,15 @@ mutants: env  ## put small faults into the code, one at a time: do tests notice?
 	@test -d build/mutants || $(BIN)/python -m pip install --quiet --target build/mutants \
 	    -r tests/mutants/requirements.txt
 	$(BIN)/python tests/mutants $(ARGS)
+
+# What is complete is kept: remove runs/frontier to have it done anew.
+benchmark-quick: env  ## accuracy against communication on two networks: figure, table, report (minutes)
+	$(BIN)/python benchmarks/comm_vs_accuracy.py benchmarks/frontier/quick.yaml \
+	    --networks 1GbE 10GbE --jobs 2 --report
+
+benchmark: env  ## the same with a convolutional net on all of Fashion-MNIST, five seeds (hours)
+	$(BIN)/python benchmarks/comm_vs_accuracy.py benchmarks/frontier/full.yaml \
+	    --networks 1GbE 10GbE 100GbE --jobs 2
 
 lint: env  ## check style and types (ruff, mypy)
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 
@@ -54,7 +54,13 @@ class Setting:
 
 
 class TaskSpec(ABC):
-    """The hyper-parameters of a task, a frozen dataclass; `build` makes the task itself."""
+    """The hyper-parameters of a task, a frozen dataclass; `build` makes the task itself.
+
+    Attributes:
+        target: Test accuracy that time-to-target means where nobody says another; None without one.
+    """
+
+    target: ClassVar[float | None] = None
 
     @abstractmethod
     def build(self, setting: Setting) -> Task:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import nn
@@ -31,6 +31,8 @@ class digits(TaskSpec):
         label_noise: Probability that a training label is replaced by another digit, fresh at every
             step: what makes local steps move to flatter minima (Gu et al. 2023).
     """
+
+    target: ClassVar[float | None] = 0.95
 
     model: Literal["mlp", "conv"] = "mlp"
     norm: Literal["group", "batch", "none"] = "group"

@@ -29,5 +29,6 @@ class fashion_mnist(idx_images):
         "into a folder and give it as --task.data"
     )
     mirrored: ClassVar[bool] = True
+    target: ClassVar[float | None] = 0.85
 
     data: str = DEBIAN

@@ -23,7 +23,7 @@ from hpc_localsgd.worlds.pending import Pending
 from hpc_localsgd.worlds.simulated import Simulated
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Rows
+    from hpc_localsgd.types import Rows, Vector
 
 LARGEST = 2**14  # parameters of the small model: exact up to there, rounded tensors above
 ALL_WORKERS = 2**20  # parameters of all small models together, however many workers
@@ -59,7 +59,15 @@ class Rehearsal:
         optimizer_numbers: Numbers it remembers per parameter: 1 for momentum, 2 for Adam.
     """
 
-    def __init__(self, planned: Subject, network: Network) -> None:
+    def __init__(self, planned: Subject, network: Network, step_s: float = 0.0) -> None:
+        """Prepare the small models.
+
+        Args:
+            planned: The run.
+            network: Between its workers.
+            step_s: Seconds of a local step, behind which an average under way is hidden; 0 to bill
+                such an average as one that is waited for.
+        """
         config, K = planned.config, planned.workers
         model = _shrunk(planned.model, min(LARGEST, max(256, ALL_WORKERS // K)))
         self._scale = planned.model.P / model.P
@@ -72,7 +80,7 @@ class Rehearsal:
         self.dim = model.P
         self.decayed = -(-model.P // 2)  # wherever: with and without decay are sent apart
         self._g = self.x.clone()
-        self._model, self._world = model, _Rehearsed(K, "cpu", slow)
+        self._model, self._world = model, _Rehearsed(K, "cpu", slow, step_s)
         self._algorithm: Algorithm = config.algorithm
         self._state = self._algorithm.init(self.x, self._world, model)
         self._batchnorm = BatchNorm(config.batchnorm, config.batchnorm_batches)
@@ -88,7 +96,10 @@ class Rehearsal:
     def __call__(self, now: Now) -> float:
         """Return the seconds a worker spends in the exchanges of the round that `now` ends."""
         algorithm, world, x, g = self._algorithm, self._world, self.x, self._g
-        for h in range(now.H if _steps_matter(algorithm) else 0):
+        for h in range(now.H):
+            world.steps += 1
+            if not _steps_matter(algorithm):
+                continue
             step = replace(now, t=now.t - now.H + 1 + h, h=h)
             _, self._state = algorithm.on_gradient(g, self._state, world, step)
             if h < now.H - 1:
@@ -114,13 +125,42 @@ class Rehearsal:
 
 
 class _Rehearsed(Simulated):
-    """World without computation: an overlapped average is billed as one that is waited for."""
+    """World without computation, whose time passes by the step.
+
+    Attributes:
+        step_s: Seconds of a step; 0 where an average under way is billed as one waited for.
+        steps: Taken so far.
+    """
+
+    def __init__(self, workers: int, device: str, network: Network, step_s: float) -> None:
+        super().__init__(workers, device, network)
+        self.step_s, self.steps = step_s, 0
 
     def begin_mean(self, x: Rows, keep: bool = True) -> Pending:
         """Return the average, computed at once."""
         del keep
         row = self.mean(x.clone())[0]
-        return Pending(row, lambda: None, self.ledger, 0.0)
+        if not self.step_s:
+            return Pending(row, lambda: None, self.ledger, 0.0)
+        took_s = self._allreduce_s(row.numel() * row.element_size(), self.size)
+        self.ledger.add_modelled(-took_s)  # until it is waited for
+        return _UnderWay(row, took_s, self)
+
+
+class _UnderWay(Pending):
+    """Average that is hidden behind the steps taken since it was begun."""
+
+    def __init__(self, row: Vector, took_s: float, world: _Rehearsed) -> None:
+        super().__init__(row, lambda: None, world.ledger, took_s)
+        self._world, self._since = world, world.steps
+
+    def wait(self) -> Vector:
+        """Return the average, at the price of what is left of it."""
+        hidden_s = (self._world.steps - self._since) * self._world.step_s
+        if not self._done:
+            self._ledger.add_modelled(max(0.0, self._modelled_s - hidden_s))
+        self._done = True
+        return self._row
 
 
 def _shrunk(model: Footprint, most: int) -> Footprint:

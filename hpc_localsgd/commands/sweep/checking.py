@@ -79,7 +79,7 @@ def _assembled(resolved: Resolved, ranks: int | None, elsewhere: bool) -> None:
     from hpc_localsgd.commands.assembly import checkpoint_cadence, probes, watchdog_s
     from hpc_localsgd.commands.plan.planned_run import Options, subject
     from hpc_localsgd.commands.plan.rehearsal import Rehearsal
-    from hpc_localsgd.cost.cost_model import network
+    from hpc_localsgd.cost.network_file import network
     from hpc_localsgd.tasks.base import Setting
 
     config = resolved.config

@@ -1,0 +1,105 @@
+"""What each round of a run had cost: as it was recorded, or on a network that is asked for.
+
+A modelled network bills the run's own rounds anew, by the cost model and the algorithm's own
+exchanges (those of `python -m hpc_localsgd plan`), with one time of a step for all methods; an
+average that is under way is hidden behind the steps meanwhile. So one training is priced on every
+network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_localsgd.analysis.costs import round_s
+from hpc_localsgd.analysis.curves import mean_over_rest
+from hpc_localsgd.commands.configuration.config import recorded
+from hpc_localsgd.commands.plan.planned_run import Options, subject
+from hpc_localsgd.commands.plan.rehearsal import Rehearsal
+from hpc_localsgd.cost.cost_model import Network
+from hpc_localsgd.environment.launch import Launch
+from hpc_localsgd.trajectory import Trajectory
+from hpc_localsgd.types import Now
+
+ALONE = Launch("none", 0, 1, 0, "")
+
+
+@dataclass(frozen=True)
+class Bill:
+    """Costs of a run, round by round.
+
+    Attributes:
+        step_end: ``[S]`` global step after each round.
+        sent_bytes: ``[S]`` bytes that the mean worker sent in it.
+        talked_s: ``[S]`` seconds it spent communicating.
+        total_s: ``[S]`` seconds of the round, computing included.
+    """
+
+    step_end: np.ndarray
+    sent_bytes: np.ndarray
+    talked_s: np.ndarray
+    total_s: np.ndarray
+
+    def until(self, step: float) -> tuple[float, float, float]:
+        """Bytes, seconds of communication and all seconds of the rounds that ended by a step.
+
+        Args:
+            step: Global step.
+        """
+        n = int(np.searchsorted(self.step_end, step, side="right"))
+        columns = (self.sent_bytes, self.talked_s, self.total_s)
+        sent, talked, total = (float(column[:n].sum()) for column in columns)
+        return sent, talked, total
+
+
+def as_recorded(run: Trajectory) -> Bill:
+    """Give the costs that the record has.
+
+    Args:
+        run: The run.
+    """
+    rounds = run.rounds
+    talked = np.nan_to_num(mean_over_rest(rounds.wait_s + rounds.transfer_s))
+    return Bill(rounds.step_end, _sent(run), talked, round_s(run))
+
+
+def priced(run: Trajectory, network: Network, step_s: float, trusted: list[str]) -> Bill:
+    """Give the costs of a run's rounds on another network.
+
+    Args:
+        run: The run.
+        network: Between its workers.
+        step_s: Seconds of a local step.
+        trusted: Modules that its configuration may name, beside this package's and torch's.
+
+    Raises:
+        ConfigurationError: Its configuration is not understood here.
+    """
+    planned = subject(recorded(str(run.attrs["config"]), trusted), Options(), ALONE)
+    rehearsal, rounds, parallel = Rehearsal(planned, network, step_s), run.rounds, True
+    talked = np.zeros(len(rounds))
+    for s, (end, H) in enumerate(
+        zip(rounds.step_end.tolist(), rounds.local_steps.tolist(), strict=True)
+    ):
+        parallel = parallel and H == 1
+        lr, last = planned.rate(end - 1), end == planned.steps
+        now = Now(end - 1, s, H, H - 1, lr, planned.rate(end - H), last, parallel)
+        talked[s] = rehearsal(now)
+    return Bill(rounds.step_end, _sent(run), talked, rounds.local_steps * step_s + talked)
+
+
+def step_seconds(runs: list[Trajectory]) -> float:
+    """Give the seconds a worker computes for a step: the median over rounds of the fastest run.
+
+    Of several runs it is the one that had the machine to itself most.
+
+    Args:
+        runs: At least one.
+    """
+    each = [mean_over_rest(run.rounds.compute_s) / run.rounds.local_steps for run in runs]
+    return min(float(np.median(steps)) for steps in each if len(steps))
+
+
+def _sent(run: Trajectory) -> np.ndarray:
+    return np.nan_to_num(mean_over_rest(run.rounds.payload_bytes))
