@@ -15,7 +15,7 @@ from small_runs import go
 
 from hpc_localsgd.analysis.compare import Group, grouped_runs
 from hpc_localsgd.analysis.report.source import open_runs
-from hpc_localsgd.commands.assembly import make_run
+from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
 from hpc_localsgd.commands.sweep import written
 from hpc_localsgd.commands.sweep.members import members

@@ -76,7 +76,7 @@ def _assembled(resolved: Resolved, ranks: int | None, elsewhere: bool) -> None:
     Raises:
         ConfigurationError: The task, its durations, or algorithm and workers do not go together.
     """
-    from hpc_localsgd.commands.assembly import checkpoint_cadence, probes, watchdog_s
+    from hpc_localsgd.commands.assembly.cadences import checkpoint_cadence, probes, watchdog_s
     from hpc_localsgd.commands.plan.planned_run import Options, subject
     from hpc_localsgd.commands.plan.rehearsal import Rehearsal
     from hpc_localsgd.cost.network_file import network

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-PRELOADED = ["hpc_localsgd.train", "hpc_localsgd.commands.assembly"]
+PRELOADED = ["hpc_localsgd.train", "hpc_localsgd.commands.assembly.job"]
 
 
 class Process(Protocol):
