@@ -8,9 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.exit_codes import FAULT, OK, Parser, complain
 from hpc_localsgd.trajectory import TrajectoryError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.analysis.report.source import Source
 
 PROG = "python -m hpc_localsgd report"
 FORMATS = ("png", "pdf", "svg")
@@ -27,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         beside = sources[0].folder if len(sources) == 1 else Path()
         folder = Path(options.out) if options.out else beside / "report"
         files = write_report(sources, folder, tuple(options.formats))
+        traces = [
+            _trace(s, i, folder, len(sources)) for i, s in enumerate(sources) if options.trace
+        ]
     except TrajectoryError as error:
         complain(str(error), PROG)
         return FAULT
@@ -35,7 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAULT
     figures = f" and {len(files) - 1} figures beside it" if len(files) > 1 else ""
     sys.stdout.write(f"{files[0]}{figures}\n")
+    for trace in traces:
+        sys.stdout.write(f"{trace}: open it in https://ui.perfetto.dev or chrome://tracing\n")
     return OK
+
+
+def _trace(source: Source, i: int, folder: Path, of: int) -> Path:
+    """Write the timeline of a run beside the page; return the file."""
+    from hpc_localsgd.analysis.trace import write_trace
+
+    return write_trace(source.run, folder / (f"{i + 1}-trace.json" if of > 1 else "trace.json"))
 
 
 def parser() -> Parser:
@@ -57,6 +73,11 @@ def parser() -> Parser:
         default=["png", "pdf"],
         metavar="FORMAT",
         help=about,
+    )
+    made.add_argument(
+        "--trace",
+        action="store_true",
+        help="also write the timeline of every worker as trace.json, for Perfetto or Chrome",
     )
     return made
 

@@ -21,6 +21,7 @@ from hpc_localsgd.analysis.draw_sharpness import (
 )
 from hpc_localsgd.analysis.draw_spread import BEFORE
 from hpc_localsgd.analysis.draw_time import draw_time
+from hpc_localsgd.analysis.draw_timeline import draw_timeline
 from hpc_localsgd.analysis.draw_waiting import draw_waiting
 from hpc_localsgd.analysis.landscape import Landscape
 from hpc_localsgd.analysis.panels import draw_panels, panel_of
@@ -161,6 +162,8 @@ def _time(source: Source, album: Album, prefix: str) -> str:
         return ""
     parts = [html.heading("Where the time went")]
     parts.append(figure(album, f"{prefix}time", lambda: draw_time(run), "Seconds of each worker"))
+    words = "Some rounds, a row for each worker"
+    parts.append(figure(album, f"{prefix}timeline", lambda: draw_timeline(run), words))
     found = waiting(run)
     if len(found.names) > 1:
         parts.append(html.paragraph(found.sentence()))
