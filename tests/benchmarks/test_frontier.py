@@ -20,13 +20,14 @@ from hpc_localsgd.commands.configuration import config
 from hpc_localsgd.commands.sweep import written
 from hpc_localsgd.commands.sweep.members import members
 from hpc_localsgd.cost.cost_model import NETWORKS, Network
+from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.trajectory import Header, Writer
 from hpc_localsgd.worlds.simulated import Simulated
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import comm_vs_accuracy  # noqa: E402
-from frontier import draw, pricing, tables  # noqa: E402
+from frontier import draw, emulated, pricing, tables  # noqa: E402
 from frontier.points import SENT, TALKED, TOTAL, Point, first_at, on_front, point  # noqa: E402
 
 OPTIONS = "--task.hidden 8 --workers 4 --steps 12 --schedule every --schedule.steps 3".split()
@@ -208,3 +209,41 @@ def test_the_script_on_runs_that_are_there(
         assert comm_vs_accuracy.main(bad) == 2
         assert told in capsys.readouterr().err
     assert math.isfinite(float(tables.as_csv({"n": points(2)}).splitlines()[1].split(",")[5]))
+
+
+def test_where_nothing_can_be_emulated_its_likeness_is_modelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    like = network(emulated.modelled("1gbit"))
+    assert (like.latency_s, like.bytes_per_s) == pytest.approx((50e-6, 125e6))
+    assert network(emulated.modelled("wide-area")).latency_s == pytest.approx(10.05e-3)
+    monkeypatch.setattr(emulated, "refused", lambda name: "the kernel allows no namespaces here")
+    found = group([record(tmp_path / "run", [0.9] * 4)])
+    monkeypatch.setattr(comm_vs_accuracy, "sweep", lambda words: 0)
+    monkeypatch.setattr(comm_vs_accuracy, "groups", lambda members, out: {"mine": found})
+    monkeypatch.setattr(comm_vs_accuracy.written, "read", lambda out: [])
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(f"out: {tmp_path / 'out'}\n")
+    assert comm_vs_accuracy.main([str(grid), "--emulated", "100mbit", "1gbit"]) == 0
+    said = capsys.readouterr()
+    assert "100mbit is modelled, not emulated: the kernel allows no namespaces" in said.err
+    assert "50us,12.5MB/s (modelled): communicating" in said.out
+    assert "50us,125MB/s (modelled): communicating" in said.out
+    assert comm_vs_accuracy.main([str(grid), "--emulated", "1gbit", "--networks", "1GbE"]) == 2
+    assert "leave --networks out" in capsys.readouterr().err
+
+
+def test_runs_on_an_emulated_network_are_priced_as_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(emulated, "refused", lambda name: "")
+    runs = {
+        n: group([record(tmp_path / n, [0.9] * 4, sent=s)]) for n, s in (("a", 1e2), ("b", 2e2))
+    }
+    monkeypatch.setattr(emulated, "runs_on", lambda name, grid, out: {"mine": runs[out.name]})
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(f"out: {tmp_path / 'out'}\n")
+    assert comm_vs_accuracy.main([str(grid), "--emulated", "a", "b"]) == 0
+    said = capsys.readouterr().out
+    assert "a (emulated): communicating" in said and "b (emulated): communicating" in said
+    assert "| **400 B** |" in said and "**800 ms**" in said and "modelled" not in said
