@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BLUE, YELLOW, RED = "#004488", "#DDAA33", "#BB5566"
 MADE_BY = "Made by hpc_localsgd"  # in every page and every figure beside one
-INK, GREY, PALE = "#20242b", "#767c86", "#e6e8ec"
+INK, GREY, PALE = "#20242b", "#666c76", "#e6e8ec"  # grey text: 5.3 to 1 on white
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so figures look alike everywhere

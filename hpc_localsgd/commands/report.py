@@ -6,6 +6,8 @@ Needs h5py, numpy and matplotlib: neither torch nor MPI nor the data of the run.
 from __future__ import annotations
 
 import sys
+import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,33 +20,51 @@ if TYPE_CHECKING:
 
 PROG = "python -m hpc_localsgd report"
 FORMATS = ("png", "pdf", "svg")
+AGAIN_S = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page of the runs named; return the exit status, 2 for invalid input."""
     options = parser().parse_args(argv)
-    from hpc_localsgd.analysis.report.page import write_report
-    from hpc_localsgd.analysis.report.source import open_runs
-
     try:
-        sources = open_runs(options.runs)
-        beside = sources[0].folder if len(sources) == 1 else Path()
-        folder = Path(options.out) if options.out else beside / "report"
-        files = write_report(sources, folder, tuple(options.formats))
-        traces = [
-            _trace(s, i, folder, len(sources)) for i, s in enumerate(sources) if options.trace
-        ]
+        files, going_on = _write(options)
+        _say(files)
+        while going_on and options.watch:
+            time.sleep(AGAIN_S)
+            _, going_on = _write(options)
     except TrajectoryError as error:
         complain(str(error), PROG)
         return FAULT
     except OSError as error:
         complain(f"cannot write {error.filename}: {error.strerror}; give --out a folder", PROG)
         return FAULT
-    figures = f" and {len(files) - 1} figures beside it" if len(files) > 1 else ""
-    sys.stdout.write(f"{files[0]}{figures}\n")
-    for trace in traces:
-        sys.stdout.write(f"{trace}: open it in https://ui.perfetto.dev or chrome://tracing\n")
+    except KeyboardInterrupt:  # of who watches: the page is whole
+        return OK
     return OK
+
+
+def _write(options: Namespace) -> tuple[list[Path], bool]:
+    """Write the page and what is beside it; return the files, and whether a run goes on."""
+    from hpc_localsgd.analysis.report.page import write_report
+    from hpc_localsgd.analysis.report.source import open_runs
+
+    sources = open_runs(options.runs)
+    beside = sources[0].folder if len(sources) == 1 else Path()
+    folder = Path(options.out) if options.out else beside / "report"
+    files = write_report(sources, folder, tuple(options.formats))
+    asked = sources if options.trace else []
+    files += [_trace(source, i, folder, len(sources)) for i, source in enumerate(asked)]
+    return files, any(source.run.status == "running" for source in sources)
+
+
+def _say(files: list[Path]) -> None:
+    figures = [file for file in files[1:] if file.suffix != ".json"]
+    beside = f" and {len(figures)} figures beside it" if figures else ""
+    sys.stdout.write(f"{files[0]}{beside}\n")
+    for trace in files:
+        if trace.suffix == ".json":
+            sys.stdout.write(f"{trace}: open it in https://ui.perfetto.dev or chrome://tracing\n")
+    sys.stdout.flush()
 
 
 def _trace(source: Source, i: int, folder: Path, of: int) -> Path:
@@ -78,6 +98,11 @@ def parser() -> Parser:
         "--trace",
         action="store_true",
         help="also write the timeline of every worker as trace.json, for Perfetto or Chrome",
+    )
+    made.add_argument(
+        "--watch",
+        action="store_true",
+        help="write the page again every minute until the runs have ended; an open page follows",
     )
     return made
 

@@ -22,10 +22,12 @@ from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw_course import draw_course
 from hpc_localsgd.analysis.draw_sharpness import Radii, draw_sharpness, radii_of, smoothed
 from hpc_localsgd.analysis.panels import draw_panels
+from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.at_exchanges import alpha_panels
 from hpc_localsgd.analysis.report.numbers import plan_rows, planned_bytes
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.analysis.waiting import waiting
+from hpc_localsgd.commands import report as report_command
 from hpc_localsgd.commands.report import main
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
@@ -80,7 +82,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     synthetic(tmp_path / "run", steps=300, switch=100)
     assert main([str(tmp_path / "run"), "--formats", "png", "pdf"]) == 0
     beside = {file.name for file in (tmp_path / "run" / "report").iterdir()}
-    figures = ("course", "plan", "spread", "time", "waiting")
+    figures = ("course", "plan", "spread", "time", "timeline", "waiting")
     assert beside == {"report.html"} | {f"{n}.{s}" for n in figures for s in ("png", "pdf")}
     page = Page((tmp_path / "run" / "report" / "report.html").read_text())
     assert page.pictures == len(figures) and page.outside == []
@@ -153,7 +155,7 @@ def test_what_the_probes_found_has_sections_of_its_own(tmp_path: Path) -> None:
     page = page_of(tmp_path / "run", tmp_path / "out")
     assert "Deviations of the workers" in page.words and "Effective learning rate" in page.words
     assert "Other series" not in page.words  # nothing was left over
-    assert page.pictures == 6  # plan, course, spread, deviations, learning rate, time
+    assert page.pictures == 7  # plan, course, spread, deviations, learning rate, time, timeline
 
 
 def test_what_was_measured_of_an_earlier_run_is_left_out(tmp_path: Path) -> None:
@@ -231,7 +233,7 @@ def test_several_runs_are_compared_above(tmp_path: Path) -> None:
     for run in runs:
         synthetic(run, steps=80, switch=20)
     page = page_of(*runs, tmp_path / "out")
-    assert "What differs" in page.words and page.pictures == 1 + 3 + 2 * 5  # front, courses
+    assert "What differs" in page.words and page.pictures == 1 + 3 + 2 * 6  # front, courses
 
 
 def test_planned_numbers_are_those_of_the_schedule(tmp_path: Path) -> None:
@@ -309,3 +311,53 @@ assert main(["cite", sys.argv[1]]) == 0
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert said.returncode == 0, said.stderr[-2000:]
+
+
+def luminance(colour: str) -> float:
+    """As WCAG 2 defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_the_paper_in_both_schemes(scheme: str) -> None:
+    of_scheme = html.LOOK.split(":root {")[1 if scheme == "light" else 2].split("}")[0]
+    colour = dict(re.findall(r"--(\w+): (#\w{6})", of_scheme))
+    for name in ("ink", "quiet", "link", "alarm"):
+        for below in ("paper", "code") if name in ("ink", "link") else ("paper",):
+            light, dark = sorted((luminance(colour[name]), luminance(colour[below])))[::-1]
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (scheme, name, below)
+
+
+def test_contents_lead_to_every_section_and_anchors_are_unique(tmp_path: Path) -> None:
+    synthetic(tmp_path / "a")
+    synthetic(tmp_path / "b", H=4)
+    for runs in ([tmp_path / "a"], [tmp_path / "a", tmp_path / "b"]):
+        assert main([*map(str, runs), f"--out={tmp_path / 'page'}", "--formats"]) == 0
+        page = (tmp_path / "page" / "report.html").read_text()
+        anchors = re.findall(r" id=\"?([\w-]+)", page)
+        assert len(anchors) == len(set(anchors)) > 3
+        links = re.findall(r"href=['\"]#([\w-]+)", page)
+        assert set(links) <= set(anchors) and links
+        assert "refresh" not in page
+
+
+def test_a_page_follows_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    synthetic(run, steps=300, status="running")
+    page = run / "report" / "report.html"
+    seen = []
+
+    def another_minute(seconds: float) -> None:
+        seen.append(('http-equiv="refresh" content="60"' in page.read_text(), seconds))
+        page.unlink()
+        if len(seen) == 2:
+            synthetic(run, steps=400)
+
+    monkeypatch.setattr(report_command.time, "sleep", another_minute)
+    assert main([str(run), "--formats", "--watch"]) == 0
+    assert seen == [(True, 60.0), (True, 60.0)] and "refresh" not in page.read_text()
+    assert capsys.readouterr().out.count("report.html") == 1

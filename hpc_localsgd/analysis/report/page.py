@@ -20,6 +20,7 @@ from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.analysis.style import MADE_BY
 
 FILE_NAME = "report.html"
+AGAIN_S = 60  # between two readings of a record that grows
 
 
 def write_report(
@@ -44,12 +45,17 @@ def write_report(
     parts = [_overview(sources, album)] if len(sources) > 1 else []
     for i, source in enumerate(sources):
         prefix = f"{i + 1}-" if len(sources) > 1 else ""
-        parts.append(_title(source, f"run-{i + 1}") + sections_of(source, album, prefix))
+        sections = sections_of(source, album, prefix)
+        listed = html.contents(sections) if len(sources) == 1 else ""
+        if len(sources) > 1:  # an anchor is of one run
+            sections = sections.replace('<h2 id="', f'<h2 id="run-{i + 1}-')
+        parts.append(_title(source, f"run-{i + 1}") + listed + sections)
     title = sources[0].name if len(sources) == 1 else f"{len(sources)} runs"
     version = sources[0].run.attrs.get("package_version", "")
     foot = f"<footer>{MADE_BY} {escape(str(version))} from the record alone.</footer>"
     page = folder / FILE_NAME
-    page.write_text(html.document(title, "\n".join([*parts, foot])), encoding="utf-8")
+    again_s = AGAIN_S if any(source.run.status == "running" for source in sources) else 0
+    page.write_text(html.document(title, "\n".join([*parts, foot]), again_s), encoding="utf-8")
     return [page, *album.files]
 
 
