@@ -70,7 +70,13 @@ def table(ways: list[Way], delays_by: str) -> str:
             f"{way.source} -> {way.target:4} {rate:>12} {way.bytes_per_s * 8 / 1e6:>7.0f} Mb/s "
             f"{2e3 * way.wanted.delay_s:>9.2f} ms {1e3 * way.trip_s:>9.2f} ms"
         )
-    return "\n".join([*lines, f"rates by the kernel (tbf), delays by {delays_by}"])
+    lines.append(f"rates by the kernel (tbf), delays by {delays_by}")
+    if slow := [f"{way.source} -> {way.target}" for way in ways if not way.as_wanted]:
+        lines.append(
+            f"NOT as wanted: {', '.join(slow)}. The machine is too busy or too slow for that "
+            "rate: measure when nothing else runs, or take a slower network"
+        )
+    return "\n".join(lines)
 
 
 def _split(words: list[str]) -> tuple[list[str], str, list[str]]:

@@ -44,6 +44,11 @@ class Way:
     bytes_per_s: float
     trip_s: float
 
+    @property
+    def as_wanted(self) -> bool:
+        """Whether it is as fast as described, less headers and a tenth."""
+        return not self.wanted.bits_per_s or self.bytes_per_s > 0.85 * self.wanted.bytes_per_s
+
 
 class Lab:
     """A network, made when the block begins and gone when it ends, however it does.

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.netlab import cables, launchers
+from benchmarks.netlab.__main__ import table
+from benchmarks.netlab.lab import Way
 from benchmarks.netlab.network import NETWORKS, Link, Network, NetworkError, network
 
 TWO_RACKS = """
@@ -113,6 +115,15 @@ def test_only_cables_with_a_delay_go_through_the_relay(two_racks: Network) -> No
     assert cables.relayed(two_racks, cables.NETEM) == []
     assert cables.mtu(two_racks, cables.RELAY) == 9000
     assert cables.mtu(NETWORKS["1gbit"], cables.RELAY) == 1500
+
+
+def test_a_cable_that_is_not_as_fast_as_wanted_is_told() -> None:
+    """A busy machine cannot keep up; nobody shall take its figures for the network's."""
+    good = Way("h0", "h1", Link(1e9), 0.117e9, 1e-4)
+    bad = Way("h1", "h0", Link(1e9), 0.080e9, 1e-4)
+    assert "NOT as wanted" not in table([good], cables.NETEM)
+    assert "NOT as wanted: h1 -> h0." in table([good, bad], cables.NETEM)
+    assert Way("h0", "h1", Link(), 1.0, 1.0).as_wanted
 
 
 def test_launchers_fill_the_hosts() -> None:
