@@ -16,6 +16,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.side_by_side import ROOT, commit_of
-from hpc_localsgd.commands.assembly import join_world
+from hpc_localsgd.commands.assembly.worlds import join_world
 from hpc_localsgd.compressors.bf16 import BF16
 from hpc_localsgd.cost.cost_model import (
     Cost,
@@ -44,22 +45,38 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
 SIZES_BYTES = (4_000, 16_000, 64_000, 250_000, 1_000_000, 4_000_000, 16_000_000, 100_000_000)
-BUDGET_S = 1.5  # of a size: repetitions until then, at least LEAST
+MOST_GATHERED_BYTES = 400_000_000  # of the K vectors that each rank then holds
 LEAST, MOST, WARM_UP = 3, 40, 1
 Exchange = Callable[[torch.Tensor], object]
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """How often an exchange is timed, LEAST to MOST times, and what its seconds are.
+
+    Attributes:
+        at_most_s: Repetitions of a size until then.
+        pick: Out of all of them.
+    """
+
+    at_most_s: float
+    pick: Callable[[list[float]], float]
+
+
 def main() -> None:
     """Time all of them, print the table, write the file."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if len(set(options.sizes)) < 2:
+        parser.error("--sizes: two different sizes at least, or nothing can be fitted")
     torch.set_num_threads(1)
     world = join_world(detect(os.environ), options.world, options.device)
     if world.n == 1:
         raise SystemExit("one process has nobody to talk to: put `mpirun -np 2` in front")
     names = options.collectives or list(exchanges(world))
     sizes = sorted({*options.sizes, *options.check})
-    pick = min if options.fastest else statistics.median
-    cells = list(measured(world, names, sizes, pick))
+    how = Repeated(options.seconds, min if options.fastest else statistics.median)
+    cells = list(measured(world, names, sizes, how))
     per_host = next(iter(_blocks(world)), 1)
     if world.rank == 0:
         costs = fitted([cell for cell in cells if cell.size_bytes in options.sizes])
@@ -95,9 +112,7 @@ def _blocks(world: World) -> list[int]:
     return [block] if 1 < block < world.size else []
 
 
-def measured(
-    world: World, names: list[str], sizes: list[int], pick: Callable[[list[float]], float]
-) -> Iterator[Cell]:
+def measured(world: World, names: list[str], sizes: list[int], how: Repeated) -> Iterator[Cell]:
     """Time exchanges. A collective; the same cells on every rank."""
     known = exchanges(world)
     if unknown := [name for name in names if name not in known]:
@@ -105,18 +120,12 @@ def measured(
     with world.ledger.unbilled():
         for name in names:
             for size in sizes:
-                if name == "gather" and size * world.size > max(sizes):
-                    continue  # it holds K vectors
-                yield _cell(world, name, known[name], size, pick)
+                if name == "gather" and size * world.size > MOST_GATHERED_BYTES:
+                    continue
+                yield _cell(world, name, known[name], size, how)
 
 
-def _cell(
-    world: World,
-    name: str,
-    exchange: Exchange,
-    size: int,
-    pick: Callable[[list[float]], float],
-) -> Cell:
+def _cell(world: World, name: str, exchange: Exchange, size: int, how: Repeated) -> Cell:
     x = torch.zeros(1, size // 4, device=world.device)
     seconds: list[float] = []
     for r in range(WARM_UP + MOST):
@@ -128,10 +137,10 @@ def _cell(
         took = float(world.gather(np.array([time.perf_counter() - began])).max())
         if r >= WARM_UP:
             seconds.append(took)
-        if len(seconds) >= LEAST and sum(seconds) > BUDGET_S:
+        if len(seconds) >= LEAST and sum(seconds) > how.at_most_s:
             break
     own = own_seconds(world, name, x)
-    return Cell(name, size, *_traffic(world, name, size), pick(seconds), own)
+    return Cell(name, size, *_traffic(world, name, size), how.pick(seconds), own)
 
 
 def own_seconds(world: World, name: str, x: torch.Tensor) -> float:
@@ -193,6 +202,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--fastest", action="store_true", help="of the repetitions, for a machine with other work"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.5, help="of repetitions of each size, about"
     )
     parser.add_argument("--collectives", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--world", default="auto", help="as --world of train")

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from launching import ROOT, until
 
 from benchmarks.netlab.hosts import PREFIX
 from benchmarks.netlab.lab import Lab, LabError
 from benchmarks.netlab.missing import missing
 from benchmarks.netlab.network import NETWORKS, Link, Network
+from hpc_localsgd.cost.network_file import network
 
 pytestmark = pytest.mark.launched
 PAYLOAD_BYTES = 4_000_000
@@ -53,6 +55,28 @@ def test_an_average_takes_what_the_cable_allows(lab: Lab) -> None:
     wire_s = (PAYLOAD_BYTES - 2 * 62_500) / lab.network.link.bytes_per_s
     slowest = max(seconds for _, seconds in rows)
     assert 0.9 * wire_s < slowest < 40 * wire_s
+
+
+def test_collectives_measure_a_network_for_plans_and_simulated_runs(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Every kind of exchange that a world has, with alphas and betas that are no nonsense."""
+    file = tmp_path / "measured.yaml"
+    command = ["-m", "benchmarks.collectives", "--world", "mpi", "--out", str(file), "--fastest"]
+    lab.run(
+        [*command, "--sizes", "4000", "2000000", "--check", "500000", "--seconds", "0.1"],
+        timeout_s=150,
+    )
+    said, found = yaml.safe_load(file.read_text()), network(str(file))
+    assert set(found.costs) == {"mean", "compressed mean", "mix", "gather"}
+    cells = {(cell["exchange"], cell["size_bytes"]): cell for cell in said["cells"]}
+    assert ("mean", 500_000) in cells and ("mix exponential", 4_000) in cells
+    # Two sizes are fitted exactly, and no cable is faster than it was made.
+    longest = cells["mean", 2_000_000]
+    assert found.mean_s(2, 2_000_000) == pytest.approx(longest["seconds"], rel=1e-6)
+    assert longest["wire_bytes"] == 2_000_000
+    assert longest["seconds"] > 0.9 * (2_000_000 - 2 * 62_500) / lab.network.link.bytes_per_s
+    assert 0 < cells["compressed mean", 2_000_000]["own_s"] < longest["seconds"]
 
 
 def test_torchrun_starts_its_ranks_on_every_host(lab: Lab) -> None:
