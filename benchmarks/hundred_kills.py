@@ -4,7 +4,7 @@
 
 Two ranks under mpirun. A kill is SIGKILL or SIGUSR2, to a random rank, at a random moment: it falls
 into start-up, local steps, exchanges, flushes and the writing of checkpoints, as it comes. The run
-begins anew when it is done before the kills are. Expected: the same parameters, every bit; every
+starts over when it is done before the kills are. Expected: the same parameters, every bit; every
 trajectory opens; no row that was on the disk is lost; no process is left; no wait beyond its bound.
 About 5 s a kill on two quiet cores.
 """
@@ -75,7 +75,7 @@ def final(out: Path) -> torch.Tensor:
 def flushed(out: Path) -> dict[str, int]:
     """How many rounds are on the disk, in each file of the run.
 
-    File by file: what one holds beyond the checkpoint that the next one goes on from is still
+    File by file: what one holds beyond the checkpoint that the next one continues from is still
     there, but a reader of the whole run leaves it out.
     """
     return {path.name: _rounds(path) for path in out.glob("trajectory*.h5")}

@@ -24,7 +24,7 @@ COMMANDS = {
     "landscape": (f"{_COMMANDS}.landscape", "the loss between two models, or in a plane of a run"),
     "report": (f"{_COMMANDS}.report", "one page on a run, to be handed to a colleague"),
     "compare": (f"{_COMMANDS}.compare", "runs side by side, seeds of one configuration together"),
-    "cite": (f"{_COMMANDS}.cite", "the papers behind what a run used"),
+    "cite": (f"{_COMMANDS}.cite", "the papers that a run builds on"),
     "summary": (f"{_COMMANDS}.summary", "what runs achieved and what they cost"),
     "doctor": ("hpc_localsgd.environment.doctor", "check this machine, environment and launcher"),
 }

@@ -115,7 +115,7 @@ class DataError(RuntimeError):
 class Unreachable(RuntimeError):
     """An exchange failed: a rank that this one talks with is gone, or the network between them.
 
-    What a rank has kept is good to go on from. The front door prints its text without a traceback.
+    What a rank has kept can be resumed. The front door prints its text without a traceback.
     """
 
 

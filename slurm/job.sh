@@ -143,7 +143,7 @@ requeue() {
     [[ $1 == stopped ]] || why="failed with status $status" bound=$CRASHES
     word=$(state_of "$JOB")
     if [[ $stopping == TERM || -n $word && ! $word =~ ^(RUNNING|unknown)$ ]]; then
-        say "$why, ended by Slurm; to go on, submit it again" && exit "$status"
+        say "$why, ended by Slurm; to continue, submit it again" && exit "$status"
     fi
     count=$(starts_in_vain "$1")
     if ((count >= bound)); then
@@ -156,7 +156,7 @@ requeue() {
         ((try == 1)) || sleep "$PAUSE"
         scontrol requeue "$JOB" && exit 0
     done
-    say "it could not be requeued; to go on, submit it again" && exit "$status"
+    say "it could not be requeued; to continue, submit it again" && exit "$status"
 }
 
 # How many starts in a row came to this end and had begun no further than those before them. What they

@@ -108,7 +108,7 @@ def race(both: list[Holder], outs: list[Path]) -> None:
         claim = lease.read(out / "RUNNING")[1]
         assert claim is not None and claim.process == both[said.index("ran")].pid
         who = f"(process {claim.process} on {claim.host})"
-        assert f"a run is going on in {out} {who}" in said[1 - said.index("ran")]
+        assert f"a run is in progress in {out} {who}" in said[1 - said.index("ran")]
     for each in both:
         each.begin()
         each.said()

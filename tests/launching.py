@@ -64,7 +64,7 @@ class Outcome:
 
 @dataclass
 class Job:
-    """A job that is going on."""
+    """A job that is in progress."""
 
     process: subprocess.Popen[bytes]
     mark: str

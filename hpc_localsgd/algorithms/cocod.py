@@ -21,7 +21,7 @@ class CoCoD(Algorithm):
 
     Source: Shen et al., Faster distributed deep net training, IJCAI 2019.
     Here differs: the last exchange of the run is waited for, so that all workers end equal.
-    Sends: P numbers per worker and round, hidden behind the next round.
+    Sends: P numbers per worker and round, hidden by the next round.
     Equals: LocalSGD when K = 1.
     """
 

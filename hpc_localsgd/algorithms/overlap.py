@@ -23,7 +23,7 @@ class Overlap(Algorithm):
     Source: Wang et al., Overlap Local-SGD, ICASSP 2020, arXiv:2002.09539 (pull 0.6, beta 0.7).
     Here differs: v is in units of parameters, not of gradients (no division by the learning rate),
         so a decay does not rescale it; the run ends with the average of the workers.
-    Sends: P numbers per worker and round, hidden behind the next round.
+    Sends: P numbers per worker and round, hidden by the next round.
     Equals: LocalSGD with one round for the whole run (one-shot averaging) when pull = 0.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Streaming DiLoCo: the parameters exchanged a fragment at a time, while training goes on."""
+"""Streaming DiLoCo: the parameters exchanged a fragment at a time, while training continues."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 An exchange leaves workers equal up to the rounding of their numbers. The trace of what is left,
 1e-13 say, is no spread, and a curvature along it none of the loss. Today's records have exactly 0
-there and NaN for the curvature; older ones have what came out, and are held against the rounding of
-their dtype, for parameters of a size of 1.
+there and NaN for the curvature; older ones have the computed values, which are compared with the
+rounding of their dtype, for parameters of a size of 1.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Radii:
         )
 
 
-# Title of a panel -> names in it (behind `sharpness/`) with their labels.
+# Title of a panel -> names in it (after `sharpness/`) with their labels.
 PANELS = (
     ("largest eigenvalues of the Hessian", (("eigenvalues", ""),)),
     ("trace of the Hessian", (("trace", ""),)),

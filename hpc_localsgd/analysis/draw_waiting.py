@@ -32,7 +32,7 @@ def draw_waiting(run: Trajectory) -> Figure:
     grid = figure.add_gridspec(1, 2, width_ratios=(3.2, 1), wspace=0.06, **margins)
     course, caused = (figure.add_subplot(grid[0, i]) for i in range(2))
     if not np.nansum(found.wait_s) > 0:
-        style.note(course, "nobody waited" if len(run.rounds) else "no round yet")
+        style.note(course, "no rank waited" if len(run.rounds) else "no round yet")
         caused.set_axis_off()
         course.set_xticks([])
         return figure

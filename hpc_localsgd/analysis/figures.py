@@ -1,4 +1,4 @@
-"""The figures a run leaves behind, drawn from its trajectory and from nothing else."""
+"""The figures of a run, drawn from its trajectory and from nothing else."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def frame(figure: Figure, left: float, right: float, top: float, bottom: float) 
 
     Args:
         figure: The figure.
-        left: Left margin in inches; the others likewise.
+        left: Left margin in inches; the others also.
         right: Right margin, where line labels stand.
         top: Top margin, heading included.
         bottom: Bottom margin.

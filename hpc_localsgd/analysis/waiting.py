@@ -11,7 +11,7 @@ from hpc_localsgd.trajectory import Trajectory
 
 _PLACE = re.compile(r"\((\d+) x (\d+) workers")  # how worlds of several ranks describe themselves
 
-WORTH_NAMING = 0.02  # of the time: less waiting than this is nobody's fault
+WORTH_NAMING = 0.02  # of the time: less waiting than this is no rank's fault
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Waiting:
 
     @property
     def last(self) -> np.ndarray:
-        """Rank that arrived last, and so waited least, ``[S]``; -1 where nobody waited."""
+        """Rank that arrived last, and so waited least, ``[S]``; -1 where no rank waited."""
         known = np.isfinite(self.wait_s)
         waited = np.where(known, self.wait_s, np.inf)
         if waited.shape[1] == 0:
@@ -71,7 +71,7 @@ class Waiting:
     def sentence(self) -> str:
         """Say in a sentence who waited and for whom."""
         if len(self.names) < 2:
-            return "One rank waits for nobody."
+            return "A single rank does not wait."
         if self.share < WORTH_NAMING:
             return f"No straggler: waiting is {100 * self.share:.2g} % of the time."
         begin = f"Waiting is {100 * self.share:.2g} % of the time."

@@ -1,4 +1,4 @@
-"""`python -m hpc_localsgd cite RUN [RUN ...]`: the papers behind what a run used.
+"""`python -m hpc_localsgd cite RUN [RUN ...]`: the papers that a run builds on.
 
 Needs h5py, numpy and PyYAML.
 """
@@ -67,7 +67,7 @@ def _bibtex(found: list[Used]) -> str:
 def parser() -> Parser:
     """Return the parser of the command."""
     about = (
-        "The papers behind what a run used: algorithm, schedule, rate, gradient, compressor, "
+        "The papers that a run builds on: algorithm, schedule, rate, gradient, compressor, "
         "topology, optimiser, and what was measured of it."
     )
     made = Parser(prog=PROG, description=about)

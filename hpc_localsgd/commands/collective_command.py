@@ -46,7 +46,7 @@ def measure(
         argv: The command line; None for this process's.
         prog: The command, for messages.
         parse: Makes the options; raises ConfigurationError.
-        work: The measurement, by all ranks together. What it sends is on nobody's account. It
+        work: The measurement, by all ranks together. What it sends is not counted. It
             raises ConfigurationError on all ranks alike.
     """
     share_cores(os.environ)  # before torch and MPI are imported

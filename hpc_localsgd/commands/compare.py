@@ -45,7 +45,7 @@ def parser() -> Parser:
     about = (
         "Runs side by side. Runs that differ in nothing but their seed are one configuration, and "
         "their numbers are given as mean and deviation. Shows what differs between "
-        "configurations, what came of it, and the Pareto front of accuracy against communication."
+        "configurations, the results, and the Pareto front of accuracy against communication."
     )
     made = Parser(prog=PROG, description=about)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")

@@ -2,7 +2,7 @@
 
 Exit status: 0 done, 2 a fault of the request, 3 the training diverged, 85 stopped on request, 86
 ended because a rank hung (both: resume it), 87 the folder or the record of the run is gone, or
-cannot be read (a person must look), 130 a second Ctrl-C, 1 anything else. Under `torchrun
+cannot be read (a user must look), 130 a second Ctrl-C, 1 anything else. Under `torchrun
 --max-restarts N` a run that was stopped ends with 0, or it would be started again at once.
 """
 

@@ -1,7 +1,7 @@
-"""Standard output and error that outlive whoever reads them: `train | head`, a full log disk.
+"""Standard output and error that outlive their reader: `train | head`, a full log disk.
 
-What a run is for is its record. When the reader of its messages has gone, they have nobody to go
-to, and the run goes on: the messages are lost, without a word and without a traceback.
+The record is what a run is for. When the reader of its messages has gone, the run continues: the
+messages are dropped, without a warning and without a traceback.
 """
 
 from __future__ import annotations

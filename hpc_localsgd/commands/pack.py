@@ -25,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         complain(str(error), PROG)
         return FAULT
-    except OSError as error:  # a full disk, say: what is written stays, and can be gone on with
-        complain(f"{options.out}: {error}; type the same again to go on", PROG)
+    except OSError as error:  # a full disk, say: what is written stays, and the rest can follow
+        complain(f"{options.out}: {error}; type the same command again to continue", PROG)
         return 1
 
 
@@ -36,7 +36,7 @@ def parser() -> Parser:
         prog=PROG,
         description="Put the encoded images of FOLDER/train/CLASS/ and FOLDER/val/CLASS/ into one "
         "HDF5 file, for --task imagenet --task.data OUT. Parallel file systems like one large file "
-        "better than a million small ones. Type the same again to go on after an interruption.",
+        "better than a million small ones. Type the same command to continue.",
     )
     made.add_argument("folder", help="with train/CLASS/*.jpg and val/CLASS/*.jpg")
     made.add_argument("out", help="the file to write, *.h5")

@@ -79,7 +79,7 @@ def parser() -> Parser:
     about = (
         "One page of HTML on a run, figures inside, that opens anywhere: plan against what "
         "happened, loss and accuracy against steps, epochs, bytes and seconds, spread, sharpness, "
-        "who waited for whom, configuration, references. Runs that are going on, were killed or "
+        "who waited for whom, configuration, references. Runs that are in progress, were killed or "
         "have no snapshots are told about as far as their record goes."
     )
     made = Parser(prog=PROG, description=about)

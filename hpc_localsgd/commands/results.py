@@ -1,8 +1,8 @@
 """What commands write into the folder of a run beside its record: it goes when the run goes.
 
-Figures, pages and measured curvature of a run that was replaced would be taken for the new run's.
+Figures, pages and curvature of a run that was replaced would pass for those of the new run.
 Removed is only what the package itself wrote: names of its own in the folder of a run, and in
-`report/`, where a person may keep notes, only files that bear its mark.
+`report/`, where a user may keep notes, only files that bear its mark.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a job begins: a new run, in place of an old one, or going on with it."""
+"""How a job begins: a new run, one in place of an old run, or an old run continued."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Continued:
     """How a job begins, equal on all ranks.
 
     Attributes:
-        mode: With an empty folder, in place of what is there, or going on with it.
-        from_mean: Whether going on means from the mean model, with another number of workers.
+        mode: In an empty folder, in place of what is there, or continuing it.
+        from_mean: Whether to continue from the mean model, with another number of workers.
     """
 
     mode: Mode
@@ -61,7 +61,7 @@ class Continued:
             other: Says what it means that the run was begun with another length.
 
         Raises:
-            ConfigurationError: There is no checkpoint to go on from; on all ranks alike.
+            ConfigurationError: There is no checkpoint to resume from; on all ranks alike.
         """
         world, out = run.world, checkpoints.folder.parent
         start = to_the_mean(run, out) if self.from_mean else None
@@ -107,7 +107,7 @@ def continued(config: Config, text: str, world: World) -> Continued:
     already.
 
     Raises:
-        ConfigurationError: --out holds a run and may not be touched, or cannot be gone on with.
+        ConfigurationError: --out holds a run and may not be touched, or cannot be resumed.
     """
     first = world.rank == 0
     code = agree(world, lambda: _decide(config, text, world) if first else 0)
@@ -132,7 +132,7 @@ def _decide(config: Config, text: str, world: World) -> int:
     kept = any((out / "checkpoints").glob("*")) or (out / "trajectory.h5").exists()
     if kept and not config.overwrite:
         raise ConfigurationError(
-            f"{out} holds a run already: add --resume to go on with it, --overwrite to replace it, "
+            f"{out} holds a run already: add --resume to continue it, --overwrite to replace it, "
             "or give another --out"
         )
     return 2 * MODES.index("overwrite" if config.overwrite else "new")

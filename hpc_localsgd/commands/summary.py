@@ -5,7 +5,7 @@
     python -m hpc_localsgd summary --status runs/digits   # a word, for scripts
     python -m hpc_localsgd summary --began runs/digits    # the step at which its last start began
 
-Needs h5py and numpy alone, and a run that is going on or was killed is read as well.
+Needs h5py and numpy alone, and a run that is in progress or was killed is read as well.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def one_worker(plan: Preview, given: Circumstances) -> str | None:
     del plan
     if given.K > 1:
         return None
-    return "One worker has nobody to average with, and sends nothing: give --workers 4, say."
+    return "One worker has no other to average with, and sends nothing: give --workers 4, say."
 
 
 def not_known(plan: Preview, given: Circumstances) -> str | None:

@@ -1,4 +1,4 @@
-"""Numbers and seconds for a person, and for Slurm."""
+"""Numbers and seconds for a reader, and for Slurm."""
 
 from __future__ import annotations
 

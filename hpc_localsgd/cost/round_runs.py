@@ -17,7 +17,7 @@ from hpc_localsgd.types import Now
 Payload: TypeAlias = Callable[[Now], "float | np.ndarray"]  # bytes in the round that `now` ends
 Seconds: TypeAlias = Callable[[Now], float]  # of its exchanges
 
-CYCLE = 240  # rounds of a stretch that are worked out; the following ones repeat their costs
+CYCLE = 240  # rounds of a stretch that are computed; the following ones repeat their costs
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def stretches(
 ) -> Iterator[tuple[Stretch, np.ndarray]]:
     """Yield the rounds of a run, equal lengths together, with the bytes each worker sends [K].
 
-    Costs are worked out for the first 240 rounds of a stretch and repeated for the rest, which is
+    Costs are computed for the first 240 rounds of a stretch and repeated for the rest, which is
     exact for exchanges that recur every 2, 3, 4, ..., 16, ... rounds, whatever divides 240; else it
     is right on average.
 

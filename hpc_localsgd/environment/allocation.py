@@ -1,4 +1,4 @@
-"""Which hosts a job was given, and which of them have no rank. Communicates with nobody.
+"""Which hosts a job was given, and which of them have no rank. No communication.
 
 Asked in this order: the launcher's own command line (`--host`, `--hostfile`), found among the
 processes above this one; the resource manager's variables.
@@ -164,7 +164,7 @@ def processes_above() -> list[tuple[int, list[str]]]:
         while pid > 1:
             raw = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
             words = [os.fsdecode(word) for word in raw.split(b"\0")]
-            # A script names itself behind its interpreter.
+            # A script's name follows its interpreter.
             by_python = Path(words[0]).name.startswith("python")
             found.append((pid, words[1:] if by_python else words))
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -4,7 +4,7 @@
 
 From a bare Python and a C++ compiler to PyTorch, MPI and Horovod in `.venv`, at the versions of
 constraints.txt. A second call has nothing to do and says so within a second; an interrupted one
-goes on. Standard library only: no environment exists yet when this runs.
+continues. Standard library only: no environment exists yet when this runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _build_if_due(venv)
     except KeyboardInterrupt:
-        print("\nInterrupted. Type the same command again to go on.")
+        print("\nInterrupted. Type the same command again to continue.")
         return 130
     except (progress.StageFailed, OSError) as error:
         print(error)

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return build_if_due(Path(sys.prefix), without_mpi=options.without_mpi, force=options.force)
     except KeyboardInterrupt:
-        print("\nInterrupted. Type the same command again to go on.")
+        print("\nInterrupted. Type the same command again to continue.")
         return 130
     except (progress.StageFailed, ValueError, OSError) as error:
         print(error)
@@ -100,7 +100,7 @@ def is_installed() -> bool:
 
 def _build(prefix: Path, env: dict[str, str]) -> None:
     work, log = prefix / WORK, prefix / LOG
-    # Always from a clean tree: an interrupted compiler may have left half an object file behind.
+    # Always from a clean tree: an interrupted compiler may have left an incomplete object file.
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     log.unlink(missing_ok=True)

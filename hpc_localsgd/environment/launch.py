@@ -38,7 +38,7 @@ class _Launcher:
     rank: str
     sizes: tuple[str, ...]
     local_ranks: tuple[str, ...]
-    mark: str = ""  # where the names above are anybody's
+    mark: str = ""  # where the names above are not one launcher's alone
 
     def left_marks(self, environ: Mapping[str, str]) -> bool:
         if self.mark:

@@ -22,7 +22,7 @@ def ranks(everyone: Ranks) -> Finding:
     said = f"{asked} asked ({launch.source}={asked}), {started} started {by}"
     if any(facts.network and facts.network.level == PROBLEM for facts in everyone):
         text = f"{asked} asked ({launch.source}={asked}), not connected"
-        return Finding(WARNING, "ranks", text, "mend the network first")
+        return Finding(WARNING, "ranks", text, "repair the network first")
     if started == 1:
         return Finding(PROBLEM, "ranks", f"{said}: each process is alone", _cure(launch.launcher))
     return Finding(PROBLEM, "ranks", said, "start again; see which rank failed above")

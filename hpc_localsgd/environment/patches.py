@@ -45,7 +45,7 @@ TO_BUILD = (
         "(torch.version.cuda is not None) and (CUDA_HOME is not None)",
         "(torch.version.cuda is not None) and "
         "__import__('os').environ.get('HOROVOD_GPU') == 'CUDA'",
-        "PyPI's torch is a CUDA build; it alone must not demand a CUDA toolkit nobody needs here",
+        "PyPI's torch is a CUDA build; it alone must not demand a CUDA toolkit that is not needed",
     ),
 )
 

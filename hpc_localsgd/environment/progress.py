@@ -1,4 +1,4 @@
-"""Run one long command: its output into a log, one moving line for the person who waits.
+"""Run one long command: its output into a log, one moving line for the user who waits.
 
 Standard library only: this runs before anything is installed.
 """
@@ -99,7 +99,7 @@ def _stream(
             write(text)
             line.show(note_of(text))
         return process.wait()
-    except BaseException:  # Ctrl-C included: leave no compiler running behind our back
+    except BaseException:  # Ctrl-C included: leave no compiler running
         process.terminate()
         process.wait()
         raise

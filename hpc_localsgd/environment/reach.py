@@ -84,7 +84,7 @@ def judge(network: Network, launch: Launch, environ: Mapping[str, str], world: s
         network: The host's.
         launch: Who started this process.
         environ: Its variables.
-        world: "torch" where torch.distributed is used, whoever launched it.
+        world: "torch" where torch.distributed is used, with any launcher.
     """
     by_torch = world == "torch" or launch.launcher == "torchrun"
     by_gloo = by_torch or launch.launcher == "horovodrun --gloo"

@@ -72,7 +72,7 @@ def create_venv(venv: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise StageFailed(f"{done.stdout}{done.stderr}Creating {venv} failed.")
-    (venv / LOG).touch()  # from now on it may be made anew
+    (venv / LOG).touch()  # from now on it may be made again
     print(f"  Created {venv.name} with Python {platform.python_version()}.")
 
 

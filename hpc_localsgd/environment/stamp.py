@@ -24,7 +24,7 @@ def read(path: Path) -> dict[str, str]:
 
 
 def write(path: Path, table: Mapping[str, str]) -> None:
-    """Write the stamp in one step: whoever reads it sees the old one or the new one."""
+    """Write the stamp in one step: a reader sees the old one or the new one."""
     draft = path.with_name(path.name + ".new")
     draft.write_text(json.dumps(dict(table), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(draft, path)

@@ -113,7 +113,7 @@ class Ascent(Elsewhere):
     The loss is that at x, of the first pass. So are BatchNorm's running statistics: they are
     updated once, with what the plain gradient would have made of them, and those of the second
     pass are thrown away, as in the usual code of SAM. (Its integer counters advance twice; torch
-    uses them with `momentum=None` only.) Dropout draws anew in the second pass.
+    uses them with `momentum=None` only.) Dropout draws again in the second pass.
     """
 
     def __init__(self, task: Task, climb: Climb) -> None:

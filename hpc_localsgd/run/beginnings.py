@@ -1,11 +1,11 @@
 """What `--resume auto` does with a folder that has no complete checkpoint.
 
-It may begin the run anew, but never in the place of anything that somebody could want back: a
+It may start the run over, but never in the place of anything that a user may want back: a
 finished record, one that cannot be read, one of another run, shards whose fellows may be elsewhere.
 
     nothing there                                  a new run
-    a record that was cut off, no shard at all     begins anew in its place: it was that short
-    checkpoints that are partial                   a job was killed in its first: they are put aside
+    a record that was cut off, no shard at all     starts over in its place: it was that short
+    checkpoints that are partial                   a job was killed in its first: moved away
     more than two, which all lack the same ranks   refused: shards of those ranks go elsewhere
     a record that is complete, unreadable, or of   refused
     another configuration
@@ -48,7 +48,7 @@ def anew(out: Path, check_same: Callable[[], None]) -> Literal["new", "overwrite
     if (len(partial) > FIRST and never_there(partial)) or (partial and not segments):
         raise ConfigurationError(_are_partial(out, partial))
     if not partial:
-        sys.stderr.write(f"{out} has no checkpoint: the run starts anew and replaces its record\n")
+        sys.stderr.write(f"{out} has no checkpoint: the run starts over and replaces its record\n")
         return "overwrite"
     _put_aside(out)
     return "new"
@@ -69,7 +69,7 @@ def _check_record(out: Path) -> None:
         ) from error
     if status in ("complete", "diverged"):
         raise ConfigurationError(
-            f"{out} holds a run that is {status}, of {steps} steps, and no checkpoint to go on "
+            f"{out} holds a run that is {status}, of {steps} steps, and no checkpoint to resume "
             "from: put back its checkpoints, give another --out, or --overwrite to replace it"
         )
 
@@ -100,4 +100,4 @@ def _put_aside(out: Path) -> None:
     place.mkdir()
     for old in (*segment_paths(out), out / "checkpoints"):
         shutil.move(old, place / old.name)
-    sys.stderr.write(f"{out} has no complete checkpoint: put aside as {place}; it starts anew\n")
+    sys.stderr.write(f"{out} has no complete checkpoint: moved to {place}; it starts over\n")

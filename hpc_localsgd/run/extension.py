@@ -42,16 +42,16 @@ def lengthened(
     Args:
         state: Of a checkpoint of the run, with a sound `place`.
         before: The course that the run was begun with.
-        now: The course that it is to go on with.
+        now: The course that it is to continue with.
         algorithm: Whose last exchange may be of its own kind.
-        extend: Whether the person wants it, whatever it means.
+        extend: Whether the user asked for it, whatever follows.
 
     Returns:
-        A sentence for the person.
+        A sentence for the user.
 
     Raises:
         ConfigurationError: The run is longer than that already, or its steps so far would have been
-            others, and nobody asked for it.
+            others, and it was not asked for.
     """
     t = state["place"]["t"]
     if t > now.steps:
@@ -59,14 +59,14 @@ def lengthened(
             f"the run has taken {t} steps, and one of {now.steps} is shorter: type --steps {t} or "
             "more, or begin another run in another --out"
         )
-    lengths = f"the run was begun with {before.steps} steps and goes on to {now.steps}"
+    lengths = f"the run was begun with {before.steps} steps and continues to {now.steps}"
     why = _difference(state["place"], before, now, algorithm)
     if why is None:
         return f"{lengths}: rate and rounds so far are those of a run of {now.steps} steps"
     if not extend:
         raise ConfigurationError(
             f"the run was begun with {before.steps} steps, and one of {now.steps} would have gone "
-            f"another way: {why}. Add --extend to go on from step {t} all the same"
+            f"another way: {why}. Add --extend to resume from step {t} all the same"
             f"{_from_here(t, before, now)}; or begin a run of {now.steps} steps in another --out"
         )
     return f"{lengths}{_from_here(t, before, now)}; it is no run of {now.steps} steps: {why}"

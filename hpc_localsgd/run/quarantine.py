@@ -1,4 +1,4 @@
-"""A worker whose numbers are not finite goes on from the mean of the others."""
+"""A worker whose numbers are not finite continues from the mean of the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Quarantine(Algorithm):
     it is left out of an average, and starts again from it. Its optimiser forgets what it knew, and
     its BatchNorm statistics are the others' mean too. Where gradients are exchanged, the same is
     done to them first. Ranks tell each other one number a worker at every exchange for this, which
-    is not billed. When all workers are astray nothing is done, and the run has diverged.
+    is not billed. When no worker is finite nothing is done, and the run has diverged.
 
     In the state, `quarantined` holds the flags [K] of the last exchange, None if all were well.
     """

@@ -231,7 +231,7 @@ class Recorder:
             try:
                 write(*values, **named)
             except NotWritten as error:
-                _say(f"{error} Training goes on.")
+                _say(f"{error} Training continues.")
                 return False
             except RecordGone as error:
                 self.gone = str(error)  # the run stops at the end of this step
@@ -242,7 +242,7 @@ class Recorder:
         """Write a row of /rounds and of train/loss from the figures [K, 5] of all workers."""
         assert self.writer is not None
         loss, compute_s, exchange_s, payload, wire = figures.T
-        # The rank that arrived last waited for nobody: its time is the transfer, the rest waiting.
+        # The rank that arrived last did not wait: its time is the transfer, the rest waiting.
         transfer_s = (
             exchange_s if self._ledger.modelled else np.full_like(exchange_s, exchange_s.min())
         )

@@ -5,7 +5,7 @@ What is relied on:
 
 - An exclusive name. The file is made and locked under a name of its own, then linked to RUNNING:
   of several that come at one moment one succeeds, on every file system that has hard links, NFS
-  included (elsewhere it is created exclusively). Nobody ever sees it empty.
+  included (elsewhere it is created exclusively). It is never seen empty.
 - The lock of the file system (flock) on it, which the kernel lets go when its process ends, however
   that ends, a zombie included. It is seen by all processes of a machine, whatever containers they
   are in; between hosts on NFS, Lustre mounted with `flock`, GPFS, CephFS.
@@ -34,7 +34,7 @@ from hpc_localsgd.types import ConfigurationError
 RENEWED_EVERY_S = 5.0
 WATCHED_FOR_S = 30.0  # a run that a lock may not reach; sshfs caches for 20 s
 HELD_FOR_S = 150.0  # until a server lets go the lock of a host that died
-SETTLED_S = 2.0  # behind taking the place of a silent run, for others that do the same
+SETTLED_S = 2.0  # after taking the place of a silent run, for others that do the same
 BORN_WITHIN_S = 0.5
 ENDED_WITHIN_S = 5.0  # a file server that hangs must not keep a process from ending
 TRIES = 100
@@ -53,7 +53,7 @@ class Presence:
         """Take the folder, which is made if it is not there.
 
         Raises:
-            ConfigurationError: Another run is going on in it, or it cannot be written.
+            ConfigurationError: Another run is in progress in it, or it cannot be written.
         """
         self.file = out / "RUNNING"
         self._lease: Lease
@@ -85,7 +85,7 @@ class Presence:
             self._lease = self._lease.renewed()
             with suppress(OSError):  # a disk that refuses says so elsewhere
                 self._lease.write(self._descriptor)
-            found = lease.read(self.file)[1]  # none: whoever removed it has been told
+            found = lease.read(self.file)[1]  # none: it was removed by hand
             return found is None or found.run == self.run
 
     def end(self) -> None:
@@ -219,7 +219,7 @@ class Presence:
             ConfigurationError: It does, or its lock is still held long after.
         """
         found = lease.read(self.file)[1]
-        where = found.host if found else "nobody knows whom"
+        where = found.host if found else "an unknown host"
         sys.stderr.write(
             f"{self.file} is of {where}: looking for {WATCHED_FOR_S:.0f} s whether it lives\n"
         )
@@ -247,7 +247,7 @@ class Presence:
         found, out = lease.read(self.file)[1], self.file.parent
         who = f"process {found.process} on {found.host}" if found else f"see {self.file}"
         raise ConfigurationError(
-            f"a run is going on in {out} ({who}): stop it with `touch {out / 'STOP'}`, or give "
+            f"a run is in progress in {out} ({who}): stop it with `touch {out / 'STOP'}`, or give "
             "another --out"
         )
 

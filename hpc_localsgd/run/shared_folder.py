@@ -37,7 +37,7 @@ def held(world: World, out: Path) -> Iterator[Presence | None]:
         The claim on rank 0; None on the others.
 
     Raises:
-        ConfigurationError: A run is going on in it, or a rank does not see it or cannot write to
+        ConfigurationError: A run is in progress in it, or a rank does not see it or cannot write to
             it; on all ranks alike.
     """
     presence: Presence | None = None

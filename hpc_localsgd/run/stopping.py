@@ -8,7 +8,7 @@ steps, and where the loop does not come to one in time, it does itself what is t
 The first rank that is asked makes `STOP`, at which all ranks look once a second: a signal to one
 rank stops all, and where a launcher hands on no signal (horovodrun) `touch <out>/STOP` does.
 A `STOP` that was there when the run began does not count. A second Ctrl-C ends at once. Where the
-folder itself is gone, nobody can be asked by a file: every rank finds that out and stops.
+folder itself is gone, no rank can be asked by a file: every rank finds that out and stops.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 STOPPED = 85  # exit status: stopped on request, resume me
 HUNG = 86  # exit status: a rank made no step for too long, resume me
-GONE = 87  # exit status: the folder of the run, or its record, is gone; a person must look
+GONE = 87  # exit status: the folder of the run, or its record, is gone; a user must look
 INTERRUPTED = 130  # exit status of a second Ctrl-C, as shells have it
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 AGAIN_S = 1.0  # a launcher may hand on the Ctrl-C that its ranks have got already
@@ -48,7 +48,7 @@ class Stopping:
     """Listens for requests to stop: a context manager that restores the signals when it ends.
 
     Attributes:
-        asked: Who asked ("SIGUSR2", "Ctrl-C", "STOP"), or why; empty while nobody has.
+        asked: Who asked ("SIGUSR2", "Ctrl-C", "STOP"), or why; empty before that.
         status: The exit status then.
         first: Whether this rank asked before all others, and therefore says why.
         asked_s: When, on the monotonic clock.

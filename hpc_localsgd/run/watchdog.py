@@ -6,9 +6,9 @@ bound is not a fixed one: a least time, and three times the longest round at the
 Every rank says now and then how far it is, in `<out>/ranks/`. When the bound is over, a rank looks
 who has said nothing new meanwhile, tells it, keeps what it has, and ends with status 86.
 
-Before the first step nobody knows the pace: a start may take three times the least time.
+Before the first step the pace is unknown: a start may take three times the least time.
 
-Where a library in C keeps Python's threads from running for as long, so that nobody can look, an
+Where a library in C keeps Python's threads from running for as long, so that no thread can look, an
 alarm that needs none ends the process, by SIGALRM; what was in memory is lost then.
 """
 
@@ -61,7 +61,7 @@ class Starting:
     def joining(self) -> Iterator[None]:
         """Watch the body, which waits for the other ranks to start."""
         longest_s = START * self._least_s
-        alarm = Alarm(f"{self._said(longest_s)} (if it was suspended, it goes on)")
+        alarm = Alarm(f"{self._said(longest_s)} (if it was suspended, it continues)")
         with alarm.within(longest_s + GRACE_S) if self._least_s else nullcontext():
             yield
         self.at = "making its task, or waiting for the other ranks to have made theirs"
@@ -106,7 +106,7 @@ class Watchdog:
             longest: Steps of the longest round of the plan.
             least_s: Without a step, until anything is done at all; 0 for never.
             advice: What more to say when the job is ended; may be nothing.
-            alarm: Ends the process where nobody can look; see `stuck`.
+            alarm: Ends the process where no thread can look; see `stuck`.
             clock: Seconds.
         """
         self._keeper, self._world, self._stopping = keeper, world, stopping
@@ -174,7 +174,7 @@ class Watchdog:
         there = [r for r in now if r not in missing]
         steps = {r: _step(now[r]) for r in there}
         behind = [r for r in there if steps[r] == min(steps.values())]
-        what = "say nothing any more" if missing else "are the furthest behind"
+        what = "no longer report" if missing else "are the furthest behind"
         names = "; ".join(f"rank {r} ({now[r].rpartition(',')[0] or 'never heard of'})"
                           for r in (missing or behind)[:8])  # fmt: skip
         self._stopping.ask("a hang", HUNG)
@@ -193,8 +193,8 @@ def stuck(rank: int, out: Path) -> Alarm:
     """Make the alarm that ends a rank in which no Python thread runs any more."""
     said = (
         f"rank {rank} on {socket.gethostname()}: Python has not run for long. If a library in C "
-        f"keeps it from running, this rank ends in {RUNS_WITHIN_S} s, and shows where it is; go on "
-        f"with {resume_line(out)}. If it was suspended, it goes on now"
+        f"keeps it from running, this rank ends in {RUNS_WITHIN_S} s, and shows where it is; "
+        f"resume with {resume_line(out)}. If it was suspended, it continues now"
     )
     return Alarm(said)
 

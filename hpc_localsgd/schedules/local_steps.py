@@ -1,7 +1,7 @@
 """Schedules: how long is the round that starts now?
 
 A schedule is a pure function `(t, lr) -> H` of the global step and the learning rate, so every
-rank computes the same H and nobody can deadlock, and a run can be planned before it starts. They
+rank computes the same H, no rank can deadlock, and a run can be planned before it starts. They
 are spelled like the functions they are: `post_local(switch=30_000, every=16)`.
 
 One convention for all: a round that starts at step t with length H ends after exactly H optimiser
@@ -212,8 +212,9 @@ class spread_triggered(Schedule):
     Here differs: their test needs a message at every step; this predicts the step instead.
 
     Attributes:
-        target: mean_k ||x_k - mean||^2 before an exchange, whatever it leaves behind. In a record
-            this is `spread`, and `before_exchange/spread` where workers stay different (gossip).
+        target: mean_k ||x_k - mean||^2 before an exchange, even if some remains after it. In a
+            record this is `spread`, and `before_exchange/spread` where workers stay different
+            (gossip).
         at_least: H of the first round, and the shortest.
         at_most: The longest round.
     """
@@ -228,7 +229,7 @@ class spread_triggered(Schedule):
     def __post_init__(self) -> None:
         _at_least_one(self.at_least, "spread_triggered.at_least")
         if self._H is not None and not (type(self._H) is int and self._H >= 1):
-            raise ConfigurationError(f"spread_triggered cannot go on with rounds of {self._H!r}")
+            raise ConfigurationError(f"spread_triggered cannot continue with rounds of {self._H!r}")
         if not self.target > 0:
             raise ConfigurationError(f"spread_triggered.target must be > 0, got {self.target}")
 

@@ -45,7 +45,7 @@ def clock(text: str, option: str = "") -> float | None:
         option: What it was given for, to be named in an error.
 
     Raises:
-        ConfigurationError: It is one, with too many of a unit behind a larger one (`1:60`).
+        ConfigurationError: It is one, with too many of a unit after a larger one (`1:60`).
     """
     match = _CLOCK.fullmatch(text.strip())
     if match is None or not (match["days"] or ":" in text):
@@ -57,7 +57,7 @@ def clock(text: str, option: str = "") -> float | None:
     bounds = [10**9, *(bound for _, bound in units[1:])]  # the first may be as large as one likes
     if any(number >= bound for number, bound in zip(numbers, bounds, strict=False)):
         raise ConfigurationError(
-            f"{option} {text.strip()!r} is not a time: behind hours come 0 to 59 minutes, behind "
-            "minutes 0 to 59 seconds, behind days 0 to 23 hours".lstrip()
+            f"{option} {text.strip()!r} is not a time: hours are followed by 0 to 59 minutes, "
+            "minutes by 0 to 59 seconds, days by 0 to 23 hours".lstrip()
         )
     return float(sum(n * unit for n, (unit, _) in zip(numbers, units, strict=False)))

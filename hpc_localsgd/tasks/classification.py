@@ -53,7 +53,7 @@ class Classification(Task):
             vmapped: See `Replicas`.
             label_smoothing: Of the training loss (Szegedy et al. 2016). Evaluations are without.
             label_noise: Probability that a training label is replaced by one of the other classes,
-                drawn anew at every step (Blanc et al. 2020; Gu et al. 2023 take 0.1).
+                drawn again at every step (Blanc et al. 2020; Gu et al. 2023 take 0.1).
             mixup: Alpha of `label_transforms.mixed`; 0 for none.
 
         Raises:

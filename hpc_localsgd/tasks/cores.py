@@ -45,7 +45,7 @@ def share_of_rank(
     Args:
         environ: Has the launcher's variables.
         mine: Cores this process may run on; asked of the system if not given.
-        around: The most cores a process above this one may run on, likewise.
+        around: The most cores a process above this one may run on, given as `mine` is.
     """
     ranks, mine = local_size(environ), mine or _allowed(0)
     if ranks == 1:

@@ -1,6 +1,6 @@
 """Tasks that are a formula: no data, but noise drawn for (seed, worker, step), and exact answers.
 
-What an experiment finds on them can be held against closed forms to all digits.
+Results of experiments on them can be compared with closed forms to all digits.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def cuts(sizes: Sequence[int], fragments: int) -> tuple[int, ...]:
     at = [0]
     for f in range(1, fragments):
         goal = ends[-1] * f / fragments
-        # One tensor at least behind the cut before, and one left for each fragment to come.
+        # At least one tensor after the previous cut, and one for each later fragment.
         free = [end for end in ends[: len(ends) - fragments + f] if end > at[-1]]
         distances = [abs(end - goal) for end in free]
         at.append(free[distances.index(min(distances))])

@@ -52,7 +52,7 @@ class idx_images(ImageTask):
         """Read the files, and make the task of this process's workers.
 
         Raises:
-            ConfigurationError: Files are missing or damaged, with where they can be had.
+            ConfigurationError: Files are missing or damaged, with where to get them.
         """
         splits = idx_files.read(self._files())
         pixels = splits["train"][0]

@@ -16,7 +16,7 @@ from hpc_localsgd.tasks.vision.streamed import Streamed
 from hpc_localsgd.tasks.vision_ops import require_torchvision
 from hpc_localsgd.types import ConfigurationError
 
-MOST_LOADERS = 8  # a rank's, where nobody says how many
+MOST_LOADERS = 8  # of a rank, unless given
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
     L(x, y) = (1 + x^2) y^2 / 2        minimisers y = 0, of curvature 1 + x^2 across the valley
 
 It is the regression of f(x, y) = sqrt(1 + x^2) y on the label 0. A sample's label is +-noise, drawn
-anew, so that on the floor the gradient's covariance is noise^2 times the Hessian, as for any model
-with label noise. The noise drives x towards 0, the flattest minimiser: SGD as
+at every use, so that on the floor the gradient's covariance is noise^2 times the Hessian, as for
+any model with label noise. The noise drives x towards 0, the flattest minimiser: SGD as
 x e^(-t noise^2 / (2B)) in the slow time t = lr^2 steps with B samples in all, Local SGD with long
 rounds K times as fast (Gu et al., ICLR 2023; `hpc_localsgd.analysis.slow_sde` has the theory).
 """

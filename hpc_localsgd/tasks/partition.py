@@ -1,6 +1,6 @@
 """Which samples a worker uses at a step: a pure function of (seed, worker, step).
 
-Nothing here depends on ranks or on what came before, so a run can be replayed, resumed in the
+Nothing here depends on ranks or on earlier steps, so a run can be replayed, resumed in the
 middle of an epoch, and moved between one process and many without changing its data.
 """
 

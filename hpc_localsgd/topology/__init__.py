@@ -3,7 +3,7 @@
     X <- W X        X: [K, P], one row per worker        W: [K, K], the mixing matrix
 
 A topology is a pure function `matrix(n, k) -> W` of the number of workers and the count of mixes
-so far, so every rank computes the same W and nobody can deadlock. Every W is doubly stochastic:
+so far, so every rank computes the same W and no rank can deadlock. Every W is doubly stochastic:
 rows that sum to one keep equal workers equal, columns that sum to one keep the mean, and both are
 checked. They are spelled like the functions they are: `ring()`, `random_regular(degree=4)`.
 """

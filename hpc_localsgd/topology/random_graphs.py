@@ -1,4 +1,4 @@
-"""Random topologies: pairs drawn anew at each mix, and a random graph drawn once."""
+"""Random topologies: pairs drawn again at each mix, and a random graph drawn once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpc_localsgd.types import ConfigurationError
 
 @dataclass(frozen=True)
 class random_pairs(Topology):
-    """A random perfect matching, drawn anew at each mix; both of a pair take their mean.
+    """A random perfect matching, drawn again at each mix; both of a pair take their mean.
 
         0-3  1-6  2-7  4-5      W^(k)_ii = W^(k)_ij = 1/2 for a pair (i, j)
 

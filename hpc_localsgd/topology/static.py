@@ -100,7 +100,7 @@ class grid(Topology):
 
 @dataclass(frozen=True)
 class star(Topology):
-    """Everybody mixes with worker 0 only.
+    """Every worker mixes with worker 0 only.
 
             2
             |

@@ -24,7 +24,7 @@ def open_to_write(path: Path, mode: str) -> h5py.File:
 
     Args:
         path: The file.
-        mode: ``x`` to create, ``r+`` to go on.
+        mode: ``x`` to create, ``r+`` to continue.
 
     Raises:
         OSError: As h5py raises it; BlockingIOError when another process is writing the file.

@@ -2,7 +2,7 @@
 
 NumPy has no bfloat16, so it is stored as ``uint16`` (the upper half of a float32) and the dataset
 says so in its attribute ``encoding``. Compression beyond HDF5's own gzip comes from `hdf5plugin`,
-which is imported only when somebody asks for it.
+which is imported only when it is asked for.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def disk_dtype(encoding: str) -> np.dtype:
 def encode(x: Any, encoding: str) -> np.ndarray:
     """Copy `x` into its form on disk, rounding to nearest even.
 
-    Always a copy: training goes on changing the parameters while the row waits for the next flush.
+    Always a copy: training keeps changing the parameters while the row waits for the next flush.
 
     Args:
         x: ``[..., P]``, a NumPy array or anything `numpy.asarray` takes without a copy to a device.

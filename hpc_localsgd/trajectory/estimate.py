@@ -16,7 +16,7 @@ _FILE_BYTES = 64 * 1024  # superblock, groups, attributes, the configuration tex
 
 @dataclass(frozen=True)
 class DiskEstimate:
-    """Bytes of one run, before compression. `str()` is one line for a person.
+    """Bytes of one run, before compression. `str()` is one line for a reader.
 
     Attributes:
         rounds_bytes: The table of rounds.

@@ -1,4 +1,4 @@
-"""Facts of a record that somebody else may have written: numbers are numbers, and can be true."""
+"""Facts of a record of unknown origin: numbers are numbers, and within possible bounds."""
 
 from __future__ import annotations
 

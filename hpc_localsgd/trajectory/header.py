@@ -117,7 +117,7 @@ def git_commit(checkout: Path) -> str:
 
     Args:
         checkout: The folder that would hold ``.git``. Its parents are not searched: they may be
-            somebody else's repository with this package in its virtual environment.
+            another project's repository with this package in its virtual environment.
     """
     git = checkout / ".git"
     return _head_of(git) if git.is_dir() else ""

@@ -71,7 +71,7 @@ class Trajectory:
 
     @property
     def workers(self) -> list[int]:
-        """Workers of each segment: a resumed run may have gone on with others."""
+        """Workers of each segment: a resumed run may have had another number."""
         return [int(attrs["K"]) for attrs in self._attrs]
 
     @property

@@ -112,6 +112,6 @@ def _explained(path: Path, error: Exception) -> str:
         )
     first = str(error).split("\n")[0]
     return (
-        f"{path}: damaged, or being written at this moment (HDF5 says: {first}). If the run is"
-        " going on, read it again in a moment; otherwise copy it again from where it was written."
+        f"{path}: damaged, or being written at this moment (HDF5 says: {first}). If the run is in"
+        " progress, read it again in a moment; otherwise copy it again from where it was written."
     )

@@ -62,7 +62,7 @@ class Series:
         step: ``[n]`` global step after which each value was taken.
         value: ``[n, ...]`` one axis per name in `dims`.
         units: Unit, ``1`` for none.
-        dims: Names of the axes of `value` behind the first.
+        dims: Names of the axes of `value` after the first.
         meaning: One sentence.
         name: For example ``eval/test/accuracy``.
         samples: How many samples each value is the mean of; 0 where that is not known, as in files

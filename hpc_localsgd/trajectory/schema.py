@@ -29,7 +29,7 @@ READABLE = (1, SCHEMA_VERSION)
 """Versions that are read (see `older` for the first); of any other the writer is named."""
 
 STATUSES = ("running", "complete", "stopped", "diverged")
-"""`running` in a file nobody writes any more means that its job was killed."""
+"""`running` in a file that is no longer written means that its job was killed."""
 
 CLOCKS = ("measured", "modelled")
 """Whether seconds were read from a clock or computed by the cost model of a simulated world."""

@@ -1,4 +1,4 @@
-"""The HDF5 file behind a writer: born whole, its space taken first, mistrusted after a failure."""
+"""A writer's HDF5 file: complete from the start, its space reserved, checked after a failure."""
 
 from __future__ import annotations
 
@@ -105,8 +105,9 @@ class Storage:
             version = int(file.attrs["schema_version"])
         if version != SCHEMA_VERSION:
             raise TrajectoryError(
-                f"{self.path} has schema version {version}, and names mean other things in version"
-                f' {SCHEMA_VERSION}: go on in a file of its own with mode="resume", or replace it.'
+                f"{self.path} has schema version {version}, and names mean other things in "
+                f"version {SCHEMA_VERSION}: continue in a file of its own with "
+                'mode="resume", or replace it.'
             )
         if (K, P) != (header.K, header.P):
             raise TrajectoryError(
@@ -115,7 +116,7 @@ class Storage:
             )
 
     def _check_there(self) -> None:
-        # HDF5 would go on writing to a file without a name, and say nothing. And ours only grows.
+        # HDF5 would keep writing to an unlinked file, silently. And our file only grows.
         try:
             now = self.path.stat()
         except FileNotFoundError as error:
@@ -123,7 +124,7 @@ class Storage:
         if not os.path.samestat(now, self._is):
             raise RecordGone(f"{self.path} is gone: another file is in its place")
         if now.st_size < self._is.st_size and not self._tainted:  # a failed write may shrink it
-            raise RecordGone(f"{self.path} was cut short by somebody else: it cannot be read")
+            raise RecordGone(f"{self.path} was cut short by another program: it cannot be read")
 
     def _reopen(self) -> None:
         # HDF5's caches are not to be believed after a failed write: start again from the disk.

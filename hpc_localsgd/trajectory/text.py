@@ -1,4 +1,4 @@
-"""Text out of files that anybody may have written: made safe to show, and YAML of bounded size."""
+"""Text from files of unknown origin: made safe to show, and YAML of bounded size."""
 
 from __future__ import annotations
 

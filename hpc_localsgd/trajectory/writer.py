@@ -43,7 +43,7 @@ class Writer:
         header: What the run says about itself.
         mode: ``new`` refuses to touch an existing run; ``overwrite`` replaces it with all its
             segments; ``resume`` writes the next segment (`header.t0` is the step it begins at);
-            ``append`` goes on in the very file, behind the last row that is whole.
+            ``append`` continues in the same file, after the last complete row.
         flush_every_s: Seconds between flushes. 0 flushes every row.
         snapshot_dtype: ``float32``, ``float64``, ``float16`` or ``bfloat16``.
         compression: Of snapshots: None, ``gzip``, or ``zstd``, ``lz4``, ``blosc``, ``bitshuffle``
@@ -151,7 +151,7 @@ class Writer:
         Raises:
             TrajectoryError: If the name will not do, the shape changed, or a due flush fails.
         """
-        array = np.array(value)  # a copy: the caller may go on to change it
+        array = np.array(value)  # a copy: the caller may change it later
         table = self._tables.get(f"/series/{name}")
         if table is None:
             said: dict[str, Any] = {"units": units, "meaning": meaning, "samples": samples}

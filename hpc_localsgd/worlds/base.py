@@ -106,11 +106,11 @@ class World(ABC):
         return x
 
     def begin_mean(self, x: Rows, keep: bool = True) -> Pending:
-        """Begin the average over all K workers while they go on computing.
+        """Begin the average over all K workers while they keep computing.
 
         Args:
             x: [R, P], the rows of the workers living here.
-            keep: Leave x as it is. Otherwise nobody may touch it before `wait`, and with R = 1 it
+            keep: Leave x as it is. Otherwise it may not be used before `wait`, and with R = 1 it
                 holds the average then, without a copy having been made.
 
         Returns:
@@ -204,7 +204,7 @@ class World(ABC):
         """Close the ranks' connection; no exchange is possible after it.
 
         Raises:
-            Unreachable: The ranks do not come to an end together.
+            Unreachable: The ranks do not end together.
         """
         with self._reaching():
             self._transport.close()

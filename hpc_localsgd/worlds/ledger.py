@@ -1,8 +1,8 @@
 """The only clock and the only byte counter of communication.
 
-A world opens `ledger.transfer(...)` around every exchange; nobody else times communication. What
-is done for measurement goes inside `ledger.unbilled()` and is neither counted nor taken for
-computing.
+A world opens `ledger.transfer(...)` around every exchange; nothing else times communication. What
+is done for measurement goes inside `ledger.unbilled()` and counts neither as
+communication nor as computing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Bill:
         calls: Number of exchanges.
         transfer_s: Seconds in exchanges: measured, or modelled if `Ledger.modelled`. A measured
             figure includes waiting for slower ranks; the record splits the two, since the rank
-            that arrived last waited for nobody.
+            that arrived last did not wait.
         elsewhere_s: Real seconds that were not computing: exchanges and measurements.
     """
 

@@ -1,4 +1,4 @@
-"""An average that is under way while its workers go on computing."""
+"""An average that is under way while its workers keep computing."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def meet(environ: MutableMapping[str, str], rank: int | None, n: int | None) -> 
     Args:
         environ: Changed in place.
         rank: As the launcher says; None if it does not.
-        n: Number of processes, likewise.
+        n: Number of processes, from the same source.
 
     Raises:
         ConfigurationError: There is no way to find the other ranks.

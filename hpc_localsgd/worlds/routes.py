@@ -7,7 +7,7 @@ import torch
 
 
 class Routes:
-    """The messages behind one mixing matrix W [K, K], seen from one of n ranks.
+    """The messages of one mixing matrix W [K, K], seen from one of n ranks.
 
     Attributes:
         vectors_sent: [R], rows each worker of this rank is asked for by other workers.

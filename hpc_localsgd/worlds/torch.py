@@ -31,7 +31,7 @@ class Torch(World):
             workers: K; one a rank if not given.
             device: Where their parameters live.
             rank: As the launcher says, to start torch.distributed where the script has not.
-            n: Number of processes, likewise.
+            n: Number of processes, from the same source.
             group: What `torch.distributed.new_group` gave to this rank, to train its ranks alone.
         """
         device = torch.device(device)

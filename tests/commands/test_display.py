@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines while it goes on, and the closing table."""
+"""What a person sees of a run: lines while it continues, and the closing table."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ STRANGE = "task: {class_path: strange_module.theirs}"
 
 
 def record(folder: Path, text: str) -> Path:
-    """A trajectory that somebody made, with snapshots so that every command goes on to its end."""
+    """A trajectory of unknown origin, with snapshots so that every command runs to its end."""
     said = (text, "digits", "local_sgd()", "every(8)", "simulated(2)")
     with Writer(folder, Header(*said, K=2, P=P, seed=1)) as writer:
         for step in (0, 8):

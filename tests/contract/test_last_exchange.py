@@ -21,7 +21,7 @@ H, CUT, WHOLE = 2, 6, 10
 
 @cache
 def goes_on_as_if_longer(algorithm: Algorithm) -> bool:
-    """Compare a run of 10 steps with one of 6 that goes on to 10, in every bit."""
+    """Compare a run of 10 steps with one of 6 that continues to 10, in every bit."""
     length = every(1) if algorithm.only_single_steps else every(H)
     whole, _ = go(run_of(algorithm, WHOLE, H=length))
     run = run_of(algorithm, CUT, H=length)

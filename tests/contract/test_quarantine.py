@@ -1,4 +1,4 @@
-"""A worker whose numbers are not finite is left out, and goes on from the mean of the others."""
+"""A worker whose numbers are not finite is left out, and continues from the mean of the others."""
 
 from __future__ import annotations
 

@@ -153,8 +153,8 @@ def final(out: Path) -> np.ndarray:
 def test_the_job_ends_and_names_the_host(crash: Crash, launcher: str) -> None:
     assert crash.seconds[launcher] < BOUND_S
     said = crash.said[launcher]
-    assert re.search(r"These say nothing any more: rank 1 \(step \d+ on b\)", said), said
-    assert f"go on with python -m hpc_localsgd.train --config {crash.out(launcher)}" in said
+    assert re.search(r"These no longer report: rank 1 \(step \d+ on b\)", said), said
+    assert f"resume with python -m hpc_localsgd.train --config {crash.out(launcher)}" in said
 
 
 @pytest.mark.parametrize(

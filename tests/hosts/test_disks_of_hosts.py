@@ -26,5 +26,5 @@ def test_a_full_disk_of_one_host_is_named_and_the_others_keep_theirs(
         outcome = over_mpi(hosts, tmp_path / "run")
     assert outcome.status == 1
     assert f"rank 1 on b: no checkpoint of step 24 in {kept}: the disk is full" in outcome.text
-    assert "not all of it is on the disk: make space" in outcome.text
+    assert "not all of it is on disk: make space" in outcome.text
     assert "rank 0 on a: no checkpoint" not in outcome.text and list(kept.rglob("rank-0-of-2.pt"))

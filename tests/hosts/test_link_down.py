@@ -1,4 +1,4 @@
-"""A cable that is pulled: the ranks end within the watchdog's bound and say how to go on.
+"""A cable that is pulled: the ranks end within the watchdog's bound and say how to resume.
 
 mpirun itself waits for a host that it cannot reach until the kernel gives up; what is said ends it.
 Horovod's Gloo gives up by itself, before the watchdog where that has more patience.
@@ -70,8 +70,8 @@ def test_an_exchange_that_fails_before_the_watchdog_looks_ends_in_a_sentence(
 
 
 def kept_and_said(out: Path, said: str) -> None:
-    """Both ranks' shards are there, and one line says how to go on from them."""
-    line = f"go on with python -m hpc_localsgd.train --config {out / 'config.yaml'}"
+    """Both ranks' shards are there, and one line says how to resume from them."""
+    line = f"resume with python -m hpc_localsgd.train --config {out / 'config.yaml'}"
     assert said.count(line) == 1, said
     shards = {file.name for file in (out / "checkpoints").rglob("rank-*.pt")}
     assert shards == {"rank-0-of-2.pt", "rank-1-of-2.pt"}

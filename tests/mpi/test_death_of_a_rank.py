@@ -21,7 +21,7 @@ ENDLESS += ["--batch-per-worker=4", "--checkpoint-every=50", "--evaluate-every=1
 
 
 def flushed_steps(out: Path) -> int:
-    """How far the record on the disk goes; 0 while there is none, or a flush is going on."""
+    """How far the record on the disk goes; 0 while there is none, or a flush is in progress."""
     try:
         ends = Trajectory(out).rounds.step_end
     except (TrajectoryError, OSError):
@@ -62,7 +62,7 @@ def test_when_a_rank_dies_the_job_is_gone_within_30_s_and_the_record_opens(
     assert not any("Traceback" in line for line in of_ranks), said
     if "--gloo" in launcher():  # nobody but the rank that is left knows
         assert said.count("rank 1 on") == said.count("does not reach the others") == 1, said
-        assert f"go on with python -m hpc_localsgd.train --config {tmp_path}" in said
+        assert f"resume with python -m hpc_localsgd.train --config {tmp_path}" in said
     record = Trajectory(tmp_path)
     # Launchers end the other ranks by SIGTERM first: if rank 0 is among them it closes its record.
     assert record.status in ({"running"} if victim == 0 else {"running", "stopped"})

@@ -120,11 +120,11 @@ def test_space_that_comes_back_in_time_leaves_no_trace(disk: SmallDisk, whole: P
         until(lambda: last_complete(disk.outside / "run"), PATIENCE_S, "a checkpoint")
         # Filled again and again: a checkpoint that is thrown away would make room for the next.
         until(lambda: disk.says(job, "no checkpoint of step"), PATIENCE_S, "refused")
-        until(lambda: disk.says(job, "Training goes on."), PATIENCE_S, "rows wait")
+        until(lambda: disk.says(job, "Training continues."), PATIENCE_S, "rows wait")
         disk.make_space()
         said = job.wait().succeeded()
     assert "disk is full" in said.stderr, said.stderr
-    assert said.stderr.count("Training goes on.") < 20, said.stderr  # not at every row
+    assert said.stderr.count("Training continues.") < 20, said.stderr  # not at every row
     same(whole, disk.outside / "run")
 
 

@@ -1,4 +1,4 @@
-"""The sure way: pytest begins anew for every fault, and imports the changed text for the file."""
+"""The sure way: pytest starts over for every fault, and imports the changed text for the file."""
 
 from __future__ import annotations
 

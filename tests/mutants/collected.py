@@ -29,7 +29,7 @@ class _InChild(BaseException):
 
 
 class Collected(Watch):
-    """Stops where tests are collected; each child of that process goes on with a fault."""
+    """Stops where tests are collected; each child of that process continues with a fault."""
 
     def __init__(self, faults: Sequence[Fault], callers: Callers, jobs: int, results: int) -> None:
         super().__init__()

@@ -59,12 +59,12 @@ class AdamW:
 
 
 def keep(workers: list[Local], H: int) -> list[Local]:
-    """Every worker goes on with what it remembers."""
+    """Every worker continues with what it remembers."""
     return workers
 
 
 def average(workers: list[Local], H: int) -> list[Local]:
-    """After local steps all go on with the mean of what they remember."""
+    """After local steps all continue with the mean of what they remember."""
     if H > 1:
         names = workers[0].memory
         mean = {name: sum(w.memory[name] for w in workers) / len(workers) for name in names}
@@ -74,5 +74,5 @@ def average(workers: list[Local], H: int) -> list[Local]:
 
 
 def reset(workers: list[Local], H: int) -> list[Local]:
-    """After local steps all begin anew."""
+    """After local steps all start over."""
     return [type(worker)() for worker in workers] if H > 1 else workers

@@ -1,4 +1,4 @@
-"""A run that goes on from its shard is the uninterrupted one bit for bit, from every step on.
+"""A run that continues from its shard is the uninterrupted one bit for bit, from every step on.
 
 The task holds all that a place must: buffers, a state of its own, and the process's random numbers.
 """

@@ -63,7 +63,8 @@ def test_a_record_that_is_gone_stops_the_run(tmp_path: Path) -> None:
     line = LINE.format(out=tmp_path)
     assert str(stopped.value) == (
         f"stopped after step 1: the folder was removed. The parameters are in "
-        f"{tmp_path}/checkpoints: put the folder back as it was, these in it, and go on with {line}"
+        f"{tmp_path}/checkpoints: put the folder back as it was, these in it, and "
+        f"resume with {line}"
     )
     assert kept.stopping.status == GONE and kept.checkpoints.saved[0] == (1, 0)
     assert not rescued(tmp_path)
@@ -114,9 +115,9 @@ def test_a_record_that_goes_in_the_last_step(tmp_path: Path) -> None:
 
 
 def test_a_record_that_is_not_written_keeps_no_place_either(tmp_path: Path) -> None:
-    """One goes on behind what was recorded."""
+    """A resumed run continues after what was recorded."""
     kept = Kept(tmp_path, (2, 3), flushes=False)
-    with pytest.raises(NotKept, match="came to its end, but not all of it is on the disk"):
+    with pytest.raises(NotKept, match="the run is complete, but not all of it is on disk"):
         kept.go()
     assert kept.checkpoints.saved == []
 
@@ -156,7 +157,7 @@ def test_a_thread_keeps_what_there_is_while_the_loop_is_stuck(
     assert stuck(kept) == STOPPED
     assert kept.checkpoints.saved[0] == (2, 2) and kept.closed == ["stopped 8.0"]
     assert capfd.readouterr().err == (
-        f"stopped on SIGUSR2 in the step after 3: go on with {LINE.format(out=tmp_path)}\n"
+        f"stopped on SIGUSR2 in the step after 3: resume with {LINE.format(out=tmp_path)}\n"
     )
 
 

@@ -15,7 +15,7 @@ CASES = [param for param in cases() if not param.id.startswith(("keep", "reset")
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_worker_a_rank(case: Case) -> None:
-    """Averages may be begun part by part here, while backward goes on."""
+    """Averages may be begun part by part here, while backward continues."""
     expected = case.problem()
     case.path(expected)
     noted = on_ranks(expected.K, lambda world: trained(case, case.problem(), world).noted)

@@ -154,7 +154,7 @@ def test_the_clock_is_asked_when_a_pace_has_passed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("t", "after"), [(4, 2), (5, 5), (11, 5)])
 def test_a_stop_writes_the_place_of_that_step(tmp_path: Path, t: int, after: int) -> None:
     kept = Kept(tmp_path, (2, 3, 10), stop_at=t)
-    with pytest.raises(Stopped, match=f"stopped on SIGUSR2 after step {t}: go on with .*--resume"):
+    with pytest.raises(Stopped, match=f"stopped on SIGUSR2 after step {t}: resume with .*--resume"):
         kept.go()
     # The newest places first, each of another exchange; those that are alone are not waited for.
     assert kept.checkpoints.saved[0] == (t, after)

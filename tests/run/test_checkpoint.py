@@ -74,7 +74,7 @@ def interrupt(out: Path, at: int, *options: str, task: Sequence[str] = DIGITS) -
 
 
 def memory_of(job: Job) -> list[torch.Tensor]:
-    """Everything that decides how a run goes on."""
+    """Everything that decides how a run continues."""
     states = job.run.optimizer.torch.state.values()
     tensors = [value for state in states for _, value in sorted(state.items())]
     return [job.run.task.x, job.run.task.buffers, *(t for t in tensors if t is not None)]
@@ -351,7 +351,7 @@ def test_a_shard_is_there_whole_or_not_at_all_and_a_full_disk_does_not_end_the_r
     job.close("stopped")
     said = capfd.readouterr().err
     assert f"rank 0 on {socket.gethostname()}: no checkpoint of step 15" in said
-    assert "No space left on device" in said and "training goes on" in said
+    assert "No space left on device" in said and "training continues" in said
     assert folders(tmp_path / "full")[:2] == [
         "step-00000005",
         "step-00000011",
@@ -427,7 +427,7 @@ def test_auto_begins_anew_goes_on_and_replaces_a_run_without_a_checkpoint(
     with pytest.raises(Interrupted):
         finish(start(out, auto, stop=21)[0])
     assert (
-        "has no checkpoint: the run starts anew and replaces its record" in capfd.readouterr().err
+        "has no checkpoint: the run starts over and replaces its record" in capfd.readouterr().err
     )
     job, _ = start(out, auto)
     assert job.position.t == 15

@@ -50,7 +50,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_what_to_type(tmp_path: Path) -> None
     outcome = disturbed(out, lambda job: os.kill(job.process.pid, signal.SIGINT))
     assert outcome.status == STOPPED and "stopped on Ctrl-C after step" in outcome.stderr
     assert last_complete(out) is not None and not (out / "RUNNING").exists()
-    line = re.search(r"go on with python (-m hpc_localsgd.train .*)", outcome.stderr)
+    line = re.search(r"resume with python (-m hpc_localsgd.train .*)", outcome.stderr)
     assert line is not None, outcome.stderr
     given = [*shlex.split(line.group(1)), "--trust=slow_digits", "--seed=5"]
     again = run(alone, given)
@@ -105,7 +105,7 @@ def test_a_folder_or_record_that_goes_away_is_said_and_the_parameters_are_kept(
     said = " is gone" if how == "moved" else str(record)
     assert (
         said in outcome.stderr
-        and "go on with python -m hpc_localsgd.train --config" in outcome.stderr
+        and "resume with python -m hpc_localsgd.train --config" in outcome.stderr
     )
     where = re.search(r"The parameters are in (\S+):", outcome.stderr)
     assert where is not None and list(Path(where.group(1)).glob("step-*/rank-0-of-1.pt"))

@@ -1,4 +1,4 @@
-"""A run that goes on to another length: the one asked for from the start, or refused, or said."""
+"""A run that continues to another length: the one asked for from the start, or refused, or said."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_a_finished_run_goes_on_and_is_the_longer_one_bit_for_bit(
     cut = begun(out, CONSTANT, 28, resume)
     assert cut.position.t == 12
     assert capfd.readouterr().err == (
-        "the run was begun with 12 steps and goes on to 28: rate and rounds so far are those of a "
-        "run of 28 steps\n"
+        "the run was begun with 12 steps and continues to 28: rate and rounds so far are those of "
+        "a run of 28 steps\n"
     )
     finish(cut)
     assert same(whole[0], cut)
@@ -127,7 +127,7 @@ def test_a_cosine_is_another_rate_and_what_is_said_is_what_happens(
     new, old = (cosine(lr=0.1, until=until) for until in (24, 12))
     assert f"step 1 would have had the rate {new(1):.6g} in place of {old(1):.6g}" in said
     here = f"where the rate is {new(12):.3g} after {old(11):.3g} and H 4"
-    assert f"Add --extend to go on from step 12 all the same, {here}; or begin a run of 24" in said
+    assert f"Add --extend to resume from step 12 all the same, {here}; or begin a run of 24" in said
     capfd.readouterr()
     job = begun(tmp_path, waves, 24, "--resume=auto", "--extend")
     assert here in capfd.readouterr().err
@@ -257,5 +257,5 @@ def test_links_that_a_file_system_refuses_become_copies(
 
 
 def test_extend_goes_with_resume(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="--extend says how to go on .* add --resume"):
+    with pytest.raises(ConfigurationError, match="--extend changes how .* add --resume"):
         begun(tmp_path, CONSTANT, 12, "--extend")

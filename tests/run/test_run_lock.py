@@ -44,7 +44,8 @@ def test_a_run_that_is_going_on_is_left_alone(
         assert main([*TINY, more, f"--out={tmp_path}"]) == 2
         said = capsys.readouterr().err
         assert (
-            f"a run is going on in {tmp_path} (process {other.pid} on" in said and "STOP`" in said
+            f"a run is in progress in {tmp_path} (process {other.pid} on" in said
+            and "STOP`" in said
         )
     assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
     assert Trajectory(tmp_path).status == "complete"
@@ -134,7 +135,7 @@ def test_of_two_that_take_the_place_of_a_silent_run_one_gives_way(
         settle(self, descriptor)
 
     monkeypatch.setattr(Presence, "_settle", overtaken)
-    with pytest.raises(ConfigurationError, match="a run is going on") as refused:
+    with pytest.raises(ConfigurationError, match="a run is in progress") as refused:
         Presence(tmp_path)
     assert ended or "process 8 on node-12" in str(refused.value)
     assert ended or lease.read(tmp_path / "RUNNING")[1].process == 8
@@ -244,7 +245,7 @@ def test_a_claim_that_cannot_be_read_and_is_locked_is_somebodys(
 ) -> None:
     assert other.take(tmp_path) == "ran"
     (tmp_path / "RUNNING").write_text("nonsense")
-    with pytest.raises(ConfigurationError, match=f"a run is going on in {tmp_path}"):
+    with pytest.raises(ConfigurationError, match=f"a run is in progress in {tmp_path}"):
         Presence(tmp_path)
 
 

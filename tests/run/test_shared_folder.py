@@ -144,12 +144,12 @@ def test_that_the_folder_cannot_be_taken_is_said_to_all_ranks(
             return super().gather(v)
 
     def busy(out: Path) -> None:
-        raise ConfigurationError("a run is going on")
+        raise ConfigurationError("a run is in progress")
 
     monkeypatch.setattr(shared_folder, "Presence", busy)
-    with pytest.raises(ConfigurationError, match="a run is going on"), held(Asked(0), tmp_path):
+    with pytest.raises(ConfigurationError, match="a run is in progress"), held(Asked(0), tmp_path):
         pass
-    assert told and told[0].startswith(b"a run is going on")
+    assert told and told[0].startswith(b"a run is in progress")
 
 
 def test_a_claim_that_a_cache_of_the_host_hides_is_looked_for_again(

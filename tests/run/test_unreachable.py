@@ -1,4 +1,4 @@
-"""A rank whose exchange fails keeps what it has, and says in a sentence how to go on."""
+"""A rank whose exchange fails keeps what it has, and says in a sentence how to resume."""
 
 from __future__ import annotations
 

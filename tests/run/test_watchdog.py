@@ -80,7 +80,7 @@ def test_a_rank_that_says_nothing_any_more_is_named_by_one_rank(
     assert ranks.stoppings[0].status == HUNG
     said = capfd.readouterr().err
     assert said.count("the job hangs") == 1
-    assert "These say nothing any more: rank 1 (step 1" in said and "rank 0 has waited" in said
+    assert "These no longer report: rank 1 (step 1" in said and "rank 0 has waited" in said
 
 
 def test_a_rank_that_lives_and_does_not_get_on_is_named(

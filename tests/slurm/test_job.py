@@ -260,7 +260,7 @@ def test_what_is_cancelled_is_not_requeued(stage: Stage) -> None:
 
 def test_a_job_that_must_not_be_requeued_says_how_to_go_on(stage: Stage) -> None:
     ended = stage.run(ENDS_WITH="85", REFUSES="99", PAUSE="1")
-    assert ended.status == 85 and "to go on, submit it again" in ended.text
+    assert ended.status == 85 and "to continue, submit it again" in ended.text
 
 
 def test_slurm_may_be_silent_for_a_while_when_a_job_wants_back_into_the_queue(stage: Stage) -> None:

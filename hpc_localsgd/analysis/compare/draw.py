@@ -1,7 +1,7 @@
 """Accuracy against communication: every group a point with its deviations, the front a line.
 
-The front is a staircase: between two of its points nobody was, and the cheaper one is what there is
-for that cost.
+The front is a staircase: between two points nothing was measured, and the cheaper one is the best
+known for that cost.
 """
 
 from __future__ import annotations

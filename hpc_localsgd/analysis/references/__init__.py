@@ -1,4 +1,4 @@
-"""The papers behind a run: one table of them, and which of them a run used."""
+"""The papers that a run builds on: one table of them, and which of them a run used."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def _standing(source: Source) -> Iterator[str]:
     of = f"{done:,} of {planned:,} steps" if isinstance(planned, int) else f"{done:,} steps"
     if run.status == "running":
         yield (
-            f"The record was not closed: the run is going on, or it was killed. It holds {of}; "
+            f"The record was not closed: the run is in progress, or it was killed. It holds {of}; "
             "everything below is about these."
         )
     elif run.status == "stopped":
@@ -61,7 +61,7 @@ def _gaps(source: Source) -> Iterator[str]:
     if run.attrs.get("clock") == "modelled":
         yield (
             "The workers were simulated in one process: seconds of communication are predictions "
-            "for the network in the name of the world, and nobody waits."
+            "for the network in the name of the world, and no rank waits."
         )
 
 

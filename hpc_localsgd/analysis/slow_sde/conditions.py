@@ -1,6 +1,6 @@
 """What the prediction asks of a run, and what is said of one that does not have it.
 
-A curve from a theory whose conditions do not hold is a number that nobody measured and nothing
+A curve from a theory whose conditions do not hold is a number that was not measured and nothing
 predicts, so there is none: each function says in half a sentence what was found and what is
 allowed, or nothing.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Parts of a run's configuration -> the classes that the theory is about.
 KNOWN = {"algorithm": ("LocalSGD", "AllReduce"), "optimizer": ("SGD",), "gradient": ("plain",)}
-ENDLESS = ("manifold", "quadratic")  # tasks whose samples are drawn anew, whatever `sampling` says
+ENDLESS = ("manifold", "quadratic")  # tasks whose samples are drawn again, whatever `sampling` says
 FALL = 4.0
 """How many times the loss may fall from the first snapshot to the later ones beyond what the
 learning rate and the trace explain: near minimisers it is of their size."""

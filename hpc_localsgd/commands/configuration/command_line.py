@@ -67,7 +67,7 @@ def options(words: Sequence[str]) -> Iterator[tuple[int, str, str]]:
 def overruled(words: Sequence[str]) -> list[str]:
     """Say, a sentence each, which options are given two different values: the later counts.
 
-    Job scripts put what a person types behind options of their own. `--config` and `--trust`
+    Job scripts put what a user types after options of their own. `--config` and `--trust`
     may be given several times.
     """
     seen: dict[str, str] = {}

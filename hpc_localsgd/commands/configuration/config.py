@@ -54,7 +54,7 @@ class Resolved:
         config: The options as objects.
         optimizer: Makes the torch optimiser from parameter groups.
         text: The whole configuration as YAML, without where it runs and where it is written.
-        notes: What whoever typed it may have overlooked.
+        notes: What the user may have overlooked.
     """
 
     config: Config

@@ -1,4 +1,4 @@
-"""What the parser refuses, in words of the person who typed it: which option, and what it takes.
+"""Messages for what the parser refuses, in the user's terms: which option, and what it takes.
 
 jsonargparse answers with the types and class paths it was given. What is not recognised here is
 passed on as it was.

@@ -1,4 +1,4 @@
-"""What files and a command line give, together: whoever names a class last has its own arguments.
+"""What files and a command line give together: a class named later brings its own arguments.
 
 jsonargparse keeps the arguments of a class wherever the class that takes its place has one of the
 same name: AdamW would get SGD's weight decay, and a constant rate the warm-up of a cosine.

@@ -105,7 +105,7 @@ def first_page(prog: str, about_it: str = "", own: Iterable[Action] = ()) -> str
 
 
 _OF_ONE = (
-    "The options of one task, which are typed --task.OPTION; likewise --algorithm.help NAME, "
+    "The options of one task, which are typed --task.OPTION; also --algorithm.help NAME, "
     "--local_steps.help, --rate.help and --optimizer.help."
 )
 

@@ -86,7 +86,7 @@ class Config:
             anew if there is none.
         resume_from_mean: When the last checkpoint is of another number of workers, start from the
             mean of theirs, at the same share of the run.
-        extend: With --resume and other --steps or --epochs, go on although the steps so far had
+        extend: With --resume and other --steps or --epochs, resume although the steps so far had
             other rates or rounds than a run of that length has. Without it that is refused.
         overwrite: Replace the run in --out, with its checkpoints, figures, report and measured
             curvature; files of your own stay.
@@ -107,8 +107,8 @@ class Config:
             of rounds, and within a round that is longer. 0 for the end only.
         checkpoint_keep: How many checkpoints to keep.
         on_nan: When a worker's numbers are no longer finite: stop the run, or put the worker into
-            quarantine: it is left out of the exchange and goes on from the mean of the others.
-        watchdog: Least time without a step until the job is taken for hung and ended (exit status
+            quarantine: it is left out of the exchange and continues from the mean of the others.
+        watchdog: Least time without a step until the job counts as hung and is ended (exit status
             86); the bound grows with the longest round of the plan, and a start may take three
             times as long. 0 for never.
         log_every: Time between two lines of the log ("30 seconds"), beside those at evaluations; 0

@@ -1,8 +1,8 @@
 """What a configuration may name: classes of the expected kinds, and whose code they may be.
 
-A command line and a person's own YAML file may name the person's own classes, whose modules are
-then imported. What a run has recorded may come from anybody: it names what this package and torch
-ship, unless the person trusts another module by name. In neither case is anything called to find
+A command line and a user's own YAML file may name the user's own classes, whose modules are
+then imported. What a run has recorded may come from anyone: it names what this package and torch
+ship, unless the user trusts another module by name. In neither case is anything called to find
 out what it is, and nothing of Python's own library is imported, which has no class of our kinds.
 """
 
@@ -66,7 +66,7 @@ def guarded(trusted: Sequence[str] = (), recorded: bool = False) -> Iterator[Non
 
     Args:
         trusted: Modules that a record may name.
-        recorded: Whether everything that is parsed was recorded, and not written by the person.
+        recorded: Whether everything that is parsed was recorded, and not written by the user.
     """
     if _GUARD.get() is not None:
         yield

@@ -1,7 +1,7 @@
-"""YAML as it was typed: what a person wrote reaches the option that has to make sense of it.
+"""YAML as it was typed: text reaches the option that has to interpret it.
 
 YAML 1.1 reads `10:00` as the number 600, `010` as 8, `no` as false, `2026-01-01` as a date and
-`1e-3` as text, before anybody knows what the value is for. Here every value stays the text that
+`1e-3` as text, before it is known what the value is for. Here every value stays the text that
 was typed, in files as on the command line, and the type of its option decides.
 """
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 PROG = "python -m hpc_localsgd landscape"
-_FLAGS = {"overwrite": "Begin anew, also where there is a file of the same or of other settings."}
+_FLAGS = {"overwrite": "Start over, also where there is a file of the same or of other settings."}
 _ELSEWHERE = ("run", "other", "chunk", "world", "device", "out", "overwrite", "trust")
 MOST_POINTS = 100_000
 REACH = {"between": 0.5, "random": 1.0, "pca": 0.25}
@@ -45,7 +45,7 @@ class Options:
         world: How ranks talk, as for training: auto, simulated (one process), horovod, mpi, torch.
         device: auto takes a GPU if there is one for this rank.
         out: The file of the results. Default: landscape-<directions>.h5 beside the trajectory.
-        overwrite: Begin anew, also where there is a file of the same or of other settings.
+        overwrite: Start over, also where there is a file of the same or of other settings.
         trust: Modules that the recorded configuration may name, beside what this package and torch
             ship.
     """
@@ -136,7 +136,7 @@ def parser() -> ArgumentParser:
         "The loss on a line or in a plane through parameter space, BatchNorm re-estimated at every "
         "point: between two models, around one in random directions, or in the plane of a run's "
         "path. Under mpirun, horovodrun or torchrun the ranks share the points. A job that was "
-        "killed goes on where it was."
+        "killed continues where it was."
     )
     made = ArgumentParser(prog=PROG, description=about, exit_on_error=False)
     made.add_argument("run", help="The run: its folder, or its trajectory.h5.")

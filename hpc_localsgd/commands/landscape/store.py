@@ -1,4 +1,4 @@
-"""The file of a landscape: written block by block, so that a killed job can go on."""
+"""The file of a landscape: written block by block, so that a killed job can be continued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan for a person: one calm page."""
+"""A plan for a reader: one calm page."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
 from hpc_localsgd.types import ConfigurationError, Footprint
 from hpc_localsgd.worlds.base import check_workers
 
-TENSORS = 16  # a model of which only P is known is taken for so many equal tensors
+TENSORS = 16  # a model of which only P is known counts as so many equal tensors
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Subject:
         rate: In steps.
         activations: Bytes that a worker's step keeps for its backward pass; NaN if not measured.
         stand_in: Whether the data is not here, and model and size are those that are published.
-        notes: What whoever typed it may have overlooked.
+        notes: What the user may have overlooked.
     """
 
     config: Config

@@ -1,7 +1,7 @@
 """A rehearsal: the algorithm's own exchanges, acted out on a small model by simulated workers.
 
 So a plan predicts what the modelled clock of a simulated run would show, for any algorithm, and
-nobody has to write down a second time how a method talks. The model is small but its bytes are
+how a method communicates need not be written down twice. The model is small but its bytes are
 expensive: the network is slower by as much as the model is smaller.
 """
 

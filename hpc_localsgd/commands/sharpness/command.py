@@ -122,7 +122,7 @@ def _precision(subject: Subject) -> float:
 def _standing(subject: Subject) -> Sequence[str]:
     """Return notes on a run that has not ended as it should."""
     if subject.run.status == "running":
-        return ["The run has not ended: it is going on or was killed; these are its snapshots."]
+        return ["The run has not ended: it is in progress or was killed; these are its snapshots."]
     if subject.run.status == "diverged":
         return ["The run diverged."]
     return []

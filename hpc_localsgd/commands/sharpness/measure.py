@@ -129,7 +129,7 @@ class Measurer:
     def _spread(self, x: Vector, workers: Rows) -> Iterator[Value]:
         """Yield both sides of (1/K) sum L(w_k) - L(w) = 1/2 tr(H Xi) of Zhu et al.
 
-        Of the workers at the snapshot, which is behind an exchange: not the run's own `xi/...`
+        Of the workers at the snapshot, which follows an exchange: not the run's own `xi/...`
         where that makes all workers equal. Those that agree to rounding have Xi = 0.
         """
         apart = deviations(workers)

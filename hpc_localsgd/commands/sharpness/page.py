@@ -1,4 +1,4 @@
-"""The results for a person: one row a snapshot, in a few narrow tables."""
+"""The results for a reader: one row a snapshot, in a few narrow tables."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Store:
         Args:
             path: The file.
             header: What it begins with.
-            overwrite: Whether to begin anew.
+            overwrite: Whether to start over.
             workers: Of the run, where it had most; values of fewer workers are padded with NaN.
 
         Raises:
@@ -127,7 +127,7 @@ def _changed(before: dict[str, Any], text: str) -> str:
     ours, theirs = now.pop("sharpness", {}), dict(before).pop("sharpness", {})
     names = [n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)]
     if "run_created" in names or {k: v for k, v in before.items() if k != "sharpness"} != now:
-        return "the run was trained anew"
+        return "the run was trained again"
     return ", ".join("--" + name.replace("_", "-") for name in names)
 
 

@@ -142,7 +142,7 @@ class Team:
         try:
             agree(self._world, lambda: self._risk.at(x, buffers))
         except ConfigurationError:
-            self._over = True  # on every rank: nobody waits for a word
+            self._over = True  # on every rank: none waits for a request
             raise
 
     def _sum(self, part: torch.Tensor) -> torch.Tensor:

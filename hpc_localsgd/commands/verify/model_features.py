@@ -36,7 +36,7 @@ def _batchnorm(module: nn.Module) -> Feature:
     return _feature(
         "BatchNorm",
         count,
-        "statistics stay with each worker, and are estimated anew on training batches before an "
+        "statistics stay with each worker, and are re-estimated on training batches before an "
         "evaluation (--batchnorm)",
     )
 

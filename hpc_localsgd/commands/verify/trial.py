@@ -1,4 +1,4 @@
-"""Short runs with the package's own loop, and what came out of them."""
+"""Short runs with the package's own loop, and their results."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def users_problem(world: World, options: Options) -> Problem:
     """Return the user's model and examples as a problem, the same on every rank.
 
     Raises:
-        ConfigurationError: The factory cannot be had, or its model cannot be trained; on all ranks.
+        ConfigurationError: The factory cannot be imported, or its model not trained; on all ranks.
     """
     module, inputs, labels = agree(world, lambda: _given(options))
     shapes = [tuple(p.shape) for p in module.parameters()]

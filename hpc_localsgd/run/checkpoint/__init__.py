@@ -1,13 +1,13 @@
-"""Places to go on from: what a rank keeps of itself, where, and when.
+"""Places to resume from: what a rank saves of its state, where, and when.
 
     checkpoints/step-00001200/rank-2-of-4.pt
 
-A *place* is all that decides how one rank goes on, always between two steps. Between two exchanges
+A *place* is all that decides how one rank continues, always between two steps. Between exchanges
 the ranks know nothing of each other, so their places fit together when each has taken part in the
 same exchanges, however many local steps each has taken since. Hence one rule:
 
     A shard is one rank's place, in the folder of the last exchange before it. A folder counts when
-    the shards of all ranks are in it, and the newest that counts is gone on from.
+    the shards of all ranks are in it, and the newest that counts is resumed.
 
 Every rank writes its own shard, by atomic rename, without asking the others. In a long round it
 replaces its shard by a newer one of the same folder as often as it likes: any mixture of old and

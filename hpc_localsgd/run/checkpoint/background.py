@@ -1,4 +1,4 @@
-"""Writes shards while training goes on."""
+"""Writes shards while training continues."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Background:
             sys.stderr.write(
                 f"rank {self._checkpoints.world.rank} on {socket.gethostname()}: no checkpoint of "
                 f"step {place.t} in {self._checkpoints.folder}: {why(error)}: {mend(error)}; "
-                "training goes on, and the checkpoints before it are as they were\n"
+                "training continues, and the checkpoints before it are as they were\n"
             )
             sys.stderr.flush()
             return False

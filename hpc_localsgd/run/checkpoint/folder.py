@@ -122,7 +122,7 @@ class Checkpoints:
     def tidy(self) -> None:
         """Remove, on rank 0, what is older than the last `keep` complete checkpoints.
 
-        Of partial ones behind those the newest few stay: where no checkpoint becomes complete, as a
+        Of later partial ones the newest few stay: where no checkpoint becomes complete, as a
         rank's disk refuses, they would be written without end.
         """
         if self.world.rank != 0:
@@ -154,7 +154,7 @@ class Checkpoints:
                 shutil.rmtree(made, ignore_errors=True)
                 shutil.copytree(folder, made, copy_function=_linked)
                 made.rename(aside)
-        self.world.gather(np.zeros(len(self.world.ranks)))  # nobody writes before it is done
+        self.world.gather(np.zeros(len(self.world.ranks)))  # no rank writes before it is done
 
     def _read(self, after: int) -> tuple[Place | None, int]:
         """Return this rank's place, and what is wrong with it."""
@@ -180,7 +180,7 @@ class Checkpoints:
     def _forget_newer_than(self, after: int) -> None:
         """Remove newer checkpoints that cannot be resumed, so that they do not mix with later ones.
 
-        What is whole but damaged is put aside: somebody may want to look at it.
+        What is complete but damaged is renamed, not removed: a user may want to examine it.
         """
         if self.world.rank == 0:
             for folder in self._all():
@@ -192,7 +192,7 @@ class Checkpoints:
                     folder.rename(aside)
                 else:
                     shutil.rmtree(folder, ignore_errors=True)
-        self.world.gather(np.zeros(len(self.world.ranks)))  # nobody writes before it is done
+        self.world.gather(np.zeros(len(self.world.ranks)))  # no rank writes before it is done
 
     def _nothing(self) -> str:
         n = self.world.n
@@ -201,7 +201,7 @@ class Checkpoints:
         if self.complete():
             return (
                 f"every checkpoint in {self.folder} is damaged: put back a copy, or leave "
-                "--resume out and start anew with --overwrite"
+                "--resume out and start over with --overwrite"
             )
         if others:
             return (
@@ -211,7 +211,7 @@ class Checkpoints:
             )
         return (
             f"nothing to resume: no complete checkpoint in {self.folder}; "
-            "leave --resume out to start anew, with --overwrite to replace what is there, or use "
+            "leave --resume out to start over, with --overwrite to replace what is there, or use "
             "--resume auto"
         )
 

@@ -40,7 +40,7 @@ TOGETHER_S = 0.3  # all ranks see that all have written before the first one end
 class Keeper:
     """Keeps the places of one rank.
 
-    About once a second, behind a step in which ranks have talked anyway, rank 0's clock decides for
+    About once a second, after a step in which ranks have talked anyway, rank 0's clock decides for
     all. Where they do not talk, every rank goes by its own.
     """
 
@@ -72,7 +72,7 @@ class Keeper:
         self._background = Background(checkpoints)
         self._common: deque[Place] = deque(maxlen=2)
         self._own: Place | None = None
-        self._ask_at = after + 1  # the first exchange behind so many steps; on all ranks alike
+        self._ask_at = after + 1  # the first exchange after so many steps; on all ranks alike
         self._leaving = threading.Lock()
         self._flushed, self._rescued = True, False
         self._kept_in, self._until = checkpoints.folder, 0.0
@@ -135,12 +135,12 @@ class Keeper:
             self._claim()  # from here on a request to stop comes too late
             if self._record.gone:
                 raise Gone(
-                    f"the run came to its end, and its parameters are in {self._kept_in}, but "
+                    f"the run is complete, and its parameters are in {self._kept_in}, but "
                     f"{self._record.gone}"
                 )
             if not (self._flushed and self._background.written):
                 raise NotKept(
-                    f"the run came to its end, but not all of it is on the disk: {self.to_mend()}"
+                    f"the run is complete, but not all of it is on disk: {self.to_mend()}"
                 )
 
     def _ask(self, p: Position) -> int:
@@ -168,7 +168,7 @@ class Keeper:
         """Do the same as `leave` from the loop, when an exchange has failed.
 
         Args:
-            why: Said by the first rank that finds out, if nobody asked to stop before.
+            why: Said by the first rank that finds out, unless a stop was asked for before.
         """
         self._stopping.ask("a failed exchange", HUNG)
         self._claim()
@@ -202,17 +202,17 @@ class Keeper:
         if self._stopping.status == GONE:
             return (
                 f"stopped {where}: {self._stopping.asked}. The parameters are in "
-                f"{self._kept_in}: put the folder back as it was, these in it, and go on with "
+                f"{self._kept_in}: put the folder back as it was, these in it, and resume with "
                 f"{resume_line(out)}"
             )
         told = f"; not done, though torchrun is told 0: {ASK} {out}" if starts_again() else ""
-        return f"stopped on {self._stopping.asked} {where}: go on with {resume_line(out)}{told}"
+        return f"stopped on {self._stopping.asked} {where}: resume with {resume_line(out)}{told}"
 
     def to_mend(self) -> str:
         """Return what a user must do before the run can resume."""
         return (
-            f"{mend(self._background.refused)}, then start it again with --resume auto; it goes on "
-            "from what there is"
+            f"{mend(self._background.refused)}, then start it again with --resume auto; it "
+            "continues from the last checkpoint"
         )
 
     def _claim(self) -> None:
@@ -255,7 +255,7 @@ class Keeper:
         self._all_have(written, self._until)
         self.at_the_end()
         if self._run.world.n > 1:
-            time.sleep(TOGETHER_S)  # the last thing: whoever ends first ends the others
+            time.sleep(TOGETHER_S)  # the last thing: the first to end ends the others
         return bool(written) or self._rescued
 
     def _rescue(self, places: list[Place]) -> None:

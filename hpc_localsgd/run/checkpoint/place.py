@@ -1,4 +1,4 @@
-"""A place in a run: a copy of all that decides how one rank goes on from between two steps."""
+"""A place in a run: a copy of all that decides how one rank continues from between two steps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Place:
     def of(cls, run: Run, p: Position, after: int, record: dict[str, Any] | None = None) -> Place:
         """Return a copy of where a run is now.
 
-        Exchanges under way are left out: `Algorithm.resume` begins them anew.
+        Exchanges under way are left out: `Algorithm.resume` begins them again.
 
         Args:
             run: Its parameters, buffers, optimiser and random numbers.
@@ -90,8 +90,8 @@ def _restore_gpu_numbers(kept: torch.Tensor | None, device: torch.device, say: b
         torch.cuda.set_rng_state(kept, device)
     elif say:
         sys.stderr.write(
-            "the checkpoint was written on a CPU: the run goes on, but not bit for bit, and its "
-            "GPU's random numbers (dropout) begin anew from the seed\n"
+            "the checkpoint was written on a CPU: the run continues, but not bit for bit, and its "
+            "GPU's random numbers (dropout) start over from the seed\n"
         )
 
 

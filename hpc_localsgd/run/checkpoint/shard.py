@@ -1,4 +1,4 @@
-"""One shard on the disk: what `torch.save` writes, and behind it the SHA-256 of that."""
+"""One shard on the disk: what `torch.save` writes, followed by its SHA-256."""
 
 from __future__ import annotations
 

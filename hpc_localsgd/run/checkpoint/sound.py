@@ -24,7 +24,7 @@ PARTS = (
     *("place", "after", "steps", "x", "sync", "schedule"),
     *("buffers", "task", "optimizer", "rng", "cuda_rng"),
 )
-_ON_THE_WAY = "begun"  # exchanges are begun anew, and not kept
+_ON_THE_WAY = "begun"  # exchanges are begun again, and not kept
 _LATER = ("sent", _ON_THE_WAY)  # what our algorithms remember from an exchange on
 _OF_OURS = "hpc_localsgd."
 
@@ -54,7 +54,7 @@ def check_place(place: Place, run: Run, p: Position) -> None:
     except _Other as said:
         raise ConfigurationError(
             f"the checkpoint of step {place.after!r:.20} is not of this run: {said}; nothing of it "
-            "was loaded. Put back a copy, or start anew with --overwrite"
+            "was loaded. Put back a copy, or start over with --overwrite"
         ) from said
 
 

@@ -2,8 +2,8 @@
 
 An exchange waits for every rank, in C, and knows nothing of what the others do instead. So ranks
 also talk beside it, over TCP: each says where it is when it has waited for a second, when it ends,
-and now and then; rank 0 compares, and tells everybody when they cannot meet any more. Nothing is
-sent, and nobody is woken, in a step that goes well.
+and now and then; rank 0 compares, and tells all when they cannot meet any more. Nothing is
+sent, and no thread is woken, in a step that goes well.
 
     own.py      what this rank does, noted at every exchange
     notes.py    what ranks say to each other

@@ -118,7 +118,7 @@ class RollCall:
                 watch.say()
             rows = world.gather(np.array([[float(watch.wire is None)]]))
         if rows.any():
-            watch.wire = None  # all go on alike; the thread ends the connections
+            watch.wire = None  # all continue alike; the thread ends the connections
             if self.rank == 0:
                 _say_without(int(np.argmax(rows[:, 0])), address, watch.patience_s)
 

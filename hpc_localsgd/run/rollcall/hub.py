@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-LONGEST = 1 << 16  # bytes of a line; whoever sends longer ones is none of ours
+LONGEST = 1 << 16  # bytes of a line; no rank sends longer ones
 GREETING = 256  # bytes of the first line
 STRANGER_S = 10.0  # for a connection to say who it is
 STRANGERS = 64  # connections, beyond one a rank, that have not said it yet
@@ -48,7 +48,7 @@ class Hub:
         """Listen, for n - 1 ranks.
 
         Raises:
-            OSError: This host lets nobody listen.
+            OSError: This host allows no listening socket.
         """
         _make_room(n)
         self.gone: set[int] = set()

@@ -37,7 +37,7 @@ def judge(
 ) -> Verdict | None:
     """Return a verdict if some ranks wait for what will never come.
 
-    A rank that says nothing is not taken for dead: it may be suspended, or in a long computation
+    A silent rank does not count as dead: it may be suspended, or in a long computation
     that lets no other thread run. When its process or host dies, its connection ends.
 
     Args:

@@ -19,7 +19,7 @@ class Moment(NamedTuple):
     Attributes:
         number: Of operations begun so far, this one included.
         at: Which it is.
-        inside: Whether it goes on.
+        inside: Whether it continues.
     """
 
     number: int
@@ -32,7 +32,7 @@ class Own:
 
     Attributes:
         moment: The last that was begun.
-        ended: Runs that are over, and how; the last `KEPT`, since nobody waits in older ones
+        ended: Runs that are over, and how; the last `KEPT`, since no rank waits in older ones
             without being at another operation than this rank.
         left: Why the process ends; empty while it does not.
     """

@@ -183,7 +183,7 @@ class Watch:
         waits = self._own.moment.inside
         alone = wire is None or bool(wire.gone)
         if self._rank == 0 or alone or (waits and self._rank in verdict.ranks):
-            with suppress(OSError, ValueError, AttributeError):  # nobody reads it any more
+            with suppress(OSError, ValueError, AttributeError):  # it is no longer read
                 sys.stderr.write(f"hpc_localsgd: rank {self._rank}: {verdict.said}\n")
                 sys.stderr.flush()
         if waits:

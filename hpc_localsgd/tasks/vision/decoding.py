@@ -66,7 +66,7 @@ class Decoder:
             if not training:
                 return self._plain(image), int(labels[i])
             words = np.random.SeedSequence([AUGMENT, *(request.seeds or ()), place])
-            # The CPU's alone: torch.manual_seed would begin the rank's GPU anew at every image.
+            # The CPU's alone: torch.manual_seed would reseed the rank's GPU at every image.
             torch.default_generator.manual_seed(int(words.generate_state(1, np.uint64)[0]))
             return self._varied(image), int(labels[i])
         return None

@@ -1,4 +1,4 @@
-"""What the fork server of the loader processes imports first. Not to be imported by anybody else.
+"""What the fork server of the loader processes imports first. Nothing else should import it.
 
 It ignores requests to stop, and so do the processes it forks: Slurm and mpirun signal every process
 of a job, only the rank knows what to do, and while it does it still needs its loaders. They end

@@ -11,7 +11,7 @@
 
 A parallel file system likes one large file and not a million small ones. The structure is laid
 down first, and from then on only written into: a kill at any moment leaves a file that can be
-gone on with. So `bytes` need not grow and is no chunked dataset: it lies in one piece, and once
+resumed. So `bytes` need not grow and is no chunked dataset: it lies in one piece, and once
 HDF5 has said where, an image is one plain read, without locks and some three times faster than
 through the library. Every read compares the checksum.
 """
@@ -51,8 +51,8 @@ class Pack(Store):
             check_format(path, file)
             if not file.attrs["complete"]:
                 raise ConfigurationError(
-                    f"{path} is not complete ({written(file)} images so far): go on with the same "
-                    "`python -m hpc_localsgd pack` that began it"
+                    f"{path} is not complete ({written(file)} images so far): complete it by the "
+                    "same `python -m hpc_localsgd pack` that began it"
                 )
             self.classes = tuple(json.loads(file.attrs["classes"]))
             _check_no_junk(path, self.classes)

@@ -1,4 +1,4 @@
-"""Writes the packed form of a tree of images; goes on where it was interrupted."""
+"""Writes the packed form of a tree of images; continues where it was interrupted."""
 
 from __future__ import annotations
 
@@ -162,5 +162,5 @@ def _content(listing: Listing, split: str, i: int) -> bytes:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) != listing.sizes[split][i]:
-        raise ConfigurationError(f"{path} has changed while it was packed: begin anew")
+        raise ConfigurationError(f"{path} has changed while it was packed: start over")
     return content

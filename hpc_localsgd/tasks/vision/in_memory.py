@@ -106,7 +106,7 @@ def cropped(
     Args:
         images: Of any dtype.
         down: int64 [N], 0..2 pad: the first row of the cut-out.
-        right: int64 [N], likewise its first column.
+        right: int64 [N], first column of each cut.
         flip: bool [N].
         pad: Width of the frame.
     """

@@ -22,7 +22,7 @@ SMALL = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 SMALL_VGG = tuple(f"cifar_vgg{depth}" for depth in VGG_REPEATS)  # vgg16 is torchvision's
 SMALL_WIDE = ("wide_resnet16_4", "wide_resnet16_8", "wide_resnet28_10")
 PLAIN = ("cnn32", "mlp512")
-NO_AUXILIARY_HEADS: dict[str, dict[str, Any]] = {  # a second loss is nobody's wish here
+NO_AUXILIARY_HEADS: dict[str, dict[str, Any]] = {  # no second loss is wanted here
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
@@ -42,7 +42,7 @@ def model_maker(
     Args:
         name: One of torchvision's (resnet50, vgg16_bn, densenet121, vit_b_16, ...), or, where
             torchvision has none of that name, one for small images: resnet{6n+2}, with its first
-            width behind it where that is not 16, and wide_resnet{6n+4}_{factor}: resnet20,
+            width after it where that is not 16, and wide_resnet{6n+4}_{factor}: resnet20,
             resnet8_32, wide_resnet28_10; cifar_vgg16 and its like; cnn{width} and mlp{width}.
         classes: Length of the output.
         size: Height and width of the images.

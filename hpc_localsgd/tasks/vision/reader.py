@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hpc_localsgd.types import DataError
 
 TIMEOUT_S = 600.0  # for one batch; a file system that hangs must not hang a job without a word
-LOOK_AFTER_S = 5.0  # without a batch, whether a loader process has ended: nobody else would say so
+LOOK_AFTER_S = 5.0  # without a batch, check that no loader process has ended: nothing else would
 _TIMED_OUT = "DataLoader timed out"
 PER_PROCESS = 2  # requests a process has before it, so that it never waits for the rank
 
@@ -195,7 +195,7 @@ def _live_with_the_rank(process: int) -> None:
     """Set up a loader process, which outlives signals but not its rank.
 
     The DataLoader watches a loader's parent, which is the fork server, and the fork server ends
-    when nobody holds the other end of its pipe, which its loaders do: when the rank ends without
+    when no process holds the other end of its pipe, as its loaders do: when the rank ends without
     clean-up (a request to stop, a kill, an abort) both would wait for each other for ever.
     """
     del process

@@ -89,7 +89,7 @@ class Streamed(Samples):
     def _checked(self, result: Result, training: bool) -> Result:
         """Return a result without faults, or with some that may be skipped; name each once."""
         if result.faults and not self._decoder.skip_corrupt:
-            raise DataError(f"{result.faults[0]} (--task.skip-corrupt goes on without)")
+            raise DataError(f"{result.faults[0]} (--task.skip-corrupt continues without)")
         if training and (result.labels < 0).any():
             raise DataError(f"{result.faults[-1]}: too many damaged images one after another")
         for fault in result.faults:

@@ -1,8 +1,8 @@
 """The image files of a tree of class folders: which names are images, and of which class.
 
-What operating systems and tools leave behind is neither: names that begin with a dot
+Files left by operating systems and tools are neither: names that begin with a dot
 (`.ipynb_checkpoints`, `.DS_Store`, a Mac's `._photo.jpg`) and the folders in `JUNK`. One of them
-taken for a class would move the label of every class behind it.
+taken for a class would move the label of every class after it.
 """
 
 from __future__ import annotations

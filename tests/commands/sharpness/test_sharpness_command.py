@@ -265,7 +265,7 @@ def test_other_settings_need_another_file(run: Path, capsys: pytest.CaptureFixtu
     assert main([str(run), *FAST, "--samples=100", "--steps=0", "--overwrite"]) == 0
     with h5py.File(run / "trajectory.h5", "r+") as file:
         file.attrs["created"] = "2031-01-01T00:00:00+00:00"
-    assert "trained anew" in said(capsys, str(run), *FAST, "--samples=100")
+    assert "trained again" in said(capsys, str(run), *FAST, "--samples=100")
 
 
 def test_the_table_is_calm(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,7 +351,7 @@ def test_a_killed_run_gives_what_it_has(run: Path, capsys: pytest.CaptureFixture
         for name in ("step", "mean", "workers"):
             file[f"snapshots/{name}"].resize(2, axis=0)
     assert main([str(run), *FAST]) == 0
-    assert "going on or was killed" in capsys.readouterr().out
+    assert "in progress or was killed" in capsys.readouterr().out
     assert Trajectory(run / "sharpness.h5").series("sharpness/loss").step.tolist() == [0, 15]
 
 

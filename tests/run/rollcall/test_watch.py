@@ -43,7 +43,7 @@ class Wire:
 
 
 class Steady:
-    """A clock that goes on by a second a turn."""
+    """A clock that continues by a second a turn."""
 
     now_s = 0.0
 
