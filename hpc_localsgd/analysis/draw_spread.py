@@ -1,7 +1,7 @@
 """The spread of the workers at every exchange, above the learning rate and H that drive it.
 
 Only measured values are drawn: a dot for each, and nothing between two of them. Where an
-exchange makes all workers equal a stem goes down to 0 at the same step, which is known too; where it
+exchange makes all workers equal a stem goes down to 0 at the same step, known too; where it
 does not, it goes from the spread before the exchange to the one after it.
 """
 
