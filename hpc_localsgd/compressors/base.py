@@ -58,9 +58,19 @@ def compress(
 
         p = x + memory        sent = encode(p)        memory <- p - decode(sent)
 
-    so that all that was ever decoded equals all that was ever given, less the last memory.
+    so that the sum of all that was decoded is the sum of all that was given, less the last memory.
 
     Source: Karimireddy et al., Error Feedback Fixes SignSGD, arXiv:1901.09847, Algorithm 2.
+
+    Example:
+        >>> from hpc_localsgd.compressors import TopK
+        >>> codec, x = TopK(fraction=0.5), torch.tensor([[2.0, -3.0]])
+        >>> sent, memory = compress(codec, x, None, [2])
+        >>> codec.decode(sent, [2], x.dtype), memory
+        (tensor([[ 0., -3.]]), tensor([[2., 0.]]))
+        >>> sent, memory = compress(codec, x, memory, [2])  # of x + memory = [4, -3]
+        >>> codec.decode(sent, [2], x.dtype), memory
+        (tensor([[4., 0.]]), tensor([[ 0., -3.]]))
 
     Args:
         codec: What codes.

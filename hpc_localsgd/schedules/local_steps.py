@@ -30,6 +30,11 @@ class every(Schedule):
 
     Source: Stich, Local SGD converges fast and communicates little, ICLR 2019.
 
+    Example:
+        >>> from hpc_localsgd.schedules.rates import constant
+        >>> [r.H for r in rounds(every(4), constant(lr=0.1), steps=10)]
+        [4, 4, 2]
+
     Attributes:
         steps: H, local steps in a round.
     """
@@ -54,6 +59,12 @@ class post_local(Schedule):
 
     Source: Lin et al., Don't use large mini-batches, use Local SGD, ICLR 2020. The papers switch
     at the first (Lin) or second (Gu, ImageNet) decay of the learning rate.
+
+    Example:
+        >>> from hpc_localsgd.schedules.rates import constant
+        >>> schedule = post_local(switch=4, every=3)
+        >>> [r.H for r in rounds(schedule, constant(lr=0.1), steps=12)]
+        [1, 1, 1, 1, 3, 3, 2]
 
     Attributes:
         switch: When local steps begin, in any unit.
@@ -83,6 +94,12 @@ class phases(Schedule):
 
     A round never runs across the beginning of a phase: it is shortened to end there, so that a
     decay of the learning rate at the same step takes effect on equal workers.
+
+    Example:
+        >>> from hpc_localsgd.schedules.rates import constant
+        >>> schedule = phases(at=[4, 10], every=[1, 4, 8])
+        >>> [r.H for r in rounds(schedule, constant(lr=0.1), steps=20)]
+        [1, 1, 1, 1, 4, 2, 8, 2]
 
     Attributes:
         at: When the second and later phases begin, in any unit.
@@ -125,6 +142,11 @@ class qsr(Schedule):
     The value is floored with a margin of 1e-9, since (0.3 / 0.1)^2 is 8.999... in floating point.
     With a decaying rate the last rounds are very long (26 epochs in the paper's ViT run): plan the
     run before you start it.
+
+    Example:
+        >>> schedule = qsr(alpha=0.2, at_least=4)
+        >>> [schedule(t=0, lr=lr) for lr in (0.2, 0.1, 0.05, 0.02)]
+        [4, 4, 16, 100]
 
     Attributes:
         alpha: Growth coefficient, in units of the learning rate. 0 means constant `at_least`.
@@ -172,6 +194,12 @@ class doubling(Schedule):
     Source: Lu et al., Maximizing communication efficiency for large-scale training via 0/1 Adam,
     ICLR 2023, whose local interval doubles up to 16.
 
+    Example:
+        >>> from hpc_localsgd.schedules.rates import constant
+        >>> schedule = doubling(every=4, at_most=4)
+        >>> [r.H for r in rounds(schedule, constant(lr=0.1), steps=16)]
+        [1, 1, 1, 1, 2, 2, 4, 4]
+
     Attributes:
         at_least: H at the beginning.
         every: Time between two doublings, in any unit.
@@ -210,6 +238,15 @@ class spread_triggered(Schedule):
     Source: after Kamp et al., Communication-efficient distributed online prediction by dynamic
     model synchronization, 2014, which averages when a worker's distance exceeds a threshold.
     Here differs: their test needs a message at every step; this predicts the step instead.
+
+    Example:
+        >>> schedule = spread_triggered(target=1e-3, at_least=4)
+        >>> schedule(t=0, lr=0.1)
+        4
+        >>> schedule.observe(5e-4)(t=4, lr=0.1)  # half the target: twice the steps
+        8
+        >>> schedule.observe(8e-4)(t=4, lr=0.1)
+        5
 
     Attributes:
         target: mean_k ||x_k - mean||^2 before an exchange, even if some remains after it. In a

@@ -56,7 +56,13 @@ class Rate(ABC):
 
 @dataclass(frozen=True)
 class constant(Rate):
-    """The same rate at every step (after the warm-up)."""
+    """The same rate at every step (after the warm-up).
+
+    Example:
+        >>> rate = constant(lr=0.1, warmup=4)
+        >>> [round(rate(t), 3) for t in (0, 1, 2, 4, 100)]
+        [0.0, 0.025, 0.05, 0.1, 0.1]
+    """
 
     def shape(self, t: int) -> float:
         """Return 1."""
@@ -67,6 +73,11 @@ class constant(Rate):
 @dataclass(frozen=True)
 class multi_step(Rate):
     """Multiplied by `factor` at each of the steps `at`.
+
+    Example:
+        >>> rate = multi_step(lr=0.1, at=[50, 75], factor=0.1)
+        >>> [round(rate(t), 4) for t in (0, 49, 50, 75)]
+        [0.1, 0.1, 0.01, 0.001]
 
     Attributes:
         at: When the rate drops, in any unit.
@@ -91,6 +102,11 @@ class cosine(Rate):
     """Half a cosine from `lr` at the end of the warm-up to `floor` at step `until`.
 
     Source: Loshchilov & Hutter, SGDR, ICLR 2017, without restarts.
+
+    Example:
+        >>> rate = cosine(lr=0.1, warmup=10, until=110, floor=0.01)
+        >>> [round(rate(t), 3) for t in (0, 5, 10, 60, 110)]
+        [0.0, 0.05, 0.1, 0.055, 0.01]
 
     Attributes:
         floor: The rate at the end, in units of the learning rate.

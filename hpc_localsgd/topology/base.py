@@ -112,6 +112,12 @@ def metropolis(graph: nx.Graph) -> np.ndarray:
 
     Source: Xiao, Boyd and Lall, A scheme for robust distributed sensor fusion based on average
     consensus, IPSN 2005.
+
+    Example:
+        >>> metropolis(nx.path_graph(3)).round(3)
+        array([[0.667, 0.333, 0.   ],
+               [0.333, 0.333, 0.333],
+               [0.   , 0.333, 0.667]])
     """
     order = range(len(graph)) if set(graph) == set(range(len(graph))) else list(graph)
     linked = nx.to_numpy_array(graph, nodelist=order, weight=None) > 0  # [n, n]

@@ -39,6 +39,15 @@ class custom(Topology):
     Sends: one vector for each non-zero weight outside the diagonal.
     Gap: `gap(custom(...), n)`.
 
+    Example:
+        >>> W = [[0.75, 0.25], [0.25, 0.75]]
+        >>> custom(W).matrix(2)
+        array([[0.75, 0.25],
+               [0.25, 0.75]])
+        >>> from hpc_localsgd.topology import gap
+        >>> gap(custom(W), 2)
+        0.5
+
     Attributes:
         W: The matrix itself; the path of a .npy file, or of a .csv file with commas and no
             header; or an undirected networkx graph (`metropolis` says which node is which worker).
@@ -91,6 +100,15 @@ class lazy(Topology):
     Source: Tang et al., D2: Decentralized training over decentralized data, arXiv:1803.07068.
     Sends: what `of` sends.
     Gap: (1 - lambda_1) / 2 with lambda_1 the second largest eigenvalue of a symmetric W.
+
+    Example:
+        >>> from hpc_localsgd.topology import lambda_min
+        >>> lazy(ring()).matrix(4)[0].round(3)
+        array([0.667, 0.167, 0.   , 0.167])
+        >>> round(lambda_min(ring().matrix(4)), 3)
+        -0.333
+        >>> round(lambda_min(lazy(ring()).matrix(4)), 3)
+        0.333
 
     Attributes:
         of: The topology made lazy.

@@ -21,6 +21,13 @@ class exponential(Topology):
     graph is provably efficient for decentralized deep training, arXiv:2110.13363.
     Sends: ceil(log2 n) vectors per worker and mix.
     Gap: 2 / (1 + ceil(log2 n)) for even n, and not less for odd n.
+
+    Example:
+        >>> from hpc_localsgd.topology import gap, neighbours
+        >>> neighbours(exponential().matrix(8), 0)
+        [1, 2, 4]
+        >>> round(gap(exponential(), 8), 3)
+        0.5
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
@@ -45,6 +52,16 @@ class one_peer_exponential(Topology):
     arXiv:2110.13363.
     Sends: 1 vector per worker and mix.
     Gap: 1 over a period if n = 2^p (see `gap`).
+
+    Example:
+        >>> from hpc_localsgd.topology import neighbours
+        >>> [neighbours(one_peer_exponential().matrix(8, k), 0) for k in range(4)]
+        [[1], [2], [4], [1]]
+        >>> X = np.arange(4.0)
+        >>> for k in range(2):
+        ...     X = one_peer_exponential().matrix(4, k) @ X
+        >>> X  # two mixes of 4 workers are the exact average
+        array([1.5, 1.5, 1.5, 1.5])
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:

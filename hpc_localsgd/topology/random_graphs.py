@@ -24,6 +24,16 @@ class random_pairs(Topology):
     Gap: 1 - sqrt(rho) with E ||W x||^2 = rho ||x||^2 for all x of mean zero:
     rho = (n - 2) / (2 (n - 1)) for even n, 1/2 for odd n > 1.
 
+    Example:
+        >>> random_pairs(seed=0).matrix(4, k=0)
+        array([[0.5, 0. , 0.5, 0. ],
+               [0. , 0.5, 0. , 0.5],
+               [0.5, 0. , 0.5, 0. ],
+               [0. , 0.5, 0. , 0.5]])
+        >>> from hpc_localsgd.topology import gap
+        >>> round(gap(random_pairs(), 4), 2)  # 1 - sqrt(1/3), estimated
+        0.42
+
     Attributes:
         seed: Same seed, same pairs at every mix, on every rank.
     """
@@ -59,6 +69,13 @@ class random_regular(Topology):
     Sends: `degree` vectors per worker and mix.
     Gap: with many workers about (d - 2 sqrt(d - 1)) / (d + 1), whatever their number (0.107 for
     d = 4): for the price of a torus, without its decay in n.
+
+    Example:
+        >>> W = random_regular(degree=2, seed=1).matrix(6)
+        >>> W[0].round(3)
+        array([0.333, 0.333, 0.   , 0.   , 0.333, 0.   ])
+        >>> bool((W == W.T).all())
+        True
 
     Attributes:
         degree: Neighbours of each worker. n x degree must be even, and degree < n.

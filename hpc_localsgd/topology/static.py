@@ -20,6 +20,10 @@ class complete(Topology):
 
     Sends: n - 1 vectors per worker and mix.
     Gap: 1.
+
+    Example:
+        >>> complete().matrix(4)[0]
+        array([0.25, 0.25, 0.25, 0.25])
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
@@ -43,6 +47,16 @@ class ring(Topology):
     Sends: 2 vectors per worker and mix (1 if n = 2).
     Gap: 1 - max_{j != 0} |1 + 2 cos(2 pi j / n)| / 3, about 4 pi^2 / (3 n^2): 0.195 for 8 workers,
     0.0128 for 32. The smallest eigenvalue for even n is -1/3, see `lazy`.
+
+    Example:
+        >>> ring().matrix(4).round(3)
+        array([[0.333, 0.333, 0.   , 0.333],
+               [0.333, 0.333, 0.333, 0.   ],
+               [0.   , 0.333, 0.333, 0.333],
+               [0.333, 0.   , 0.333, 0.333]])
+        >>> from hpc_localsgd.topology import gap
+        >>> round(gap(ring(), 8), 3), round(gap(ring(), 32), 4)
+        (0.195, 0.0128)
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
@@ -69,6 +83,13 @@ class torus(Topology):
     Sends: 4 vectors per worker and mix.
     Gap: 0.4 for 4 x 4; where both sides are at least 3 and b the longer,
     at most 2 (1 - cos(2 pi / b)) / 5, about 4 pi^2 / (5 b^2).
+
+    Example:
+        >>> torus().matrix(9)[0].round(3)  # 3 x 3
+        array([0.2, 0.2, 0.2, 0.2, 0. , 0. , 0.2, 0. , 0. ])
+        >>> from hpc_localsgd.topology import gap
+        >>> round(gap(torus(), 16), 3)
+        0.4
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
@@ -90,6 +111,16 @@ class grid(Topology):
     Source: weights and shape as "meshgrid" in the code of Zhu et al., arXiv:2306.02913.
     Sends: 2 to 4 vectors per worker and mix (corners, sides, inside).
     Gap: 0.667 for 2 x 2, 0.233 for 3 x 3, 0.131 for 4 x 4.
+
+    Example:
+        >>> grid().matrix(4).round(3)  # 2 x 2
+        array([[0.333, 0.333, 0.333, 0.   ],
+               [0.333, 0.333, 0.   , 0.333],
+               [0.333, 0.   , 0.333, 0.333],
+               [0.   , 0.333, 0.333, 0.333]])
+        >>> from hpc_localsgd.topology import gap
+        >>> round(gap(grid(), 9), 3)
+        0.233
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
@@ -111,6 +142,15 @@ class star(Topology):
     Source: code of Zhu et al., arXiv:2306.02913. These are its Metropolis weights.
     Sends: 1 vector per worker and mix, worker 0 sends n - 1.
     Gap: 1/n for n > 2: the slowest here, for all its traffic at the centre.
+
+    Example:
+        >>> star().matrix(3).round(3)
+        array([[0.333, 0.333, 0.333],
+               [0.333, 0.667, 0.   ],
+               [0.333, 0.   , 0.667]])
+        >>> from hpc_localsgd.topology import gap
+        >>> round(gap(star(), 10), 3)
+        0.1
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:
@@ -129,6 +169,13 @@ class hypercube(Topology):
 
     Sends: p = log2 n vectors per worker and mix.
     Gap: 2 / (p + 1): that of `exponential`, with a symmetric W.
+
+    Example:
+        >>> from hpc_localsgd.topology import gap, neighbours
+        >>> neighbours(hypercube().matrix(8), 0)
+        [1, 2, 4]
+        >>> round(gap(hypercube(), 8), 3)
+        0.5
     """
 
     def weights(self, n: int, k: int) -> np.ndarray:

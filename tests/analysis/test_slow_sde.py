@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
 import math
-from importlib import import_module
-from pkgutil import iter_modules
 
 import numpy as np
 import pytest
 from scipy import integrate, special
 from scipy.linalg import solve_continuous_lyapunov
 
-from hpc_localsgd.analysis import slow_sde
 from hpc_localsgd.analysis.slow_sde import (
     F,
     Manifold,
@@ -348,9 +344,3 @@ def test_the_flow_ends_where_the_conserved_quantity_says() -> None:
     with pytest.raises(ValueError, match="too long"):
         with np.errstate(all="ignore"):
             flow_to_minimum(lambda z: z**3 * 1e3, np.full(2, 9.0), step=9.0)
-
-
-@pytest.mark.parametrize("name", ["", *(f".{m.name}" for m in iter_modules(slow_sde.__path__))])
-def test_the_examples_in_the_docstrings_are_true(name: str) -> None:
-    module = import_module(f"hpc_localsgd.analysis.slow_sde{name}")
-    assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
