@@ -22,7 +22,7 @@ COMMANDS = {
     "sharpness": (f"{_COMMANDS}.sharpness", "curvature of the loss at the snapshots of a run"),
     "pack": (f"{_COMMANDS}.pack", "put a tree of images into one HDF5 file"),
     "landscape": (f"{_COMMANDS}.landscape", "the loss between two models, or in a plane of a run"),
-    "report": (f"{_COMMANDS}.report", "one page on a run, to be handed to a colleague"),
+    "report": (f"{_COMMANDS}.report", "one page on a run, to share"),
     "compare": (f"{_COMMANDS}.compare", "runs side by side, seeds of one configuration together"),
     "cite": (f"{_COMMANDS}.cite", "the papers that a run builds on"),
     "summary": (f"{_COMMANDS}.summary", "what runs achieved and what they cost"),

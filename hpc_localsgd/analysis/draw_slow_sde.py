@@ -96,7 +96,7 @@ def draw_slow_sde(found: Sequence[Measured]) -> Figure | None:
     alike = overlaid(found)
     if len(alike) < 2:
         return None
-    facts = [f"the way is that of {alike[0].name}", "K, H and the learning rates from the files"]
+    facts = [f"the path is that of {alike[0].name}", "K, H and the learning rates from the files"]
     figure = style.titled_sheet(9.6, 3.8, "Trace of the Hessian and the Slow SDE", facts)
     axes = figure.add_subplot()
     figure.subplots_adjust(**style.frame(figure, 0.75, 1.4, 1.0, 0.6))

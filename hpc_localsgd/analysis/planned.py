@@ -92,7 +92,7 @@ def planned(run: Trajectory) -> Planned:
 def rate_of(run: Trajectory) -> Callable[[int], float] | None:
     """Return the learning rate of every step from the configuration; None where it is unknown.
 
-    Held against the record, which has the rate of each round's first step: where the two differ,
+    Compared with the record, which has the rate of each round's first step: where the two differ,
     as with a rate of the user's own, nothing is known of the steps between.
 
     Args:

@@ -1,6 +1,6 @@
 """`python -m hpc_localsgd pack FOLDER FILE.h5`: a tree of images as one file.
 
-Goes on where it was interrupted. Exit status: 0 done, 2 a fault of the request, 1 anything else.
+Continues where it was interrupted. Exit status: 0 done, 2 a fault of the request, 1 anything else.
 """
 
 from __future__ import annotations

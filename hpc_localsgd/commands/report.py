@@ -1,4 +1,4 @@
-"""`python -m hpc_localsgd report RUN [RUN ...]`: one page on runs, to be handed to a colleague.
+"""`python -m hpc_localsgd report RUN [RUN ...]`: one page on runs, to share.
 
 Needs h5py, numpy and matplotlib: neither torch nor MPI nor the data of the run.
 """

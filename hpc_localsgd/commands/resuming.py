@@ -177,7 +177,9 @@ def check_same_config(
         but = LENGTH if of_any_length else ()
         was, now = (_flat(dict(load_yaml(resume_key(t, but)) or {})) for t in (before, text))
     except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"cannot --resume: {record}: its options are none") from error
+        raise ConfigurationError(
+            f"cannot --resume: {record}: its options are unreadable"
+        ) from error
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if other_workers and "workers" in names:
         names.remove("workers")

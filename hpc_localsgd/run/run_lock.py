@@ -118,7 +118,7 @@ class Presence:
             if unsure:
                 self._settle(descriptor)
             return descriptor
-        raise ConfigurationError(f"{self.file} is made and removed by others all the time")
+        raise ConfigurationError(f"other processes keep making and removing {self.file}")
 
     def _make(self) -> int | None:
         """Make the file, with a claim in it, and lock it; return None if it exists."""
@@ -141,7 +141,7 @@ class Presence:
             descriptor = self._claimed(self.file)
         except FileExistsError:
             return None
-        # Somebody may have locked it first, and taken it for one that was left.
+        # Another process may have locked it first, as one that was left behind.
         if lease.lock(descriptor) is not False and lease.is_at(self.file, descriptor):
             return descriptor
         os.close(descriptor)
@@ -221,7 +221,7 @@ class Presence:
         found = lease.read(self.file)[1]
         where = found.host if found else "an unknown host"
         sys.stderr.write(
-            f"{self.file} is of {where}: looking for {WATCHED_FOR_S:.0f} s whether it lives\n"
+            f"{self.file} is of {where}: waiting {WATCHED_FOR_S:.0f} s to see if it still runs\n"
         )
         began = time.monotonic()
         while not ours or time.monotonic() - began < WATCHED_FOR_S:

@@ -159,7 +159,7 @@ def _numbers(W: np.ndarray, where: str = "") -> np.ndarray:
     """Return a matrix in float64.
 
     Raises:
-        ConfigurationError: It holds something else than real numbers.
+        ConfigurationError: It holds values that are not real numbers.
     """
     if W.dtype.kind in "SUO":  # what a file of options has not made numbers of
         bad = next((each for each in W.ravel().tolist() if not _is_number(each)), None)

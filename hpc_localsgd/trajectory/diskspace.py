@@ -108,5 +108,5 @@ def mend(error: BaseException | None) -> str:
     if number in (errno.ESTALE, errno.ENOTCONN, errno.ENOENT, errno.ENODEV):
         return "see whether it is still mounted there"
     if number in (errno.EIO, errno.ETIMEDOUT):
-        return "have that disk looked at, or leave that host out"
+        return "have that disk checked, or leave that host out"
     return "make space"

@@ -135,5 +135,5 @@ def _must_match(path: str, found: h5py.Dataset, spec: Dataset) -> None:
     if have != want:
         raise TrajectoryError(
             f"{path} holds rows of {have[0]} {have[2] or have[1]}, this run writes {want[0]}"
-            f' {want[2] or want[1]}. Go on in a file of its own with mode="resume".'
+            f' {want[2] or want[1]}. Continue in a file of its own with mode="resume".'
         )

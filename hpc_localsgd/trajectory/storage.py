@@ -112,7 +112,7 @@ class Storage:
         if (K, P) != (header.K, header.P):
             raise TrajectoryError(
                 f"{self.path} was written with K={K}, P={P}; this run has"
-                f' K={header.K}, P={header.P}. Go on in a file of its own with mode="resume".'
+                f' K={header.K}, P={header.P}. Continue in a file of its own with mode="resume".'
             )
 
     def _check_there(self) -> None:

@@ -99,7 +99,7 @@ def _names(file: h5py.File) -> list[str]:
         elif any(part in ("", ".", "..") for part in text.split("/")):
             wrong.append(f"{_shown(text)} is a name that leads elsewhere")
         elif len(found) >= MOST_OBJECTS:
-            wrong.append(f"it holds more than {MOST_OBJECTS:,} things")
+            wrong.append(f"it holds more than {MOST_OBJECTS:,} objects")
         found.append(text)
         return True if wrong else None
 

@@ -199,5 +199,5 @@ def test_what_is_missing_is_said(tmp_path: Path, runs) -> None:  # type: ignore[
     with Writer(tmp_path / "s.h5", header(1)) as writer:
         writer.series("sharpness/trace", 0, 1.0)
         writer.series("sharpness/eigenvalues", 0, np.ones(2), dims="eigen")
-    with pytest.raises(ValueError, match="has 1 snapshot: a way has at least two"):
+    with pytest.raises(ValueError, match="has 1 snapshot: a path has at least two"):
         way(run, Trajectory(tmp_path / "s.h5", segments=False))

@@ -105,7 +105,7 @@ def test_another_run_with_too_large_steps_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at step 0 learning rate x curvature is 2.1"):
         predict(run, along, np.array([0, 400]))
     bad = Way(along.step, np.array([3.0, -1.0, 2.0]), along.eigenvalues, along.gone)
-    with pytest.raises(ValueError, match="the way that is followed has at step 200 a trace of -1"):
+    with pytest.raises(ValueError, match="the path that is followed has at step 200 a trace of -1"):
         predict(recorded(tmp_path / "c")[0], bad, np.array([0, 400]))
 
 

@@ -164,7 +164,7 @@ def front(
 ) -> list[int]:
     """Return indices of the Pareto front by rising cost: no other point is both cheaper and better.
 
-    A dearer point is on it only if it is better by more than its noise and that of the point before
+    A costlier point is on it if it is better by more than its noise and that of the point before
     it. Of points of equal cost that are no better than each other all are on it. A point with a NaN
     is not.
 

@@ -91,7 +91,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     open_ones = [g.letter for g in groups if g.counted[0].run.status != "complete"]
     if open_ones:
         notes.append(
-            f"No run of {', '.join(open_ones)} is complete: its numbers are of what there is."
+            f"No run of {', '.join(open_ones)} is complete: its numbers are those of all its runs."
         )
     seconds_are = clocks(groups)
     if len(seconds_are) > 1:

@@ -1,4 +1,4 @@
-"""A run, or several, on one page that can be handed to a colleague."""
+"""A run, or several, on one page of HTML that can be shared."""
 
 from __future__ import annotations
 

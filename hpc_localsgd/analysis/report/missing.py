@@ -41,7 +41,7 @@ def _gaps(source: Source) -> Iterator[str]:
     if "eval/test/accuracy" not in names:
         yield "The model was never evaluated: there is no accuracy (`--evaluate-every`)."
     elif curves.without_accuracy(run):
-        yield "This task has no accuracy: its test loss says how far it came."
+        yield "This task has no accuracy: see its test loss."
     if "train/loss" not in names:
         yield "No training loss was recorded."
     if not {"spread", "before_exchange/spread"} & names and run.K > 1:

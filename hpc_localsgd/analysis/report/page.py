@@ -93,7 +93,7 @@ def _theory(sources: list[Source], album: Album) -> str:
         said = "".join(html.paragraph(f"Not predicted: {line}") for line in reasons)
         return html.heading("Sharpness and the Slow SDE") + said if said else ""
     caption = (
-        f"Dots: measured. Lines: the way of {found[0].name} at the speed that the Slow SDE (Gu et "
+        f"Dots: measured. Lines: the path of {found[0].name} at the speed that the Slow SDE (Gu et "
         "al., 2023) gives each run from its K, H and learning rates. Assumed are minimisers "
         "close by, noise like that of labels, and eigenvalues that shrink in proportion. A line "
         "ends where its run would go beyond what was followed."

@@ -88,7 +88,7 @@ def way(run: Trajectory, sharpness: Trajectory) -> Way:
     step, at, of = np.intersect1d(traces.step, largest.step, return_indices=True)
     if len(step) < 2:
         raise ValueError(
-            f"{sharpness.path} has {len(step)} snapshot: a way has at least two; train with more "
+            f"{sharpness.path} has {len(step)} snapshot: a path has at least two; train with more "
             "snapshots (--snapshot-every) and measure them"
         )
     trace, values = traces.value[at], largest.value[of]
@@ -103,7 +103,7 @@ def way(run: Trajectory, sharpness: Trajectory) -> Way:
 def predict(run: Trajectory, along: Way, step: np.ndarray) -> Prediction:
     """Predict the decay of tr H in a run that takes the same path at its own speed.
 
-    Both must begin at the same place: the first snapshot of the way is where the run is at the
+    Both must begin at the same place: the first snapshot of the path is where the run is at the
     first of `step`.
 
     Args:
@@ -116,7 +116,7 @@ def predict(run: Trajectory, along: Way, step: np.ndarray) -> Prediction:
     """
     step = np.asarray(step, dtype=int)
     if bad := off_the_minimisers(along.step, along.trace, along.eigenvalues):
-        raise ValueError(f"the way that is followed has at step {bad[0]} {bad[1]}")
+        raise ValueError(f"the path that is followed has at step {bad[0]} {bad[1]}")
     places = _Places(along.gone, along.trace, along.eigenvalues)
     s, gone = 0.0, {int(step[0]): 0.0}
     for t, regime in _regimes(run, int(step[0]), int(step[-1])):

@@ -134,7 +134,9 @@ def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     try:
         objects = made.instantiate(without_rate(parsed))
     except (TypeError, ValueError, ArithmeticError) as error:  # of a class, which knows its values
-        raise ConfigurationError(f"these options make no run: {_first_line(error)}") from error
+        raise ConfigurationError(
+            f"these options do not describe a run: {_first_line(error)}"
+        ) from error
     config = Config(**{name: objects[name] for name in names})
     if config.steps is not None and config.epochs is not None:
         raise ConfigurationError("give --steps or --epochs, not both")

@@ -82,7 +82,7 @@ class Config:
             (loop). auto: by a rule on a CPU, by measuring the first batch on a GPU.
         device: auto takes a GPU if there is one for this rank.
         out: Folder for trajectory.h5, config.yaml, figures and checkpoints.
-        resume: Go on from the last checkpoint in --out; auto does so if there is one and starts
+        resume: Continue from the last checkpoint in --out; auto does so if there is one and starts
             anew if there is none.
         resume_from_mean: When the last checkpoint is of another number of workers, start from the
             mean of theirs, at the same share of the run.

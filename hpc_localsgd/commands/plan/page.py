@@ -1,4 +1,4 @@
-"""A plan for a reader: one calm page."""
+"""A plan for a reader, on one page."""
 
 from __future__ import annotations
 

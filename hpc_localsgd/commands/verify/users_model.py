@@ -116,7 +116,7 @@ def _given(options: Options) -> Given:
         inputs, labels = torch.as_tensor(found[1]), torch.as_tensor(found[2])
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
-            f"{spec}() returned examples that are no tensors: {error}"
+            f"{spec}() returned examples that are not tensors: {error}"
         ) from error
     if labels.shape != inputs.shape[:1] or labels.is_floating_point() or not len(labels):
         raise ConfigurationError(

@@ -98,7 +98,7 @@ class Checkpoints:
                 self._forget_newer_than(after)
                 return place
             bad = sorted({int(k) // len(self.world.ranks) for k in np.flatnonzero(worse)})
-            self._say(f"{self.folder_of(after)} is damaged (ranks {bad}): looking at an older one")
+            self._say(f"{self.folder_of(after)} is damaged (ranks {bad}): trying an older one")
         raise ConfigurationError(self._nothing())
 
     def complete(self) -> list[int]:

@@ -66,7 +66,7 @@ def read(path: Path) -> Any:
     try:  # tensors and plain values alone: nothing that a file names is ever called
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:  # a checksum says nothing of who wrote it, and pickle says anything
-        raise DamagedShard(f"{path} holds something else than tensors and plain values") from error
+        raise DamagedShard(f"{path} holds more than tensors and plain values") from error
     return _checked(path, state)
 
 

@@ -70,7 +70,7 @@ def _check_parts(state: Mapping[str, Any], run: Run) -> None:
         raise _Other("'cuda_rng' is no state of random numbers")
     for name in ("sync", "task", "optimizer", "record"):
         if not isinstance(state[name], dict):
-            raise _Other(f"{name!r} is {type(state[name]).__name__} and no table")
+            raise _Other(f"{name!r} is {type(state[name]).__name__}, not a table")
     for name, like in run.task.state_dict().items():
         if name in state["task"]:
             _same(f"task.{name}", state["task"][name], like)
@@ -111,7 +111,7 @@ def _check_observed(values: Any, p: Position) -> None:
     if values is None:
         return
     if not isinstance(values, dict):
-        raise _Other(f"'schedule' is {type(values).__name__} and no table")
+        raise _Other(f"'schedule' is {type(values).__name__}, not a table")
     try:
         p.schedule.having_observed(values)
     except (ConfigurationError, TypeError, ValueError) as error:
@@ -134,7 +134,7 @@ def _check_memory(saved: Any, fresh: Any, run: Run, name: str) -> None:
 
 def _check_table(saved: Any, fresh: dict[Any, Any], run: Run, name: str) -> None:
     if not isinstance(saved, dict):
-        raise _Other(f"{name!r} is {type(saved).__name__} and no table")
+        raise _Other(f"{name!r} is {type(saved).__name__}, not a table")
     if missing := [key for key in fresh if key not in saved and key != _ON_THE_WAY]:
         raise _Other(f"it has no '{name}.{missing[0]}', so it is of another algorithm")
     ours = type(run.algorithm).__module__.startswith(_OF_OURS)
@@ -208,13 +208,13 @@ def _check_record(record: dict[str, Any], R: int) -> None:
         return
     rows, loss = record.get("rows"), record.get("loss")
     if set(record) != {"rows", "loss", "so_far"} or not isinstance(rows, list):
-        raise _Other("its record is not rows, loss and what was so far")
+        raise _Other("its record is not rows, loss and the sums so far")
     if not (loss is None or (isinstance(loss, torch.Tensor) and loss.shape == (R,))):
         raise _Other("the loss of its round is not one of each worker")
     _check_figures([record["so_far"]], R)
     for row in rows:
         if not isinstance(row, dict) or set(row) != {"s", "H", "end", "lr", "figures"}:
-            raise _Other("a round that it recorded is none")
+            raise _Other("a recorded round is not a table of the right entries")
         if not all(type(row[name]) is int and row[name] >= 0 for name in ("s", "H", "end")):
             raise _Other("a round that it recorded has no whole numbers")
     _check_figures([row["figures"] for row in rows], R)

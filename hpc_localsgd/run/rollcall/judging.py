@@ -103,7 +103,7 @@ def _gone(heard: Mapping[int, Heard]) -> Verdict | None:
             enough = of.note.gave_up or min(of.waits_s, since_s) > GONE_S
             if enough and not other.absence(of.note.at.sync):
                 said = (
-                    f"the process of rank {rank} has ended without a word (killed?), and "
+                    f"the process of rank {rank} has ended without notice (killed?), and "
                     f"rank {waiting} waits for it in {of.note.at}"
                 )
                 return Verdict(said, HUNG, (rank, waiting))

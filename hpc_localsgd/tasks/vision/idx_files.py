@@ -71,7 +71,7 @@ def numbers(path: Path, dimensions: int) -> np.ndarray:
     """Read one file: uint8 numbers in so many dimensions.
 
     Raises:
-        ConfigurationError: It cannot be read, is damaged, or holds something else.
+        ConfigurationError: It cannot be read, is damaged, or holds other data.
     """
     try:
         regular_file.check(path, MOST_BYTES)

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hpc_localsgd.types import DataError
 
-TIMEOUT_S = 600.0  # for one batch; a file system that hangs must not hang a job without a word
+TIMEOUT_S = 600.0  # for one batch; a file system that hangs must not hang a job silently
 LOOK_AFTER_S = 5.0  # without a batch, check that no loader process has ended: nothing else would
 _TIMED_OUT = "DataLoader timed out"
 PER_PROCESS = 2  # requests a process has before it, so that it never waits for the rank

@@ -56,7 +56,7 @@ class Store(ABC):
         try:
             return decode(content)
         except UnidentifiedImageError as error:
-            raise DataError(f"{self.name(split, i)} is no image that PIL knows") from error
+            raise DataError(f"{self.name(split, i)} is not an image that PIL can read") from error
         except Exception as error:  # PIL's readers raise what they like
             raise DataError(f"{self.name(split, i)} is no readable image: {error}") from error
 

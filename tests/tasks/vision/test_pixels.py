@@ -182,7 +182,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "LAB": (lambda: tiff(COLOUR, 8, photometric=8), "is no readable image"),
     "EPS": (
         lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 8\n%%EndComments\nshowpage\n",
-        "is no image that PIL knows",
+        "is not an image that PIL can read",
     ),
     "half a file": (lambda: saved(Image.fromarray(COLOUR), "BMP")[:-200], "is no readable image"),
 }
