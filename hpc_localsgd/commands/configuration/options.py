@@ -54,9 +54,9 @@ class Config:
         gradient: Where the gradient is taken: at the worker's parameters or elsewhere (SAM, noise).
         schedule: Length in steps of the round that starts now.
         rate: Learning rate of a step.
-        momentum_at_sync: Of the optimiser's state at the end of a round of local steps: each worker
-            keeps its own, it is averaged (and sent), or reset.
-        batchnorm: Of BatchNorm's statistics: re-estimated on training batches before an
+        momentum_at_sync: The optimiser's state at the end of a round of local steps: kept by each
+            worker, averaged (and sent), or reset.
+        batchnorm: BatchNorm's statistics: re-estimated on training batches before an
             evaluation, averaged at every exchange, or local.
         batchnorm_batches: Training batches used to re-estimate them, by all workers together.
         workers: K, model replicas; a multiple of the number of ranks. Default: one a rank.
@@ -71,9 +71,9 @@ class Config:
         batch_per_worker: Samples per worker and step.
         sampling: Deal one permutation per epoch to the workers, or draw with replacement.
         remainder: Samples left at the end of an epoch: carried into the next or dropped.
-        seed: Of the initial parameters and the order of the data.
-        dtype: Of the parameters.
-        precision: Of convolutions and matrix products, by autocast: bf16 or fp16 (which scales the
+        seed: Seed of the initial parameters and of the order of the data.
+        dtype: Type of the parameters.
+        precision: Precision of convolutions and matrix products, by autocast: bf16 or fp16 (which scales the
             loss); the parameters stay in float32.
         accumulate: Micro-batches a worker's batch is cut into, to save memory.
         channels_last: Images in NHWC order, which tensor cores want.
@@ -83,7 +83,7 @@ class Config:
         device: auto takes a GPU if there is one for this rank.
         out: Folder for trajectory.h5, config.yaml, figures and checkpoints.
         resume: Continue from the last checkpoint in --out; auto does so if there is one and starts
-            anew if there is none.
+            over if there is none.
         resume_from_mean: When the last checkpoint is of another number of workers, start from the
             mean of theirs, at the same share of the run.
         extend: With --resume and other --steps or --epochs, resume although the steps so far had
@@ -102,7 +102,7 @@ class Config:
         probe_samples: Training samples of the fixed subset these two are measured on.
         snapshot_every: Cadence of parameter snapshots; 0 for none.
         snapshot_workers: Snapshots also keep every worker's parameters.
-        snapshot_dtype: Of stored snapshots.
+        snapshot_dtype: Type of the stored snapshots.
         checkpoint_every: Cadence of checkpoints, in time ("10 minutes") or any other unit; at ends
             of rounds, and within a round that is longer. 0 for the end only.
         checkpoint_keep: How many checkpoints to keep.
