@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def time_steps(loops: Sequence[str], subject: str, H: int, rounds: int) -> dict[str, Figure]:
-    """A step of each loop with 2 ranks."""
+    """Time a step of each loop with 2 ranks."""
     commands = {name: ["benchmarks/loops.py", name, subject, str(H)] for name in loops}
     with started(commands, 2, {name: _environ(name) for name in loops}) as jobs:
         times = take_turns(jobs, dict.fromkeys(loops, STEPS[subject]), rounds)
@@ -71,7 +71,7 @@ def time_steps(loops: Sequence[str], subject: str, H: int, rounds: int) -> dict[
 
 
 def time_means(ranks: int, rounds: int) -> tuple[dict[str, Figure], dict[str, float]]:
-    """The average, and by how many MB the memory of a rank grew in doing it."""
+    """Time the average, and measure by how many MB the memory of a rank grows meanwhile."""
     commands = {name: ["benchmarks/mean.py", name] for name in WAYS}
     with started(commands, ranks, {name: _environ(name) for name in WAYS}) as jobs:
         times = take_turns(jobs, dict.fromkeys(WAYS, 4), rounds)

@@ -38,7 +38,7 @@ def made(options: list[str], world: World) -> Run:
 
 
 def block_s(run: Run, keeper: Keeper | None) -> float:
-    """Seconds a step of one run from its beginning to its end."""
+    """Return the seconds a step of one run from its beginning to its end."""
     run.task.x[:] = run.task.init(0)
     run.optimizer.torch.state.clear()
     p, record = run.beginning(), Recorder(run)
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def measured(run: Run, out: Path, pairs: int, every_s: float) -> tuple[list[float], list[float]]:
-    """Seconds a step without and with a keeper, the first pair dropped."""
+    """Return the seconds a step without and with a keeper, the first pair dropped."""
     off, on = [], []
     for _ in range(pairs + 1):
         off.append(block_s(run, None))
@@ -89,7 +89,7 @@ def measured(run: Run, out: Path, pairs: int, every_s: float) -> tuple[list[floa
 
 
 def report(times: dict[str, list[float]], given: argparse.Namespace, world: World) -> None:
-    """The step with checkpoints against the one without, neighbours in time."""
+    """Compare the step with checkpoints with the one without, neighbours in time."""
     found = figures(times, "without")
     text = (
         f"# Checkpoints while training\n\nOne every {given.every:g} s; a perceptron with "

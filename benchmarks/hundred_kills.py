@@ -61,19 +61,19 @@ class Tally:
 
 
 def arguments(name: str, out: Path) -> list[str]:
-    """The options of a run."""
+    """Return the options of a run."""
     return [*TRAIN, *OPTIONS, *ALGORITHMS[name], f"--out={out}"]
 
 
 def final(out: Path) -> torch.Tensor:
-    """The parameters [K, P] of a finished run."""
+    """Return the parameters [K, P] of a finished run."""
     found = last_complete(out)
     assert found is not None and number(found[0]) == STEPS, f"{out} did not finish"
     return torch.cat([shard.read(path)["x"] for path in sorted(found[0].glob("*.pt"))])
 
 
 def flushed(out: Path) -> dict[str, int]:
-    """How many rounds are on the disk, in each file of the run.
+    """Return the number of rounds on disk, in each file of the run.
 
     File by file: what one holds beyond the checkpoint that the next one continues from is still
     there, but a reader of the whole run leaves it out.
@@ -122,7 +122,7 @@ def _send(job: Job, rank: int, number: signal.Signals) -> bool:
 
 
 def compare(name: str, whole: Path, out: Path, tally: Tally) -> None:
-    """The run that was killed and the one left alone."""
+    """Compare the run that was killed with the one left alone."""
     tally.finished += 1
     if not torch.equal(final(whole), final(out)):
         tally.faults.append(f"{name}: the parameters differ")
@@ -154,7 +154,7 @@ def campaign(name: str, kills: int, folder: Path, draw: random.Random, tally: Ta
 
 
 def page(tally: Tally, seconds: float) -> str:
-    """The report."""
+    """Return the report."""
     kills = sum(tally.kills.values())
     faults = "\n".join(f"- {fault}" for fault in tally.faults) or "None."
     return (

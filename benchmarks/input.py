@@ -59,12 +59,12 @@ def forget(paths: list[Path]) -> None:
 
 
 def reading(store: Store, order: np.ndarray) -> Callable[[], object]:
-    """Reads the bytes of all images."""
+    """Read the bytes of all images."""
     return lambda: [len(store.encoded("train", i)) for i in order]
 
 
 def batches(store: Store, loaders: int, count: int) -> Callable[[], float]:
-    """Takes batches on and on; gives the seconds of one image.
+    """Take batches without end, and yield the seconds of one image.
 
     Loaders work ahead while another contestant has its turn: what they have ready is taken first,
     and not timed.
@@ -84,7 +84,7 @@ def batches(store: Store, loaders: int, count: int) -> Callable[[], float]:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
+    """Return the seconds that the work takes."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin

@@ -30,7 +30,7 @@ def _model(subject: Subject) -> Any:
 
 
 def _batches(subject: Subject, gate: Gate) -> Iterator[Any]:
-    """Random batches, as long as the gate says go on."""
+    """Yield random batches, as long as the gate is open."""
     import torch
 
     inputs, labels = (part.to(device()) for part in subject.data())
@@ -55,7 +55,7 @@ def bare(subject: Subject, H: int, gate: Gate) -> None:
 
 
 def attach(subject: Subject, H: int, gate: Gate) -> None:
-    """`hpc_localsgd.attach` in the same loop, over Horovod."""
+    """Run `hpc_localsgd.attach` in the same loop, over Horovod."""
     import horovod.torch as hvd
     from torch.nn.functional import cross_entropy
 
@@ -74,14 +74,14 @@ def attach(subject: Subject, H: int, gate: Gate) -> None:
 
 
 def trainer(subject: Subject, H: int, gate: Gate) -> None:
-    """The loop of `python -m hpc_localsgd.train`, recorder included, over Horovod."""
+    """Run the loop of `python -m hpc_localsgd.train`, with recorder, over Horovod."""
     from hpc_localsgd.worlds.horovod import Horovod
 
     _train(subject, H, gate, Horovod(device=device()))
 
 
 def trainer_mpi(subject: Subject, H: int, gate: Gate) -> None:
-    """The same over MPI without Horovod."""
+    """Run the same over MPI without Horovod."""
     from hpc_localsgd.worlds.mpi import Mpi
 
     _train(subject, H, gate, Mpi())
@@ -126,7 +126,7 @@ def _train(subject: Subject, H: int, gate: Gate, world: Any) -> None:
 
 
 def horovod(subject: Subject, H: int, gate: Gate) -> None:
-    """`hvd.DistributedOptimizer`."""
+    """Run `hvd.DistributedOptimizer`."""
     import horovod.torch as hvd
     from torch.nn.functional import cross_entropy
 
@@ -157,7 +157,7 @@ def _rank() -> str:
 
 
 def ddp(subject: Subject, H: int, gate: Gate) -> None:
-    """`DistributedDataParallel` over Gloo."""
+    """Run `DistributedDataParallel` over Gloo."""
     import torch.distributed as dist
     from torch.nn.functional import cross_entropy
     from torch.nn.parallel import DistributedDataParallel
@@ -174,7 +174,7 @@ def ddp(subject: Subject, H: int, gate: Gate) -> None:
 
 
 def post_local(subject: Subject, H: int, gate: Gate) -> None:
-    """`PostLocalSGDOptimizer` in its local phase, every rank a group of its own."""
+    """Run `PostLocalSGDOptimizer` in its local phase, every rank a group of its own."""
     import torch.distributed as dist
     from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import (
         PostLocalSGDState,
@@ -201,7 +201,7 @@ def post_local(subject: Subject, H: int, gate: Gate) -> None:
 
 
 def accelerate(subject: Subject, H: int, gate: Gate) -> None:
-    """Accelerate's `LocalSGD`."""
+    """Run accelerate's `LocalSGD`."""
     import torch.distributed as dist
     from accelerate import Accelerator
     from accelerate.local_sgd import LocalSGD

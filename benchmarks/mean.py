@@ -28,7 +28,7 @@ def mpi(x: torch.Tensor) -> Average:
 
 
 def horovod(x: torch.Tensor) -> Average:
-    """Horovod's own flat all-reduce."""
+    """Run Horovod's own flat all-reduce."""
     import horovod.torch as hvd
 
     hvd.init()
@@ -36,7 +36,7 @@ def horovod(x: torch.Tensor) -> Average:
 
 
 def gloo(x: torch.Tensor) -> Average:
-    """torch.distributed's all_reduce over Gloo: the sum, not divided."""
+    """Run torch.distributed's all_reduce over Gloo: the sum, not divided."""
     import torch.distributed as dist
     from loops import start_gloo
 
@@ -45,7 +45,7 @@ def gloo(x: torch.Tensor) -> Average:
 
 
 def world_horovod(x: torch.Tensor) -> Average:
-    """`Horovod().mean`."""
+    """Run `Horovod().mean`."""
     from hpc_localsgd.worlds.horovod import Horovod
 
     world = Horovod()
@@ -53,7 +53,7 @@ def world_horovod(x: torch.Tensor) -> Average:
 
 
 def world_mpi(x: torch.Tensor) -> Average:
-    """`Mpi().mean`."""
+    """Run `Mpi().mean`."""
     from hpc_localsgd.worlds.mpi import Mpi
 
     world = Mpi()
@@ -61,7 +61,7 @@ def world_mpi(x: torch.Tensor) -> Average:
 
 
 def world_torch(x: torch.Tensor) -> Average:
-    """`Torch().mean`."""
+    """Run `Torch().mean`."""
     from loops import start_gloo
 
     from hpc_localsgd.worlds.torch import Torch

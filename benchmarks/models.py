@@ -27,14 +27,14 @@ class Subject:
         return replace(self, batch=32 * self.batch, samples=max(self.samples, 64 * self.batch))
 
     def data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs [samples, ...] and labels [samples], the same in every process."""
+        """Return inputs [samples, ...] and labels [samples], the same in every process."""
         random = torch.Generator().manual_seed(0)
         inputs = torch.randn(self.samples, *self.shape, generator=random)
         return inputs, torch.randint(0, CLASSES, (self.samples,), generator=random)
 
 
 def conv() -> nn.Module:
-    """A small convolutional net: 21 thousand parameters, a step of about two milliseconds."""
+    """Make a small convolutional net: 21 thousand parameters, about two milliseconds a step."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.ReLU(),
@@ -48,7 +48,7 @@ def conv() -> nn.Module:
 
 
 def mlp() -> nn.Module:
-    """A perceptron of 4.1 million parameters: much to send for little computing."""
+    """Make a perceptron of 4.1 million parameters: much to send for little computing."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(784, 1664),
@@ -60,14 +60,14 @@ def mlp() -> nn.Module:
 
 
 def resnet18() -> nn.Module:
-    """Torchvision's ResNet-18: 11.2 million parameters in 62 tensors."""
+    """Make torchvision's ResNet-18: 11.2 million parameters in 62 tensors."""
     from hpc_localsgd.tasks.vision_ops import import_torchvision
 
     return import_torchvision().models.resnet18(num_classes=CLASSES)
 
 
 def resnet50() -> nn.Module:
-    """Torchvision's ResNet-50: 23.5 million parameters; a step of seconds on one core."""
+    """Make torchvision's ResNet-50: 23.5 million parameters; a step of seconds on one core."""
     from hpc_localsgd.tasks.vision_ops import import_torchvision
 
     return import_torchvision().models.resnet50(num_classes=CLASSES)

@@ -55,7 +55,7 @@ Found = tuple[list[float], float, float]  # eigenvalues, trace, its standard err
 
 
 def subject_task(subject: Subject) -> Any:
-    """The task of a subject, and its samples in one batch."""
+    """Return the task of a subject, and its samples in one batch."""
     from hpc_localsgd.curvature import build_for_curvature, in_chunks, pieces
 
     task = build_for_curvature(subject.spec, batch=16, seed=0)
@@ -63,7 +63,7 @@ def subject_task(subject: Subject) -> Any:
 
 
 def trained(subject: Subject) -> torch.Tensor:
-    """Parameters after some steps of gradient descent, the same in every process."""
+    """Return parameters after some steps of gradient descent, the same in every process."""
     from hpc_localsgd.curvature import Risk
 
     task, parts = subject_task(subject)
@@ -74,7 +74,7 @@ def trained(subject: Subject) -> torch.Tensor:
 
 
 def module_of(subject: Subject, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Any]:
-    """The same model as a plain module, and the same samples, for the others."""
+    """Return the same model as a plain module, and the same samples, for the others."""
     task, parts = subject_task(subject)
     module = subject.make().eval()
     named = dict(module.named_parameters())
@@ -98,7 +98,7 @@ def until_certain(draw: Callable[[], Any]) -> tuple[float, float]:
 
 
 def pyhessian(subject: Subject) -> Callable[[], Found]:
-    """One batch, its fastest way: the graph of the gradient is kept."""
+    """Run PyHessian on one batch, its fastest way: the graph of the gradient is kept."""
     from pyhessian import hessian
 
     module, data = module_of(subject)
@@ -116,7 +116,7 @@ def pyhessian(subject: Subject) -> Callable[[], Found]:
 
 
 def curvlinops(subject: Subject) -> Callable[[], Found]:
-    """Its Hessian in scipy's eigsh, and ten random vectors at a time."""
+    """Run curvlinops: its Hessian in scipy's eigsh, and ten random vectors at a time."""
     module, data = module_of(subject)
 
     def measure() -> Found:
@@ -134,14 +134,14 @@ def curvlinops(subject: Subject) -> Callable[[], Found]:
 
 
 def operator(module: nn.Module, data: Any) -> Any:
-    """The Hessian of curvlinops."""
+    """Return the Hessian of curvlinops."""
     from curvlinops import HessianLinearOperator
 
     return HessianLinearOperator(module, nn.CrossEntropyLoss(), list(module.parameters()), [data])
 
 
 def eigenvalues(H: Any, tolerance: float, dtype: str) -> list[float]:
-    """Of an operator of curvlinops, by scipy; the same starting vector every time."""
+    """Return the eigenvalues of an operator of curvlinops, by scipy, from one starting vector."""
     from scipy.sparse.linalg import eigsh
 
     start = np.random.default_rng(0).standard_normal(H.shape[0]).astype(dtype)
@@ -152,7 +152,7 @@ def eigenvalues(H: Any, tolerance: float, dtype: str) -> list[float]:
 
 
 def ours(subject: Subject) -> Callable[[], Found]:
-    """As `python -m hpc_localsgd sharpness` does it, alone or as rank 0."""
+    """Run what `python -m hpc_localsgd sharpness` does, alone or as rank 0."""
     from hpc_localsgd.curvature import hutchinson, top_eigenvalues
 
     x, new_team = trained(subject), team_of(subject)
@@ -171,7 +171,7 @@ def ours(subject: Subject) -> Callable[[], Found]:
 
 
 def team_of(subject: Subject) -> Callable[[], Any]:
-    """Makes the ranks of this job a team; its world and task are made once."""
+    """Make the ranks of this job a team; its world and task are made once."""
     from hpc_localsgd.commands.sharpness.options import Options
     from hpc_localsgd.commands.sharpness.team import Team
     from hpc_localsgd.worlds.mpi import Mpi
@@ -185,7 +185,7 @@ def team_of(subject: Subject) -> Callable[[], Any]:
 
 
 def serving(subject: Subject) -> Callable[[], None]:
-    """A rank other than 0 of ours."""
+    """Serve as one of our ranks other than 0."""
     new_team = team_of(subject)
     return lambda: new_team().serve()
 
@@ -194,7 +194,7 @@ MAKE = {OURS: ours, TWO: ours, PYHESSIAN: pyhessian, CURVLINOPS: curvlinops}
 
 
 def contestant(name: str, subject: Subject) -> None:
-    """A rank's side: one step is everything, eigenvalues and trace."""
+    """Run a rank: one step is everything, eigenvalues and trace."""
     import os
 
     torch.set_num_threads(1)
@@ -210,13 +210,13 @@ def contestant(name: str, subject: Subject) -> None:
 
 
 def reference(subject: Subject) -> list[float]:
-    """The eigenvalues in float64 to 1e-9, by curvlinops and scipy."""
+    """Return the eigenvalues in float64 to 1e-9, by curvlinops and scipy."""
     module, data = module_of(subject, torch.float64)
     return eigenvalues(operator(module, data), 1e-9, "float64")
 
 
 def timed(name: str, rounds: int) -> tuple[dict[str, Figure], dict[str, Found]]:
-    """All contestants on one subject, taking turns."""
+    """Time all contestants on one subject, taking turns."""
     commands = {c: ["benchmarks/sharpness.py", "--contestant", c, "--subjects", name] for c in MAKE}
     two = {TWO: commands.pop(TWO)}
     with started(commands, 1) as alone, started(two, 2) as together:
@@ -227,7 +227,7 @@ def timed(name: str, rounds: int) -> tuple[dict[str, Figure], dict[str, Found]]:
 
 
 def agreement(found: dict[str, Found], exact: list[float]) -> str:
-    """How far each is from the reference, as a Markdown table.
+    """Return how far each is from the reference, as a Markdown table.
 
     Raises:
         SystemExit: Our own eigenvalues or the traces disagree.

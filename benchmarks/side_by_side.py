@@ -94,7 +94,7 @@ class Job:
     pids: list[int] = field(default_factory=list)
 
     def turn(self, steps: int) -> float:
-        """Seconds a step took, of the slowest rank."""
+        """Return the seconds a step took, of the slowest rank."""
         self.signal(signal.SIGCONT)
         for rank in self.ranks:
             rank.send(steps)
@@ -103,7 +103,7 @@ class Job:
         return seconds / steps
 
     def hear(self, rank: Connection) -> Any:
-        """What a rank reports.
+        """Return what a rank reports.
 
         Raises:
             RuntimeError: Nothing in time; shows the end of the contestant's output.
@@ -213,7 +213,7 @@ def _of_a_launcher(name: str) -> bool:
 def take_turns(
     jobs: Sequence[Job], steps: Mapping[str, int], rounds: int, warm_up: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds per step of every contestant in every round, warm-up rounds dropped.
+    """Return the seconds per step of every contestant and round, warm-up rounds dropped.
 
     Args:
         jobs: The contestants.
@@ -254,7 +254,7 @@ class Figure:
 
 
 def figures(times: Mapping[str, Sequence[float]], against: str) -> dict[str, Figure]:
-    """Medians of the times, and of the ratios to `against` in the same round."""
+    """Return medians of the times, and of the ratios to `against` in the same round."""
     found = {}
     for name, mine in times.items():
         ratios = [a / b for a, b in zip(mine, times[against], strict=True)]
@@ -282,7 +282,7 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def table(found: Mapping[str, Figure], against: str) -> str:
-    """The figures as a Markdown table."""
+    """Return the figures as a Markdown table."""
     lines = [f"| | ms | quartiles | x {against} | quartiles | 95 % |"]
     lines.append("|---|--:|--:|--:|--:|--:|")
     for name, f in found.items():
@@ -295,7 +295,7 @@ def table(found: Mapping[str, Figure], against: str) -> str:
 
 
 def circumstances() -> dict[str, str]:
-    """What a reader must know of a measurement: when, where, of what, by which command."""
+    """Return the circumstances of a measurement: when, where, of what, by which command."""
     import torch
 
     return {
@@ -341,7 +341,7 @@ def write_report(name: str, text: str, data: Mapping[str, Any]) -> None:
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """Return a port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -99,7 +99,7 @@ def measured(method: str, options: str, folder: Path) -> Row:
 
 
 def page(rows: list[Row]) -> str:
-    """The report."""
+    """Return the report."""
     lines = [
         "# Text: parallel, Local and DiLoCo side by side",
         "",

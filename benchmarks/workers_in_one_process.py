@@ -43,7 +43,7 @@ Replicas = Literal["auto", "vmap", "loop"]
 def stepper(
     spec: digits, ranks: range, K: int, batch: int, replicas: Replicas, device: torch.device
 ) -> Callable[[int], Any]:
-    """What takes one step of some of the workers."""
+    """Return a function that takes one step of some of the workers."""
     execution = Execution(replicas=replicas)
     task = spec.build(Setting(K, ranks, batch, device=device, execution=execution))
     task.x[:] = task.init(0)
@@ -60,7 +60,7 @@ def stepper(
 def contestants(
     spec: digits, K: int, batch: int, device: torch.device
 ) -> tuple[dict[str, Callable[[int], Any]], str]:
-    """Ways to step K workers, and the name of the one the package chooses."""
+    """Return ways to step K workers, and the name of the one the package chooses."""
     alone = [stepper(spec, range(k, k + 1), K, batch, "loop", device) for k in range(K)]
     found: dict[str, Callable[[int], Any]] = {AGAINST: lambda t: [step(t) for step in alone]}
     found["loop"] = stepper(spec, range(K), K, batch, "loop", device)

@@ -21,7 +21,7 @@ from hpc_localsgd import post_local
 
 
 def digits() -> tuple[TensorDataset, TensorDataset]:
-    """1500 images to train on and 297 to test, standardised."""
+    """Return 1500 images to train on and 297 to test, standardised."""
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)
     x, y = (x - x.mean()) / x.std(), torch.tensor(labels)
@@ -29,7 +29,7 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
 
 
 def make_model() -> nn.Module:
-    """A small convolutional net with BatchNorm."""
+    """Make a small convolutional net with BatchNorm."""
     return nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10)),

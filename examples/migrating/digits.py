@@ -11,21 +11,21 @@ EPOCHS = 6
 
 
 def data(first: int, last: int) -> TensorDataset:
-    """Some of the 1797 images, standardised."""
+    """Return some of the 1797 images, standardised."""
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)
     return TensorDataset(((x - x.mean()) / x.std())[first:last], torch.tensor(labels)[first:last])
 
 
 def loader_of(rank: int, ranks: int) -> DataLoader[tuple[torch.Tensor, ...]]:
-    """The training batches of one rank: its share of 1500 images, as many on every rank."""
+    """Return the training batches of one rank: its share of 1500 images, equally many on all."""
     share = 1500 // ranks
     mine = Subset(data(0, 1500), range(rank * share, (rank + 1) * share))
     return DataLoader(mine, batch_size=32, shuffle=True, drop_last=True)
 
 
 def make_model() -> nn.Module:
-    """A small convolutional net."""
+    """Make a small convolutional net."""
     return nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10)),

@@ -73,8 +73,8 @@ class Config:
         remainder: Samples left at the end of an epoch: carried into the next or dropped.
         seed: Seed of the initial parameters and of the order of the data.
         dtype: Type of the parameters.
-        precision: Precision of convolutions and matrix products, by autocast: bf16 or fp16 (which scales the
-            loss); the parameters stay in float32.
+        precision: Precision of convolutions and matrix products, by autocast: bf16 or fp16 (which
+            scales the loss); the parameters stay in float32.
         accumulate: Micro-batches a worker's batch is cut into, to save memory.
         channels_last: Images in NHWC order, which tensor cores want.
         compile: torch.compile the model for training.
