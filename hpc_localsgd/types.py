@@ -30,7 +30,7 @@ State: TypeAlias = dict[str, Any]  # what an algorithm remembers between two cal
 
 @dataclass(frozen=True)
 class Now:
-    """Where in the run an algorithm is called.
+    """The position in the run at which an algorithm is called.
 
     Attributes:
         t: The optimiser step being taken (`on_gradient`), or just taken (`on_sync`).
@@ -113,21 +113,21 @@ class DataError(RuntimeError):
 
 
 class Unreachable(RuntimeError):
-    """An exchange failed: a rank that this one talks with is gone, or the network between them.
+    """A failed exchange: a rank that this one talks with is gone, or the network between them.
 
     What a rank has kept can be resumed. The front door prints its text without a traceback.
     """
 
 
 class Gone(RuntimeError):
-    """The record of a finished run is missing, or cannot be read.
+    """The loss of a finished run's record: it is missing, or cannot be read.
 
     Trying again would find the same. The front door prints its text without a traceback.
     """
 
 
 class NotKept(RuntimeError):
-    """What this rank needs to resume from here is not on disk, and its run has ended.
+    """The lack, at the end of a run, of what this rank needs on disk to resume.
 
     Earlier checkpoints are. The front door prints its text without a traceback.
     """

@@ -23,7 +23,7 @@ SNAPSHOT_XI = "snapshot_xi_"
 
 @dataclass(frozen=True)
 class Radii:
-    """How far the loss was followed along the two directions in which its rise was measured.
+    """Lengths of the two directions in which the rise of the loss was measured.
 
     Attributes:
         sigma: Of each parameter, in the average direction.

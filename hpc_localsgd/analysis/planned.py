@@ -60,7 +60,7 @@ _WRONG = (ValueError, OverflowError, TypeError, AttributeError, ZeroDivisionErro
 
 
 class Unplannable(Exception):
-    """The plan cannot be made again; the message says why, as the second half of a sentence."""
+    """Error: the plan cannot be made again; the message is the second half of a sentence."""
 
 
 def planned(run: Trajectory) -> Planned:

@@ -251,7 +251,7 @@ def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
 
 @dataclass
 class Job:
-    """All objects of one run on this rank, ready for `start` and `loop.train`."""
+    """Objects of one run on this rank, ready for `start` and `loop.train`."""
 
     run: Run
     units: Units

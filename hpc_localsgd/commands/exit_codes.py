@@ -30,7 +30,7 @@ OK, FAULT, DIVERGED = 0, 2, 3
 
 
 class Parser(ArgumentParser):
-    """Refuses a command line with one line, without a page of usage."""
+    """Parser that refuses a command line with one line, without a page of usage."""
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with the status of invalid input."""

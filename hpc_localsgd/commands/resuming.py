@@ -40,7 +40,7 @@ MODES: tuple[Mode, ...] = ("new", "overwrite", "resume")
 
 @dataclass(frozen=True)
 class Continued:
-    """How a job begins, equal on all ranks.
+    """Start of a job, equal on all ranks.
 
     Attributes:
         mode: In an empty folder, in place of what is there, or continuing it.

@@ -26,7 +26,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What the warnings need beside the plan itself.
+    """Facts that the warnings need beside the plan itself.
 
     Attributes:
         K: Workers.

@@ -20,7 +20,7 @@ POINTS = 72  # of the curves of the learning rate and of H
 
 @dataclass(frozen=True)
 class Preview:
-    """What is known of a run before it starts.
+    """Facts of a run that are known before it starts.
 
     Attributes:
         steps: Optimiser steps of the run.

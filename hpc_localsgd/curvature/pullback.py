@@ -13,7 +13,7 @@ BATCHED_P = 4_000  # on a CPU, larger models gain nothing from several vectors i
 
 
 class PullBack:
-    """Multiplies rows with the Jacobian of one tensor by another, through autograd.
+    """Products of rows with the Jacobian of one tensor by another, through autograd.
 
     torch's batching of a second backward pass is wrong for some layers (GroupNorm in 2.13), and
     whether it then raises depends on the shapes: so the first batched pass of every shape is

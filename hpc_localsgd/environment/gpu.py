@@ -24,7 +24,7 @@ class Torch:
 
 @dataclass(frozen=True)
 class Nccl:
-    """Where NCCL's header and library are."""
+    """Folders of NCCL's header and library."""
 
     include: Path
     lib: Path
@@ -32,7 +32,7 @@ class Nccl:
 
 @dataclass(frozen=True)
 class Gpu:
-    """What Horovod is built with: without CUDA it takes CPU tensors only."""
+    """GPU libraries that Horovod is built with: without CUDA it takes CPU tensors only."""
 
     cuda: Path | None = None
     nccl: Nccl | None = None

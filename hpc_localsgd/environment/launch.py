@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Launch:
-    """What the launcher said; None where it did not say.
+    """Facts given by the launcher; None where it gave none.
 
     Attributes:
         launcher: "torchrun", "horovodrun --gloo", "mpirun", "pmix", "pmi", "srun", "sbatch" (a

@@ -39,7 +39,7 @@ LOOK_EVERY_S = 1.0  # between two glances at the loss for the display, in the mi
 
 
 class Recorder:
-    """Collects the rows of a run, for the writer (on rank 0) and the display.
+    """Collector of the rows of a run, for the writer (on rank 0) and the display.
 
     Attributes:
         gone: On rank 0, what happened to the record if it is not there any more.

@@ -41,11 +41,11 @@ before_end: set[Callable[[], None]] = set()  # what `end` does, where no `finall
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and has saved what it needs to resume."""
+    """End of a run that was asked to stop, and has saved what it needs to resume."""
 
 
 class Stopping:
-    """Listens for requests to stop: a context manager that restores the signals when it ends.
+    """Listener for requests to stop: a context manager that restores the signals when it ends.
 
     Attributes:
         asked: Who asked ("SIGUSR2", "Ctrl-C", "STOP"), or why; empty before that.

@@ -37,7 +37,7 @@ GRACE_S = 3.0  # for the thread to say it in words
 
 
 class Starting:
-    """Ends this process when the ranks do not find each other, or the data does not come.
+    """Watchdog of a start, which ends a process that finds no other ranks or no data in time.
 
     No thread of Python runs while MPI_Init waits for the other ranks: it holds the interpreter's
     lock. So over that part, `with starting.joining()`, there is an alarm as well, which needs none.
@@ -82,7 +82,7 @@ class Starting:
 
 
 class Watchdog:
-    """Checks, once a second, that this rank still takes steps."""
+    """Watchdog that checks, once a second, that this rank still takes steps."""
 
     def __init__(
         self,

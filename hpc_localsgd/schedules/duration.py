@@ -49,7 +49,7 @@ def seconds(duration: Duration, option: str = "") -> float | None:
 
 @dataclass(frozen=True)
 class Units:
-    """What turns a duration into steps.
+    """Converter of durations to steps.
 
     Attributes:
         steps_per_epoch: Optimiser steps in one pass over the training data, not rounded.

@@ -189,7 +189,7 @@ class qsr(Schedule):
 
 @dataclass(frozen=True)
 class doubling(Schedule):
-    """H doubles every so many steps: `at_least` 2^(t // every), up to `at_most`.
+    """H that doubles every so many steps: `at_least` 2^(t // every), up to `at_most`.
 
     Source: Lu et al., Maximizing communication efficiency for large-scale training via 0/1 Adam,
     ICLR 2023, whose local interval doubles up to 16.

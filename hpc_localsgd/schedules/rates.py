@@ -72,7 +72,7 @@ class constant(Rate):
 
 @dataclass(frozen=True)
 class multi_step(Rate):
-    """Multiplied by `factor` at each of the steps `at`.
+    """A rate multiplied by `factor` at each of the steps `at`.
 
     Example:
         >>> rate = multi_step(lr=0.1, at=[50, 75], factor=0.1)

@@ -18,7 +18,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Execution:
-    """How a task computes losses and gradients. The parameters stay in the run's dtype.
+    """Settings of the computation of losses and gradients. The parameters stay in the run's dtype.
 
     Attributes:
         precision: Of convolutions and matrix products, by `torch.autocast`; what needs more

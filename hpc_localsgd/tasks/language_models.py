@@ -27,7 +27,7 @@ class LSTM(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Decoder-only: learned positions, norms first, GELU, as in GPT-2 (Radford et al., 2019)."""
+    """Decoder-only Transformer: learned positions, norms first, GELU (GPT-2, Radford 2019)."""
 
     def __init__(self, vocabulary: int, width: int, layers: int, heads: int, length: int) -> None:
         """Make the layers; `length` is the longest sequence."""

@@ -15,7 +15,7 @@ from hpc_localsgd.types import ConfigurationError
 
 @dataclass(frozen=True)
 class quadratic(TaskSpec):
-    """Worker k minimises scale_k/2 sum_j h_j (x_j - c_k)^2; a sample adds noise N(0, noise^2).
+    """Losses scale_k/2 sum_j h_j (x_j - c_k)^2 of workers k; samples add noise N(0, noise^2).
 
     The Hessian of worker k is scale_k diag(h), and the mean model descends to
     sum_k scale_k c_k / sum_k scale_k. With s^2 = noise^2 / batch and rho = 1 - lr h_j, the mean of

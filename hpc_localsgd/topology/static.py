@@ -14,7 +14,7 @@ from hpc_localsgd.types import ConfigurationError
 
 @dataclass(frozen=True)
 class complete(Topology):
-    """Every worker mixes with every other: the exact average at once.
+    """Complete graph: every worker mixes with every other, the exact average at once.
 
         W_ij = 1/n
 
@@ -131,7 +131,7 @@ class grid(Topology):
 
 @dataclass(frozen=True)
 class star(Topology):
-    """Every worker mixes with worker 0 only.
+    """Star: every worker mixes with worker 0 only.
 
             2
             |

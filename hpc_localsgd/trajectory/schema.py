@@ -40,15 +40,15 @@ disk."""
 
 
 class TrajectoryError(RuntimeError):
-    """A trajectory cannot be written or read; the message says which file, why, and what to do."""
+    """Error of a trajectory that cannot be written or read: which file, why, and what to do."""
 
 
 class NotWritten(TrajectoryError):
-    """Rows that could not be written wait in memory; the next flush tries again."""
+    """Error of rows that could not be written: they wait in memory for the next flush."""
 
 
 class RecordGone(TrajectoryError):
-    """The file that was written was moved, removed or cut short."""
+    """Error of a file that was moved, removed or cut short while it was written."""
 
 
 @dataclass(frozen=True)

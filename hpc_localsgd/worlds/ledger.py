@@ -39,7 +39,7 @@ class Bill:
 
 
 class Ledger:
-    """Counts bytes and seconds of the R workers of one rank.
+    """Counter of bytes and seconds of the R workers of one rank.
 
     Attributes:
         modelled: Whether the seconds of exchanges are predicted instead of measured.

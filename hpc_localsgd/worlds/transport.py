@@ -106,7 +106,7 @@ def company(library: str, rank: int, n: int) -> Company:
 
 
 class Alone(Transport):
-    """One rank: everything is already where it should be."""
+    """Transport of one rank: everything is already where it should be."""
 
     def average(self, v: torch.Tensor, ranks: int) -> None:
         """Keep v, which is its own average."""

@@ -37,7 +37,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Axis:
-    """What a quantity is drawn against.
+    """An axis that a quantity is drawn against.
 
     Attributes:
         name: In file names and on the command line.

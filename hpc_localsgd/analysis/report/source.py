@@ -20,7 +20,7 @@ SHARPNESS, LANDSCAPE = "sharpness.h5", "landscape*.h5"
 
 @dataclass(frozen=True)
 class Source:
-    """What a report is made from.
+    """Files that a report is made from.
 
     Attributes:
         run: The run.

@@ -111,7 +111,7 @@ _OF_ONE = (
 
 
 class _Format(HelpFormatter):
-    """Wraps the text of options, but not the lines of examples and paragraphs."""
+    """Formatter that wraps the text of options, but not the lines of examples and paragraphs."""
 
     def _format_action_invocation(self, action: Action) -> str:
         typed = super()._format_action_invocation(action)

@@ -27,7 +27,7 @@ OPTIMIZER: dict[str, Any] = {
 
 
 class _Made:
-    """Makes an object of a class that is imported only then.
+    """Factory of an object whose class is imported only when it is called.
 
     Attributes:
         named: The short name of the class, which is that of its file.

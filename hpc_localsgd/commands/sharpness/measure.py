@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurer:
-    """Measures snapshots on rank 0, by asking the team.
+    """Measurement of snapshots on rank 0, by requests to the team.
 
     Attributes:
         team: All ranks.

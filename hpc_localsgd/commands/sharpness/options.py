@@ -114,7 +114,7 @@ class Options:
 
     @property
     def needs_outputs(self) -> bool:
-        """Whether the outputs of the model are looked at, and not only its loss."""
+        """Whether the outputs of the model are used, and not only its loss."""
         return self.ggn or self.fisher or self.noise
 
 

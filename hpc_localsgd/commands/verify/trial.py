@@ -117,7 +117,7 @@ class Keep(Probe):
 
 @dataclass
 class Sent:
-    """Stands in for the writer of a trajectory, and keeps what every worker sent [K]."""
+    """Substitute for the writer of a trajectory, which keeps what every worker sent [K]."""
 
     rounds: list[tuple[int, int, np.ndarray]] = field(default_factory=list)
 

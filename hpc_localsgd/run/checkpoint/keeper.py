@@ -38,7 +38,7 @@ TOGETHER_S = 0.3  # all ranks see that all have written before the first one end
 
 
 class Keeper:
-    """Keeps the places of one rank.
+    """Keeper of the places of one rank.
 
     About once a second, after a step in which ranks have talked anyway, rank 0's clock decides for
     all. Where they do not talk, every rank goes by its own.

@@ -84,7 +84,7 @@ class _Operation:
 
 
 class RollCall:
-    """Knows the operation this rank is in, and finds out why others do not join it.
+    """Record of the operation this rank is in, and search for why others do not join it.
 
     A rank that waits for what will never come is ended, with a sentence on standard error, since
     no exception reaches a thread that waits in C. A rank that is not waiting, or whose library has

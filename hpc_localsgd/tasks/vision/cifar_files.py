@@ -20,7 +20,7 @@ Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, 3, 32, 32], int64 [N]
 
 @dataclass(frozen=True)
 class Published:
-    """How a data set is published.
+    """Form in which a data set is published.
 
     Attributes:
         name: CIFAR-10 or CIFAR-100.

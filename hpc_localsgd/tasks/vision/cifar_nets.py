@@ -17,7 +17,7 @@ VGG_REPEATS = {  # filters in each stage
 
 
 class _Basic(nn.Module):
-    """conv - norm - ReLU - conv - norm, added to the input (He et al. 2016, their option A)."""
+    """Block conv - norm - ReLU - conv - norm, added to the input (He et al. 2016, option A)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: MakeNorm) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _Basic(nn.Module):
 
 
 class _Wide(nn.Module):
-    """norm - ReLU - conv - norm - ReLU - conv, added to the input (pre-activation)."""
+    """Block norm - ReLU - conv - norm - ReLU - conv, added to the input (pre-activation)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: MakeNorm) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ MOST_SKIPS = 100  # in a row
 
 
 class Decoder:
-    """Reads a batch of a store, with torchvision's v2 transforms.
+    """Decoder of batches of a store, with torchvision's v2 transforms.
 
     Training images: a random part resized to size x size (Szegedy et al. 2015), perhaps mirrored;
     with `rand_augment`, two random operations of that strength (Cubuk et al. 2020). The random

@@ -25,7 +25,7 @@ Say = Callable[[int, int], None]  # bytes written so far, of so many
 
 @dataclass(frozen=True)
 class Listing:
-    """What is to be packed.
+    """Images to be packed.
 
     Attributes:
         folder: The tree.

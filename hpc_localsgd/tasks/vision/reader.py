@@ -73,7 +73,7 @@ class Result:
 
 
 class Reader:
-    """Reads batches on request, and those expected to follow while one is used."""
+    """Reader of batches on request, which reads ahead while one is used."""
 
     def __init__(self, read: Callable[[Request], Result], processes: int, pin: bool) -> None:
         """Prepare to read; processes are started with the first request.

@@ -18,7 +18,7 @@ SMOKE_TEST = 4  # test images of a trial, and distinct ones
 
 @dataclass(frozen=True)
 class ImageTask(TaskSpec):
-    """An image classification.
+    """An image classification task.
 
     Attributes:
         model: resnet20, resnet8_32 (of width 32), wide_resnet28_10, cifar_vgg16, cnn32, mlp512 and
