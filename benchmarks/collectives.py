@@ -104,7 +104,7 @@ def exchanges(world: World) -> dict[str, Exchange]:
 
 
 def _blocks(world: World) -> list[int]:
-    """The workers of a host, where that is a block of some and not of all."""
+    """Return the workers of a host, where that is a block of some and not of all."""
     try:
         block = world.workers_per_host()
     except ConfigurationError:

@@ -353,7 +353,7 @@ def _make_job(
         stopping.attend(look, keeper.leave, watchdog.over)
     if presence is not None:
         keeper.at_the_end = presence.end
-    keeps = not config.smoke  # a trial leaves nothing to go on from
+    keeps = not config.smoke  # a trial leaves nothing to resume from
     return Job(run, units, position, record, keeper, keeps, out, hosts_of(world))
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from hpc_localsgd.tasks.base import Batch
 
-_NOISE, _MIXUP = 4, 6  # streams of their own, beside those of `plan/partition.py` and augmentation
+_NOISE, _MIXUP = 4, 6  # streams of their own, beside those of `tasks/partition.py` and augmentation
 
 
 def noisy(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Run
     from hpc_localsgd.trajectory import Rounds
 
-WIDTH = 100  # of the table where nobody says how wide the paper is
+WIDTH = 100  # of the table where the width of the output is unknown
 WORTH_NAMING = 0.05  # of a run's time, spent waiting for one host
 
 
@@ -40,7 +40,7 @@ def show_conclusion(
 def conclusion(
     trajectory: Trajectory, run: Run, files: Sequence[Path], hosts: Sequence[str] = ()
 ) -> Table:
-    """The closing table: accuracy, rounds, payload, and where the seconds went.
+    """Return the closing table: accuracy, rounds, payload, and where the seconds went.
 
     Args:
         trajectory: What was recorded.
@@ -81,7 +81,7 @@ def conclusion(
 
 
 def straggler(rounds: Rounds, hosts: Sequence[str]) -> str:
-    """The host that the others waited for, and how long; empty if nobody is to be named.
+    """Return the host that others waited for, and how long; "" if there is no clear one.
 
     In every round the worker that waited least was the last to arrive, and the others' waiting was
     for it. Workers of one host count together.

@@ -10,7 +10,7 @@ import torch
 from hpc_localsgd.tasks.base import Batch, Setting
 from hpc_localsgd.tasks.samples import Places, Samples, chunks, rows_of
 
-AUGMENT = 5  # a stream of random numbers of its own, beside those of `plan/partition.py`
+AUGMENT = 5  # a stream of random numbers of its own, beside those of `tasks/partition.py`
 Images8 = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, size, size], labels [N]
 
 
