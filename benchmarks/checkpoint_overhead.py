@@ -31,7 +31,7 @@ from hpc_localsgd.worlds.base import World
 
 
 def made(options: list[str], world: World) -> Run:
-    """The run of the options."""
+    """Make the run of the options."""
     from hpc_localsgd.commands.assembly.objects import make_run
 
     return make_run(parse(options), world)[0]

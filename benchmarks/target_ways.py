@@ -53,7 +53,7 @@ def horovod(net: nn.Module, sgd: Any, compressed: bool = False) -> Way:
 
 
 def horovod_fp16(net: nn.Module, sgd: Any) -> Way:
-    """The same, sending halves."""
+    """Run the same, sending halves."""
     return horovod(net, sgd, compressed=True)
 
 

@@ -17,7 +17,7 @@ HOLD = """
 import json, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from hpc_localsgd import presence
+from hpc_localsgd.run import run_lock as presence
 from hpc_localsgd.run.run_lock import Presence
 from hpc_localsgd.types import ConfigurationError
 held = []

@@ -157,7 +157,7 @@ def _limits(axes: Axes, points: Sequence[Point], floor: float) -> None:
 
 
 def _legend(axes: Axes, points: Sequence[Point], looks: Looks) -> None:
-    """The name of every method, in the place of a panel."""
+    """Write the name of every method, in the place of a panel."""
     from matplotlib.lines import Line2D
 
     axes.set_axis_off()

@@ -126,7 +126,7 @@ def _decide(config: Config, text: str, world: World) -> int:
     if resume:
         check_same_config(out / "trajectory.h5", text, config.resume_from_mean, of_any_length=True)
         from_mean = config.resume_from_mean and is_other(out, world)
-        if from_mean:  # which goes on at the same share of the run
+        if from_mean:  # which continues at the same share of the run
             check_same_config(out / "trajectory.h5", text, other_workers=True)
         return 2 * MODES.index("resume") + from_mean
     kept = any((out / "checkpoints").glob("*")) or (out / "trajectory.h5").exists()

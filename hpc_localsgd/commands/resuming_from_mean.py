@@ -41,8 +41,8 @@ def to_the_mean(run: Run, out: Path) -> tuple[int, int, bool]:
 
     Returns its step t, round s, and whether all rounds so far had length 1.
 
-    The optimiser, the algorithm and what the schedule has observed begin anew. Since another number
-    of workers makes other steps of the same data, the run goes on at the same share of its length.
+    Optimiser, algorithm and what the schedule has observed start over. Since another number of
+    workers makes other steps of the same data, the run continues at the same share of its length.
     """
     world, task = run.world, run.task
     nowhere = (0, 0, False)

@@ -115,7 +115,7 @@ class Recorder:
                 self._glance()
 
     def _glance(self) -> None:
-        """Show that the run goes on, without asking other ranks: a round may last for hours."""
+        """Show that the run continues, without asking other ranks: a round may last for hours."""
         assert self._newest is not None
         self._show(self._t, {LOSS_HERE: float(self._newest.double().mean())})
         self._looked_s = time.monotonic()

@@ -145,7 +145,7 @@ def test_a_start_that_no_thread_can_watch_ends_too() -> None:
     """MPI_Init waits with the interpreter's lock held: here, a call of C that does not let go."""
     program = """
 import ctypes
-from hpc_localsgd import alarm, watchdog
+from hpc_localsgd.run import alarm, watchdog
 watchdog.GRACE_S, alarm.RUNS_WITHIN_S = 0.2, 1
 starting = watchdog.Starting(0, 0.1)
 with starting.joining():
@@ -170,7 +170,7 @@ def test_a_rank_in_which_python_does_not_run_any_more_ends_with_the_way_to_go_on
 import ctypes, time
 from pathlib import Path
 from types import SimpleNamespace
-from hpc_localsgd import alarm, watchdog
+from hpc_localsgd.run import alarm, watchdog
 watchdog.GRACE_S, alarm.RUNS_WITHIN_S = 0.2, 1
 keeper = SimpleNamespace(begun=True, t=3, passed_s=time.monotonic(), mean_step_s=lambda: 0.0)
 stopping, out = watchdog.Stopping(), Path({str(tmp_path)!r})
@@ -198,7 +198,7 @@ ctypes.PyDLL(None).sleep(30)
 def test_where_the_kernel_has_no_such_timers_it_ends_all_the_same() -> None:
     program = """
 import ctypes
-from hpc_localsgd import alarm
+from hpc_localsgd.run import alarm
 alarm.Alarm._made = lambda self, function, value: getattr(None, function)
 with alarm.Alarm("unsaid").within(0.3):
     ctypes.PyDLL(None).sleep(30)

@@ -118,7 +118,7 @@ def summary(group: Group, measure: Measure) -> Summary:
 
 
 def uncertainty(group: Group) -> float:
-    """How far the accuracy of a group may be off: the larger of two standard deviations.
+    """Return how far the accuracy of a group may be off: the larger of two standard deviations.
 
     One is that over its seeds, the other that of the finite test set, sqrt(a (1 - a) / n) for an
     accuracy a on n samples. 0 where neither is known.

@@ -44,7 +44,7 @@ class Job:
     position: Position
     record: Recorder
     keeper: Keeper
-    keeps: bool  # places to go on from, as a trial does not
+    keeps: bool  # places to resume from, as a trial does not
     out: Path
     hosts: list[str]
 
@@ -101,9 +101,9 @@ def make_job(
     check_same_software(world)
     check_same(world, resolved.text)
     if (config.resume or config.resume_from_mean) and config.overwrite:
-        raise ConfigurationError("--resume goes on with a run, --overwrite replaces it: give one")
+        raise ConfigurationError("--resume continues a run, --overwrite replaces it: give one")
     if config.extend and not (config.resume or config.resume_from_mean):
-        raise ConfigurationError("--extend says how to go on with a run: add --resume")
+        raise ConfigurationError("--extend changes how a run is resumed: add --resume")
     with held(world, Path(config.out)) as presence:
         return _make_job(resolved, world, show, stopping or Stopping(), presence)
 

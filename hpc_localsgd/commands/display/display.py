@@ -52,7 +52,7 @@ class Display:
 
         Args:
             run: The run.
-            t: Step at which it goes on.
+            t: Step at which it continues.
             units: Steps of an epoch, samples of a step.
             notes: What may have been overlooked, a line each.
         """

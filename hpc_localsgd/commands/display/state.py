@@ -1,4 +1,4 @@
-"""What is known of a run that goes on: the latest values, and sums since the last line."""
+"""What is known of a run that continues: the latest values, and sums since the last line."""
 
 from __future__ import annotations
 

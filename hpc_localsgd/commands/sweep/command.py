@@ -4,8 +4,8 @@ r"""Runs over a grid of options and seeds.
     python -m hpc_localsgd sweep --out runs/h --vary schedule.steps=1,4,16 --seeds 0-2 -- \
         --task digits --schedule every --workers 8
 
-Every run is checked before the first one starts. The same again goes on: what is complete is kept,
-what was stopped or killed goes on where it was, and what is new in the grid is added.
+Every run is checked before the first one starts. The same command continues: what is complete is
+kept, what was stopped or killed continues where it was, and what is new in the grid is added.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _status(runs: Sequence[Member], out: Path, stopped: bool) -> int:
     left = now.pending(runs)
     if left:
         how = "stopped" if stopped else "not all runs ended"
-        _say(f"{how}: {now.counted()}; the same command goes on with what is left")
+        _say(f"{how}: {now.counted()}; the same command continues with what is left")
         return STOPPED if stopped else FAILED
     return DIVERGED if "diverged" in now.of.values() else OK
 

@@ -27,7 +27,7 @@ class Process(Protocol):
         """Its number, which is that of its group of processes too."""
 
     def poll(self) -> int | None:
-        """Give the exit status, negative for a signal; None while it is going on."""
+        """Give the exit status, negative for a signal; None while it is in progress."""
 
     def wait(self) -> object:
         """Wait for its end."""
@@ -71,16 +71,16 @@ class Forked:
 
     @property
     def pid(self) -> int:
-        """See `Process`."""
+        """Do as `Process` says."""
         assert self._process.pid is not None
         return self._process.pid
 
     def poll(self) -> int | None:
-        """See `Process`."""
+        """Do as `Process` says."""
         return self._process.exitcode
 
     def wait(self) -> None:
-        """See `Process`."""
+        """Do as `Process` says."""
         self._process.join()
 
 

@@ -67,7 +67,7 @@ class Line:
         """Show the line as it is now.
 
         Args:
-            running: The runs that are going on.
+            running: The runs that are in progress.
         """
         if self._bar and self._task is not None:
             names = "; ".join(member.title for member in running)

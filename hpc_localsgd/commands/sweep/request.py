@@ -30,7 +30,7 @@ from hpc_localsgd.types import ConfigurationError
 KEYS = ("options", "grid", "seeds", "out")
 OURS = {
     "out": "the sweep gives every run a folder of its own below `out`",
-    "resume": "the sweep goes on by itself with what was begun",
+    "resume": "the sweep continues by itself with what was begun",
     "overwrite": "the sweep keeps what is complete: remove a run's folder to have it done again",
     "seed": "seeds have a line of their own, `seeds: [0, 1, 2]`, or --seeds 0,1,2",
     "extend": "another length makes other runs",

@@ -23,7 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 @dataclass
 class Running:
-    """A run that is going on."""
+    """A run that is in progress."""
 
     member: Member
     process: Process
@@ -63,7 +63,7 @@ class Crew:
         Args:
             members: The runs, in the order they are begun.
             ended: Called when one has ended, with its exit status and its seconds.
-            waiting: Called again and again meanwhile, with those that are going on.
+            waiting: Called again and again meanwhile, with those that are in progress.
 
         Raises:
             ConfigurationError: The launcher cannot be started.

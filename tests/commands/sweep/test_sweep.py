@@ -82,13 +82,13 @@ def test_a_sweep_that_is_stopped_goes_on_with_what_was_begun(
     assert main([str(file)]) == 85
     stopper.join()
     said = capfd.readouterr().out
-    assert "the same command goes on with what is left" in said and "FAILED" not in said
+    assert "the same command continues with what is left" in said and "FAILED" not in said
     (name,) = records(tmp_path)
     assert status(tmp_path / "out" / name) == "stopped"
     asked(tmp_path, {"schedule.steps": [5]}, "0", steps=5_000, spread_every=0, evaluate_every=0)
     assert main([str(file)]) == 0
     run = Trajectory(tmp_path / "out" / name)
-    assert run.status == "complete" and len(run.paths) == 2  # it went on, and did not begin anew
+    assert run.status == "complete" and len(run.paths) == 2  # it went on, and did not start over
 
 
 def _stop_when_one_has_begun(out: Path, within_s: float = 60) -> None:
