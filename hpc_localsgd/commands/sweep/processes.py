@@ -71,16 +71,16 @@ class Forked:
 
     @property
     def pid(self) -> int:
-        """Do as `Process` says."""
+        """Number of the process, see `Process`."""
         assert self._process.pid is not None
         return self._process.pid
 
     def poll(self) -> int | None:
-        """Do as `Process` says."""
+        """Return the exit status, see `Process.poll`."""
         return self._process.exitcode
 
     def wait(self) -> None:
-        """Do as `Process` says."""
+        """Wait for the end, see `Process.wait`."""
         self._process.join()
 
 
