@@ -25,7 +25,7 @@ def train(
     """
     task, algorithm, optimizer, world = run.task, run.algorithm, run.optimizer, run.world
     while p.t < run.steps:
-        if p.t == p.end:
+        if p.due:
             p = p.next_round(run.round_length(p))
         now = p.now(run, p.t)
         batch, begin = task.batch(world.ranks, p.t), algorithm.in_backward(p.sync, world, now)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.attach.rounds import Lengths
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
 from hpc_localsgd.engine.non_finite import OnNan
 from hpc_localsgd.schedules.duration import Units
@@ -120,7 +119,7 @@ def check_world(world: World) -> None:
 
 
 def check_settings(
-    schedule: Lengths, optimizer: torch.optim.Optimizer, steps: int | None, epoch: float | None
+    schedule: Schedule, optimizer: torch.optim.Optimizer, steps: int | None, epoch: float | None
 ) -> None:
     """Check that schedule, learning rate and length fit together.
 
@@ -160,7 +159,7 @@ def on_nan_of(given: Any) -> OnNan:
     return chosen
 
 
-def without_warmup(schedule: Lengths) -> bool:
+def without_warmup(schedule: Schedule) -> bool:
     """Whether a schedule takes a small rate for a late one, since nobody told it of a warm-up.
 
     The trainer knows the warm-up of its learning rate; in a loop of one's own it must be seen.
@@ -168,14 +167,12 @@ def without_warmup(schedule: Lengths) -> bool:
     return isinstance(schedule, qsr) and schedule.warmup is None and schedule.alpha > 0
 
 
-def in_steps(schedule: Lengths, steps: int | None, steps_per_epoch: float | None) -> Lengths:
+def in_steps(schedule: Schedule, steps: int | None, steps_per_epoch: float | None) -> Schedule:
     """Give the schedule with its durations in steps.
 
     Raises:
         ConfigurationError: One is in a unit that attach has not been told, or none can be.
     """
-    if not isinstance(schedule, Schedule):
-        return schedule
     if without_warmup(schedule):
         return schedule  # as it is: `Rates` watches the rate
     try:

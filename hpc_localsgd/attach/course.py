@@ -20,7 +20,7 @@ from hpc_localsgd.attach.own import Own
 from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.quarantine import Quarantine
 from hpc_localsgd.attach.rates import Rates
-from hpc_localsgd.attach.rounds import Place, Rounds
+from hpc_localsgd.attach.rounds import AgreedRounds, AttachedPosition
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class Course:
         """Begin; `equal` says whether all workers start with the same parameters."""
         self.parts, self.world = parts, parts.world
         self.rates = Rates(parts.schedule)
-        self.rounds = Rounds(parts.schedule, parts.meetings, parts.steps, self.rates.in_warm_up)
+        self.rounds = AgreedRounds(
+            parts.schedule, parts.meetings, parts.steps, self.rates.in_warm_up
+        )
         self.rounds.place.equal = equal
         self.exchange = Exchange(parts.algorithm, parts.groups, parts.world)
         self.mean = MeanModel(
@@ -64,7 +66,7 @@ class Course:
         self.watch_gradients()
 
     @property
-    def place(self) -> Place:
+    def place(self) -> AttachedPosition:
         """Where in the run we are."""
         return self.rounds.place
 
@@ -126,10 +128,11 @@ class Course:
         elif self.use == "mean" and place.t % LOOK_EVERY == 0:
             self._look(place.t)
         now = self.rounds.now(place.t - 1, last)
-        before = self.exchange.copies() if self.rounds.observes and not last else None
+        observes = self.rounds.schedule.observes and not last
+        before = self.exchange.copies() if observes else None
         self.exchange.on_parameters(parts.algorithm.on_sync, now)
         if before is not None:
-            self.rounds.observe(self.exchange.distance(before))
+            self.rounds.schedule = self.rounds.schedule.observe(self.exchange.distance(before))
         place.equal = parts.algorithm.ends_equal
         self.order.apart = not place.equal
         if self.world.rank == 0:

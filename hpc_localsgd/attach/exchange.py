@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from hpc_localsgd.attach.storage import Group
-from hpc_localsgd.worlds.consensus import consensus_distance
+from hpc_localsgd.engine.position import distance_before
 from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:
@@ -86,12 +87,9 @@ class Exchange:
 
         A collective, not billed.
         """
-        found = 0.0
-        for copy, group in zip(before, self._groups, strict=True):
-            with group.rows() as x:
-                mean = x[0] if self._algorithm.ends_at_mean else None
-                found += consensus_distance(copy, mean, self._world)
-        return found
+        with ExitStack() as stack:
+            after = [stack.enter_context(group.rows()) for group in self._groups]
+            return distance_before(before, after, self._algorithm, self._world)
 
     def wait(self) -> None:
         """Let exchanges that are under way end; nobody uses what they bring."""

@@ -28,7 +28,7 @@ _OPERATIONS = (ATTACH, RATE, GRADIENTS, STEP, ROUND, AVERAGED, LOAD)
 
 
 @dataclass(frozen=True)
-class Place:
+class RankState:
     """What ranks compare when they meet.
 
     Attributes:
@@ -97,7 +97,7 @@ class Meetings:
         """This rank meets nobody any more in this run."""
         self._call.ended(self._number, how)
 
-    def compare(self, place: Place, strict: bool = False, tolerant: bool = False) -> Everybody:
+    def compare(self, place: RankState, strict: bool = False, tolerant: bool = False) -> Everybody:
         """All ranks must be at the same place. Inside `at`, a collective.
 
         The rows are of one length in all operations, so that ranks which come to this from

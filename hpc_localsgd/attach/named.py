@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import pkgutil
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from typing import Any
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.attach.rounds import FromFunction
 from hpc_localsgd.compressors.base import Compressor
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.topology.base import Topology
@@ -38,7 +38,7 @@ def algorithm_of(given: Any) -> Algorithm:
     return made
 
 
-def schedule_of(given: Any) -> Callable[[int, float], int]:
+def schedule_of(given: Any) -> Schedule:
     """Make a schedule of what was given: one, its name, its class, or a function (t, lr) -> H.
 
     Raises:
@@ -49,7 +49,7 @@ def schedule_of(given: Any) -> Callable[[int, float], int]:
     made = _made("schedule", given)
     if isinstance(made, Algorithm) or not callable(made):
         raise _wrong("schedule", given)
-    return made
+    return made if isinstance(made, Schedule) else FromFunction(made)
 
 
 def _made(kind: str, given: Any) -> Any:

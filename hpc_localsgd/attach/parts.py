@@ -10,10 +10,10 @@ from torch import nn
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.meeting import Meetings
-from hpc_localsgd.attach.rounds import Lengths
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.engine.non_finite import OnNan
+from hpc_localsgd.schedules.base import Schedule
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
@@ -26,7 +26,7 @@ class Parts:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     algorithm: Algorithm
-    schedule: Lengths
+    schedule: Schedule
     world: World
     meetings: Meetings
     groups: list[Group]

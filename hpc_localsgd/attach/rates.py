@@ -6,8 +6,8 @@ import warnings
 from typing import Any
 
 from hpc_localsgd.attach.checks import without_warmup
-from hpc_localsgd.attach.rounds import Lengths, Place
-from hpc_localsgd.schedules.local_steps import every, phases, post_local, qsr
+from hpc_localsgd.attach.rounds import AttachedPosition
+from hpc_localsgd.schedules.local_steps import Schedule, every, phases, post_local, qsr
 
 LONG_ROUND = 1000  # steps; one that was written down (every, post_local, phases) is never long
 SAID_AFTER = 2  # steps of it; by then the rate of a warm-up has risen
@@ -25,7 +25,7 @@ class Rates:
         watching: Whether the rate may still be warming up.
     """
 
-    def __init__(self, schedule: Lengths) -> None:
+    def __init__(self, schedule: Schedule) -> None:
         self.watching = without_warmup(schedule)
         self._at_least = schedule.at_least if isinstance(schedule, qsr) else 1
         self._written_down = isinstance(schedule, every | post_local | phases)
@@ -40,12 +40,12 @@ class Rates:
         warms_up = self.watching and (rate <= 0 or self._stay)
         return self._at_least if warms_up else 0
 
-    def cut(self, place: Place, rate: float) -> None:
+    def cut(self, place: AttachedPosition, rate: float) -> None:
         """End a round earlier if the rate is seen to rise in it; called after each of its steps."""
         if self.watching and self._see(place.t, rate) and not place.due:
             place.end = min(place.end, max(place.t, place.begin + self._at_least))
 
-    def say(self, place: Place, rank: int) -> None:
+    def say(self, place: AttachedPosition, rank: int) -> None:
         """Say on rank 0 of the round that has begun that it is long, and again when it doubles."""
         if self._written_down or place.H < self._long or place.t - place.begin < SAID_AFTER:
             return

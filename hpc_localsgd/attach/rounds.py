@@ -4,63 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hpc_localsgd.attach.meeting import RATE, ROUND, Everybody, Meetings
-from hpc_localsgd.attach.meeting import Place as Met
+from hpc_localsgd.attach.meeting import RATE, ROUND, Everybody, Meetings, RankState
+from hpc_localsgd.engine.position import RoundPosition
 from hpc_localsgd.schedules.local_steps import Schedule, every, phases, post_local
 from hpc_localsgd.types import ConfigurationError, Now
 
-Lengths = Callable[[int, float], int]  # (t, lr) -> H
 _WITHOUT_RATE = (every, post_local, phases)  # their H cannot differ between ranks
 
 
 @dataclass
-class Place:
-    """What a checkpoint must hold of it.
+class AttachedPosition(RoundPosition):
+    """What a checkpoint must hold of it beside the place in a round.
 
     Attributes:
-        t: Optimiser steps taken, skipped ones included.
-        s: Round, counted from 0; -1 before the first.
-        begin: First step of the round.
-        end: Step at which it ends; equal to t when a new round is due.
-        rate: Learning rate of the round's first step.
+        rate: Learning rate of the round's first step, as the ranks agreed on it.
         used: Whether this rank's optimiser took that step (a GradScaler may have skipped it).
         equal: Whether all workers are known to hold the same parameters.
-        parallel: Whether all rounds so far, this one included, had length 1.
         over: Whether the run has ended.
     """
 
-    t: int = 0
-    s: int = -1
-    begin: int = 0
-    end: int = 0
     rate: float = 0.0
     used: bool = False
     equal: bool = False
     over: bool = False
-    parallel: bool = True
 
     @classmethod
-    def saved(cls, state: dict[str, Any]) -> Place:
+    def saved(cls, state: dict[str, Any]) -> AttachedPosition:
         """Return the place that a checkpoint holds; version 0.1.0 did not say `parallel`."""
         return cls(**{"parallel": state["end"] == state["s"] + 1, **state})
 
     @property
-    def due(self) -> bool:
-        """Whether a new round begins with the next step."""
-        return self.t == self.end
-
-    @property
     def inside(self) -> bool:
-        """Whether local steps have been taken since the last exchange."""
+        """Tell whether local steps have been taken since the last exchange."""
         return self.begin < self.t < self.end
-
-    @property
-    def H(self) -> int:
-        """Length of the round in steps."""
-        return self.end - self.begin
 
     def __str__(self) -> str:
         if self.over:
@@ -70,20 +49,43 @@ class Place:
         return f"round {self.s}: steps {self.begin} to {self.end - 1}"
 
 
-class Rounds:
+@dataclass(frozen=True)
+class FromFunction(Schedule):
+    """A user's function as a schedule: it observes nothing, and has no durations.
+
+    Attributes:
+        length: (t, lr) -> H.
+    """
+
+    length: Callable[[int, float], int]
+
+    def __call__(self, t: int, lr: float) -> int:
+        """Return what the function does."""
+        return self.length(t, lr)
+
+    def __repr__(self) -> str:
+        """Return the function's name: its address is another one on every rank."""
+        return str(getattr(self.length, "__qualname__", type(self.length).__qualname__))
+
+
+class AgreedRounds:
     """The schedule, asked once a round.
 
     The learning rate is read at the first moment at which it is surely that of the round's first
     step: at its first gradient if those are watched, else when the optimiser takes the step. Only
     a schedule that may use it makes the ranks exchange it (a few bytes a round).
+
+    Attributes:
+        place: Where in the run we are.
+        schedule: Of the rounds to come, with what it has observed.
     """
 
     def __init__(
         self,
-        schedule: Lengths,
+        schedule: Schedule,
         meetings: Meetings,
         steps: int | None,
-        in_warm_up: Lengths = lambda t, lr: 0,
+        in_warm_up: Callable[[int, float], int] = lambda t, lr: 0,
     ) -> None:
         """Begin at step 0.
 
@@ -93,8 +95,8 @@ class Rounds:
             steps: Of the whole run, if known.
             in_warm_up: Length of a round that starts while the rate warms up, else 0.
         """
-        self.place, self.steps = Place(), steps
-        self._given = self._schedule = schedule
+        self.place, self.steps = AttachedPosition(), steps
+        self._given = self.schedule = schedule
         self._meetings, self._in_warm_up = meetings, in_warm_up
         self._uses_rate = type(schedule) not in _WITHOUT_RATE
 
@@ -107,43 +109,25 @@ class Rounds:
         place = self.place
         if self._uses_rate:
             with self._meetings.at(RATE, place.t):
-                here = Met(RATE, place.t, place.t, rate, used)
+                here = RankState(RATE, place.t, place.t, rate, used)
                 rate = self._meetings.compare(here, strict=True).rate
-        H = int(self._in_warm_up(place.t, rate) or self._schedule(place.t, rate))
+        H = int(self._in_warm_up(place.t, rate) or self.schedule(place.t, rate))
         if H < 1:
             raise ConfigurationError(f"the schedule gave a round of {H} steps at step {place.t}")
         left = sys.maxsize if self.steps is None else self.steps - place.t
-        place.s, place.begin, place.end = place.s + 1, place.t, place.t + min(H, left)
-        place.rate, place.used = rate, used
-        place.parallel = place.parallel and place.H == 1
+        self.place = replace(place.next_round(min(H, left)), rate=rate, used=used)
 
-    @property
-    def observes(self) -> bool:
-        """Whether the schedule wants to know how far the workers were apart."""
-        return isinstance(self._schedule, Schedule) and self._schedule.observes
-
-    def observe(self, consensus_distance: float) -> None:
-        """Tell the schedule mean_k ||x_k - mean||^2 before an exchange."""
-        if isinstance(self._schedule, Schedule):
-            self._schedule = self._schedule.observe(consensus_distance)
-
-    def observed(self) -> dict[str, Any]:
-        """Return what the schedule has observed, for a checkpoint."""
-        return self._schedule.observed() if isinstance(self._schedule, Schedule) else {}
-
-    def having_observed(self, values: dict[str, Any]) -> Lengths:
+    def having_observed(self, values: dict[str, Any]) -> Schedule:
         """Return the schedule that has observed this, from a checkpoint.
 
         Raises:
             ConfigurationError: It was another schedule.
         """
-        if isinstance(self._given, Schedule):
-            return self._given.having_observed(values)
-        return self._given
+        return self._given.having_observed(values)
 
-    def load(self, place: Place, observed: dict[str, Any]) -> None:
+    def load(self, place: AttachedPosition, observed: dict[str, Any]) -> None:
         """Go on from a saved place."""
-        self.place, self._schedule = place, self.having_observed(observed)
+        self.place, self.schedule = place, self.having_observed(observed)
 
     def agree(
         self, what: str = ROUND, finite: bool = True, tolerant: bool = False, digest: int = 0
@@ -165,14 +149,13 @@ class Rounds:
         p = self.place
         begin = p.begin if p.begin < p.t else p.t  # one rank may have begun the next round already
         if what != ROUND:
-            return self._meetings.compare(Met(what, p.t, finite=finite), tolerant=tolerant)
-        here = Met(what, p.t, begin, p.rate, p.used, finite, digest)
+            return self._meetings.compare(RankState(what, p.t, finite=finite), tolerant=tolerant)
+        here = RankState(what, p.t, begin, p.rate, p.used, finite, digest)
         all_of_us = self._meetings.compare(here, self._uses_rate, tolerant)
         p.rate = all_of_us.rate
         return all_of_us
 
     def now(self, t: int, last: bool = False) -> Now:
-        """What an algorithm may know about step t of this round."""
+        """Return what an algorithm may know about step t of this round."""
         p = self.place
-        last = last or p.end == self.steps
-        return Now(t, p.s, p.H, t - p.begin, p.rate, p.rate, last, p.parallel)
+        return p.at_step(t, p.rate, p.rate, last or p.end == self.steps)

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from hpc_localsgd.attach.exchange import Exchange
     from hpc_localsgd.attach.parts import Parts
     from hpc_localsgd.attach.rates import Rates
-    from hpc_localsgd.attach.rounds import Rounds
+    from hpc_localsgd.attach.rounds import AgreedRounds
 
 
-def saved(parts: Parts, rounds: Rounds, rates: Rates, exchange: Exchange) -> dict[str, Any]:
+def saved(parts: Parts, rounds: AgreedRounds, rates: Rates, exchange: Exchange) -> dict[str, Any]:
     """Give what `Sync.state_dict` gives."""
     return {
         "place": asdict(rounds.place),
-        "schedule": rounds.observed(),
+        "schedule": rounds.schedule.observed(),
         "rates": rates.saved(),
         "states": exchange.saved(),
         "rank": parts.world.rank,
@@ -28,7 +28,7 @@ def saved(parts: Parts, rounds: Rounds, rates: Rates, exchange: Exchange) -> dic
     }
 
 
-def check_saved(parts: Parts, rounds: Rounds, state: dict[str, Any]) -> None:
+def check_saved(parts: Parts, rounds: AgreedRounds, state: dict[str, Any]) -> None:
     """Check that a state belongs to this run, this rank and the model in memory.
 
     Raises:

@@ -16,7 +16,7 @@ from hpc_localsgd.attach.estimate import Forward
 from hpc_localsgd.attach.meeting import AVERAGED, LOAD, ROUND
 from hpc_localsgd.attach.own import Own
 from hpc_localsgd.attach.parts import Parts
-from hpc_localsgd.attach.rounds import Place
+from hpc_localsgd.attach.rounds import AttachedPosition
 from hpc_localsgd.attach.saved import check_saved, saved
 from hpc_localsgd.run.rollcall.notes import failed
 
@@ -196,7 +196,7 @@ class Sync:
         course = self._course
         with course.meet(LOAD):
             together(self.world, lambda: check_saved(self._parts, course.rounds, state))
-            course.rounds.load(Place.saved(state["place"]), state.get("schedule", {}))
+            course.rounds.load(AttachedPosition.saved(state["place"]), state.get("schedule", {}))
             course.exchange.load(state["states"])
             course.rates.load(state.get("rates"))
         course.resumed()

@@ -1,10 +1,16 @@
-"""A run and the position in it: what stays, and what changes with every step."""
+"""A run and the position in it: what stays, and what changes with every step.
+
+`RoundPosition` says where in its rounds any run is; the trainer's `Position` has the parameters
+beside it, `attach`'s what its ranks agreed on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from hpc_localsgd.schedules.local_steps import round_length
 from hpc_localsgd.types import Footprint, Now, State
 from hpc_localsgd.worlds.consensus import consensus_distance
 
@@ -17,6 +23,8 @@ if TYPE_CHECKING:
     from hpc_localsgd.tasks.base import Task
     from hpc_localsgd.types import Rows
     from hpc_localsgd.worlds.base import World
+
+P = TypeVar("P", bound="RoundPosition")
 
 
 @dataclass(frozen=True)
@@ -43,37 +51,67 @@ class Run:
 
     def round_length(self, p: Position) -> int:
         """Return H of the round that starts now, shortened to end with the run."""
-        return min(p.schedule(p.t, self.rate(p.t)), self.steps - p.t)
+        return round_length(p.schedule, p.t, self.rate(p.t), self.steps)
 
 
-@dataclass
-class Position:
-    """What changes: parameters, what is remembered, and where in the run we are.
+@dataclass(kw_only=True)
+class RoundPosition:
+    """Where in its rounds a run is; the same on all ranks.
 
     Attributes:
-        x: [R, P], the workers' parameters (the task's own storage).
-        sync: What the algorithm remembers.
-        schedule: Of the rounds to come, with what it has observed.
         t: Steps taken.
-        s: Round, counted from 0.
+        s: Round, counted from 0; -1 before the first.
         begin: First step of the round.
         end: Step at which the round ends; equal to t when a new round is due.
         parallel: Whether all rounds so far, this one included, had length 1.
     """
 
-    x: Rows
-    sync: State
-    schedule: Schedule
     t: int = 0
     s: int = -1
     begin: int = 0
     end: int = 0
     parallel: bool = True
 
-    def next_round(self, H: int) -> Position:
+    @property
+    def due(self) -> bool:
+        """Tell whether a new round begins with the next step."""
+        return self.t == self.end
+
+    @property
+    def H(self) -> int:
+        """Return the length of the round in steps."""
+        return self.end - self.begin
+
+    def next_round(self: P, H: int) -> P:
         """Return the same place, at the beginning of a round of H steps."""
         parallel = self.parallel and H == 1
         return replace(self, s=self.s + 1, begin=self.t, end=self.t + H, parallel=parallel)
+
+    def at_step(self, t: int, lr: float, lr_round: float, last: bool) -> Now:
+        """Return what an algorithm may know about step t of this round.
+
+        Args:
+            t: The step.
+            lr: Its learning rate.
+            lr_round: That of the first step of the round.
+            last: Whether the round is the last of the run.
+        """
+        return Now(t, self.s, self.H, t - self.begin, lr, lr_round, last, self.parallel)
+
+
+@dataclass
+class Position(RoundPosition):
+    """What changes in the trainer: parameters, what is remembered, and where in the run we are.
+
+    Attributes:
+        x: [R, P], the workers' parameters (the task's own storage).
+        sync: What the algorithm remembers.
+        schedule: Of the rounds to come, with what it has observed.
+    """
+
+    x: Rows
+    sync: State
+    schedule: Schedule
 
     def take(self, x: Rows, sync: State) -> None:
         """Take over what an algorithm returned; rows of its own go into the storage."""
@@ -83,9 +121,7 @@ class Position:
 
     def now(self, run: Run, t: int) -> Now:
         """Return what an algorithm may know about step t of this round."""
-        lr, lr_round = run.rate(t), run.rate(self.begin)
-        last, H, h = self.end == run.steps, self.end - self.begin, t - self.begin
-        return Now(t, self.s, H, h, lr, lr_round, last=last, parallel=self.parallel)
+        return self.at_step(t, run.rate(t), run.rate(self.begin), last=self.end == run.steps)
 
     def before_exchange(self, run: Run) -> Rows | None:
         """Return a copy of the parameters, if the schedule observes the exchange; else None."""
@@ -100,5 +136,22 @@ class Position:
             before: [R, P], the parameters before the exchange; None if nobody asks.
         """
         if before is not None:
-            mean = self.x[0] if run.algorithm.ends_at_mean else None
-            self.schedule = self.schedule.observe(consensus_distance(before, mean, run.world))
+            apart = distance_before([before], [self.x], run.algorithm, run.world)
+            self.schedule = self.schedule.observe(apart)
+
+
+def distance_before(
+    before: Sequence[Rows], after: Sequence[Rows], algorithm: Algorithm, world: World
+) -> float:
+    """Return the workers' consensus distance before an exchange. A collective, not billed.
+
+    Args:
+        before: [R, P] of each part of the model, the parameters before the exchange.
+        after: [R, P] of each part, those it left.
+        algorithm: Whose exchange it was.
+        world: Who the workers are.
+    """
+    found = 0.0
+    for x, new in zip(before, after, strict=True):
+        found += consensus_distance(x, new[0] if algorithm.ends_at_mean else None, world)
+    return found

@@ -11,7 +11,7 @@ import torch
 
 from hpc_localsgd.attach.account import Account, Accounts
 from hpc_localsgd.attach.rates import LONG_ROUND, Rates
-from hpc_localsgd.attach.rounds import Place
+from hpc_localsgd.attach.rounds import AttachedPosition
 from hpc_localsgd.attach.windows import aligned, windows
 from hpc_localsgd.schedules.local_steps import every, qsr
 
@@ -19,15 +19,15 @@ from hpc_localsgd.schedules.local_steps import every, qsr
 @pytest.mark.parametrize(
     ("place", "said", "due", "inside"),
     [
-        (Place(), "not begun", True, False),
-        (Place(t=1, s=0, begin=0, end=1), "after round 0", True, False),
-        (Place(t=3, s=2, begin=3, end=6), "round 2: steps 3 to 5", False, False),
-        (Place(t=5, s=2, begin=3, end=6), "round 2: steps 3 to 5", False, True),
-        (Place(t=6, s=2, begin=3, end=6), "after round 2", True, False),
-        (Place(t=6, s=2, begin=3, end=6, over=True), "over", True, False),
+        (AttachedPosition(), "not begun", True, False),
+        (AttachedPosition(t=1, s=0, begin=0, end=1), "after round 0", True, False),
+        (AttachedPosition(t=3, s=2, begin=3, end=6), "round 2: steps 3 to 5", False, False),
+        (AttachedPosition(t=5, s=2, begin=3, end=6), "round 2: steps 3 to 5", False, True),
+        (AttachedPosition(t=6, s=2, begin=3, end=6), "after round 2", True, False),
+        (AttachedPosition(t=6, s=2, begin=3, end=6, over=True), "over", True, False),
     ],
 )
-def test_where_in_a_round(place: Place, said: str, due: bool, inside: bool) -> None:
+def test_where_in_a_round(place: AttachedPosition, said: str, due: bool, inside: bool) -> None:
     assert (str(place), place.due, place.inside, place.H) == (
         said,
         due,
@@ -82,15 +82,17 @@ def test_a_round_is_long_from_a_thousand_steps_on_and_again_when_it_doubles(
 ) -> None:
     rates, said = Rates(qsr(alpha=0.1, at_least=2)), list[bool]()
     for H in (LONG_ROUND - 1, LONG_ROUND, 2 * LONG_ROUND - 1, 2 * LONG_ROUND, 3000, 5000):
-        rates.say(Place(t=9, s=3, begin=7, end=7 + H, rate=0.25), 0)
+        rates.say(AttachedPosition(t=9, s=3, begin=7, end=7 + H, rate=0.25), 0)
         said.append(len(recwarn) > 0)
         recwarn.clear()
     assert LONG_ROUND == 1000 and said == [False, True, False, True, False, True]
-    rates.say(Place(t=9, begin=7, end=10**6, rate=0.25), 1)
-    rates.say(Place(t=8, begin=7, end=10**6, rate=0.25), 0)  # the rate may still be seen to rise
-    Rates(every(10**6)).say(Place(t=9, begin=7, end=10**6), 0)
+    rates.say(AttachedPosition(t=9, begin=7, end=10**6, rate=0.25), 1)
+    rates.say(
+        AttachedPosition(t=8, begin=7, end=10**6, rate=0.25), 0
+    )  # the rate may still be seen to rise
+    Rates(every(10**6)).say(AttachedPosition(t=9, begin=7, end=10**6), 0)
     assert not len(recwarn)
-    rates.say(Place(t=9, s=3, begin=7, end=7 + 10**7, rate=0.25), 0)
+    rates.say(AttachedPosition(t=9, s=3, begin=7, end=7 + 10**7, rate=0.25), 0)
     said_last = str(recwarn.pop().message)
     assert "round 3 has H = 10000000 steps at the learning rate 0.25" in said_last
     assert "the next exchange is after step 10000006;" in said_last

@@ -14,7 +14,7 @@ from torch import nn
 import hpc_localsgd
 from hpc_localsgd import Gossip, LocalSGD, every
 from hpc_localsgd.attach import Sync
-from hpc_localsgd.attach.rounds import Place
+from hpc_localsgd.attach.rounds import AttachedPosition
 from hpc_localsgd.schedules.local_steps import spread_triggered
 from hpc_localsgd.types import ConfigurationError
 
@@ -96,6 +96,8 @@ def test_a_state_of_another_schedule_is_refused() -> None:
 
 def test_a_place_of_version_0_1_0_says_whether_rounds_were_parallel() -> None:
     old = {"rate": 0.1, "used": True, "equal": True, "over": False}
-    assert Place.saved({"t": 4, "s": 3, "begin": 3, "end": 4, **old}).parallel
-    assert not Place.saved({"t": 4, "s": 2, "begin": 2, "end": 4, **old}).parallel
-    assert not Place.saved({"t": 4, "s": 3, "begin": 3, "end": 4, "parallel": False}).parallel
+    assert AttachedPosition.saved({"t": 4, "s": 3, "begin": 3, "end": 4, **old}).parallel
+    assert not AttachedPosition.saved({"t": 4, "s": 2, "begin": 2, "end": 4, **old}).parallel
+    assert not AttachedPosition.saved(
+        {"t": 4, "s": 3, "begin": 3, "end": 4, "parallel": False}
+    ).parallel

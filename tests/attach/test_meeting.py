@@ -9,7 +9,7 @@ from rank_threads import ThreadWorld, errors_on_ranks, on_ranks
 from torch import nn
 
 import hpc_localsgd
-from hpc_localsgd.attach.meeting import AVERAGED, ROUND, Meetings, Place
+from hpc_localsgd.attach.meeting import AVERAGED, ROUND, Meetings, RankState
 from hpc_localsgd.run.rollcall import RollCall
 from hpc_localsgd.types import ConfigurationError
 
@@ -28,7 +28,7 @@ def test_what_is_no_comparison_is_named_as_such(odd: float) -> None:
 
         world.gather = strange  # type: ignore[method-assign]
         with meetings.at(AVERAGED, 6):
-            meetings.compare(Place(AVERAGED, 6))
+            meetings.compare(RankState(AVERAGED, 6))
 
     for said in errors_on_ranks(2, rank):
         assert said.startswith("ConfigurationError") and "what rank 1 sent is of another" in said
@@ -39,7 +39,7 @@ def test_the_whole_place_is_compared() -> None:
     for other in places.values():
 
         def rank(world: ThreadWorld, other: tuple[str, int, int] = other) -> None:
-            Meetings(world, 60.0).compare(Place(*(other if world.rank else (ROUND, 6, 6))))
+            Meetings(world, 60.0).compare(RankState(*(other if world.rank else (ROUND, 6, 6))))
 
         for said in errors_on_ranks(2, rank):
             assert "out of step" in said and "rank 1" in said
@@ -52,7 +52,7 @@ def test_what_all_ranks_know_waits_for_no_explanation(astray: bool, monkeypatch)
 
     def rank(world: ThreadWorld) -> None:
         meetings = Meetings(world, 60.0)
-        what = Place(AVERAGED, 6 if astray else 6 + world.rank, finite=not astray)
+        what = RankState(AVERAGED, 6 if astray else 6 + world.rank, finite=not astray)
         with meetings.at(AVERAGED, 6):
             meetings.compare(what)
 
@@ -91,7 +91,7 @@ def test_ranks_that_differ_in_patience_are_told() -> None:
 
 def test_ranks_at_one_place_go_on_with_its_rate() -> None:
     def rank(world: ThreadWorld) -> float:
-        place = Place(ROUND, 6, 4, 0.5 if world.rank else 0.0, used=world.rank == 1)
+        place = RankState(ROUND, 6, 4, 0.5 if world.rank else 0.0, used=world.rank == 1)
         return Meetings(world, 60.0).compare(place).rate
 
     assert on_ranks(2, rank) == [0.5, 0.5]
