@@ -22,13 +22,14 @@ train: env  ## train four Horovod workers with Post-local SGD on real data
 	@set -o pipefail; $(BIN)/horovodrun -np 4 $(BIN)/python -m hpc_localsgd.train \
 	    --out runs/digits --overwrite 2>&1 | sed -u -E 's/^\[[0-9,]+\]<std[a-z]+>: ?//'
 
-# Tests that start ranks run alone: several ranks have enough of two cores.
+# Tests that start ranks come last, two groups of them at a time: see tests/groups.py.
 test: env  ## run every test, those under MPI and Horovod included
-	$(BIN)/python -m pytest tests -n 2 -m "not launched"
-	$(BIN)/python -m pytest tests -m launched
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "not launched"
+	$(BIN)/python -m pytest tests -n 2 --dist loadgroup --no-loadscope-reorder -m launched
 
-quick: env  ## run the tests that start no ranks: an answer in minutes
-	$(BIN)/python -m pytest tests -n auto -m "not launched"
+# Left out: tests that start ranks, and those marked `slow`, which take seconds each (`-m slow`).
+quick: env  ## run the quick tests, which start no ranks: an answer in two minutes
+	$(BIN)/python -m pytest tests -n auto --dist worksteal -m "not launched and not slow"
 
 # cosmic-ray makes the faults. It is installed beside the environment, the first time it is needed.
 mutants: env  ## put small faults into the code, one at a time: do tests notice? (hours; ARGS="--sample 30")

@@ -8,6 +8,7 @@ divided as `train_test_split(..., stratify=labels)` divides it, number for numbe
 from __future__ import annotations
 
 import math
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hpc_localsgd.types import ConfigurationError
 FILE = Path("datasets") / "data" / "digits.csv.gz"  # in the package sklearn
 
 
+@cache  # nobody writes to them
 def load() -> tuple[np.ndarray, np.ndarray]:
     """Return pixels [N, 64], from 0 to 16, and labels [N].
 
@@ -28,6 +30,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
     table = np.loadtxt(Path(found.submodule_search_locations[0]) / FILE, delimiter=",")
+    table.setflags(write=False)
     return table[:, :-1], table[:, -1].astype(int)
 
 

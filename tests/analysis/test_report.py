@@ -309,7 +309,7 @@ assert main(["report", sys.argv[1]]) == 0
 assert main(["cite", sys.argv[1]]) == 0
 """
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert said.returncode == 0, said.stderr[-2000:]
 
 

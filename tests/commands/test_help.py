@@ -77,6 +77,6 @@ print("of the loop", [m for m in heavy if m in sys.modules])
 """
     root = Path(__file__).parents[2]
     said = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=300
     )
     assert "\nof help []\nof the loop []\n" in said.stdout, said.stdout[-500:] + said.stderr[-2000:]

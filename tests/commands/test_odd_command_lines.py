@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from fuzzed import PARSERS, as_file, given, words
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import given as for_all
 from small_runs import files_below
 
@@ -44,6 +44,7 @@ TINY = {
 }
 SMALL_IMAGES = {"task.model": "resnet8", "task.size": "8", "task.classes": "4"}
 SECONDS = 20  # of this process, for one command line
+LINES = 25  # of a part; 500 in all
 odd = settings(
     derandomize=True,
     database=None,
@@ -137,24 +138,45 @@ def typed(pairs: list[tuple[str, str]], command: str) -> list[str]:
     return words([*tiny.items(), *pairs], PARSED[command])
 
 
-@settings(odd, max_examples=220)
-@for_all(of_a_run("train"))
-def test_train_does_or_refuses(pairs: list[tuple[str, str]]) -> None:
-    with in_a_folder() as folder:
-        check("train", typed(pairs, "train"), folder, done=(0, 3, 85))
+def parts(n: int) -> list[Any]:
+    """Numbers of n tests of so many lines each; the first is quick enough for everyday."""
+    return [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, n))]
 
 
-@settings(odd, max_examples=100)
-@for_all(of_a_run("plan"))
-def test_plan_does_or_refuses_and_writes_nothing(pairs: list[tuple[str, str]]) -> None:
-    with in_a_folder() as folder:
-        check("plan", typed(pairs, "plan"), folder)
-        assert sorted(folder.rglob("*")) == [folder / "precious"]
+def for_lines(part: int, drawn: st.SearchStrategy[Any], claim: Callable[[Any], None]) -> None:
+    """Check a claim for the lines of a part, the same ones every time."""
+
+    def holds(case: Any) -> None:
+        claim(case)
+
+    seed(part)(settings(odd, max_examples=LINES)(for_all(drawn)(holds)))()
 
 
-@settings(odd, max_examples=120)
-@for_all(of_a_run("train"))
-def test_a_file_is_done_or_refused(pairs: list[tuple[str, str]]) -> None:
+@pytest.mark.parametrize("part", parts(8))
+def test_train_does_or_refuses(part: int) -> None:
+    def claim(pairs: list[tuple[str, str]]) -> None:
+        with in_a_folder() as folder:
+            check("train", typed(pairs, "train"), folder, done=(0, 3, 85))
+
+    for_lines(part, of_a_run("train"), claim)
+
+
+@pytest.mark.parametrize("part", parts(4))
+def test_plan_does_or_refuses_and_writes_nothing(part: int) -> None:
+    def claim(pairs: list[tuple[str, str]]) -> None:
+        with in_a_folder() as folder:
+            check("plan", typed(pairs, "plan"), folder)
+            assert sorted(folder.rglob("*")) == [folder / "precious"]
+
+    for_lines(part, of_a_run("plan"), claim)
+
+
+@pytest.mark.parametrize("part", parts(4))
+def test_a_file_is_done_or_refused(part: int) -> None:
+    for_lines(part, of_a_run("train"), a_file_is_done_or_refused)
+
+
+def a_file_is_done_or_refused(pairs: list[tuple[str, str]]) -> None:
     in_words = [(name, value) for name, value in TINY.items() if name not in dict(pairs)]
     with in_a_folder() as folder:
         (folder / "run.yaml").write_text(as_file(pairs), encoding="utf-8")
@@ -172,13 +194,17 @@ OTHERS = sorted(set(COMMANDS) - {"train", "plan"})
 BEHIND = {"verify": ["--model=nowhere:f"], "doctor": ["--bogus"], "pack": ["x", "y"]}
 
 
-@settings(odd, max_examples=120)
-@for_all(st.sampled_from(OTHERS).flatmap(lambda c: st.tuples(st.just(c), of_a_run(c))))
-def test_other_commands_refuse_what_is_no_run(case: tuple[str, list[tuple[str, str]]]) -> None:
-    command, pairs = case
-    with in_a_folder() as folder:
-        argv = words(pairs, PARSED[command]) + BEHIND.get(command, ["precious"])
-        assert check(command, argv, folder, done=(0,)) in ((2,) if command != "summary" else (0, 2))
+@pytest.mark.parametrize("part", parts(4))
+def test_other_commands_refuse_what_is_no_run(part: int) -> None:
+    def claim(case: tuple[str, list[tuple[str, str]]]) -> None:
+        command, pairs = case
+        with in_a_folder() as folder:
+            argv = words(pairs, PARSED[command]) + BEHIND.get(command, ["precious"])
+            status = check(command, argv, folder, done=(0,))
+            assert status in ((2,) if command != "summary" else (0, 2))
+
+    drawn = st.sampled_from(OTHERS).flatmap(lambda c: st.tuples(st.just(c), of_a_run(c)))
+    for_lines(part, drawn, claim)
 
 
 @pytest.mark.parametrize(

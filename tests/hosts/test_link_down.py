@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from hosts import Hosts
-from launching import TRAIN, gloo, mpirun, started, until
+from launching import TRAIN, gloo, mpirun, patient, started, until
 from test_ranks_on_hosts import ON_BOTH
 
 WATCHDOG_S = 12  # three times that for the start
@@ -44,7 +44,7 @@ def test_the_job_ends_within_the_bound_with_the_way_to_go_on(
             kill = re.search(r"prterun waits for it.*`kill -9 (\d+)` on a", said)
             assert kill and int(kill[1]) == job.process.pid
             os.kill(int(kill[1]), signal.SIGKILL)
-            job.process.wait(BOUND_S)
+            job.process.wait(patient(BOUND_S))
         job.wait()
     assert "the job hangs and is ended" in said
     kept_and_said(out, said)

@@ -119,7 +119,7 @@ class Stage:
         return self.end(self.start(template, *options, **variables))
 
     def end(self, job: subprocess.Popen[str]) -> Ended:
-        text, _ = job.communicate(timeout=30)
+        text, _ = job.communicate(timeout=300)
         return Ended(job.returncode, text, self.told.read_text())
 
     def is_training(self) -> bool:

@@ -1,8 +1,14 @@
-"""The templates in a real Slurm: what they end in, and what they leave behind."""
+"""The templates in a real Slurm: what they end in, and what they leave behind.
+
+The jobs that mostly wait (to hang, to be requeued) run from the first test on, beside the others.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +21,8 @@ from hpc_localsgd.trajectory import Trajectory
 TINY = "--steps=30 --task.hidden=8 --figures=false".split()
 TWO_RANKS = "--nodes=2 --ntasks-per-node=1"
 SMALL = "--epochs=8 --figures=false".split()
+HANGING = "--task=hanging_digits.hanging_digits --task.at=42 --task.hidden=8 --steps=100 "
+HANGING += "--schedule.switch=0 --schedule.every=4 --checkpoint-every=40 --figures=false"
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +30,61 @@ def demo(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submitte
     """The demonstration as it is: two nodes, two ranks on each, the doctor first."""
     out = tmp_path_factory.mktemp("demo") / "run"
     return submit(cluster, "digits_demo", out, *SMALL, PREFLIGHT="1")
+
+
+@dataclass(frozen=True)
+class Requeued:
+    """A job that is started again each time it is back in the queue.
+
+    Attributes:
+        job: The job.
+        starts: Done when the last of them is under way; has the error if one does not come.
+    """
+
+    job: Submitted
+    starts: Future[None]
+
+    def failed(self) -> str:
+        """Return what it said; fails the test when it did not end as failed."""
+        self.starts.result()
+        state, said = self.job.ended()
+        assert state == "FAILED", f"{state}\n{said[-3000:]}"
+        return said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def requeued(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Requeued]]:
+    """A job that always fails, and one whose every start hangs at the same step."""
+    folder = tmp_path_factory.mktemp("requeued")
+    broken = folder / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    fails = submit(
+        cluster, "digits_demo", folder / "fails", PYTHON=str(broken), CRASHES="2", SITE="default"
+    )
+    hangs = submit(
+        cluster,
+        "digits_demo",
+        folder / "hangs",
+        *HANGING.split(),
+        "--watchdog=5 seconds",
+        sbatch=TWO_RANKS,
+        CRASHES="2",
+        LAUNCHER="mpirun",
+        PYTHONPATH=f"{ROOT}:{ROOT / 'tests' / 'slurm'}",
+    )
+    with ThreadPoolExecutor() as threads:
+
+        def started(job: Submitted, times: int) -> None:
+            for i in range(times):
+                cluster.start_requeued(job.number, times=1 + i)
+
+        yield {
+            name: Requeued(job, threads.submit(started, job, times))
+            for name, job, times in (("fails", fails, 1), ("hangs", hangs, 2))
+        }
 
 
 def test_the_demo_reaches_the_accuracy_of_the_local_run(demo: Submitted, tmp_path: Path) -> None:
@@ -47,50 +110,6 @@ def test_a_refused_configuration_is_not_tried_again(cluster: Cluster, tmp_path: 
     state, said = job.ended()
     assert state == "FAILED" and cluster.job(job.number)["ExitCode"] == "2:0", said
     assert "did you mean 'slowmo'" in said and cluster.job(job.number)["Restarts"] == "0"
-
-
-def test_a_job_that_always_fails_gives_up(cluster: Cluster, tmp_path: Path) -> None:
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\nexit 1\n")
-    broken.chmod(0o755)
-    job = submit(
-        cluster, "digits_demo", tmp_path / "run", PYTHON=str(broken), CRASHES="2", SITE="default"
-    )
-    cluster.start_requeued(job.number)
-    state, said = job.ended()
-    assert state == "FAILED" and cluster.job(job.number)["Restarts"] == "1", said
-    assert "failed 2 times without progress: giving up" in said
-
-
-def test_a_job_that_hangs_at_the_same_step_each_time_gives_up(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    """Though each time it gets to that step, hangs there, and writes shards before it ends."""
-    task = "--task=hanging_digits.hanging_digits --task.at=42 --task.hidden=8 --steps=100"
-    cadence = "--schedule.switch=0 --schedule.every=4 --checkpoint-every=40 --figures=false"
-    job = submit(
-        cluster,
-        "digits_demo",
-        tmp_path / "run",
-        *f"{task} {cadence}".split(),
-        "--watchdog=5 seconds",
-        sbatch=TWO_RANKS,
-        CRASHES="2",
-        LAUNCHER="mpirun",
-        PYTHONPATH=f"{ROOT}:{ROOT / 'tests' / 'slurm'}",
-    )
-    for times in (1, 2):
-        cluster.start_requeued(job.number, times=times)
-    state, said = job.ended()
-    began = [t0(path) for path in Trajectory(job.out).paths]
-    assert state == "FAILED" and cluster.job(job.number)["Restarts"] == "2", (began, said)
-    assert began == [0, 40, 40], (began, said)
-    assert "failed 2 times without progress: giving up" in said
-
-
-def t0(path: Path) -> int:
-    """The step at which a segment begins."""
-    return int(Trajectory(path, segments=False).attrs["t0"])
 
 
 def test_a_cancelled_job_stays_cancelled_and_can_be_resumed(
@@ -176,3 +195,25 @@ def test_sharpness_follows_by_dependency(cluster: Cluster, tmp_path: Path) -> No
     run.completed()
     job.completed()
     assert (run.out / "sharpness.h5").exists()
+
+
+def test_a_job_that_always_fails_gives_up(requeued: dict[str, Requeued]) -> None:
+    said, job = requeued["fails"].failed(), requeued["fails"].job
+    assert job.cluster.job(job.number)["Restarts"] == "1", said
+    assert "failed 2 times without progress: giving up" in said
+
+
+def test_a_job_that_hangs_at_the_same_step_each_time_gives_up(
+    requeued: dict[str, Requeued],
+) -> None:
+    """Though each time it gets to that step, hangs there, and writes shards before it ends."""
+    said, job = requeued["hangs"].failed(), requeued["hangs"].job
+    began = [t0(path) for path in Trajectory(job.out).paths]
+    assert job.cluster.job(job.number)["Restarts"] == "2", (began, said)
+    assert began == [0, 40, 40], (began, said)
+    assert "failed 2 times without progress: giving up" in said
+
+
+def t0(path: Path) -> int:
+    """The step at which a segment begins."""
+    return int(Trajectory(path, segments=False).attrs["t0"])

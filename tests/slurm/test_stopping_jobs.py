@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +58,28 @@ VARIANTS = {
 
 def options(variant: Variant) -> list[str]:
     return [*RUN.split(), *variant.options.split()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Future[Submitted]]:
+    """A job that reaches its time limit while the others run, and goes back into the queue.
+
+    Slurm signals some seconds earlier than it was told, and the ranks must have begun by then.
+    """
+    endless = [*options(Variant("--steps=10000000 --task.step-s=0.05"))]
+    limit = f"{TWO_NODES} --time=2 --signal=B:USR2@30"
+    out = tmp_path_factory.mktemp("limited") / "run"
+    job = submit(cluster, "digits_demo", out, *endless, sbatch=limit, PYTHONPATH=MODULES)
+
+    def stopped() -> Submitted:
+        cluster.wait_for_requeue(job.number, timeout_s=200)
+        cluster.command("scancel", job.number)
+        return job
+
+    with ThreadPoolExecutor() as threads:
+        yield threads.submit(stopped)
 
 
 @pytest.fixture(scope="module")
@@ -156,18 +180,9 @@ def test_the_long_round_was_left_in_its_middle(stopped: dict[str, Submitted]) ->
     assert list(run.rounds.local_steps) == [STEPS] and 0 < t0(run) < STEPS
 
 
-def test_the_time_limit_of_slurm_stops_a_job(cluster: Cluster, tmp_path: Path) -> None:
-    """The real thing: a limit of a minute, and the signal well before it.
-
-    Slurm signals some seconds earlier than it was told, and the ranks must have begun by then.
-    """
-    endless = [*options(Variant("--steps=10000000 --task.step-s=0.05"))]
-    limit = f"{TWO_NODES} --time=1 --signal=B:USR2@25"
-    job = submit(
-        cluster, "digits_demo", tmp_path / "run", *endless, sbatch=limit, PYTHONPATH=MODULES
-    )
-    cluster.wait_for_requeue(job.number, timeout_s=80)
-    cluster.command("scancel", job.number)
+def test_the_time_limit_of_slurm_stops_a_job(limited: Future[Submitted]) -> None:
+    """The real thing: a limit of two minutes, and the signal well before it."""
+    job = limited.result()
     said = job.said.read_text()
     assert "stopped on request; back into the queue" in said, said[-3000:]
     assert any((job.out / "checkpoints").glob("step-*"))
