@@ -8,6 +8,7 @@ Everything carries the path of its configuration in its environment: that is how
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import shutil
 import signal
@@ -322,6 +323,19 @@ class Cluster:
         time.sleep(SETTLED_S)
         for number in numbers:
             self.command("scontrol", "update", f"JobId={number}", "StartTime=now")
+
+    def start_until_over(self, number: str) -> None:
+        """Start a job each time it is back in the queue, until it is over."""
+
+        def is_back_or_over(times: int) -> bool:
+            job, state = self.job(number), self._state(number)
+            return state in OVER or (state, job["Restarts"]) == ("PENDING", str(times))
+
+        for times in itertools.count(1):
+            until(lambda n=times: is_back_or_over(n), 240, f"job {number} is back or over")
+            if self._state(number) in OVER:
+                return
+            self.start_requeued(number, times=times)
 
     def ranks(self, word: str) -> list[int]:
         """The Python processes of jobs with `word` on their command line."""
