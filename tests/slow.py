@@ -17,7 +17,9 @@ FILES = {
     "commands/sharpness/test_sharpness_command.py",
     "commands/test_output.py",
     "commands/verify/test_verify.py",
+    "run/test_beginnings.py",
     "run/test_ends.py",
+    "run/test_extension.py",
     "run/test_watchdog.py",
     "slurm/test_job.py",
     "tasks/test_digit_images.py",
@@ -33,7 +35,9 @@ TESTS = {
     "attach/test_attach_leaves_alone.py::test_the_package_imports_nothing_and_has_the_names",
     "attach/test_attach_mistakes.py::"
     "test_a_program_hears_of_it_at_its_exit_but_not_after_its_own_exception",
+    "commands/test_given.py::test_an_optimizer_that_is_named_is_torch_s_own",
     "commands/test_plan.py::test_the_command_runs",
+    "run/test_checkpoint.py::test_interrupted_and_resumed_is_uninterrupted_bit_for_bit",
     "run/test_checkpoint.py::test_images_on_disk_go_on_in_mid_epoch",
     "tasks/test_tasks_contract.py::test_training_learns",
 }
