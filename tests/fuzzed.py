@@ -21,6 +21,7 @@ from hpc_localsgd.commands.configuration.names import (
 from hpc_localsgd.commands.landscape import options as landscape
 from hpc_localsgd.commands.plan import command as plan
 from hpc_localsgd.commands.sharpness import options as sharpness
+from hpc_localsgd.commands.sweep import command as sweep
 from hpc_localsgd.commands.verify import command as verify
 from hpc_localsgd.environment import doctor
 
@@ -32,6 +33,7 @@ PARSERS: dict[str, Callable[[], ArgumentParser]] = {
     "landscape": landscape.parser,
     "pack": pack.parser,
     "report": report.parser,
+    "sweep": sweep.parser,
     "compare": compare.parser,
     "cite": cite.parser,
     "summary": summary.parser,
