@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from hpc_localsgd.cost.cost_model import Cost, Piece, fit
 
-LEAST_OF_A_PIECE = 3  # sizes: two are fitted by any line
-WORTH_A_PIECE = 0.5  # of the error that remains with one piece
+LEAST_OF_A_PIECE, MOST_PIECES = 2, 3  # sizes, and protocols: short, long, in between
+WORTH_A_PIECE = 0.5  # of the error that remains without it
+GOOD_ENOUGH = 0.08  # relative: below it, more pieces would fit the noise
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Cell:
 
 
 def fitted(cells: Sequence[Cell]) -> dict[str, Cost]:
-    """Return the cost of every kind, in the sense of least relative squares.
+    """Return the cost of every kind, by least squares of the logarithm.
 
     Raises:
         ConfigurationError: A kind was measured at fewer than two sizes.
@@ -63,27 +65,59 @@ def errors(costs: Mapping[str, Cost], cells: Sequence[Cell]) -> list[float]:
 
 
 def _cost(cells: list[Cell]) -> Cost:
+    """Fit one piece, or more where that is not good enough and each more halves the error."""
     sizes = np.array([cell.payload_bytes for cell in cells], dtype=float)
     own = np.array([cell.own_s for cell in cells])
     gamma = float(sizes @ own / (sizes @ sizes))  # the long ones tell it
-    whole = Cost((_piece(cells, gamma, math.inf),), gamma)
-    best, best_error = whole, WORTH_A_PIECE * _rms(whole, cells)
-    for last in sorted(set(sizes))[LEAST_OF_A_PIECE - 1 : -LEAST_OF_A_PIECE]:
-        low = [cell for cell in cells if cell.payload_bytes <= last]
-        high = [cell for cell in cells if cell.payload_bytes > last]
-        split = Cost((_piece(low, gamma, last), _piece(high, gamma, math.inf)), gamma)
-        if (error := _rms(split, cells)) < best_error:
-            best, best_error = split, error
+    best = _pieces(cells, gamma, [math.inf])
+    for more in range(1, MOST_PIECES):
+        ends = combinations(sorted(set(sizes))[LEAST_OF_A_PIECE - 1 : -LEAST_OF_A_PIECE], more)
+        tried = [_pieces(cells, gamma, [*e, math.inf]) for e in ends if _apart(e, sizes)]
+        better = min(tried, key=lambda cost: _rms(cost, cells), default=best)
+        wrong = _rms(best, cells)
+        if wrong > GOOD_ENOUGH and _rms(better, cells) < WORTH_A_PIECE * wrong:
+            best = better
     return best
 
 
+def _apart(ends: Sequence[float], sizes: np.ndarray) -> bool:
+    """Tell whether each piece has sizes enough."""
+    distinct = np.unique(sizes)
+    counts = np.diff([0, *(int((distinct <= end).sum()) for end in ends), len(distinct)])
+    return bool((counts >= LEAST_OF_A_PIECE).all())
+
+
+def _pieces(cells: Sequence[Cell], gamma: float, ends: Sequence[float]) -> Cost:
+    begin, pieces = -math.inf, []
+    for end in ends:
+        part = [cell for cell in cells if begin < cell.payload_bytes <= end]
+        pieces.append(_piece(part, gamma, end))
+        begin = end
+    return Cost(tuple(pieces), gamma)
+
+
 def _piece(cells: Sequence[Cell], gamma: float, up_to: float) -> Piece:
-    """Fit what is left of the seconds without a rank's own computing, a tenth at least."""
-    left = [max(cell.seconds - gamma * cell.payload_bytes, 0.1 * cell.seconds) for cell in cells]
-    messages = [cell.messages for cell in cells]
-    found = fit([cell.wire_bytes for cell in cells], left, messages=messages)
-    return Piece(up_to, found.latency_s, 1 / found.bytes_per_s)
+    """Fit what is left of the seconds without a rank's own computing, a tenth at least.
+
+    By least squares of the logarithm of predicted / measured: half as long is as wrong as twice.
+    """
+    from scipy.optimize import least_squares
+
+    left = np.array([max(c.seconds - gamma * c.payload_bytes, 0.1 * c.seconds) for c in cells])
+    messages = np.array([cell.messages for cell in cells], dtype=float)
+    wire = np.array([cell.wire_bytes for cell in cells], dtype=float)
+    start = fit(list(wire), list(left), messages=list(messages))
+    least = np.array([left.min() / messages.max(), left.min() / wire.max()]) * 1e-6  # as good as 0
+    begin = np.maximum([start.latency_s, 1 / start.bytes_per_s], least)
+
+    def wrong(logarithms: np.ndarray) -> np.ndarray:
+        alpha, beta = np.exp(logarithms)
+        return np.log((alpha * messages + beta * wire) / left)
+
+    alpha, beta = np.exp(least_squares(wrong, np.log(begin)).x)
+    return Piece(up_to, float(alpha), float(beta))
 
 
 def _rms(cost: Cost, cells: Sequence[Cell]) -> float:
-    return float(np.sqrt(np.mean(np.square(errors({cells[0].kind: cost}, cells)))))
+    ratios = 1 + np.array(errors({cells[0].kind: cost}, cells))
+    return float(np.sqrt(np.mean(np.square(np.log(ratios)))))
