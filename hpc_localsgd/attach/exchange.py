@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -114,7 +114,9 @@ class Exchange:
 
     def _call(self, rule: Rule, i: int, x: Rows, now: Now) -> None:
         # The user's autocast is for the model, not for an average of it.
-        with torch.autocast(x.device.type, enabled=False):
+        kind = x.device.type
+        on = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False) if on else nullcontext():
             result, self.states[i] = rule(x, self.states[i], self._world, now)
         if result is not x:
             x.copy_(result)

@@ -28,12 +28,17 @@ class Intact:
         groups: Sequence[Group],
         frozen: Sequence[nn.Parameter],
     ) -> None:
-        self._model, self._optimizer, self._groups = model, optimizer, groups
+        self._optimizer, self._groups = optimizer, groups
         self._frozen = frozen
         self._ours = {id(p) for group in groups for p in group.parameters}
         self._known = self._ours | {id(p) for p in frozen}
         self._path = _path(model, [name for group in groups for name in group.names])
-        self._versions = {id(p): p._version for p in model.parameters()}
+        # What others may train, and how often each had been written to.
+        self._others = [
+            (name, p, p._version)
+            for name, p in model.named_parameters()
+            if id(p) not in self._ours
+        ]
         self._said = False
         self._writes, self._strange = self._written(), 0
         with _LOCK:
@@ -91,17 +96,12 @@ class Intact:
 
     def warn_of_others(self) -> None:
         """Say once of parameters that another optimiser trains and nobody exchanges."""
-        if self._said:
+        written = [(n, p) for n, p, version in self._others if p._version != version]
+        if self._said or not written:
             return
         with _LOCK:
             attached = set().union(*(each._ours for each in _ATTACHED))
-        left = [
-            name
-            for name, p in self._model.named_parameters()
-            if id(p) not in attached
-            and p.grad is not None
-            and p._version != self._versions.get(id(p), p._version)
-        ]
+        left = [n for n, p in written if id(p) not in attached and p.grad is not None]
         if left:
             self._said = True
             warnings.warn(
