@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hpc_localsgd.tasks.running_statistics import estimated
 from hpc_localsgd.types import ConfigurationError
 
 Forward: TypeAlias = Callable[[nn.Module, Any], Any]  # calls a model with a batch
@@ -34,19 +33,11 @@ def estimate(
         Batches used.
     """
     seen = 0
-    with _cumulative(norms) as before, _random_numbers_kept(device):
+    with estimated(norms, device):
         for batch in batches:
             _call(model, to_device(batch, device), forward)
             seen += 1
-        for norm in norms:
-            if norm.num_batches_tracked is not None and not int(norm.num_batches_tracked):
-                _copy_back(norm, before[norm])
     return seen
-
-
-def share_of(batches: Iterable[Any], count: int, workers: int) -> Iterable[Any]:
-    """One worker's part of `count` batches of all workers."""
-    return itertools.islice(batches, max(1, count // workers))
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -83,42 +74,3 @@ def _call(model: nn.Module, batch: Any, forward: Forward | None) -> None:
             "averaged(batches=loader, forward=lambda model, batch: model(batch['x'])), or of a "
             "model of two inputs model(batch[0], batch[1])"
         ) from error
-
-
-@contextmanager
-def _cumulative(
-    norms: Sequence[_BatchNorm],
-) -> Iterator[dict[_BatchNorm, list[torch.Tensor]]]:
-    """Norms that begin anew, are training, and take the mean over all batches."""
-    before = {norm: [b.clone() for b in _own_buffers(norm)] for norm in norms}
-    settings = [(norm, norm.training, norm.momentum) for norm in norms]
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            # Not train(), which a model may override, and which is also for what is below.
-            norm.training, norm.momentum = True, None  # torch's spelling of a cumulative mean
-        yield before
-    except BaseException:
-        for norm, kept in before.items():
-            _copy_back(norm, kept)
-        raise
-    finally:
-        for norm, training, momentum in settings:
-            norm.training, norm.momentum = training, momentum
-
-
-def _own_buffers(norm: _BatchNorm) -> list[torch.Tensor]:
-    return [buffer for buffer in norm._buffers.values() if buffer is not None]
-
-
-def _copy_back(norm: _BatchNorm, kept: Sequence[torch.Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, value in zip(_own_buffers(norm), kept, strict=True):
-            buffer.copy_(value)
-
-
-@contextmanager
-def _random_numbers_kept(device: torch.device) -> Iterator[None]:
-    """Measuring must not change what training draws next."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield

@@ -35,9 +35,7 @@ class Intact:
         self._path = _path(model, [name for group in groups for name in group.names])
         # What others may train, and how often each had been written to.
         self._others = [
-            (name, p, p._version)
-            for name, p in model.named_parameters()
-            if id(p) not in self._ours
+            (name, p, p._version) for name, p in model.named_parameters() if id(p) not in self._ours
         ]
         self._said = False
         self._writes, self._strange = self._written(), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpc_localsgd.attach.buffers import Buffer, buffers_of, norms_of
-from hpc_localsgd.attach.estimate import Forward, estimate, share_of
+from hpc_localsgd.attach.estimate import Forward, estimate
 from hpc_localsgd.attach.own import OwnBuffers
 from hpc_localsgd.attach.same import average, in_common
 from hpc_localsgd.types import ConfigurationError
@@ -92,7 +93,7 @@ class Statistics:
         others = OwnBuffers(self._model, but=[b for b in of_norms if b is not None])
         before = OwnBuffers(self._model)
         try:
-            share = share_of(batches, self._how.batches, world.size)
+            share = itertools.islice(batches, self._how.share(world.size))
             seen = estimate(self._model, norms, share, forward, world.device)
         except Exception as error:  # the others are told before it goes on
             failed = error

@@ -39,6 +39,10 @@ class BatchNorm:
     policy: Policy = "reestimate"
     batches: int = 100
 
+    def share(self, K: int) -> int:
+        """Return how many batches each of K workers uses to re-estimate."""
+        return max(1, self.batches // K)
+
     def on_sync(self, task: Task, world: World) -> None:
         """Average the buffers [R, Q] at an exchange, if that is the policy."""
         if self.policy == "average" and task.buffers.numel():
@@ -56,6 +60,5 @@ class BatchNorm:
 
     def _estimate(self, x: Vector, task: Task, worker: int, K: int) -> Vector:
         """One worker's share of the statistics: the training batches of its first steps."""
-        count = max(1, self.batches // K)
-        batches = (task.batch([worker], t) for t in range(count))
+        batches = (task.batch([worker], t) for t in range(self.share(K)))
         return task.statistics(x, [(inputs[0], labels[0]) for inputs, labels in batches])

@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hpc_localsgd.tasks.base import Batch, Setting, Task
 from hpc_localsgd.tasks.flat import Replicas, bind
 from hpc_localsgd.tasks.label_transforms import mixed, noisy
+from hpc_localsgd.tasks.running_statistics import estimated
 from hpc_localsgd.tasks.samples import Arrays, Samples
 from hpc_localsgd.types import ConfigurationError
 
@@ -167,11 +168,7 @@ class Classification(Task):
             return buffers
         module = self._at(x, buffers).train()
         norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch's spelling of a cumulative mean
-        # Dropout draws, as in training, but measuring must not change what training draws next.
-        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        with estimated(norms, x.device):  # dropout draws, as in training
             for inputs, _ in batches:
                 self._logits(module, inputs)
         return buffers

@@ -10,6 +10,8 @@ from small_runs import go, small_run
 
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.loop import Run
+from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.digits import digits
 
 SPEC = digits("conv", "batch", hidden=8)
@@ -98,3 +100,26 @@ def test_evaluation_with_reestimated_statistics_beats_stale_ones() -> None:
     stale = torch.cat([torch.zeros(16), torch.ones(16), torch.zeros(32), torch.ones(32)]).to(x)
     losses = [float(run.task.evaluate(x, "test", rows, b)[0]) for b in (fresh, stale)]
     assert losses[0] < 0.8 * losses[1]
+
+
+class Aside(torch.nn.Module):
+    """A model with a norm that its forward pass never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.aside = torch.nn.BatchNorm1d(6), torch.nn.BatchNorm1d(6)
+        self.out = torch.nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.used(x))
+
+
+def test_a_norm_that_no_batch_reaches_keeps_its_statistics() -> None:
+    inputs = torch.randn(20, 6, generator=torch.Generator().manual_seed(1)).numpy()
+    data = {"train": (inputs, torch.arange(20).numpy() % 3)}
+    task = Classification(Aside, data, Setting(batch=5))
+    task.buffers[:] = 7.0
+    batch, labels = task.batch([0], 0)
+    found = task.statistics(task.x[0], [(batch[0], labels[0])])
+    mean, var = batch[0].mean(0), batch[0].var(0)
+    torch.testing.assert_close(found, torch.cat([mean, var, torch.full((12,), 7.0)]))
