@@ -8,14 +8,16 @@ network.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from hpc_localsgd.analysis.costs import round_s
 from hpc_localsgd.analysis.curves import mean_over_rest
 from hpc_localsgd.commands.configuration.config import recorded
-from hpc_localsgd.commands.plan.planned_run import Options, subject
+from hpc_localsgd.commands.plan.planned_run import Options, Subject, subject
 from hpc_localsgd.commands.plan.rehearsal import Rehearsal
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.environment.launch import Launch
@@ -23,6 +25,7 @@ from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.types import Now
 
 ALONE = Launch("none", 0, 1, 0, "")
+_SEED = re.compile(r"^seed: .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,32 @@ def priced(run: Trajectory, network: Network, step_s: float, trusted: list[str])
     Raises:
         ConfigurationError: Its configuration is not understood here.
     """
-    planned = subject(recorded(str(run.attrs["config"]), trusted), Options(), ALONE)
-    rehearsal, rounds, parallel = Rehearsal(planned, network, step_s), run.rounds, True
-    talked = np.zeros(len(rounds))
-    for s, (end, H) in enumerate(
-        zip(rounds.step_end.tolist(), rounds.local_steps.tolist(), strict=True)
-    ):
+    rounds = run.rounds
+    text = _SEED.sub("seed: 0", str(run.attrs["config"]), count=1)  # which changes no cost
+    talked = _talked_s(text, tuple(trusted), network, step_s, tuple(rounds.step_end.tolist()))
+    return Bill(rounds.step_end, _sent(run), talked, rounds.local_steps * step_s + talked)
+
+
+@cache
+def _talked_s(
+    text: str, trusted: tuple[str, ...], network: Network, step_s: float, ends: tuple[int, ...]
+) -> np.ndarray:
+    """Give the seconds of the exchanges of rounds that end at these steps, acted out."""
+    planned = _planned(text, trusted)
+    rehearsal, begin, parallel = Rehearsal(planned, network, step_s), 0, True
+    found = np.zeros(len(ends))
+    for s, end in enumerate(ends):
+        H = end - begin
         parallel = parallel and H == 1
         lr, last = planned.rate(end - 1), end == planned.steps
-        now = Now(end - 1, s, H, H - 1, lr, planned.rate(end - H), last, parallel)
-        talked[s] = rehearsal(now)
-    return Bill(rounds.step_end, _sent(run), talked, rounds.local_steps * step_s + talked)
+        found[s] = rehearsal(Now(end - 1, s, H, H - 1, lr, planned.rate(begin), last, parallel))
+        begin = end
+    return found
+
+
+@cache
+def _planned(text: str, trusted: tuple[str, ...]) -> Subject:
+    return subject(recorded(text, trusted), Options(), ALONE)
 
 
 def step_seconds(runs: list[Trajectory]) -> float:
