@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--step-time", type=float, help="seconds of a local step, for --networks")
     made.add_argument("--target", type=float, help="test accuracy; default: that of the task")
-    made.add_argument("--floor", type=float, default=0.0, help="least accuracy that is drawn")
+    made.add_argument("--floor", type=float, help="least accuracy that is drawn")
     made.add_argument("--jobs", default="1", help="runs at a time")
     made.add_argument("--out", help="where figure and table go")
     made.add_argument(

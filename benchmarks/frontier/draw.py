@@ -38,7 +38,7 @@ def draw(networks: Mapping[str, Sequence[Point]], facts: Sequence[str], floor: f
     Args:
         networks: Name of a network -> the methods on it, the same ones everywhere.
         facts: What there is to say about the runs, each a few words.
-        floor: Accuracy below which methods stand at the lower edge, with an arrow.
+        floor: Accuracy below which methods stand at the lower edge, hollow, with their number.
     """
     rows = max(2, len(networks))
     height = 0.95 + 2.75 * rows
@@ -102,7 +102,7 @@ def _panel(
     for i, p in enumerate(points):
         low = p.accuracy.mean < floor
         bars = {"yerr": None if low else p.off or None, "xerr": _bar(p.costs[cost].deviation)}
-        look = {**looks[p.label], **({"marker": "v", "markerfacecolor": "white"} if low else {})}
+        look = {**looks[p.label], **({"markerfacecolor": "white"} if low else {})}
         drawn = axes.errorbar(
             x[i],
             y[i],
@@ -115,12 +115,30 @@ def _panel(
             **look,
         )
         drawn.lines[0].set_clip_on(False)
+        if low:
+            _say_how_low(axes, x[i], y[i], p.accuracy.mean, looks[p.label]["color"])
     off = np.array([0.0 if p.accuracy.mean < floor else p.off for p in points])
     heights = y + off * np.linspace(-1, 1, 9)[:, None]  # along the bars, too
     obstacles = np.column_stack([np.tile(x, 9), heights.ravel()])
     named = [(float(x[i]), float(y[i]), points[i].label, looks[points[i].label]) for i in best]
     labels.append(Labels(axes, named, obstacles))
     _scale(axes, x, cost, network)
+
+
+def _say_how_low(axes: Axes, x: float, y: float, accuracy: float, colour: str) -> None:
+    place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6.5, "color": colour}
+    axes.annotate(f"{100 * accuracy:.0f} %", (x, y), xytext=(5, -2.5), **place)
+
+
+def floor_of(points: Sequence[Point]) -> float:
+    """Give the accuracy below which methods stand at the lower edge: a tenth below the best.
+
+    Args:
+        points: The methods.
+    """
+    known = [p.accuracy.mean for p in points if np.isfinite(p.accuracy.mean)]
+    lowest = max(known) - 0.1
+    return lowest if min(known) < lowest else 0.0
 
 
 def _scale(axes: Axes, x: np.ndarray, cost: int, network: str) -> None:

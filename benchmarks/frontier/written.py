@@ -25,13 +25,13 @@ class Frontier:
     notes: list[str]
 
 
-def write(made: Frontier, out: Path, floor: float, name: str = "frontier") -> list[Path]:
+def write(made: Frontier, out: Path, floor: float | None, name: str = "frontier") -> list[Path]:
     """Write figure and table; gives the files.
 
     Args:
         made: What they show.
         out: Folder, made if missing.
-        floor: Least accuracy that is drawn.
+        floor: Least accuracy that is drawn; None for a tenth below the best.
         name: Of the files.
     """
     import matplotlib as mpl
@@ -41,7 +41,9 @@ def write(made: Frontier, out: Path, floor: float, name: str = "frontier") -> li
     out.mkdir(parents=True, exist_ok=True)
     files = []
     with mpl.rc_context(RC):
-        figure = draw.draw(made.networks, made.facts, floor)
+        first = next(iter(made.networks.values()))
+        least = draw.floor_of(first) if floor is None else floor
+        figure = draw.draw(made.networks, made.facts, least)
         for suffix in ("png", "pdf"):
             files.append(out / f"{name}.{suffix}")
             figure.savefig(files[-1])
@@ -55,12 +57,12 @@ def write(made: Frontier, out: Path, floor: float, name: str = "frontier") -> li
     return files
 
 
-def report(made: Frontier, floor: float, name: str) -> list[Path]:
+def report(made: Frontier, floor: float | None, name: str) -> list[Path]:
     """Write the report, its figure and its table beside it; gives the files.
 
     Args:
         made: What it shows.
-        floor: Least accuracy that is drawn.
+        floor: Least accuracy that is drawn; None for a tenth below the best.
         name: Of the files.
     """
     files = [f for f in write(made, REPORTS, floor, name) if f.suffix in (".png", ".csv")]
@@ -73,6 +75,8 @@ def report(made: Frontier, floor: float, name: str) -> list[Path]:
         "the deviation over seeds and the statistical error of the test set; in bold: nothing here "
         "is both cheaper and better by more than that.",
         f"![Accuracy against bytes and seconds]({name}.png)",
+        "On the pale line: nothing here is both cheaper and better. Hollow symbols at the lower edge "
+        "are of methods that are below it.",
         tables.as_markdown(made.networks).rstrip(),
         "\n".join(made.notes),
         f"## Circumstances\n\n{about}",
