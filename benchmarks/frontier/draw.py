@@ -115,19 +115,15 @@ def _panel(
             **look,
         )
         drawn.lines[0].set_clip_on(False)
-        if low:
-            _say_how_low(axes, x[i], y[i], p.accuracy.mean, looks[p.label]["color"])
     off = np.array([0.0 if p.accuracy.mean < floor else p.off for p in points])
     heights = y + off * np.linspace(-1, 1, 9)[:, None]  # along the bars, too
     obstacles = np.column_stack([np.tile(x, 9), heights.ravel()])
     named = [(float(x[i]), float(y[i]), points[i].label, looks[points[i].label]) for i in best]
+    for i in np.flatnonzero([p.accuracy.mean < floor for p in points]).tolist():
+        number = f"{100 * points[i].accuracy.mean:.0f} %"
+        named.append((float(x[i]), float(y[i]), number, looks[points[i].label]))
     labels.append(Labels(axes, named, obstacles))
     _scale(axes, x, cost, network)
-
-
-def _say_how_low(axes: Axes, x: float, y: float, accuracy: float, colour: str) -> None:
-    place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6.5, "color": colour}
-    axes.annotate(f"{100 * accuracy:.0f} %", (x, y), xytext=(5, -2.5), **place)
 
 
 def floor_of(points: Sequence[Point]) -> float:

@@ -1,4 +1,4 @@
-"""Names beside the points of a front, where nothing else is printed."""
+"""Names beside points, where nothing else is printed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SIDES = ((7, -9), (7, 6), (-7, 6), (-7, -9), (7, -20), (-7, 17), (7, 17), (-7, -20), (7, 28))
+SIDES = (
+    (5, -3),
+    (7, -9),
+    (7, 6),
+    (-7, 6),
+    (-7, -9),
+    (7, -20),
+    (-7, 17),
+    (7, 17),
+    (-7, -20),
+    (7, 28),
+)
 CLEAR = 4.0  # pixels around a label
 
 

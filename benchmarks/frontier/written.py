@@ -66,6 +66,7 @@ def report(made: Frontier, floor: float | None, name: str) -> list[Path]:
         name: Of the files.
     """
     files = [f for f in write(made, REPORTS, floor, name) if f.suffix in (".png", ".csv")]
+    _make_small(files[0])
     for other in (".pdf", ".md", ".tex"):
         (REPORTS / f"{name}{other}").unlink()
     about = "\n".join(f"- {key}: {value}" for key, value in circumstances().items())
@@ -75,8 +76,8 @@ def report(made: Frontier, floor: float | None, name: str) -> list[Path]:
         "the deviation over seeds and the statistical error of the test set; in bold: nothing here "
         "is both cheaper and better by more than that.",
         f"![Accuracy against bytes and seconds]({name}.png)",
-        "On the pale line: nothing here is both cheaper and better. Hollow symbols at the lower edge "
-        "are of methods that are below it.",
+        "On the pale line: nothing here is both cheaper and better. Hollow symbols at the lower "
+        "edge are of methods that are below it.",
         tables.as_markdown(made.networks).rstrip(),
         "\n".join(made.notes),
         f"## Circumstances\n\n{about}",
@@ -84,3 +85,12 @@ def report(made: Frontier, floor: float | None, name: str) -> list[Path]:
     page = REPORTS / f"{name}.md"
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return [page, *files]
+
+
+def _make_small(picture: Path) -> None:
+    """Keep a drawing in 128 colours, a third of the bytes: it is part of the repository."""
+    from PIL import Image
+
+    with Image.open(picture) as whole:
+        small = whole.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    small.save(picture, optimize=True)

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from small_runs import go
 
-from hpc_localsgd.analysis.compare import Group, grouped_runs
+from hpc_localsgd.analysis.compare import Group, Summary, grouped_runs
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
@@ -112,8 +113,6 @@ def test_the_time_of_a_step_is_that_of_the_fastest_run(tmp_path: Path) -> None:
 
 def points(count: int, seed: int = 0) -> list[Point]:
     """Methods whose costs span decades, some of them close together."""
-    from hpc_localsgd.analysis.compare import Summary
-
     random, made = np.random.default_rng(seed), []
     for i in range(count):
         sent = 1e5 * 10 ** (3 * i / count)
@@ -129,9 +128,11 @@ def points(count: int, seed: int = 0) -> list[Point]:
 
 
 def test_the_figure_prints_no_name_over_another_or_over_a_symbol() -> None:
-    for count in (2, 9, 24):
+    for count, low in ((2, 0), (9, 0), (24, 3)):
         found = points(count)
-        figure = draw.draw({"1GbE": found, "10GbE": found}, ["facts"], 0.0)
+        for i in range(low):  # far below, and close together
+            found[i] = replace(found[i], accuracy=Summary(0.3 + 0.1 * i, 0.01, 3))
+        figure = draw.draw({"1GbE": found, "10GbE": found}, ["facts"], 0.7 if low else 0.0)
         figure.canvas.draw()
         shown = [axes for axes in figure.axes if axes.axison]
         assert len(shown) == 5 and len(figure.axes) == 6
@@ -142,13 +143,25 @@ def test_the_figure_prints_no_name_over_another_or_over_a_symbol() -> None:
         for axes in shown:
             assert axes.get_xscale() == "log" or axes.get_xlabel().startswith("training")
             boxes = [text.get_window_extent() for text in axes.texts]
-            assert {text.get_text() for text in axes.texts} <= names and boxes
+            said = {text.get_text() for text in axes.texts}
+            assert said <= names | {"30 %", "40 %", "50 %"} and boxes
             assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
             labels = [t for t in axes.get_xticklabels() if t.get_text() and t.get_visible()]
             spans = [t.get_window_extent() for t in labels]
             assert not any(a.overlaps(b) for a, b in combinations(spans, 2)), count
     looks = draw.looks_of(points(24))
     assert len({(look["color"], look["marker"]) for look in looks.values()}) == 24
+
+
+def test_methods_far_below_stand_at_the_edge_with_their_number() -> None:
+    found = points(9)
+    assert draw.floor_of(found) == 0.0
+    low = replace(found[3], accuracy=Summary(0.4, 0.01, 3))
+    found[3] = low
+    floor = draw.floor_of(found)
+    assert floor == pytest.approx(max(p.accuracy.mean for p in found) - 0.1)
+    axes = draw.draw({"1GbE": found}, ["facts"], floor).axes[0]
+    assert axes.get_ylim()[0] > 0.7 and "40 %" in {text.get_text() for text in axes.texts}
 
 
 def test_the_front_of_the_figure_is_a_staircase_through_the_best() -> None:
