@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def train(
     run: Run, p: Position, record: Recorder, keep: Callable[[Position], None] = lambda p: None
 ) -> Position:
-    """Go on from p to the end of the run: rounds of local steps, each ended by an exchange.
+    """Train from p to the end of the run: rounds of local steps, each ended by an exchange.
 
     Args:
         run: Its objects.

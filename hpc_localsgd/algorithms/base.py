@@ -44,7 +44,7 @@ class Algorithm(ABC):
     ends_its_own_way = False
 
     def init(self, x: Rows, world: World, model: Footprint) -> State:
-        """What the algorithm remembers before the first step.
+        """Return the state before the first step.
 
         Args:
             x: [R, P], equal on all workers.
@@ -58,7 +58,7 @@ class Algorithm(ABC):
         return {}
 
     def makes_equal(self, state: State, now: Now) -> bool:
-        """Tell whether the exchange that ends this round leaves all workers equal.
+        """Return whether the exchange that ends this round leaves all workers equal.
 
         Measurements of the workers' deviations are of the moment before it then, else after it.
         """
@@ -66,7 +66,7 @@ class Algorithm(ABC):
         return self.ends_equal
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The gradients [R, P] the local optimiser will use, from those of the batches."""
+        """Return the gradients [R, P] the local optimiser uses, from those of the batches."""
         del world, now
         return g, state
 
@@ -81,7 +81,7 @@ class Algorithm(ABC):
         return None
 
     def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
-        """Tell whether a round of H steps that begins now does anything with gradients.
+        """Return whether a round of H steps that begins now does anything with gradients.
 
         Asked where looking at them is dear, in `attach`: with no, they stay where they are, and
         `on_gradient` is called once in the round, with rows of length 0. What acts in longer rounds
@@ -93,40 +93,40 @@ class Algorithm(ABC):
         return overlaps or kind.on_gradient is not Algorithm.on_gradient
 
     def acts_on_step(self, state: State, now: Now) -> bool:
-        """Whether `on_step` changes anything at this step; asked where calling it is dear."""
+        """Return whether `on_step` changes anything now; asked where calling it is costly."""
         del state, now
         return type(self).on_step is not Algorithm.on_step
 
     def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The parameters [R, P] after a local step that does not end the round."""
+        """Return the parameters [R, P] after a local step that does not end the round."""
         del world, now
         return x, state
 
     @abstractmethod
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """The parameters [R, P] the next round starts from. Called after the round's last step."""
+        """Return the parameters [R, P] that start the next round, after the round's last step."""
 
     def readout(self, x: Rows, state: State, world: World) -> Vector:
-        """The model to evaluate, [P]: the mean of all workers. A collective, not billed."""
+        """Return the model to evaluate, [P], the mean of all workers. A collective, not billed."""
         del state
         with world.ledger.unbilled():
             return world.mean(x.clone())[0]
 
     def resume(self, state: State, world: World) -> State:
-        """A saved state made whole again: exchanges that were under way are begun anew."""
+        """Return a saved state completed: exchanges that were under way are begun again."""
         del world
         return state
 
     @abstractmethod
     def payload(self, model: Footprint, K: int, now: Now) -> int | np.ndarray:
-        """Bytes a worker asks to send in the round that `now` ends; [K] where workers differ.
+        """Return the bytes a worker sends in the round that `now` ends; [K] if workers differ.
 
         Compared with the ledger by the contract test.
         """
 
 
 def part_by_part(world: World) -> Begin | None:
-    """Averages in place while backward goes on; None where nothing is sent or rows come first."""
+    """Return a function that averages in place during backward; None if not possible here."""
     if world.n == 1 or len(world.ranks) > 1:
         return None
     return partial(world.begin_mean, keep=False)

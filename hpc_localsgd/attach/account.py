@@ -47,7 +47,7 @@ class Accounts:
         self._sum = replace(self._sum, rounds=self._sum.rounds + 1)
 
     def until_now(self) -> Account:
-        """Everything so far; on a GPU this waits for the last exchange to end."""
+        """Return everything so far; on a GPU this waits for the last exchange to end."""
         self._add(self._ledger.take())
         self._add(None)
         return self._sum

@@ -26,7 +26,7 @@ _TEXT_BYTES = 1000
 
 
 def texts(world: World, text: str) -> list[str]:
-    """A short text of every rank, on every rank."""
+    """Return a short text of every rank, on every rank."""
     raw = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
     rows = world.gather(np.frombuffer(bytearray(raw), dtype=np.uint8)[None])
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
@@ -49,7 +49,7 @@ def together(world: World, check: Callable[[], Any]) -> None:
 
 
 def check_same(world: World, lines: Sequence[str]) -> None:
-    """All ranks must hold the same lines.
+    """Check that all ranks hold the same lines.
 
     Raises:
         ConfigurationError: Names the first line that differs, and two ranks that differ in it.
@@ -71,14 +71,14 @@ def check_same(world: World, lines: Sequence[str]) -> None:
 
 
 def shown(what: object) -> str:
-    """A repr that is the same on all ranks: functions by their name, not by their address."""
+    """Return a repr that is the same on all ranks: functions by name, not by address."""
     if is_dataclass(what) or isinstance(what, int | float | str | tuple | list | None):
         return repr(what)
     return str(getattr(what, "__qualname__", type(what).__qualname__))
 
 
 def described(model: nn.Module, trained: Sequence[str]) -> list[str]:
-    """One line for each parameter and saved buffer: name, shape, dtype, whether it is exchanged.
+    """Describe each parameter and saved buffer: name, shape, dtype, whether it is exchanged.
 
     Of a buffer that cannot be sent (a sparse one) also what it holds.
     """
@@ -92,7 +92,7 @@ def described(model: nn.Module, trained: Sequence[str]) -> list[str]:
 
 
 def sparse_sum(tensor: torch.Tensor) -> str:
-    """Where a sparse tensor has values, and which; nothing of what has no memory."""
+    """Return where a sparse tensor has values, and which; "" for what has no memory."""
     if tensor.layout is torch.strided:
         return ""
     whole = tensor.detach().to_sparse_coo().coalesce()
@@ -101,7 +101,7 @@ def sparse_sum(tensor: torch.Tensor) -> str:
 
 
 def described_options(optimizer: torch.optim.Optimizer) -> list[str]:
-    """One line for each hyper-parameter of each parameter group."""
+    """Describe each hyper-parameter of each parameter group, a line each."""
     lines = [f"optimizer {type(optimizer).__name__}"]
     for number, group in enumerate(optimizer.param_groups):
         for name, value in group.items():
@@ -112,7 +112,7 @@ def described_options(optimizer: torch.optim.Optimizer) -> list[str]:
 
 
 def described_state(optimizer: torch.optim.Optimizer) -> list[str]:
-    """One line for each state tensor of the optimiser, with a checksum of its bits."""
+    """Describe each state tensor of the optimiser, with a checksum of its bits, a line each."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return [
         f"optimizer state {name} of parameter {i} with checksum {checksum(value.contiguous())}"
@@ -123,7 +123,7 @@ def described_state(optimizer: torch.optim.Optimizer) -> list[str]:
 
 
 def broadcast_optimizer(world: World, optimizer: torch.optim.Optimizer) -> None:
-    """Rank 0's optimiser state and hyper-parameters on all ranks, whatever they hold now."""
+    """Copy rank 0's optimiser state and hyper-parameters to all ranks, whatever they hold."""
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     length = int(world.gather(np.array([[float(len(file.getvalue()))]]))[0, 0])

@@ -157,5 +157,5 @@ def attach(
 
 
 def _device_of(model: nn.Module) -> torch.device:
-    """Where the first parameter is."""
+    """Return the device of the first parameter."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -38,7 +38,7 @@ class Buffer:
 
     @property
     def persistent(self) -> bool:
-        """Whether it is saved with the model; what is not can be made anew (a cache)."""
+        """Whether it is saved with the model; what is not can be made again (a cache)."""
         return self.leaf not in self.owner._non_persistent_buffers_set
 
     @property
@@ -48,7 +48,7 @@ class Buffer:
         return t.layout is torch.strided and not t.is_quantized and not t.is_meta
 
     def values(self) -> torch.Tensor:
-        """Its numbers, each once: what `expand` repeats has one place in memory."""
+        """Return its numbers, each once: what `expand` repeats has one place in memory."""
         values = self.tensor.detach()
         for dim, stride in enumerate(values.stride()):
             if stride == 0 and values.shape[dim] > 1:
@@ -56,12 +56,12 @@ class Buffer:
         return values
 
     def __str__(self) -> str:
-        """Its name, shape and dtype, the same on all ranks that can exchange it."""
+        """Return its name, shape and dtype, the same on all ranks that can exchange it."""
         return described(self.name, self.tensor)
 
 
 def buffers_of(model: nn.Module, averaged: Sequence[str] = ()) -> list[Buffer]:
-    """Every buffer of a model once, in the order of their names.
+    """Return every buffer of a model once, in the order of their names.
 
     Args:
         model: Any module.
@@ -90,7 +90,7 @@ def check_patterns(model: nn.Module, averaged: Sequence[str]) -> None:
 
 
 def norms_of(model: nn.Module) -> dict[str, _BatchNorm]:
-    """The modules whose running statistics can be estimated anew, by name."""
+    """Return the modules whose running statistics can be re-estimated, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -99,7 +99,7 @@ def norms_of(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def described(name: str, tensor: torch.Tensor) -> str:
-    """Name, shape, dtype and layout in one line."""
+    """Format name, shape, dtype and layout in one line."""
     layout = "" if tensor.layout is torch.strided else f" {str(tensor.layout)[6:]}"
     return f"{name} {list(tensor.shape)} {tensor.dtype}{layout}"
 

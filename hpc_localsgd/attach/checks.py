@@ -160,7 +160,7 @@ def on_nan_of(given: Any) -> OnNan:
 
 
 def without_warmup(schedule: Schedule) -> bool:
-    """Whether a schedule takes a small rate for a late one, since nobody told it of a warm-up.
+    """Return whether a schedule takes a small rate for a late one, not knowing of a warm-up.
 
     The trainer knows the warm-up of its learning rate; in a loop of one's own it must be seen.
     """
@@ -168,7 +168,7 @@ def without_warmup(schedule: Schedule) -> bool:
 
 
 def in_steps(schedule: Schedule, steps: int | None, steps_per_epoch: float | None) -> Schedule:
-    """Give the schedule with its durations in steps.
+    """Return the schedule with its durations in steps.
 
     Raises:
         ConfigurationError: One is in a unit that attach has not been told, or none can be.

@@ -31,7 +31,7 @@ LOOK_EVERY = 64  # steps of rounds of one step between two looks for numbers tha
 
 
 class Course:
-    """What goes on behind the calls of a `Sync`.
+    """The state behind the calls of a `Sync`.
 
     Attributes:
         rounds: Where in the run we are.
@@ -67,15 +67,15 @@ class Course:
 
     @property
     def place(self) -> AttachedPosition:
-        """Where in the run we are."""
+        """Position in the run."""
         return self.rounds.place
 
     def meet(self, what: str) -> AbstractContextManager[None]:
-        """Be around an operation in which all ranks meet."""
+        """Return the context of an operation in which all ranks meet."""
         return self.parts.meetings.at(what, self.place.t)
 
     def refuse(self, what: str) -> None:
-        """Say what cannot be done now.
+        """Refuse a call that is not possible now.
 
         Raises:
             RuntimeError: If there is a reason.
@@ -142,7 +142,7 @@ class Course:
         self.accounts.close_round()
 
     def agree(self, what: str, own: Own | None = None) -> None:
-        """Stop with an error where the ranks are not in one place, or their numbers not finite.
+        """Stop with an error where ranks are in different places, or numbers not finite.
 
         In quarantine, ranks astray are given the mean of the others instead.
 
@@ -159,7 +159,7 @@ class Course:
             self._say_alike()
 
     def _digest(self) -> int:
-        """A digest of the parameters at the end of the first round of local steps, else 0."""
+        """Return a digest of the parameters after the first round of local steps, else 0."""
         place = self.place
         if self._looked or self.use != "own" or place.H < 2 or place.t - place.begin < 2:
             return 0
@@ -167,7 +167,7 @@ class Course:
         return 1 + sum(group.fingerprint() for group in self.parts.groups) % 2**51
 
     def _say_alike(self) -> None:
-        """Say that local steps were the same on all ranks."""
+        """Warn that local steps were the same on all ranks."""
         if self.world.rank == 0 and self._rate() > 0:
             warnings.warn(
                 f"after {self.place.t - self.place.begin} local steps all ranks hold the same "
@@ -200,7 +200,7 @@ class Course:
         self.order.over()
 
     def resumed(self) -> None:
-        """Go on from a place and memory that have been loaded."""
+        """Continue from a place and state that have been loaded."""
         self.order.taken = 0
         self.use, self._decided = "own", -1
         if not self.place.due:

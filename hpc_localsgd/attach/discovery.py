@@ -27,7 +27,7 @@ _MISSING = object()
 def world_here(
     device: torch.device, environ: Mapping[str, str] = os.environ, n: int | None = None
 ) -> World:
-    """The world of this process, with one worker.
+    """Return the world of this process, with one worker.
 
     Horovod if the script has initialised it, else torch.distributed if the script has; under
     torchrun torch.distributed; under another launcher Horovod if it is installed, else MPI; with
@@ -60,7 +60,7 @@ def world_here(
 
 
 def choose(environ: Mapping[str, str]) -> str:
-    """Which world: horovod, torch, mpi or simulated."""
+    """Return the kind of world: horovod, torch, mpi or simulated."""
     if _initialised("horovod.torch"):
         return "horovod"
     if _initialised("torch.distributed") or "TORCHELASTIC_RUN_ID" in environ:
@@ -77,7 +77,7 @@ def choose(environ: Mapping[str, str]) -> str:
 
 
 def promised_ranks(environ: Mapping[str, str]) -> int | None:
-    """How many ranks the launcher says it started; None if nothing says so.
+    """Return how many ranks the launcher says it started; None if nothing says so.
 
     Torchrun may run inside srun or mpirun, which have started torchrun and know nothing of ranks.
     """
@@ -91,7 +91,7 @@ def promised_ranks(environ: Mapping[str, str]) -> int | None:
 
 
 def _part_of_mpi(kind: str, promised: int | None) -> bool:
-    """Whether MPI has joined all ranks, and the script gave a part of them to Horovod.
+    """Return whether MPI joined all ranks, of which the script gave Horovod a part.
 
     With `hvd.init(comm=half)` Horovod has fewer ranks on purpose. Where MPI itself has fewer, it is
     not the launcher's, and every process would train alone.
@@ -101,7 +101,7 @@ def _part_of_mpi(kind: str, promised: int | None) -> bool:
 
 
 def _leave_torch() -> None:
-    """End the process group that was started here, without waiting for ranks that may have died.
+    """End the process group that was started here, without waiting for ranks that may be gone.
 
     Gloo's threads let go of the last tensor after the exchange has returned; if Python ends before
     that, or with the group still there, the process aborts (seen in 3 of 6 runs without this).
@@ -118,7 +118,7 @@ def _has_rank(environ: Mapping[str, str]) -> bool:
 
 
 def _initialised(module: str) -> bool:
-    """Whether the script has imported and initialised it. It is not imported to find out."""
+    """Return whether the script has imported and initialised it, without importing it."""
     library = sys.modules.get(module, _MISSING)
     asked = getattr(library, "is_initialized", lambda: False)
     available = getattr(library, "is_available", lambda: True)

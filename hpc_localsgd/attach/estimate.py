@@ -24,7 +24,7 @@ def estimate(
     forward: Forward | None,
     device: torch.device,
 ) -> int:
-    """Leave in `norms` the cumulative mean over the batches of one worker; dropout as it is.
+    """Leave in `norms` the cumulative mean over one worker's batches; dropout as it is.
 
     Random numbers, other buffers, modes and momenta are afterwards what they were before. A norm
     that no batch reached keeps its statistics; so do all if something is raised.

@@ -22,7 +22,7 @@ Rule: TypeAlias = "Callable[[Rows, State, World, Now], tuple[Rows, State]]"
 
 
 class Exchange:
-    """Calls an algorithm's methods group by group, since a row [1, P] has one dtype and device.
+    """Calls of an algorithm's methods group by group: a row [1, P] has one dtype and device.
 
     Attributes:
         states: What the algorithm remembers of each group.
@@ -36,7 +36,7 @@ class Exchange:
                 self.states.append(algorithm.init(x, world, group.footprint))
 
     def acts_on_gradient(self, H: int) -> bool:
-        """Tell whether a round of H steps does anything with gradients."""
+        """Return whether a round of H steps does anything with gradients."""
         return any(self._algorithm.acts_on_gradient(s, self._world, H) for s in self.states)
 
     def in_backward(self, now: Now) -> list[Begin] | None:
@@ -92,20 +92,20 @@ class Exchange:
             return distance_before(before, after, self._algorithm, self._world)
 
     def wait(self) -> None:
-        """Let exchanges that are under way end; nobody uses what they bring."""
+        """Let exchanges that are under way end; their results are not used."""
         for state in self.states:
             for value in state.values():
                 if isinstance(value, Pending):
                     value.wait()
 
     def saved(self) -> list[State]:
-        """The states without what is under way, which `load` begins anew."""
+        """Return the states without what is under way, which `load` begins again."""
         return [
             {k: v for k, v in state.items() if not isinstance(v, Pending)} for state in self.states
         ]
 
     def load(self, saved: Sequence[State]) -> None:
-        """Go on from saved states; a collective."""
+        """Restore saved states; a collective."""
         self.wait()
         self.states = [
             self._algorithm.resume(_to(state, group.flat.device), self._world)
@@ -123,7 +123,7 @@ class Exchange:
 
 
 def _to(value: Any, device: torch.device) -> Any:
-    """A copy of a saved state, with its tensors, nested ones too, on a device."""
+    """Copy a saved state, with its tensors, nested ones too, to a device."""
     if isinstance(value, torch.Tensor):
         return value.to(device, copy=True)
     if isinstance(value, dict):

@@ -34,7 +34,7 @@ Use = Literal["own", "mean", "algorithm"]
 
 
 class GradientHooks:
-    """The hooks on the parameters, the buckets, and where in the backward pass we are."""
+    """The hooks on the parameters, the buckets, and the position in the backward pass."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class GradientHooks:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Backward passes inside only accumulate, as in DistributedDataParallel's `no_sync`."""
+        """Let backward passes only accumulate, as in DistributedDataParallel's `no_sync`."""
         before, self.paused = self.paused, True
         try:
             yield
@@ -87,7 +87,7 @@ class GradientHooks:
             self.paused = before
 
     def _arrived(self, parameter: torch.Tensor) -> None:
-        """The hook: autograd has accumulated into `parameter.grad`."""
+        """Note that autograd has accumulated into `parameter.grad`."""
         if self._ending and parameter not in self._early:
             return
         if self.paused or self._use() != "mean":
@@ -115,7 +115,7 @@ class GradientHooks:
 
     @torch.no_grad()
     def finish(self, skipped: bool = False) -> None:
-        """The end of a backward pass; also called where there was none, for the others' sake.
+        """End a backward pass; called where there was none too, for the other ranks' sake.
 
         Args:
             skipped: The optimiser does not take this step (an overflow), so that what this worker
@@ -139,7 +139,7 @@ class GradientHooks:
         buckets.restart()
 
     def _keep(self, slot: Slot) -> None:
-        """The gradient into its window, unless it has been accumulated there already."""
+        """Copy the gradient into its window, unless it was accumulated there already."""
         grad = slot.parameter.grad
         assert grad is not None
         if grad is slot.window:
@@ -152,7 +152,7 @@ class GradientHooks:
             slot.parameter.grad = slot.window
 
     def _fill(self, slot: Slot) -> None:
-        """What this backward pass did not reach: accumulated before it, or nothing."""
+        """Fill in what this backward pass did not reach: accumulated before it, or nothing."""
         if slot.parameter.grad is not None:
             self._keep(slot)
             return

@@ -48,7 +48,7 @@ class Intact:
             _ATTACHED.discard(self)
 
     def holds(self, parameters: Iterable[nn.Parameter]) -> bool:
-        """Tell whether any of these is exchanged here."""
+        """Return whether any of these is exchanged here."""
         return any(id(p) in self._ours for p in parameters)
 
     def _written(self) -> int:
@@ -132,7 +132,7 @@ def _taken(parameters: Sequence[nn.Parameter]) -> bool:
 
 
 def _path(model: nn.Module, names: Sequence[str]) -> list[tuple[nn.Module, str, nn.Module, str]]:
-    """Every module on the way to a parameter once: its owner, its name there, and a parameter."""
+    """Return every module on the way to a parameter once: owner, name there, a parameter."""
     found: dict[tuple[int, str], tuple[nn.Module, str, nn.Module, str]] = {}
     for name in names:
         owner = model

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class MeanModel:
-    """Turns a worker's model into the mean model. Collectives, not billed."""
+    """Change of a worker's model to the mean model. Collectives, not billed."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class MeanModel:
             self._average_where_they_differ([b.values() for b in buffers if b.statistic])
 
     def _apart(self) -> bool:
-        """Tell whether parameters differ that rounds have left equal; say it on rank 0.
+        """Return whether parameters differ that rounds have left equal; say so on rank 0.
 
         A rank may have loaded or initialised its own, after attach or after an exchange.
         """
@@ -107,7 +107,7 @@ class MeanModel:
         self._average_where_they_differ([p for _, p in rest], own)
 
     def _buffers(self) -> list[Buffer]:
-        """Make the others rank 0's; returns those that all ranks have."""
+        """Make the other buffers rank 0's; return those that all ranks have."""
         found = buffers_of(self._model, self._statistics.averaged)
         found = [b for b in found if b.plain and (b.statistic or b.persistent)]
         self._refuse([str(b) for b in found if b.statistic], "running statistic")
@@ -132,7 +132,7 @@ class MeanModel:
         same.take_rank_0s(self._world, [x for x in changed if not x.is_floating_point()])
 
     def _refuse(self, lines: Sequence[str], what: str) -> None:
-        """Name the first that not all ranks have, with its shapes."""
+        """Refuse the first that not all ranks have, with its shapes."""
         missing = [
             line
             for line, yes in zip(lines, same.in_common(self._world, lines), strict=True)
@@ -151,7 +151,7 @@ class MeanModel:
         )
 
     def _tell(self, names: Sequence[str]) -> None:
-        """Say once of a saved buffer that it stays each rank's own."""
+        """Warn once of a saved buffer that it stays each rank's own."""
         new = [name for name in names if name not in self._said]
         self._said.update(new)
         if new and self._world.rank == 0:

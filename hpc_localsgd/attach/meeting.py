@@ -81,7 +81,7 @@ class Meetings:
 
     @contextmanager
     def attaching(self) -> Iterator[None]:
-        """Around `attach` itself; where it fails, there is no run."""
+        """Run `attach` itself; where it fails, there is no run."""
         try:
             with self.at(ATTACH, 0):
                 yield
@@ -90,15 +90,15 @@ class Meetings:
             raise
 
     def at(self, what: str, t: int) -> AbstractContextManager[None]:
-        """Around an operation in which all ranks meet after t steps; see `RollCall.at`."""
+        """Return the context of an operation in which all ranks meet after t steps."""
         return self._call.at(self._number, what, t)
 
     def over(self, how: str = "has ended its run") -> None:
-        """This rank meets nobody any more in this run."""
+        """Note that this rank meets no other any more in this run."""
         self._call.ended(self._number, how)
 
     def compare(self, place: RankState, strict: bool = False, tolerant: bool = False) -> Everybody:
-        """All ranks must be at the same place. Inside `at`, a collective.
+        """Check that all ranks are at the same place. Inside `at`, a collective.
 
         The rows are of one length in all operations, so that ranks which come to this from
         different ones understand each other.
@@ -163,12 +163,12 @@ def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:
 
 
 def _is_place(row: np.ndarray) -> bool:
-    """Tell whether a row is one of `compare`: a library may hand over what another call sent."""
+    """Return whether a row is one of `compare`: a library may pass what another call sent."""
     return bool(np.isfinite(row).all()) and row[0] in range(len(_OPERATIONS))
 
 
 def _astray(finite: np.ndarray, t: int) -> str:
-    """Name the first rank whose numbers must not go into anybody's average."""
+    """Name the first rank whose numbers must not enter an average."""
     left, first = int((finite == 0).sum()), int(np.argmin(finite))
     return (
         f"the parameters or statistics of rank {first} ({left} of {len(finite)} ranks) are not "
@@ -179,7 +179,7 @@ def _astray(finite: np.ndarray, t: int) -> str:
 
 
 def _rates_differ(rates: np.ndarray, used: np.ndarray, t: int) -> str:
-    """Name two ranks that took the step at different rates; empty where all took the same."""
+    """Name two ranks that took the step at different rates; return "" if there are none."""
     first = int(np.argmax(used))
     other = np.flatnonzero((used > 0) & (rates != rates[first]))
     if not len(other):

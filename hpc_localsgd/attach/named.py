@@ -53,7 +53,7 @@ def schedule_of(given: Any) -> Schedule:
 
 
 def _made(kind: str, given: Any) -> Any:
-    """An object for a name or a class; its own fields that are names likewise."""
+    """Make an object of a name or a class; fields of its own that are names too."""
     base = _KINDS[kind][0]
     if isinstance(given, str):
         given = _class_named(kind, given)
@@ -76,7 +76,7 @@ def _made(kind: str, given: Any) -> Any:
 
 
 def _class_named(kind: str, name: str) -> type:
-    """The class of a name, in the spelling of the command line or of the class.
+    """Return the class of a name, in the spelling of the command line or of the class.
 
     Raises:
         ConfigurationError: There is none; lists all.
@@ -104,7 +104,7 @@ def _classes(kind: str) -> dict[str, type]:
 
 
 def _wrong(kind: str, given: Any) -> ConfigurationError:
-    """The sentence for an object of another kind."""
+    """Make the error for an object of another kind."""
     for other, (base, _) in _KINDS.items():
         if isinstance(given, base) and other != kind:
             return ConfigurationError(f"{kind}={given!r} is a {other}: write {other}={given!r}")

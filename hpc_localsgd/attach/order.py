@@ -61,7 +61,7 @@ class Order:
             self._calls = self._steps = 0
 
     def _compare(self) -> None:
-        """Say once that both are not called equally often; a GradScaler skips few steps."""
+        """Warn once that both are not called equally often; a GradScaler skips few steps."""
         often = 2 * self._steps <= self._calls or self._steps >= 2 * self._calls
         if often and self._speaks:
             self._speaks = False
@@ -90,7 +90,7 @@ class Order:
 
 
 def only_makes_state(optimizer: torch.optim.Optimizer) -> bool:
-    """Tell whether a step only makes an optimiser's first state, for torch.distributed.checkpoint.
+    """Return whether a step only makes an optimiser's first state, for torch's checkpoints.
 
     It steps with learning rate 0 along gradients of 0, so that there is something to load into.
     """
@@ -101,7 +101,7 @@ def only_makes_state(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def say_unfinished() -> None:
-    """Say at exit which models were left different on every rank; not after an exception."""
+    """Warn at exit of models left different on every rank; not after an exception."""
     left = [order for order in _UNFINISHED.values() if order.taken or order.apart]
     if not left or hasattr(sys, "last_type"):
         return
@@ -116,6 +116,6 @@ def say_unfinished() -> None:
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> list[tuple[int, int]]:
-    """Which gradients there are, and how often each was written."""
+    """Return which gradients there are, and how often each was written."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return [(id(p.grad), p.grad._version) for p in parameters if p.grad is not None]

@@ -46,7 +46,7 @@ def _put(buffer: Buffer, copy: torch.Tensor) -> None:
 
 
 class Own:
-    """One's own parameters, buffers, and the mode every module is in."""
+    """One's own parameters, buffers, and the mode of every module."""
 
     def __init__(self, model: nn.Module, groups: Sequence[Group]) -> None:
         self._model, self._groups = model, groups

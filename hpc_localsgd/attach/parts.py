@@ -38,7 +38,7 @@ class Parts:
     on_nan: OnNan = "stop"
 
     def finite(self) -> bool:
-        """Tell whether every number of this rank is that an exchange would give to all others.
+        """Return whether every number is finite that an exchange of this rank would send.
 
         Running statistics count where rounds average them, and where it can be mended: a step that
         a GradScaler skipped leaves parameters finite and statistics not.

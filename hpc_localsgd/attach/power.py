@@ -13,7 +13,7 @@ ITERATIONS = 15  # as many as torch takes for a new weight
 
 @torch.no_grad()
 def iterate(model: nn.Module) -> None:
-    """Take the vectors u, v of every spectrally normalised weight to its largest singular value.
+    """Run a power iteration on the vectors u, v of every spectrally normalised weight.
 
     Each worker's u and v are of its own weight. Without this the mean weight would be divided by a
     number that is too small, which multiplies from layer to layer.
@@ -28,7 +28,7 @@ def iterate(model: nn.Module) -> None:
 
 
 def _iterate_parametrized(module: nn.Module) -> None:
-    """Look at the weight as in training: that is one iteration."""
+    """Evaluate the weight as in training, which is one iteration."""
     held = module.parametrizations
     assert isinstance(held, nn.ModuleDict)
     for name, steps in held.items():

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Quarantine:
-    """What is done for ranks that have gone astray. Collectives, not billed."""
+    """Treatment of ranks whose numbers are not finite. Collectives, not billed."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._world = parts, parts.world
@@ -89,7 +89,7 @@ class Quarantine:
                 x.copy_(row.view(x.shape))
 
     def _beside(self) -> Iterator[tuple[str, torch.Tensor, bool]]:
-        """Name, values, and whether it is a running statistic."""
+        """Yield name, values, and whether it is a running statistic."""
         parts = self._parts
         exchanged = {id(p) for group in parts.groups for p in group.parameters}
         for name, p in sorted(parts.model.named_parameters()):
@@ -119,7 +119,7 @@ class Quarantine:
 
 
 def _finite(value: Any) -> bool:
-    """Tell whether all numbers in a state are, in lists and dicts of any depth."""
+    """Return whether all numbers in a state are finite, in lists and dicts of any depth."""
     if isinstance(value, torch.Tensor):
         return not value.is_floating_point() or bool(torch.isfinite(value).all())
     if isinstance(value, dict):

@@ -35,18 +35,18 @@ class Rates:
         self._stay = 0  # for how many steps it stayed before it last rose; 0 before it ever did
 
     def in_warm_up(self, t: int, rate: float) -> int:
-        """Give H of the round that starts at step t if the rate of all ranks warms up, else 0."""
+        """Return H of the round that starts at step t if all ranks' rate warms up, else 0."""
         self._see(t, rate)
         warms_up = self.watching and (rate <= 0 or self._stay)
         return self._at_least if warms_up else 0
 
     def cut(self, place: AttachedPosition, rate: float) -> None:
-        """End a round earlier if the rate is seen to rise in it; called after each of its steps."""
+        """End a round earlier if the rate rises in it; called after each of its steps."""
         if self.watching and self._see(place.t, rate) and not place.due:
             place.end = min(place.end, max(place.t, place.begin + self._at_least))
 
     def say(self, place: AttachedPosition, rank: int) -> None:
-        """Say on rank 0 of the round that has begun that it is long, and again when it doubles."""
+        """Say on rank 0 that the round that has begun is long, and again when it doubles."""
         if self._written_down or place.H < self._long or place.t - place.begin < SAID_AFTER:
             return
         self._long = 2 * place.H
@@ -58,7 +58,7 @@ class Rates:
             )
 
     def saved(self) -> dict[str, Any]:
-        """Give what `load` goes on from."""
+        """Return what `load` restores."""
         seen = -1.0 if self._seen is None else self._seen
         return {
             "watching": self.watching,
@@ -68,7 +68,7 @@ class Rates:
         }
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Go on from what was saved; without it the run goes on from its middle, warmed up."""
+        """Restore what was saved; without it the run continues from its middle, warmed up."""
         if state is None:
             self.watching = False
             return
@@ -76,7 +76,7 @@ class Rates:
         self._seen = None if state["seen"] < 0 else state["seen"]
 
     def _see(self, t: int, rate: float) -> bool:
-        """Look at the rate of step t; tell whether it rises, in a warm-up."""
+        """Look at the rate of step t; return whether it rises, in a warm-up."""
         if not self.watching:
             return False
         if self._seen is None:

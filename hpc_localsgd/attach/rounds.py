@@ -38,7 +38,7 @@ class AttachedPosition(RoundPosition):
 
     @property
     def inside(self) -> bool:
-        """Tell whether local steps have been taken since the last exchange."""
+        """Whether local steps have been taken since the last exchange."""
         return self.begin < self.t < self.end
 
     def __str__(self) -> str:
@@ -126,7 +126,7 @@ class AgreedRounds:
         return self._given.having_observed(values)
 
     def load(self, place: AttachedPosition, observed: dict[str, Any]) -> None:
-        """Go on from a saved place."""
+        """Restore a saved place."""
         self.place, self.schedule = place, self.having_observed(observed)
 
     def agree(

@@ -22,7 +22,7 @@ PART_BYTES = 16 * 2**20
 
 
 def in_common(world: World, lines: Sequence[str]) -> list[bool]:
-    """Tell of each of this rank's lines, all different, whether all ranks have it."""
+    """Return, for each of this rank's lines, all different, whether all ranks have it."""
     hashes = [int.from_bytes(hashlib.sha256(line.encode()).digest()[:7], "big") for line in lines]
     whole = int.from_bytes(hashlib.sha256(repr(hashes).encode()).digest()[:7], "big")
     rows = world.gather(np.array([[len(lines), whole]], dtype=np.int64))
@@ -35,7 +35,7 @@ def in_common(world: World, lines: Sequence[str]) -> list[bool]:
 
 
 def differ(world: World, tensors: Sequence[torch.Tensor]) -> list[bool]:
-    """Tell of each tensor, as many on all ranks, whether its bits differ between two ranks."""
+    """Return, for each tensor, as many on all ranks, whether its bits differ between two."""
     if not tensors:
         return []
     sums = np.array([[checksum(t.contiguous()) if t.numel() else 0 for t in tensors]])
@@ -69,7 +69,7 @@ def take_rank_0s(world: World, tensors: Sequence[torch.Tensor]) -> None:
 
 
 def _parts(tensors: Sequence[torch.Tensor], itemsize: int | None) -> Iterator[list[torch.Tensor]]:
-    """Lists of views of the tensors, each of PART_BYTES at most where memory is contiguous."""
+    """Yield lists of views of the tensors, PART_BYTES at most where memory is contiguous."""
     part: list[torch.Tensor] = []
     size = 0
     for tensor in tensors:

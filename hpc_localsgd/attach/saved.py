@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def saved(parts: Parts, rounds: AgreedRounds, rates: Rates, exchange: Exchange) -> dict[str, Any]:
-    """Give what `Sync.state_dict` gives."""
+    """Return what `Sync.state_dict` returns."""
     return {
         "place": asdict(rounds.place),
         "schedule": rounds.schedule.observed(),

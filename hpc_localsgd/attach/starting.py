@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def broadcast_model(world: World, model: nn.Module, groups: Sequence[Group]) -> None:
-    """Give all ranks rank 0's parameters and buffers, frozen and integer ones too.
+    """Copy rank 0's parameters and buffers, frozen and integer ones too, to all ranks.
 
     Caches that have another size on another rank are each rank's own. What is sent goes in parts:
     a large frozen model costs no copy of itself.

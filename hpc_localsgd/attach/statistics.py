@@ -46,7 +46,7 @@ class Statistics:
         return self._how.policy == "average"
 
     def finite(self) -> bool:
-        """Tell whether every number in them is, on this rank."""
+        """Return whether every number in them is finite, on this rank."""
         return all(bool(torch.isfinite(buffer.values()).all()) for buffer in self._found())
 
     def on_sync(self) -> None:
@@ -63,7 +63,7 @@ class Statistics:
             average(self._world, [buffer.values() for buffer in found])
 
     def estimate(self, batches: Iterable[Any] | None, forward: Forward | None, warn: bool) -> None:
-        """Estimate BatchNorm's statistics for the parameters that are in the model now, if asked.
+        """Estimate BatchNorm's statistics for the parameters in the model now, if asked.
 
         Only of modules that train: those in training mode, or, where the whole model has been
         switched to evaluation, those that were in training mode when the last round ended.
@@ -115,7 +115,7 @@ class Statistics:
             )
 
     def _moving(self) -> list[_BatchNorm]:
-        """The norms to estimate, the same on all ranks: those that train on each."""
+        """Return the norms to estimate, the same on all ranks: those that train on each."""
         norms = norms_of(self._model)
         trained = self._training_now() if self._model.training else self._trained
         moving = {name: norm for name, norm in norms.items() if id(norm) in trained}
@@ -138,7 +138,7 @@ class Statistics:
             )
 
     def _warn(self) -> None:
-        """Say once, on rank 0, that the statistics do not belong to the mean model."""
+        """Warn once, on rank 0, that the statistics do not belong to the mean model."""
         if self._warned or self._world.rank != 0:
             return
         self._warned = True

@@ -47,7 +47,7 @@ class Group:
 
     @property
     def wire_dtype(self) -> torch.dtype:
-        """What numbers travel as, and what an algorithm computes with."""
+        """Type in which numbers are sent, and in which an algorithm computes."""
         return wire_dtype(self.flat.dtype)
 
     @property
@@ -57,11 +57,11 @@ class Group:
 
     @property
     def P(self) -> int:
-        """Numbers in the parameters, without gaps."""
+        """Number of parameters, without gaps."""
         return sum(p.numel() for p in self.parameters)
 
     def without_gaps(self) -> list[torch.Tensor]:
-        """The parts of `flat` between the gaps: what of it belongs to parameters, in order."""
+        """Return the parts of `flat` between the gaps: those of parameters, in order."""
         parts, begin, end = [], 0, 0
         for first, parameter in zip(self.begins, self.parameters, strict=True):
             if first != end:
@@ -72,7 +72,7 @@ class Group:
 
     @contextmanager
     def rows(self) -> Iterator[Rows]:
-        """Give the parameters as rows [1, P] to work on in place.
+        """Lend the parameters as rows [1, P] to work on in place.
 
         Half precision comes as a float32 copy, and so do parameters with gaps between them.
         """
@@ -86,17 +86,17 @@ class Group:
             part.copy_(new)
 
     def fingerprint(self) -> int:
-        """A checksum of every bit."""
+        """Return a checksum of every bit."""
         return checksum(self.flat)
 
     def finite(self) -> bool:
-        """Tell whether every number is finite, without a copy of them."""
+        """Return whether every number is finite, without a copy of them."""
         if not len(self.flat):
             return True
         return bool(torch.isfinite(torch.stack(torch.aminmax(self.flat))).all())
 
     def check(self) -> None:
-        """Whether the parameters are still where they were put.
+        """Check that the parameters are still where they were put.
 
         Raises:
             RuntimeError: Something moved one of them.
@@ -114,7 +114,7 @@ class Group:
 
 
 def replaced(name: str) -> str:
-    """What to say of a parameter that the model no longer has under its name."""
+    """Describe a parameter that the model no longer has under its name."""
     return (
         f"the parameter {name} is another object than at attach, or gone (a module replaced, "
         "resized, pruned or parametrized, load_state_dict(assign=True)?), and what is there now "
@@ -124,12 +124,12 @@ def replaced(name: str) -> str:
 
 
 def wire_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What numbers of this dtype travel as."""
+    """Return the type in which numbers of this dtype are sent."""
     return torch.float32 if dtype in HALF else dtype
 
 
 def checksum(x: torch.Tensor) -> int:
-    """A checksum of every bit of a contiguous tensor."""
+    """Return a checksum of every bit of a contiguous tensor."""
     integer = {8: torch.int64, 4: torch.int32, 2: torch.int16}.get(x.itemsize, torch.uint8)
     return int(x.detach().view(-1).view(integer).sum(dtype=torch.int64))
 
@@ -166,7 +166,7 @@ def _group(model: nn.Module, named: Mapping[str, nn.Parameter]) -> Group:
 def trained(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, nn.Parameter], list[nn.Parameter]]:
-    """What is exchanged: the optimiser's parameters that require a gradient, by name; the rest.
+    """Return the optimiser's parameters that require a gradient, by name, and the rest.
 
     Raises:
         ConfigurationError: The optimiser trains something that is not in the model.
@@ -187,7 +187,7 @@ def trained(
 
 
 def check_fit(named: Mapping[str, nn.Parameter]) -> None:
-    """Whether these parameters can be moved.
+    """Check that these parameters can be moved.
 
     Raises:
         ConfigurationError: There are none, or one is lazy, on "meta", complex, or shares its

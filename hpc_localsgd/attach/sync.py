@@ -30,18 +30,18 @@ class Sync:
     """
 
     def __init__(self, parts: Parts, equal: bool) -> None:
-        """Made by `attach`; `equal` says whether all workers start with the same parameters."""
+        """Keep the parts; made by `attach`, and `equal` says whether all workers start alike."""
         self._parts, self.model, self.world = parts, parts.model, parts.world
         self._course = Course(parts, equal)
 
     @property
     def t(self) -> int:
-        """Optimiser steps taken so far, skipped ones included."""
+        """Number of optimiser steps so far, skipped ones included."""
         return self._course.place.t
 
     @property
     def ledger(self) -> Account:
-        """What has been sent and how long it took, since attach, on this rank."""
+        """What was sent and how long it took, since attach, on this rank."""
         return self._course.accounts.until_now()
 
     def step(self) -> bool:
@@ -92,7 +92,7 @@ class Sync:
     def averaged(
         self, batches: Iterable[Any] | None = None, forward: Forward | None = None
     ) -> Iterator[nn.Module]:
-        """The model with the mean parameters, to evaluate or save; then one's own again, bitwise.
+        """Lend the model with the mean parameters, to evaluate or save; then restore it bitwise.
 
         All ranks must enter it, and none may train in it. Not billed.
 
@@ -127,7 +127,7 @@ class Sync:
             own.restore()
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Around all backward passes of a step but the last: gradients are only accumulated.
+        """Only accumulate gradients, in all backward passes of a step but the last.
 
         Matters in rounds of one step, where each backward pass would exchange otherwise (also
         right, since averaging is linear, but sent more often than needed).
@@ -148,7 +148,7 @@ class Sync:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        """Finish; after an exception only detach, since the other ranks may not be here."""
+        """Finish; after an exception only detach, since other ranks may not be here."""
         if kind is None:
             self.finish()
         else:
@@ -156,7 +156,7 @@ class Sync:
             self.detach()
 
     def __repr__(self) -> str:
-        """Who, how, and where in the run."""
+        """Describe the algorithm, the world and the position in the run."""
         parts = self._parts
         P = sum(group.P for group in parts.groups)
         of = f" of {parts.steps}" if parts.steps is not None else ""
@@ -178,7 +178,7 @@ class Sync:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's place in the run and the algorithm's memory, also in mid-round.
+        """Return this rank's place in the run and the algorithm's state, also in mid-round.
 
         Save it on every rank, beside that rank's own `model.state_dict()` and
         `optimizer.state_dict()`: between two exchanges the workers differ.
@@ -187,7 +187,7 @@ class Sync:
         return saved(self._parts, course.rounds, course.rates, course.exchange)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state, after model and optimiser were loaded; on all ranks.
+        """Restore a saved state, after model and optimiser were loaded; on all ranks.
 
         Raises:
             ConfigurationError: It is of another job, another rank, or the model in memory is not

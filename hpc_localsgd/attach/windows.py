@@ -55,7 +55,7 @@ def windows(
 
 
 def _is_dense(x: torch.Tensor) -> bool:
-    """Whether the elements fill their span of memory, in whatever order of dimensions."""
+    """Return whether the elements fill their span of memory, in any order of dimensions."""
     expected = 1
     for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape, strict=True) if n != 1):
         if stride != expected:

@@ -20,7 +20,7 @@ SAID_BYTES = 2000  # of a message that travels between ranks
 
 
 def agree(world: World, check: Callable[[], T]) -> T:
-    """What a check on this rank gives; if it fails on any rank, all raise its message together.
+    """Return what a check gives here; if it fails on any rank, all raise its message together.
 
     Raises:
         ConfigurationError: On all ranks alike.
@@ -40,7 +40,7 @@ def agree(world: World, check: Callable[[], T]) -> T:
 
 
 def check_same(world: World, text: str) -> None:
-    """All ranks must hold the same configuration, or they would wait for each other for ever.
+    """Check that all ranks hold the same configuration, or they would wait for each other.
 
     Raises:
         ConfigurationError: On all ranks alike.
@@ -56,17 +56,17 @@ def check_same(world: World, text: str) -> None:
 
 
 def of_rank_0(world: World, number: int) -> int:
-    """A number of rank 0, on all ranks."""
+    """Return a number of rank 0, on all ranks."""
     return int(world.gather(np.full(len(world.ranks), number))[0])
 
 
 def hosts_of(world: World) -> list[str]:
-    """The host of each of the K workers."""
+    """Return the host of each of the K workers."""
     name = np.frombuffer(socket.gethostname().encode()[:64].ljust(64, b"\0"), dtype=np.uint8)
     rows = world.gather(np.tile(name, (len(world.ranks), 1)))
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
 def digest(text: str) -> str:
-    """SHA-256 of a configuration."""
+    """Return the SHA-256 of a configuration."""
     return hashlib.sha256(text.encode()).hexdigest()

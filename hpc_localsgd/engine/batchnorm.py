@@ -29,7 +29,7 @@ Policy = Literal["reestimate", "average", "local"]
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """What happens to floating-point buffers at an exchange and before an evaluation.
+    """Policy for floating-point buffers at an exchange and before an evaluation.
 
     Attributes:
         policy: "reestimate", "average" or "local".
@@ -49,7 +49,7 @@ class BatchNorm:
             world.mean(task.buffers)
 
     def for_evaluation(self, x: Vector, task: Task, world: World) -> Vector:
-        """The buffers [Q] to evaluate the model x [P] with. A collective, not billed."""
+        """Return buffers [Q] for evaluating the model x [P]. A collective, not billed."""
         if not task.buffers.numel():
             return task.buffers[0]
         with world.ledger.unbilled():

@@ -20,7 +20,7 @@ OnNan = Literal["stop", "quarantine"]
 
 
 def astray(xs: Sequence[Rows], world: World) -> np.ndarray:
-    """Tell which workers have a number that is not finite: bool [K]. A collective, not billed.
+    """Return which workers have a number that is not finite: bool [K]. A collective, not billed.
 
     Args:
         xs: One or several arrays with a row for each worker of this process.

@@ -68,7 +68,7 @@ class LocalOptimizer:
         self._parameters = parameters
 
     def step(self, g: Rows, lr: float) -> None:
-        """One step of all R workers along the gradients g [R, P] with learning rate lr."""
+        """Take a step of all R workers along the gradients g [R, P] with learning rate lr."""
         for parameter, (a, b) in zip(self._parameters, self._cuts, strict=True):
             parameter.grad = g[:, a:b]
         for group in self.torch.param_groups:
@@ -91,20 +91,20 @@ class LocalOptimizer:
             tensor[torch.from_numpy(rows).to(tensor.device)] = 0
 
     def _row_state(self) -> list[torch.Tensor]:
-        """State tensors that have one row for each worker, in a fixed order."""
+        """Return the state tensors that have one row for each worker, in a fixed order."""
         return state_like(self.torch, self._parameters)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the torch optimiser of these R workers."""
+        """Return the state of the torch optimiser of these R workers."""
         return self.torch.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
         self.torch.load_state_dict(state)
 
 
 def described(optimizer: torch.optim.Optimizer) -> str:
-    """An optimiser and its arguments as they are typed; the rate and switches that are off aside.
+    """Format an optimiser and its arguments as typed; the rate and switched-off options aside.
 
     >>> described(torch.optim.SGD([torch.zeros(1)], momentum=0.9))
     'SGD(momentum=0.9, dampening=0, weight_decay=0)'
@@ -115,7 +115,7 @@ def described(optimizer: torch.optim.Optimizer) -> str:
 
 
 def fuse(optimizer: torch.optim.Optimizer) -> None:
-    """Let torch step in one pass over memory, where it can and nothing else was asked for.
+    """Let torch step in one pass over memory, where possible and unless asked otherwise.
 
     On a CPU a step of SGD then takes 0.4 of the time (4 million parameters, one core). Not for
     several rows: the fused kernels round differently at the ends of a row, and workers that are
@@ -128,7 +128,7 @@ def fuse(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_by_rows(make: MakeOptimizer) -> None:
-    """Whether an optimiser steps every row of a matrix by itself, as separate workers would.
+    """Check that an optimiser steps every row of a matrix by itself, as separate workers would.
 
     Raises:
         ConfigurationError: It does not (Adafactor, Muon), or needs a closure or sparse gradients.

@@ -74,12 +74,12 @@ class RoundPosition:
 
     @property
     def due(self) -> bool:
-        """Tell whether a new round begins with the next step."""
+        """Whether a new round begins with the next step."""
         return self.t == self.end
 
     @property
     def H(self) -> int:
-        """Return the length of the round in steps."""
+        """Length of the round in steps."""
         return self.end - self.begin
 
     def next_round(self: P, H: int) -> P:

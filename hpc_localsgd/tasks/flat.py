@@ -61,7 +61,7 @@ class Layout:
 
     @staticmethod
     def of(module: nn.Module) -> Layout:
-        """The layout of a module: matrices and filters first, then vectors (biases, norms).
+        """Return the layout of a module: matrices and filters first, then vectors (biases, norms).
 
         Raises:
             ConfigurationError: The module has nothing to train.
@@ -83,23 +83,23 @@ class Layout:
         )
 
     def flatten(self, module: nn.Module) -> torch.Tensor:
-        """The parameters of a module as one vector [P], copied."""
+        """Return the parameters of a module as one vector [P], copied."""
         named = dict(module.named_parameters())
         return torch.cat([named[name].detach().reshape(-1) for name in self.names])
 
     def flatten_buffers(self, module: nn.Module) -> torch.Tensor:
-        """The floating-point buffers of a module as one vector [Q], copied."""
+        """Return the floating-point buffers of a module as one vector [Q], copied."""
         named = dict(module.named_buffers())
         flat = [named[name].reshape(-1) for name in self.buffers]
         return torch.cat(flat) if flat else torch.empty(0)
 
     def views(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Parameters by name as views of a vector [P]; one `split`, cheap under autograd."""
+        """Return parameters by name as views of a vector [P]; one `split`, cheap under autograd."""
         parts = x.split(self.sizes)
         return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
     def buffer_views(self, buffers: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Buffers by name as views of a vector [Q]."""
+        """Return buffers by name as views of a vector [Q]."""
         parts = buffers.split(self.buffer_sizes)
         named = zip(self.buffers, parts, self.buffer_shapes, strict=True)
         return {n: p.view(s) for n, p, s in named}
@@ -128,7 +128,7 @@ def bind(
 
 
 def _places(module: nn.Module) -> dict[str, list[str]]:
-    """Buffer name -> all names of the same tensor: a buffer may be shared, as a parameter may."""
+    """Map each buffer to all names of its tensor: it may be shared, as a parameter may."""
     first: dict[int, str] = {}
     places: dict[str, list[str]] = {}
     for name, buffer in module.named_buffers(remove_duplicate=False):
@@ -200,7 +200,7 @@ class Replicas:
     def loss_and_grad(
         self, inputs: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses [R] and gradients [R, P] (in `self.g`) of inputs [R, B, ...], targets [R, B]."""
+        """Return losses [R], gradients [R, P] (in `self.g`) of inputs and targets [R, B, ...]."""
         if self._chosen and self.vmapped is not False:
             self.vmapped = self._choose(inputs, targets)
         self._chosen = False
@@ -212,7 +212,7 @@ class Replicas:
     def loss_and_mean_grad(
         self, inputs: torch.Tensor, targets: torch.Tensor, begin: Begin
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same of a single worker, the gradient averaged; see `Task.loss_and_mean_grad`."""
+        """Return the same of one worker, the gradient averaged; see `Task.loss_and_mean_grad`."""
         if self.execution.accumulate > 1 or self.scale is not None:  # not final during backward
             losses, g = self.loss_and_grad(inputs, targets)
             begin(g).wait()
@@ -225,7 +225,7 @@ class Replicas:
             return self.loss_and_grad(inputs, targets)
 
     def _choose(self, inputs: torch.Tensor, targets: torch.Tensor) -> bool:
-        """Whether vmap is possible and, where nobody knows, faster on this batch."""
+        """Return whether vmap is possible and, where unknown, faster on this batch."""
         devices = [self.x.device] if self.x.is_cuda else []
         with torch.random.fork_rng(devices):  # dropout draws as if nothing had been tried
             try:
@@ -240,7 +240,7 @@ class Replicas:
             )
 
     def _seconds(self, way: Callable[..., torch.Tensor], *batch: torch.Tensor) -> float:
-        """Of the faster of two calls."""
+        """Return the seconds of the faster of two calls."""
         seconds = []
         for _ in range(2):
             begin = time.perf_counter()
@@ -255,7 +255,7 @@ class Replicas:
         return torch.stack([self._one(r, inputs[r], targets[r]) for r in range(len(self.modules))])
 
     def _one(self, r: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss [] of one worker; its gradient is added to g[r], micro-batch by micro-batch."""
+        """Return the loss [] of a worker; add its gradient to g[r], one micro-batch at a time."""
         n = self.execution.accumulate
         if n == 1 and self.scale is None:  # nothing else between the bare loop and ours
             loss = self._loss(self._run[r], self.execution.arranged(inputs), targets)
@@ -295,7 +295,7 @@ class Replicas:
         targets: torch.Tensor,
         factor: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss [] times a factor, to be differentiated, and the loss itself."""
+        """Return the loss [] times a factor, to be differentiated, and the loss itself."""
 
         def module(inputs: torch.Tensor) -> torch.Tensor:
             called: torch.Tensor = functional_call(self.modules[0], parameters, inputs)
@@ -315,14 +315,14 @@ class Replicas:
         return self.criterion(logits.to(self.x.dtype), targets)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What a resumed run needs beside parameters and buffers, to go on bitwise."""
+        """Return what a resumed run needs beside parameters and buffers to be bitwise equal."""
         state = {} if self._chosen else {"vmapped": torch.tensor(bool(self.vmapped))}
         if self.scale is not None:
             state |= {"factor": self.scale.factor, "good": self.scale.good}
         return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
         if "vmapped" in state:
             self.vmapped, self._chosen = bool(state["vmapped"]), False
         if self.scale is not None and "factor" in state:
@@ -331,7 +331,7 @@ class Replicas:
 
 
 def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool | None:
-    """Whether R workers in one batched program are possible and faster; None: measure it."""
+    """Return whether R workers in one batched program are possible and faster; None: measure."""
     if R == 1 or _has_running_statistics(module):
         return False
     kinds = list(module.modules())
@@ -343,7 +343,7 @@ def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool | No
 
 
 def _aligned_rows(R: int, P: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """An empty [R, P] with gaps between its rows: all begin at a multiple of 64 numbers.
+    """Make an empty [R, P] with gaps between rows, which all begin at a multiple of 64 numbers.
 
     torch.compile makes one program for all replicas, by how the first of them is aligned.
     """

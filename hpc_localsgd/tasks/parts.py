@@ -59,7 +59,7 @@ class Parts:
 
     @contextmanager
     def averaged(self, begin: Begin) -> Iterator[None]:
-        """Average around one backward pass; afterwards g holds the averages."""
+        """Average during one backward pass; afterwards g holds the averages."""
         self._begins = [begin]
         self._buckets.restart()
         try:
