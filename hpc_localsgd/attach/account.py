@@ -33,7 +33,7 @@ class Account:
 class Accounts:
     """Takes the ledger's bill at the end of every round, and closes it one round later.
 
-    By then the events of a GPU have passed, and reading them stops nobody.
+    By then the events of a GPU have passed, and reading them stops no rank.
     """
 
     def __init__(self, ledger: Ledger) -> None:

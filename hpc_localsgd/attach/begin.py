@@ -83,7 +83,7 @@ def attach(
         check_rounds: Compare the ranks' step counts before each exchange of parameters (a few
             bytes), so that ranks out of step end with an error at once.
         on_nan: When a rank's numbers are no longer finite: "stop" all ranks with an error that
-            names it, or "quarantine": it is left out of the exchange and goes on from the mean of
+            names it, or "quarantine": it is left out of the exchange and continues from the mean of
             the others. Looked for in parameters at every exchange, in gradients where those are
             averaged, which is then done after backward.
         patience_s: For how many seconds a rank may wait in an exchange for others that are busy

@@ -85,7 +85,7 @@ class Course:
         if self.place.over:
             raise RuntimeError(
                 f"{what} after the run has ended (by finish(), detach(), or all of the steps given "
-                "to attach): call attach again to go on"
+                "to attach): call attach again to continue"
             )
 
     def count(self) -> bool:
@@ -233,7 +233,7 @@ class Course:
             self.gradients.finish(skipped)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """The optimiser's pre-hook: the rate it uses is known, and gradients must be final."""
+        """Note the rate, and check that gradients are final: the optimiser's pre-hook."""
         if only_makes_state(optimizer):
             return
         if self.away:

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics estimated anew on training batches, and nothing else changed."""
+"""BatchNorm's running statistics re-estimated on training batches, and nothing else changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the model is still the one that was attached, and nobody else's."""
+"""Whether the model is still the one that was attached, and trained by nothing else."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Intact:
         if self._strange > 1:
             raise RuntimeError(
                 "the optimizer given to attach takes no steps, and its parameters are trained by "
-                "something else (an optimizer made anew after attach?): call sync.finish(), and "
+                "something else (an optimizer made again after attach?): call sync.finish(), and "
                 "attach again with the optimizer that the loop steps"
             )
 
@@ -118,11 +118,11 @@ def check_free(parameters: Sequence[nn.Parameter]) -> None:
     """
     if not _taken(parameters):
         return
-    gc.collect()  # one that nobody holds any more is in a circle with its optimiser's hooks
+    gc.collect()  # one that is no longer referenced is in a circle with its optimiser's hooks
     if _taken(parameters):
         raise ConfigurationError(
             "the model is attached already, and both would exchange it: call sync.finish() or "
-            "sync.detach() on what the first attach returned, or build model and optimizer anew"
+            "sync.detach() on what the first attach returned, or build model and optimizer again"
         )
 
 

@@ -173,7 +173,7 @@ def _astray(finite: np.ndarray, t: int) -> str:
     return (
         f"the parameters or statistics of rank {first} ({left} of {len(finite)} ranks) are not "
         f"finite after step {t - 1}, and would make those of all ranks so: nothing was exchanged; "
-        "take a smaller learning rate, clip gradients, go on from a checkpoint, or leave such "
+        "take a smaller learning rate, clip gradients, resume from a checkpoint, or leave such "
         'ranks out by attach(on_nan="quarantine")'
     )
 

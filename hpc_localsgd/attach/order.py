@@ -76,7 +76,7 @@ class Order:
         """Check that every step of the optimiser was counted.
 
         Raises:
-            RuntimeError: Some were not, so that nobody knows whether the ranks differ.
+            RuntimeError: Some were not, so that it is unknown whether the ranks differ.
         """
         if self.taken:
             raise RuntimeError(

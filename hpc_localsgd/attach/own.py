@@ -14,7 +14,7 @@ from hpc_localsgd.attach.storage import Group
 class OwnBuffers:
     """Copies of a model's buffers.
 
-    A cache (not persistent) that was made anew meanwhile, or a buffer that has another size since,
+    A cache (not persistent) that was made again meanwhile, or a buffer that has another size since,
     is left as it is: what the module remembers of it (its length, say) fits the new one.
     """
 

@@ -13,7 +13,7 @@ ITERATIONS = 15  # as many as torch takes for a new weight
 
 @torch.no_grad()
 def iterate(model: nn.Module) -> None:
-    """Run a power iteration on the vectors u, v of every spectrally normalised weight.
+    """Iterate u, v of every spectrally normalised weight to its largest singular value.
 
     Each worker's u and v are of its own weight. Without this the mean weight would be divided by a
     number that is too small, which multiplies from layer to layer.

@@ -1,4 +1,4 @@
-"""A rank whose numbers are not finite goes on from the mean of the others, in a loop of one's own.
+"""A rank whose numbers are not finite continues from the mean of the others, in a user's loop.
 
 The rule is the trainer's (`engine/astray.py`); here it meets what a user's model has besides
 parameters: optimisers of every kind, running statistics, a teacher, vectors of `spectral_norm`.
@@ -103,7 +103,7 @@ class Quarantine:
         """Set the optimiser's state to what it is at the start.
 
         As the trainer does: moments are 0 and the count of steps stays. What has another form
-        (Adafactor's factors, LBFGS's history) and is not finite is made anew by the optimiser.
+        (Adafactor's factors, LBFGS's history) and is not finite is made again by the optimiser.
         """
         optimizer = self._parts.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"]]

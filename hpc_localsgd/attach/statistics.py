@@ -95,7 +95,7 @@ class Statistics:
         try:
             share = itertools.islice(batches, self._how.share(world.size))
             seen = estimate(self._model, norms, share, forward, world.device)
-        except Exception as error:  # the others are told before it goes on
+        except Exception as error:  # the others are told before it continues
             failed = error
         others.restore()
         counts = world.gather(np.array([[-1.0 if failed else float(seen)]]))

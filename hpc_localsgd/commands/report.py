@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(options: Namespace) -> tuple[list[Path], bool]:
-    """Write the page and what is beside it; return the files, and whether a run goes on."""
+    """Write the page and what is beside it; return the files, and whether a run continues."""
     from hpc_localsgd.analysis.report.page import write_report
     from hpc_localsgd.analysis.report.source import open_runs
 

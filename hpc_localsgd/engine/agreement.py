@@ -1,4 +1,4 @@
-"""What ranks must agree about before they train, so that nobody waits for a rank that refused."""
+"""What ranks must agree about before they train, so that no rank waits for one that refused."""
 
 from __future__ import annotations
 

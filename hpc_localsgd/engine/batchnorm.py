@@ -3,7 +3,7 @@
 The statistics of a worker belong to its own parameters, not to the mean of all. Three policies:
 
 - `reestimate` (default): kept local in training; before an evaluation of the mean model they are
-  estimated anew on training batches, as a cumulative mean, and averaged over the workers (Gu et
+  re-estimated on training batches, as a cumulative mean, and averaged over the workers (Gu et
   al. 2023 and the QSR code do this with 100 batches).
 - `average`: averaged at every exchange, like parameters, and sent with them.
 - `local`: never exchanged in training; the mean model is evaluated with the mean of the workers'

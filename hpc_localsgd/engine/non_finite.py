@@ -33,7 +33,7 @@ def astray(xs: Sequence[Rows], world: World) -> np.ndarray:
 def heal(x: Rows, bad: np.ndarray, world: World) -> None:
     """Replace the rows of the workers `bad` [K] by the mean of the others', in place. Not billed.
 
-    Nothing happens when it is nobody, or everybody.
+    Nothing happens when there are none, or all are.
     """
     if not bad.any() or bad.all():
         return

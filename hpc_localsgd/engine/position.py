@@ -133,7 +133,7 @@ class Position(RoundPosition):
 
         Args:
             run: The run.
-            before: [R, P], the parameters before the exchange; None if nobody asks.
+            before: [R, P], the parameters before the exchange; None if it is not needed.
         """
         if before is not None:
             apart = distance_before([before], [self.x], run.algorithm, run.world)

@@ -1,4 +1,4 @@
-"""Parts of one worker's gradient, averaged while the backward pass of a task goes on."""
+"""Parts of one worker's gradient, averaged while the backward pass of a task continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run ends, is looked at on its way, and goes on after an interruption."""
+"""How a run ends, is looked at on its way, and continues after an interruption."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def attached(algorithm: Any, world: ThreadWorld) -> tuple[Halves, torch.optim.Op
 
 
 def ends(algorithm: Any, stop: int | None = None) -> list[int]:
-    """Steps after which rounds end; everything is saved and made anew after `stop` of them."""
+    """Steps after which rounds end; everything is saved and made again after `stop` of them."""
     own = small_run(spec=SPEC, K=K)
 
     def work(world: ThreadWorld) -> list[int]:
