@@ -59,6 +59,6 @@ class BatchNorm:
             return world.mean(rows)[0]
 
     def _estimate(self, x: Vector, task: Task, worker: int, K: int) -> Vector:
-        """One worker's share of the statistics: the training batches of its first steps."""
+        """Return one worker's share of the statistics: the training batches of its first steps."""
         batches = (task.batch([worker], t) for t in range(self.share(K)))
         return task.statistics(x, [(inputs[0], labels[0]) for inputs, labels in batches])
