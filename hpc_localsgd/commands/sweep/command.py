@@ -117,21 +117,23 @@ def _run(options: Namespace, asked: Request, runs: Sequence[Member]) -> int:
     pending = standing(runs, asked.out).pending(runs)
     jobs = options.jobs or 1
     crew = Crew(asked.out, jobs, shlex.split(options.launch))
-    failed: list[str] = []
     with Line(len(runs), len(runs) - len(pending), jobs, sys.stdout.isatty()) as line:
 
         def ended(member: Member, status: int, seconds: float) -> None:
-            word = {OK: "complete", DIVERGED: "diverged", STOPPED: "stopped"}.get(status)
-            if word is None and crew.asked:
-                word = "stopped"
-            if word is None:
-                failed.append(member.title)
-                log = asked.out / LOGS / f"{member.name}.txt"
-                word = f"FAILED with status {status}, see {log}"
-            line.ended(member, word, seconds)
+            there = standing([member], asked.out).of[member.name]
+            line.ended(member, _word(there, status, crew.asked, asked.out / LOGS, member), seconds)
 
         crew.run(pending, ended, line.show)
     return _status(runs, asked.out, crew.asked)
+
+
+def _word(there: str, status: int, asked: bool, logs: Path, member: Member) -> str:
+    """Say how a run ended, by its record: a status of 0 alone is a launcher's word for it."""
+    if there in ("complete", "diverged"):
+        return there
+    if asked or status == STOPPED:
+        return "stopped"
+    return f"FAILED with status {status} and no complete record, see {logs / f'{member.name}.txt'}"
 
 
 def _status(runs: Sequence[Member], out: Path, stopped: bool) -> int:

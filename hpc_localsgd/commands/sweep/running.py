@@ -46,7 +46,8 @@ class Crew:
             launch: Words in front of the command of each run, as ``mpirun -np 2``.
         """
         self.asked = False
-        self._out, self._jobs, self._launch = out, jobs, tuple(launch)
+        # A launcher may start ranks in another folder than this one.
+        self._out, self._jobs, self._launch = out.absolute(), jobs, tuple(launch)
         self._running: list[Running] = []
         self._kill_at_s = float("inf")
         if not launch:  # a launcher's ranks share by themselves

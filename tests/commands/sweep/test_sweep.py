@@ -109,8 +109,24 @@ def test_one_that_fails_leaves_the_others_theirs(
     Path(out).write_text("")
     assert main([str(file), "--seeds", "0", "--jobs=2"]) == 1
     said = capfd.readouterr().out
-    assert f"FAILED with status 2, see {tmp_path / 'out' / LOGS / Path(out).name}.txt" in said
+    log = tmp_path / "out" / LOGS / f"{Path(out).name}.txt"
+    assert f"FAILED with status 2 and no complete record, see {log}" in said
     assert len(records(tmp_path)) == 1 and "not all runs ended: 1 complete, 1 " in said
+
+
+def test_a_launcher_that_says_all_is_well_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It may have started the run in another folder; so the run is told its own from the root."""
+    file, launcher = asked(tmp_path, {"schedule.steps": [1]}, "0"), tmp_path / "launcher"
+    launcher.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    launcher.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    assert main([str(file), "--out", "here", "--launch", str(launcher)]) == 1
+    said = capfd.readouterr().out
+    assert "FAILED with status 0 and no complete record" in said and "complete," not in said
+    (log,) = (tmp_path / "here" / LOGS).glob("*.txt")
+    assert f"--out={tmp_path / 'here' / log.stem}" in log.read_text().splitlines()
 
 
 @pytest.mark.parametrize(
