@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,35 +17,11 @@ from torch import nn
 
 from hpc_localsgd.attach.buffers import buffers_of
 from hpc_localsgd.attach.storage import checksum
+from hpc_localsgd.engine.agreement import texts
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
-
-_TEXT_BYTES = 1000
-
-
-def texts(world: World, text: str) -> list[str]:
-    """Return a short text of every rank, on every rank."""
-    raw = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
-    rows = world.gather(np.frombuffer(bytearray(raw), dtype=np.uint8)[None])
-    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
-
-
-def together(world: World, check: Callable[[], Any]) -> None:
-    """Run a check of this rank's own; if any rank fails, all raise the first one's complaint.
-
-    Raises:
-        ConfigurationError: On all ranks alike, whichever it was.
-    """
-    try:
-        check()
-        complaint = ""
-    except ConfigurationError as error:
-        complaint = str(error)
-    for rank, said in enumerate(texts(world, complaint)):
-        if said:
-            raise ConfigurationError(said if world.n == 1 else f"rank {rank}: {said}")
 
 
 def check_same(world: World, lines: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from hpc_localsgd.attach.starting import broadcast_model
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import check_fit, flatten, trained
 from hpc_localsgd.attach.sync import Sync
+from hpc_localsgd.engine.agreement import agree
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
 from hpc_localsgd.engine.non_finite import OnNan
 from hpc_localsgd.run.rollcall import PATIENCE_S
@@ -114,12 +115,10 @@ def attach(
     meetings = Meetings(world, patience_s)
     with meetings.attaching():
         check_same_software(world)
-        agreement.together(world, lambda: check_fit(trained(model, optimizer)[0]))
-        agreement.together(
-            world, lambda: check_settings(schedule, optimizer, steps, steps_per_epoch)
-        )
-        agreement.together(world, lambda: check_free([*trained(model, optimizer)[0].values()]))
-        agreement.together(world, lambda: check_patterns(model, averaged_buffers))
+        agree(world, lambda: check_fit(trained(model, optimizer)[0]))
+        agree(world, lambda: check_settings(schedule, optimizer, steps, steps_per_epoch))
+        agree(world, lambda: check_free([*trained(model, optimizer)[0].values()]))
+        agree(world, lambda: check_patterns(model, averaged_buffers))
         named, frozen = trained(model, optimizer)
         lengths = in_steps(schedule, steps, steps_per_epoch)
         lines = [agreement.shown(x) for x in (algorithm, lengths, steps, how)]

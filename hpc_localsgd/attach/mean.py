@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from hpc_localsgd.attach import same
-from hpc_localsgd.attach.agreement import texts
 from hpc_localsgd.attach.buffers import Buffer, buffers_of, described
 from hpc_localsgd.attach.estimate import Forward
 from hpc_localsgd.attach.power import iterate
 from hpc_localsgd.attach.statistics import Statistics
+from hpc_localsgd.engine.agreement import texts
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from hpc_localsgd.attach.account import Account
-from hpc_localsgd.attach.agreement import shown, together
+from hpc_localsgd.attach.agreement import shown
 from hpc_localsgd.attach.course import Course
 from hpc_localsgd.attach.estimate import Forward
 from hpc_localsgd.attach.meeting import AVERAGED, LOAD, ROUND
@@ -18,6 +18,7 @@ from hpc_localsgd.attach.own import Own
 from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.rounds import AttachedPosition
 from hpc_localsgd.attach.saved import check_saved, saved
+from hpc_localsgd.engine.agreement import agree
 from hpc_localsgd.run.rollcall.notes import failed
 
 
@@ -195,7 +196,7 @@ class Sync:
         """
         course = self._course
         with course.meet(LOAD):
-            together(self.world, lambda: check_saved(self._parts, course.rounds, state))
+            agree(self.world, lambda: check_saved(self._parts, course.rounds, state))
             course.rounds.load(AttachedPosition.saved(state["place"]), state.get("schedule", {}))
             course.exchange.load(state["states"])
             course.rates.load(state.get("rates"))

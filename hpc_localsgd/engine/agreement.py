@@ -26,17 +26,29 @@ def agree(world: World, check: Callable[[], T]) -> T:
         ConfigurationError: On all ranks alike.
     """
     found: Any = None
-    said = b""
+    said = ""
     try:
         found = check()
     except (ConfigurationError, TrajectoryError) as error:
         where = f" (on rank {world.rank})" if world.rank else ""
-        said = f"{error}{where}".encode(errors="backslashreplace")[:SAID_BYTES]
-    padded = np.frombuffer(said.ljust(SAID_BYTES, b"\0"), dtype=np.uint8)
-    for text in world.gather(np.tile(padded, (len(world.ranks), 1))):
-        if text.any():
-            raise ConfigurationError(text.tobytes().rstrip(b"\0").decode(errors="replace"))
+        said = f"{error}{where}"
+    for text in texts(world, said):
+        if text:
+            raise ConfigurationError(text)
     return cast(T, found)
+
+
+def texts(world: World, text: str, size: int = SAID_BYTES) -> list[str]:
+    """Return a short text of each of the K workers, on every rank. A collective, not billed.
+
+    Args:
+        world: Who the workers are.
+        text: This rank's.
+        size: Bytes of it that travel, the same on all ranks.
+    """
+    raw = text.encode(errors="backslashreplace")[:size].ljust(size, b"\0")
+    rows = world.gather(np.tile(np.frombuffer(raw, dtype=np.uint8), (len(world.ranks), 1)))
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
 def check_same(world: World, text: str) -> None:
@@ -62,9 +74,7 @@ def of_rank_0(world: World, number: int) -> int:
 
 def hosts_of(world: World) -> list[str]:
     """Return the host of each of the K workers."""
-    name = np.frombuffer(socket.gethostname().encode()[:64].ljust(64, b"\0"), dtype=np.uint8)
-    rows = world.gather(np.tile(name, (len(world.ranks), 1)))
-    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
+    return texts(world, socket.gethostname(), 64)
 
 
 def digest(text: str) -> str:

@@ -224,7 +224,7 @@ def test_a_state_that_does_not_fit_is_refused_by_all(spoil: Any, said: str) -> N
         sync.load_state_dict(state)
 
     one, other = errors_on_ranks(2, work)
-    assert one == other and "rank 1: " in one and said in one
+    assert one == other and "(on rank 1)" in one and said in one
 
 
 def test_the_ledger_adds_up() -> None:
