@@ -209,7 +209,7 @@ def test_a_place_is_of_this_rank_and_what_is_newer_is_put_aside(
     world = Ranks(0, others=lambda v: v * 0 + next(other_says))
     place_of_0 = at(tmp_path, world).load()
     assert (place_of_0.after, place_of_0.t, len(world.told)) == (20, 20, 4)
-    assert "step-00000030 is damaged (ranks [1]): looking" in capfd.readouterr().err
+    assert "step-00000030 is damaged (ranks [1]): trying an older one" in capfd.readouterr().err
     assert steps(tmp_path) == [10, 20]
     assert sorted(path.name for path in aside.iterdir()) == ["rank-0-of-2.pt", "rank-1-of-2.pt"]
 
