@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from hpc_localsgd.tasks.vision import idx_files
 
 WIDTHS = (784, 3000, 2600, 10)
-BATCH, LR, MOST_STEPS, LOOK_EVERY = 32, 0.03, 400, 8
+BATCH, LR, MOST_STEPS, LOOK_EVERY = 32, 0.03, 160, 8
 LOOKED_AT = 2_000  # test images
 H, SWITCH = 8, 8  # of the local ways; until then every step
 

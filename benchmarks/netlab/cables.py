@@ -17,7 +17,7 @@ CORE = "core"
 NETEM, RELAY = "netem", "relay"
 # What passes at once after a pause. Large, and whole messages meet no cable at all; small, and a
 # cable is slower than it should be where the kernel's timer is late, as on a busy machine.
-BURST_S, LEAST_BURST_BYTES = 0.5e-3, 16_000
+BURST_S, LEAST_BURST_BYTES = 1e-3, 16_000
 QUEUE_S = 0.05  # what a switch holds before it drops
 MTU, MTU_OF_A_RELAY = 1500, 9000  # a relay pays for every frame: jumbo ones
 ADDRESSES = "10.78.0"

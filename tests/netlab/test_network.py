@@ -100,8 +100,8 @@ def test_both_ends_of_a_cable_have_its_rate_and_the_sending_one_its_delay() -> N
     assert lines == [
         "h0 tc qdisc add dev eth0 root handle 1: netem delay 2000us limit 1000",
         "h0 tc qdisc add dev eth0 parent 1:1 handle 10: tbf rate 1000000000bit "
-        "burst 62500 latency 50000us",
-        "switch tc qdisc add dev to-h0 root tbf rate 1000000000bit burst 62500 latency 50000us",
+        "burst 125000 latency 50000us",
+        "switch tc qdisc add dev to-h0 root tbf rate 1000000000bit burst 125000 latency 50000us",
     ]
     assert [line.split()[0] for line in lines[1:]] == ["h0", "switch"]
     by_relay = cables.queueing(slow, cables.RELAY)
