@@ -103,7 +103,7 @@ INTRODUCTION = (
     "exchange is the fastest of its repetitions: the machine's other programs make some late. "
     f"Load of the machine before: {LOAD:.1f}.\n\n"
     "What makes cells differ from the model here: a cable lets what it saved in a pause pass at "
-    "once (1 ms of its rate, 125 kB at 1 Gb/s), so vectors below that meet no cable, and those just "
+    "once (1 ms of its rate, 125 kB at 1 Gb/s): vectors below that meet no cable, and those just "
     "above it half of one; Open MPI's TCP transport sends long messages by a protocol that uses "
     "one direction of a cable at a time (`OMPI_MCA_btl_tcp_flags=1` makes it use both); and all "
     "ranks share the cores of one machine with whatever else runs."
