@@ -97,7 +97,7 @@ def _newest_sound(out: Path, look: Callable[[Path, int], T]) -> T:
         try:
             return look(folder, n)
         except shard.DamagedShard as error:
-            sys.stderr.write(f"{error}: looking at an older checkpoint\n")
+            sys.stderr.write(f"{error}: trying an older checkpoint\n")
     raise ConfigurationError(
         f"cannot start from the mean: every checkpoint in {out / 'checkpoints'} is damaged"
     )
