@@ -114,7 +114,7 @@ def test_the_doctor_says_so_and_does_not_connect(
     everyone, rank = meeting.meet(on(2, TORCHRUN))
     assert len(everyone) == 1 and rank == 0
     assert "problem: n7 calls itself 127.0.1.1" in capsys.readouterr().err
-    assert "mend the network first" in launch_checks.ranks(everyone).fix
+    assert "repair the network first" in launch_checks.ranks(everyone).fix
 
 
 def test_a_lost_name_on_several_hosts_is_not_given_the_loopback(healthy: Facts) -> None:

@@ -62,5 +62,5 @@ def test_a_corrupt_image_ends_the_job_with_its_name(images: Path, tmp_path: Path
     where = [f"--task.data={images / 'tree'}", f"--out={tmp_path / 'run'}", "--task.loaders=1"]
     outcome = train(mpirun(2), *OPTIONS, *where, timeout_s=60)
     assert outcome.status != 0
-    assert f"{victim} is no image" in outcome.text
+    assert f"{victim} is not an image" in outcome.text
     assert "Traceback" not in outcome.text
