@@ -162,7 +162,9 @@ def test_a_time_where_steps_are_counted_is_refused(name: str, file: Any) -> None
 
 @pytest.mark.parametrize("text", ["99:99:99", "1:60", "0:10:99", "1-24", "1-0:60"])
 def test_a_clock_goes_to_59(text: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^--watchdog '{text}' is not a time: behind"):
+    with pytest.raises(
+        ConfigurationError, match=f"^--watchdog '{text}' is not a time: hours are followed by"
+    ):
         watchdog_s(parse([f"--watchdog={text}"]).config)
 
 

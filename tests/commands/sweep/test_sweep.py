@@ -7,8 +7,6 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -20,13 +18,6 @@ from hpc_localsgd.commands.sweep.running import LOGS
 from hpc_localsgd.trajectory import Trajectory
 
 FAST = {"task": "quadratic", "workers": 2, "steps": 12, "figures": False, "schedule": "every"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_the_fork_server() -> Iterator[None]:
-    """What runs are forked off ends with the tests that need it."""
-    yield
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 @pytest.fixture
