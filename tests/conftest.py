@@ -14,6 +14,7 @@ for name in [n for n in os.environ if n.startswith(("OMPI_COMM_", "PMIX_", "PMI_
     del os.environ[name]
 
 from collections.abc import Iterator  # noqa: E402
+from typing import Any  # noqa: E402
 
 import groups  # noqa: E402
 import launching  # noqa: E402
@@ -47,6 +48,11 @@ def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tell apart the tests that start ranks; see `groups`."""
     groups.mark(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> groups.ByGroup | None:
+    """Keep tests that share a launch on one worker; see `groups`."""
+    return groups.ByGroup(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before any fixture

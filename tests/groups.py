@@ -13,6 +13,7 @@ from pathlib import Path
 import launching
 import pytest
 import slow
+from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
 LAUNCHED = ("hosts", "mpi")  # folders all of whose tests start ranks
@@ -35,18 +36,30 @@ def mark(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slurm)
         if item.path.name in RECIPES:
             item.add_marker(pytest.mark.recipe)
-        if item.get_closest_marker("launched"):
-            item.add_marker(pytest.mark.xdist_group(group(item)))
-        elif is_slow(item):
+        if not item.get_closest_marker("launched") and is_slow(item):
             item.add_marker(pytest.mark.slow)
     items.sort(key=place)
 
 
-def group(item: pytest.Item) -> str:
-    """Return the name of those a test shares its fixtures with: a folder, or its own file."""
-    if item.path.parent.name == "hosts":
-        return "hosts"
-    return "slurm" if item.get_closest_marker("slurm") else item.path.stem
+def group(test: str) -> str:
+    """Return the name of those a test shares its fixtures with: a folder, or its own file.
+
+    Args:
+        test: Its address, `tests/hosts/test_link_down.py::test_...`.
+    """
+    folder, file = test.partition("::")[0].split("/")[-2:]
+    return folder if folder in ("hosts", "slurm") else file.removesuffix(".py")
+
+
+class ByGroup(LoadScopeScheduling):
+    """Gives all tests of a group to one worker, as xdist's `loadgroup` does.
+
+    That one writes the group of a test into its address, which pytest 9.2 does not let it do: it
+    then deals tests one by one, and every worker starts every Slurm and every launch.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
 
 
 def is_slow(item: pytest.Item) -> bool:
@@ -59,7 +72,7 @@ def place(item: pytest.Item) -> int:
     """Return where a test comes in the order of all; those of equal places keep theirs."""
     if not item.get_closest_marker("launched"):
         return 0
-    name = group(item)
+    name = group(item.nodeid)
     return 1 + (FIRST.index(name) if name in FIRST else len(FIRST))
 
 

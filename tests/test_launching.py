@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,7 +31,7 @@ def test_a_process_that_outlives_its_job_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(pytest.fail.Exception, match=r"these run: \['.* time\.sleep\(600\)'\]"):
         with launching.started(launching.alone, ["-c", LEAVES]) as job:
             job.process.wait(30)  # and no more than that
-    assert not job.pids()
+    launching.until(lambda: not job.pids(), 20, "the killed process is gone")
 
 
 @pytest.mark.parametrize("launcher", [launching.mpirun, launching.horovodrun, launching.torchrun])
@@ -50,24 +51,52 @@ def test_what_is_said_to_be_slow_or_long_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "names", "group"),
+    ("path", "names"),
     [
-        ("hosts/test_link_down.py", ["hosts"], "hosts"),
-        ("hosts/test_crash_of_a_host.py", ["hosts", "slurm"], "hosts"),
-        ("slurm/test_jobs.py", ["cluster"], "slurm"),
-        ("mpi/test_stopping.py", ["whole"], "test_stopping"),
+        ("hosts/test_link_down.py", ["hosts"]),
+        ("hosts/test_crash_of_a_host.py", ["hosts", "slurm"]),
+        ("slurm/test_jobs.py", ["cluster"]),
+        ("mpi/test_stopping.py", ["whole"]),
     ],
 )
-def test_tests_that_share_a_launch_run_in_one_process(
-    path: str, names: list[str], group: str
+def test_tests_that_start_ranks_come_last_and_say_what_they_use(
+    path: str, names: list[str]
 ) -> None:
     item = Stand(groups.HERE / path, names)
     other = Stand(groups.HERE / "attach" / "test_attach_same.py", [])
     groups.mark(items := [item, other])  # type: ignore[list-item]
-    assert items == [other, item]
-    assert item.marks["xdist_group"].args == (group,) and "launched" in item.marks
+    assert items == [other, item] and "launched" in item.marks
     assert ("slurm" in item.marks) == bool({"slurm", "cluster"} & set(names))
     assert not other.marks
+
+
+CONFTEST = """
+import sys
+sys.path.insert(0, {here!r})
+import groups
+def pytest_xdist_make_scheduler(config, log):
+    return groups.ByGroup(config, log)
+"""
+
+
+def test_tests_that_share_a_launch_run_in_one_process(tmp_path: Path) -> None:
+    """Two folders whose files share their fixtures, and a file of its own."""
+    several = "import pytest\n@pytest.mark.parametrize('i', range(4))\ndef test_it(i): pass\n"
+    files = ["hosts/test_a.py", "hosts/test_b.py", "slurm/test_c.py", "slurm/test_d.py", "mpi/e.py"]
+    for file in files:
+        path = tmp_path / "tests" / file.replace("mpi/e", "mpi/test_e")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(several)
+    (tmp_path / "tests" / "conftest.py").write_text(CONFTEST.format(here=str(groups.HERE)))
+    command = [sys.executable, "-m", "pytest", "tests", "-v", "-n2", "--dist=loadgroup"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240).stdout
+    ran = re.findall(r"\[(gw\d)\].* PASSED tests/(.*)/(test_.)", said)
+    assert len(ran) == 4 * len(files), said[-2000:]
+    workers: dict[str, set[str]] = {}
+    for worker, folder, file in ran:
+        workers.setdefault(folder if folder != "mpi" else file, set()).add(worker)
+    assert all(len(of_group) == 1 for of_group in workers.values()), workers
+    assert len(set.union(*workers.values())) == 2
 
 
 class Stand:
@@ -75,6 +104,7 @@ class Stand:
 
     def __init__(self, path: Path, fixturenames: list[str]) -> None:
         self.path, self.fixturenames, self.name = path, fixturenames, "test_it"
+        self.nodeid = f"{path.relative_to(groups.HERE.parent)}::test_it"
         self.marks: dict[str, pytest.Mark] = {}
 
     def add_marker(self, mark: pytest.MarkDecorator) -> None:
