@@ -46,6 +46,15 @@ with ThreadPoolExecutor(64) as pool:
 """
 
 
+def left_by(out: Path, process: int, reach: str = "", run: str = "0123456789abcdef") -> Path:
+    """What a run left that was killed, of this machine and mount unless told otherwise."""
+    file = out / "RUNNING"
+    with file.open("wb+") as open_file:
+        here = lease.reach_of(open_file.fileno())
+        lease.Lease("node-12", process, run, reach or here).write(open_file.fileno())
+    return file
+
+
 class Holder:
     """Another process that takes folders and gives them back.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holder import holders, race
+from holder import holders, left_by, race
 from hosts import Hosts
-from test_run_lock import left_by
 
 # A run says again every half second that it lives, and who asks looks for two.
 HURRIED = ("RENEWED_EVERY_S=0.5", "WATCHED_FOR_S=2.0", "SETTLED_S=0.5")

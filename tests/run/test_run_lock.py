@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from holder import Holder, holders, race
+from holder import Holder, holders, left_by, race
 
 from hpc_localsgd.run import lease, run_lock
 from hpc_localsgd.run.recorder import Recorder
@@ -58,15 +58,6 @@ def test_of_two_that_start_at_once_one_runs_and_the_other_says_who(tmp_path: Pat
         left_by(out, 7)
     with holders([], []) as both:
         race(both, outs)
-
-
-def left_by(out: Path, process: int, reach: str = "", run: str = "0123456789abcdef") -> Path:
-    """What a run left that was killed, of this machine and mount unless told otherwise."""
-    file = out / "RUNNING"
-    with file.open("wb+") as open_file:
-        here = lease.reach_of(open_file.fileno())
-        lease.Lease("node-12", process, run, reach or here).write(open_file.fileno())
-    return file
 
 
 def test_who_is_gone_stands_in_nobodys_way(tmp_path: Path, other: Holder) -> None:
