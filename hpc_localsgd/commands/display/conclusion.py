@@ -30,7 +30,8 @@ def show_conclusion(
     trajectory: Trajectory, run: Run, files: Sequence[Path], hosts: Sequence[str] = ()
 ) -> None:
     """Print what a run achieved and what it cost."""
-    columns = min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH
+    alone = sys.stdout.isatty() and run.world.n == 1  # a launcher's terminal is no person's
+    columns = min(WIDTH, Console().width) if alone else WIDTH
     console = Console(width=columns, highlight=False, no_color=True)
     with console.capture() as captured:
         console.print(conclusion(trajectory, run, files, hosts))
