@@ -30,8 +30,7 @@ def draw_time(run: Trajectory) -> Figure:
     workers = run.rounds.compute_s.shape[1]
     bars_in = min(6.4, max(0.55, 0.34 * workers))
     figure = style.sheet(8.0, bars_in + 1.8, "Where the time went", run)
-    axes = figure.add_subplot()
-    axes.set_position(_box(style.frame(figure, 1.15, 0.35, 1.2, 0.6)))
+    axes = style.panel(figure, 1.15, 0.35, 1.2, 0.6)
     longest = float(sum(spent.values()).max())
     if not longest > 0:
         style.note(axes, "no seconds recorded yet")
@@ -79,8 +78,3 @@ def _place_axes(axes: Axes, longest: float, workers: int, bars_in: float, clock:
     axes.set_yticklabels([f"worker {k}" for k in range(0, workers, every)])
     axes.set_ylim(workers - 0.5, -0.5)  # worker 0 on top
     axes.spines["left"].set_visible(False)
-
-
-def _box(margins: dict[str, float]) -> tuple[float, float, float, float]:
-    left, bottom = margins["left"], margins["bottom"]
-    return left, bottom, margins["right"] - left, margins["top"] - bottom

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis import draw_time, style
 from hpc_localsgd.analysis.timeline import KINDS, Timeline, around_the_switch, timeline
-from hpc_localsgd.analysis.waiting import waiting
 from hpc_localsgd.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"compute_s": style.BLUE, "wait_s": style.YELLOW, "transfer_s": style.RED}
-NAMES = {"compute_s": "computing", "wait_s": "waiting", "transfer_s": "transferring"}
+COLOURS = {kind: colour for kind, _, colour in draw_time.KINDS}
+NAMES = {kind: name for kind, name, _ in draw_time.KINDS}
 ROUNDS, ROWS = 24, 32  # at most
 _ROW_IN, _MOST_IN = 0.3, 5.0
 
@@ -34,16 +33,14 @@ def draw_timeline(run: Trajectory) -> Figure | None:
     found = timeline(run, window)
     if not found.end_s > 0:
         return None
-    K = found.long_s["compute_s"].shape[1]
-    rows = min(K, ROWS)
+    rows = min(len(found.names), ROWS)
     high = min(_MOST_IN, max(0.9, _ROW_IN * rows))
     figure = style.sheet(9.6, high + 1.75, "Round by round", run)
-    axes = figure.add_subplot()
-    axes.set_position(_box(style.frame(figure, 1.75, 0.45, 1.1, 0.6)))
+    axes = style.panel(figure, 1.75, 0.45, 1.1, 0.6)
     for row in range(rows):
         _draw_row(axes, found, row)
     _mark_rounds(axes, run, found, rows)
-    _label(axes, run, found, K, rows)
+    _label(axes, found, rows)
     return figure
 
 
@@ -70,11 +67,11 @@ def _mark_rounds(axes: Axes, run: Trajectory, found: Timeline, rows: int) -> Non
     axes.set_ylim(rows - 0.4, -0.6)
 
 
-def _label(axes: Axes, run: Trajectory, found: Timeline, K: int, rows: int) -> None:
-    names = waiting(run).names
+def _label(axes: Axes, found: Timeline, rows: int) -> None:
+    K = len(found.names)
     every = max(1, rows // 16)
     ticks = range(0, rows, every)
-    axes.set_yticks(ticks, [names[k] if len(names) == K else f"worker {k}" for k in ticks])
+    axes.set_yticks(ticks, [found.names[k] for k in ticks])
     axes.grid(False)
     axes.spines["left"].set_visible(False)
     style.seconds_axis(axes, found.end_s)
@@ -93,8 +90,3 @@ def _label(axes: Axes, run: Trajectory, found: Timeline, K: int, rows: int) -> N
         fontsize=8,
         borderpad=0,
     )
-
-
-def _box(margins: dict[str, float]) -> tuple[float, float, float, float]:
-    wide, high = margins["right"] - margins["left"], margins["top"] - margins["bottom"]
-    return margins["left"], margins["bottom"], wide, high

@@ -110,6 +110,21 @@ def frame(figure: Figure, left: float, right: float, top: float, bottom: float) 
     }
 
 
+def panel(figure: Figure, left: float, right: float, top: float, bottom: float) -> Axes:
+    """Add the only panel of a figure, within margins in inches as for `frame`.
+
+    Args:
+        figure: The figure.
+        left: Left margin; the others likewise.
+        right: Right margin.
+        top: Top margin, heading included.
+        bottom: Bottom margin.
+    """
+    at = frame(figure, left, right, top, bottom)
+    box = (at["left"], at["bottom"], at["right"] - at["left"], at["top"] - at["bottom"])
+    return figure.add_axes(box)
+
+
 def end_labels(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     """Write the name of each line at its right end, moved apart where they would touch.
 

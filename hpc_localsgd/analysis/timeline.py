@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpc_localsgd.analysis.waiting import waiting
+
 if TYPE_CHECKING:
     from hpc_localsgd.trajectory import Rounds, Trajectory
 
@@ -28,12 +30,14 @@ class Timeline:
         rounds: Numbers of the rounds ``[n]``.
         begin_s: Kind -> begin of the part ``[n, K]``; NaN where a worker has no such round.
         long_s: Kind -> its length ``[n, K]``.
+        names: Of the workers, by their ranks where each has one of its own ``[K]``.
         modelled: Whether waiting and transferring come from a cost model.
     """
 
     rounds: np.ndarray
     begin_s: dict[str, np.ndarray]
     long_s: dict[str, np.ndarray]
+    names: tuple[str, ...]
     modelled: bool
 
     @property
@@ -59,7 +63,10 @@ def timeline(run: Trajectory, rounds: slice = slice(None)) -> Timeline:
         begin_s[kind] = np.where(np.isfinite(long_s[kind]), at, np.nan)
         at = at + np.nan_to_num(long_s[kind])
     numbers = np.arange(len(table))[rounds]
-    return Timeline(numbers, begin_s, long_s, str(run.attrs["clock"]) == "modelled")
+    names, K = waiting(run).names, whole_s.shape[1]
+    if len(names) != K:  # several workers a rank
+        names = tuple(f"worker {k}" for k in range(K))
+    return Timeline(numbers, begin_s, long_s, names, str(run.attrs["clock"]) == "modelled")
 
 
 def around_the_switch(rounds: Rounds, most: int) -> slice:

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis.timeline import KINDS, Timeline, timeline
-from hpc_localsgd.analysis.waiting import waiting
 from hpc_localsgd.trajectory import TrajectoryError
 
 if TYPE_CHECKING:
     from hpc_localsgd.trajectory import Trajectory
 
 NAMES = {"compute_s": "compute", "wait_s": "wait", "transfer_s": "transfer"}
-_COLOURS = {"compute_s": "thread_state_running", "wait_s": "thread_state_runnable"}  # of Chrome
-_COLOURS["transfer_s"] = "thread_state_iowait"
+_COLOURS = {  # of Chrome
+    "compute_s": "thread_state_running",
+    "wait_s": "thread_state_runnable",
+    "transfer_s": "thread_state_iowait",
+}
 
 
 def write_trace(run: Trajectory, path: Path) -> Path:
@@ -53,9 +55,7 @@ def write_trace(run: Trajectory, path: Path) -> Path:
 
 
 def _events(run: Trajectory, found: Timeline) -> Iterator[dict[str, Any]]:
-    names = waiting(run).names
-    for worker in range(run.rounds.compute_s.shape[1]):
-        name = names[worker] if len(names) == run.rounds.compute_s.shape[1] else f"worker {worker}"
+    for worker, name in enumerate(found.names):
         yield _event("M", "thread_name", worker, args={"name": name})
     yield _event("M", "process_name", 0, args={"name": str(run.attrs["algorithm"])})
     steps = run.rounds

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Protocol, TypeVar, get_type_hints
 
 from hpc_localsgd.commands.exit_codes import OK, in_world, refuse
 from hpc_localsgd.environment.cores import share_cores
@@ -16,6 +17,8 @@ from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
     from hpc_localsgd.worlds.base import World
 
 
@@ -32,6 +35,51 @@ class Options(Protocol):
 
 
 Chosen = TypeVar("Chosen", bound=Options)
+
+
+def parser_of(
+    prog: str, about: str, kind: type[Options], flags: Mapping[str, str]
+) -> ArgumentParser:
+    """Return the parser of a command that measures a run.
+
+    Args:
+        prog: The command, for messages.
+        about: What it does.
+        kind: The dataclass of its options, `run` and `trust` among them.
+        flags: Name -> help of the options that take no value.
+    """
+    from jsonargparse import ArgumentParser
+
+    from hpc_localsgd.commands.configuration.config import add_trust
+
+    made = ArgumentParser(prog=prog, description=about, exit_on_error=False)
+    made.add_argument("run", help="The run: its folder, or its trajectory.h5.")
+    for name, text in flags.items():
+        made.add_argument(f"--{name}", action="store_true", help=text)
+    add_trust(made)
+    made.add_class_arguments(kind, nested_key=None, skip={"run", "trust", *flags})
+    return made
+
+
+def parse_options(made: ArgumentParser, kind: type[Chosen], argv: Sequence[str]) -> Chosen:
+    """Parse the options of a command line into their dataclass.
+
+    Args:
+        made: The parser of `parser_of`.
+        kind: The dataclass.
+        argv: The command line.
+
+    Raises:
+        ConfigurationError: Unknown options or values.
+        SystemExit: Help was printed.
+    """
+    from hpc_localsgd.commands.configuration.config import arguments
+    from hpc_localsgd.commands.configuration.values import check
+
+    parsed = arguments(made, argv)
+    given = {field.name: parsed[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    check(given, get_type_hints(kind))
+    return kind(**{**given, "trust": tuple(parsed.trust)})
 
 
 def measure(

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 PROG = "python -m hpc_localsgd report"
 FORMATS = ("png", "pdf", "svg")
-AGAIN_S = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page of the runs named; return the exit status, 2 for invalid input."""
     options = parser().parse_args(argv)
+    from hpc_localsgd.analysis.report.page import AGAIN_S
+
     try:
         files, going_on = _write(options)
         _say(files)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
+from rich import get_console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 
 from hpc_localsgd.analysis.curves import ACCURACY
@@ -110,8 +111,7 @@ class Display:
 def _columns() -> list[ProgressColumn]:
     """Return what a live line is made of; a bar only where the numbers leave room for it."""
     line = TextColumn("{task.fields[line]}", markup=False)
-    probe = Progress()
-    return [BarColumn(bar_width=BAR), line] if probe.console.width >= WIDE else [line]
+    return [BarColumn(bar_width=BAR), line] if get_console().width >= WIDE else [line]
 
 
 def say(line: str) -> None:

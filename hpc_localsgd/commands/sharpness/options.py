@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal
 
+from hpc_localsgd.commands.collective_command import parse_options, parser_of
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -125,31 +126,15 @@ def parse(argv: Sequence[str]) -> Options:
         ConfigurationError: Unknown options or values.
         SystemExit: Help was printed.
     """
-    from hpc_localsgd.commands.configuration.config import arguments
-    from hpc_localsgd.commands.configuration.values import check
-
-    parsed = arguments(parser(), argv)
-    given = {name: parsed[name] for name in Options.__dataclass_fields__}
-    check(given, get_type_hints(Options))
-    return Options(**{**given, "trust": tuple(parsed.trust)})
+    return parse_options(parser(), Options, argv)
 
 
 def parser() -> ArgumentParser:
     """Return the parser of sharpness."""
-    from jsonargparse import ArgumentParser
-
-    from hpc_localsgd.commands.configuration.config import add_trust
-
     about = (
         "Curvature of the loss at the snapshots of a run: largest Hessian eigenvalues, trace, "
         "density, Gauss-Newton and Fisher matrices, noise of the gradient, average- and "
         "worst-direction sharpness. Under mpirun, horovodrun or torchrun "
         "the samples are shared by the ranks."
     )
-    made = ArgumentParser(prog=PROG, description=about, exit_on_error=False)
-    made.add_argument("run", help="The run: its folder, or its trajectory.h5.")
-    for name, about in _FLAGS.items():
-        made.add_argument(f"--{name}", action="store_true", help=about)
-    add_trust(made)
-    made.add_class_arguments(Options, nested_key=None, skip={"run", "trust", *_FLAGS})
-    return made
+    return parser_of(PROG, about, Options, _FLAGS)

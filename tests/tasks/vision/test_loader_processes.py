@@ -137,11 +137,9 @@ def test_a_loader_that_is_killed_while_it_owes_nothing_is_named_at_the_next_requ
 ) -> None:
     """It left no half-sent batch behind whose loss would be noticed: the rank has to look."""
     monkeypatch.setattr(reader, "LOOK_AFTER_S", 0.2)
-    batches = Reader(blank, processes=1, pin=False)
-    batches.get(request(0))
-    (loader,) = batches._running[0]._workers  # type: ignore[attr-defined]
-    os.kill(loader.pid, signal.SIGKILL)
-    with pytest.raises(DataError, match=rf"{loader.pid}.* exited unexpectedly.*--task.loaders 0"):
+    batches, pid = one_loader()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(DataError, match=rf"{pid}.* exited unexpectedly.*--task.loaders 0"):
         batches.get(request(1))
 
 
@@ -149,19 +147,25 @@ def test_a_loader_that_is_slow_is_waited_for_and_one_that_hangs_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reader, "LOOK_AFTER_S", 0.1)
-    batches = Reader(blank, processes=1, pin=False)
-    batches.get(request(0))
-    (loader,) = batches._running[0]._workers  # type: ignore[attr-defined]
-    os.kill(loader.pid, signal.SIGSTOP)
-    timer = threading.Timer(1, os.kill, (loader.pid, signal.SIGCONT))
+    batches, pid = one_loader()
+    os.kill(pid, signal.SIGSTOP)
+    timer = threading.Timer(1, os.kill, (pid, signal.SIGCONT))
     timer.start()
     assert batches.get(request(1)).key == (1,)
     timer.join()
     monkeypatch.setattr(reader, "TIMEOUT_S", 0.5)
-    os.kill(loader.pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGSTOP)
     with pytest.raises(DataError, match="nothing came for 0.5 s"):
         batches.get(request(2))
-    os.kill(loader.pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+
+
+def one_loader() -> tuple[Reader, int]:
+    """Return batches that one process reads, which owes nothing, and its number."""
+    batches = Reader(blank, processes=1, pin=False)
+    batches.get(request(0))
+    (loader,) = batches._running[0]._workers  # type: ignore[attr-defined]
+    return batches, loader.pid
 
 
 def request(number: int) -> Request:
