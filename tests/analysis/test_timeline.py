@@ -78,6 +78,20 @@ def test_the_trace_has_every_part_once_and_no_two_at_a_time(tmp_path: Path) -> N
     assert names == ["rank 0", "rank 1"]
 
 
+def test_a_counter_changes_with_the_first_worker_and_a_distance_stands_at_the_last(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        a_round(0, 1, [1.0, 3.0], [0.0, 0.0], 0.0),
+        a_round(1, 3, [1.0, 2.0], [0.0, 0.0], 0.0),
+    ]
+    run = a_run(tmp_path / "run", rows)
+    events = json.loads(write_trace(run, tmp_path / "trace.json").read_text())["traceEvents"]
+    at = {(e["name"], *e["args"].values()): e["ts"] / 1e6 for e in events if e["ph"] == "C"}
+    assert at["H", 2] == 1.0 and at["learning rate", 0.05] == 1.0
+    assert at["consensus distance", 0.25] == 5.0
+
+
 def test_the_figure_has_the_rounds_around_the_switch(tmp_path: Path) -> None:
     run = synthetic(tmp_path / "run", K=3, steps=200, switch=90, H=8)
     window = around_the_switch(run.rounds, ROUNDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import shutil
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from analysis.synthetic import synthetic
 from launching import ROOT, until
+from small_runs import small_run
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS
 from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw_course import draw_course
-from hpc_localsgd.commands.display import Display
+from hpc_localsgd.commands.display import Display, show_conclusion
+from hpc_localsgd.commands.display.conclusion import WIDTH
 from hpc_localsgd.commands.display.lines import fields, live_line
 from hpc_localsgd.commands.display.state import State
 from hpc_localsgd.commands.report import main as report
@@ -165,3 +169,20 @@ def test_nothing_is_cut_on_a_terminal(tmp_path: Path, columns: int, lines: int) 
     (live,) = [line for line in seen.splitlines() if re.search(r"step +\d+/\d+  ", line)]
     assert re.search(r"100 %  0:00 left  loss [\d.e-]+  test accuracy 0\.\d{4}( |$)", live), seen
     assert ("━" in live) == (columns >= 100), seen
+
+
+@pytest.mark.parametrize(("ranks", "columns"), [(1, 60), (2, WIDTH)])
+def test_the_closing_table_fits_a_persons_terminal_and_not_a_launchers(
+    tmp_path: Path, ranks: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Launchers give their ranks a terminal of 80 columns, also where the log is a file."""
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", shown)
+    run = small_run(steps=2)
+    monkeypatch.setattr(run.world, "n", ranks)
+    show_conclusion(synthetic(tmp_path / "run"), run, [Path("/" + 70 * "x")])
+    widest = max(len(line) for line in shown.getvalue().splitlines())
+    assert widest <= columns and (widest > 60) == (columns > 60)
+    assert shown.getvalue().count("x") == 70

@@ -12,7 +12,17 @@ from small_runs import Memory, go, small_run
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.loop import Run
-from hpc_localsgd.run.finished_rounds import Diverged
+from hpc_localsgd.run import recorder
+from hpc_localsgd.run.finished_rounds import (
+    COMPUTE_S,
+    EXCHANGE_S,
+    LAST_H,
+    LAST_RATE,
+    LOSS_HERE,
+    ROUNDS_LOSS,
+    STEPS_OF_ROUNDS,
+    Diverged,
+)
 from hpc_localsgd.run.probes import Evaluation, Measurement, Probe, View
 from hpc_localsgd.schedules.local_steps import post_local
 
@@ -212,3 +222,50 @@ def test_the_loss_that_is_shown_is_of_the_step_that_is_named() -> None:
     assert set(gathered) == {0, 3, 6, 9, 12, 15, 16}
     order = [name for t, name, _ in shown if t == 3]
     assert order.index("train/loss") < order.index("eval/test/accuracy")  # which ends the line
+
+
+def test_what_is_shown_of_rounds_adds_up_to_all_steps_that_ended() -> None:
+    """Every step counts once, whatever the lengths of the rounds that are shown together."""
+    shown: list[tuple[int, dict[str, float]]] = []
+    run = small_run(H=post_local(switch=30, every=7), steps=50)
+    _, memory = go(run, show=lambda t, values: shown.append((t, values)))
+    ended = [(t, values) for t, values in shown if STEPS_OF_ROUNDS in values]
+    begin = 0
+    for t, values in ended:
+        rows = [i for i, r in enumerate(memory.rounds) if begin < r["step_end"] <= t]
+        H = np.array([memory.rounds[i]["step_end"] - memory.rounds[i]["step_begin"] for i in rows])
+        loss = np.array([memory.values["train/loss"][i][1].mean() for i in rows])
+        assert values[STEPS_OF_ROUNDS] == t - begin == H.sum()
+        assert values[ROUNDS_LOSS] == pytest.approx((H * loss).sum() / H.sum(), rel=1e-12)
+        compute = sum(memory.rounds[i]["compute_s"].mean() for i in rows)
+        exchange = sum(
+            (memory.rounds[i]["wait_s"] + memory.rounds[i]["transfer_s"]).mean() for i in rows
+        )
+        assert (values[COMPUTE_S], values[EXCHANGE_S]) == pytest.approx((compute, exchange))
+        assert values[LAST_H] == H[-1] and values[LAST_RATE] == 0.1
+        begin = t
+    assert begin == 50 and len(ended) > 1
+
+
+def test_in_the_middle_of_a_round_its_own_loss_is_shown_without_asking_other_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder, "LOOK_EVERY_S", -1.0)  # every step is late
+    run = small_run(H=20, steps=20)
+    losses: list[float] = []
+    step = run.task.loss_and_grad
+
+    def noting(x: Any, batch: Any) -> Any:
+        found = step(x, batch)
+        losses.append(float(found[0].mean()))
+        return found
+
+    run.task.loss_and_grad = noting  # type: ignore[method-assign]
+    run.world.gather = lambda values: pytest.fail("asked") if len(losses) < 20 else values  # type: ignore[method-assign]
+    seen: list[tuple[int, float]] = []
+    go(
+        run,
+        show=lambda t, values: seen.append((t, values[LOSS_HERE])) if LOSS_HERE in values else None,
+    )
+    assert [t for t, _ in seen] == list(range(1, 21))
+    assert [value for _, value in seen] == pytest.approx(losses)
