@@ -50,7 +50,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["hpc_localsgd", "hpc_localsgd.*"]),
-    package_data={"hpc_localsgd": ["py.typed", "tasks/alice.txt"]},
+    package_data={
+        "hpc_localsgd": ["py.typed", "tasks/alice.txt", "analysis/references/papers.bib"],
+    },
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require=EXTRAS,

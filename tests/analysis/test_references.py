@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hpc_localsgd.analysis.references import used_by
-from hpc_localsgd.analysis.references.table import ALL, BY_KEY, FOR
+from hpc_localsgd.analysis.references.comes_from import COMES_FROM
+from hpc_localsgd.analysis.references.papers import FILE, papers
 from hpc_localsgd.analysis.references.used import papers_of
 from hpc_localsgd.commands.cite import main
 from hpc_localsgd.commands.configuration.config import choices
@@ -26,30 +27,34 @@ def classes() -> list[tuple[str, str]]:
 def test_everything_that_can_be_chosen_is_in_the_table(option: str, path: str) -> None:
     """And every arXiv number in its `Source:` line is among its papers."""
     module, name = path.rsplit(".", 1)
-    assert (option, name) in FOR, f"add ({option!r}, {name!r}) to references/table.py"
+    assert (option, name) in COMES_FROM, f"add ({option!r}, {name!r}) to comes_from.py"
     doc = getattr(import_module(module), name).__doc__
     source = re.search(
         r"Source:(.+?)(\n\s*(Here differs|Sends|Needs|Costs|Attributes|Gap)|\Z)", doc, re.S
     )
     named = set(re.findall(r"arXiv:(\d{4}\.\d{5})", source.group(1))) if source else set()
-    listed = {BY_KEY[key].arxiv for key in FOR[option, name]}
+    listed = {papers()[key].arxiv for key in COMES_FROM[option, name]}
     assert named <= listed
 
 
 def test_every_paper_is_used_for_something_and_named_once() -> None:
-    keys = [paper.key for paper in ALL]
-    assert len(set(keys)) == len(keys)
-    assert set(keys) == {key for used in FOR.values() for key in used}
+    keys = list(papers())
+    assert len(keys) == FILE.read_text("utf-8").count("\n@")  # none twice, none left out
+    assert set(keys) == {key for used in COMES_FROM.values() for key in used}
     assert keys == sorted(keys)
 
 
 def test_bibtex_is_plain_and_whole() -> None:
-    for paper in ALL:
+    for paper in papers().values():
         assert paper.bibtex.isascii(), paper.key
         assert paper.bibtex.count("{") == paper.bibtex.count("}")
         assert f"{{{paper.key}," in paper.bibtex and str(paper.year) in paper.bibtex
-    assert r"Nedi{\'c}" in BY_KEY["nedic2017"].bibtex
-    assert "P. Di Lorenzo and G. Scutari" in BY_KEY["dilorenzo2016"].text
+    assert r"Nedi{\'c}" in papers()["nedic2017"].bibtex
+    assert "P. Di Lorenzo and G. Scutari" in papers()["dilorenzo2016"].text
+    assert papers()["goyal2017"].text == (
+        "P. Goyal et al. Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour. 2017. "
+        "arXiv:1706.02677."
+    )
 
 
 CONFIG = """

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_localsgd.analysis.references.reference import Reference
-from hpc_localsgd.analysis.references.table import BY_KEY, FOR
+from hpc_localsgd.analysis.references.comes_from import COMES_FROM
+from hpc_localsgd.analysis.references.papers import Reference, papers
 from hpc_localsgd.trajectory import Trajectory
 
 CHOICES = (
@@ -76,10 +76,9 @@ def papers_of(used: list[Used]) -> list[Reference]:
 
 
 def _used(option: str, name: str) -> Used:
-    keys = FOR.get((option, name))
-    papers = tuple(BY_KEY[key] for key in keys or ())
+    keys = COMES_FROM.get((option, name))
     known = keys is not None or option == "optimizer"
-    return Used(option, name, papers, known)
+    return Used(option, name, tuple(papers()[key] for key in keys or ()), known)
 
 
 def _chosen(value: Any, option: str = "") -> Iterator[tuple[str, str]]:

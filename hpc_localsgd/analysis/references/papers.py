@@ -1,9 +1,19 @@
-"""One paper, as a line of text and as BibTeX."""
+"""The papers of `papers.bib`, each as a line of text and as BibTeX."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+FILE = Path(__file__).with_name("papers.bib")
+# Of the little BibTeX that is in the file: an entry ends at a brace of its own line, a field with
+# its line.
+_ENTRY = re.compile(r"^@\w+\{(?P<key>\w+),\n(?P<fields>.*?)^\}", re.MULTILINE | re.DOTALL)
+_FIELD = re.compile(r"^\s*(\w+) = \{(.*)\},?$", re.MULTILINE)
+_NAME = re.compile(r"(?P<given>.*?) ?(?:\{(?P<words>.*)\}|(?P<word>\S+))")
 
 
 @dataclass(frozen=True)
@@ -12,21 +22,21 @@ class Reference:
 
     Attributes:
         key: Its BibTeX key, family name and year.
-        authors: Names, given name first.
+        authors: Names, given name first; "others" after those that are left out.
         title: Its title.
         year: Of the venue.
         venue: Conference or journal; empty for a preprint.
         arxiv: Identifier, empty if there is none or it is not known to us.
-        journal: Whether the venue is a journal.
+        entry: Its entry in the file.
     """
 
     key: str
     authors: tuple[str, ...]
     title: str
     year: int
-    venue: str = ""
-    arxiv: str = ""
-    journal: bool = False
+    venue: str
+    arxiv: str
+    entry: str
 
     @property
     def text(self) -> str:
@@ -43,19 +53,28 @@ class Reference:
 
     @property
     def bibtex(self) -> str:
-        """The entry in BibTeX, in plain ASCII, capitals of the title kept by braces."""
-        fields = {
-            "author": " and ".join(self.authors),
-            "title": "{" + self.title + "}",
-            "year": str(self.year),
-        }
-        if self.venue:
-            fields["journal" if self.journal else "booktitle"] = self.venue
-        if self.arxiv:
-            fields |= {"eprint": self.arxiv, "archiveprefix": "arXiv"}
-        kind = "misc" if not self.venue else "article" if self.journal else "inproceedings"
-        lines = [f"  {name} = {{{_ascii(value)}}}," for name, value in fields.items()]
-        return "\n".join([f"@{kind}{{{self.key},", *lines, "}"])
+        """The entry in BibTeX, in plain ASCII."""
+        return _ascii(self.entry)
+
+
+@cache
+def papers() -> dict[str, Reference]:
+    """Return all papers by their keys, in the order of the file."""
+    found = _ENTRY.finditer(FILE.read_text(encoding="utf-8"))
+    return {entry["key"]: _reference(entry) for entry in found}
+
+
+def _reference(entry: re.Match[str]) -> Reference:
+    said: dict[str, str] = dict(_FIELD.findall(entry["fields"]))
+    return Reference(
+        key=entry["key"],
+        authors=tuple(said["author"].split(" and ")),
+        title=said["title"].strip("{}"),
+        year=int(said["year"]),
+        venue=said.get("journal") or said.get("booktitle", ""),
+        arxiv=said.get("eprint", ""),
+        entry=entry[0],
+    )
 
 
 def _listed(authors: tuple[str, ...]) -> str:
@@ -67,11 +86,12 @@ def _listed(authors: tuple[str, ...]) -> str:
 
 
 def _initials(name: str) -> str:
-    given, _, family = name.rpartition(" ")
-    if family in ("Lorenzo", "Sa", "Balso"):  # Di Lorenzo, De Sa, Del Balso
-        given, _, particle = given.rpartition(" ")
-        family = f"{particle} {family}"
-    return " ".join([*(f"{part[0]}." for part in given.split()), family])
+    """Shorten ``Paolo {Di Lorenzo}`` to ``P. Di Lorenzo``."""
+    parts = _NAME.fullmatch(name)
+    assert parts is not None, name
+    return " ".join(
+        [*(f"{g[0]}." for g in parts["given"].split()), parts["words"] or parts["word"]]
+    )
 
 
 def _ascii(text: str) -> str:
