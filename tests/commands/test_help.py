@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpc_localsgd.commands.configuration import help_page
-from hpc_localsgd.commands.configuration.config import arguments
+from hpc_localsgd.commands.configuration.config import arguments, parse
 from hpc_localsgd.commands.configuration.names import choices
 from hpc_localsgd.commands.configuration.options import Config
 from hpc_localsgd.commands.plan.command import parser as plan_parser
@@ -40,6 +40,15 @@ def test_the_first_page_fits_two_screens(
 def test_the_first_page_shows_options_that_there_are() -> None:
     assert SHOWN - OF_A_RUN == {"config", "optimizer"}
     assert set(help_page.about()) == OF_A_RUN  # all are described, and none that is gone
+
+
+def test_the_first_page_names_options_that_can_be_typed() -> None:
+    examples = [line.split("{prog} ")[1].split() for line in help_page.EXAMPLES.split("\n")[1:3]]
+    assert [len(words) for words in examples] == [4, 2]
+    for words in examples:
+        parse(words)
+    named = set(re.findall(r"--(\w+)\.", help_page._OF_ONE))
+    assert named - {"optimizer"} == {"task", "algorithm", "schedule", "rate"} == named & OF_A_RUN
 
 
 @pytest.mark.parametrize("option", ["task", "algorithm", "schedule", "rate"])

@@ -27,7 +27,7 @@ WHOLE = 40  # letters, at most, of a default that is shown in full
 EXAMPLES = """\
 examples:
   {prog} --workers 4 --epochs 20
-  horovodrun -np 4 {prog} --local_steps.every 8
+  horovodrun -np 4 {prog} --schedule.every 8
   {prog} --config runs/digits/config.yaml --out runs/2
 """
 # What is met first, and what stands for a value.
@@ -106,7 +106,7 @@ def first_page(prog: str, about_it: str = "", own: Iterable[Action] = ()) -> str
 
 _OF_ONE = (
     "The options of one task, which are typed --task.OPTION; also --algorithm.help NAME, "
-    "--local_steps.help, --rate.help and --optimizer.help."
+    "--schedule.help, --rate.help and --optimizer.help."
 )
 
 
