@@ -22,7 +22,7 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "row = np.full(_LOOKED_AT, - 2)",
     ): "every negative number marks an empty place",
     (
-        "checkpoint/keeper.py",
+        "checkpoint/last_writes.py",
         "pause_s = 0.01 if self._run.world.n <= 16 else 0.05",
         "pause_s = 0.01 if self._run.world.n < 16 else 0.05",
     ): "how often the other ranks' files are looked for, not what is found",
@@ -82,22 +82,22 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "weights = torch.from_numpy(z).to(x, non_blocking=False)",
     ): "when a copy to a GPU ends, not what is in it",
     (
-        "gradients/elsewhere.py",
+        "gradients/perturbed.py",
         "self._t = 0",
         "self._t = -1",
     ): "nobody asks before a batch is drawn: that is refused",
     (
-        "gradients/elsewhere.py",
+        "gradients/perturbed.py",
         "self._t = 0",
         "self._t = 1",
     ): "nobody asks before a batch is drawn: that is refused",
     (
-        "gradients/elsewhere.py",
+        "gradients/perturbed.py",
         'Shift = Callable[["Rows", Sequence[int], int], None]',
         "pass",
     ): "a name for annotations",
     (
-        "gradients/elsewhere.py",
+        "gradients/perturbed.py",
         'Climb = Callable[["Rows", "Rows"], None]',
         "pass",
     ): "a name for annotations",
@@ -107,7 +107,7 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "pass",
     ): "Python writes every line of stderr at once",
     (
-        "checkpoint/keeper.py",
+        "checkpoint/last_writes.py",
         "sys.stderr.flush()",
         "pass",
     ): "Python writes every line of stderr at once",
@@ -122,7 +122,7 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "def is_whole(self, after: int, since_ns: int = 1) -> bool:",
     ): "no file was written in the first nanosecond of 1970",
     (
-        "checkpoint/keeper.py",
+        "checkpoint/last_writes.py",
         "if self._clock() >= until or not written:",
         "if self._clock() > until or not written:",
     ): "a pause more, where the clock shows the very end of the wait",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hpc_localsgd.run.checkpoint import Checkpoints, Place, keeper, shard
+from hpc_localsgd.run.checkpoint import Checkpoints, Place, keeper, last_writes, shard
 from hpc_localsgd.run.checkpoint.folder import all_folders, number
 from hpc_localsgd.run.stopping import GONE, STOPPED, Stopped
 from hpc_localsgd.types import Gone, NotKept
@@ -47,7 +47,7 @@ def refused(tmp_path: Path, **given: Any) -> Kept:
     """A run of 5 steps on a disk that takes nothing."""
     kept = Kept(tmp_path / "run", (2, 3), **given)
     refusing = Refused(tmp_path / "run", kept.run.world)
-    kept.keeper._checkpoints = kept.keeper._background._checkpoints = refusing
+    kept.keeper._background.checkpoints = refusing
     return kept
 
 
@@ -171,7 +171,7 @@ def test_the_status_says_whether_anything_was_kept(tmp_path: Path, monkeypatch: 
 
 def test_the_newest_place_behind_each_exchange_is_written_the_newest_exchange_first() -> None:
     places = [Place(after, t, {}) for after, t in [(5, 9), (2, 4), (5, 7), (2, 3), (9, 9), (0, 2)]]
-    found = [(one.after, one.t) for one in keeper._newest_of_each(places)]
+    found = [(one.after, one.t) for one in last_writes.newest_of_each(places)]
     assert found == [(9, 9), (5, 9), (2, 4), (0, 2)]
 
 
@@ -182,7 +182,7 @@ class Fellows:
         self.kept, self.there_at, self.looks, self.pauses = kept, there_at, list[float](), []
         kept.run.world.n = n
         monkeypatch.setattr(kept.checkpoints, "is_whole", self.is_whole)
-        monkeypatch.setattr(keeper.time, "sleep", self.sleep)
+        monkeypatch.setattr(last_writes.time, "sleep", self.sleep)
         self.began = kept.now
 
     def is_whole(self, after: int, since_ns: int) -> bool:
@@ -222,7 +222,7 @@ def test_how_long_the_others_shards_are_waited_for(
         kept.go()
     assert kept.now - began[0].began == pytest.approx(kept_s, abs=0.05)
     assert len(kept.checkpoints.saved) == written
-    assert began[0].pauses[-1] == keeper.TOGETHER_S
+    assert began[0].pauses[-1] == last_writes.TOGETHER_S
 
 
 def test_where_the_newest_place_cannot_be_written_an_older_one_is(

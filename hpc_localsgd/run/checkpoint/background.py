@@ -22,7 +22,7 @@ class Background:
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints
+        self.checkpoints = checkpoints
         self._thread: threading.Thread | None = None
         self.written = True  # what was handed over last
         self.refused: OSError | RuntimeError | None = None  # why, if it was not
@@ -42,12 +42,12 @@ class Background:
     def write(self, place: Place) -> bool:
         """Write a place now; report a failure, but continue: training matters more."""
         try:
-            self._checkpoints.save(place)
+            self.checkpoints.save(place)
         except (OSError, RuntimeError) as error:
             self.refused = error
             sys.stderr.write(
-                f"rank {self._checkpoints.world.rank} on {socket.gethostname()}: no checkpoint of "
-                f"step {place.t} in {self._checkpoints.folder}: {why(error)}: {mend(error)}; "
+                f"rank {self.checkpoints.world.rank} on {socket.gethostname()}: no checkpoint of "
+                f"step {place.t} in {self.checkpoints.folder}: {why(error)}: {mend(error)}; "
                 "training continues, and the checkpoints before it are as they were\n"
             )
             sys.stderr.flush()
@@ -57,4 +57,4 @@ class Background:
     def _work(self, place: Place) -> None:
         self.written = self.write(place)
         if self.written:
-            self._checkpoints.tidy()
+            self.checkpoints.tidy()

@@ -1,23 +1,19 @@
-"""When a run keeps a place, in memory or on the disk, and how it stops."""
+"""When a run keeps a place, in memory or on the disk, and when it stops."""
 
 from __future__ import annotations
 
-import socket
-import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from hpc_localsgd.run.checkpoint.background import Background
+from hpc_localsgd.run.checkpoint.last_writes import LastWrites, say
 from hpc_localsgd.run.checkpoint.place import Place
-from hpc_localsgd.run.stopping import GONE, HUNG, Stopped, Stopping, end, resume_line, starts_again
-from hpc_localsgd.trajectory.diskspace import mend
+from hpc_localsgd.run.stopping import GONE, HUNG, Stopped, Stopping, end
 from hpc_localsgd.types import Gone, NotKept
 
 if TYPE_CHECKING:
@@ -29,12 +25,7 @@ COPY, SAVE = 1, 2  # what rank 0's clock may ask for
 ASK_WITHIN = 1000  # steps, at most, until it is asked again
 COPY_EVERY_S = 1.0  # or a hundred times what a copy takes
 SHARE = 100
-OTHERS_S = 1.5  # for the other ranks to write a shard that fits the one just written
-LEFT_AFTER_S = 8.0  # when asked to stop, if the disk is fast enough
 GIVEN_UP_AFTER_S = 5.0  # when an exchange has failed: of a dead rank the launcher knows as well
-CLOSE_HURRIED_S = 3.0  # for the record, before the shard, when a SIGKILL may follow
-ASK = "python -m hpc_localsgd summary --status"  # answers "stopped"
-TOGETHER_S = 0.3  # all ranks see that all have written before the first one ends
 
 
 class Keeper:
@@ -66,21 +57,22 @@ class Keeper:
             after: Steps taken at the last exchange of the run, if it is resumed.
             clock: Seconds.
         """
-        self._run, self._checkpoints, self._clock = run, checkpoints, clock
+        self._run, self._clock = run, clock
         self._stopping = stopping or Stopping()
         self._steps, self._seconds, self._after = steps, seconds, after
         self._background = Background(checkpoints)
+        self.at_the_end: Callable[[], None] = lambda: None  # of the run on this rank, however
+        self._last = LastWrites(
+            run, self._stopping, self._background, clock, lambda: self.at_the_end()
+        )
         self._common: deque[Place] = deque(maxlen=2)
         self._own: Place | None = None
         self._ask_at = after + 1  # the first exchange after so many steps; on all ranks alike
         self._leaving = threading.Lock()
-        self._flushed, self._rescued = True, False
-        self._kept_in, self._until = checkpoints.folder, 0.0
-        self._left_after_s = LEFT_AFTER_S
+        self._flushed = True
         self._copied_s = self._shared_s = self._saved_s = clock()
         self._pace_s = COPY_EVERY_S
         self.begun, self.t, self.passed_s = False, 0, clock()
-        self.at_the_end: Callable[[], None] = lambda: None  # of the run on this rank, however
 
     def begin(self, p: Position, record: Recorder) -> None:
         """Note the position before the first step, after what is measured there."""
@@ -135,7 +127,7 @@ class Keeper:
             self._claim()  # from here on a request to stop comes too late
             if self._record.gone:
                 raise Gone(
-                    f"the run is complete, and its parameters are in {self._kept_in}, but "
+                    f"the run is complete, and its parameters are in {self._last.kept_in}, but "
                     f"{self._record.gone}"
                 )
             if not (self._flushed and self._background.written):
@@ -172,9 +164,9 @@ class Keeper:
         """
         self._stopping.ask("a failed exchange", HUNG)
         self._claim()
-        self._left_after_s = GIVEN_UP_AFTER_S
+        self._last.within_s = GIVEN_UP_AFTER_S
         if self._stopping.first:
-            _say(why)
+            say(why)
         self._leave()
 
     def _leave(self) -> NoReturn:
@@ -182,11 +174,11 @@ class Keeper:
         if not self.begun:
             self.at_the_end()
             end(status)
-        written = self._keep([])
+        written = self._last.keep(self._record, self._copies())
         # Before the wait: a launcher that has lost a rank may kill this one in it.
         if self._stopping.first if status == HUNG else self._run.world.rank == 0:
-            _say(self._farewell(f"in the step after {self.t}"))
-        kept = self._wait(written)
+            say(self._last.farewell(f"in the step after {self.t}"))
+        kept = self._last.wait(written)
         end(status if kept or status == GONE else 1)
 
     def _stop(self, p: Position) -> None:
@@ -194,26 +186,11 @@ class Keeper:
         place = Place.of(self._run, p, self._after, self._record.state())
         if not self._keep_and_wait([place]):
             raise NotKept(f"stopped, but nothing could be kept: {self.to_mend()}")
-        raise Stopped(self._farewell(f"after step {p.t}"))
-
-    def _farewell(self, where: str) -> str:
-        """Return the message of a run that stopped, with the command to resume it."""
-        out = self._checkpoints.folder.parent
-        if self._stopping.status == GONE:
-            return (
-                f"stopped {where}: {self._stopping.asked}. The parameters are in "
-                f"{self._kept_in}: put the folder back as it was, these in it, and resume with "
-                f"{resume_line(out)}"
-            )
-        told = f"; not done, though torchrun is told 0: {ASK} {out}" if starts_again() else ""
-        return f"stopped on {self._stopping.asked} {where}: resume with {resume_line(out)}{told}"
+        raise Stopped(self._last.farewell(f"after step {p.t}"))
 
     def to_mend(self) -> str:
         """Return what a user must do before the run can resume."""
-        return (
-            f"{mend(self._background.refused)}, then start it again with --resume auto; it "
-            "continues from the last checkpoint"
-        )
+        return self._last.to_mend()
 
     def _claim(self) -> None:
         """Make the loop, not the thread, responsible for ending this process."""
@@ -221,65 +198,8 @@ class Keeper:
             threading.Event().wait()  # the thread was faster, and is about to end the process
 
     def _keep_and_wait(self, live: list[Place]) -> bool:
-        """Write places; return whether any is written."""
-        return self._wait(self._keep(live))
-
-    def _keep(self, live: list[Place]) -> list[int]:
-        """Write places, newest first, until one fits the other ranks'; return those written.
-
-        Bounded: ranks that are gone are not waited for, and others hardly take more than twice as
-        long for a shard as this one, whose end would end them.
-        """
-        hurried = self._stopping.hurried
-        until = self._until = self._clock() + self._left_after_s
-        if not self._record.close("stopped", CLOSE_HURRIED_S if hurried else LEFT_AFTER_S):
-            _say("what was recorded since the last flush is lost; the record has a gap there")
-        written: list[int] = []
-        for place in _newest_of_each([*live, *self._copies()]):
-            began_s = self._clock()
-            if not self._background.write(place):
-                continue
-            written.append(place.after)
-            now = self._clock()
-            took_s = now - began_s
-            until = self._until = max(until, now + 2 * took_s)
-            patience_s = 0.0 if hurried else max(OTHERS_S, took_s)
-            if self._all_have(written, min(until, now + patience_s)):
-                break
-        if not written and self._stopping.status == GONE:
-            self._rescue(_newest_of_each([*live, *self._copies()]))
-        return written
-
-    def _wait(self, written: list[int]) -> bool:
-        """Wait for the other ranks' shards; return whether this rank has kept its place."""
-        self._all_have(written, self._until)
-        self.at_the_end()
-        if self._run.world.n > 1:
-            time.sleep(TOGETHER_S)  # the last thing: the first to end ends the others
-        return bool(written) or self._rescued
-
-    def _rescue(self, places: list[Place]) -> None:
-        """Write the newest of these into this host's folder for temporary files."""
-        out = self._checkpoints.folder.parent
-        self._kept_in = Path(tempfile.mkdtemp(prefix=f"{out.name}-")) / "checkpoints"
-        elsewhere = Background(self._checkpoints.in_folder(self._kept_in, self._checkpoints))
-        self._rescued = any(elsewhere.write(place) for place in places)
-        if self._rescued:
-            _say(
-                f"rank {self._run.world.rank} on {socket.gethostname()}: the parameters are in "
-                f"{self._kept_in}"
-            )
-
-    def _all_have(self, written: list[int], until: float) -> bool:
-        """Wait until all ranks have written one of these since they were asked to stop."""
-        since_ns = self._stopping.since_ns
-        # So that few ranks see it at one moment; and many do not ask the file system all the time.
-        pause_s = 0.01 if self._run.world.n <= 16 else 0.05
-        while not any(self._checkpoints.is_whole(after, since_ns) for after in written):
-            if self._clock() >= until or not written:
-                return False
-            time.sleep(pause_s)
-        return True
+        """Write places, and wait for the other ranks'; return whether any is written."""
+        return self._last.wait(self._last.keep(self._record, [*live, *self._copies()]))
 
     def _copies(self) -> list[Place]:
         return [*self._common, *([self._own] if self._own else [])]
@@ -318,16 +238,3 @@ class Keeper:
             return False
         by_steps = 0 < self._steps < p.end - p.begin and p.t % self._steps == 0
         return by_steps or 0 < 1.1 * self._seconds <= self.passed_s - self._saved_s
-
-
-def _newest_of_each(places: list[Place]) -> list[Place]:
-    """Return the places in the order in which they are worth writing: one for each `after`."""
-    best: dict[int, Place] = {}
-    for place in sorted(places, key=lambda place: place.t):
-        best[place.after] = place
-    return [best[after] for after in sorted(best, reverse=True)]
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
