@@ -28,7 +28,7 @@ from frontier.points import Price, point
 from frontier.pricing import Bill, as_recorded, priced, step_seconds
 from frontier.written import Frontier, report, write
 
-from hpc_localsgd.analysis.compare import Group, grouped_runs
+from hpc_localsgd.analysis.compare import SeedGroup, grouped_runs
 from hpc_localsgd.analysis.report.source import Source, open_runs
 from hpc_localsgd.commands.configuration.config import recorded
 from hpc_localsgd.commands.sweep import main as sweep
@@ -40,7 +40,9 @@ from hpc_localsgd.trajectory import TrajectoryError
 from hpc_localsgd.types import ConfigurationError
 
 NAME = "comm_vs_accuracy"
-Priced = dict[str, tuple[dict[str, Group], Price]]  # a network -> the runs of each method, and how
+Priced = dict[
+    str, tuple[dict[str, SeedGroup], Price]
+]  # a network -> the runs of each method, and how
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,14 +135,14 @@ def _of_a_grid(options: argparse.Namespace) -> tuple[Priced, Path]:
 
 def _of_runs(options: argparse.Namespace) -> tuple[Priced, Path]:
     """Give runs that are there: by the label they have in their sweep, else by what they are."""
-    labels: dict[str, Group] = {}
+    labels: dict[str, SeedGroup] = {}
     for group in grouped_runs(open_runs(options.from_runs)):
         label = _label(group)
         labels[label if label not in labels else f"{label} ({group.letter})"] = group
     return _on_networks(labels, options), Path(options.out or ".")
 
 
-def _on_networks(found: dict[str, Group], options: argparse.Namespace) -> Priced:
+def _on_networks(found: dict[str, SeedGroup], options: argparse.Namespace) -> Priced:
     """Price the same runs on every network that is asked for, or as they were recorded."""
     runs = [source.run for group in found.values() for source in group.counted]
     if not options.networks:
@@ -160,7 +162,7 @@ def _recorded(source: Source) -> Bill:
     return as_recorded(source.run)
 
 
-def _label(group: Group) -> str:
+def _label(group: SeedGroup) -> str:
     folder = group.runs[0].folder
     try:
         names = {member.name: member.label for member in written.read(folder.parent)}

@@ -28,8 +28,8 @@ from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.tasks.vision.hdf5_writer import listed, pack
+from hpc_localsgd.tasks.vision.image_store import Folder, ImageStore
 from hpc_localsgd.tasks.vision.reader import PER_PROCESS
-from hpc_localsgd.tasks.vision.store import Folder, Store
 from hpc_localsgd.tasks.vision.streamed import Streamed
 
 CLASSES, WIDTH, HEIGHT, BATCH = 20, 500, 375, 32
@@ -58,12 +58,12 @@ def forget(paths: list[Path]) -> None:
         os.close(file)
 
 
-def reading(store: Store, order: np.ndarray) -> Callable[[], object]:
+def reading(store: ImageStore, order: np.ndarray) -> Callable[[], object]:
     """Read the bytes of all images."""
     return lambda: [len(store.encoded("train", i)) for i in order]
 
 
-def batches(store: Store, loaders: int, count: int) -> Callable[[], float]:
+def batches(store: ImageStore, loaders: int, count: int) -> Callable[[], float]:
     """Take batches without end, and yield the seconds of one image.
 
     Loaders work ahead while another contestant has its turn: what they have ready is taken first,
@@ -108,7 +108,9 @@ def main() -> None:
         _report(options, {"folder": Folder(root), "packed": Pack(file)}, root, file)
 
 
-def _report(options: argparse.Namespace, stores: dict[str, Store], root: Path, file: Path) -> None:
+def _report(
+    options: argparse.Namespace, stores: dict[str, ImageStore], root: Path, file: Path
+) -> None:
     order = np.random.default_rng(0).permutation(options.images)
     tree = sorted(root.rglob("*.JPEG"))
     cold_files = {"folder": tree, "packed": [file]}

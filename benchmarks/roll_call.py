@@ -22,7 +22,7 @@ from hpc_localsgd.run.rollcall import RollCall
 from hpc_localsgd.run.rollcall.hub import Hub
 from hpc_localsgd.run.rollcall.line import Line
 from hpc_localsgd.run.rollcall.notes import At, Note
-from hpc_localsgd.run.rollcall.own import Own
+from hpc_localsgd.run.rollcall.own import OwnOperations
 from hpc_localsgd.run.rollcall.watch import Watch
 
 AT = At(0, "the exchange of gradients", 6)
@@ -55,7 +55,7 @@ def meeting_us(repeat: int) -> list[float]:
 def turn_ms(n: int) -> list[float]:
     """CPU milliseconds of a turn of rank 0's thread; n ranks have just said that they wait."""
     hub = Hub(n)
-    own = Own()
+    own = OwnOperations()
     own.begin(AT)
     watch = Watch(0, own, 3600.0, print)
     watch.wire, found = hub, []

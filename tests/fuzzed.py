@@ -22,7 +22,7 @@ from hpc_localsgd.commands.landscape import options as landscape
 from hpc_localsgd.commands.plan import command as plan
 from hpc_localsgd.commands.sharpness import options as sharpness
 from hpc_localsgd.commands.sweep import command as sweep
-from hpc_localsgd.commands.verify import command as verify
+from hpc_localsgd.commands.verify import options as verify
 from hpc_localsgd.environment import doctor
 
 PARSERS: dict[str, Callable[[], ArgumentParser]] = {

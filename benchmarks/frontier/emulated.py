@@ -9,7 +9,7 @@ from pathlib import Path
 
 from side_by_side import ROOT
 
-from hpc_localsgd.analysis.compare import Group
+from hpc_localsgd.analysis.compare import SeedGroup
 from hpc_localsgd.commands.sweep import main as sweep
 from hpc_localsgd.commands.sweep import written
 from hpc_localsgd.commands.sweep.table import groups
@@ -45,7 +45,7 @@ def modelled(name: str) -> str:
     return f"{latency_us:g}us,{link.bytes_per_s / 1e6 if link.bits_per_s else 10_000:g}MB/s"
 
 
-def runs_on(name: str, grid: str, out: Path) -> dict[str, Group]:
+def runs_on(name: str, grid: str, out: Path) -> dict[str, SeedGroup]:
     """Do the runs of a grid on an emulated network, one after another; nothing where some failed.
 
     Args:

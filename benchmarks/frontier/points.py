@@ -10,7 +10,7 @@ import numpy as np
 from frontier.pricing import Bill
 
 from hpc_localsgd.analysis import curves
-from hpc_localsgd.analysis.compare import Group, front, summary, uncertainty
+from hpc_localsgd.analysis.compare import SeedGroup, front, summary, uncertainty
 from hpc_localsgd.analysis.compare.measures import ACCURACY, Summary
 from hpc_localsgd.analysis.report.source import Source
 
@@ -43,7 +43,7 @@ class Point:
     to_target: tuple[Summary, ...] = field(default=())
 
 
-def point(label: str, group: Group, price: Price, target: float) -> Point:
+def point(label: str, group: SeedGroup, price: Price, target: float) -> Point:
     """Give the point of a method.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 from hpc_localsgd.analysis.costs import round_s
 from hpc_localsgd.analysis.curves import mean_over_rest
 from hpc_localsgd.commands.configuration.config import recorded
-from hpc_localsgd.commands.plan.planned_run import Options, Subject, subject
+from hpc_localsgd.commands.plan.planned_run import PlannedRun, PlanOptions, planned_run
 from hpc_localsgd.commands.plan.rehearsal import Rehearsal
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.environment.launch import Launch
@@ -103,8 +103,8 @@ def _talked_s(
 
 
 @cache
-def _planned(text: str, trusted: tuple[str, ...]) -> Subject:
-    return subject(recorded(text, trusted), Options(), ALONE)
+def _planned(text: str, trusted: tuple[str, ...]) -> PlannedRun:
+    return planned_run(recorded(text, trusted), PlanOptions(), ALONE)
 
 
 def step_seconds(runs: list[Trajectory]) -> float:

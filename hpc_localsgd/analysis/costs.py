@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 from hpc_localsgd.analysis.curves import mean_over_rest
@@ -48,3 +51,22 @@ def round_s(run: Trajectory) -> np.ndarray:
     rounds = run.rounds
     parts = (np.nan_to_num(rounds[name]) for name in ("compute_s", "wait_s", "transfer_s"))
     return sum(parts, np.zeros_like(rounds.compute_s)).max(axis=1, initial=0.0)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A cost that progress is drawn against.
+
+    Attributes:
+        name: In file names and on the command line.
+        of: Where steps ``[n]`` of a run are on it, ``[n]``.
+    """
+
+    name: str
+    of: Callable[[Trajectory, np.ndarray], np.ndarray]
+
+
+STEPS = Axis("steps", lambda run, step: step.astype(float))
+SENT = Axis("bytes", sent_bytes)
+SPENT = Axis("seconds", elapsed_s)
+AXES = (STEPS, SENT, SPENT)

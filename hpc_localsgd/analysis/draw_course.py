@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_localsgd.analysis import costs, style
+from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.costs import AXES, SENT, STEPS, Axis
 from hpc_localsgd.analysis.draw_accuracy import (
     ALONE,
     accuracy_labels,
@@ -27,19 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Cost:
-    """One thing that progress can be drawn against."""
-
-    name: str
-    at: Callable[[Trajectory, np.ndarray], np.ndarray]
-
-
-STEPS = Cost("steps", lambda run, step: step.astype(float))
-SENT = Cost("bytes", costs.sent_bytes)
-SPENT = Cost("seconds", costs.elapsed_s)
-
-
 def draw_course(run: Trajectory) -> Figure:
     """Draw two rows (loss, test accuracy if any) with a column for each cost that is known.
 
@@ -47,7 +33,7 @@ def draw_course(run: Trajectory) -> Figure:
         run: The run.
     """
     last = last_step(run)
-    known = [cost for cost in (STEPS, SENT, SPENT) if cost.at(run, np.array([last]))[0] > 0]
+    known = [cost for cost in AXES if cost.of(run, np.array([last]))[0] > 0]
     shown = known or [STEPS]
     width = 2.0 + 2.9 * len(shown)
     rows, title = rows_of(run)
@@ -65,17 +51,17 @@ def draw_course(run: Trajectory) -> Figure:
     return figure
 
 
-def _draw_column(run: Trajectory, panels: np.ndarray, cost: Cost) -> None:
+def _draw_column(run: Trajectory, panels: np.ndarray, cost: Axis) -> None:
     def x(step: np.ndarray) -> np.ndarray:
-        return cost.at(run, step)
+        return cost.of(run, step)
 
     draw_losses(panels[0], run, x)
     if len(panels) == 2:
         draw_score(panels[1], run, x)
 
 
-def _place_axis(run: Trajectory, panels: np.ndarray, cost: Cost, last: int) -> None:
-    end = float(cost.at(run, np.array([last]))[0])
+def _place_axis(run: Trajectory, panels: np.ndarray, cost: Axis, last: int) -> None:
+    end = float(cost.of(run, np.array([last]))[0])
     top, bottom = panels[0], panels[-1]
     for axes in panels:
         if cost is STEPS:

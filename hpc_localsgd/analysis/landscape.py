@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 
 from hpc_localsgd.trajectory import TrajectoryError
-from hpc_localsgd.trajectory.reading import check_bytes
+from hpc_localsgd.trajectory.opening import check_bytes
 from hpc_localsgd.trajectory.text import readable
 from hpc_localsgd.trajectory.vetting import vet
 

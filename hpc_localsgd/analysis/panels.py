@@ -23,7 +23,7 @@ COLOURS = (style.BLUE, style.RED, style.YELLOW, style.GREY)
 
 
 @dataclass(frozen=True)
-class Line:
+class PanelLine:
     """One quantity in a panel.
 
     Attributes:
@@ -49,7 +49,7 @@ class Panel:
     """
 
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[PanelLine, ...]
 
 
 def panel_of(series: Series, title: str = "") -> Panel:
@@ -60,7 +60,7 @@ def panel_of(series: Series, title: str = "") -> Panel:
         title: What it is, in front of its unit. Default: its name in the file.
     """
     units = "" if series.units in ("", "1") else f", {series.units}"
-    return Panel(f"{title or series.name}{units}", (Line(series),))
+    return Panel(f"{title or series.name}{units}", (PanelLine(series),))
 
 
 def panels_of(
@@ -79,7 +79,7 @@ def panels_of(
     for title, names in known:
         shown |= {prefix + name for name, _ in names}
         lines = tuple(
-            Line(found[prefix + name], label, found.get(f"{prefix}{name}_error"))
+            PanelLine(found[prefix + name], label, found.get(f"{prefix}{name}_error"))
             for name, label in names
             if prefix + name in found
         )
@@ -135,7 +135,7 @@ def draw_panel(axes: Axes, panel: Panel, last: int) -> None:
     _name_lines(axes, panel)
 
 
-def _draw_line(axes: Axes, line: Line, colour: str) -> np.ndarray:
+def _draw_line(axes: Axes, line: PanelLine, colour: str) -> np.ndarray:
     """Draw a line; return the finite values drawn."""
     step, value = line.series.step.astype(float), line.series.value
     flat = value.reshape(len(value), -1).astype(float)

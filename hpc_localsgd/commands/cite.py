@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.commands.exit_codes import FAULT, OK, Parser, complain
+from hpc_localsgd.commands.exit_codes import FAULT, OK, CommandParser, complain
 from hpc_localsgd.trajectory import TrajectoryError
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ def _bibtex(found: list[Used]) -> str:
     return "\n\n".join(entries)
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """Return the parser of the command."""
     about = (
         "The papers that a run builds on: algorithm, schedule, rate, gradient, compressor, "
         "topology, optimiser, and what was measured of it."
     )
-    made = Parser(prog=PROG, description=about)
+    made = CommandParser(prog=PROG, description=about)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
     made.add_argument("--bibtex", action="store_true", help="as BibTeX")
     return made

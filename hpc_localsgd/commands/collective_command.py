@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
 
-class Options(Protocol):
+class WorldOptions(Protocol):
     """Options common to all commands that measure on several ranks."""
 
     @property
@@ -34,11 +34,11 @@ class Options(Protocol):
         """As for training."""
 
 
-Chosen = TypeVar("Chosen", bound=Options)
+Chosen = TypeVar("Chosen", bound=WorldOptions)
 
 
 def parser_of(
-    prog: str, about: str, kind: type[Options], flags: Mapping[str, str]
+    prog: str, about: str, kind: type[WorldOptions], flags: Mapping[str, str]
 ) -> ArgumentParser:
     """Return the parser of a command that measures a run.
 

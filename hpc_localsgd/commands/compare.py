@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_localsgd.commands.exit_codes import FAULT, OK, Parser, complain
+from hpc_localsgd.commands.exit_codes import FAULT, OK, CommandParser, complain
 from hpc_localsgd.trajectory import TrajectoryError
 
 PROG = "python -m hpc_localsgd compare"
@@ -40,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OK
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """Return the parser of the command."""
     about = (
         "Runs side by side. Runs that differ in nothing but their seed are one configuration, and "
         "their numbers are given as mean and deviation. Shows what differs between "
         "configurations, the results, and the Pareto front of accuracy against communication."
     )
-    made = Parser(prog=PROG, description=about)
+    made = CommandParser(prog=PROG, description=about)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
     made.add_argument(
         "--out",

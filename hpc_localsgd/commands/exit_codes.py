@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 OK, FAULT, DIVERGED = 0, 2, 3
 
 
-class Parser(ArgumentParser):
-    """Parser that refuses a command line with one line, without a page of usage."""
+class CommandParser(ArgumentParser):
+    """Parser of a command, that refuses a command line with one line, without a page of usage."""
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with the status of invalid input."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_localsgd.commands.exit_codes import FAULT, OK, Parser, complain
+from hpc_localsgd.commands.exit_codes import FAULT, OK, CommandParser, complain
 from hpc_localsgd.types import ConfigurationError
 
 PROG = "python -m hpc_localsgd pack"
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """Return the parser of the command."""
-    made = Parser(
+    made = CommandParser(
         prog=PROG,
         description="Put the encoded images of FOLDER/train/CLASS/ and FOLDER/val/CLASS/ into one "
         "HDF5 file, for --task imagenet --task.data OUT. Parallel file systems like one large file "

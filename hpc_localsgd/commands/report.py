@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.commands.exit_codes import FAULT, OK, Parser, complain
+from hpc_localsgd.commands.exit_codes import FAULT, OK, CommandParser, complain
 from hpc_localsgd.trajectory import TrajectoryError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _trace(source: Source, i: int, folder: Path, of: int) -> Path:
     return write_trace(source.run, folder / (f"{i + 1}-trace.json" if of > 1 else "trace.json"))
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """Return the parser of the command."""
     about = (
         "One page of HTML on a run, figures inside, that opens anywhere: plan against what "
@@ -83,7 +83,7 @@ def parser() -> Parser:
         "who waited for whom, configuration, references. Runs that are in progress, were killed or "
         "have no snapshots are told about as far as their record goes."
     )
-    made = Parser(prog=PROG, description=about)
+    made = CommandParser(prog=PROG, description=about)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
     made.add_argument("--out", help="folder of the page. Default: report/ in that of the run")
     about = f"of the figures beside the page: {', '.join(FORMATS)}. Default: png pdf"

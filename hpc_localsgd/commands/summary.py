@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
-from hpc_localsgd.commands.exit_codes import FAULT, OK, Parser, complain
+from hpc_localsgd.commands.exit_codes import FAULT, OK, CommandParser, complain
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
@@ -135,10 +135,10 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """Return the parser of the command."""
     about, _, rest = (__doc__ or "").partition("\n")
-    made = Parser(
+    made = CommandParser(
         prog=PROG,
         description=about,
         epilog=rest,

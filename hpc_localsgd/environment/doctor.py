@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from hpc_localsgd.commands.exit_codes import Parser
+from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.environment import findings
 from hpc_localsgd.environment.checks import ON_EACH
 from hpc_localsgd.environment.facts import Facts
@@ -36,10 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     return findings.exit_status(found)
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """Return the parser of the command."""
     first, _, rest = (__doc__ or "").partition("\n")
-    made = Parser(
+    made = CommandParser(
         prog="python -m hpc_localsgd doctor",
         description=first,
         epilog=rest,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Torch:
+class TorchBuild:
     """The torch of this environment."""
 
     version: str  # "2.13.0+cpu"
@@ -38,7 +38,7 @@ class Gpu:
     nccl: Nccl | None = None
 
 
-def installed_torch() -> Torch | None:
+def installed_torch() -> TorchBuild | None:
     """Return the torch this Python would import, or None."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
@@ -46,11 +46,11 @@ def installed_torch() -> Torch | None:
     return parse_version(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"))
 
 
-def parse_version(text: str) -> Torch | None:
+def parse_version(text: str) -> TorchBuild | None:
     """Read torch/version.py without running it."""
     version = re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)
     cuda = re.search(r"^cuda\b[^=\n]*= '([^']+)'", text, re.MULTILINE)
-    return Torch(version[1], cuda[1] if cuda else None) if version else None
+    return TorchBuild(version[1], cuda[1] if cuda else None) if version else None
 
 
 def find_cuda_home(environ: Mapping[str, str]) -> Path | None:

@@ -70,14 +70,16 @@ def build_if_due(prefix: Path, *, without_mpi: bool = False, force: bool = False
     return 0
 
 
-def _missing(torch: gpu.Torch | None, found: mpi.MpiCompiler | None, alone: bool) -> list[str]:
+def _missing(torch: gpu.TorchBuild | None, found: mpi.MpiCompiler | None, alone: bool) -> list[str]:
     compiler = prerequisites.compiler_problem(os.environ)
     no_torch = None if torch else "torch is not installed here: pip install torch"
     no_mpi = NO_MPI if not (found or alone) else None
     return [sentence for sentence in (compiler, no_torch, no_mpi) if sentence]
 
 
-def fingerprint(torch: gpu.Torch, found: mpi.MpiCompiler | None, gpus: gpu.Gpu) -> dict[str, str]:
+def fingerprint(
+    torch: gpu.TorchBuild, found: mpi.MpiCompiler | None, gpus: gpu.Gpu
+) -> dict[str, str]:
     """Return all that a build depends on, as a stamp."""
     return {
         "horovod": HOROVOD_VERSION,

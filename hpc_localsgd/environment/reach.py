@@ -39,7 +39,7 @@ class Interface:
 
 
 @dataclass(frozen=True)
-class Network:
+class HostNetwork:
     """Names of a host, and how it can be reached.
 
     Attributes:
@@ -62,10 +62,10 @@ class Network:
 def network_here(
     resolve: Callable[[str], tuple[str, ...]] | None = None,
     interfaces: Callable[[], tuple[Interface, ...]] | None = None,
-) -> Network:
+) -> HostNetwork:
     """Return the names and interfaces of this host."""
     host = socket.gethostname()
-    return Network(host, (resolve or _resolved)(host), (interfaces or _interfaces)())
+    return HostNetwork(host, (resolve or _resolved)(host), (interfaces or _interfaces)())
 
 
 def spans_hosts(environ: Mapping[str, str], launch: Launch) -> bool:
@@ -77,7 +77,9 @@ def spans_hosts(environ: Mapping[str, str], launch: Launch) -> bool:
     return launch.launcher not in ("none", "sbatch") and nodes.isdecimal() and int(nodes) > 1
 
 
-def judge(network: Network, launch: Launch, environ: Mapping[str, str], world: str = "") -> Finding:
+def judge(
+    network: HostNetwork, launch: Launch, environ: Mapping[str, str], world: str = ""
+) -> Finding:
     """Judge names and interfaces of one host, for the library that connects its ranks.
 
     Args:
@@ -99,13 +101,13 @@ def judge(network: Network, launch: Launch, environ: Mapping[str, str], world: s
     return found or Finding(OK, "network", text)
 
 
-def _unknown(network: Network, several: bool) -> Finding:
+def _unknown(network: HostNetwork, several: bool) -> Finding:
     address = network.outward.address if several and network.outward else "127.0.0.1"
     text = f"{network.host} does not know its own name, and Gloo ends in a crash or alone"
     return Finding(PROBLEM, "network", text, f"add a line to /etc/hosts: {address} {network.host}")
 
 
-def _by_gloo(network: Network, torch: bool, environ: Mapping[str, str]) -> Finding | None:
+def _by_gloo(network: HostNetwork, torch: bool, environ: Mapping[str, str]) -> Finding | None:
     if torch and environ.get(OF_TORCH):
         return None
     if not _is_loopback(network.addresses[0]):  # Gloo takes the first that it can listen at
@@ -121,7 +123,7 @@ def _by_gloo(network: Network, torch: bool, environ: Mapping[str, str]) -> Findi
     return Finding(PROBLEM, "network", text, fix)
 
 
-def _by_mpi(network: Network, environ: Mapping[str, str]) -> Finding | None:
+def _by_mpi(network: HostNetwork, environ: Mapping[str, str]) -> Finding | None:
     bridges = [i for i in network.interfaces if i.bridge]
     if not bridges or any(environ.get(name) for name in OF_MPI):
         return None
@@ -137,7 +139,7 @@ def _by_mpi(network: Network, environ: Mapping[str, str]) -> Finding | None:
 
 
 def check_before(
-    environ: Mapping[str, str], launch: Launch, world: str, network: Network | None = None
+    environ: Mapping[str, str], launch: Launch, world: str, network: HostNetwork | None = None
 ) -> None:
     """Check this host before a library connects: warn of what may fail, refuse what will.
 

@@ -20,7 +20,7 @@ from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)
-class Course:
+class Timetable:
     """Rate and rounds of a run, with durations in steps.
 
     Attributes:
@@ -35,7 +35,7 @@ class Course:
 
 
 def lengthened(
-    state: Mapping[str, Any], before: Course, now: Course, algorithm: Algorithm, extend: bool
+    state: Mapping[str, Any], before: Timetable, now: Timetable, algorithm: Algorithm, extend: bool
 ) -> str:
     """Say what changes when a run resumes with another length.
 
@@ -72,7 +72,7 @@ def lengthened(
     return f"{lengths}{_from_here(t, before, now)}; it is no run of {now.steps} steps: {why}"
 
 
-def _from_here(t: int, before: Course, now: Course) -> str:
+def _from_here(t: int, before: Timetable, now: Timetable) -> str:
     """Describe rate and H of the next step, if there is one."""
     if not 0 < t < now.steps:
         return ""
@@ -81,7 +81,7 @@ def _from_here(t: int, before: Course, now: Course) -> str:
 
 
 def _difference(
-    place: Mapping[str, int], before: Course, now: Course, algorithm: Algorithm
+    place: Mapping[str, int], before: Timetable, now: Timetable, algorithm: Algorithm
 ) -> str | None:
     """Return what the steps so far would have had otherwise; None if nothing."""
     if place["t"] == 0:
@@ -93,7 +93,7 @@ def _difference(
     )
 
 
-def _of_rates(t: int, before: Course, now: Course) -> str | None:
+def _of_rates(t: int, before: Timetable, now: Timetable) -> str | None:
     if before.rate == now.rate:
         return None
     u = next((u for u in range(t) if before.rate(u) != now.rate(u)), None)
@@ -102,7 +102,7 @@ def _of_rates(t: int, before: Course, now: Course) -> str | None:
     return f"step {u} would have had the rate {now.rate(u):.6g} in place of {before.rate(u):.6g}"
 
 
-def _of_rounds(place: Mapping[str, int], before: Course, now: Course) -> str | None:
+def _of_rounds(place: Mapping[str, int], before: Timetable, now: Timetable) -> str | None:
     """Compare the rounds up to a place; the run's end may have cut the last of them."""
     begin, end = place["begin"], place["end"]
     if now.schedule.observes:  # its rounds follow what was measured, and are not known
@@ -129,7 +129,7 @@ def _other_round(begin: int, would: int, was: int) -> str:
 
 
 def _of_the_end(
-    place: Mapping[str, int], before: Course, now: Course, algorithm: Algorithm
+    place: Mapping[str, int], before: Timetable, now: Timetable, algorithm: Algorithm
 ) -> str | None:
     ended = place["t"] == place["end"] == before.steps
     if not (ended and before.steps != now.steps and algorithm.ends_its_own_way):

@@ -1,4 +1,4 @@
-"""What a schedule is: the length of a round, and what may change it.
+"""What a schedule is: the length of a round, what may change it, and the rounds that follow.
 
 A schedule may follow the consensus distance of the workers. It is told that of every round, which
 is the same number on all ranks, and answers with the schedule of the rounds to come: a pure
@@ -8,7 +8,8 @@ function still, with what it has observed in fields whose names begin with an un
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 from hpc_localsgd.schedules.duration import Units
@@ -79,6 +80,34 @@ class Schedule(ABC):
         """Return the length of the longest round of a run of so many steps, by a sample of them."""
         moments = {i * (steps - 1) // MOMENTS for i in range(MOMENTS + 1)}
         return min(steps, max(self(t, rate(t)) for t in moments))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One planned round: steps begin..end-1, then an exchange. `lr` is that of its first step."""
+
+    begin: int
+    end: int
+    lr: float
+
+    @property
+    def H(self) -> int:
+        """Length in steps."""
+        return self.end - self.begin
+
+
+def round_length(schedule: Schedule, t: int, lr: float, steps: int) -> int:
+    """Return H of the round that starts at t, shortened to end with the run."""
+    return min(schedule(t, lr), steps - t)
+
+
+def rounds(schedule: Schedule, rate: Rate, steps: int) -> Iterator[Round]:
+    """Yield all rounds of a run of `steps` steps, known before anything starts."""
+    t = 0
+    while t < steps:
+        H = round_length(schedule, t, rate(t), steps)
+        yield Round(t, t + H, rate(t))
+        t += H
 
 
 def _of_observing(schedule: Any) -> list[Any]:

@@ -12,13 +12,16 @@ decay: four conventions are in use.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import isfinite
 from typing import ClassVar
 
+from hpc_localsgd.schedules.base import Round as Round
 from hpc_localsgd.schedules.base import Schedule as Schedule
+from hpc_localsgd.schedules.base import round_length as round_length
+from hpc_localsgd.schedules.base import rounds as rounds
 from hpc_localsgd.schedules.duration import Duration, Units
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.types import ConfigurationError
@@ -287,34 +290,6 @@ class spread_triggered(Schedule):
         """Return the length of the longest round that there may be."""
         del rate
         return min(steps, max(self.at_least, self.at_most))
-
-
-@dataclass(frozen=True)
-class Round:
-    """One planned round: steps begin..end-1, then an exchange. `lr` is that of its first step."""
-
-    begin: int
-    end: int
-    lr: float
-
-    @property
-    def H(self) -> int:
-        """Length in steps."""
-        return self.end - self.begin
-
-
-def round_length(schedule: Schedule, t: int, lr: float, steps: int) -> int:
-    """Return H of the round that starts at t, shortened to end with the run."""
-    return min(schedule(t, lr), steps - t)
-
-
-def rounds(schedule: Schedule, rate: Rate, steps: int) -> Iterator[Round]:
-    """Yield all rounds of a run of `steps` steps, known before anything starts."""
-    t = 0
-    while t < steps:
-        H = round_length(schedule, t, rate(t), steps)
-        yield Round(t, t + H, rate(t))
-        t += H
 
 
 def _at_least_one(H: int, name: str) -> None:

@@ -22,7 +22,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from hpc_localsgd.tasks.buckets import Begin
 from hpc_localsgd.tasks.execution import Execution, LossScale, check_compiler
-from hpc_localsgd.tasks.parts import Parts
+from hpc_localsgd.tasks.gradient_parts import GradientParts
 from hpc_localsgd.types import ConfigurationError
 
 ALIGNED = 64  # numbers
@@ -195,7 +195,7 @@ class Replicas:
             )
         self._chosen = asked == "auto"
         self.vmapped = worth if self._chosen else asked == "vmap"
-        self._parts: Parts | None = None
+        self._parts: GradientParts | None = None
 
     def loss_and_grad(
         self, inputs: torch.Tensor, targets: torch.Tensor
@@ -220,7 +220,7 @@ class Replicas:
         if self._parts is None:
             named = dict(self.modules[0].named_parameters())
             ordered = [named[name] for name in self.layout.names]
-            self._parts = Parts(ordered, sum(p.ndim >= 2 for p in ordered), self.g)
+            self._parts = GradientParts(ordered, sum(p.ndim >= 2 for p in ordered), self.g)
         with self._parts.averaged(begin):
             return self.loss_and_grad(inputs, targets)
 

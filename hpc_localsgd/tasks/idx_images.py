@@ -10,6 +10,7 @@ import numpy as np
 
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.synthetic_images import like
 from hpc_localsgd.tasks.vision import idx_files
 from hpc_localsgd.tasks.vision.in_memory import InMemory
 from hpc_localsgd.tasks.vision.norms import Norm
@@ -67,7 +68,7 @@ class idx_images(ImageTask):
 
     def published(self) -> TaskSpec:
         """Return synthetic images as many and as large as MNIST's."""
-        return self.synthetic(size=28, classes=10, samples=self.subset or 60_000, channels=1)
+        return like(self, size=28, classes=10, samples=self.subset or 60_000, channels=1)
 
     def _files(self) -> dict[str, tuple[Path, Path]]:
         data = Path(self.data).expanduser()

@@ -8,10 +8,11 @@ from pathlib import Path
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.cores import share_of_rank
+from hpc_localsgd.tasks.synthetic_images import like
 from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
+from hpc_localsgd.tasks.vision.image_store import Folder, ImageStore, check_classes
 from hpc_localsgd.tasks.vision.spec import ImageTask
-from hpc_localsgd.tasks.vision.store import Folder, Store, check_classes
 from hpc_localsgd.tasks.vision.streamed import Streamed
 from hpc_localsgd.tasks.vision_ops import require_torchvision
 from hpc_localsgd.types import ConfigurationError
@@ -58,7 +59,7 @@ class imagenet(ImageTask):
             )
         require_torchvision()  # its transforms, in every loader process
         path = Path(self.data).expanduser()
-        store: Store = Pack(path) if path.suffix in (".h5", ".hdf5") else Folder(path)
+        store: ImageStore = Pack(path) if path.suffix in (".h5", ".hdf5") else Folder(path)
         check_classes(store.classes, self.classes, path)
         decoder = Decoder(store, self.size, self.augment, self.rand_augment, self.skip_corrupt)
         processes = _cores() if self.loaders is None else self.loaders
@@ -70,7 +71,7 @@ class imagenet(ImageTask):
 
     def published(self) -> TaskSpec:
         """Return synthetic images, as many and as large as ImageNet-1k's."""
-        return self.synthetic(self.size, classes=self.classes or 1000, samples=1_281_167)
+        return like(self, self.size, classes=self.classes or 1000, samples=1_281_167)
 
 
 def _cores() -> int:

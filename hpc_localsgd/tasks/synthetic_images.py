@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -67,3 +67,21 @@ class synthetic_images(ImageTask):
         )
         noise = np.random.default_rng([split, n]).integers(0, 128, (n, *shape), dtype=np.uint8)
         return pictures[labels] + noise, labels
+
+
+def like(
+    task: ImageTask, size: int, classes: int, samples: int, channels: int = 3
+) -> synthetic_images:
+    """Return a task of the same model, norm and labels on synthetic images.
+
+    Args:
+        task: Whose model and labels.
+        size: Height and width in pixels.
+        classes: Number of classes.
+        samples: Training images.
+        channels: 3 for colours, 1 for grey.
+    """
+    shared = {field.name: getattr(task, field.name) for field in fields(ImageTask)}
+    return synthetic_images(
+        **shared, size=size, classes=classes, samples=samples, channels=channels
+    )

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
-from hpc_localsgd.trajectory.encoding import PLUGINS, decode, load_plugin
+from hpc_localsgd.trajectory.contents import attrs_of, series_in, snapshot_at
 from hpc_localsgd.trajectory.estimate import human_bytes
-from hpc_localsgd.trajectory.facts import check_facts
 from hpc_localsgd.trajectory.moved_classes import where_now
 from hpc_localsgd.trajectory.older import name_in_file, name_today
-from hpc_localsgd.trajectory.reading import opened
+from hpc_localsgd.trajectory.opening import opened
 from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals, padded
 from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError
-from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
+from hpc_localsgd.trajectory.segments import joined_rows, segment_paths, trajectory_file
 from hpc_localsgd.trajectory.tables import complete_rows
-from hpc_localsgd.trajectory.text import load_yaml, readable
-from hpc_localsgd.trajectory.vetting import check_row
+from hpc_localsgd.trajectory.text import load_yaml
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-_FOREVER = int(np.iinfo(np.int64).max)
+_COLUMNS = [column.name for column in ROUND_COLUMNS]
 
 
 class Trajectory:
@@ -56,7 +54,7 @@ class Trajectory:
         self.path = trajectory_file(path)
         several = segments and self.path.exists()
         self.paths = segment_paths(self.path) if several else [self.path]
-        self._attrs = [_attrs_of(segment) for segment in self.paths]
+        self._attrs = [attrs_of(segment) for segment in self.paths]
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -120,7 +118,7 @@ class Trajectory:
     @cached_property
     def rounds(self) -> Rounds:
         """The table of rounds. Workers that a segment did not have are NaN."""
-        parts = self._each("rounds", "step_end", [c.name for c in ROUND_COLUMNS])
+        parts = self._joined(["rounds"] * len(self.paths), "step_end", _COLUMNS)
         wide = self.most_workers
         columns = {}
         for column in ROUND_COLUMNS:
@@ -183,7 +181,7 @@ class Trajectory:
     @cached_property
     def snapshot_steps(self) -> np.ndarray:
         """``[m]`` global steps of which parameters are kept."""
-        kept = self._each("snapshots", "step", ["step"], whole=("step", "mean"))
+        kept = self._joined(["snapshots"] * len(self.paths), "step", ["step"], ["step", "mean"])
         return np.concatenate([np.empty(0, np.int64), *(part["step"] for part in kept)])
 
     def snapshot(self, step: int | None = None, *, workers: bool = False) -> Snapshot:
@@ -212,7 +210,7 @@ class Trajectory:
                     rows = complete_rows(group, ["step", "mean"])
                     at = np.flatnonzero(group["step"][:rows] == step)
                     if len(at):
-                        return _snapshot(group, int(at[-1]), workers, path)
+                        return snapshot_at(group, int(at[-1]), workers, path)
         raise TrajectoryError(
             f"{self.path}: the snapshot of step {step} has gone; open the run again."
         )
@@ -229,9 +227,11 @@ class Trajectory:
         Raises:
             TrajectoryError: If xarray is missing.
         """
-        from hpc_localsgd.trajectory.labelled import dataset
+        from hpc_localsgd.trajectory.xarray_dataset import dataset
 
-        return dataset(self)
+        names = (n for n in self.names() if "parameter" not in self.about(n)["dims"].split())
+        attrs = {**self.attrs, "config": self.config_text}
+        return dataset(self.rounds, map(self.series, names), self.most_workers, attrs)
 
     def __repr__(self) -> str:
         """Summarise in a few lines what ran, how it ended and what is recorded."""
@@ -257,45 +257,22 @@ class Trajectory:
         found: dict[str, dict[str, str]] = {}
         for path, attrs in zip(self.paths, self._attrs, strict=True):
             with opened(path) as file:
-                for name, said in _series_in(file).items():
+                for name, said in series_in(file).items():
                     found.setdefault(name_today(name, attrs), said)
         return found
 
     def _each_series(self, name: str, columns: list[str]) -> list[dict[str, np.ndarray]]:
         """Return columns of a series, which an older segment may have by another name."""
         groups = [name_in_file(name, attrs) for attrs in self._attrs]
-        return self._each([f"series/{g}" if g else "" for g in groups], "step", columns)
+        return self._joined([f"series/{g}" if g else "" for g in groups], "step", columns)
 
-    def _each(
-        self,
-        group: str | list[str],
-        clock: str,
-        names: list[str],
-        whole: tuple[str, ...] = (),
+    def _joined(
+        self, tables: Sequence[str], clock: str, names: Sequence[str], whole: Sequence[str] = ()
     ) -> list[dict[str, np.ndarray]]:
-        """Return columns of `group`, segment by segment, without rows that a later one repeats.
-
-        Args:
-            group: Path of the table; or its path in each segment, empty where there is none.
-            clock: Its column of global steps.
-            names: Columns to read.
-            whole: Columns that must have a row for it to count, `names` by default.
-        """
-        parts, limit = [], _FOREVER
-        groups = [group] * len(self.paths) if isinstance(group, str) else group
-        segments = list(zip(self.paths, self._attrs, groups, strict=True))
-        for path, attrs, table in reversed(segments):
-            with opened(path) as file:
-                rows = complete_rows(file[table], whole or names) if table in file else 0
-                if rows:
-                    columns = {name: file[table][name][:rows] for name in names}
-                    kept = columns[clock] <= limit
-                    parts.append({name: x[kept] for name, x in columns.items()})
-                    # A resumed job may measure the step it begins at once more: the later one
-                    # counts.
-                    limit = min(limit, int(columns[clock][0]) - 1)
-            limit = min(limit, int(attrs.get("t0", 0)))
-        return parts[::-1]
+        """Return columns of a table, by its path in each segment, see `joined_rows`."""
+        begins = [int(attrs.get("t0", 0)) for attrs in self._attrs]
+        files = list(zip(self.paths, begins, tables, strict=True))
+        return joined_rows(files, clock, names, whole)
 
     def _length(self, name: str) -> int:
         return sum(len(part["step"]) for part in self._each_series(name, ["step"]))
@@ -320,46 +297,3 @@ class Trajectory:
         return (
             f"{self.path}: no series {name!r}{hint} (there are: {', '.join(known) or 'none yet'})"
         )
-
-
-def _attrs_of(path: Path) -> dict[str, Any]:
-    with opened(path) as file:
-        attrs = {readable(n): _plain(value) for n, value in file.attrs.items()}
-        check_facts(path, file, attrs)
-        return attrs
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return readable(value, "\n\t") if isinstance(value, str) else value
-
-
-def _series_in(file: h5py.File) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Group) and {"step", "value"} <= set(item):
-            found[name] = {
-                key: readable(str(item.attrs.get(key, ""))) for key in ("units", "dims", "meaning")
-            }
-            samples = item.attrs.get("samples", 0)  # anybody's: a number, or it is not known
-            known = isinstance(samples, int | np.integer) and samples > 0
-            found[name]["samples"] = str(int(samples)) if known else "0"
-
-    if "series" in file:
-        file["series"].visititems(visit)
-    return found
-
-
-def _snapshot(group: h5py.Group, row: int, workers: bool, path: Path) -> Snapshot:
-    if workers and "workers" not in group:
-        raise TrajectoryError(
-            f"{path}: its snapshots hold the mean model only, not every worker's."
-        )
-    if group["mean"].attrs.get("compression") in PLUGINS:
-        load_plugin(str(group["mean"].attrs["compression"]))
-    names = ("mean", "workers") if workers else ("mean",)
-    for name in names:
-        check_row(path, group[name])
-    read = {n: decode(group[n][row], str(group[n].attrs["encoding"])) for n in names}
-    return Snapshot(int(group["step"][row]), **read)

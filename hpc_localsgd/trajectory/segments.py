@@ -8,11 +8,17 @@ what an earlier segment recorded after that step, because the resumed job did th
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from hpc_localsgd.trajectory.opening import opened
 from hpc_localsgd.trajectory.schema import TrajectoryError
+from hpc_localsgd.trajectory.tables import complete_rows
 
 FILE_NAME = "trajectory.h5"
+_FOREVER = int(np.iinfo(np.int64).max)
 
 
 def trajectory_file(path: str | Path) -> Path:
@@ -60,6 +66,35 @@ def next_segment(path: str | Path) -> Path:
     if not numbered and not base.exists():
         return base
     return _name(base, max(numbered, default=0) + 1)
+
+
+def joined_rows(
+    files: Sequence[tuple[Path, int, str]],
+    clock: str,
+    names: Sequence[str],
+    whole: Sequence[str] = (),
+) -> list[dict[str, np.ndarray]]:
+    """Return columns of a table, segment by segment, without rows that a later one repeats.
+
+    Args:
+        files: Of each segment the file, the global step it begins at, and the path of the table in
+            it, empty where it has none.
+        clock: Its column of global steps.
+        names: Columns to read.
+        whole: Columns that must have a row for it to count, `names` by default.
+    """
+    parts, limit = [], _FOREVER
+    for path, t0, table in reversed(files):
+        with opened(path) as file:
+            rows = complete_rows(file[table], whole or names) if table in file else 0
+            if rows:
+                columns = {name: file[table][name][:rows] for name in names}
+                kept = columns[clock] <= limit
+                parts.append({name: x[kept] for name, x in columns.items()})
+                # A resumed job may measure the step it begins at once more: the later one counts.
+                limit = min(limit, int(columns[clock][0]) - 1)
+        limit = min(limit, t0)
+    return parts[::-1]
 
 
 def _name(base: Path, index: int) -> Path:

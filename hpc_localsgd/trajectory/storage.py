@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from hpc_localsgd.trajectory import diskspace
 from hpc_localsgd.trajectory.header import Header
-from hpc_localsgd.trajectory.reading import opened
+from hpc_localsgd.trajectory.opening import opened
 from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, RecordGone, TrajectoryError
 from hpc_localsgd.trajectory.segments import next_segment, segment_paths, trajectory_file
 from hpc_localsgd.trajectory.tables import Table

@@ -12,25 +12,23 @@ import pytest
 
 from hpc_localsgd.analysis.compare import grouped_runs
 from hpc_localsgd.analysis.compare.courses import (
-    AXES,
     QUANTITIES,
-    Axis,
-    Course,
+    MeanCurve,
     Quantity,
-    course_of,
+    curve_of,
     recorded,
     values_of,
 )
 from hpc_localsgd.analysis.compare.draw import look_of
 from hpc_localsgd.analysis.compare.draw_courses import draw_courses
-from hpc_localsgd.analysis.compare.groups import Group
+from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.compare.tables import tables
 from hpc_localsgd.analysis.compare.written import as_csv, as_latex, as_markdown
+from hpc_localsgd.analysis.costs import SENT, SPENT, STEPS, Axis
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.trajectory import Header, Series, Writer
 
 CONFIG = "schedule: {{class_path: hpc_localsgd.every, init_args: {{steps: {H}}}}}\nseed: {seed}\n"
-STEPS, BYTES, SECONDS = AXES
 BY_NAME = {quantity.name: quantity for quantity in QUANTITIES}
 
 
@@ -56,43 +54,43 @@ def accuracy(H: int, seed: int, step: int) -> float:
 
 
 @pytest.fixture
-def groups(tmp_path: Path) -> list[Group]:
+def groups(tmp_path: Path) -> list[SeedGroup]:
     """Two seeds at H = 1, three at H = 8, of which one was evaluated more rarely."""
     runs = [record(tmp_path / f"a{seed}", 1, seed) for seed in range(2)]
     runs += [record(tmp_path / f"b{seed}", 8, seed, gap=seed == 2) for seed in range(3)]
     return grouped_runs(open_runs(runs))
 
 
-def test_a_course_is_the_mean_where_every_seed_has_a_value(groups: list[Group]) -> None:
+def test_a_course_is_the_mean_where_every_seed_has_a_value(groups: list[SeedGroup]) -> None:
     values = values_of(groups[1], BY_NAME["test accuracy"])
     assert values is not None and len(values.runs) == 3
-    found = course_of(values, STEPS)
+    found = curve_of(values, STEPS)
     assert found.step.tolist() == [0, 10, 20, 60, 70, 80]
     expected = [[accuracy(8, seed, step) for seed in range(3)] for step in (10, 20, 60, 70, 80)]
     np.testing.assert_allclose(found.mean[1:], np.mean(expected, axis=1))
     np.testing.assert_allclose(found.deviation[1:], np.std(expected, axis=1, ddof=1))
 
 
-def test_bytes_and_seconds_are_those_spent_by_a_step(groups: list[Group]) -> None:
-    parallel, local = ([course(group, axis) for axis in (BYTES, SECONDS)] for group in groups)
+def test_bytes_and_seconds_are_those_spent_by_a_step(groups: list[SeedGroup]) -> None:
+    parallel, local = ([course(group, axis) for axis in (SENT, SPENT)] for group in groups)
     np.testing.assert_allclose(parallel[0].x, 100 * parallel[0].step)
     np.testing.assert_allclose(parallel[1].x, 2 * parallel[1].step)
     np.testing.assert_allclose(local[0].x, 100 * (local[0].step // 8))
     np.testing.assert_allclose(local[1].x, 9 / 8 * local[1].step)
 
 
-def course(group: Group, axis: Axis) -> Course:
+def course(group: SeedGroup, axis: Axis) -> MeanCurve:
     """The test accuracy of a group."""
     values = values_of(group, BY_NAME["test accuracy"])
     assert values is not None
-    return course_of(values, axis)
+    return curve_of(values, axis)
 
 
 def lines(axes: Any) -> list[tuple[str, np.ndarray]]:
     return [(line.get_color(), np.asarray(line.get_xydata())) for line in axes.get_lines()]
 
 
-def test_what_is_drawn_is_what_was_recorded(groups: list[Group]) -> None:
+def test_what_is_drawn_is_what_was_recorded(groups: list[SeedGroup]) -> None:
     figure = draw_courses(groups, recorded(groups), STEPS)
     assert figure is not None
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
@@ -111,7 +109,7 @@ def test_what_is_drawn_is_what_was_recorded(groups: list[Group]) -> None:
     assert legend == ["A   schedule.steps 1   (2 seeds)", "B   schedule.steps 8   (3 seeds)"]
 
 
-def test_a_band_is_one_deviation_wide(groups: list[Group]) -> None:
+def test_a_band_is_one_deviation_wide(groups: list[SeedGroup]) -> None:
     figure = draw_courses(groups[:1], recorded(groups[:1]), STEPS)
     assert figure is not None
     (band,) = figure.axes[0].collections
@@ -122,14 +120,14 @@ def test_a_band_is_one_deviation_wide(groups: list[Group]) -> None:
     np.testing.assert_allclose(at_80, [middle - half, middle + half])
 
 
-def test_every_band_lies_inside_the_axes_of_a_share(groups: list[Group]) -> None:
+def test_every_band_lies_inside_the_axes_of_a_share(groups: list[SeedGroup]) -> None:
     figure = draw_courses(groups, recorded(groups), STEPS)
     assert figure is not None
     values = [accuracy(1, seed, 80) for seed in range(2)]
     assert figure.axes[0].get_ylim()[1] >= np.mean(values) + np.std(values, ddof=1)
 
 
-def test_of_several_values_at_one_step_the_last_counts(groups: list[Group]) -> None:
+def test_of_several_values_at_one_step_the_last_counts(groups: list[SeedGroup]) -> None:
     twice = Series(np.array([4, 8, 8]), np.array([1.0, 2.0, 3.0]), "", (), "", "twice")
     values = values_of(groups[0], Quantity("twice", lambda source: twice))
     assert values is not None and values.step.tolist() == [4, 8]
@@ -156,8 +154,8 @@ def test_many_losses_of_batches_are_drawn_as_their_running_mean(tmp_path: Path) 
 def test_seconds_of_two_clocks_are_not_one_axis(tmp_path: Path) -> None:
     runs = [record(tmp_path / "a", 1, 0), record(tmp_path / "b", 8, 0, clock="modelled")]
     groups = grouped_runs(open_runs(runs))
-    assert draw_courses(groups, recorded(groups), SECONDS) is None
-    assert draw_courses(groups, recorded(groups), BYTES) is not None
+    assert draw_courses(groups, recorded(groups), SPENT) is None
+    assert draw_courses(groups, recorded(groups), SENT) is not None
 
 
 def test_nothing_recorded_is_no_figure(tmp_path: Path) -> None:
@@ -168,7 +166,7 @@ def test_nothing_recorded_is_no_figure(tmp_path: Path) -> None:
     assert draw_courses(groups, recorded(groups), STEPS) is None
 
 
-def test_the_csv_has_every_digit(groups: list[Group]) -> None:
+def test_the_csv_has_every_digit(groups: list[SeedGroup]) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(groups, tables(groups)))))
     assert [row["configuration"] for row in rows] == ["A", "B"]
     assert [row["schedule.steps"] for row in rows] == ["1", "8"]
@@ -179,7 +177,7 @@ def test_the_csv_has_every_digit(groups: list[Group]) -> None:
     assert rows[0]["test accuracy, runs"] == "2" and rows[0]["test loss, mean"] == ""
 
 
-def test_markdown_and_latex_hold_the_same_cells(groups: list[Group]) -> None:
+def test_markdown_and_latex_hold_the_same_cells(groups: list[SeedGroup]) -> None:
     made = tables(groups)
     markdown, latex = as_markdown(made), as_latex(made)
     assert "| A | 1 | 2 seeds |" in markdown and "| B | 8 | 3 seeds |" in markdown

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small_runs import go
 
-from hpc_localsgd.analysis.compare import Group, Summary, grouped_runs
+from hpc_localsgd.analysis.compare import SeedGroup, Summary, grouped_runs
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
@@ -56,7 +56,7 @@ def record(
     return str(folder)
 
 
-def group(paths: list[str]) -> Group:
+def group(paths: list[str]) -> SeedGroup:
     (found,) = grouped_runs(open_runs(paths))
     return found
 

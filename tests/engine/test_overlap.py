@@ -127,7 +127,9 @@ def by_attach(world: ThreadWorld) -> dict[str, Any]:
 def test_a_users_algorithm_is_overlapped_in_both_doors_with_equal_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hpc_localsgd.tasks.parts.Parts.__init__.__defaults__", (4 * WIDE,))
+    monkeypatch.setattr(
+        "hpc_localsgd.tasks.gradient_parts.GradientParts.__init__.__defaults__", (4 * WIDE,)
+    )
     trainers, attached = on_ranks(2, by_the_trainer), on_ranks(2, by_attach)
     for door in (*trainers, *attached):
         assert set(door["begun"]) == {0, 2, 4} and door["whole"] == [1, 3, 5]

@@ -202,8 +202,8 @@ def test_half_a_cuda_toolkit_is_none(tmp_path: Path) -> None:
 
 def test_torch_is_read_without_importing_it() -> None:
     cpu = "__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\n"
-    assert gpu.parse_version(cpu) == gpu.Torch("2.13.0+cpu", None)
-    assert gpu.parse_version(cpu.replace("None", "'13.0'")) == gpu.Torch("2.13.0+cpu", "13.0")
+    assert gpu.parse_version(cpu) == gpu.TorchBuild("2.13.0+cpu", None)
+    assert gpu.parse_version(cpu.replace("None", "'13.0'")) == gpu.TorchBuild("2.13.0+cpu", "13.0")
     assert gpu.parse_version("") is None
 
 

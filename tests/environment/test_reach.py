@@ -11,17 +11,17 @@ from hpc_localsgd.commands.assembly.worlds import join_world
 from hpc_localsgd.environment import launch_checks, meeting, reach
 from hpc_localsgd.environment.facts import Facts
 from hpc_localsgd.environment.launch import Launch, detect
-from hpc_localsgd.environment.reach import Interface, Network, judge
+from hpc_localsgd.environment.reach import HostNetwork, Interface, judge
 from hpc_localsgd.types import ConfigurationError
 
 LO, ETH = Interface("lo", "127.0.0.1"), Interface("ib0", "10.1.0.7")
 DOCKER = Interface("docker0", "172.17.0.1", bridge=True)
-FINE = Network("n7", ("10.1.0.7",), (LO, ETH))
-DEBIAN = Network("n7", ("127.0.1.1",), (LO, DOCKER, ETH))
-NAMELESS = Network("n7", (), (LO, ETH))
-TWICE = Network("n7", ("127.0.1.1", "10.1.0.7"), (LO, ETH))  # two lines of /etc/hosts
-BOTH = Network("n7", ("10.1.0.7", "127.0.1.1"), (LO, ETH))
-BRIDGED = Network("n7", ("10.1.0.7",), (LO, DOCKER, ETH))
+FINE = HostNetwork("n7", ("10.1.0.7",), (LO, ETH))
+DEBIAN = HostNetwork("n7", ("127.0.1.1",), (LO, DOCKER, ETH))
+NAMELESS = HostNetwork("n7", (), (LO, ETH))
+TWICE = HostNetwork("n7", ("127.0.1.1", "10.1.0.7"), (LO, ETH))  # two lines of /etc/hosts
+BOTH = HostNetwork("n7", ("10.1.0.7", "127.0.1.1"), (LO, ETH))
+BRIDGED = HostNetwork("n7", ("10.1.0.7",), (LO, DOCKER, ETH))
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
 GLOO = {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "2", "HOROVOD_LOCAL_RANK": "0"}
@@ -66,7 +66,7 @@ def on(hosts: int, environ: dict[str, str]) -> dict[str, str]:
     ],
 )
 def test_names_and_interfaces(
-    network: Network, environ: dict[str, str], hosts: int, level: str, said: str
+    network: HostNetwork, environ: dict[str, str], hosts: int, level: str, said: str
 ) -> None:
     environ = on(hosts, environ)
     finding = judge(network, detect(environ), environ)

@@ -16,7 +16,7 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.compressors import Sign
 from hpc_localsgd.loop import Run
-from hpc_localsgd.run.probes import Evaluation, Probe, Snapshot
+from hpc_localsgd.run.probes import Evaluation, Probe, Snapshots
 from hpc_localsgd.schedules.local_steps import post_local
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
@@ -41,7 +41,7 @@ def by_hand(run: Run, x: torch.Tensor, split: str = "test") -> tuple[float, floa
 def test_a_probe_is_due_at_its_cadence_and_at_the_end(
     every: int, steps: int, expected: list[int]
 ) -> None:
-    probe: Probe = Snapshot(every)
+    probe: Probe = Snapshots(every)
     assert [t for t in range(steps + 1) if probe.due(t, steps)] == expected
 
 
@@ -68,7 +68,7 @@ def test_an_evaluation_says_how_many_samples_it_is_of(tmp_path: Path) -> None:
 
 def test_in_the_middle_of_a_round_it_is_the_mean_of_workers_that_differ() -> None:
     run = small_run(H=8, steps=8)
-    p, memory = go(run, [Snapshot(6, workers=True), Evaluation(6)])
+    p, memory = go(run, [Snapshots(6, workers=True), Evaluation(6)])
     step, mean, workers = memory.snapshots[1]
     assert step == 6
     assert np.abs(workers - mean).max() > 1e-3
@@ -79,7 +79,7 @@ def test_in_the_middle_of_a_round_it_is_the_mean_of_workers_that_differ() -> Non
 
 def test_every_worker_s_own_model_is_evaluated_when_asked() -> None:
     run = small_run(H=8, steps=8)
-    _, memory = go(run, [Snapshot(6, workers=True), Evaluation(6, per_worker=True)])
+    _, memory = go(run, [Snapshots(6, workers=True), Evaluation(6, per_worker=True)])
     workers = torch.from_numpy(memory.snapshots[1][2])
     expected = np.array([by_hand(run, x) for x in workers])
     np.testing.assert_allclose(memory.values["eval/test/worker_loss"][1][1], expected[:, 0])
@@ -89,7 +89,7 @@ def test_every_worker_s_own_model_is_evaluated_when_asked() -> None:
 
 
 def test_snapshots_are_copies() -> None:
-    p, memory = go(small_run(H=2, steps=4), [Snapshot(2, workers=True)])
+    p, memory = go(small_run(H=2, steps=4), [Snapshots(2, workers=True)])
     means = [mean for _, mean, _ in memory.snapshots]
     assert [step for step, *_ in memory.snapshots] == [0, 2, 4]
     assert np.abs(means[0] - means[1]).max() > 0 and np.abs(means[1] - means[2]).max() > 0
@@ -98,7 +98,7 @@ def test_snapshots_are_copies() -> None:
 
 def test_the_spread_is_read_before_the_exchange_of_rounds_of_local_steps() -> None:
     run = small_run(H=post_local(switch=3, every=4), steps=11)
-    _, memory = go(run, [Snapshot(1, workers=True)], spread=1)
+    _, memory = go(run, [Snapshots(1, workers=True)], spread=1)
     assert memory.steps("spread") == [7, 11]
     assert all(value > 1e-4 for _, value in memory.values["spread"])
 
@@ -133,7 +133,7 @@ def test_parallel_sgd_has_no_spread() -> None:
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_measuring_does_not_change_the_run_or_its_bill(norm: str) -> None:
     spec = digits("conv", norm, hidden=8)  # type: ignore[arg-type]
-    probes = [Evaluation(1, per_worker=True), Snapshot(1, workers=True)]
+    probes = [Evaluation(1, per_worker=True), Snapshots(1, workers=True)]
     quiet, silent = go(small_run(spec=spec, H=3, steps=7))
     watched, memory = go(small_run(spec=spec, H=3, steps=7), probes, spread=1)
     assert torch.equal(quiet.x, watched.x)

@@ -17,7 +17,7 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.probes import Deviations, Gradients, Spread
 from hpc_localsgd.run.probes.deviations import gram
-from hpc_localsgd.run.probes.exchange import Exchange
+from hpc_localsgd.run.probes.exchange import ExchangeView
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.manifold import manifold
@@ -35,17 +35,17 @@ def watched(run: Run, *also: Any, spread: int = 0) -> tuple[Position, Memory]:
     return train(run, p, record), memory
 
 
-def measured(probe: Any, apart: float = 0.02, K: int = 4) -> tuple[dict[str, Any], Exchange]:
+def measured(probe: Any, apart: float = 0.02, K: int = 4) -> tuple[dict[str, Any], ExchangeView]:
     """One measurement of K workers near a point, and what it was made from."""
     run = small_run(spec=digits(hidden=3), K=K, H=4, steps=20)
     stream = torch.Generator().manual_seed(3)
     d = torch.randn(K, run.task.dim, generator=stream, dtype=torch.float64)
     before = run.task.init(0) + apart * (d - d.mean(0))
-    exchange = Exchange(run, 8, LR, before, None)
+    exchange = ExchangeView(run, 8, LR, before, None)
     return {m.name: m.value for m in probe.measure(exchange)}, exchange
 
 
-def whole_subset(exchange: Exchange, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+def whole_subset(exchange: ExchangeView, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
     parts = [b for k in range(exchange.run.world.size) for b in exchange.share(k, samples)]
     return torch.cat([i for i, _ in parts]), torch.cat([t for _, t in parts])
 
@@ -88,7 +88,7 @@ def test_the_second_differences_are_exact_on_a_quadratic() -> None:
     run = small_run(spec=quadratic(h=(2.5,), dim=3), K=4, H=4, steps=8)
     run.task.loss = lambda x, batch, buffers=None: 1.25 * x.square().sum()  # type: ignore[method-assign]
     d = torch.randn(4, 3, dtype=torch.float64)
-    exchange = Exchange(run, 4, LR, 0.7 + d - d.mean(0), None)
+    exchange = ExchangeView(run, 4, LR, 0.7 + d - d.mean(0), None)
     found = {m.name: m.value for m in Deviations(1, 4).measure(exchange)}
     assert found["xi/gap"] == pytest.approx(1.25 * found["xi/trace"], rel=1e-12)
     assert found["xi/half_trace"] == pytest.approx(found["xi/gap"], rel=1e-12)
@@ -110,7 +110,7 @@ def test_blocks_of_the_inner_products_do_not_matter(
     np.testing.assert_allclose(gram(d, run.world), d @ d.T, rtol=1e-12, atol=1e-12)
 
 
-def by_hand(exchange: Exchange, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def by_hand(exchange: ExchangeView, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """g_a, g, and the gradients at the mean of every worker's part, by autograd alone."""
     run, w = exchange.run, exchange.before.mean(0)
 
@@ -128,7 +128,7 @@ def by_hand(exchange: Exchange, samples: int) -> tuple[np.ndarray, np.ndarray, n
     return torch.stack(own).mean(0).numpy(), whole.numpy(), torch.stack(parts).numpy()
 
 
-def halves_by_hand(exchange: Exchange, samples: int) -> tuple[float, float]:
+def halves_by_hand(exchange: ExchangeView, samples: int) -> tuple[float, float]:
     """tr Sigma and |grad L|^2 from every other batch of each worker's part."""
     w, g = exchange.mean, []
     for k in range(4):
@@ -165,7 +165,7 @@ def test_without_spread_the_effective_learning_rate_is_the_learning_rate() -> No
     along, signal, size = [], [], []
     for seed in range(100):
         drawn = small_run(spec=digits(hidden=3), K=4, batch=8, seed=seed)
-        exchange = Exchange(drawn, 30, LR, w.repeat(4, 1), None)  # batches not of the subset
+        exchange = ExchangeView(drawn, 30, LR, w.repeat(4, 1), None)  # batches not of the subset
         found = {m.name: m.value for m in Gradients(1, 64).measure(exchange)}
         own, g, _ = by_hand(exchange, 64)
         along.append(float(own @ g))
@@ -178,7 +178,7 @@ def test_without_spread_the_effective_learning_rate_is_the_learning_rate() -> No
 
 def test_all_samples_leave_no_noise_and_fresh_ones_always_some() -> None:
     run = small_run(spec=digits(hidden=3), K=2, batch=300)
-    exchange = Exchange(run, 0, LR, run.task.init(0).repeat(2, 1), None)
+    exchange = ExchangeView(run, 0, LR, run.task.init(0).repeat(2, 1), None)
     found = [
         {m.name: m.value for m in Gradients(1, 1200, fresh).measure(exchange)}
         for fresh in (False, True)
@@ -211,7 +211,7 @@ def test_the_noise_is_that_of_single_samples() -> None:
     draws = []
     for seed in range(40):
         run = small_run(spec=digits(hidden=3), K=4, batch=8, seed=seed)
-        exchange = Exchange(run, 0, LR, w.repeat(4, 1), None)
+        exchange = ExchangeView(run, 0, LR, w.repeat(4, 1), None)
         draws.append({m.name: m.value for m in Gradients(1, 64).measure(exchange)})
     found = np.array([d["gradient/noise_trace"] for d in draws])
     assert abs(found.mean() - want) < 4 * found.std() / np.sqrt(len(found))

@@ -12,7 +12,7 @@ from small_runs import small_run
 
 from hpc_localsgd.curvature import build_for_curvature, pieces
 from hpc_localsgd.run.probes import Deviations, Gradients
-from hpc_localsgd.run.probes.exchange import Exchange
+from hpc_localsgd.run.probes.exchange import ExchangeView
 from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.manifold import manifold
@@ -33,7 +33,7 @@ def found(spec: TaskSpec, t: int = 8) -> dict[str, Any]:
     run = small_run(spec=spec, K=3, batch=4)
     draw = torch.Generator().manual_seed(1)
     x = run.task.init(0) + 0.05 * torch.randn(3, run.task.dim, generator=draw, dtype=torch.float64)
-    exchange = Exchange(run, t, 0.1, x, None)
+    exchange = ExchangeView(run, t, 0.1, x, None)
     probes = Deviations(1, 24), Gradients(1, 24, fresh=spec.fresh)
     return {m.name: m.value for probe in probes for m in probe.measure(exchange)}
 
@@ -66,7 +66,7 @@ def test_without_spread_the_effective_rate_of_noisy_labels_is_the_rate() -> None
     """Both gradients are of one loss; noise on one side only would lower it."""
     run = small_run(spec=digits(hidden=4, label_noise=0.5), K=3, batch=400)
     x = run.task.init(0).repeat(3, 1)
-    exchange = Exchange(run, 0, 0.1, x, None)
+    exchange = ExchangeView(run, 0, 0.1, x, None)
     probe = Gradients(1, 1200, fresh=True)
     value = {m.name: m.value for m in probe.measure(exchange)}["gradient/effective_lr"]
     assert value == pytest.approx(0.1, rel=0.1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_localsgd.analysis.compare.groups import Group, differences, grouped_runs
+from hpc_localsgd.analysis.compare.groups import SeedGroup, differences, grouped_runs
 from hpc_localsgd.analysis.compare.measures import (
     MEASURES,
     Measure,
@@ -14,7 +14,7 @@ from hpc_localsgd.analysis.compare.measures import (
 
 __all__ = [
     "MEASURES",
-    "Group",
+    "SeedGroup",
     "Measure",
     "Summary",
     "differences",

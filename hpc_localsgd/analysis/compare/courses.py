@@ -8,8 +8,9 @@ from functools import reduce
 
 import numpy as np
 
-from hpc_localsgd.analysis import costs, curves
-from hpc_localsgd.analysis.compare.groups import Group
+from hpc_localsgd.analysis import curves
+from hpc_localsgd.analysis.compare.groups import SeedGroup
+from hpc_localsgd.analysis.costs import Axis
 from hpc_localsgd.analysis.draw_sharpness import series_of
 from hpc_localsgd.analysis.draw_spread import measured
 from hpc_localsgd.analysis.report.source import Source
@@ -33,19 +34,6 @@ class Quantity:
     percent: bool = False
     logarithmic: bool = False
     noisy: bool = False
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An axis that a quantity is drawn against.
-
-    Attributes:
-        name: In file names and on the command line.
-        of: Where steps ``[n]`` of a run are on it, ``[n]``.
-    """
-
-    name: str
-    of: Callable[[Trajectory, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -77,7 +65,7 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Course:
+class MeanCurve:
     """A quantity of a group against an axis.
 
     Attributes:
@@ -119,14 +107,9 @@ QUANTITIES = (
     Quantity("largest eigenvalue of the Hessian", _sharpness("eigenvalues")),
     Quantity("trace of the Hessian", _sharpness("trace")),
 )
-AXES = (
-    Axis("steps", lambda run, step: step.astype(float)),
-    Axis("bytes", costs.sent_bytes),
-    Axis("seconds", costs.elapsed_s),
-)
 
 
-def values_of(group: Group, quantity: Quantity) -> Values | None:
+def values_of(group: SeedGroup, quantity: Quantity) -> Values | None:
     """Read a quantity of the runs of a group that count; None if none of them has it.
 
     Args:
@@ -147,13 +130,13 @@ def values_of(group: Group, quantity: Quantity) -> Values | None:
     )
 
 
-def recorded(groups: Sequence[Group]) -> list[Recorded]:
+def recorded(groups: Sequence[SeedGroup]) -> list[Recorded]:
     """Read every quantity that a group has at more than one step: one value makes no curve."""
     found = [Recorded(q, tuple(values_of(group, q) for group in groups)) for q in QUANTITIES]
     return [r for r in found if any(v is not None and len(v.step) > 1 for v in r.of)]
 
 
-def course_of(values: Values, axis: Axis) -> Course:
+def curve_of(values: Values, axis: Axis) -> MeanCurve:
     """Return the mean and deviation of a quantity over runs, against an axis.
 
     Args:
@@ -161,7 +144,7 @@ def course_of(values: Values, axis: Axis) -> Course:
         axis: Against what.
     """
     alone = len(values.runs) == 1
-    return Course(
+    return MeanCurve(
         step=values.step,
         x=np.mean([axis.of(run, values.step) for run in values.runs], axis=0),
         mean=values.value.mean(axis=0),
@@ -169,11 +152,11 @@ def course_of(values: Values, axis: Axis) -> Course:
     )
 
 
-def smoothed(course: Course) -> Course:
-    """Return the course with mean and deviation smoothed over a fortieth of its values."""
-    window = max(1, len(course.mean) // 40)
-    mean, deviation = (curves.smoothed(y, window) for y in (course.mean, course.deviation))
-    return replace(course, mean=mean, deviation=deviation)
+def smoothed(curve: MeanCurve) -> MeanCurve:
+    """Return the curve with mean and deviation smoothed over a fortieth of its values."""
+    window = max(1, len(curve.mean) // 40)
+    mean, deviation = (curves.smoothed(y, window) for y in (curve.mean, curve.deviation))
+    return replace(curve, mean=mean, deviation=deviation)
 
 
 def _at(series: Series, step: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.compare.groups import Group
+from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.compare.measures import (
     ACCURACY,
     SENT,
@@ -35,7 +35,7 @@ SIDES = ((6, 5), (6, -13), (-6, 5), (-6, -13))  # of a point, where its label ma
 COLOURS = (style.BLUE, style.RED, "#a87a10", style.INK)
 
 
-def draw_front(groups: Sequence[Group]) -> Figure | None:
+def draw_front(groups: Sequence[SeedGroup]) -> Figure | None:
     """Draw two panels, bytes and seconds; return None if no group has an accuracy.
 
     Bytes alone where some seconds are measured and some modelled. A group has one symbol in both.
@@ -70,14 +70,14 @@ def look_of(i: int) -> dict[str, Any]:
     return {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)]}
 
 
-def _points(groups: Sequence[Group], cost: Measure) -> tuple[np.ndarray, np.ndarray]:
+def _points(groups: Sequence[SeedGroup], cost: Measure) -> tuple[np.ndarray, np.ndarray]:
     """Return the cost and accuracy of each group, ``[n]`` each; NaN where unknown."""
     x = np.array([summary(g, cost).mean for g in groups])
     y = np.array([summary(g, ACCURACY).mean for g in groups])
     return x, y
 
 
-def _draw_panel(axes: Axes, groups: Sequence[Group], cost: Measure) -> None:
+def _draw_panel(axes: Axes, groups: Sequence[SeedGroup], cost: Measure) -> None:
     x, y = _points(groups, cost)
     known = np.isfinite(x) & np.isfinite(y)
     if not known.any():
@@ -98,7 +98,7 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], cost: Measure) -> None:
     _scale(axes, x[known], cost)
 
 
-def _name_points(axes: Axes, groups: Sequence[Group], x: np.ndarray, y: np.ndarray) -> None:
+def _name_points(axes: Axes, groups: Sequence[SeedGroup], x: np.ndarray, y: np.ndarray) -> None:
     """Write the letter of each group beside its point; labels that would overlap become one."""
     there = np.flatnonzero(np.isfinite(x) & np.isfinite(y)).tolist()
     named = [[i] for i in there]
@@ -132,7 +132,7 @@ def _clear_of_symbols(axes: Axes, texts: Sequence[Annotation], points: np.ndarra
 
 
 def _label(
-    axes: Axes, groups: Sequence[Group], near: list[int], x: np.ndarray, y: np.ndarray
+    axes: Axes, groups: Sequence[SeedGroup], near: list[int], x: np.ndarray, y: np.ndarray
 ) -> Annotation:
     letters = ", ".join(groups[i].letter for i in near)
     colour = look_of(near[0])["color"] if len(near) == 1 else style.INK
@@ -151,7 +151,7 @@ def _bar(deviation: float) -> float | None:
     return deviation if deviation > 0 else None
 
 
-def _scale_accuracy(axes: Axes, groups: Sequence[Group]) -> None:
+def _scale_accuracy(axes: Axes, groups: Sequence[SeedGroup]) -> None:
     """Leave room around the points and their bars, ending at 0 and at 100 %."""
     found = [summary(g, ACCURACY) for g in groups]
     found = [s for s in found if s.count]

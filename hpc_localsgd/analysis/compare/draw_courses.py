@@ -13,16 +13,16 @@ import numpy as np
 
 from hpc_localsgd.analysis import curves, style
 from hpc_localsgd.analysis.compare.courses import (
-    Axis,
-    Course,
+    MeanCurve,
     Quantity,
     Recorded,
-    course_of,
+    curve_of,
     smoothed,
 )
 from hpc_localsgd.analysis.compare.draw import look_of
-from hpc_localsgd.analysis.compare.groups import Group, differences
+from hpc_localsgd.analysis.compare.groups import SeedGroup, differences
 from hpc_localsgd.analysis.compare.measures import clocks
+from hpc_localsgd.analysis.costs import Axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,9 @@ FEW = 60  # points up to which each has a symbol
 LEGEND_IN = 0.22  # height of a line of the legend
 
 
-def draw_courses(groups: Sequence[Group], shown: Sequence[Recorded], axis: Axis) -> Figure | None:
+def draw_courses(
+    groups: Sequence[SeedGroup], shown: Sequence[Recorded], axis: Axis
+) -> Figure | None:
     """Overlay the groups, a panel for each quantity.
 
     Args:
@@ -71,7 +73,7 @@ def _title(axis: Axis) -> str:
     }[axis.name]
 
 
-def _facts(groups: Sequence[Group]) -> list[str]:
+def _facts(groups: Sequence[SeedGroup]) -> list[str]:
     facts = [f"{len(groups)} configurations", f"{sum(len(g.counted) for g in groups)} runs"]
     if any(len(g.counted) > 1 for g in groups):
         facts.append("line and band: mean and standard deviation over seeds")
@@ -80,7 +82,7 @@ def _facts(groups: Sequence[Group]) -> list[str]:
 
 def _draw_panel(axes: Axes, found: Recorded, axis: Axis) -> None:
     quantity = found.quantity
-    drawn = [(i, course_of(values, axis)) for i, values in enumerate(found.of) if values]
+    drawn = [(i, curve_of(values, axis)) for i, values in enumerate(found.of) if values]
     noisy = quantity.noisy and any(len(course.x) > FEW for _, course in drawn)
     if noisy:
         drawn = [(i, smoothed(course)) for i, course in drawn]
@@ -91,7 +93,7 @@ def _draw_panel(axes: Axes, found: Recorded, axis: Axis) -> None:
     _scale(axes, [course for _, course in drawn], quantity)
 
 
-def _draw_course(axes: Axes, course: Course, i: int) -> None:
+def _draw_course(axes: Axes, course: MeanCurve, i: int) -> None:
     look = look_of(i)
     thin: dict[str, Any] = {"linewidth": 1.2, "color": look["color"], "zorder": 3}
     symbols: dict[str, Any] = {}
@@ -106,7 +108,7 @@ def _draw_course(axes: Axes, course: Course, i: int) -> None:
             axes.fill_between(course.x[piece], low[piece], high[piece], **band)
 
 
-def _scale(axes: Axes, courses: Sequence[Course], quantity: Quantity) -> None:
+def _scale(axes: Axes, courses: Sequence[MeanCurve], quantity: Quantity) -> None:
     """Fit the ordinate to the measured values; say on the axis when it leaves values out."""
     value = np.concatenate([course.mean for course in courses])
     low, high = float(value.min()), float(value.max())
@@ -120,7 +122,7 @@ def _scale(axes: Axes, courses: Sequence[Course], quantity: Quantity) -> None:
         axes.set_ylim(max(0.0, low - room) if low >= 0 else low - room, high + room)
 
 
-def _scale_share(axes: Axes, courses: Sequence[Course], low: float, high: float) -> None:
+def _scale_share(axes: Axes, courses: Sequence[MeanCurve], low: float, high: float) -> None:
     """Scale percentages up to 100, leaving out the first values, which are near chance."""
     later = min(float(course.mean[min(1, len(course.mean) - 1) :].min()) for course in courses)
     upper = max(float((c.mean + np.nan_to_num(c.deviation)).max()) for c in courses)
@@ -132,7 +134,7 @@ def _scale_share(axes: Axes, courses: Sequence[Course], low: float, high: float)
         axes.text(0.98, 0.03, f"first values, from {100 * low:.3g} %, are below", ha="right", **at)
 
 
-def _name_abscissa(panels: Any, shown: int, groups: Sequence[Group], axis: Axis) -> None:
+def _name_abscissa(panels: Any, shown: int, groups: Sequence[SeedGroup], axis: Axis) -> None:
     columns = panels.shape[1]
     furthest = max(line.get_xdata().max() for axes in panels.flat for line in axes.get_lines())
     for i, axes in enumerate(panels.flat[:shown]):
@@ -142,7 +144,7 @@ def _name_abscissa(panels: Any, shown: int, groups: Sequence[Group], axis: Axis)
         axes.set_xlabel(words if lowest else "")
 
 
-def _place_axis(axes: Axes, axis: Axis, furthest: float, groups: Sequence[Group]) -> str:
+def _place_axis(axes: Axes, axis: Axis, furthest: float, groups: Sequence[SeedGroup]) -> str:
     if axis.name == "bytes":
         style.bytes_axis(axes, max(furthest, 1.0))
         return f"{style.byte_unit(furthest)[1]} sent by a worker"
@@ -154,7 +156,7 @@ def _place_axis(axes: Axes, axis: Axis, furthest: float, groups: Sequence[Group]
     return "global step"
 
 
-def _draw_legend(figure: Figure, groups: Sequence[Group]) -> None:
+def _draw_legend(figure: Figure, groups: Sequence[SeedGroup]) -> None:
     """Draw a legend with a line a configuration: its symbol, its letter, and what sets it apart."""
     from matplotlib.lines import Line2D
 

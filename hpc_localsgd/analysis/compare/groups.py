@@ -40,7 +40,7 @@ ABSENT = object()  # of a class that has no such option
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Runs of one configuration.
 
     Attributes:
@@ -69,7 +69,7 @@ class Group:
         return ", ".join(parts)
 
 
-def grouped_runs(sources: Sequence[Source]) -> list[Group]:
+def grouped_runs(sources: Sequence[Source]) -> list[SeedGroup]:
     """Group runs by configuration, in the order of their first runs.
 
     Args:
@@ -86,11 +86,12 @@ def grouped_runs(sources: Sequence[Source]) -> list[Group]:
         found.setdefault(key, []).append(source)
         configs[key] = config
     return [
-        Group(_letters(i), tuple(runs), configs[key]) for i, (key, runs) in enumerate(found.items())
+        SeedGroup(_letters(i), tuple(runs), configs[key])
+        for i, (key, runs) in enumerate(found.items())
     ]
 
 
-def differences(groups: Sequence[Group]) -> dict[str, list[str]]:
+def differences(groups: Sequence[SeedGroup]) -> dict[str, list[str]]:
     """Return the options in which the groups differ: option -> its value in each group.
 
     Options of one class are compared one by one (``schedule.every``); where the classes themselves

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpc_localsgd.analysis import curves, style
-from hpc_localsgd.analysis.compare.groups import Group
+from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.costs import round_s
 from hpc_localsgd.analysis.draw_sharpness import series_of
 from hpc_localsgd.analysis.report.source import Source
@@ -104,7 +104,7 @@ MEASURES = (
 )
 
 
-def summary(group: Group, measure: Measure) -> Summary:
+def summary(group: SeedGroup, measure: Measure) -> Summary:
     """Return the mean and deviation of a measure over the runs of a group that count."""
     values = np.array([measure.of(source) for source in group.counted], dtype=float)
     values = values[np.isfinite(values)]
@@ -117,7 +117,7 @@ def summary(group: Group, measure: Measure) -> Summary:
     return Summary(mean, deviation, len(values))
 
 
-def uncertainty(group: Group) -> float:
+def uncertainty(group: SeedGroup) -> float:
     """Return how far the accuracy of a group may be off: the larger of two standard deviations.
 
     One is that over its seeds, the other that of the finite test set, sqrt(a (1 - a) / n) for an
@@ -131,7 +131,7 @@ def uncertainty(group: Group) -> float:
     return max(over_seeds, _of_the_test_set(group, found.mean))
 
 
-def _of_the_test_set(group: Group, accuracy: float) -> float:
+def _of_the_test_set(group: SeedGroup, accuracy: float) -> float:
     known = [curves.series_or_none(source.run, curves.ACCURACY) for source in group.counted]
     samples = min((series.samples for series in known if series is not None), default=0)
     if not samples or not 0 <= accuracy <= 1:
@@ -139,12 +139,12 @@ def _of_the_test_set(group: Group, accuracy: float) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / samples)
 
 
-def clocks(groups: Sequence[Group]) -> set[str]:
+def clocks(groups: Sequence[SeedGroup]) -> set[str]:
     """Return the sources of the seconds of the runs that count: measured, modelled or both."""
     return {str(source.run.attrs.get("clock")) for g in groups for source in g.counted}
 
 
-def costs_of(groups: Sequence[Group]) -> tuple[Measure, ...]:
+def costs_of(groups: Sequence[SeedGroup]) -> tuple[Measure, ...]:
     """Return the costs that groups can be ranked by: seconds only if none are modelled."""
     return (SENT,) if len(clocks(groups)) > 1 else (SENT, TALKED)
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hpc_localsgd.analysis.compare.courses import AXES, recorded
+from hpc_localsgd.analysis.compare.courses import recorded
 from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.draw_courses import draw_courses
-from hpc_localsgd.analysis.compare.groups import Group, grouped_runs
+from hpc_localsgd.analysis.compare.groups import SeedGroup, grouped_runs
 from hpc_localsgd.analysis.compare.tables import Tables, tables
 from hpc_localsgd.analysis.compare.written import as_csv, as_latex, as_markdown
+from hpc_localsgd.analysis.costs import AXES
 from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.source import Source
@@ -19,7 +20,7 @@ from hpc_localsgd.analysis.report.source import Source
 FILE_NAME = "compare.html"
 
 
-def comparison(groups: Sequence[Group], made: Tables, album: Album) -> str:
+def comparison(groups: Sequence[SeedGroup], made: Tables, album: Album) -> str:
     """Return the part of a page that compares runs.
 
     Args:
@@ -45,7 +46,7 @@ def comparison(groups: Sequence[Group], made: Tables, album: Album) -> str:
     return "\n".join([*parts, *_courses(groups, album)])
 
 
-def _courses(groups: Sequence[Group], album: Album) -> list[str]:
+def _courses(groups: Sequence[SeedGroup], album: Album) -> list[str]:
     """Draw the runs overlaid, against each axis there is."""
     parts: list[str] = []
     shown = recorded(groups)
@@ -90,7 +91,7 @@ def write_comparison(
     return [page, *album.files, *_write_tables(groups, made, folder)]
 
 
-def _write_tables(groups: Sequence[Group], made: Tables, folder: Path) -> list[Path]:
+def _write_tables(groups: Sequence[SeedGroup], made: Tables, folder: Path) -> list[Path]:
     texts = {"csv": as_csv(groups, made), "md": as_markdown(made), "tex": as_latex(made)}
     files = []
     for suffix, text in texts.items():
@@ -139,5 +140,5 @@ def front_lines(made: Tables) -> list[str]:
     ]
 
 
-def _names(group: Group) -> str:
+def _names(group: SeedGroup) -> str:
     return ", ".join(f"{source.name} (seed {source.run.attrs['seed']})" for source in group.runs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpc_localsgd.analysis.compare.groups import Group, differences
+from hpc_localsgd.analysis.compare.groups import SeedGroup, differences
 from hpc_localsgd.analysis.compare.measures import (
     ACCURACY,
     MEASURES,
@@ -44,7 +44,7 @@ class Tables:
     notes: list[str]
 
 
-def tables(groups: Sequence[Group]) -> Tables:
+def tables(groups: Sequence[SeedGroup]) -> Tables:
     """Make the tables of some groups.
 
     Args:
@@ -69,14 +69,14 @@ def tables(groups: Sequence[Group]) -> Tables:
     )
 
 
-def _letters_on(groups: Sequence[Group], cost: Measure) -> list[str]:
+def _letters_on(groups: Sequence[SeedGroup], cost: Measure) -> list[str]:
     costs = [summary(g, cost).mean for g in groups]
     gains = [summary(g, ACCURACY).mean for g in groups]
     best = front(costs, gains, [uncertainty(g) for g in groups])
     return [groups[i].letter for i in best]
 
 
-def _notes(groups: Sequence[Group]) -> list[str]:
+def _notes(groups: Sequence[SeedGroup]) -> list[str]:
     notes = []
     if any(len(g.counted) > 1 for g in groups):
         notes.append("Mean ± standard deviation over seeds.")

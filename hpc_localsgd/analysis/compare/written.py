@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from hpc_localsgd.analysis.compare.groups import Group
+from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.compare.tables import Tables
 
 _SPECIAL = {
@@ -21,7 +21,7 @@ _SPECIAL = {
 _SPECIALS = re.compile("|".join(re.escape(sign) for sign in _SPECIAL))
 
 
-def as_csv(groups: Sequence[Group], made: Tables) -> str:
+def as_csv(groups: Sequence[SeedGroup], made: Tables) -> str:
     """Write a row a configuration: what sets it apart, its folders, and every measure unrounded.
 
     A measure has three columns: mean, standard deviation over seeds, and number of runs that have
@@ -114,5 +114,5 @@ def _number(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
 
 
-def _folders(group: Group) -> str:
+def _folders(group: SeedGroup) -> str:
     return " ".join(source.name for source in group.runs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hpc_localsgd.analysis.blank import floor_of, said, without_rounding
 from hpc_localsgd.analysis.draw_rate import rate_line
 from hpc_localsgd.analysis.draw_spread import BEFORE, draw_spread
-from hpc_localsgd.analysis.panels import Line, Panel, draw_panels, panel_of, panels_of
+from hpc_localsgd.analysis.panels import Panel, PanelLine, draw_panels, panel_of, panels_of
 from hpc_localsgd.analysis.planned import rate_of
 from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.album import Album, figure
@@ -85,19 +85,20 @@ def alpha_panels(run: Trajectory) -> list[Panel]:
     given = (_given_rate(run),) if len(run.rounds) else ()
     title = GRADIENT_TITLES.get
     panels = [
-        Panel(title(name, name), (Line(run.series(name), "effective"), *given)) for name in found
+        Panel(title(name, name), (PanelLine(run.series(name), "effective"), *given))
+        for name in found
     ]
     return [*panels, *(panel_of(run.series(name), title(name, "")) for name in beside)]
 
 
-def _given_rate(run: Trajectory) -> Line:
+def _given_rate(run: Trajectory) -> PanelLine:
     """Return the learning rate at every step; where unknown, at each round's first step."""
     rate = rate_of(run)
     if rate is None:
         first = Series(run.rounds.step_begin, run.rounds.lr, "1", (), "", "lr")
-        return Line(first, "learning rate (first steps of rounds)")
+        return PanelLine(first, "learning rate (first steps of rounds)")
     step, lr = rate_line(rate, int(run.rounds.step_end[-1]))
-    return Line(Series(step, lr, "1", (), "", "lr"), "learning rate", everywhere=True)
+    return PanelLine(Series(step, lr, "1", (), "", "lr"), "learning rate", everywhere=True)
 
 
 def deviations_section(source: Source, album: Album, prefix: str) -> str:

@@ -11,7 +11,7 @@ import yaml
 
 from hpc_localsgd.analysis.planned import Planned, Unplannable, planned
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
-from hpc_localsgd.trajectory.reading import check_bytes
+from hpc_localsgd.trajectory.opening import check_bytes
 from hpc_localsgd.trajectory.text import load_yaml
 from hpc_localsgd.trajectory.vetting import vet
 

@@ -9,7 +9,7 @@ from hpc_localsgd.run.probes import (
     Gradients,
     Probe,
     Skipped,
-    Snapshot,
+    Snapshots,
     Spread,
 )
 from hpc_localsgd.schedules.duration import Units, seconds
@@ -24,7 +24,7 @@ def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
         config.evaluate_workers,
     )
     snaps = units.cadence(config.snapshot_every, "--snapshot-every")
-    snapshot = Snapshot(snaps, config.snapshot_workers)
+    snapshot = Snapshots(snaps, config.snapshot_workers)
     if config.probe_samples < 1:
         raise ConfigurationError(f"--probe-samples {config.probe_samples}: give at least one")
     often = units.cadence(config.deviations_every, "--deviations-every")

@@ -20,7 +20,7 @@ from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of
 from hpc_localsgd.environment.ending import about_the_launcher
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.run.checkpoint import Checkpoints, Keeper
-from hpc_localsgd.run.extension import Course, lengthened
+from hpc_localsgd.run.extension import Timetable, lengthened
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.run.run_lock import Presence
 from hpc_localsgd.run.shared_folder import held
@@ -159,8 +159,8 @@ def _lengthened(config: Config, run: Run, units: Units, state: Mapping[str, Any]
     then = replace(units, total=int(state["steps"]))
     rate = config.rate.in_steps(then)
     schedule = config.schedule.in_steps(then, int(rate.warmup))
-    before = Course(int(state["steps"]), rate, schedule)
-    now = Course(run.steps, run.rate, run.schedule)
+    before = Timetable(int(state["steps"]), rate, schedule)
+    now = Timetable(run.steps, run.rate, run.schedule)
     return lengthened(state, before, now, config.algorithm, config.extend)
 
 

@@ -69,7 +69,7 @@ def parser(prog: str) -> ArgumentParser:
     _import_choices()
     about = (Config.__doc__ or "").split("\n\n")[0]
     yaml_text.read_numbers_as_typed()
-    made = Parser(prog=prog, description=about, exit_on_error=False, formatter_class=HelpText)
+    made = RunParser(prog=prog, description=about, exit_on_error=False, formatter_class=HelpText)
     made.parser_mode = "yaml_short_names"
     made.add_argument("--config", action=ActionConfigFile, help=CONFIG_HELP)
     made.add_class_arguments(Config, nested_key=None)
@@ -286,8 +286,8 @@ def without_rate(parsed: Namespace) -> Namespace:
     return parsed
 
 
-class Parser(ArgumentParser):
-    """Parser whose printed configurations can be read again: without a rate of the optimiser."""
+class RunParser(ArgumentParser):
+    """Parser of runs. What it prints can be read again: without a rate of the optimiser."""
 
     def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
         """Return a configuration as text."""

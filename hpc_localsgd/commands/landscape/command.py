@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.commands.collective_command import measure
-from hpc_localsgd.commands.landscape.options import PROG, Options, parse
+from hpc_localsgd.commands.landscape.options import PROG, LandscapeOptions, parse
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hpc_localsgd.commands.landscape.landscape_file import LandscapeFile
     from hpc_localsgd.commands.landscape.slices import Runs, Slice
-    from hpc_localsgd.commands.landscape.store import Store
     from hpc_localsgd.commands.landscape.surface import Surface
     from hpc_localsgd.tasks.base import Task
     from hpc_localsgd.worlds.base import World
@@ -34,14 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return measure(argv, PROG, parse, landscape)
 
 
-def landscape(options: Options, world: World) -> None:
+def landscape(options: LandscapeOptions, world: World) -> None:
     """Evaluate on all ranks together: rank 0 reads, decides and writes.
 
     Raises:
         ConfigurationError: On all ranks alike.
     """
+    from hpc_localsgd.commands.landscape.landscape_file import LandscapeFile
     from hpc_localsgd.commands.landscape.slices import open_runs, slice_of
-    from hpc_localsgd.commands.landscape.store import Store
     from hpc_localsgd.commands.landscape.surface import Surface, shapes_of
     from hpc_localsgd.commands.sharpness.team import text_of_rank_0
     from hpc_localsgd.engine.agreement import agree
@@ -52,7 +52,7 @@ def landscape(options: Options, world: World) -> None:
     task = agree(world, lambda: _task(text, options, world, runs))
     surface = Surface(task, options.samples, options.chunk, options.test)
     found: Any = agree(world, lambda: slice_of(runs, shapes_of(task), options) if first else None)
-    store: Any = agree(world, lambda: Store(runs, found, options) if first else None)
+    store: Any = agree(world, lambda: LandscapeFile(runs, found, options) if first else None)
     missing = store.missing.tolist() if first else []
     grid = json.loads(
         text_of_rank_0(
@@ -73,12 +73,14 @@ def landscape(options: Options, world: World) -> None:
         _conclude(runs, surface, store.path)
 
 
-def _task(text: str, options: Options, world: World, runs: Runs | None) -> Task:
+def _task(text: str, options: LandscapeOptions, world: World, runs: Runs | None) -> Task:
     """Make the task that the run recorded, on this rank."""
-    from hpc_localsgd.commands.sharpness.options import Options as Curvature
-    from hpc_localsgd.commands.sharpness.subject import rebuilt
+    from hpc_localsgd.commands.sharpness.measured_run import rebuilt
+    from hpc_localsgd.commands.sharpness.options import SharpnessOptions
 
-    asked = Curvature(run=options.run, seed=options.seed, dtype=options.dtype, trust=options.trust)
+    asked = SharpnessOptions(
+        run=options.run, seed=options.seed, dtype=options.dtype, trust=options.trust
+    )
     task, _ = rebuilt(text, asked, world.device)
     if runs is not None and runs.run.P != task.dim:
         raise ConfigurationError(
@@ -124,7 +126,7 @@ def _shared(
     return found
 
 
-def _progress(store: Store, missing: list[int], index: np.ndarray) -> None:
+def _progress(store: LandscapeFile, missing: list[int], index: np.ndarray) -> None:
     done = missing.index(int(index[-1])) + 1
     if sys.stderr.isatty():
         end = "\n" if done == len(missing) else ""

@@ -20,7 +20,7 @@ REACH = {"between": 0.5, "random": 1.0, "pca": 0.25}
 
 
 @dataclass(frozen=True)
-class Options:
+class LandscapeOptions:
     """Options of `landscape`.
 
     Args:
@@ -111,14 +111,14 @@ class Options:
         return {**given, "directions": self.kind, "dimensions": self.d, "reach": reach}
 
 
-def parse(argv: Sequence[str]) -> Options:
+def parse(argv: Sequence[str]) -> LandscapeOptions:
     """Parse the options of a command line.
 
     Raises:
         ConfigurationError: Unknown options or values.
         SystemExit: Help was printed.
     """
-    return parse_options(parser(), Options, argv)
+    return parse_options(parser(), LandscapeOptions, argv)
 
 
 def parser() -> ArgumentParser:
@@ -129,4 +129,4 @@ def parser() -> ArgumentParser:
         "path. Under mpirun, horovodrun or torchrun the ranks share the points. A job that was "
         "killed continues where it was."
     )
-    return parser_of(PROG, about, Options, _FLAGS)
+    return parser_of(PROG, about, LandscapeOptions, _FLAGS)

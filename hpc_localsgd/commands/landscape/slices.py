@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_localsgd.commands.landscape.directions import coordinates, filter_normalised, principal
-from hpc_localsgd.commands.landscape.options import REACH, Options
+from hpc_localsgd.commands.landscape.options import REACH, LandscapeOptions
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.types import ConfigurationError
 
@@ -61,7 +61,7 @@ class Runs:
     out: Path
 
 
-def open_runs(options: Options) -> Runs:
+def open_runs(options: LandscapeOptions) -> Runs:
     """Open the runs of the options; raise ConfigurationError if they have no snapshots.
 
     Raises:
@@ -90,7 +90,7 @@ def open_runs(options: Options) -> Runs:
     return Runs(run, steps, other, out)
 
 
-def slice_of(runs: Runs, shapes: Shapes, options: Options) -> Slice:
+def slice_of(runs: Runs, shapes: Shapes, options: LandscapeOptions) -> Slice:
     """Return the slice that is asked for.
 
     Args:
@@ -147,7 +147,7 @@ def _finite(runs: Runs) -> Iterator[tuple[int, np.ndarray]]:
         raise ConfigurationError(f"{runs.run.path}: none of its snapshots is finite")
 
 
-def _ends(runs: Runs, options: Options) -> tuple[np.ndarray, np.ndarray]:
+def _ends(runs: Runs, options: LandscapeOptions) -> tuple[np.ndarray, np.ndarray]:
     if runs.other is not None:
         return _model(runs.run, options.to_step), _model(runs.other, options.to_step)
     first = runs.steps[0] if options.from_step is None else options.from_step
@@ -168,7 +168,7 @@ def _model(run: Trajectory, step: int | None) -> np.ndarray:
     return snapshot.mean.astype(np.float64)
 
 
-def _axes(position: np.ndarray, options: Options) -> tuple[np.ndarray, ...]:
+def _axes(position: np.ndarray, options: LandscapeOptions) -> tuple[np.ndarray, ...]:
     reach = REACH[options.kind] if options.reach is None else options.reach
     if options.kind == "between":
         return (np.linspace(-reach, 1 + reach, options.points),)

@@ -49,15 +49,15 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
     from hpc_localsgd.commands.plan.machine import as_json
     from hpc_localsgd.commands.plan.network import MEASURED, chosen
     from hpc_localsgd.commands.plan.page import page
-    from hpc_localsgd.commands.plan.planned_run import Options, subject
+    from hpc_localsgd.commands.plan.planned_run import PlanOptions, planned_run
     from hpc_localsgd.commands.plan.report import report
 
     resolved = config.resolve(parser(), argv)
     written: dict[str, Any] = yaml.safe_load(resolved.text)  # with the options of this command
     if launch.rank != 0 and resolved.config.fabric != MEASURED:
         return ""
-    options = Options(**{field.name: written[field.name] for field in fields(Options)})
-    planned = subject(resolved, options, launch)
+    options = PlanOptions(**{field.name: written[field.name] for field in fields(PlanOptions)})
+    planned = planned_run(resolved, options, launch)
     network = chosen(resolved.config, planned.model.nbytes, launch)
     if launch.rank != 0:
         return ""
@@ -72,7 +72,7 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
 def parser() -> ArgumentParser:
     """Return the parser: the options of train, and those of a plan."""
     from hpc_localsgd.commands.configuration import config
-    from hpc_localsgd.commands.plan.planned_run import Options
+    from hpc_localsgd.commands.plan.planned_run import PlanOptions
 
     made = config.parser(PROG)
     made.description = (__doc__ or "").replace("\n", " ")
@@ -82,7 +82,7 @@ def parser() -> ArgumentParser:
         action="store_true",
         help="Also measure the activations of a step, on one worker's model on this CPU.",
     )
-    made.add_class_arguments(Options, nested_key=None, skip={"activations"})
+    made.add_class_arguments(PlanOptions, nested_key=None, skip={"activations"})
     return made
 
 

@@ -12,10 +12,10 @@ from hpc_localsgd.cost.round_runs import Stretch
 from hpc_localsgd.schedules.local_steps import Round
 
 if TYPE_CHECKING:
-    from hpc_localsgd.commands.plan.report import Report
+    from hpc_localsgd.commands.plan.report import PlanReport
 
 
-def as_json(report: Report) -> str:
+def as_json(report: PlanReport) -> str:
     """Return the report as JSON. Keys are only ever added; what is unknown is null."""
     planned, plan = report.planned, report.plan
     content = {

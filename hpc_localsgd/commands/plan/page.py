@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
-from hpc_localsgd.commands.plan.report import Report
+from hpc_localsgd.commands.plan.report import PlanReport
 from hpc_localsgd.cost.formatting import grouped, human_seconds
 from hpc_localsgd.cost.preview import Preview
 from hpc_localsgd.cost.round_runs import Stretch
@@ -25,7 +25,7 @@ BARS = "▁▂▃▄▅▆▇█"
 FEW = 8  # stretches that are all shown; more are gathered by the power of two of H
 
 
-def page(report: Report, coloured: bool = False) -> str:
+def page(report: PlanReport, coloured: bool = False) -> str:
     """Format the report as text; coloured is for a terminal."""
     console = Console(width=WIDTH, highlight=False, force_terminal=coloured, no_color=not coloured)
     with console.capture() as captured:
@@ -33,7 +33,7 @@ def page(report: Report, coloured: bool = False) -> str:
     return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
 
 
-def _sections(report: Report) -> Iterator[RenderableType]:
+def _sections(report: PlanReport) -> Iterator[RenderableType]:
     sections = {
         "Run": _run(report),
         "Rounds": _rounds(report),
@@ -46,7 +46,7 @@ def _sections(report: Report) -> Iterator[RenderableType]:
             yield Padding(body, (0, 0, 0, 2))
 
 
-def _run(report: Report) -> RenderableType:
+def _run(report: PlanReport) -> RenderableType:
     planned, plan, config = report.planned, report.plan, report.planned.config
     table = _facts()
     P, samples = grouped(planned.model.P), grouped(planned.samples)
@@ -68,7 +68,7 @@ def _run(report: Report) -> RenderableType:
     return table
 
 
-def _rounds(report: Report) -> RenderableType:
+def _rounds(report: PlanReport) -> RenderableType:
     plan = report.plan
     facts = _facts()
     percent = 100 * plan.rounds / plan.steps
@@ -136,7 +136,7 @@ def _way(first: float, high: float, last: float) -> str:
     return " .. ".join(lr for lr, _ in groupby(known))
 
 
-def _cost(report: Report) -> RenderableType:
+def _cost(report: PlanReport) -> RenderableType:
     plan, network = report.plan, report.network
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("")
@@ -171,7 +171,7 @@ def _cost(report: Report) -> RenderableType:
     return Group(table, Text(), facts)
 
 
-def _advice(report: Report) -> RenderableType | None:
+def _advice(report: PlanReport) -> RenderableType | None:
     if not report.advice:
         return None
     table = Table(show_header=False, box=None, padding=(0, 1, 0, 0), pad_edge=False)

@@ -23,7 +23,7 @@ TENSORS = 16  # a model of which only P is known counts as so many equal tensors
 
 
 @dataclass
-class Options:
+class PlanOptions:
     """Options of `plan` beyond those of the run.
 
     Args:
@@ -57,7 +57,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Subject:
+class PlannedRun:
     """A run that is planned but not started.
 
     Attributes:
@@ -94,7 +94,7 @@ class Subject:
         return self.units.total or 0
 
 
-def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
+def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> PlannedRun:
     """Make the run of these options, with one worker's model at most.
 
     Raises:
@@ -119,7 +119,7 @@ def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
     rate = config.rate.in_steps(units)
     schedule = config.schedule.in_steps(units, int(rate.warmup))
     check_rounds(config.algorithm, schedule, rate, units.total or 0)
-    return Subject(
+    return PlannedRun(
         config=config,
         optimizer=resolved.optimizer,
         workers=K,
@@ -137,7 +137,7 @@ def subject(resolved: Resolved, options: Options, launch: Launch) -> Subject:
 
 @dataclass(frozen=True)
 class _Weighed:
-    """Sizes learnt from the task, see `Subject`."""
+    """Sizes learnt from the task, see `PlannedRun`."""
 
     model: Footprint
     buffers: int
@@ -146,7 +146,7 @@ class _Weighed:
     stand_in: bool = False
 
 
-def _weighed(config: Config, options: Options, setting: Setting) -> _Weighed:
+def _weighed(config: Config, options: PlanOptions, setting: Setting) -> _Weighed:
     """Return the model's sizes, its buffers, the number of training samples, and activations."""
     given = options.parameters, options.samples
     itemsize = setting.dtype.itemsize

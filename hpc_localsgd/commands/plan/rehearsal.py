@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.commands.plan.planned_run import Subject
+from hpc_localsgd.commands.plan.planned_run import PlannedRun
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.engine.optimizer import LocalOptimizer
@@ -59,7 +59,7 @@ class Rehearsal:
         optimizer_numbers: Numbers it remembers per parameter: 1 for momentum, 2 for Adam.
     """
 
-    def __init__(self, planned: Subject, network: Network, step_s: float = 0.0) -> None:
+    def __init__(self, planned: PlannedRun, network: Network, step_s: float = 0.0) -> None:
         """Prepare the small models.
 
         Args:

@@ -11,14 +11,14 @@ import torch
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.commands.assembly.cadences import probes
-from hpc_localsgd.commands.plan.planned_run import Options, Subject
+from hpc_localsgd.commands.plan.planned_run import PlannedRun, PlanOptions
 from hpc_localsgd.commands.plan.rehearsal import Memory, Rehearsal
 from hpc_localsgd.commands.plan.slurm import job_limit_s
 from hpc_localsgd.cost.advice import Advice, Circumstances, advise
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.cost.preview import Preview, preview
 from hpc_localsgd.engine.optimizer import described
-from hpc_localsgd.run.probes import Evaluation, Snapshot
+from hpc_localsgd.run.probes import Evaluation, Snapshots
 from hpc_localsgd.schedules.time_limit import seconds_of
 from hpc_localsgd.topology import Topology, gap
 from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
@@ -28,10 +28,10 @@ MOST_ROUNDS = 3_000_000  # some ten seconds
 
 
 @dataclass(frozen=True)
-class Report:
+class PlanReport:
     """A plan and everything it was made from."""
 
-    planned: Subject
+    planned: PlannedRun
     plan: Preview
     network: Network
     optimizer: str
@@ -43,7 +43,7 @@ class Report:
     advice: tuple[Advice, ...]
 
 
-def report(planned: Subject, network: Network, options: Options) -> Report:
+def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanReport:
     """Plan a run, with its exchanges rehearsed on this network."""
     _check_patience(planned)
     rehearsal = Rehearsal(planned, network)
@@ -61,7 +61,7 @@ def report(planned: Subject, network: Network, options: Options) -> Report:
         parallel=isinstance(planned.config.algorithm, AllReduce),
         measured=planned.config.schedule.observes,
     )
-    return Report(
+    return PlanReport(
         planned=planned,
         plan=plan,
         network=network,
@@ -75,7 +75,7 @@ def report(planned: Subject, network: Network, options: Options) -> Report:
     )
 
 
-def _check_patience(planned: Subject) -> None:
+def _check_patience(planned: PlannedRun) -> None:
     """Check, by a sample of their lengths, that there are not too many rounds to plan singly.
 
     Raises:
@@ -91,7 +91,9 @@ def _check_patience(planned: Subject) -> None:
         )
 
 
-def _preview(planned: Subject, network: Network, rehearsal: Rehearsal, options: Options) -> Preview:
+def _preview(
+    planned: PlannedRun, network: Network, rehearsal: Rehearsal, options: PlanOptions
+) -> Preview:
     K, model = planned.workers, planned.model
     return preview(
         planned.schedule,
@@ -106,7 +108,7 @@ def _preview(planned: Subject, network: Network, rehearsal: Rehearsal, options: 
     )
 
 
-def _payload(planned: Subject, rehearsal: Rehearsal, now: Now) -> Any:
+def _payload(planned: PlannedRun, rehearsal: Rehearsal, now: Now) -> Any:
     """Return the bytes of the algorithm, and of optimiser and BatchNorm where averaged."""
     config, model, K = planned.config, planned.model, planned.workers
     if K == 1:
@@ -127,12 +129,12 @@ def _momentum(optimizer: torch.optim.Optimizer) -> float | None:
     return float(optimizer.param_groups[0]["momentum"])
 
 
-def _evaluate_every(planned: Subject) -> int:
+def _evaluate_every(planned: PlannedRun) -> int:
     found, _ = probes(planned.config, planned.units)
     return next((probe.every for probe in found if isinstance(probe, Evaluation)), 0)
 
 
-def _disk(planned: Subject, plan: Preview, memory: Memory) -> DiskEstimate:
+def _disk(planned: PlannedRun, plan: Preview, memory: Memory) -> DiskEstimate:
     """Estimate the disk use of rounds, losses, evaluations, snapshots and checkpoints."""
     config, K = planned.config, planned.workers
     found, spread = probes(config, planned.units)
@@ -140,7 +142,7 @@ def _disk(planned: Subject, plan: Preview, memory: Memory) -> DiskEstimate:
     for probe in found:
         if isinstance(probe, Evaluation):
             values += _times(probe.every, plan) * 2 * (1 + K * probe.per_worker)
-        elif isinstance(probe, Snapshot):
+        elif isinstance(probe, Snapshots):
             snapshots += _times(probe.every, plan)
     estimate = disk_estimate(
         K,

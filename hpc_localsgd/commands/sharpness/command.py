@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.collective_command import measure
-from hpc_localsgd.commands.sharpness.options import PROG, Options, parse
+from hpc_localsgd.commands.sharpness.options import PROG, SharpnessOptions, parse
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.sharpness.measure import Measurer
-    from hpc_localsgd.commands.sharpness.store import Store
-    from hpc_localsgd.commands.sharpness.subject import Subject
+    from hpc_localsgd.commands.sharpness.measured_run import MeasuredRun
+    from hpc_localsgd.commands.sharpness.sharpness_file import SharpnessFile
     from hpc_localsgd.commands.sharpness.team import Team
     from hpc_localsgd.worlds.base import World
 
@@ -24,17 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return measure(argv, PROG, parse, sharpness)
 
 
-def sharpness(options: Options, world: World) -> None:
+def sharpness(options: SharpnessOptions, world: World) -> None:
     """Measure a run: rank 0 opens and drives, the others serve.
 
     Raises:
         ConfigurationError: On all ranks alike.
     """
-    from hpc_localsgd.commands.sharpness.subject import open_run, rebuilt
+    from hpc_localsgd.commands.sharpness.measured_run import open_run, rebuilt
     from hpc_localsgd.commands.sharpness.team import Team, text_of_rank_0
     from hpc_localsgd.engine.agreement import agree
 
-    subjects: list[Subject] = []
+    subjects: list[MeasuredRun] = []
     teams: list[Team] = []
     agree(world, lambda: subjects.append(open_run(options)) if world.rank == 0 else None)
     text = text_of_rank_0(world, subjects[0].run.config_text if subjects else "")
@@ -61,16 +61,16 @@ def sharpness(options: Options, world: World) -> None:
     teams[0].finish()
 
 
-def _drive(subject: Subject, team: Team, options: Options) -> None:
+def _drive(subject: MeasuredRun, team: Team, options: SharpnessOptions) -> None:
     """Measure the snapshots that are not in the file yet, and print the table."""
     from hpc_localsgd.commands.sharpness.measure import Measurer
     from hpc_localsgd.commands.sharpness.page import page
-    from hpc_localsgd.commands.sharpness.store import Store
+    from hpc_localsgd.commands.sharpness.sharpness_file import SharpnessFile
     from hpc_localsgd.trajectory import Trajectory
 
     notes = [*_standing(subject)]
     header, most = subject.header(options), subject.run.most_workers
-    with Store(subject.out, header, options.overwrite, most) as store:
+    with SharpnessFile(subject.out, header, options.overwrite, most) as store:
         measurer = Measurer(team, options, team.like, _precision(subject))
         before = len(store.done & set(subject.steps))
         missing = [step for step in subject.steps if step not in store.done]
@@ -86,7 +86,7 @@ def _drive(subject: Subject, team: Team, options: Options) -> None:
 
 
 def _one(
-    subject: Subject, store: Store, measurer: Measurer, step: int, place: str
+    subject: MeasuredRun, store: SharpnessFile, measurer: Measurer, step: int, place: str
 ) -> Sequence[str]:
     """Measure one snapshot; return notes on it."""
     import numpy as np
@@ -112,14 +112,14 @@ def _one(
     return []
 
 
-def _precision(subject: Subject) -> float:
+def _precision(subject: MeasuredRun) -> float:
     """Return the precision of the snapshots: workers that differ by less are equal."""
     import torch
 
     return torch.finfo(getattr(torch, subject.run.config.get("snapshot_dtype", "float32"))).eps
 
 
-def _standing(subject: Subject) -> Sequence[str]:
+def _standing(subject: MeasuredRun) -> Sequence[str]:
     """Return notes on a run that has not ended as it should."""
     if subject.run.status == "running":
         return ["The run has not ended: it is in progress or was killed; these are its snapshots."]

@@ -15,14 +15,16 @@ from hpc_localsgd.curvature import (
 )
 
 if TYPE_CHECKING:
-    from hpc_localsgd.commands.sharpness.options import Options
+    from hpc_localsgd.commands.sharpness.options import SharpnessOptions
     from hpc_localsgd.commands.sharpness.team import Team
     from hpc_localsgd.curvature import Eigenpairs
     from hpc_localsgd.curvature.probes import Product
     from hpc_localsgd.types import Vector
 
 
-def factors(team: Team, o: Options, x: Vector, pairs: Eigenpairs | None) -> Iterator[Value]:
+def factors(
+    team: Team, o: SharpnessOptions, x: Vector, pairs: Eigenpairs | None
+) -> Iterator[Value]:
     """Yield the factors asked for at x, the point of `team.at`.
 
     Args:
@@ -39,7 +41,9 @@ def factors(team: Team, o: Options, x: Vector, pairs: Eigenpairs | None) -> Iter
         yield from _noise(team, o, x, pairs)
 
 
-def _spectrum(product: Product, o: Options, x: Vector, prefix: str, of: str) -> Iterator[Value]:
+def _spectrum(
+    product: Product, o: SharpnessOptions, x: Vector, prefix: str, of: str
+) -> Iterator[Value]:
     pairs = None
     if o.eigenvalues:
         pairs = top_eigenvalues(product, x, o.eigenvalues, tolerance=o.tolerance, seed=o.seed)
@@ -49,7 +53,7 @@ def _spectrum(product: Product, o: Options, x: Vector, prefix: str, of: str) -> 
         yield from of_trace(found, prefix, of)
 
 
-def _noise(team: Team, o: Options, x: Vector, pairs: Eigenpairs | None) -> Iterator[Value]:
+def _noise(team: Team, o: SharpnessOptions, x: Vector, pairs: Eigenpairs | None) -> Iterator[Value]:
     g = team.gradient(x)
     found = noise_trace(team.squared_gradients().cpu().numpy(), g)
     about = (
@@ -70,7 +74,7 @@ def _noise(team: Team, o: Options, x: Vector, pairs: Eigenpairs | None) -> Itera
         yield from of_estimate("noise/alignment", cosine, about, "1")
 
 
-def _drawn(o: Options) -> dict[str, Any]:
+def _drawn(o: SharpnessOptions) -> dict[str, Any]:
     return {
         "tolerance": o.trace_tolerance,
         "most": o.trace_probes,

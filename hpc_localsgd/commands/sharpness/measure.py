@@ -26,7 +26,7 @@ from hpc_localsgd.curvature import (
 from hpc_localsgd.curvature.eigenvalues import gram_eigenvalues, rounding
 
 if TYPE_CHECKING:
-    from hpc_localsgd.commands.sharpness.options import Options
+    from hpc_localsgd.commands.sharpness.options import SharpnessOptions
     from hpc_localsgd.commands.sharpness.team import Team
     from hpc_localsgd.trajectory import Snapshot
     from hpc_localsgd.types import Rows, Vector
@@ -44,7 +44,7 @@ class Measurer:
     """
 
     team: Team
-    options: Options
+    options: SharpnessOptions
     like: Vector
     eps: float
 

@@ -27,7 +27,7 @@ _COUNTS = ("eigenvalues", "trace_probes", "density_steps", "density_probes", "di
 
 
 @dataclass(frozen=True)
-class Options:
+class SharpnessOptions:
     """Options of `sharpness`.
 
     Args:
@@ -119,14 +119,14 @@ class Options:
         return self.ggn or self.fisher or self.noise
 
 
-def parse(argv: Sequence[str]) -> Options:
+def parse(argv: Sequence[str]) -> SharpnessOptions:
     """Parse the options of a command line.
 
     Raises:
         ConfigurationError: Unknown options or values.
         SystemExit: Help was printed.
     """
-    return parse_options(parser(), Options, argv)
+    return parse_options(parser(), SharpnessOptions, argv)
 
 
 def parser() -> ArgumentParser:
@@ -137,4 +137,4 @@ def parser() -> ArgumentParser:
         "worst-direction sharpness. Under mpirun, horovodrun or torchrun "
         "the samples are shared by the ranks."
     )
-    return parser_of(PROG, about, Options, _FLAGS)
+    return parser_of(PROG, about, SharpnessOptions, _FLAGS)

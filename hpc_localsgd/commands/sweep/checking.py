@@ -77,7 +77,7 @@ def _assembled(resolved: Resolved, ranks: int | None, elsewhere: bool) -> None:
         ConfigurationError: The task, its durations, or algorithm and workers do not go together.
     """
     from hpc_localsgd.commands.assembly.cadences import checkpoint_cadence, probes, watchdog_s
-    from hpc_localsgd.commands.plan.planned_run import Options, subject
+    from hpc_localsgd.commands.plan.planned_run import PlanOptions, planned_run
     from hpc_localsgd.commands.plan.rehearsal import Rehearsal
     from hpc_localsgd.cost.network_file import network
     from hpc_localsgd.tasks.base import Setting
@@ -89,7 +89,7 @@ def _assembled(resolved: Resolved, ranks: int | None, elsewhere: bool) -> None:
         raise ConfigurationError("give workers: the command of --launch does not say how many")
     n = (config.workers or 1) if ranks is None else ranks
     launch = Launch("none" if n == 1 else "mpirun", 0, n, 0, "--launch")
-    planned = subject(resolved, Options(), launch)
+    planned = planned_run(resolved, PlanOptions(), launch)
     if planned.stand_in and not elsewhere:
         config.task.build(Setting(batch=config.batch_per_worker))  # says what data is missing
     probes(config, planned.units)

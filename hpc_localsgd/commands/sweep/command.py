@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.commands.exit_codes import DIVERGED, FAULT, OK, STOPPED, Parser, complain
+from hpc_localsgd.commands.exit_codes import DIVERGED, FAULT, OK, STOPPED, CommandParser, complain
 from hpc_localsgd.run.lease import lock
 from hpc_localsgd.types import ConfigurationError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from hpc_localsgd.commands.sweep.members import Member
-    from hpc_localsgd.commands.sweep.request import Request
+    from hpc_localsgd.commands.sweep.request import SweepRequest
 
 PROG = "python -m hpc_localsgd sweep"
 FAILED = 1
@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAULT
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """Give the options of the command."""
-    made = Parser(
+    made = CommandParser(
         prog=PROG,
         usage="%(prog)s [FILE] [options] [-- options of every run]",
         description=__doc__,
@@ -108,16 +108,16 @@ def _main(options: Namespace, rest: Sequence[str]) -> int:
     return status
 
 
-def _run(options: Namespace, asked: Request, runs: Sequence[Member]) -> int:
+def _run(options: Namespace, asked: SweepRequest, runs: Sequence[Member]) -> int:
     """Run what is not done, and say of each how it ended."""
-    from hpc_localsgd.commands.sweep.progress import Line
+    from hpc_localsgd.commands.sweep.progress import ProgressLine
     from hpc_localsgd.commands.sweep.running import LOGS, Crew
     from hpc_localsgd.commands.sweep.standing import standing
 
     pending = standing(runs, asked.out).pending(runs)
     jobs = options.jobs or 1
     crew = Crew(asked.out, jobs, shlex.split(options.launch))
-    with Line(len(runs), len(runs) - len(pending), jobs, sys.stdout.isatty()) as line:
+    with ProgressLine(len(runs), len(runs) - len(pending), jobs, sys.stdout.isatty()) as line:
 
         def ended(member: Member, status: int, seconds: float) -> None:
             there = standing([member], asked.out).of[member.name]
@@ -149,7 +149,7 @@ def _status(runs: Sequence[Member], out: Path, stopped: bool) -> int:
     return DIVERGED if "diverged" in now.of.values() else OK
 
 
-def _submit(options: Namespace, asked: Request, runs: Sequence[Member]) -> int:
+def _submit(options: Namespace, asked: SweepRequest, runs: Sequence[Member]) -> int:
     """Write the list of an array, and submit it or say how."""
     from hpc_localsgd.commands.sweep import slurm, written
     from hpc_localsgd.commands.sweep.standing import standing

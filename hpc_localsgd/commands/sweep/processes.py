@@ -111,7 +111,7 @@ def tell(process: Process, number: int, all_of_it: bool = False) -> None:
             (os.killpg if all_of_it else os.kill)(process.pid, number)
 
 
-def share_cores(environ: MutableMapping[str, str], jobs: int) -> None:
+def divide_cores(environ: MutableMapping[str, str], jobs: int) -> None:
     """Give each of several runs its share of this machine's cores, if nobody has set it.
 
     Args:

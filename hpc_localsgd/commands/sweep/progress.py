@@ -12,7 +12,7 @@ from hpc_localsgd.analysis.style import duration
 from hpc_localsgd.commands.sweep.members import Member
 
 
-class Line:
+class ProgressLine:
     """A bar on a terminal; elsewhere a plain line whenever a run has ended."""
 
     def __init__(self, total: int, done: int, jobs: int, terminal: bool) -> None:
@@ -31,7 +31,7 @@ class Line:
         if self._bar:
             self._task = self._bar.add_task("", total=total, completed=done, said="")
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> ProgressLine:
         if self._bar:
             self._bar.start()
         return self

@@ -43,7 +43,7 @@ MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
-class Request:
+class SweepRequest:
     """A sweep as it was asked for.
 
     Attributes:
@@ -88,7 +88,7 @@ def request(
     vary: Sequence[str] = (),
     seeds: str | None = None,
     out: str | None = None,
-) -> Request:
+) -> SweepRequest:
     """Put together what a file and the command line say; the command line counts.
 
     Args:
@@ -109,7 +109,7 @@ def request(
     folder = out or said.get("out")
     if not folder or not isinstance(folder, str):
         raise ConfigurationError("a sweep needs a folder: `out: runs/sweep` in its file, or --out")
-    return Request(
+    return SweepRequest(
         fixed, axes, _seeds(said.get("seeds", "0") if seeds is None else seeds), Path(folder)
     )
 

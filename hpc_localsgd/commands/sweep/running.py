@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from hpc_localsgd.commands.sweep.members import Member
-from hpc_localsgd.commands.sweep.processes import Forked, Process, launched, share_cores, tell
+from hpc_localsgd.commands.sweep.processes import Forked, Process, divide_cores, launched, tell
 from hpc_localsgd.types import ConfigurationError
 
 LOGS = "logs"
@@ -51,7 +51,7 @@ class Crew:
         self._running: list[Running] = []
         self._kill_at_s = float("inf")
         if not launch:  # a launcher's ranks share by themselves
-            share_cores(os.environ, jobs)
+            divide_cores(os.environ, jobs)
 
     def run(
         self,

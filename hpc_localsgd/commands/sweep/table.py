@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_localsgd.analysis.compare.groups import Group
+from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.compare.measures import ACCURACY, MEASURES, SENT, TALKED, summary, told
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.commands.sweep.members import Member
@@ -15,7 +15,7 @@ SHOWN = (ACCURACY, SENT, TALKED, *(m for m in MEASURES if m.name == "training"))
 OTHERWISE = tuple(m for m in MEASURES if m.name == "test loss")  # of tasks without an accuracy
 
 
-def groups(members: Sequence[Member], out: Path) -> dict[str, Group]:
+def groups(members: Sequence[Member], out: Path) -> dict[str, SeedGroup]:
     """Give the runs of each choice that have a record: label of the choice -> its seeds.
 
     Args:
@@ -29,7 +29,7 @@ def groups(members: Sequence[Member], out: Path) -> dict[str, Group]:
         except (TrajectoryError, OSError):
             continue
         found.setdefault(member.label, []).append(Source(run, member.name))
-    return {label: Group(label, tuple(runs), {}) for label, runs in found.items()}
+    return {label: SeedGroup(label, tuple(runs), {}) for label, runs in found.items()}
 
 
 def table(members: Sequence[Member], out: Path) -> str:

@@ -14,15 +14,15 @@ from hpc_localsgd.commands.verify.harness import Bench
 from hpc_localsgd.commands.verify.model_features import portrait
 from hpc_localsgd.commands.verify.problem import small
 from hpc_localsgd.commands.verify.resuming import goes_on, shared_folder
-from hpc_localsgd.commands.verify.rows import Feature, Report
+from hpc_localsgd.commands.verify.rows import Feature, VerifyReport
 from hpc_localsgd.commands.verify.users_model import users_problem
 
 if TYPE_CHECKING:
-    from hpc_localsgd.commands.verify.command import Options
+    from hpc_localsgd.commands.verify.options import VerifyOptions
     from hpc_localsgd.worlds.base import World
 
 
-def of_the_package(world: World, options: Options, begin: float) -> Report:
+def of_the_package(world: World, options: VerifyOptions, begin: float) -> VerifyReport:
     """Check every algorithm and what they build on, with a small model."""
     del options
     with shared_folder(world) as folder:
@@ -36,7 +36,7 @@ def of_the_package(world: World, options: Options, begin: float) -> Report:
     return _report(bench, "a model of its own", (), begin)
 
 
-def of_the_model(world: World, options: Options, begin: float) -> Report:
+def of_the_model(world: World, options: VerifyOptions, begin: float) -> VerifyReport:
     """Check a user's model: what it has, and whether the package trains it exactly."""
     problem = users_problem(world, options)
     with shared_folder(world) as folder:
@@ -47,7 +47,7 @@ def of_the_model(world: World, options: Options, begin: float) -> Report:
     return _report(bench, str(options.model), portrait(problem), begin)
 
 
-def _report(bench: Bench, model: str, features: Sequence[Feature], begin: float) -> Report:
+def _report(bench: Bench, model: str, features: Sequence[Feature], begin: float) -> VerifyReport:
     world, problem = bench.world, bench.problem
     P = problem.parameters
     dtype = str(problem.dtype).removeprefix("torch.")
@@ -67,4 +67,4 @@ def _report(bench: Bench, model: str, features: Sequence[Feature], begin: float)
         f"hpc_localsgd {__version__}, torch {torch.__version__}",
         f"{model}: {P:,} parameters, {dtype}",
     )
-    return Report(heading, facts, bench.rows(), features, time.perf_counter() - begin)
+    return VerifyReport(heading, facts, bench.rows(), features, time.perf_counter() - begin)

@@ -56,7 +56,7 @@ class Feature:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerifyReport:
     """All results, equal on every rank.
 
     Attributes:
@@ -79,7 +79,7 @@ class Report:
         return sum(row.result == FAILED for row in self.rows)
 
 
-def as_json(report: Report) -> str:
+def as_json(report: VerifyReport) -> str:
     """Return the report as JSON. Keys are only ever added; a number that is not finite is null."""
     rows = [asdict(row) | {"result": row.result or "information"} for row in report.rows]
     for row in rows:
@@ -95,7 +95,7 @@ def as_json(report: Report) -> str:
     return json.dumps(content, indent=1, allow_nan=False)
 
 
-def as_table(report: Report, coloured: bool = False) -> str:
+def as_table(report: VerifyReport, coloured: bool = False) -> str:
     """Format the report for a reader; coloured is for a terminal."""
     console = Console(width=WIDTH, highlight=False, force_terminal=coloured, no_color=not coloured)
     with console.capture() as captured:
@@ -103,7 +103,7 @@ def as_table(report: Report, coloured: bool = False) -> str:
     return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
 
 
-def _parts(report: Report) -> Iterator[RenderableType]:
+def _parts(report: VerifyReport) -> Iterator[RenderableType]:
     yield from (Text(line) for line in report.heading)
     if report.features:
         yield Text("\nThe model has", style="bold")
@@ -161,7 +161,7 @@ def _number(value: float | None) -> str:
     return f"{value:.1e}".replace("e-0", "e-")
 
 
-def _summary(report: Report) -> str:
+def _summary(report: VerifyReport) -> str:
     checks = sum(row.limit is not None for row in report.rows)
     said = f"{report.failed} failed" if report.failed else "all ok"
     return f"{checks} checks, {said}, in {report.seconds:.1f} s"

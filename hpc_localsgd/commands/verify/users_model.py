@@ -19,7 +19,7 @@ from hpc_localsgd.engine.agreement import agree, check_same
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.commands.verify.command import Options
+    from hpc_localsgd.commands.verify.options import VerifyOptions
     from hpc_localsgd.worlds.base import World
 
 RANDOM_SAMPLES = 16
@@ -29,7 +29,7 @@ LR = 0.01
 Given = tuple[nn.Module, torch.Tensor, torch.Tensor]
 
 
-def users_problem(world: World, options: Options) -> Problem:
+def users_problem(world: World, options: VerifyOptions) -> Problem:
     """Return the user's model and examples as a problem, the same on every rank.
 
     Raises:
@@ -48,7 +48,11 @@ def users_problem(world: World, options: Options) -> Problem:
 
 
 def _problem(
-    world: World, options: Options, module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor
+    world: World,
+    options: VerifyOptions,
+    module: nn.Module,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
 ) -> Problem:
     """Make the problem in float64 if the model can be computed in it, so that differences show."""
     if not inputs.is_floating_point():
@@ -95,7 +99,7 @@ class TakesIntegers(nn.Module):
         return self.module(inputs.round().to(self.dtype))
 
 
-def _given(options: Options) -> Given:
+def _given(options: VerifyOptions) -> Given:
     """Return what the factory returns; a lone module gets random examples."""
     spec = options.model or ""
     factory = load(spec)
@@ -155,7 +159,7 @@ def load(spec: str) -> Callable[[], Any]:
     )
 
 
-def _random_examples(spec: str, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
+def _random_examples(spec: str, options: VerifyOptions) -> tuple[torch.Tensor, torch.Tensor]:
     if options.input_shape is None or options.classes is None:
         raise ConfigurationError(
             f"{spec}() returned a module without examples: add --input-shape 3x32x32 and "

@@ -12,22 +12,22 @@ from __future__ import annotations
 from hpc_localsgd.run.probes.base import Measurement, Probe, View
 from hpc_localsgd.run.probes.deviations import Deviations
 from hpc_localsgd.run.probes.evaluation import Evaluation
-from hpc_localsgd.run.probes.exchange import AtExchange, Exchange
+from hpc_localsgd.run.probes.exchange import AtExchange, ExchangeView
 from hpc_localsgd.run.probes.gradients import Gradients
 from hpc_localsgd.run.probes.skipped import Skipped
-from hpc_localsgd.run.probes.snapshot import Snapshot
+from hpc_localsgd.run.probes.snapshot import Snapshots
 from hpc_localsgd.run.probes.spread import Spread
 
 __all__ = [
     "AtExchange",
     "Deviations",
     "Evaluation",
-    "Exchange",
+    "ExchangeView",
     "Gradients",
     "Measurement",
     "Probe",
     "Skipped",
-    "Snapshot",
+    "Snapshots",
     "Spread",
     "View",
 ]

@@ -26,7 +26,7 @@ import torch
 
 from hpc_localsgd.curvature.eigenvalues import descending
 from hpc_localsgd.run.probes.base import Measurement
-from hpc_localsgd.run.probes.exchange import MOMENT, AtExchange, Exchange
+from hpc_localsgd.run.probes.exchange import MOMENT, AtExchange, ExchangeView
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
@@ -50,7 +50,7 @@ class Deviations(AtExchange):
     every: int
     samples: int = 512
 
-    def measure(self, exchange: Exchange) -> Iterator[Measurement]:
+    def measure(self, exchange: ExchangeView) -> Iterator[Measurement]:
         """Yield `xi/trace`, `xi/eigenvalues`, `xi/mean_loss`, `xi/worker_loss`, `xi/gap`, ..."""
         world, apart = exchange.run.world, exchange.rows - exchange.mean
         K, eps = world.size, torch.finfo(apart.dtype).eps
@@ -71,7 +71,7 @@ class Deviations(AtExchange):
 
     def _differences(
         self,
-        exchange: Exchange,
+        exchange: ExchangeView,
         apart: Rows,
         centre: float,
         sides: tuple[np.ndarray, np.ndarray],
@@ -97,7 +97,7 @@ class Deviations(AtExchange):
         yield Measurement("xi/curvature", curved, "1", ("worker",), about)
 
     @torch.no_grad()
-    def _losses(self, exchange: Exchange, apart: Rows) -> tuple[float, np.ndarray, np.ndarray]:
+    def _losses(self, exchange: ExchangeView, apart: Rows) -> tuple[float, np.ndarray, np.ndarray]:
         """Return L at the mean, at w + d_k [K] and at w - d_k [K], on the whole subset."""
         run, w, buffers = exchange.run, exchange.mean, exchange.buffers
         sums = torch.zeros(2 * len(apart) + 1, dtype=torch.float64, device=w.device)

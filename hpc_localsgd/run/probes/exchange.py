@@ -32,7 +32,7 @@ MOMENT = "after the exchange, or before it where it makes all workers equal"
 
 
 @dataclass
-class Exchange:
+class ExchangeView:
     """The workers around an exchange; what several probes need is computed once.
 
     Attributes:
@@ -117,7 +117,7 @@ class AtExchange(ABC):
         return p.t // self.every > p.begin // self.every or p.t == run.steps
 
     @abstractmethod
-    def measure(self, exchange: Exchange) -> Iterator[Measurement]:
+    def measure(self, exchange: ExchangeView) -> Iterator[Measurement]:
         """Yield the values at this exchange, the same on all ranks. May use collectives."""
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.run.probes.base import Measurement
-from hpc_localsgd.run.probes.exchange import MOMENT, AtExchange, Exchange, gradient
+from hpc_localsgd.run.probes.exchange import MOMENT, AtExchange, ExchangeView, gradient
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows, Vector
@@ -89,7 +89,7 @@ class Gradients(AtExchange):
     fresh: bool = False
     in_parallel = True
 
-    def measure(self, exchange: Exchange) -> Iterator[Measurement]:
+    def measure(self, exchange: ExchangeView) -> Iterator[Measurement]:
         """Yield `gradient/effective_lr`, `.../orthogonal`, `.../norm`, `.../noise_...`."""
         stored = self._sides(exchange, undisturbed=True)
         trained = self._sides(exchange, undisturbed=False) if self.fresh else stored
@@ -122,7 +122,7 @@ class Gradients(AtExchange):
         about = "tr Sigma / |grad L|^2: the batch at which noise and gradient are of one size"
         yield Measurement("gradient/noise_scale", scale, "samples", (), about)
 
-    def _sides(self, exchange: Exchange, undisturbed: bool) -> _Sides:
+    def _sides(self, exchange: ExchangeView, undisturbed: bool) -> _Sides:
         world = exchange.run.world
         own = world.mean(self._of_next_batches(exchange, undisturbed))[0].double()
         parts, seen, n = self._at_mean(exchange, undisturbed)
@@ -131,7 +131,7 @@ class Gradients(AtExchange):
         missing = self._missing(exchange, n, undisturbed)
         return _Sides(own, g, noise, float(g.square().sum()) - noise * missing)
 
-    def _of_next_batches(self, exchange: Exchange, undisturbed: bool) -> Rows:
+    def _of_next_batches(self, exchange: ExchangeView, undisturbed: bool) -> Rows:
         """Return each worker's gradient at its own parameters on its next batch: [R, P]."""
         run, t = exchange.run, exchange.t
         rows = []
@@ -140,13 +140,13 @@ class Gradients(AtExchange):
             rows.append(gradient(run, x, [batch], exchange.buffers))
         return torch.stack(rows)
 
-    def _missing(self, exchange: Exchange, n: int, undisturbed: bool) -> float:
+    def _missing(self, exchange: ExchangeView, n: int, undisturbed: bool) -> float:
         """Return 1/n - 1/N, the variance factor of a subset of n out of N samples."""
         partition = exchange.run.task.partition
         endless = (self.fresh and not undisturbed) or partition.replacement
         return 1 / n if endless else max(0.0, 1 / n - 1 / partition.samples)
 
-    def _at_mean(self, exchange: Exchange, undisturbed: bool) -> tuple[Rows, np.ndarray, int]:
+    def _at_mean(self, exchange: ExchangeView, undisturbed: bool) -> tuple[Rows, np.ndarray, int]:
         """Return, at the mean model, parts of g [R, P], estimates of tr Sigma [R], and n."""
         run, w, buffers = exchange.run, exchange.mean, exchange.buffers
         step = run.world.size * run.task.partition.batch  # samples of all workers

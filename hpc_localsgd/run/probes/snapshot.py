@@ -9,7 +9,7 @@ from hpc_localsgd.run.probes.base import Measurement, Probe, View
 
 
 @dataclass(frozen=True)
-class Snapshot(Probe):
+class Snapshots(Probe):
     """Parameters of the mean model, and of every worker if asked.
 
     Attributes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.run.probes.base import Measurement
-from hpc_localsgd.run.probes.exchange import BEFORE, MOMENT, AtExchange, Exchange
+from hpc_localsgd.run.probes.exchange import BEFORE, MOMENT, AtExchange, ExchangeView
 from hpc_localsgd.worlds.consensus import consensus_distance
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ class Spread(AtExchange):
         before, self._before = self._before, None
         if self._equal:
             known = p.x[0] if run.algorithm.ends_at_mean else None
-            exchange = Exchange(run, p.t, now.lr, before, known)
+            exchange = ExchangeView(run, p.t, now.lr, before, known)
         else:
             lr = run.rate(p.t) if p.t < run.steps else now.lr
-            exchange = Exchange(run, p.t, lr, before, None, after=p.x)
+            exchange = ExchangeView(run, p.t, lr, before, None, after=p.x)
         for probe in self._due:
             yield from probe.measure(exchange)
 
-    def measure(self, exchange: Exchange) -> Iterator[Measurement]:
+    def measure(self, exchange: ExchangeView) -> Iterator[Measurement]:
         """Yield `spread`; `before_exchange/spread` too if workers differ after the exchange."""
         world, about = exchange.run.world, "mean_k ||x_k - mean||^2"
         value = consensus_distance(exchange.rows, exchange.mean, world)

@@ -18,7 +18,7 @@ import numpy as np
 from hpc_localsgd.run.rollcall.hub import ADDRESS_BYTES, Hub
 from hpc_localsgd.run.rollcall.line import Line
 from hpc_localsgd.run.rollcall.notes import ENDED, LEFT, OUT_OF_STEP, At, Verdict, failed
-from hpc_localsgd.run.rollcall.own import Own
+from hpc_localsgd.run.rollcall.own import OwnOperations
 from hpc_localsgd.run.rollcall.watch import Watch
 from hpc_localsgd.types import ConfigurationError
 
@@ -94,7 +94,7 @@ class RollCall:
     def __init__(self, world: World, patience_s: float) -> None:
         """Begin to watch this rank; alone, there is nothing to watch."""
         self.rank, self.n = world.rank, world.n
-        self._own, self._made = Own(), 0
+        self._own, self._made = OwnOperations(), 0
         self._worlds = worlds = weakref.WeakSet([world])
 
         def end(status: int) -> None:

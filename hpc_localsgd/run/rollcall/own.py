@@ -27,7 +27,7 @@ class Moment(NamedTuple):
     inside: bool
 
 
-class Own:
+class OwnOperations:
     """The operations of this rank.
 
     Attributes:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from hpc_localsgd.run.rollcall.judging import Heard, judge
 from hpc_localsgd.run.rollcall.notes import Note, Verdict, read
-from hpc_localsgd.run.rollcall.own import Own
+from hpc_localsgd.run.rollcall.own import OwnOperations
 
 TICK_S = 1.0
 WAITS_S = 0.5  # in an operation, before others are told
@@ -37,7 +37,7 @@ class Wire(Protocol):
         """Close them in a fork of the process."""
 
 
-class Clock:
+class RunningClock:
     """Seconds in which this process ran: time in which it was suspended does not count."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Watch:
     """
 
     def __init__(
-        self, rank: int, own: Own, patience_s: float, end: Callable[[int], object]
+        self, rank: int, own: OwnOperations, patience_s: float, end: Callable[[int], object]
     ) -> None:
         """Prepare to watch; `start` begins.
 
@@ -79,7 +79,7 @@ class Watch:
         self.verdict: Verdict | None = None
         self.said, self._closed = threading.Event(), threading.Event()
         self.explaining = False
-        self._clock, self._lock = Clock(), threading.RLock()
+        self._clock, self._lock = RunningClock(), threading.RLock()
         self._heard: dict[int, tuple[Note, float]] = {}  # with when
         self._gone: dict[int, float] = {}  # since when
         self._seen, self._seen_s = own.moment, 0.0

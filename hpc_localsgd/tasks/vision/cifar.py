@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.synthetic_images import like
 from hpc_localsgd.tasks.vision.cifar_files import Published
 from hpc_localsgd.tasks.vision.in_memory import InMemory
 from hpc_localsgd.tasks.vision.spec import ImageTask
@@ -40,4 +41,4 @@ class CifarTask(ImageTask):
 
     def published(self) -> TaskSpec:
         """Return synthetic images, as many and as large."""
-        return self.synthetic(size=32, classes=self.files.classes, samples=50_000)
+        return like(self, size=32, classes=self.files.classes, samples=50_000)

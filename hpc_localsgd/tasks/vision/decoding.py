@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_localsgd.tasks.vision.image_store import ImageStore
 from hpc_localsgd.tasks.vision.in_memory import AUGMENT
-from hpc_localsgd.tasks.vision.reader import Request, Result
-from hpc_localsgd.tasks.vision.store import Store
+from hpc_localsgd.tasks.vision.reader import BatchRequest, Result
 from hpc_localsgd.tasks.vision_ops import import_torchvision
 from hpc_localsgd.types import DataError
 
@@ -29,7 +29,7 @@ class Decoder:
     """
 
     def __init__(
-        self, store: Store, size: int, augment: bool, rand_augment: int, skip_corrupt: bool
+        self, store: ImageStore, size: int, augment: bool, rand_augment: int, skip_corrupt: bool
     ) -> None:
         self.store, self.size = store, size
         self.augment, self.rand_augment, self.skip_corrupt = augment, rand_augment, skip_corrupt
@@ -37,7 +37,7 @@ class Decoder:
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_varied", "_plain")}
 
-    def __call__(self, request: Request) -> Result:
+    def __call__(self, request: BatchRequest) -> Result:
         """Return the images of a request."""
         images = torch.zeros(len(request.rows), 3, self.size, self.size, dtype=torch.uint8)
         labels = torch.full((len(request.rows),), -1)
@@ -50,7 +50,7 @@ class Decoder:
         return Result(request.key, images, labels, faults)
 
     def _found(
-        self, request: Request, row: int, place: int, faults: list[str]
+        self, request: BatchRequest, row: int, place: int, faults: list[str]
     ) -> tuple[torch.Tensor, int] | None:
         """Return an image and its label; in training, the next readable one for a damaged one."""
         labels = self.store.labels[request.split]

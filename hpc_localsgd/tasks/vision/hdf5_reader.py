@@ -28,7 +28,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpc_localsgd.tasks.vision.store import SPLITS, Store
+from hpc_localsgd.tasks.vision.image_store import SPLITS, ImageStore
 from hpc_localsgd.tasks.vision.tree import is_junk
 from hpc_localsgd.trajectory.vetting import why_strange
 from hpc_localsgd.types import ConfigurationError, DataError
@@ -36,7 +36,7 @@ from hpc_localsgd.types import ConfigurationError, DataError
 FORMAT, VERSION = "hpc_localsgd.images", 1
 
 
-class Pack(Store):
+class Pack(ImageStore):
     """A packed file, opened by every process for itself when it first reads."""
 
     def __init__(self, path: Path) -> None:
@@ -82,7 +82,7 @@ class Pack(Store):
         return {**self.__dict__, "_file": None}  # an open file stays with its process
 
     def name(self, split: str, i: int) -> str:
-        """Return the name of an image, see `Store.name`."""
+        """Return the name of an image, see `ImageStore.name`."""
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 said = file[SPLITS[split]]["name"].asstr()[i]
@@ -91,7 +91,7 @@ class Pack(Store):
         return f"{self.path}: image {i} of {SPLITS[split]} ({said})"
 
     def encoded(self, split: str, i: int) -> bytes:
-        """Return the bytes of an image, see `Store.encoded`."""
+        """Return the bytes of an image, see `ImageStore.encoded`."""
         begin, end = (int(place) for place in self._offset[split][i : i + 2])
         try:
             if self._file is None:

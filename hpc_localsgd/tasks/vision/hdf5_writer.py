@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from hpc_localsgd.tasks.vision.hdf5_reader import FORMAT, VERSION, check_format, lay_down, opened
-from hpc_localsgd.tasks.vision.store import MOST_BYTES, SPLITS, Folder
+from hpc_localsgd.tasks.vision.image_store import MOST_BYTES, SPLITS, Folder
 from hpc_localsgd.trajectory import regular_file
 from hpc_localsgd.types import ConfigurationError
 

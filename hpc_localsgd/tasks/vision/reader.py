@@ -31,7 +31,7 @@ PER_PROCESS = 2  # requests a process has before it, so that it never waits for 
 
 
 @dataclass(frozen=True)
-class Request:
+class BatchRequest:
     """A batch to be read.
 
     Attributes:
@@ -75,7 +75,7 @@ class Result:
 class Reader:
     """Reader of batches on request, which reads ahead while one is used."""
 
-    def __init__(self, read: Callable[[Request], Result], processes: int, pin: bool) -> None:
+    def __init__(self, read: Callable[[BatchRequest], Result], processes: int, pin: bool) -> None:
         """Prepare to read; processes are started with the first request.
 
         Args:
@@ -91,7 +91,7 @@ class Reader:
         # Before multiprocessing's own clean-up at exit, which would wait for ever.
         weakref.finalize(self, _end, self._running)
 
-    def get(self, request: Request, following: Iterable[Request] = ()) -> Result:
+    def get(self, request: BatchRequest, following: Iterable[BatchRequest] = ()) -> Result:
         """Return a batch, given a hint of what will be asked for next.
 
         Raises:
@@ -157,17 +157,17 @@ class _Plan(Sampler[Any]):
 
     def __init__(self, kept: dict[Hashable, Result]) -> None:
         self._kept = kept
-        self._wanted: Iterator[Request] = iter(())
+        self._wanted: Iterator[BatchRequest] = iter(())
         self.flying: set[Hashable] = set()
 
-    def aim(self, requests: Iterable[Request]) -> None:
+    def aim(self, requests: Iterable[BatchRequest]) -> None:
         """Set the requests from now on."""
         self._wanted = iter(requests)
 
-    def __iter__(self) -> Iterator[Request | None]:
+    def __iter__(self) -> Iterator[BatchRequest | None]:
         return self
 
-    def __next__(self) -> Request | None:
+    def __next__(self) -> BatchRequest | None:
         for request in self._wanted:
             if request.key not in self.flying and request.key not in self._kept:
                 self.flying.add(request.key)
@@ -178,10 +178,10 @@ class _Plan(Sampler[Any]):
 class _Remote(Dataset[Any]):
     """State of a loader process."""
 
-    def __init__(self, read: Callable[[Request], Result]) -> None:
+    def __init__(self, read: Callable[[BatchRequest], Result]) -> None:
         self._read = read
 
-    def __getitem__(self, request: Request | None) -> Result | None:
+    def __getitem__(self, request: BatchRequest | None) -> Result | None:
         return None if request is None else self._read(request)
 
 

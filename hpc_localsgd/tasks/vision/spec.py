@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from hpc_localsgd.tasks.base import Setting, TaskSpec
@@ -57,15 +57,6 @@ class ImageTask(TaskSpec):
     @abstractmethod
     def published(self) -> TaskSpec:
         """Return the same model on synthetic images, as many and as large as the real ones."""
-
-    def synthetic(self, size: int, classes: int, samples: int, channels: int = 3) -> TaskSpec:
-        """Return the same model, norm and labels on synthetic images of this size and number."""
-        from hpc_localsgd.tasks.synthetic_images import synthetic_images
-
-        shared = {field.name: getattr(self, field.name) for field in fields(ImageTask)}
-        return synthetic_images(
-            **shared, size=size, classes=classes, samples=samples, channels=channels
-        )
 
     def classification(
         self, samples: Samples, size: int, setting: Setting, channels: int = 3

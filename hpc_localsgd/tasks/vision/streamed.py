@@ -12,7 +12,7 @@ import torch
 from hpc_localsgd.tasks.base import Batch, Setting
 from hpc_localsgd.tasks.samples import Places, Samples, chunks
 from hpc_localsgd.tasks.vision.decoding import Decoder
-from hpc_localsgd.tasks.vision.reader import Reader, Request, Result
+from hpc_localsgd.tasks.vision.reader import BatchRequest, Reader, Result
 from hpc_localsgd.types import DataError
 
 _LOG = logging.getLogger("hpc_localsgd")
@@ -39,7 +39,7 @@ class Streamed(Samples):
         self.skipped = [0] * len(setting.ranks) if decoder.skip_corrupt else []
         self._faults = [0] * len(self.skipped)  # of the batches asked for last
         self._named: set[str] = set()
-        self._expected: Iterator[Request] = iter(())
+        self._expected: Iterator[BatchRequest] = iter(())
         self._side = torch.cuda.Stream(setting.device) if setting.device.type == "cuda" else None
         shape = (1, 3, 1, 1)
         like = torch.empty(0, dtype=setting.dtype, device=setting.device)
@@ -68,7 +68,7 @@ class Streamed(Samples):
     def clean(self, split: str, rows: Places) -> Iterator[Batch]:
         """Yield chunks of a split, see `Samples.clean`."""
         parts = list(chunks(rows, 3 * self._decoder.size**2))
-        requests = [Request(split, np.array(part)) for part in parts]
+        requests = [BatchRequest(split, np.array(part)) for part in parts]
         for i, request in enumerate(requests):
             following = chain(requests[i + 1 :], self._expected)
             result = self._checked(self._reader.get(request, following), training=False)
@@ -76,14 +76,16 @@ class Streamed(Samples):
             kept = labels >= 0
             yield self._normalised(images[kept]), labels[kept]
 
-    def _from(self, workers: Sequence[int], t: int, worker: int | None = None) -> Iterator[Request]:
+    def _from(
+        self, workers: Sequence[int], t: int, worker: int | None = None
+    ) -> Iterator[BatchRequest]:
         """Yield the training requests of these workers from step t on, or those after one's."""
         behind = worker is None
         for step in count(t):
             for k in workers:
                 if behind:
                     rows = self.partition.indices(k, step)
-                    yield Request("train", rows, (self._setting.seed, k, step))
+                    yield BatchRequest("train", rows, (self._setting.seed, k, step))
                 behind = behind or k == worker
 
     def _checked(self, result: Result, training: bool) -> Result:

@@ -12,9 +12,9 @@ import torch
 
 from hpc_localsgd.analysis.landscape import Landscape
 from hpc_localsgd.commands.landscape import main
-from hpc_localsgd.commands.landscape.options import Options
-from hpc_localsgd.commands.sharpness.options import Options as Curvature
-from hpc_localsgd.commands.sharpness.subject import rebuilt
+from hpc_localsgd.commands.landscape.options import LandscapeOptions
+from hpc_localsgd.commands.sharpness.measured_run import rebuilt
+from hpc_localsgd.commands.sharpness.options import SharpnessOptions
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.types import ConfigurationError
@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loss_at(run: Path, x: np.ndarray) -> float:
     """On the first 48 samples of the seeded order, all at once."""
-    how = Curvature(run=str(run), dtype="float64")
+    how = SharpnessOptions(run=str(run), dtype="float64")
     task, _ = rebuilt(Trajectory(run).config_text, how, torch.device("cpu"))
     batches = [task.batch([0], t) for t in range(3)]
     inputs, labels = (torch.cat([b[i][0] for b in batches]) for i in range(2))
@@ -141,6 +141,6 @@ def test_faults_say_what_to_do(
     said = refused(capsys, run, *FAST, "--directions=random", "--dimensions=1", "--seed=4", out)
     assert "of other settings (seed)" in said and "--overwrite" in said
     with pytest.raises(ConfigurationError, match="about one run"):
-        Options("a", other="b", directions="pca")
+        LandscapeOptions("a", other="b", directions="pca")
     with pytest.raises(ConfigurationError, match="at least 2 points"):
-        Options("a", points=1)
+        LandscapeOptions("a", points=1)

@@ -13,9 +13,9 @@ import torch
 from small_runs import files_below
 
 from hpc_localsgd.commands.sharpness import main
-from hpc_localsgd.commands.sharpness.options import Options, parse
-from hpc_localsgd.commands.sharpness.store import Store, put_in_order
-from hpc_localsgd.commands.sharpness.subject import chosen, rebuilt
+from hpc_localsgd.commands.sharpness.measured_run import chosen, rebuilt
+from hpc_localsgd.commands.sharpness.options import SharpnessOptions, parse
+from hpc_localsgd.commands.sharpness.sharpness_file import SharpnessFile, put_in_order
 from hpc_localsgd.commands.sharpness.values import Value
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
@@ -48,7 +48,7 @@ def results(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Trajecto
 
 def dense(trained: Path, x: np.ndarray) -> tuple[torch.Tensor, Any, Any]:
     """Hessian and loss on the first 200 samples of the seeded order, by autograd alone."""
-    options = Options(run=str(trained), dtype="float64", samples=200)
+    options = SharpnessOptions(run=str(trained), dtype="float64", samples=200)
     task, _ = rebuilt(Trajectory(trained).config_text, options, torch.device("cpu"))
     batches = [task.batch([0], t) for t in range(13)]
     inputs = torch.cat([i[0] for i, _ in batches])[:200]
@@ -178,7 +178,7 @@ def test_the_other_matrices_are_those_of_per_sample_gradients(
     def value(name: str) -> np.ndarray:
         return np.asarray(every_matrix.series(f"sharpness/{name}").value[0])
 
-    options = Options(run=str(trained), dtype="float64", samples=200)
+    options = SharpnessOptions(run=str(trained), dtype="float64", samples=200)
     task, _ = rebuilt(Trajectory(trained).config_text, options, torch.device("cpu"))
     x = torch.from_numpy(Trajectory(trained).snapshot(30).mean).double()
     inputs, labels = (
@@ -249,7 +249,7 @@ def test_a_snapshot_that_was_cut_short_is_measured_again(run: Path) -> None:
 
 def test_values_of_fewer_workers_are_padded(tmp_path: Path) -> None:
     facts = {name: "" for name in ("config", "task", "algorithm", "schedule", "world")}
-    with Store(tmp_path / "s.h5", Header(**facts, K=2, P=3, seed=0), workers=3) as store:
+    with SharpnessFile(tmp_path / "s.h5", Header(**facts, K=2, P=3, seed=0), workers=3) as store:
         for step, K in ((10, 3), (20, 2)):
             store.add(step, [Value("xi_curvature", np.ones(K), "", ("worker",))])
     found = Trajectory(tmp_path / "s.h5").series("sharpness/xi_curvature").value
@@ -419,4 +419,4 @@ def test_sorting_keeps_the_latest_of_a_step(tmp_path: Path) -> None:
     assert found.value.tolist() == [[2.0, -2.0], [3.0, -3.0]]
     assert (found.units, found.dims, found.meaning) == ("m", ("side",), "y")
     assert Trajectory(path).config_text == "seed: 1"
-    assert Store(path, header).done == {2, 5}
+    assert SharpnessFile(path, header).done == {2, 5}

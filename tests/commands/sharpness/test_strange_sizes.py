@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpc_localsgd.commands.sharpness.options import Options
-from hpc_localsgd.commands.sharpness.subject import rebuilt
+from hpc_localsgd.commands.sharpness.measured_run import rebuilt
+from hpc_localsgd.commands.sharpness.options import SharpnessOptions
 from hpc_localsgd.types import ConfigurationError
 
 ENORMOUS = (
@@ -20,7 +20,7 @@ ENORMOUS = (
 @pytest.mark.parametrize("text", ENORMOUS)
 def test_an_enormous_recorded_task_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot be made"):
-        rebuilt(text, Options(run=Path("run")), torch.device("cpu"))
+        rebuilt(text, SharpnessOptions(run=Path("run")), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("tokens", ["bytes", "characters"])
@@ -28,4 +28,4 @@ def test_text_without_an_end_is_refused(tokens: str) -> None:
     arguments = f"{{file: /dev/zero, tokens: {tokens}}}"
     text = f"task: {{class_path: text, init_args: {arguments}}}\n"
     with pytest.raises(ConfigurationError, match="--task.file /dev/zero: it is a device or a pipe"):
-        rebuilt(text, Options(run=Path("run")), torch.device("cpu"))
+        rebuilt(text, SharpnessOptions(run=Path("run")), torch.device("cpu"))

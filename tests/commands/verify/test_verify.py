@@ -20,7 +20,7 @@ from hpc_localsgd.commands.verify import main
 from hpc_localsgd.commands.verify.harness import Bench
 from hpc_localsgd.commands.verify.model_checks import unequal
 from hpc_localsgd.commands.verify.problem import small
-from hpc_localsgd.commands.verify.rows import Report, Row, as_json, as_table
+from hpc_localsgd.commands.verify.rows import Row, VerifyReport, as_json, as_table
 from hpc_localsgd.run.checkpoint import Checkpoints
 from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.worlds.simulated import Simulated
@@ -272,7 +272,7 @@ def test_the_page_is_aligned_and_at_most_100_wide() -> None:
         Row("Second group", "speed", "mpi", 812.4, None),
         Row("Second group", "skipped", "mpi", None, None, "because"),
     ]
-    report = Report(["mpi(2 x 2 workers, cpu)"], {}, rows, (), 1.25)
+    report = VerifyReport(["mpi(2 x 2 workers, cpu)"], {}, rows, (), 1.25)
     lines = as_table(report).splitlines()
     assert max(map(len, lines)) <= 100
     found = {line.split()[0]: line for line in lines if line.startswith("  ") and line.strip()}

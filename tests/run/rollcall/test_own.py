@@ -5,13 +5,13 @@ from __future__ import annotations
 import tracemalloc
 
 from hpc_localsgd.run.rollcall.notes import SETTLED, At
-from hpc_localsgd.run.rollcall.own import KEPT, REMEMBERED, Own
+from hpc_localsgd.run.rollcall.own import KEPT, REMEMBERED, OwnOperations
 
 A, B = At(0, "a", 1), At(0, "b", 1)
 
 
 def test_operations_are_numbered_and_one_within_another_is_part_of_it() -> None:
-    own = Own()
+    own = OwnOperations()
     assert not own.moment.inside and not own.nested
     own.begin(A)
     assert own.nested and own.waits and own.moment == (1, A, True)
@@ -27,7 +27,7 @@ def test_operations_are_numbered_and_one_within_another_is_part_of_it() -> None:
 
 
 def test_what_is_settled_is_no_wait_any_more() -> None:
-    own = Own()
+    own = OwnOperations()
     own.begin(A)
     own.settle()
     assert own.before(1) == SETTLED == own.moment.at and own.moment.inside and not own.waits
@@ -36,14 +36,14 @@ def test_what_is_settled_is_no_wait_any_more() -> None:
 
 
 def test_the_first_word_of_an_end_counts() -> None:
-    own = Own()
+    own = OwnOperations()
     assert own.over(3, "is over") and not own.over(3, "otherwise")
     assert own.ended == {3: "is over"}
     assert own.leave("by an error") and not own.leave() and own.left == "by an error"
 
 
 def test_a_long_run_of_many_runs_takes_no_more_memory() -> None:
-    own = Own()
+    own = OwnOperations()
 
     def go_on(operations: int) -> None:
         for _ in range(operations):

@@ -11,8 +11,8 @@ import pytest
 from hpc_localsgd.run.rollcall import watch as watches
 from hpc_localsgd.run.rollcall.judging import GONE_S
 from hpc_localsgd.run.rollcall.notes import SETTLED, At, Note, Verdict, read
-from hpc_localsgd.run.rollcall.own import Own
-from hpc_localsgd.run.rollcall.watch import BEAT_S, LONGEST_TICK_S, Clock, Watch
+from hpc_localsgd.run.rollcall.own import OwnOperations
+from hpc_localsgd.run.rollcall.watch import BEAT_S, LONGEST_TICK_S, RunningClock, Watch
 from hpc_localsgd.run.stopping import HUNG
 
 A, B = At(0, "averaged()", 6), At(0, "the end of a round", 6)
@@ -56,7 +56,7 @@ class Rank:
     """A watch without its thread."""
 
     def __init__(self, rank: int, patience_s: float = 100.0) -> None:
-        self.own, self.wire, self.ends = Own(), Wire(), list[int]()
+        self.own, self.wire, self.ends = OwnOperations(), Wire(), list[int]()
         self.watch = Watch(rank, self.own, patience_s, self.ends.append)
         self.watch.wire = self.wire
         self.watch._clock = Steady()  # type: ignore[assignment]
@@ -287,7 +287,7 @@ def test_without_connections_only_the_patience_ends_a_wait() -> None:
 
 
 def test_a_process_that_was_suspended_has_waited_for_nobody(monkeypatch) -> None:
-    clock = Clock()
+    clock = RunningClock()
     began_s = clock._last_s
     for real_s, expected_s in ((1.0, 1.0), (2.5, 2.5), (10_002.5, 2.5 + LONGEST_TICK_S)):
         monkeypatch.setattr(watches.time, "monotonic", lambda real_s=real_s: began_s + real_s)

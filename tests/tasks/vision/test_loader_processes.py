@@ -17,7 +17,7 @@ from small_tasks import write_folder
 
 from hpc_localsgd.commands.pack import main as pack_command
 from hpc_localsgd.tasks.vision import reader
-from hpc_localsgd.tasks.vision.reader import Reader, Request, Result
+from hpc_localsgd.tasks.vision.reader import BatchRequest, Reader, Result
 from hpc_localsgd.types import DataError
 
 GONE_WITHIN_S = 30
@@ -27,7 +27,7 @@ RANK = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from hpc_localsgd.tasks.vision.reader import Request
+from hpc_localsgd.tasks.vision.reader import BatchRequest
 from hpc_localsgd.types import DataError
 from test_images_on_disk import built
 from test_loader_processes import descendants, parents
@@ -58,7 +58,7 @@ def main(data, end):
         except DataError:
             os._exit(1)  # as an abort does
     if end == "by a traceback":  # which holds on to the loaders
-        task.samples._reader.get(Request("no split", np.zeros(1, dtype=int), (0, 0, 99)))
+        task.samples._reader.get(BatchRequest("no split", np.zeros(1, dtype=int), (0, 0, 99)))
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
@@ -168,11 +168,11 @@ def one_loader() -> tuple[Reader, int]:
     return batches, loader.pid
 
 
-def request(number: int) -> Request:
+def request(number: int) -> BatchRequest:
     """Return a request for no image."""
-    return Request("train", np.zeros(0, dtype=int), (number,))
+    return BatchRequest("train", np.zeros(0, dtype=int), (number,))
 
 
-def blank(request: Request) -> Result:
+def blank(request: BatchRequest) -> Result:
     """Return the batch without images that a request for none asks for."""
     return Result(request.key, torch.zeros(0), torch.zeros(0), [])

@@ -18,7 +18,7 @@ from PIL import Image
 
 from hpc_localsgd.commands.pack import main as pack_command
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
-from hpc_localsgd.tasks.vision.store import Folder
+from hpc_localsgd.tasks.vision.image_store import Folder
 from hpc_localsgd.tasks.vision_ops import import_torchvision
 from hpc_localsgd.types import DataError
 

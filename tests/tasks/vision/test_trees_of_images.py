@@ -13,7 +13,7 @@ from PIL import Image
 
 from hpc_localsgd.commands.pack import main as pack_command
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
-from hpc_localsgd.tasks.vision.store import Folder, Store
+from hpc_localsgd.tasks.vision.image_store import Folder, ImageStore
 from hpc_localsgd.tasks.vision_ops import import_torchvision
 from hpc_localsgd.types import ConfigurationError, DataError
 
@@ -30,7 +30,7 @@ def lay(root: Path, *names: str) -> Path:
     return root
 
 
-def both(root: Path, out: Path) -> list[Store]:
+def both(root: Path, out: Path) -> list[ImageStore]:
     assert pack_command([str(root), str(out)]) == 0
     return [Folder(root), Pack(out)]
 

@@ -21,7 +21,7 @@ MOST_BYTES = 1 << 31  # of an image, encoded
 SPLITS = {"train": "train", "test": "val"}  # ours -> the name of its folder
 
 
-class Store(ABC):
+class ImageStore(ABC):
     """Two splits, "train" and "test", of encoded images. May be sent to other processes.
 
     Attributes:
@@ -61,7 +61,7 @@ class Store(ABC):
             raise DataError(f"{self.name(split, i)} is no readable image: {error}") from error
 
 
-class Folder(Store):
+class Folder(ImageStore):
     """`train/CLASS/*.jpg` and `val/CLASS/*.jpg`, as torchvision's ImageFolder reads them.
 
     Attributes:
@@ -108,11 +108,11 @@ class Folder(Store):
         return self.root / SPLITS[split] / self.inside(split, i)
 
     def name(self, split: str, i: int) -> str:
-        """Return the name of an image, see `Store.name`."""
+        """Return the name of an image, see `ImageStore.name`."""
         return str(self.path(split, i))
 
     def encoded(self, split: str, i: int) -> bytes:
-        """Return the bytes of an image, see `Store.encoded`."""
+        """Return the bytes of an image, see `ImageStore.encoded`."""
         try:
             return regular_file.read(self.path(split, i), MOST_BYTES)
         except OSError as error:

@@ -10,7 +10,7 @@ from torch import nn
 
 from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.classification import Classification
-from hpc_localsgd.tasks.parts import Parts
+from hpc_localsgd.tasks.gradient_parts import GradientParts
 
 WIDE, NARROW = 40, 8
 
@@ -55,7 +55,9 @@ def test_every_number_is_averaged_once(
     part_bytes: int, unused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, plain = task_of(unused), task_of(unused)
-    monkeypatch.setattr("hpc_localsgd.tasks.parts.Parts.__init__.__defaults__", (part_bytes,))
+    monkeypatch.setattr(
+        "hpc_localsgd.tasks.gradient_parts.GradientParts.__init__.__defaults__", (part_bytes,)
+    )
     batch = plain.batch([0], 0)
     for _ in range(2):
         diary: list[Any] = []
@@ -77,7 +79,7 @@ def test_a_part_is_begun_before_the_first_layer_has_its_gradient() -> None:
         parameter.grad = window.view(parameter.shape)
     diary: list[Any] = []
     first.register_post_accumulate_grad_hook(lambda _: diary.append("first layer"))
-    parts = Parts(parameters, matrices=2, g=g, part_bytes=1)
+    parts = GradientParts(parameters, matrices=2, g=g, part_bytes=1)
     with parts.averaged(Halved(diary)):
         module(torch.ones(2, 4)).square().sum().backward()
     assert diary == [(16, 16), "first layer", (0, 16), (32, 8)]

@@ -31,7 +31,7 @@ from hpc_localsgd.types import ConfigurationError
 FOREVER_S = 1e9  # rows are flushed when a snapshot has all of them, not by the clock
 
 
-class Store:
+class SharpnessFile:
     """The file of results; use it as a context manager.
 
     Attributes:
@@ -87,7 +87,7 @@ class Store:
             self._writer = Writer(self.path, self._header, mode=mode, flush_every_s=FOREVER_S)
         return self._writer
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> SharpnessFile:
         """Return the store."""
         return self
 

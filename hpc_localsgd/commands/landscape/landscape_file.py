@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from hpc_localsgd.analysis.landscape import VERSION, Landscape
-from hpc_localsgd.commands.landscape.options import Options
+from hpc_localsgd.commands.landscape.options import LandscapeOptions
 from hpc_localsgd.commands.landscape.slices import Runs, Slice
 from hpc_localsgd.commands.landscape.surface import NAMES
 from hpc_localsgd.trajectory.header import package_version, utc_now
@@ -23,14 +23,14 @@ ABOUT = {
 }
 
 
-class Store:
+class LandscapeFile:
     """A ``landscape.h5`` in the layout of `analysis.landscape`, open for writing.
 
     Attributes:
         path: The file.
     """
 
-    def __init__(self, runs: Runs, found: Slice, options: Options) -> None:
+    def __init__(self, runs: Runs, found: Slice, options: LandscapeOptions) -> None:
         """Make the file, or open an existing one of the same settings.
 
         Raises:
@@ -117,7 +117,7 @@ class Store:
         )
 
 
-def _settings(runs: Runs, options: Options) -> dict[str, Any]:
+def _settings(runs: Runs, options: LandscapeOptions) -> dict[str, Any]:
     both = [run for run in (runs.run, runs.other) if run is not None]
     made = [f"{run.attrs['digest'][:12]} of {run.attrs['created']}" for run in both]
     return {**options.settings(), "runs": made, "snapshots": len(runs.steps)}

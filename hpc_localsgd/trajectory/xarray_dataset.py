@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_localsgd.trajectory.records import Series
+from hpc_localsgd.trajectory.records import Rounds, Series
 from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from hpc_localsgd.trajectory.reader import Trajectory
 
-
-def dataset(run: Trajectory) -> Dataset:
-    """Return the record as a data set, see `Trajectory.to_xarray`.
+def dataset(
+    rounds: Rounds, series: Iterable[Series], workers: int, attrs: Mapping[str, Any]
+) -> Dataset:
+    """Return a record as a data set, see `Trajectory.to_xarray`.
 
     Args:
-        run: The run.
+        rounds: The table of rounds.
+        series: All of them but those over parameters.
+        workers: Length of the axis of workers.
+        attrs: Facts of the run.
 
     Raises:
         TrajectoryError: If xarray is missing.
@@ -31,25 +35,20 @@ def dataset(run: Trajectory) -> Dataset:
             "to_xarray needs xarray: pip install xarray. Without it, `rounds` and `series` give "
             "the same numbers as NumPy arrays."
         ) from error
-    variables = _rounds(run)
+    variables = _columns(rounds)
     coordinates: dict[str, Any] = {}
-    wide = run.most_workers
-    for name in run.names():
-        if "parameter" not in run.about(name)["dims"].split():
-            series = run.series(name)
-            variables[name] = _variable(series, wide)
-            coordinates[f"{name}/step"] = (f"{name}/step", series.step, {"units": "steps"})
-    attrs = {name: value for name, value in run.attrs.items() if name != "config"}
-    attrs["config"] = run.config_text
-    return Dataset(variables, coordinates, attrs)
+    for each in series:
+        variables[each.name] = _variable(each, workers)
+        coordinates[f"{each.name}/step"] = (f"{each.name}/step", each.step, {"units": "steps"})
+    return Dataset(variables, coordinates, dict(attrs))
 
 
-def _rounds(run: Trajectory) -> dict[str, Any]:
+def _columns(rounds: Rounds) -> dict[str, Any]:
     found = {}
     for column in ROUND_COLUMNS:
         dims = ("round", "worker") if column.per_worker else ("round",)
         said = {"units": column.units, "meaning": column.meaning}
-        found[f"rounds/{column.name}"] = (dims, run.rounds[column.name], said)
+        found[f"rounds/{column.name}"] = (dims, rounds[column.name], said)
     return found
 
 

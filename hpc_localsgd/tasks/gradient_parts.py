@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
 
 
-class Parts:
+class GradientParts:
     """Contiguous parts of one worker's gradient [1, P], begun in one order on all ranks.
 
     First the matrices, from the last to the first, as backward reaches them; then biases and norms,

@@ -10,7 +10,7 @@ import torch
 
 from hpc_localsgd.commands.assembly.objects import NO_SUCH_SIZES, cannot_be_made
 from hpc_localsgd.commands.configuration.config import Config, recorded
-from hpc_localsgd.commands.sharpness.options import Options
+from hpc_localsgd.commands.sharpness.options import SharpnessOptions
 from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.tasks.base import Task
 from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError
@@ -20,7 +20,7 @@ FILE_NAME = "sharpness.h5"
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredRun:
     """A run with snapshots.
 
     Attributes:
@@ -35,7 +35,7 @@ class Subject:
     workers: bool
     out: Path
 
-    def header(self, options: Options) -> Header:
+    def header(self, options: SharpnessOptions) -> Header:
         """Return the header of the results file: facts of the run, and how numbers are made."""
         import yaml
 
@@ -54,7 +54,7 @@ class Subject:
         )
 
 
-def open_run(options: Options) -> Subject:
+def open_run(options: SharpnessOptions) -> MeasuredRun:
     """Open the run of the options; raise ConfigurationError if it lacks what is asked for.
 
     Raises:
@@ -79,7 +79,7 @@ def open_run(options: Options) -> Subject:
     out = Path(options.out) if options.out else run.path.with_name(FILE_NAME)
     if out.resolve() in {path.resolve() for path in run.paths}:
         raise ConfigurationError(f"--out {out} is the run itself, which is never written to")
-    return Subject(run, chosen(options.steps, kept), workers, out)
+    return MeasuredRun(run, chosen(options.steps, kept), workers, out)
 
 
 def chosen(steps: str, kept: list[int]) -> tuple[int, ...]:
@@ -102,7 +102,7 @@ def chosen(steps: str, kept: list[int]) -> tuple[int, ...]:
     return tuple(sorted(asked))
 
 
-def rebuilt(text: str, options: Options, device: torch.device) -> tuple[Task, Config]:
+def rebuilt(text: str, options: SharpnessOptions, device: torch.device) -> tuple[Task, Config]:
     """Make the task of a recorded configuration, on this rank's device.
 
     Raises:
