@@ -10,6 +10,7 @@ README = HERE / "README.md"
 # Enough to read trajectories, plan runs, analyse them, and train in the simulated world.
 REQUIRES = [
     "h5py>=3.8",
+    "jinja2>=3.1",  # torch needs it too
     "jsonargparse[signatures]>=4.53",
     "matplotlib>=3.8",
     "networkx>=3.2",
@@ -51,7 +52,12 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["hpc_localsgd", "hpc_localsgd.*"]),
     package_data={
-        "hpc_localsgd": ["py.typed", "tasks/alice.txt", "analysis/references/papers.bib"],
+        "hpc_localsgd": [
+            "py.typed",
+            "tasks/alice.txt",
+            "analysis/references/papers.bib",
+            "analysis/report/templates/*",
+        ],
     },
     python_requires=">=3.10",
     install_requires=REQUIRES,

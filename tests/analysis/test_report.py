@@ -22,9 +22,9 @@ from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw_course import draw_course
 from hpc_localsgd.analysis.draw_sharpness import Radii, draw_sharpness, radii_of, smoothed
 from hpc_localsgd.analysis.panels import draw_panels
-from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.at_exchanges import alpha_panels
 from hpc_localsgd.analysis.report.numbers import plan_rows, planned_bytes
+from hpc_localsgd.analysis.report.render import render
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.analysis.waiting import waiting
 from hpc_localsgd.commands import report as report_command
@@ -322,7 +322,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_the_paper_in_both_schemes(scheme: str) -> None:
-    of_scheme = html.LOOK.split(":root {")[1 if scheme == "light" else 2].split("}")[0]
+    of_scheme = render("style.css").split(":root {")[1 if scheme == "light" else 2].split("}")[0]
     colour = dict(re.findall(r"--(\w+): (#\w{6})", of_scheme))
     for name in ("ink", "quiet", "link", "alarm"):
         for below in ("paper", "code") if name in ("ink", "link") else ("paper",):

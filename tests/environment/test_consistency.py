@@ -122,3 +122,12 @@ def imported() -> set[str]:
 
 def test_what_is_imported_is_required() -> None:
     assert imported() <= {canonical(requirement.name) for requirement in required()}
+
+
+def test_files_that_are_not_python_are_installed_too() -> None:
+    package = ROOT / "hpc_localsgd"
+    found = {p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    (listed,) = re.findall(r"package_data=(\{.*?\})", (ROOT / "setup.py").read_text(), re.S)
+    patterns = ast.literal_eval(listed)["hpc_localsgd"]
+    installed = {path for pattern in patterns for path in package.glob(pattern)}
+    assert {p for p in found if p.suffix != ".py"} == installed

@@ -13,14 +13,15 @@ from hpc_localsgd.analysis.compare.groups import SeedGroup, grouped_runs
 from hpc_localsgd.analysis.compare.tables import Tables, tables
 from hpc_localsgd.analysis.compare.written import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.costs import AXES
-from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.album import Album
+from hpc_localsgd.analysis.report.blocks import Block, Grid, NamedValues, Paragraph, Section
+from hpc_localsgd.analysis.report.render import render
 from hpc_localsgd.analysis.report.source import Source
 
 FILE_NAME = "compare.html"
 
 
-def comparison(groups: Sequence[SeedGroup], made: Tables, album: Album) -> str:
+def comparison(groups: Sequence[SeedGroup], made: Tables, album: Album) -> list[Section]:
     """Return the part of a page that compares runs.
 
     Args:
@@ -28,35 +29,37 @@ def comparison(groups: Sequence[SeedGroup], made: Tables, album: Album) -> str:
         made: Their tables.
         album: Draws its figures.
     """
-    parts = [html.heading("What differs")]
     header, rows = made.differing
-    parts.append(html.table(header, rows, left=len(header)))
-    parts += [html.heading("What came of it"), html.table(*made.measured)]
-    parts += [html.paragraph(note, quiet=True) for note in made.notes]
-    picture = album.add("front", lambda: draw_front(groups))
+    notes = [Paragraph(note, quiet=True) for note in made.notes]
+    parts = [
+        Section("What differs", Grid(header, rows, left=len(header))),
+        Section("What came of it", Grid(*made.measured), *notes),
+    ]
+    caption = (
+        "On the pale line: nothing here is both cheaper and better. A configuration has the "
+        "same symbol in both panels; bars are deviations over seeds, or the statistical error "
+        "of the test set where that is larger."
+    )
+    words = "Accuracy against bytes and seconds"
+    picture = album.add("front", lambda: draw_front(groups), words, caption)
     if picture:
-        caption = (
-            "On the pale line: nothing here is both cheaper and better. A configuration has the "
-            "same symbol in both panels; bars are deviations over seeds, or the statistical error "
-            "of the test set where that is larger."
-        )
-        parts.append(html.heading("Accuracy against communication"))
-        parts.append(html.picture(picture, "Accuracy against bytes and seconds", caption))
-        parts += [html.paragraph(line) for line in front_lines(made)]
-    return "\n".join([*parts, *_courses(groups, album)])
+        fronts = [Paragraph(line) for line in front_lines(made)]
+        parts.append(Section("Accuracy against communication", picture, *fronts))
+    courses = _courses(groups, album)
+    return [*parts, Section("In the course of the runs", *courses)] if courses else parts
 
 
-def _courses(groups: Sequence[SeedGroup], album: Album) -> list[str]:
+def _courses(groups: Sequence[SeedGroup], album: Album) -> list[Block]:
     """Draw the runs overlaid, against each axis there is."""
-    parts: list[str] = []
+    parts: list[Block] = []
     shown = recorded(groups)
     for axis in AXES:
         draw = partial(draw_courses, groups, shown, axis)
-        picture = album.add(f"courses_{axis.name}", draw)
+        words = f"Loss, accuracy and what else was recorded, against {axis.name}"
+        picture = album.add(f"courses_{axis.name}", draw, words, "" if parts else _COURSES)
         if picture:
-            words = f"Loss, accuracy and what else was recorded, against {axis.name}"
-            parts.append(html.picture(picture, words, _COURSES if not parts else ""))
-    return [html.heading("In the course of the runs"), *parts] if parts else []
+            parts.append(picture)
+    return parts
 
 
 _COURSES = (
@@ -83,10 +86,10 @@ def write_comparison(
     folder.mkdir(parents=True, exist_ok=True)
     album, groups = Album(folder, formats), grouped_runs(sources)
     made = tables(groups)
-    listed = html.facts((g.letter, _names(g)) for g in groups)
-    body = f"<h1>{len(sources)} runs</h1>" + comparison(groups, made, album)
+    runs = Section("Runs", NamedValues([(g.letter, _names(g)) for g in groups]))
+    compared = [*comparison(groups, made, album), runs]
     page = folder / FILE_NAME
-    text = html.document("Comparison", body + html.heading("Runs") + listed)
+    text = render("compare.html", title="Comparison", count=len(sources), compared=compared)
     page.write_text(text, encoding="utf-8")
     return [page, *album.files, *_write_tables(groups, made, folder)]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.report import html
-from hpc_localsgd.analysis.report.html import Source
+from hpc_localsgd.analysis.report.blocks import Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,14 +39,18 @@ class Album:
         self._folder, self._formats = folder, formats
         self.files: list[Path] = []
 
-    def add(self, name: str, draw: Callable[[], Figure | None]) -> Source | None:
-        """Draw a figure and return it as a data URI; return None if there was nothing to draw.
+    def add(
+        self, name: str, draw: Callable[[], Figure | None], words: str = "", caption: str = ""
+    ) -> Picture | None:
+        """Draw a figure and return it for the page; return None if there was nothing to draw.
 
         The caller's matplotlib is left as it was.
 
         Args:
             name: Of the files, without suffix.
             draw: Makes the figure, with its heading.
+            words: What it shows, for who cannot see it.
+            caption: Below it.
         """
         import matplotlib
 
@@ -63,31 +66,11 @@ class Album:
             for suffix in self._formats:
                 self.files.append(self._folder / f"{name}.{suffix}")
                 figure.savefig(self.files[-1], metadata=_METADATA.get(suffix))
-            return _svg(figure)
+            return Picture(*_svg(figure), words, caption)
 
 
-def figure(
-    album: Album,
-    name: str,
-    draw: Callable[[], Figure | None],
-    words: str,
-    caption: str = "",
-) -> str:
-    """Return a figure as HTML; "" where there is nothing to draw.
-
-    Args:
-        album: Draws it.
-        name: Of its files.
-        draw: Makes it.
-        words: What it shows, for who cannot see it.
-        caption: Below it.
-    """
-    source = album.add(name, draw)
-    return html.picture(source, words, caption) if source else ""
-
-
-def _svg(figure: Figure) -> Source:
-    """Return the figure without its heading, since the page has its own."""
+def _svg(figure: Figure) -> tuple[str, int]:
+    """Return the figure as a data URI, and its width; without its heading, which a page has."""
     from matplotlib.transforms import Bbox
 
     for text in figure.texts[:2]:

@@ -7,8 +7,8 @@ from hpc_localsgd.analysis.draw_rate import rate_line
 from hpc_localsgd.analysis.draw_spread import BEFORE, draw_spread
 from hpc_localsgd.analysis.panels import Panel, PanelLine, draw_panels, panel_of, panels_of
 from hpc_localsgd.analysis.planned import rate_of
-from hpc_localsgd.analysis.report import html
-from hpc_localsgd.analysis.report.album import Album, figure
+from hpc_localsgd.analysis.report.album import Album
+from hpc_localsgd.analysis.report.blocks import Section
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.trajectory import Series, Trajectory
 
@@ -39,35 +39,34 @@ GRADIENT_TITLES = {
 }
 
 
-def spread_section(source: Source, album: Album, prefix: str) -> str:
-    """Show the spread of the workers; return "" where it was not recorded."""
+def spread_section(source: Source, album: Album, prefix: str) -> Section | None:
+    """Show the spread of the workers; return None where it was not recorded."""
     run = source.run
     if run.K == 1 or not {"spread", BEFORE} & set(run.names()):
-        return ""
+        return None
     caption = f"Mean squared distance of the workers from their mean. {MOMENT}"
-    return html.heading("Spread of the workers") + figure(
-        album, f"{prefix}spread", lambda: draw_spread(run), "Spread of the workers", caption
-    )
+    name, words = f"{prefix}spread", "Spread of the workers"
+    return Section(words, album.add(name, lambda: draw_spread(run), words, caption))
 
 
-def alpha_section(source: Source, album: Album, prefix: str) -> str:
-    """Show the effective learning rate; return "" where it was not recorded."""
+def alpha_section(source: Source, album: Album, prefix: str) -> Section | None:
+    """Show the effective learning rate; return None where it was not recorded."""
     run = source.run
     panels = alpha_panels(run)
     if not panels:
-        return ""
+        return None
     caption = (
         "The part of the mean step along the gradient at the mean model, over its length (Zhang et "
         "al., 2021): far below the learning rate where the workers are far apart. The gradient is "
         "that of a fixed subset, and its noise is taken off; gaps are where nothing was left of it."
     )
-    return html.heading("Effective learning rate") + figure(
-        album,
+    shown = album.add(
         f"{prefix}alpha_e",
         lambda: draw_panels(run, "Effective learning rate", panels),
         "Effective learning rate along the run",
         caption,
     )
+    return Section("Effective learning rate", shown)
 
 
 def alpha_panels(run: Trajectory) -> list[Panel]:
@@ -101,12 +100,12 @@ def _given_rate(run: Trajectory) -> PanelLine:
     return PanelLine(Series(step, lr, "1", (), "", "lr"), "learning rate", everywhere=True)
 
 
-def deviations_section(source: Source, album: Album, prefix: str) -> str:
+def deviations_section(source: Source, album: Album, prefix: str) -> Section | None:
     """Show what the workers' deviations from their mean say at an exchange."""
     run = source.run
     known = {n: run.series(n) for n in run.names() if n.startswith(XI) and not is_large(run, n)}
     if not known:
-        return ""
+        return None
     known, equal = without_rounding(known, XI, floor_of(run))
     caption = (
         f"{MOMENT} Xi is the covariance of the workers about their mean; to second "
@@ -114,13 +113,13 @@ def deviations_section(source: Source, album: Album, prefix: str) -> str:
         "(Zhu et al., 2023). Bands span the workers. "
     ) + said(equal)
     panels = panels_of(XI_PANELS, known, XI)
-    return html.heading("Deviations of the workers") + figure(
-        album,
+    shown = album.add(
         f"{prefix}deviations",
         lambda: draw_panels(run, "Deviations of the workers", panels),
         "What the deviations of the workers say",
         caption,
     )
+    return Section("Deviations of the workers", shown)
 
 
 def is_alpha(name: str) -> bool:

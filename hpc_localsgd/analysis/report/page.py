@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_localsgd.analysis.draw_slow_sde import (
@@ -13,14 +14,38 @@ from hpc_localsgd.analysis.draw_slow_sde import (
     told,
     tried,
 )
-from hpc_localsgd.analysis.report import html
 from hpc_localsgd.analysis.report.album import Album
+from hpc_localsgd.analysis.report.blocks import Paragraph, Section
+from hpc_localsgd.analysis.report.missing import notes_on
+from hpc_localsgd.analysis.report.numbers import tiles_of
+from hpc_localsgd.analysis.report.render import render
 from hpc_localsgd.analysis.report.sections import sections_of
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.analysis.style import MADE_BY
 
 FILE_NAME = "report.html"
 AGAIN_S = 60  # between two readings of a record that grows
+
+
+@dataclass(frozen=True)
+class OneRun:
+    """What a page says of one run.
+
+    Attributes:
+        name: The run.
+        status: How it ended.
+        what: What ran, in a line.
+        tiles: (number, words) of the most important facts.
+        notes: What a reader should see first.
+        sections: The rest.
+    """
+
+    name: str
+    status: str
+    what: str
+    tiles: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+    sections: Sequence[Section]
 
 
 def write_report(
@@ -41,57 +66,58 @@ def write_report(
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    album = Album(folder, formats)
-    parts = [_overview(sources, album)] if len(sources) > 1 else []
-    for i, source in enumerate(sources):
-        prefix = f"{i + 1}-" if len(sources) > 1 else ""
-        sections = sections_of(source, album, prefix)
-        listed = html.contents(sections) if len(sources) == 1 else ""
-        if len(sources) > 1:  # an anchor is of one run
-            sections = sections.replace('<h2 id="', f'<h2 id="run-{i + 1}-')
-        parts.append(_title(source, f"run-{i + 1}") + listed + sections)
-    title = sources[0].name if len(sources) == 1 else f"{len(sources)} runs"
-    version = sources[0].run.attrs.get("package_version", "")
-    foot = f"<footer>{MADE_BY} {escape(str(version))} from the record alone.</footer>"
+    album, several = Album(folder, formats), len(sources) > 1
+    compared = _compared(sources, album) if several else []
+    prefixes = [f"{i + 1}-" if several else "" for i in range(len(sources))]
+    text = render(
+        "report.html",
+        title=f"{len(sources)} runs" if several else sources[0].name,
+        again_s=AGAIN_S if any(source.run.status == "running" for source in sources) else 0,
+        compared=compared,
+        runs=[_one(source, album, p) for source, p in zip(sources, prefixes, strict=True)],
+        made_by=MADE_BY,
+        version=sources[0].run.attrs.get("package_version", ""),
+    )
     page = folder / FILE_NAME
-    again_s = AGAIN_S if any(source.run.status == "running" for source in sources) else 0
-    page.write_text(html.document(title, "\n".join([*parts, foot]), again_s), encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
     return [page, *album.files]
 
 
-def _title(source: Source, anchor: str) -> str:
+def _one(source: Source, album: Album, prefix: str) -> OneRun:
     run, a = source.run, source.run.attrs
-    status = f"<span class='status {escape(run.status)}'>{escape(run.status)}</span>"
-    what = f"{a['algorithm']}, {a['schedule']} on {a['task']}, {run.K} workers"
-    words = f"<p class=quiet>{escape(what)}</p>"
-    return f"<h1 id={anchor}>{escape(source.name)} {status}</h1>{words}"
+    return OneRun(
+        name=source.name,
+        status=run.status,
+        what=f"{a['algorithm']}, {a['schedule']} on {a['task']}, {run.K} workers",
+        tiles=tiles_of(source),
+        notes=notes_on(source),
+        sections=sections_of(source, album, prefix),
+    )
 
 
-def _overview(sources: list[Source], album: Album) -> str:
-    """Show, above several runs, where each lies and how they compare."""
+def _compared(sources: list[Source], album: Album) -> list[Section]:
+    """Show, above several runs, how they compare."""
     from hpc_localsgd.analysis.compare.groups import grouped_runs
     from hpc_localsgd.analysis.compare.page import comparison
     from hpc_localsgd.analysis.compare.tables import tables
 
     groups = grouped_runs(sources)
-    listed = "".join(
-        f"<li><a href='#run-{i + 1}'>{escape(source.name)}</a></li>"
-        for i, source in enumerate(sources)
-    )
-    head = f"<h1>{len(sources)} runs</h1><ol>{listed}</ol>"
-    return head + comparison(groups, tables(groups), album) + _theory(sources, album)
+    found = comparison(groups, tables(groups), album)
+    theory = _theory(sources, album)
+    return [*found, theory] if theory else found
 
 
-def _theory(sources: list[Source], album: Album) -> str:
-    """Show the decay of tr H against the Slow SDE; return "" where too little was measured."""
+def _theory(sources: list[Source], album: Album) -> Section | None:
+    """Show the decay of tr H against the Slow SDE; return None where too little was measured."""
     tries = {s.name: tried(s.name, s.run, s.sharpness) for s in sources}
     found = measured([(s.name, s.run, s.sharpness) for s in sources])
     picture = album.add("slow_sde", lambda: draw_slow_sde(found)) if found else None
     drawn = {m.name for m in overlaid(found)} if picture else set()
     reasons = _reasons(tries, found, drawn)
+    title = "Sharpness and the Slow SDE"
     if not picture:
-        said = "".join(html.paragraph(f"Not predicted: {line}") for line in reasons)
-        return html.heading("Sharpness and the Slow SDE") + said if said else ""
+        said = [Paragraph(f"Not predicted: {line}") for line in reasons]
+        return Section(title, *said) if said else None
     caption = (
         f"Dots: measured. Lines: the path of {found[0].name} at the speed that the Slow SDE (Gu et "
         "al., 2023) gives each run from its K, H and learning rates. Assumed are minimisers "
@@ -101,7 +127,7 @@ def _theory(sources: list[Source], album: Album) -> str:
     if reasons:
         caption += " Left out: " + " ".join(reasons)
     words = "Decay of the trace of the Hessian, measured and predicted"
-    return html.heading("Sharpness and the Slow SDE") + html.picture(picture, words, caption)
+    return Section(title, replace(picture, words=words, caption=caption))
 
 
 def _reasons(tries: dict[str, Measured | str], found: list[Measured], drawn: set[str]) -> list[str]:

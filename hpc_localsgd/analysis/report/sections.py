@@ -1,8 +1,9 @@
-"""The sections of one run, each HTML; empty where there is nothing to say."""
+"""The sections of one run; none where there is nothing to say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -27,8 +28,7 @@ from hpc_localsgd.analysis.landscape import Landscape
 from hpc_localsgd.analysis.panels import draw_panels, panel_of
 from hpc_localsgd.analysis.references import used_by
 from hpc_localsgd.analysis.references.used import papers_of
-from hpc_localsgd.analysis.report import html
-from hpc_localsgd.analysis.report.album import Album, figure
+from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.at_exchanges import (
     XI,
     alpha_section,
@@ -38,8 +38,16 @@ from hpc_localsgd.analysis.report.at_exchanges import (
     is_large,
     spread_section,
 )
-from hpc_localsgd.analysis.report.missing import notes_on
-from hpc_localsgd.analysis.report.numbers import plan_rows, settings_of, tiles_of
+from hpc_localsgd.analysis.report.blocks import (
+    Block,
+    Details,
+    Grid,
+    NamedValues,
+    Papers,
+    Paragraph,
+    Section,
+)
+from hpc_localsgd.analysis.report.numbers import plan_rows, settings_of
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.analysis.waiting import waiting
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
@@ -47,7 +55,7 @@ from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 DRAWN_ELSEWHERE = ("train/loss", "eval/test/loss", "eval/test/accuracy", "spread", BEFORE)
 
 
-def sections_of(source: Source, album: Album, prefix: str) -> str:
+def sections_of(source: Source, album: Album, prefix: str) -> list[Section]:
     """Return all sections on one run.
 
     Args:
@@ -55,8 +63,7 @@ def sections_of(source: Source, album: Album, prefix: str) -> str:
         album: Draws its figures.
         prefix: Of the names of its figures, empty where there is one run only.
     """
-    parts: list[Callable[[Source, Album, str], str]] = [
-        _head,
+    parts: list[Callable[[Source, Album, str], Section | None]] = [
         _plan,
         _course,
         spread_section,
@@ -69,41 +76,30 @@ def sections_of(source: Source, album: Album, prefix: str) -> str:
         _settings,
         _references,
     ]
-    return "\n".join(filter(None, (part(source, album, prefix) for part in parts)))
+    found = (part(source, album, prefix) for part in parts)
+    return [section for section in found if section is not None]
 
 
-def _head(source: Source, album: Album, prefix: str) -> str:
-    del album, prefix
-    return html.tiles(tiles_of(source)) + html.notes(notes_on(source))
-
-
-def _plan(source: Source, album: Album, prefix: str) -> str:
+def _plan(source: Source, album: Album, prefix: str) -> Section | None:
     rows = plan_rows(source)
     run = source.run
     if not rows and not len(run.rounds):
-        return ""
-    header = ("", "planned", "happened", "")
-    body = html.table(header, rows) if rows else ""
+        return None
     caption = (
         "Pale: the schedule and the rate of the configuration. Dark: the recorded rounds, of whose "
         "learning rate the first step's is recorded."
     )
     if rows and run.K > 1:
         caption += " Planned bytes are the planned rounds at what such rounds were seen to send."
-    return (
-        html.heading("Plan and what happened")
-        + body
-        + figure(
-            album,
-            f"{prefix}plan",
-            lambda: draw_plan(run),
-            "Learning rate, H and exchanges",
-            caption,
-        )
+    words = "Learning rate, H and exchanges"
+    return Section(
+        "Plan and what happened",
+        Grid(("", "planned", "happened", ""), rows) if rows else None,
+        album.add(f"{prefix}plan", lambda: draw_plan(run), words, caption),
     )
 
 
-def _course(source: Source, album: Album, prefix: str) -> str:
+def _course(source: Source, album: Album, prefix: str) -> Section:
     run = source.run
     _, title = rows_of(run)
     caption = (
@@ -112,12 +108,10 @@ def _course(source: Source, album: Album, prefix: str) -> str:
         "strong. Seconds are of training: measuring and checkpoints are not in them."
     )
     words = f"{title} against steps, epochs, bytes and seconds"
-    return html.heading(title) + figure(
-        album, f"{prefix}course", lambda: draw_course(run), words, caption
-    )
+    return Section(title, album.add(f"{prefix}course", lambda: draw_course(run), words, caption))
 
 
-def _sharpness(source: Source, album: Album, prefix: str) -> str:
+def _sharpness(source: Source, album: Album, prefix: str) -> Section | None:
     run = source.run
     caption = (
         "At the snapshots of the mean model, on a fixed subset of the training data. Bars are "
@@ -126,55 +120,54 @@ def _sharpness(source: Source, album: Album, prefix: str) -> str:
     radii = radii_of(source.sharpness) if source.sharpness else None
     blank = said(without_rounding(series_of(source.files), SNAPSHOT_XI)[1])
     caption = f"{caption} {blank}".rstrip()
-    drawn = figure(
-        album,
+    drawn = album.add(
         f"{prefix}sharpness",
         lambda: draw_sharpness(run, source.files),
         "Measures of sharpness at the snapshots",
         f"{caption} {radii.sentence}" if radii else caption,
     )
-    density = figure(
-        album,
+    density = album.add(
         f"{prefix}density",
         lambda: draw_density(run, source.files),
         "Density of the eigenvalues of the Hessian",
         "By stochastic Lanczos quadrature, smoothed.",
     )
-    return html.heading("Sharpness") + drawn + density if drawn or density else ""
+    return Section("Sharpness", drawn, density) if drawn or density else None
 
 
-def _landscape(source: Source, album: Album, prefix: str) -> str:
-    drawn = ""
+def _landscape(source: Source, album: Album, prefix: str) -> Section | None:
+    drawn: list[Block | None] = []
     for i, path in enumerate(source.landscapes):
         try:
             found = Landscape.read(path)
         except TrajectoryError as error:
-            drawn += html.paragraph(str(error))
+            drawn.append(Paragraph(str(error)))
             continue
         name = f"{prefix}landscape" + (f"-{i + 1}" if i else "")
-        drawn += figure(album, name, lambda f=found: draw_landscape(f), found.title, found.caption)  # type: ignore[misc]
-    return html.heading("Landscape") + drawn if drawn else ""
+        draw = partial(draw_landscape, found)
+        drawn.append(album.add(name, draw, found.title, found.caption))
+    return Section("Landscape", *drawn) if any(drawn) else None
 
 
-def _time(source: Source, album: Album, prefix: str) -> str:
+def _time(source: Source, album: Album, prefix: str) -> Section | None:
     run = source.run
     if not len(run.rounds):
-        return ""
-    parts = [html.heading("Where the time went")]
-    parts.append(figure(album, f"{prefix}time", lambda: draw_time(run), "Seconds of each worker"))
+        return None
+    words = "Seconds of each worker"
+    parts: list[Block | None] = [album.add(f"{prefix}time", lambda: draw_time(run), words)]
     words = "Some rounds, a row for each worker"
-    parts.append(figure(album, f"{prefix}timeline", lambda: draw_timeline(run), words))
+    parts.append(album.add(f"{prefix}timeline", lambda: draw_timeline(run), words))
     found = waiting(run)
     if len(found.names) > 1:
-        parts.append(html.paragraph(found.sentence()))
+        parts.append(Paragraph(found.sentence()))
         if np.nansum(found.wait_s) > 0:
             words = "Waiting of each rank along the run"
-            drawn = figure(album, f"{prefix}waiting", lambda: draw_waiting(run), words)
-            parts += [drawn, _rank_table(run)]
-    return "\n".join(parts)
+            parts.append(album.add(f"{prefix}waiting", lambda: draw_waiting(run), words))
+            parts += _of_ranks(run)
+    return Section("Where the time went", *parts)
 
 
-def _rank_table(run: Trajectory) -> str:
+def _of_ranks(run: Trajectory) -> list[Block]:
     """Return a table of the seconds of each rank; of many, those that were waited for most."""
     found = waiting(run)
     caused, last = found.caused_s, found.last
@@ -190,55 +183,45 @@ def _rank_table(run: Trajectory) -> str:
         for i in order
     ]
     header = ("", "computing", "waiting", "transferring", "was last in", "waiting it caused")
+    table = Grid(header, rows, best=range(len(found.stragglers())))
     more = len(found.names) - len(rows)
-    tail = html.paragraph(f"and {more} more ranks.", quiet=True) if more > 0 else ""
-    return html.table(header, rows, best=range(len(found.stragglers()))) + tail
+    return [table, Paragraph(f"and {more} more ranks.", quiet=True)] if more > 0 else [table]
 
 
-def _others(source: Source, album: Album, prefix: str) -> str:
+def _others(source: Source, album: Album, prefix: str) -> Section | None:
     """Show, plainly, every series that no other section has shown."""
     run = source.run
     names = [name for name in run.names() if _is_other(run, name)]
     if not names:
-        return ""
+        return None
     panels = [panel_of(run.series(name)) for name in names]
     rows = [(name, run.about(name)["units"], run.about(name)["meaning"]) for name in names]
-    drawn = figure(
-        album,
-        f"{prefix}series",
-        lambda: draw_panels(run, "Other series", panels),
-        "Other series of the run",
-    )
-    return html.heading("Other series") + drawn + html.table(("", "unit", "meaning"), rows, left=3)
+    draw = partial(draw_panels, run, "Other series", panels)
+    drawn = album.add(f"{prefix}series", draw, "Other series of the run")
+    return Section("Other series", drawn, Grid(("", "unit", "meaning"), rows, left=3))
 
 
-def _settings(source: Source, album: Album, prefix: str) -> str:
+def _settings(source: Source, album: Album, prefix: str) -> Section:
     del album, prefix
-    whole = html.details("the whole configuration", source.run.config_text)
-    return html.heading("Configuration") + html.facts(settings_of(source)) + whole
+    whole = Details("the whole configuration", source.run.config_text)
+    return Section("Configuration", NamedValues(settings_of(source)), whole)
 
 
-def _references(source: Source, album: Album, prefix: str) -> str:
+def _references(source: Source, album: Album, prefix: str) -> Section:
     del album, prefix
     try:
         used = used_by(*source.files)
     except TrajectoryError as error:
-        return html.heading("References") + html.paragraph(str(error))
+        return Section("References", Paragraph(str(error)))
     papers = papers_of(used)
-    for_what = {p: [f"{u.option} {u.name}" for u in used if p in u.papers] for p in papers}
-    listed = []
-    for paper in papers:
-        link = f' <a href="{paper.url}">{paper.url}</a>' if paper.url else ""
-        what = html.inline(", ".join(for_what[paper]))
-        listed.append(f"<li>{html.inline(paper.text)}{link} <span class=quiet>({what})</span></li>")
-    unknown = [f"{u.option} {u.name}" for u in used if not u.known]
-    strange = f"No reference is known for {', '.join(unknown)}." if unknown else ""
+    for_what = {p: ", ".join(f"{u.option} {u.name}" for u in used if p in u.papers) for p in papers}
+    unknown = ", ".join(f"{u.option} {u.name}" for u in used if not u.known)
     bibtex = "\n\n".join(paper.bibtex for paper in papers)
-    return (
-        html.heading("References")
-        + f"<ol class=papers>{''.join(listed)}</ol>"
-        + (html.paragraph(strange, quiet=True) if strange else "")
-        + (html.details("as BibTeX", bibtex) if papers else "")
+    return Section(
+        "References",
+        Papers([(paper.text, paper.url, for_what[paper]) for paper in papers]),
+        Paragraph(f"No reference is known for {unknown}.", quiet=True) if unknown else None,
+        Details("as BibTeX", bibtex) if papers else None,
     )
 
 
