@@ -6,11 +6,13 @@ Needs h5py, numpy and PyYAML.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.commands.exit_codes import FAULT, OK, CommandParser, complain
-from hpc_localsgd.trajectory import TrajectoryError
+from hpc_localsgd.commands.exit_codes import CommandParser
+from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.record_command import attempt
 
 if TYPE_CHECKING:
     from hpc_localsgd.analysis.references import Used
@@ -21,20 +23,17 @@ PROG = "python -m hpc_localsgd cite"
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the references; return the exit status, 2 for invalid input."""
     options = parser().parse_args(argv)
+    return attempt(PROG, lambda: put(_cited(options)))
+
+
+def _cited(options: Namespace) -> str:
     from hpc_localsgd.analysis.references import used_by
     from hpc_localsgd.analysis.report.source import open_runs
 
-    try:
-        found: list[Used] = []
-        for source in open_runs(options.runs):
-            found += [each for each in used_by(*source.files) if each not in found]
-    except TrajectoryError as error:
-        complain(str(error), PROG)
-        return FAULT
-    text = _bibtex(found) if options.bibtex else _plain(found)
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-    return OK
+    found: list[Used] = []
+    for source in open_runs(options.runs):
+        found += [each for each in used_by(*source.files) if each not in found]
+    return _bibtex(found) if options.bibtex else _plain(found)
 
 
 def _plain(found: list[Used]) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_localsgd.commands.exit_codes import FAULT, OK, CommandParser, complain
-from hpc_localsgd.trajectory import TrajectoryError
+from hpc_localsgd.commands.exit_codes import CommandParser
+from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.record_command import attempt
 
 PROG = "python -m hpc_localsgd compare"
 
@@ -19,25 +21,20 @@ PROG = "python -m hpc_localsgd compare"
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables; return the exit status, 2 for invalid input."""
     options = parser().parse_args(argv)
+    return attempt(PROG, lambda: _compare(options))
+
+
+def _compare(options: Namespace) -> None:
+    """Print the tables, and write the page if asked."""
     from hpc_localsgd.analysis.compare.page import terminal, write_comparison
     from hpc_localsgd.analysis.report.source import open_runs
 
-    try:
-        sources = open_runs(options.runs)
-        coloured = sys.stdout.isatty()
-        width = shutil.get_terminal_size().columns if coloured else 160
-        text = terminal(sources, coloured=coloured, width=max(width, 80))
-        files = write_comparison(sources, Path(options.out)) if options.out else []
-    except TrajectoryError as error:
-        complain(str(error), PROG)
-        return FAULT
-    except OSError as error:
-        complain(f"cannot write {error.filename}: {error.strerror}; give --out a folder", PROG)
-        return FAULT
-    text += f"\n\n{files[0]}, and its figures and tables beside it" if files else ""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-    return OK
+    sources = open_runs(options.runs)
+    coloured = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if coloured else 160
+    text = terminal(sources, coloured=coloured, width=max(width, 80))
+    files = write_comparison(sources, Path(options.out)) if options.out else []
+    put(text + (f"\n\n{files[0]}, and its figures and tables beside it" if files else ""))
 
 
 def parser() -> CommandParser:

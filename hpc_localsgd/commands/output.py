@@ -36,6 +36,16 @@ class _Outliving(io.FileIO):
         return len(memoryview(content).cast("B"))
 
 
+def put(text: str) -> None:
+    """Print a text at once and in one piece: launchers tag every write, and tear apart others.
+
+    Characters that the terminal does not have are replaced.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    sys.stdout.flush()
+
+
 def outlive_readers() -> None:
     """Make `sys.stdout` and `sys.stderr` drop what nobody reads, until the process ends."""
     sys.stdout, sys.stderr = _outliving(sys.stdout), _outliving(sys.stderr)

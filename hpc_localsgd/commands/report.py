@@ -1,6 +1,6 @@
 """`python -m hpc_localsgd report RUN [RUN ...]`: one page on runs, to share.
 
-Needs h5py, numpy and matplotlib: neither torch nor MPI nor the data of the run.
+Needs h5py, numpy, matplotlib and jinja2: neither torch nor MPI nor the data of the run.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.commands.exit_codes import FAULT, OK, CommandParser, complain
-from hpc_localsgd.trajectory import TrajectoryError
+from hpc_localsgd.commands.exit_codes import CommandParser
+from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.record_command import attempt
 
 if TYPE_CHECKING:
     from hpc_localsgd.analysis.report.source import Source
@@ -25,23 +27,19 @@ FORMATS = ("png", "pdf", "svg")
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page of the runs named; return the exit status, 2 for invalid input."""
     options = parser().parse_args(argv)
+    return attempt(PROG, lambda: _report(options))
+
+
+def _report(options: Namespace) -> None:
+    """Write the page, and again as long as its runs continue, if asked."""
     from hpc_localsgd.analysis.report.page import AGAIN_S
 
-    try:
-        files, going_on = _write(options)
-        _say(files)
+    files, going_on = _write(options)
+    put(_said(files))
+    with suppress(KeyboardInterrupt):  # of who watches: the page is whole
         while going_on and options.watch:
             time.sleep(AGAIN_S)
             _, going_on = _write(options)
-    except TrajectoryError as error:
-        complain(str(error), PROG)
-        return FAULT
-    except OSError as error:
-        complain(f"cannot write {error.filename}: {error.strerror}; give --out a folder", PROG)
-        return FAULT
-    except KeyboardInterrupt:  # of who watches: the page is whole
-        return OK
-    return OK
 
 
 def _write(options: Namespace) -> tuple[list[Path], bool]:
@@ -58,14 +56,13 @@ def _write(options: Namespace) -> tuple[list[Path], bool]:
     return files, any(source.run.status == "running" for source in sources)
 
 
-def _say(files: list[Path]) -> None:
-    figures = [file for file in files[1:] if file.suffix != ".json"]
-    beside = f" and {len(figures)} figures beside it" if figures else ""
-    sys.stdout.write(f"{files[0]}{beside}\n")
-    for trace in files:
-        if trace.suffix == ".json":
-            sys.stdout.write(f"{trace}: open it in https://ui.perfetto.dev or chrome://tracing\n")
-    sys.stdout.flush()
+def _said(files: list[Path]) -> str:
+    """Say what was written, and what opens it."""
+    traces = [file for file in files if file.suffix == ".json"]
+    figures = len(files) - 1 - len(traces)
+    beside = f" and {figures} figures beside it" if figures else ""
+    how = "open it in https://ui.perfetto.dev or chrome://tracing"
+    return "\n".join([f"{files[0]}{beside}", *(f"{trace}: {how}" for trace in traces)])
 
 
 def _trace(source: Source, i: int, folder: Path, of: int) -> Path:

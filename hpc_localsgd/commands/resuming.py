@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from hpc_localsgd.run.beginnings import anew
 from hpc_localsgd.run.checkpoint.folder import Checkpoints, last_complete
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.checkpoint.sound import check_place
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.trajectory.text import load_yaml
 from hpc_localsgd.types import ConfigurationError
@@ -97,7 +97,7 @@ def _at_another_length(
     if run.world.gather(np.full(len(run.world.ranks), finished)).any():
         checkpoints.preserve(place.after)
     if said and run.world.rank == 0:
-        sys.stderr.write(f"{said}\n")
+        say(said)
 
 
 def continued(config: Config, text: str, world: World) -> Continued:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +14,7 @@ from hpc_localsgd.engine.position import Run
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.folder import Checkpoints, all_complete, last_complete
 from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _newest_sound(out: Path, look: Callable[[Path, int], T]) -> T:
         try:
             return look(folder, n)
         except shard.DamagedShard as error:
-            sys.stderr.write(f"{error}: trying an older checkpoint\n")
+            say(f"{error}: trying an older checkpoint")
     raise ConfigurationError(
         f"cannot start from the mean: every checkpoint in {out / 'checkpoints'} is damaged"
     )

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
-from hpc_localsgd.commands.exit_codes import FAULT, OK, CommandParser, complain
-from hpc_localsgd.trajectory import Trajectory, TrajectoryError
+from hpc_localsgd.commands.exit_codes import CommandParser
+from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.record_command import attempt
+from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
 from hpc_localsgd.trajectory.text import readable
@@ -31,19 +33,17 @@ HEADINGS = ("run", "status", "K", "steps", "rounds", "accuracy", "s/step", "comm
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what the command line asks for; return the exit status."""
     options = parser().parse_args(argv)
-    try:
-        if options.status:
-            print("\n".join(status(run) for run in options.run))
-        elif options.began:
-            print("\n".join(began(run) for run in options.run))
-        elif len(options.run) == 1:
-            print(page(Trajectory(options.run[0])))
-        else:
-            print(table([Trajectory(run) for run in options.run if status(run) != NONE]))
-    except TrajectoryError as error:
-        complain(str(error), PROG)
-        return FAULT
-    return OK
+    return attempt(PROG, lambda: put(_summary(options)))
+
+
+def _summary(options: argparse.Namespace) -> str:
+    if options.status:
+        return "\n".join(status(run) for run in options.run)
+    if options.began:
+        return "\n".join(began(run) for run in options.run)
+    if len(options.run) == 1:
+        return page(Trajectory(options.run[0]))
+    return table([Trajectory(run) for run in options.run if status(run) != NONE])
 
 
 def status(run: str | Path) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hpc_localsgd.commands.exit_codes import CommandParser
+from hpc_localsgd.commands.output import put
 from hpc_localsgd.environment import findings
 from hpc_localsgd.environment.checks import ON_EACH
 from hpc_localsgd.environment.facts import Facts
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     everyone, own_rank = meet(os.environ)
     found = examine(everyone)
     if own_rank == 0:
-        _print(findings.as_json(found) if options.json else findings.as_table(found))
+        put(findings.as_json(found) if options.json else findings.as_table(found))
     return findings.exit_status(found)
 
 
@@ -62,12 +63,6 @@ def worst(check: Callable[[Facts], Finding], everyone: Sequence[Facts]) -> Findi
     if finding.level == findings.OK or len(everyone) == 1:
         return finding
     return replace(finding, text=f"{finding.text} (rank {facts.rank} on {facts.host})")
-
-
-def _print(text: str) -> None:
-    # In one piece: launchers that tag every line would otherwise tear it apart.
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ finished record, one that cannot be read, one of another run, shards whose fello
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from hpc_localsgd.run.checkpoint.folder import all_folders, expected, missing, never_there, number
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.types import ConfigurationError
 
@@ -48,7 +48,7 @@ def anew(out: Path, check_same: Callable[[], None]) -> Literal["new", "overwrite
     if (len(partial) > FIRST and never_there(partial)) or (partial and not segments):
         raise ConfigurationError(_are_partial(out, partial))
     if not partial:
-        sys.stderr.write(f"{out} has no checkpoint: the run starts over and replaces its record\n")
+        say(f"{out} has no checkpoint: the run starts over and replaces its record")
         return "overwrite"
     _put_aside(out)
     return "new"
@@ -100,4 +100,4 @@ def _put_aside(out: Path) -> None:
     place.mkdir()
     for old in (*segment_paths(out), out / "checkpoints"):
         shutil.move(old, place / old.name)
-    sys.stderr.write(f"{out} has no complete checkpoint: moved to {place}; it starts over\n")
+    say(f"{out} has no complete checkpoint: moved to {place}; it starts over")

@@ -6,7 +6,6 @@ or communication. Ranks exchange their figures only now and then, at steps all o
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ from hpc_localsgd.run.finished_rounds import (
     figures_between,
     shown_of,
 )
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.probes import Measurement, Probe, Spread, View
 from hpc_localsgd.run.quarantine import QUARANTINED
 from hpc_localsgd.trajectory import NotWritten, RecordGone, TrajectoryError
@@ -142,7 +142,7 @@ class Recorder:
         if not flags:
             return
         if self.run.world.rank == 0:
-            _say(said(np.array(flags), f"round {now.s}, step {p.t}"))
+            say(said(np.array(flags), f"round {now.s}, step {p.t}"))
         meaning = "1: left out of the exchange, its numbers were not finite"
         yield Measurement(QUARANTINED, np.array(flags, float), "1", ("worker",), meaning)
 
@@ -215,7 +215,7 @@ class Recorder:
                 self.writer.close(status)
         except TrajectoryError as error:
             self.gone = str(error) if isinstance(error, RecordGone) else ""
-            _say(str(error))
+            say(str(error))
             return False
         finally:
             self._writing.release()
@@ -231,7 +231,7 @@ class Recorder:
             try:
                 write(*values, **named)
             except NotWritten as error:
-                _say(f"{error} Training continues.")
+                say(f"{error} Training continues.")
                 return False
             except RecordGone as error:
                 self.gone = str(error)  # the run stops at the end of this step
@@ -276,8 +276,3 @@ class Recorder:
                 self._to_writer(self.writer.series, m.name, t, m.value, **said)
         if shown:
             self._show(t, shown)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -19,7 +19,6 @@ What is relied on:
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -28,6 +27,7 @@ from typing import NoReturn
 
 from hpc_localsgd.run import lease
 from hpc_localsgd.run.lease import Lease
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.stopping import before_end
 from hpc_localsgd.types import ConfigurationError
 
@@ -220,9 +220,7 @@ class Presence:
         """
         found = lease.read(self.file)[1]
         where = found.host if found else "an unknown host"
-        sys.stderr.write(
-            f"{self.file} is of {where}: waiting {WATCHED_FOR_S:.0f} s to see if it still runs\n"
-        )
+        say(f"{self.file} is of {where}: waiting {WATCHED_FOR_S:.0f} s to see if it still runs")
         began = time.monotonic()
         while not ours or time.monotonic() - began < WATCHED_FOR_S:
             time.sleep(0.5)

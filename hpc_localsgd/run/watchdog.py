@@ -15,7 +15,6 @@ alarm that needs none ends the process, by SIGALRM; what was in memory is lost t
 from __future__ import annotations
 
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.run.alarm import RUNS_WITHIN_S, Alarm
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.stopping import HUNG, Stopping, end, resume_line
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Starting:
         passed_s = self._clock() - self._began_s
         if not 0 < START * self._least_s <= passed_s:
             return
-        sys.stderr.write(f"{self._said(passed_s)}\n")
+        say(self._said(passed_s))
         end(HUNG)
 
     def _said(self, passed_s: float) -> str:
@@ -179,14 +179,13 @@ class Watchdog:
                           for r in (missing or behind)[:8])  # fmt: skip
         self._stopping.ask("a hang", HUNG)
         if self._stopping.first:
-            sys.stderr.write(
+            say(
                 f"rank {self._world.rank} has waited {silent_s:.0f} s for its step after "
                 f"{self._keeper.t}, and {self.bound_s():.0f} s were allowed: the job hangs and is "
-                f"ended. These {what}: {names}\n"
+                f"ended. These {what}: {names}"
             )
             if advice := self._advice():
-                sys.stderr.write(f"{advice}\n")
-            sys.stderr.flush()
+                say(advice)
 
 
 def stuck(rank: int, out: Path) -> Alarm:

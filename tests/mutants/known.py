@@ -103,21 +103,6 @@ EQUAL: dict[tuple[str, str, str], str] = {
     ): "a name for annotations",
     (
         "checkpoint/folder.py",
-        "sys.stderr.flush()",
-        "pass",
-    ): "Python writes every line of stderr at once",
-    (
-        "checkpoint/last_writes.py",
-        "sys.stderr.flush()",
-        "pass",
-    ): "Python writes every line of stderr at once",
-    (
-        "checkpoint/background.py",
-        "sys.stderr.flush()",
-        "pass",
-    ): "Python writes every line of stderr at once",
-    (
-        "checkpoint/folder.py",
         "def is_whole(self, after: int, since_ns: int = 0) -> bool:",
         "def is_whole(self, after: int, since_ns: int = 1) -> bool:",
     ): "no file was written in the first nanosecond of 1970",

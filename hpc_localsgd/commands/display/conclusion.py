@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
-from hpc_localsgd.commands.display.display import say
+from hpc_localsgd.commands.output import put
 from hpc_localsgd.engine.optimizer import described
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
@@ -35,7 +35,7 @@ def show_conclusion(
     console = Console(width=columns, highlight=False, no_color=True)
     with console.capture() as captured:
         console.print(conclusion(trajectory, run, files, hosts))
-    say("\n".join(["", *(line.rstrip() for line in captured.get().splitlines())]))
+    put("\n".join(["", *(line.rstrip() for line in captured.get().splitlines())]))
 
 
 def conclusion(

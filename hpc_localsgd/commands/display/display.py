@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 from hpc_localsgd.analysis.curves import ACCURACY
 from hpc_localsgd.commands.display.lines import key_values, live_line, log_line
 from hpc_localsgd.commands.display.state import State
+from hpc_localsgd.commands.output import put
 from hpc_localsgd.engine.optimizer import described
 from hpc_localsgd.types import legend
 
@@ -61,13 +61,13 @@ class Display:
         self._state.begin(t)
         if not self._on:
             return
-        say(f"{legend(run.algorithm)}, {run.schedule}")
-        say(f"{described(run.optimizer.torch)}, {run.rate}")
-        say(f"{run.steps} steps of {run.world}, {run.task.dim:,} parameters")
+        put(f"{legend(run.algorithm)}, {run.schedule}")
+        put(f"{described(run.optimizer.torch)}, {run.rate}")
+        put(f"{run.steps} steps of {run.world}, {run.task.dim:,} parameters")
         for note in notes:
-            say(note)
+            put(note)
         if run.world.size == 1:
-            say("one worker has nobody to average with: add --workers 4, or start more ranks")
+            put("one worker has nobody to average with: add --workers 4, or start more ranks")
         if self._terminal:
             self._bar = Progress(*_columns())
             self._bar.start()
@@ -84,7 +84,7 @@ class Display:
             line = live_line(state, width - (BAR + 1 if width >= WIDE else 0))
             self._bar.update(self._task, completed=state.t, line=line)
         elif self._due(ACCURACY in values):
-            say(log_line(state) if self._style == "text" else key_values(state))
+            put(log_line(state) if self._style == "text" else key_values(state))
             state.said()
             self._said_s = time.monotonic()
 
@@ -112,9 +112,3 @@ def _columns() -> list[ProgressColumn]:
     """Return what a live line is made of; a bar only where the numbers leave room for it."""
     line = TextColumn("{task.fields[line]}", markup=False)
     return [BarColumn(bar_width=BAR), line] if get_console().width >= WIDE else [line]
-
-
-def say(line: str) -> None:
-    """Write a line at once, in one piece."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

@@ -15,6 +15,7 @@ import numpy as np
 
 from hpc_localsgd.commands.collective_command import measure
 from hpc_localsgd.commands.landscape.options import PROG, LandscapeOptions, parse
+from hpc_localsgd.commands.output import put
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -156,8 +157,7 @@ def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
     if left := len(runs.steps) - len(found.step):
         lines.append(f"{left} of the run's snapshots are left out: they are not finite")
     lines.append(f"{path} {' '.join(str(file) for file in album.files)}")
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    put("\n".join(lines))
 
 
 def _test_barrier(found: Any) -> str:

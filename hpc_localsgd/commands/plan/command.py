@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.commands.exit_codes import OK, refuse
+from hpc_localsgd.commands.output import put
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
 from hpc_localsgd.types import ConfigurationError
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         return refuse(str(error), launch, PROG)
     if text:
-        _print(text)
+        put(text)
     return OK
 
 
@@ -84,10 +85,3 @@ def parser() -> ArgumentParser:
     )
     made.add_class_arguments(PlanOptions, nested_key=None, skip={"activations"})
     return made
-
-
-def _print(text: str) -> None:
-    """Print in one piece, replacing characters that the terminal does not have."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-    sys.stdout.flush()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.collective_command import measure
+from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.sharpness.options import PROG, SharpnessOptions, parse
 from hpc_localsgd.types import ConfigurationError
 
@@ -82,7 +82,7 @@ def _drive(subject: MeasuredRun, team: Team, options: SharpnessOptions) -> None:
     if before:
         notes.append(f"{before} of these snapshots had been measured before.")
     notes.append(f"On {team.samples} training samples, {options.dtype}; all in {subject.out}")
-    _say(page(Trajectory(subject.out, segments=False), there, notes))
+    put(page(Trajectory(subject.out, segments=False), there, notes))
 
 
 def _one(
@@ -108,7 +108,7 @@ def _one(
         ]
     store.add(step, measurer.measure(snapshot))
     seconds, products = time.perf_counter() - begin, team.products_taken - taken
-    _say(f"step {step} ({place}): {products} Hessian-vector products in {seconds:.1f} s")
+    put(f"step {step} ({place}): {products} Hessian-vector products in {seconds:.1f} s")
     return []
 
 
@@ -126,8 +126,3 @@ def _standing(subject: MeasuredRun) -> Sequence[str]:
     if subject.run.status == "diverged":
         return ["The run diverged."]
     return []
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")  # in one piece: launchers tag every write
-    sys.stdout.flush()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.exit_codes import DIVERGED, FAULT, OK, STOPPED, CommandParser, complain
+from hpc_localsgd.commands.output import put
 from hpc_localsgd.run.lease import lock
 from hpc_localsgd.types import ConfigurationError
 
@@ -93,9 +94,9 @@ def _main(options: Namespace, rest: Sequence[str]) -> int:
     ranks = None if options.slurm else checking.ranks_of(shlex.split(options.launch))
     checking.check(runs, ranks, elsewhere=bool(options.slurm))
     now = standing.standing(runs, asked.out)
-    _say(f"{len(runs)} runs in {asked.out}: {now.counted()}")
+    put(f"{len(runs)} runs in {asked.out}: {now.counted()}")
     if now.strangers:
-        _say(f"not of this grid, and left alone: {', '.join(now.strangers)}")
+        put(f"not of this grid, and left alone: {', '.join(now.strangers)}")
     if options.list:
         return OK
     if options.slurm:
@@ -104,7 +105,7 @@ def _main(options: Namespace, rest: Sequence[str]) -> int:
         written.write(runs, asked.out)
         status = _run(options, asked, runs)
     text = table.table(runs, asked.out)
-    _say(f"\n{text}" if text else "no run has a record yet")
+    put(f"\n{text}" if text else "no run has a record yet")
     return status
 
 
@@ -144,7 +145,7 @@ def _status(runs: Sequence[Member], out: Path, stopped: bool) -> int:
     left = now.pending(runs)
     if left:
         how = "stopped" if stopped else "not all runs ended"
-        _say(f"{how}: {now.counted()}; the same command continues with what is left")
+        put(f"{how}: {now.counted()}; the same command continues with what is left")
         return STOPPED if stopped else FAILED
     return DIVERGED if "diverged" in now.of.values() else OK
 
@@ -158,14 +159,14 @@ def _submit(options: Namespace, asked: SweepRequest, runs: Sequence[Member]) -> 
     pending = standing(runs, out).pending(runs)
     written.write(runs, out)
     if not pending:
-        _say("nothing is left to be done")
+        put("nothing is left to be done")
         return OK
     file = slurm.written(pending, out)
     words = slurm.command(len(pending), options.jobs or 0, shlex.split(options.sbatch))
     if options.slurm == "write":
-        _say(f"cd {shlex.quote(str(folder))} && SWEEP={shlex.quote(str(file))} {shlex.join(words)}")
+        put(f"cd {shlex.quote(str(folder))} && SWEEP={shlex.quote(str(file))} {shlex.join(words)}")
     else:
-        _say(slurm.submit(words, file, folder))
+        put(slurm.submit(words, file, folder))
     return OK
 
 
@@ -211,8 +212,3 @@ def _held(out: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.exit_codes import OK, in_world, refuse
+from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.verify.options import PROG, VerifyOptions, parse
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
@@ -83,9 +84,7 @@ def _print(found: VerifyReport, machine: bool, launch: Launch) -> None:
 
     # Launchers give their ranks a terminal even when their own output is a file.
     coloured = launch.launcher == "none" and sys.stdout.isatty()
-    text = as_json(found) if machine else as_table(found, coloured)
-    sys.stdout.write(text + "\n")  # in one piece: launchers tag every write
-    sys.stdout.flush()
+    put(as_json(found) if machine else as_table(found, coloured))
 
 
 def _meet(world: World) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
 from typing import TYPE_CHECKING
 
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.trajectory.diskspace import mend, why
 
 if TYPE_CHECKING:
@@ -45,12 +45,11 @@ class Background:
             self.checkpoints.save(place)
         except (OSError, RuntimeError) as error:
             self.refused = error
-            sys.stderr.write(
+            say(
                 f"rank {self.checkpoints.world.rank} on {socket.gethostname()}: no checkpoint of "
                 f"step {place.t} in {self.checkpoints.folder}: {why(error)}: {mend(error)}; "
-                "training continues, and the checkpoints before it are as they were\n"
+                "training continues, and the checkpoints before it are as they were"
             )
-            sys.stderr.flush()
             return False
         return True
 

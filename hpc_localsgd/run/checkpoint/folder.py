@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import numpy as np
 
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.types import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -223,8 +223,7 @@ class Checkpoints:
 
     def _say(self, text: str) -> None:
         if self.world.rank == 0:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            say(text)
 
 
 def _linked(source: str, to: str) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from hpc_localsgd.run.checkpoint.background import Background
-from hpc_localsgd.run.checkpoint.last_writes import LastWrites, say
+from hpc_localsgd.run.checkpoint.last_writes import LastWrites
 from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.stopping import GONE, HUNG, Stopped, Stopping, end
 from hpc_localsgd.types import Gone, NotKept
 

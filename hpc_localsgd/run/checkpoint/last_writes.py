@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hpc_localsgd.run.checkpoint.background import Background
 from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.stopping import GONE, Stopping, resume_line, starts_again
 from hpc_localsgd.trajectory.diskspace import mend
 
@@ -140,9 +140,3 @@ def newest_of_each(places: Sequence[Place]) -> list[Place]:
     for place in sorted(places, key=lambda place: place.t):
         best[place.after] = place
     return [best[after] for after in sorted(best, reverse=True)]
-
-
-def say(text: str) -> None:
-    """Print a sentence to standard error, in one write."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Place:
         run.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         if device.type == "cuda":
-            _restore_gpu_numbers(state["cuda_rng"], device, say=run.world.rank == 0)
+            _restore_gpu_numbers(state["cuda_rng"], device, aloud=run.world.rank == 0)
         p.sync = _moved(state["sync"], device)
         for name in WHERE:
             setattr(p, name, state["place"][name])
@@ -84,14 +84,14 @@ class Place:
         return p
 
 
-def _restore_gpu_numbers(kept: torch.Tensor | None, device: torch.device, say: bool) -> None:
+def _restore_gpu_numbers(kept: torch.Tensor | None, device: torch.device, aloud: bool) -> None:
     """Restore the GPU's generator; a job on CPUs kept none, and the seed's state stays."""
     if kept is not None:
         torch.cuda.set_rng_state(kept, device)
-    elif say:
-        sys.stderr.write(
+    elif aloud:
+        say(
             "the checkpoint was written on a CPU: the run continues, but not bit for bit, and its "
-            "GPU's random numbers (dropout) start over from the seed\n"
+            "GPU's random numbers (dropout) start over from the seed"
         )
 
 

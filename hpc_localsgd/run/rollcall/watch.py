@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.rollcall.judging import Heard, judge
 from hpc_localsgd.run.rollcall.notes import Note, Verdict, read
 from hpc_localsgd.run.rollcall.own import OwnOperations
@@ -184,8 +184,7 @@ class Watch:
         alone = wire is None or bool(wire.gone)
         if self._rank == 0 or alone or (waits and self._rank in verdict.ranks):
             with suppress(OSError, ValueError, AttributeError):  # it is no longer read
-                sys.stderr.write(f"hpc_localsgd: rank {self._rank}: {verdict.said}\n")
-                sys.stderr.flush()
+                say(f"hpc_localsgd: rank {self._rank}: {verdict.said}")
         if waits:
             time.sleep(TICK_S if self._rank == 0 else 0)  # for the others to read
             self._end(verdict.status)

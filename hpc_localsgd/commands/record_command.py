@@ -1,0 +1,30 @@
+"""What commands that only read records share: no world, no torch, and the same refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpc_localsgd.commands.exit_codes import FAULT, OK, complain
+from hpc_localsgd.trajectory import TrajectoryError
+
+
+def attempt(prog: str, work: Callable[[], object]) -> int:
+    """Do the work of a command; return its exit status.
+
+    A record that cannot be read, or a file that cannot be written, is said in one line.
+
+    Args:
+        prog: The command, for messages.
+        work: What it does.
+    """
+    try:
+        work()
+    except TrajectoryError as error:
+        complain(str(error), prog)
+        return FAULT
+    except OSError as error:
+        if error.filename is None:  # of no file that was asked for
+            raise
+        complain(f"cannot write {error.filename}: {error.strerror}; give --out a folder", prog)
+        return FAULT
+    return OK
