@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.netlab import cables
+from benchmarks.netlab.commands import write_commands
 from benchmarks.netlab.network import Network, NetworkError
 
 PREFIX = "netlab-"
@@ -29,25 +30,6 @@ BORN = """
 mount --bind "$1/etc-hosts" /etc/hosts && mount -t tmpfs tmpfs "$1/own" &&
 mount -t tmpfs tmpfs /dev/shm && hostname "$2" && ip link set lo up &&
 echo "ready $$" && exec cat
-"""
-# Enters a host: `on NAME COMMAND...`, in the folder it is called from.
-ON = """#!/bin/sh
-name=$1; shift
-export TMPDIR={folder}/own PATH={folder}/bin:$PATH PRTE_MCA_plm_ssh_agent={folder}/bin/ssh
-exec nsenter -t "$(cat {folder}/pid-$name)" -n -u -m \\
-    sh -c 'cd "$1" && shift && exec "$@"' - "$PWD" "$@"
-"""
-# Stands for ssh: `ssh [options] HOST [options] COMMAND...`; a shell there reads the command.
-SSH = """#!/bin/bash
-options() {{
-    taken=0
-    while [[ ${{1-}} == -* ]]; do
-        words=1; [[ $1 == -[opil] ]] && words=2
-        shift $words; taken=$((taken + words))
-    done
-}}
-options "$@"; shift $taken; name=$1; shift
-options "$@"; shift $taken; exec {folder}/bin/on "$name" bash -c "$*"
 """
 
 
@@ -142,11 +124,8 @@ class Hosts:
         # Also as torch asks: nobody answers there, and every question would wait.
         known = "".join(f"{a} {name}\n" for i, name in names for a in _addresses(i))
         (self.folder / "etc-hosts").write_text(f"127.0.0.1 localhost\n{known}")
-        for folder in ("bin", "own"):
-            (self.folder / folder).mkdir()
-        for name, text in (("on", ON), ("ssh", SSH)):
-            (self.folder / "bin" / name).write_text(text.format(folder=self.folder))
-            (self.folder / "bin" / name).chmod(0o755)
+        (self.folder / "own").mkdir()
+        write_commands(self.folder)
 
     def _lay(self) -> None:
         relayed = cables.relayed(self.network, self._delays_by)

@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.netlab.commands import write_commands
+
 PROGRAMS = ("ip", "nsenter", "unshare")
 INSTALL = "apt-get install --no-install-recommends iproute2 util-linux"
 BORN = """
@@ -25,29 +27,6 @@ mount --bind "$1/kernel-$2" /proc/sys/kernel/random/boot_id &&
 mount --bind "$1/etc-hosts-$2" /etc/hosts &&
 mount -t tmpfs tmpfs "$1/own" && mount -t tmpfs tmpfs /dev/shm &&
 hostname "$2" && ip link set lo up && echo ready && exec cat
-"""
-# Enters a host: `on NAME COMMAND...`, in the folder it is called from.
-ON = """#!/bin/sh
-name=$1; shift
-export TMPDIR={folder}/own PATH={folder}/bin:$PATH PRTE_MCA_plm_ssh_agent={folder}/bin/ssh
-exec nsenter -t $(cat {folder}/pid-$name) -n -u -m \\
-    sh -c 'cd "$1" && shift && exec "$@"' - "$PWD" "$@"
-"""
-# Stands for ssh: `ssh [options] HOST [options] COMMAND...`; a shell there reads the command.
-SSH = """#!/bin/bash
-options() {{
-    taken=0
-    while [[ ${{1-}} == -* ]]; do
-        words=1; [[ $1 == -[opil] ]] && words=2
-        shift $words; taken=$((taken + words))
-    done
-}}
-options "$@"; shift $taken; name=$1; shift
-options "$@"; shift $taken; {folder}/bin/on "$name" bash -c "$*"
-status=$?
-# Nobody tells ssh that a host has gone: it stays until who called it has gone too.
-while [[ -e {folder}/down-$name ]] && kill -0 $PPID; do sleep 0.2; done 2>/dev/null
-exit $status
 """
 
 
@@ -182,14 +161,11 @@ class Hosts:
 
     def _write(self) -> None:
         known = "".join(f"{_address(i)} {name}\n" for i, name in enumerate(self._names))
-        for folder in ("bin", "own"):
-            (self._folder / folder).mkdir()
+        (self._folder / "own").mkdir()
+        write_commands(self._folder)
         for name in self._names:
             (self._folder / f"etc-hosts-{name}").write_text(f"127.0.0.1 localhost\n{known}")
             (self._folder / f"kernel-{name}").write_text(f"{uuid.uuid4()}\n")
-        for name, text in (("on", ON), ("ssh", SSH)):
-            (self._folder / "bin" / name).write_text(text.format(folder=self._folder))
-            (self._folder / "bin" / name).chmod(0o755)
 
     def _bear(self, name: str, address: str) -> None:
         new = ("unshare", "--net", "--uts", "--mount", "sh", "-c", BORN, "-")
