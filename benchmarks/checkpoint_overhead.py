@@ -25,7 +25,7 @@ from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.loop import Run, train
-from hpc_localsgd.run.checkpoint import Checkpoints, Keeper
+from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.worlds.base import World
 
@@ -37,7 +37,7 @@ def made(options: list[str], world: World) -> Run:
     return make_run(parse(options), world)[0]
 
 
-def block_s(run: Run, keeper: Keeper | None) -> float:
+def block_s(run: Run, keeper: CheckpointManager | None) -> float:
     """Return the seconds a step of one run from its beginning to its end."""
     run.task.x[:] = run.task.init(0)
     run.optimizer.torch.state.clear()
@@ -83,7 +83,7 @@ def measured(run: Run, out: Path, pairs: int, every_s: float) -> tuple[list[floa
     off, on = [], []
     for _ in range(pairs + 1):
         off.append(block_s(run, None))
-        keeper = Keeper(run, Checkpoints(out, run.world), seconds=every_s)
+        keeper = CheckpointManager(run, Checkpoints(out, run.world), seconds=every_s)
         on.append(block_s(run, keeper))
     return off[1:], on[1:]
 

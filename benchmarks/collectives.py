@@ -33,7 +33,7 @@ from hpc_localsgd.cost.cost_model import (
     allreduce_wire_bytes,
     vectors_on_a_cable,
 )
-from hpc_localsgd.cost.measured import Cell, errors, fitted
+from hpc_localsgd.cost.fitting import Cell, errors, fitted
 from hpc_localsgd.cost.network_file import written
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.topology.base import vectors_sent

@@ -32,7 +32,7 @@ from hpc_localsgd.analysis.compare import SeedGroup, grouped_runs
 from hpc_localsgd.analysis.report.source import Source, open_runs
 from hpc_localsgd.commands.configuration.config import recorded
 from hpc_localsgd.commands.sweep import main as sweep
-from hpc_localsgd.commands.sweep import request, written
+from hpc_localsgd.commands.sweep import manifest, request
 from hpc_localsgd.commands.sweep.table import groups
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.cost.network_file import network
@@ -130,7 +130,7 @@ def _of_a_grid(options: argparse.Namespace) -> tuple[Priced, Path]:
         return {f"{n} (emulated)": (labels, _recorded) for n, labels in found.items()}, out
     if sweep([options.grid, "--jobs", options.jobs]) not in (0, 3):  # 3: some diverged
         return {}, out
-    return _on_networks(groups(written.read(asked.out), asked.out), options), out
+    return _on_networks(groups(manifest.read(asked.out), asked.out), options), out
 
 
 def _of_runs(options: argparse.Namespace) -> tuple[Priced, Path]:
@@ -165,7 +165,7 @@ def _recorded(source: Source) -> Bill:
 def _label(group: SeedGroup) -> str:
     folder = group.runs[0].folder
     try:
-        names = {member.name: member.label for member in written.read(folder.parent)}
+        names = {member.name: member.label for member in manifest.read(folder.parent)}
     except ConfigurationError:
         names = {}
     said = group.runs[0].run.attrs

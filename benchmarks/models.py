@@ -61,14 +61,14 @@ def mlp() -> nn.Module:
 
 def resnet18() -> nn.Module:
     """Make torchvision's ResNet-18: 11.2 million parameters in 62 tensors."""
-    from hpc_localsgd.tasks.vision_ops import import_torchvision
+    from hpc_localsgd.tasks.torchvision_import import import_torchvision
 
     return import_torchvision().models.resnet18(num_classes=CLASSES)
 
 
 def resnet50() -> nn.Module:
     """Make torchvision's ResNet-50: 23.5 million parameters; a step of seconds on one core."""
-    from hpc_localsgd.tasks.vision_ops import import_torchvision
+    from hpc_localsgd.tasks.torchvision_import import import_torchvision
 
     return import_torchvision().models.resnet50(num_classes=CLASSES)
 

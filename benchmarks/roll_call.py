@@ -19,10 +19,10 @@ from threading import Event, Thread
 from side_by_side import write_report
 
 from hpc_localsgd.run.rollcall import RollCall
+from hpc_localsgd.run.rollcall.connection import Connection
 from hpc_localsgd.run.rollcall.hub import Hub
-from hpc_localsgd.run.rollcall.line import Line
-from hpc_localsgd.run.rollcall.notes import At, Note
-from hpc_localsgd.run.rollcall.own import OwnOperations
+from hpc_localsgd.run.rollcall.own_operations import OwnOperations
+from hpc_localsgd.run.rollcall.protocol import At, Note
 from hpc_localsgd.run.rollcall.watch import Watch
 
 AT = At(0, "the exchange of gradients", 6)
@@ -72,7 +72,7 @@ def turn_ms(n: int) -> list[float]:
     return found
 
 
-def _joined(hub: Hub, rank: int) -> Line:
+def _joined(hub: Hub, rank: int) -> Connection:
     """Connect a rank, whose greeting the hub answers in another thread."""
     joined = Event()
 
@@ -82,7 +82,7 @@ def _joined(hub: Hub, rank: int) -> Line:
 
     thread = Thread(target=answer)
     thread.start()
-    line = Line(hub.address, rank)
+    line = Connection(hub.address, rank)
     joined.set()
     thread.join()
     return line

@@ -173,7 +173,7 @@ def ours(subject: Subject) -> Callable[[], Found]:
 def team_of(subject: Subject) -> Callable[[], Any]:
     """Make the ranks of this job a team; its world and task are made once."""
     from hpc_localsgd.commands.sharpness.options import SharpnessOptions
-    from hpc_localsgd.commands.sharpness.team import Team
+    from hpc_localsgd.commands.sharpness.shared_loss import SharedLoss
     from hpc_localsgd.worlds.mpi import Mpi
     from hpc_localsgd.worlds.simulated import Simulated
 
@@ -181,7 +181,7 @@ def team_of(subject: Subject) -> Callable[[], Any]:
     if world.n == 1:
         world = Simulated(1)
     task, _ = subject_task(subject)
-    return lambda: Team(world, task, subject.samples, SharpnessOptions(run="").chunk)
+    return lambda: SharedLoss(world, task, subject.samples, SharpnessOptions(run="").chunk)
 
 
 def serving(subject: Subject) -> Callable[[], None]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from hpc_localsgd.commands.output import outlive_readers
-from hpc_localsgd.environment import collection
+from hpc_localsgd.environment import garbage
 
 _COMMANDS = "hpc_localsgd.commands"
 COMMANDS = {
@@ -26,7 +26,7 @@ COMMANDS = {
     "compare": (f"{_COMMANDS}.compare", "runs side by side, seeds of one configuration together"),
     "cite": (f"{_COMMANDS}.cite", "the papers that a run builds on"),
     "summary": (f"{_COMMANDS}.summary", "what runs achieved and what they cost"),
-    "doctor": ("hpc_localsgd.environment.doctor", "check this machine, environment and launcher"),
+    "doctor": ("hpc_localsgd.commands.doctor", "check this machine, environment and launcher"),
 }
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"unknown command {command!r}{guess} ({', '.join(COMMANDS)})", file=sys.stderr)
         return 2
     try:
-        with collection.paused():
+        with garbage.paused():
             module = import_module(COMMANDS[command][0])
         return int(module.main(rest))
     except ModuleNotFoundError as error:
@@ -56,5 +56,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     outlive_readers()
-    collection.leave_at_exit()
+    garbage.leave_at_exit()
     sys.exit(main())

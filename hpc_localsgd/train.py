@@ -18,11 +18,11 @@ from hpc_localsgd import __version__
 from hpc_localsgd.commands.configuration import help_page
 from hpc_localsgd.commands.exit_codes import DIVERGED, OK, STOPPED, complain, in_world, refuse
 from hpc_localsgd.commands.output import outlive_readers
-from hpc_localsgd.environment import collection
+from hpc_localsgd.environment import garbage
 from hpc_localsgd.environment.allocation import of_this_process, told
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import Launch, detect
-from hpc_localsgd.run.stopping import Stopped, Stopping
+from hpc_localsgd.run.stopping import StopListener, Stopped
 from hpc_localsgd.types import ConfigurationError, Gone, Unreachable
 
 if TYPE_CHECKING:
@@ -40,17 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(help_page.first_page(PROG))
         return OK
     share_cores(os.environ)  # before torch and MPI are imported
-    with Stopping() as stopping:
+    with StopListener() as stopping:
         return _main(argv, stopping)
 
 
-def _main(argv: Sequence[str], stopping: Stopping) -> int:
+def _main(argv: Sequence[str], stopping: StopListener) -> int:
     launch = detect(os.environ)
     if launch.rank == 0 and "torch" not in sys.modules:  # which takes seconds to import
         sys.stdout.write(f"hpc_localsgd {__version__}: loading PyTorch\n")
         sys.stdout.flush()
     try:
-        with collection.paused():
+        with garbage.paused():
             from hpc_localsgd.commands.configuration.config import parse
 
             resolved = parse(argv, PROG)
@@ -62,9 +62,9 @@ def _main(argv: Sequence[str], stopping: Stopping) -> int:
         return refuse(str(error), launch, PROG)
 
 
-def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) -> int:
+def run(resolved: Resolved, launch: Launch, stopping: StopListener | None = None) -> int:
     """Train with parsed options in the world this process was launched into."""
-    with collection.paused():
+    with garbage.paused():
         from hpc_localsgd.commands.assembly.cadences import log_every_s, watchdog_s
         from hpc_localsgd.commands.assembly.worlds import make_world, started
         from hpc_localsgd.commands.smoke import smaller
@@ -78,13 +78,13 @@ def run(resolved: Resolved, launch: Launch, stopping: Stopping | None = None) ->
     starting = Starting(launch.rank, 0 if started(launch) == 1 else least_s)
     if stopping is not None:
         stopping.attend(starting.look)
-    with starting.joining(), collection.paused():
+    with starting.joining(), garbage.paused():
         world = make_world(config, launch)
     return in_world(world, PROG, lambda: _train(resolved, world, stopping))
 
 
-def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -> int:
-    with collection.paused():
+def _train(resolved: Resolved, world: World, stopping: StopListener | None = None) -> int:
+    with garbage.paused():
         from hpc_localsgd.commands.assembly.cadences import log_every_s
         from hpc_localsgd.commands.assembly.job import make_job
         from hpc_localsgd.commands.display import Display
@@ -94,7 +94,7 @@ def _train(resolved: Resolved, world: World, stopping: Stopping | None = None) -
     config = resolved.config
     terminal = sys.stdout.isatty() and world.n == 1 and config.log_format == "text"
     with Display(world.rank, terminal, log_every_s(config), config.log_format) as display:
-        with nothing_left(Path(config.out), world.rank == 0), collection.paused():
+        with nothing_left(Path(config.out), world.rank == 0), garbage.paused():
             job = make_job(resolved, world, display.show, stopping)
         where = told(job.hosts, of_this_process()) if world.rank == 0 and world.n > 1 else []
         display.begin(job.run, job.position.t, job.units, [*where, *resolved.notes])
@@ -160,5 +160,5 @@ def _conclude(job: Job, figures: bool) -> None:
 
 if __name__ == "__main__":
     outlive_readers()
-    collection.leave_at_exit()
+    garbage.leave_at_exit()
     sys.exit(main())

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import hypothesis.strategies as st
 
-from hpc_localsgd.commands import cite, compare, pack, report, summary
+from hpc_localsgd.commands import cite, compare, doctor, pack, report, summary
 from hpc_localsgd.commands.configuration import config
 from hpc_localsgd.commands.configuration.names import (
     CHOICES,
@@ -23,7 +23,6 @@ from hpc_localsgd.commands.plan import command as plan
 from hpc_localsgd.commands.sharpness import options as sharpness
 from hpc_localsgd.commands.sweep import command as sweep
 from hpc_localsgd.commands.verify import options as verify
-from hpc_localsgd.environment import doctor
 
 PARSERS: dict[str, Callable[[], ArgumentParser]] = {
     "train": lambda: config.parser("train"),

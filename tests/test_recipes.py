@@ -11,7 +11,7 @@ import pytest
 
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.plan import command
-from hpc_localsgd.commands.smoke import STEPS, hurried, smaller
+from hpc_localsgd.commands.smoke import STEPS, shortened, smaller
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.types import Now
@@ -62,7 +62,7 @@ def test_a_trial_keeps_the_model_and_needs_no_files(path: Path) -> None:
 
 
 def test_the_durations_of_a_trial_shrink_alike() -> None:
-    units = hurried(Units(steps_per_epoch=12.0, samples_per_step=4096, total=6000))
+    units = shortened(Units(steps_per_epoch=12.0, samples_per_step=4096, total=6000))
     assert units.total == STEPS
     assert units.steps("500 epochs") == STEPS
     assert units.steps("200 epochs") == round(0.4 * (STEPS - 0.5)) == 1

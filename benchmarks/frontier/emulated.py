@@ -11,7 +11,7 @@ from side_by_side import ROOT
 
 from hpc_localsgd.analysis.compare import SeedGroup
 from hpc_localsgd.commands.sweep import main as sweep
-from hpc_localsgd.commands.sweep import written
+from hpc_localsgd.commands.sweep import manifest
 from hpc_localsgd.commands.sweep.table import groups
 
 sys.path.append(str(ROOT))  # this script is in a folder of it
@@ -57,4 +57,4 @@ def runs_on(name: str, grid: str, out: Path) -> dict[str, SeedGroup]:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), inherited]))
     launch = shlex.join([sys.executable, "-m", "benchmarks.netlab", name, "--"])
     words = [grid, "--out", str(out), "--launch", launch, "--", "--world", "mpi"]
-    return groups(written.read(out), out) if sweep(words) in (0, 3) else {}
+    return groups(manifest.read(out), out) if sweep(words) in (0, 3) else {}

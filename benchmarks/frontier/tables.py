@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from frontier.points import SENT, TALKED, TOTAL, Point, on_front
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.compare.export import latex_table, markdown_table
 from hpc_localsgd.analysis.compare.measures import ACCURACY, Summary
-from hpc_localsgd.analysis.compare.written import latex_table, markdown_table
 from hpc_localsgd.trajectory.estimate import human_bytes
 
 Networks = Mapping[str, Sequence[Point]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.algorithms.base import Algorithm, part_by_part
+from hpc_localsgd.algorithms.base import Algorithm, overlapped_mean
 from hpc_localsgd.algorithms.compressed import compressed_mean
 from hpc_localsgd.compressors.base import Compressor
 
@@ -51,7 +51,7 @@ class AllReduce(Algorithm):
     def in_backward(self, state: State, world: World, now: Now) -> Begin | None:
         """Return the plain average, which can be begun for each part of the gradient by itself."""
         del state, now
-        return part_by_part(world) if self.compressor is None else None
+        return overlapped_mean(world) if self.compressor is None else None
 
     def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
         """Tell whether there is anybody to average with, or a codec, which acts on one too."""

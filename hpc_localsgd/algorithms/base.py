@@ -125,7 +125,7 @@ class Algorithm(ABC):
         """
 
 
-def part_by_part(world: World) -> Begin | None:
+def overlapped_mean(world: World) -> Begin | None:
     """Return a function that averages in place during backward; None if not possible here."""
     if world.n == 1 or len(world.ranks) > 1:
         return None

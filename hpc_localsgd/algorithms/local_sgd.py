@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hpc_localsgd.algorithms.base import Algorithm, part_by_part
+from hpc_localsgd.algorithms.base import Algorithm, overlapped_mean
 from hpc_localsgd.algorithms.compressed import compressed_mean
 from hpc_localsgd.compressors.base import Compressor
 
@@ -63,7 +63,7 @@ class LocalSGD(Algorithm):
 
     def in_backward(self, state: State, world: World, now: Now) -> Begin | None:
         """Return the plain average in the parallel phase; it can be begun part by part."""
-        return part_by_part(world) if state["parallel"] and now.H == 1 else None
+        return overlapped_mean(world) if state["parallel"] and now.H == 1 else None
 
     def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
         """Tell whether this is the parallel phase, of several workers."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
-from hpc_localsgd.analysis.draw_spread import draw_spread
-from hpc_localsgd.analysis.draw_time import draw_time
+from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
+from hpc_localsgd.analysis.draw.spread import draw_spread
+from hpc_localsgd.analysis.draw.time import draw_time
 from hpc_localsgd.trajectory import Trajectory
 
 FIGURES = {"accuracy": draw_accuracy, "spread": draw_spread, "time": draw_time}

@@ -26,7 +26,7 @@ import numpy as np
 
 from hpc_localsgd.trajectory import TrajectoryError
 from hpc_localsgd.trajectory.opening import check_bytes
-from hpc_localsgd.trajectory.text import readable
+from hpc_localsgd.trajectory.safe_text import readable
 from hpc_localsgd.trajectory.vetting import vet
 
 VERSION = 1

@@ -36,7 +36,7 @@ from hpc_localsgd.run.rollcall import PATIENCE_S
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.tasks.buckets import BUCKET_BYTES
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.software import check_same_software
+from hpc_localsgd.worlds.version_check import check_same_software
 
 
 def attach(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.run.rollcall import of_world
-from hpc_localsgd.run.rollcall.notes import REMEDY, At, failed
+from hpc_localsgd.run.rollcall.protocol import REMEDY, At, failed
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.rounds import AttachedPosition
 from hpc_localsgd.attach.saved import check_saved, saved
 from hpc_localsgd.engine.agreement import agree
-from hpc_localsgd.run.rollcall.notes import failed
+from hpc_localsgd.run.rollcall.protocol import failed
 
 
 class Sync:

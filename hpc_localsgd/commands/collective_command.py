@@ -74,7 +74,7 @@ def parse_options(made: ArgumentParser, kind: type[Chosen], argv: Sequence[str])
         SystemExit: Help was printed.
     """
     from hpc_localsgd.commands.configuration.config import arguments
-    from hpc_localsgd.commands.configuration.values import check
+    from hpc_localsgd.commands.configuration.value_checks import check
 
     parsed = arguments(made, argv)
     given = {field.name: parsed[field.name] for field in fields(kind)}  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ class CommandParser(ArgumentParser):
 
 def complain(message: str, prog: str) -> None:
     """Print one line to standard error, in one write."""
-    from hpc_localsgd.trajectory.text import readable  # with h5py, which help needs not
+    from hpc_localsgd.trajectory.safe_text import readable  # with h5py, which help needs not
 
     text = readable(message, "\n\t")  # names in it may be a stranger's
     sys.stderr.write(f"{prog}: {text}\n")

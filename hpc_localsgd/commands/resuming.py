@@ -21,13 +21,13 @@ from hpc_localsgd.commands.resuming_from_mean import (
 )
 from hpc_localsgd.engine.agreement import agree, check_same, of_rank_0
 from hpc_localsgd.engine.position import Position, Run
-from hpc_localsgd.run.beginnings import anew
 from hpc_localsgd.run.checkpoint.folder import Checkpoints, last_complete
 from hpc_localsgd.run.checkpoint.place import Place
-from hpc_localsgd.run.checkpoint.sound import check_place
+from hpc_localsgd.run.checkpoint.vetting import check_place
 from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.resume_auto import anew
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
-from hpc_localsgd.trajectory.text import load_yaml
+from hpc_localsgd.trajectory.safe_text import load_yaml
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ def smaller(config: Config, ranks: int) -> Config:
     )
 
 
-def hurried(units: Units) -> Units:
+def shortened(units: Units) -> Units:
     """Return units in which the whole run takes `STEPS` steps, epochs and samples shortened alike.
 
     A little shorter still, so that a phase in the last third of a run has a round of two steps.

@@ -22,8 +22,8 @@ from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.record_command import attempt
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
+from hpc_localsgd.trajectory.safe_text import readable
 from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
-from hpc_localsgd.trajectory.text import readable
 
 PROG = "python -m hpc_localsgd summary"
 NONE = "none"  # the status of a folder without a record

@@ -1,4 +1,4 @@
-"""Floor 3: what is sent, one file a codec. Pure torch, no communication."""
+"""What is sent, one file a codec. Pure torch, no communication."""
 
 from hpc_localsgd.compressors.base import Compressor, compress
 from hpc_localsgd.compressors.bf16 import BF16

@@ -1,1 +1,1 @@
-"""Floor 0: what a run sends and how long that takes, known before it starts. No torch."""
+"""What a run sends and how long that takes, known before it starts. No torch."""

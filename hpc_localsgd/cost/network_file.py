@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hpc_localsgd.cost.cost_model import NETWORKS, Cost, Network, Piece
-from hpc_localsgd.cost.measured import Cell, errors, predicted_s
+from hpc_localsgd.cost.fitting import Cell, errors, predicted_s
 from hpc_localsgd.trajectory import regular_file
 from hpc_localsgd.types import ConfigurationError
 

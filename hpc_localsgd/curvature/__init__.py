@@ -1,4 +1,4 @@
-"""Floor 1: the curvature of a task's loss at a flat vector, by Hessian-vector products.
+"""The curvature of a task's loss at a flat vector, by Hessian-vector products.
 
 `Risk` knows a task and a fixed subset of its data; the estimators know only a product with the
 Hessian, or losses at points, so that a door can spread either over ranks.

@@ -21,7 +21,7 @@ from typing import Any
 from hpc_localsgd.environment import allocation, gpu, reach
 from hpc_localsgd.environment.findings import Finding
 from hpc_localsgd.environment.launch import Launch, detect
-from hpc_localsgd.worlds.software import source_digest
+from hpc_localsgd.worlds.version_check import source_digest
 
 ENV_SHOWN = (
     "OMP_NUM_THREADS",

@@ -1,4 +1,4 @@
-"""Floor 3: where the gradient is taken, one file a method. It wraps the task, not the loop.
+"""Where the gradient is taken, one file a method. It wraps the task, not the loop.
 
 The folder is the registry: the file `sam.py` holds the class that `--gradient sam` means.
 """

@@ -44,7 +44,7 @@ class Stopped(Exception):
     """End of a run that was asked to stop, and has saved what it needs to resume."""
 
 
-class Stopping:
+class StopListener:
     """Listener for requests to stop: a context manager that restores the signals when it ends.
 
     Attributes:
@@ -100,7 +100,7 @@ class Stopping:
         self._each_second = each_second
         self._out_of_patience = out_of_patience or self._leave_at_once
 
-    def __enter__(self) -> Stopping:
+    def __enter__(self) -> StopListener:
         if threading.current_thread() is not threading.main_thread():
             return self  # signals belong to the main thread
         self._reads, self._writes = os.pipe()

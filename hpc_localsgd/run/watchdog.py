@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 
 from hpc_localsgd.run.alarm import RUNS_WITHIN_S, Alarm
 from hpc_localsgd.run.messages import say
-from hpc_localsgd.run.stopping import HUNG, Stopping, end, resume_line
+from hpc_localsgd.run.stopping import HUNG, StopListener, end, resume_line
 
 if TYPE_CHECKING:
-    from hpc_localsgd.run.checkpoint import Keeper
+    from hpc_localsgd.run.checkpoint import CheckpointManager
     from hpc_localsgd.worlds.base import World
 
 BEAT_EVERY_S = 5.0
@@ -86,9 +86,9 @@ class Watchdog:
 
     def __init__(
         self,
-        keeper: Keeper,
+        keeper: CheckpointManager,
         world: World,
-        stopping: Stopping,
+        stopping: StopListener,
         out: Path,
         longest: int,
         least_s: float,

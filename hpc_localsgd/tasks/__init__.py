@@ -1,1 +1,1 @@
-"""Floor 1: model and data as functions of one flat vector, one file a task. No communication."""
+"""Model and data as functions of one flat vector, one file a task. No communication."""

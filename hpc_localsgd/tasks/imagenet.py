@@ -9,12 +9,12 @@ from hpc_localsgd.tasks.base import Setting, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.cores import share_of_rank
 from hpc_localsgd.tasks.synthetic_images import like
+from hpc_localsgd.tasks.torchvision_import import require_torchvision
 from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.tasks.vision.image_store import Folder, ImageStore, check_classes
 from hpc_localsgd.tasks.vision.spec import ImageTask
 from hpc_localsgd.tasks.vision.streamed import Streamed
-from hpc_localsgd.tasks.vision_ops import require_torchvision
 from hpc_localsgd.types import ConfigurationError
 
 MOST_LOADERS = 8  # of a rank, unless given

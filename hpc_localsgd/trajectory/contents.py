@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 
 from hpc_localsgd.trajectory.encoding import PLUGINS, decode, load_plugin
-from hpc_localsgd.trajectory.facts import check_facts
+from hpc_localsgd.trajectory.fact_checks import check_facts
 from hpc_localsgd.trajectory.opening import opened
 from hpc_localsgd.trajectory.records import Snapshot
+from hpc_localsgd.trajectory.safe_text import readable
 from hpc_localsgd.trajectory.schema import TrajectoryError
-from hpc_localsgd.trajectory.text import readable
 from hpc_localsgd.trajectory.vetting import check_row
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from hpc_localsgd.trajectory.contents import attrs_of, series_in, snapshot_at
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.moved_classes import where_now
-from hpc_localsgd.trajectory.older import name_in_file, name_today
+from hpc_localsgd.trajectory.older_schema import name_in_file, name_today
 from hpc_localsgd.trajectory.opening import opened
 from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals, padded
+from hpc_localsgd.trajectory.safe_text import load_yaml
 from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError
 from hpc_localsgd.trajectory.segments import joined_rows, segment_paths, trajectory_file
 from hpc_localsgd.trajectory.tables import complete_rows
-from hpc_localsgd.trajectory.text import load_yaml
 
 if TYPE_CHECKING:
     from xarray import Dataset

@@ -26,7 +26,7 @@ SCHEMA_VERSION = 2
 """Version of the tree and of what its names mean, as it is written."""
 
 READABLE = (1, SCHEMA_VERSION)
-"""Versions that are read (see `older` for the first); of any other the writer is named."""
+"""Versions that are read (see `older_schema` for the first); of any other the writer is named."""
 
 STATUSES = ("running", "complete", "stopped", "diverged")
 """`running` in a file that is no longer written means that its job was killed."""

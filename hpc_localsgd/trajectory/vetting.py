@@ -14,8 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpc_localsgd.trajectory.safe_text import MOST_BYTES, readable
 from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError, check_series_name
-from hpc_localsgd.trajectory.text import MOST_BYTES, readable
 
 MOST_OBJECTS = 20_000
 SPARE_BYTES = 64 << 20  # what a killed job may have made room for, beside what it wrote

@@ -1,1 +1,1 @@
-"""Floor 2: where workers live and how they talk."""
+"""Where workers live and how they talk."""

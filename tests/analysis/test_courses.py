@@ -21,9 +21,9 @@ from hpc_localsgd.analysis.compare.courses import (
 )
 from hpc_localsgd.analysis.compare.draw import look_of
 from hpc_localsgd.analysis.compare.draw_courses import draw_courses
+from hpc_localsgd.analysis.compare.export import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.compare.tables import tables
-from hpc_localsgd.analysis.compare.written import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.costs import SENT, SPENT, STEPS, Axis
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.trajectory import Header, Series, Writer

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpc_localsgd.analysis.blank import floor_of, said, without_rounding
-from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
-from hpc_localsgd.analysis.draw_course import draw_course
-from hpc_localsgd.analysis.draw_plan import draw_plan
-from hpc_localsgd.analysis.draw_sharpness import draw_sharpness, series_of
-from hpc_localsgd.analysis.draw_spread import draw_spread
+from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
+from hpc_localsgd.analysis.draw.course import draw_course
+from hpc_localsgd.analysis.draw.plan import draw_plan
+from hpc_localsgd.analysis.draw.sharpness import draw_sharpness, series_of
+from hpc_localsgd.analysis.draw.spread import draw_spread
 from hpc_localsgd.analysis.panels import draw_panels, panel_of
 from hpc_localsgd.analysis.planned import rate_of
 from hpc_localsgd.analysis.report.at_exchanges import alpha_panels
+from hpc_localsgd.analysis.rounding import floor_of, said, without_rounding
 from hpc_localsgd.schedules.rates import cosine
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 

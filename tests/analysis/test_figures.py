@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.analysis import curves
-from hpc_localsgd.analysis.draw_spread import draw_spread
-from hpc_localsgd.analysis.draw_time import draw_time
+from hpc_localsgd.analysis.draw.spread import draw_spread
+from hpc_localsgd.analysis.draw.time import draw_time
 from hpc_localsgd.analysis.figures import FIGURES, draw_run
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 

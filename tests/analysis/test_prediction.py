@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpc_localsgd.analysis.draw_slow_sde import draw_slow_sde, measured
+from hpc_localsgd.analysis.draw.slow_sde import draw_slow_sde, measured
 from hpc_localsgd.analysis.slow_sde import predict, way
 from hpc_localsgd.analysis.slow_sde.conditions import foreign
 from hpc_localsgd.commands.report import main as report

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_runs import small_run
 
-from hpc_localsgd.analysis.draw_slow_sde import draw_slow_sde, measured, told
+from hpc_localsgd.analysis.draw.slow_sde import draw_slow_sde, measured, told
 from hpc_localsgd.analysis.slow_sde import Way, predict, way
 from hpc_localsgd.analysis.slow_sde.conditions import far_start, foreign
 from hpc_localsgd.commands.report import main as report

@@ -18,9 +18,9 @@ import pytest
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.costs import elapsed_s, sent_bytes
-from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
-from hpc_localsgd.analysis.draw_course import draw_course
-from hpc_localsgd.analysis.draw_sharpness import Radii, draw_sharpness, radii_of, smoothed
+from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
+from hpc_localsgd.analysis.draw.course import draw_course
+from hpc_localsgd.analysis.draw.sharpness import Radii, draw_sharpness, radii_of, smoothed
 from hpc_localsgd.analysis.panels import draw_panels
 from hpc_localsgd.analysis.report.at_exchanges import alpha_panels
 from hpc_localsgd.analysis.report.numbers import plan_rows, planned_bytes

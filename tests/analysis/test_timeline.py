@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analysis.synthetic import synthetic
-from hpc_localsgd.analysis.draw_timeline import COLOURS, ROUNDS, draw_timeline
+from hpc_localsgd.analysis.draw.timeline import COLOURS, ROUNDS, draw_timeline
 from hpc_localsgd.analysis.timeline import KINDS, around_the_switch, timeline
 from hpc_localsgd.analysis.trace import NAMES, write_trace
 from hpc_localsgd.commands.report import main as report

@@ -44,7 +44,7 @@ from torch.distributed.checkpoint.state_dict import (
 import hpc_localsgd
 from hpc_localsgd import CoCoD, DiLoCo, Gossip, GradientTracking, every, post_local, qsr
 from hpc_localsgd.attach import Sync
-from hpc_localsgd.environment import collection
+from hpc_localsgd.environment import garbage
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 
@@ -316,5 +316,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    collection.leave_at_exit()
+    garbage.leave_at_exit()
     main()

@@ -21,7 +21,7 @@ from torch import nn
 import hpc_localsgd
 from hpc_localsgd import every, post_local
 from hpc_localsgd.attach import Sync
-from hpc_localsgd.environment import collection
+from hpc_localsgd.environment import garbage
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
@@ -106,5 +106,5 @@ def main(kind: str, *rows: str) -> None:
 
 
 if __name__ == "__main__":
-    collection.leave_at_exit()
+    garbage.leave_at_exit()
     main(*sys.argv[1:])

@@ -14,7 +14,7 @@ from hanging_ranks import ACTIONS, PHASES, train
 from rank_threads import Patient, ThreadWorld
 
 from hpc_localsgd.run.rollcall import leave
-from hpc_localsgd.run.rollcall.notes import failed
+from hpc_localsgd.run.rollcall.protocol import failed
 
 TIMEOUT_S = 60.0  # far beyond what is allowed: a wait without end fails the test and does not hang
 ROWS = [(phase, action) for phase in PHASES for action in ACTIONS]

@@ -18,7 +18,7 @@ from hpc_localsgd.analysis.compare import SeedGroup, Summary, grouped_runs
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
-from hpc_localsgd.commands.sweep import written
+from hpc_localsgd.commands.sweep import manifest
 from hpc_localsgd.commands.sweep.members import members
 from hpc_localsgd.cost.cost_model import NETWORKS, Network
 from hpc_localsgd.cost.network_file import network
@@ -202,7 +202,7 @@ def test_the_script_on_runs_that_are_there(
 ) -> None:
     """Named as in their sweep; the target is that of the task."""
     (member,) = members({}, {"method": {"mine": {}}}, [0])
-    written.write([member], tmp_path / "sweep")
+    manifest.write([member], tmp_path / "sweep")
     paths = [
         record(tmp_path / "sweep" / member.name, [0.9, 0.96, 0.96, 0.96]),
         record(tmp_path / "other", [0.9] * 6, H=2),

@@ -19,8 +19,8 @@ from launching import ROOT, until
 from small_runs import small_run
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS
-from hpc_localsgd.analysis.draw_accuracy import draw_accuracy
-from hpc_localsgd.analysis.draw_course import draw_course
+from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
+from hpc_localsgd.analysis.draw.course import draw_course
 from hpc_localsgd.commands.display import Display, show_conclusion
 from hpc_localsgd.commands.display.conclusion import WIDTH
 from hpc_localsgd.commands.display.lines import fields, live_line

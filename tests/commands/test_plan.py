@@ -17,8 +17,8 @@ from small_runs import go
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
 from hpc_localsgd.commands.plan import command
+from hpc_localsgd.commands.plan.job_limit import job_limit_s
 from hpc_localsgd.commands.plan.network import measure
-from hpc_localsgd.commands.plan.slurm import job_limit_s
 from hpc_localsgd.cost.cost_model import NETWORKS
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.types import ConfigurationError

@@ -17,7 +17,7 @@ import torch
 from small_runs import go
 from variants import VARIANTS, name, run_of
 
-from hpc_localsgd.environment import collection
+from hpc_localsgd.environment import garbage
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
@@ -47,7 +47,7 @@ def main() -> None:
     """Run and write, on rank 0."""
     kind, K, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
-    collection.leave_at_exit()
+    garbage.leave_at_exit()
     world = WORLDS[kind](K)
     found = results(world)
     if world.rank == 0:

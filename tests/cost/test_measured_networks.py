@@ -17,7 +17,7 @@ from hpc_localsgd.cost.cost_model import (
     allreduce_wire_bytes,
     vectors_on_a_cable,
 )
-from hpc_localsgd.cost.measured import Cell, errors, fitted, predicted_s
+from hpc_localsgd.cost.fitting import Cell, errors, fitted, predicted_s
 from hpc_localsgd.cost.network_file import network, written
 from hpc_localsgd.topology.base import Topology
 from hpc_localsgd.topology.directed import exponential

@@ -13,7 +13,7 @@ from placed import note
 
 from hpc_localsgd.commands.assembly.worlds import make_world
 from hpc_localsgd.commands.configuration.config import parse
-from hpc_localsgd.environment import collection
+from hpc_localsgd.environment import garbage
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.train import _train
@@ -30,7 +30,7 @@ def workers_per_host(world: World) -> int | str:
 
 
 share_cores(os.environ)
-collection.leave_at_exit()
+garbage.leave_at_exit()
 folder, *files = map(Path, sys.argv[1:])
 runs = [parse(file.read_text().splitlines()) for file in files]
 made = make_world(runs[0].config, detect(os.environ))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hpc_localsgd.run.checkpoint import Checkpoints, Place, keeper, last_writes, shard
+from hpc_localsgd.run.checkpoint import Checkpoints, Place, last_writes, manager, shard
 from hpc_localsgd.run.checkpoint.folder import all_folders, number
 from hpc_localsgd.run.stopping import GONE, STOPPED, Stopped
 from hpc_localsgd.types import Gone, NotKept
@@ -38,7 +38,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def end(status: int) -> None:
         raise Ended(status)
 
-    monkeypatch.setattr(keeper, "end", end)
+    monkeypatch.setattr(manager, "end", end)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
 

@@ -14,7 +14,7 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.compressors import Sign
 from hpc_localsgd.loop import Position, train
 from hpc_localsgd.run.checkpoint.place import Place
-from hpc_localsgd.run.checkpoint.sound import check_place
+from hpc_localsgd.run.checkpoint.vetting import check_place
 from hpc_localsgd.types import ConfigurationError
 from restated.local import AdamW, Sgd
 from restated.problem import Case, P

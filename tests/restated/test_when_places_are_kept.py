@@ -10,8 +10,8 @@ import pytest
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.run.checkpoint import Checkpoints, Keeper, Place
-from hpc_localsgd.run.stopping import Stopped, Stopping
+from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints, Place
+from hpc_localsgd.run.stopping import StopListener, Stopped
 from hpc_localsgd.types import NotKept
 from restated.by_the_loop import Noting, run_of
 from restated.problem import Case, Problem
@@ -50,10 +50,10 @@ class Kept:
         problem = Problem(lengths=self.lengths)
         self.run: Run = run_of(case, problem)
         self.checkpoints = Written(self.tmp, self.run.world, keep=1000)
-        self.checkpoints.saved, self.stopping = [], Stopping()
+        self.checkpoints.saved, self.stopping = [], StopListener()
         self.copied: list[tuple[int, int]] = []
         self.drained: list[int] = []
-        self.keeper = Keeper(
+        self.keeper = CheckpointManager(
             self.run, self.checkpoints, self.stopping, clock=lambda: self.now, **self.given
         )
 

@@ -20,7 +20,7 @@ from hpc_localsgd.commands.assembly.job import Job, make_job
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.pack import main as pack
 from hpc_localsgd.loop import Position, train
-from hpc_localsgd.run.checkpoint import Checkpoints, Keeper, Place, shard
+from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints, Place, shard
 from hpc_localsgd.trajectory import Trajectory, diskspace
 from hpc_localsgd.types import ConfigurationError, DataError, NotKept
 from hpc_localsgd.worlds.simulated import Simulated
@@ -302,7 +302,7 @@ def test_ranks_with_large_shards_wait_for_each_other_when_they_stop(
         return now
 
     checkpoints = two_ranks(tmp_path / "two")[0]
-    keeper = Keeper(job.run, checkpoints, clock=clock)
+    keeper = CheckpointManager(job.run, checkpoints, clock=clock)
     keeper.begin(job.position, job.record)
     began = now
 

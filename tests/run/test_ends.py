@@ -17,7 +17,7 @@ from launching import TRAIN, Job, Outcome, alone, run, started, until
 from hpc_localsgd.commands.exit_codes import GONE, STOPPED
 from hpc_localsgd.run import stopping
 from hpc_localsgd.run.checkpoint.folder import last_complete
-from hpc_localsgd.run.stopping import INTERRUPTED, Stopping
+from hpc_localsgd.run.stopping import INTERRUPTED, StopListener
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 
@@ -60,7 +60,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_what_to_type(tmp_path: Path) -> None
 def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[int] = []
     monkeypatch.setattr(stopping, "end", ends.append)
-    asked = Stopping()
+    asked = StopListener()
     asked._hear(bytes([signal.SIGINT, signal.SIGINT]))  # as launchers hand it on
     assert asked.asked == "Ctrl-C" and asked.status == STOPPED and not ends
     asked.asked_s -= stopping.AGAIN_S
@@ -75,7 +75,7 @@ def test_a_second_ctrl_c_is_heard_while_the_first_is_being_done(
     monkeypatch.setattr(stopping, "end", ends.append)
     monkeypatch.setattr(stopping, "PATIENCE_S", 0.0)
     monkeypatch.setattr(stopping, "AGAIN_S", 0.0)
-    with Stopping() as asked:
+    with StopListener() as asked:
         asked.attend(lambda: None, lambda: time.sleep(5.0))  # a slow disk
         signal.raise_signal(signal.SIGINT)
         until(lambda: asked._left, 5, "the first is being done")

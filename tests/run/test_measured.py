@@ -16,7 +16,7 @@ from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.loop import Position, train
 from hpc_localsgd.run.checkpoint import Checkpoints, Place, shard
-from hpc_localsgd.run.checkpoint.sound import check_place
+from hpc_localsgd.run.checkpoint.vetting import check_place
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import (
     Schedule,

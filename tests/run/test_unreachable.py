@@ -9,9 +9,9 @@ import torch
 
 from hpc_localsgd.commands import exit_codes
 from hpc_localsgd.commands.exit_codes import HUNG, OK
-from hpc_localsgd.run.checkpoint import keeper
+from hpc_localsgd.run.checkpoint import manager
 from hpc_localsgd.run.checkpoint.folder import last_complete
-from hpc_localsgd.run.stopping import STOPPED, Stopping
+from hpc_localsgd.run.stopping import STOPPED, StopListener
 from hpc_localsgd.train import main
 from hpc_localsgd.types import Unreachable
 from hpc_localsgd.worlds.base import World
@@ -107,12 +107,12 @@ def test_in_the_loop_what_is_in_memory_is_written(
         statuses.append(status)
         raise SystemExit
 
-    stoppings: list[Stopping] = []
+    stoppings: list[StopListener] = []
     statuses: list[int] = []
-    enter = Stopping.__enter__
-    monkeypatch.setattr(Stopping, "__enter__", lambda s: stoppings.append(s) or enter(s))
+    enter = StopListener.__enter__
+    monkeypatch.setattr(StopListener, "__enter__", lambda s: stoppings.append(s) or enter(s))
     monkeypatch.setattr(World, "mean", mean)
-    monkeypatch.setattr(keeper, "end", ended)
+    monkeypatch.setattr(manager, "end", ended)
     options = ["--task.hidden=8", "--steps=24", "--schedule=every", "--schedule.steps=4"]
     with pytest.raises(SystemExit):
         main([*options, "--figures=false", "--workers=2", f"--out={tmp_path / 'run'}"])
@@ -124,7 +124,7 @@ def test_in_the_loop_what_is_in_memory_is_written(
 
 def test_of_all_ranks_the_first_that_asks_speaks(tmp_path: Path) -> None:
     (tmp_path / "STOP").write_text("of a job before")
-    one, other, late = Stopping(), Stopping(), Stopping()
+    one, other, late = StopListener(), StopListener(), StopListener()
     for stopping in (one, other, late):
         stopping.look_at(tmp_path)
     for stopping in (one, other):

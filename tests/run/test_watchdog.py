@@ -14,8 +14,8 @@ import pytest
 from small_runs import small_run
 
 from hpc_localsgd.run import watchdog
-from hpc_localsgd.run.checkpoint import Checkpoints, Keeper
-from hpc_localsgd.run.stopping import HUNG, Stopping
+from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints
+from hpc_localsgd.run.stopping import HUNG, StopListener
 from hpc_localsgd.run.watchdog import Watchdog
 
 
@@ -28,7 +28,7 @@ class Ranks:
             SimpleNamespace(begun=True, t=0, passed_s=0.0, mean_step_s=lambda: 0.5)
             for _ in range(3)
         ]
-        self.stoppings = [Stopping() for _ in range(3)]
+        self.stoppings = [StopListener() for _ in range(3)]
         for stopping in self.stoppings:
             stopping.look_at(out)
         self.dogs = [
@@ -103,9 +103,9 @@ def test_it_can_be_turned_off(tmp_path: Path) -> None:
 def test_it_looks_before_the_first_step_and_the_thread_lives(tmp_path: Path) -> None:
     """A slow start takes longer than the second after which the thread looks for the first time."""
     run = small_run()
-    keeper = Keeper(run, Checkpoints(tmp_path, run.world))
+    keeper = CheckpointManager(run, Checkpoints(tmp_path, run.world))
     two: Any = SimpleNamespace(n=2, rank=0)
-    Watchdog(keeper, two, Stopping(), tmp_path, longest=16, least_s=60).look()
+    Watchdog(keeper, two, StopListener(), tmp_path, longest=16, least_s=60).look()
     assert not keeper.begun
 
 
@@ -173,7 +173,7 @@ from types import SimpleNamespace
 from hpc_localsgd.run import alarm, watchdog
 watchdog.GRACE_S, alarm.RUNS_WITHIN_S = 0.2, 1
 keeper = SimpleNamespace(begun=True, t=3, passed_s=time.monotonic(), mean_step_s=lambda: 0.0)
-stopping, out = watchdog.Stopping(), Path({str(tmp_path)!r})
+stopping, out = watchdog.StopListener(), Path({str(tmp_path)!r})
 bell, two = watchdog.stuck(1, out), SimpleNamespace(n=2, rank=1)
 dog = watchdog.Watchdog(keeper, two, stopping, out, 4, 0.5, alarm=bell)
 for _ in range(3):

@@ -18,7 +18,7 @@ import yaml
 from hpc_localsgd.__main__ import COMMANDS
 from hpc_localsgd.analysis.landscape import Landscape
 from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError, Writer
-from hpc_localsgd.trajectory.text import load_yaml, readable
+from hpc_localsgd.trajectory.safe_text import load_yaml, readable
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)

@@ -11,8 +11,8 @@ import numpy as np
 from hpc_localsgd.analysis import curves
 from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.costs import Axis
-from hpc_localsgd.analysis.draw_sharpness import series_of
-from hpc_localsgd.analysis.draw_spread import measured
+from hpc_localsgd.analysis.draw.sharpness import series_of
+from hpc_localsgd.analysis.draw.spread import measured
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.trajectory import Series, Trajectory
 

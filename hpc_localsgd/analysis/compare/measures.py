@@ -11,7 +11,7 @@ import numpy as np
 from hpc_localsgd.analysis import curves, style
 from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.costs import round_s
-from hpc_localsgd.analysis.draw_sharpness import series_of
+from hpc_localsgd.analysis.draw.sharpness import series_of
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.cost.formatting import grouped
 from hpc_localsgd.trajectory.estimate import human_bytes

@@ -9,9 +9,9 @@ from pathlib import Path
 from hpc_localsgd.analysis.compare.courses import recorded
 from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.draw_courses import draw_courses
+from hpc_localsgd.analysis.compare.export import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.compare.groups import SeedGroup, grouped_runs
 from hpc_localsgd.analysis.compare.tables import Tables, tables
-from hpc_localsgd.analysis.compare.written import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.costs import AXES
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.blocks import Block, Grid, NamedValues, Paragraph, Section

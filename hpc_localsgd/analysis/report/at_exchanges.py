@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from hpc_localsgd.analysis.blank import floor_of, said, without_rounding
-from hpc_localsgd.analysis.draw_rate import rate_line
-from hpc_localsgd.analysis.draw_spread import BEFORE, draw_spread
+from hpc_localsgd.analysis.draw.rate import rate_line
+from hpc_localsgd.analysis.draw.spread import BEFORE, draw_spread
 from hpc_localsgd.analysis.panels import Panel, PanelLine, draw_panels, panel_of, panels_of
 from hpc_localsgd.analysis.planned import rate_of
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.blocks import Section
 from hpc_localsgd.analysis.report.source import Source
+from hpc_localsgd.analysis.rounding import floor_of, said, without_rounding
 from hpc_localsgd.trajectory import Series, Trajectory
 
 XI = "xi/"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpc_localsgd.analysis.draw_slow_sde import (
+from hpc_localsgd.analysis.draw.slow_sde import (
     Measured,
     draw_slow_sde,
     measured,

@@ -8,22 +8,21 @@ from functools import partial
 import numpy as np
 
 from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.blank import said, without_rounding
-from hpc_localsgd.analysis.draw_accuracy import rows_of
-from hpc_localsgd.analysis.draw_course import draw_course
-from hpc_localsgd.analysis.draw_landscape import draw_landscape
-from hpc_localsgd.analysis.draw_plan import draw_plan
-from hpc_localsgd.analysis.draw_sharpness import (
+from hpc_localsgd.analysis.draw.accuracy import rows_of
+from hpc_localsgd.analysis.draw.course import draw_course
+from hpc_localsgd.analysis.draw.landscape import draw_landscape
+from hpc_localsgd.analysis.draw.plan import draw_plan
+from hpc_localsgd.analysis.draw.sharpness import (
     SNAPSHOT_XI,
     draw_density,
     draw_sharpness,
     radii_of,
     series_of,
 )
-from hpc_localsgd.analysis.draw_spread import BEFORE
-from hpc_localsgd.analysis.draw_time import draw_time
-from hpc_localsgd.analysis.draw_timeline import draw_timeline
-from hpc_localsgd.analysis.draw_waiting import draw_waiting
+from hpc_localsgd.analysis.draw.spread import BEFORE
+from hpc_localsgd.analysis.draw.time import draw_time
+from hpc_localsgd.analysis.draw.timeline import draw_timeline
+from hpc_localsgd.analysis.draw.waiting import draw_waiting
 from hpc_localsgd.analysis.landscape import Landscape
 from hpc_localsgd.analysis.panels import draw_panels, panel_of
 from hpc_localsgd.analysis.references import used_by
@@ -49,6 +48,7 @@ from hpc_localsgd.analysis.report.blocks import (
 )
 from hpc_localsgd.analysis.report.numbers import plan_rows, settings_of
 from hpc_localsgd.analysis.report.source import Source
+from hpc_localsgd.analysis.rounding import said, without_rounding
 from hpc_localsgd.analysis.waiting import waiting
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 

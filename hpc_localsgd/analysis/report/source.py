@@ -12,7 +12,7 @@ import yaml
 from hpc_localsgd.analysis.planned import Planned, Unplannable, planned
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.opening import check_bytes
-from hpc_localsgd.trajectory.text import load_yaml
+from hpc_localsgd.trajectory.safe_text import load_yaml
 from hpc_localsgd.trajectory.vetting import vet
 
 SHARPNESS, LANDSCAPE = "sharpness.h5", "landscape*.h5"

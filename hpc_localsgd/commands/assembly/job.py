@@ -13,18 +13,18 @@ from hpc_localsgd.commands.assembly.cadences import checkpoint_cadence, probes, 
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration.config import Config, Resolved
 from hpc_localsgd.commands.configuration.resume_key import LENGTH, resume_key
-from hpc_localsgd.commands.results import remove_results
+from hpc_localsgd.commands.derived_files import remove_results
 from hpc_localsgd.commands.resuming import Continued, continued
 from hpc_localsgd.commands.resuming_from_mean import NEW, OTHERS
 from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of
-from hpc_localsgd.environment.ending import about_the_launcher
+from hpc_localsgd.environment.launcher_end import about_the_launcher
 from hpc_localsgd.loop import Position, Run
-from hpc_localsgd.run.checkpoint import Checkpoints, Keeper
-from hpc_localsgd.run.extension import Timetable, lengthened
+from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints
+from hpc_localsgd.run.other_length import Timetable, lengthened
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.run.run_lock import Presence
 from hpc_localsgd.run.shared_folder import held
-from hpc_localsgd.run.stopping import GONE, Stopping
+from hpc_localsgd.run.stopping import GONE, StopListener
 from hpc_localsgd.run.watchdog import Watchdog, stuck
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.trajectory import Writer
@@ -32,7 +32,7 @@ from hpc_localsgd.trajectory.header import Header
 from hpc_localsgd.trajectory.moved_classes import where_then
 from hpc_localsgd.types import ConfigurationError, Gone, NotKept, legend
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.software import check_same_software
+from hpc_localsgd.worlds.version_check import check_same_software
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Job:
     units: Units
     position: Position
     record: Recorder
-    keeper: Keeper
+    keeper: CheckpointManager
     keeps: bool  # places to resume from, as a trial does not
     out: Path
     hosts: list[str]
@@ -90,7 +90,7 @@ def make_job(
     resolved: Resolved,
     world: World,
     show: Callable[[int, dict[str, float]], None],
-    stopping: Stopping | None = None,
+    stopping: StopListener | None = None,
 ) -> Job:
     """Make objects, folder and trajectory, and load the last checkpoint when resuming.
 
@@ -105,14 +105,14 @@ def make_job(
     if config.extend and not (config.resume or config.resume_from_mean):
         raise ConfigurationError("--extend changes how a run is resumed: add --resume")
     with held(world, Path(config.out)) as presence:
-        return _make_job(resolved, world, show, stopping or Stopping(), presence)
+        return _make_job(resolved, world, show, stopping or StopListener(), presence)
 
 
 def _make_job(
     resolved: Resolved,
     world: World,
     show: Callable[[int, dict[str, float]], None],
-    stopping: Stopping,
+    stopping: StopListener,
     presence: Presence | None,
 ) -> Job:
     """Make a job, see `make_job`, in a folder that this process has locked."""
@@ -129,7 +129,7 @@ def _make_job(
         world, lambda: open_record(resolved, run, units, position.t, how) if first else None
     )
     after = place.after if place is not None else 0
-    keeper = Keeper(run, checkpoints, stopping, *often, after)
+    keeper = CheckpointManager(run, checkpoints, stopping, *often, after)
     record = Recorder(run, measured, spread, writer, show)
     if place is not None:
         record.restore(place.state["record"])
@@ -164,14 +164,14 @@ def _lengthened(config: Config, run: Run, units: Units, state: Mapping[str, Any]
     return lengthened(state, before, now, config.algorithm, config.extend)
 
 
-def _each_second(watchdog: Watchdog, presence: Presence | None, stopping: Stopping) -> None:
+def _each_second(watchdog: Watchdog, presence: Presence | None, stopping: StopListener) -> None:
     if presence is not None and not presence.renew():
         stopping.ask(f"{presence.file} is another run's", GONE)
     watchdog.look()
 
 
 def make_watchdog(
-    config: Config, run: Run, keeper: Keeper, stopping: Stopping, out: Path
+    config: Config, run: Run, keeper: CheckpointManager, stopping: StopListener, out: Path
 ) -> Watchdog:
     """Make the watchdog that ends a job that hangs, timed by the longest round of the plan."""
     # Not round by round: there may be millions, and a bound three times as long needs no more.

@@ -9,7 +9,7 @@ import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.commands.configuration.config import Config, Resolved
-from hpc_localsgd.commands.smoke import hurried
+from hpc_localsgd.commands.smoke import shortened
 from hpc_localsgd.engine.agreement import agree, check_same
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.engine.optimizer import LocalOptimizer
@@ -43,7 +43,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     task = config.gradient.wrap(task, world, config.seed)
     units = Units(task.partition.steps_per_epoch, task.partition.per_step)
     units = Units(units.steps_per_epoch, units.samples_per_step, steps_of(config, units))
-    units = hurried(units) if config.smoke else units
+    units = shortened(units) if config.smoke else units
     rate = config.rate.in_steps(units)
     optimizer = LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync)
     algorithm = config.algorithm

@@ -24,17 +24,17 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.commands.configuration import config_file, help_page, trust, yaml_text
 from hpc_localsgd.commands.configuration.command_line import expand, options, overruled
 from hpc_localsgd.commands.configuration.error_messages import in_words, keys, written
-from hpc_localsgd.commands.configuration.given import KINDS, check_rate_is_elsewhere, settle
 from hpc_localsgd.commands.configuration.help_text import HelpText
+from hpc_localsgd.commands.configuration.merging import KINDS, check_rate_is_elsewhere, settle
 from hpc_localsgd.commands.configuration.names import CHOICES, choices
 from hpc_localsgd.commands.configuration.options import CONFIG_HELP, OPTIMIZER, OPTIMIZER_HELP
 from hpc_localsgd.commands.configuration.options import Config as Config
 from hpc_localsgd.commands.configuration.resume_key import text_of
-from hpc_localsgd.commands.configuration.values import check as check_values
+from hpc_localsgd.commands.configuration.value_checks import check as check_values
 from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.tasks.base import TaskSpec
-from hpc_localsgd.trajectory.text import check_yaml
+from hpc_localsgd.trajectory.safe_text import check_yaml
 from hpc_localsgd.types import ConfigurationError
 
 # What annotates the options beside `options`, which imports nothing of torch.

@@ -21,7 +21,7 @@ NOT_THE_RUN = (  # may differ when resuming
     "figures",
 )
 
-LENGTH = ("steps", "epochs")  # may differ too, where `extension` allows it
+LENGTH = ("steps", "epochs")  # may differ too, where `run.other_length` allows it
 
 NO_NUMBERS = ("checkpoint_every", "checkpoint_keep", "watchdog")  # may differ too, and are kept
 

@@ -44,7 +44,7 @@ def landscape(options: LandscapeOptions, world: World) -> None:
     from hpc_localsgd.commands.landscape.landscape_file import LandscapeFile
     from hpc_localsgd.commands.landscape.slices import open_runs, slice_of
     from hpc_localsgd.commands.landscape.surface import Surface, shapes_of
-    from hpc_localsgd.commands.sharpness.team import text_of_rank_0
+    from hpc_localsgd.commands.sharpness.shared_loss import text_of_rank_0
     from hpc_localsgd.engine.agreement import agree
 
     first = world.rank == 0
@@ -137,7 +137,7 @@ def _progress(store: LandscapeFile, missing: list[int], index: np.ndarray) -> No
 
 def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
     """Draw the file and say what is in it, on rank 0."""
-    from hpc_localsgd.analysis.draw_landscape import draw_landscape
+    from hpc_localsgd.analysis.draw.landscape import draw_landscape
     from hpc_localsgd.analysis.landscape import Landscape
     from hpc_localsgd.analysis.report.album import Album
 

@@ -13,7 +13,7 @@ from hpc_localsgd.commands.landscape.options import LandscapeOptions
 from hpc_localsgd.commands.landscape.slices import Runs, Slice
 from hpc_localsgd.commands.landscape.surface import NAMES
 from hpc_localsgd.trajectory.header import package_version, utc_now
-from hpc_localsgd.trajectory.text import load_yaml
+from hpc_localsgd.trajectory.safe_text import load_yaml
 from hpc_localsgd.types import ConfigurationError
 
 ABOUT = {

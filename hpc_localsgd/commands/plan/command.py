@@ -47,7 +47,7 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
     import yaml
 
     from hpc_localsgd.commands.configuration import config
-    from hpc_localsgd.commands.plan.machine import as_json
+    from hpc_localsgd.commands.plan.as_json import as_json
     from hpc_localsgd.commands.plan.network import MEASURED, chosen
     from hpc_localsgd.commands.plan.page import page
     from hpc_localsgd.commands.plan.planned_run import PlanOptions, planned_run

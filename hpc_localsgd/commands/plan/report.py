@@ -11,9 +11,9 @@ import torch
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.commands.assembly.cadences import probes
+from hpc_localsgd.commands.plan.job_limit import job_limit_s
 from hpc_localsgd.commands.plan.planned_run import PlannedRun, PlanOptions
 from hpc_localsgd.commands.plan.rehearsal import Memory, Rehearsal
-from hpc_localsgd.commands.plan.slurm import job_limit_s
 from hpc_localsgd.cost.advice import Advice, Circumstances, advise
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.cost.preview import Preview, preview

@@ -14,8 +14,8 @@ from hpc_localsgd.types import ConfigurationError
 if TYPE_CHECKING:
     from hpc_localsgd.commands.sharpness.measure import Measurer
     from hpc_localsgd.commands.sharpness.measured_run import MeasuredRun
+    from hpc_localsgd.commands.sharpness.shared_loss import SharedLoss
     from hpc_localsgd.commands.sharpness.sharpness_file import SharpnessFile
-    from hpc_localsgd.commands.sharpness.team import Team
     from hpc_localsgd.worlds.base import World
 
 
@@ -31,11 +31,11 @@ def sharpness(options: SharpnessOptions, world: World) -> None:
         ConfigurationError: On all ranks alike.
     """
     from hpc_localsgd.commands.sharpness.measured_run import open_run, rebuilt
-    from hpc_localsgd.commands.sharpness.team import Team, text_of_rank_0
+    from hpc_localsgd.commands.sharpness.shared_loss import SharedLoss, text_of_rank_0
     from hpc_localsgd.engine.agreement import agree
 
     subjects: list[MeasuredRun] = []
-    teams: list[Team] = []
+    teams: list[SharedLoss] = []
     agree(world, lambda: subjects.append(open_run(options)) if world.rank == 0 else None)
     text = text_of_rank_0(world, subjects[0].run.config_text if subjects else "")
 
@@ -48,7 +48,7 @@ def sharpness(options: SharpnessOptions, world: World) -> None:
             )
         if options.needs_outputs:  # said here, where all ranks say it together
             task.outputs(task.x[0], task.batch([0], 0)[0][0])
-        teams.append(Team(world, task, options.samples, options.chunk))
+        teams.append(SharedLoss(world, task, options.samples, options.chunk))
 
     agree(world, build)
     if world.rank != 0:
@@ -61,7 +61,7 @@ def sharpness(options: SharpnessOptions, world: World) -> None:
     teams[0].finish()
 
 
-def _drive(subject: MeasuredRun, team: Team, options: SharpnessOptions) -> None:
+def _drive(subject: MeasuredRun, team: SharedLoss, options: SharpnessOptions) -> None:
     """Measure the snapshots that are not in the file yet, and print the table."""
     from hpc_localsgd.commands.sharpness.measure import Measurer
     from hpc_localsgd.commands.sharpness.page import page

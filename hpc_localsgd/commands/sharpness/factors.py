@@ -16,14 +16,14 @@ from hpc_localsgd.curvature import (
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.sharpness.options import SharpnessOptions
-    from hpc_localsgd.commands.sharpness.team import Team
+    from hpc_localsgd.commands.sharpness.shared_loss import SharedLoss
     from hpc_localsgd.curvature import Eigenpairs
     from hpc_localsgd.curvature.probes import Product
     from hpc_localsgd.types import Vector
 
 
 def factors(
-    team: Team, o: SharpnessOptions, x: Vector, pairs: Eigenpairs | None
+    team: SharedLoss, o: SharpnessOptions, x: Vector, pairs: Eigenpairs | None
 ) -> Iterator[Value]:
     """Yield the factors asked for at x, the point of `team.at`.
 
@@ -53,7 +53,9 @@ def _spectrum(
         yield from of_trace(found, prefix, of)
 
 
-def _noise(team: Team, o: SharpnessOptions, x: Vector, pairs: Eigenpairs | None) -> Iterator[Value]:
+def _noise(
+    team: SharedLoss, o: SharpnessOptions, x: Vector, pairs: Eigenpairs | None
+) -> Iterator[Value]:
     g = team.gradient(x)
     found = noise_trace(team.squared_gradients().cpu().numpy(), g)
     about = (

@@ -27,7 +27,7 @@ from hpc_localsgd.curvature.eigenvalues import gram_eigenvalues, rounding
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.sharpness.options import SharpnessOptions
-    from hpc_localsgd.commands.sharpness.team import Team
+    from hpc_localsgd.commands.sharpness.shared_loss import SharedLoss
     from hpc_localsgd.trajectory import Snapshot
     from hpc_localsgd.types import Rows, Vector
 
@@ -43,7 +43,7 @@ class Measurer:
         eps: Of the dtype in which snapshots were kept: workers that differ by less are equal.
     """
 
-    team: Team
+    team: SharedLoss
     options: SharpnessOptions
     like: Vector
     eps: float

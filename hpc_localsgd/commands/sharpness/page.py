@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hpc_localsgd.analysis.draw_sharpness import radii_of
+from hpc_localsgd.analysis.draw.sharpness import radii_of
 from hpc_localsgd.trajectory import Trajectory
 
 WIDTH = 100

@@ -24,8 +24,8 @@ from hpc_localsgd.trajectory import (
     Writer,
 )
 from hpc_localsgd.trajectory.records import padded
+from hpc_localsgd.trajectory.safe_text import load_yaml
 from hpc_localsgd.trajectory.storage import Mode
-from hpc_localsgd.trajectory.text import load_yaml
 from hpc_localsgd.types import ConfigurationError
 
 FOREVER_S = 1e9  # rows are flushed when a snapshot has all of them, not by the clock

@@ -84,8 +84,9 @@ def parser() -> CommandParser:
 
 
 def _main(options: Namespace, rest: Sequence[str]) -> int:
-    from hpc_localsgd.commands.sweep import checking, members, request, standing, table, written
-    from hpc_localsgd.commands.sweep.flat import of_words
+    from hpc_localsgd.commands.sweep import checking, manifest, members, request, table
+    from hpc_localsgd.commands.sweep.dotted_options import of_words
+    from hpc_localsgd.commands.sweep.status import standing
 
     _check_alone(options)
     said = request.read(options.file) if options.file else {}
@@ -93,7 +94,7 @@ def _main(options: Namespace, rest: Sequence[str]) -> int:
     runs = members.members(asked.options, asked.axes, asked.seeds)
     ranks = None if options.slurm else checking.ranks_of(shlex.split(options.launch))
     checking.check(runs, ranks, elsewhere=bool(options.slurm))
-    now = standing.standing(runs, asked.out)
+    now = standing(runs, asked.out)
     put(f"{len(runs)} runs in {asked.out}: {now.counted()}")
     if now.strangers:
         put(f"not of this grid, and left alone: {', '.join(now.strangers)}")
@@ -102,7 +103,7 @@ def _main(options: Namespace, rest: Sequence[str]) -> int:
     if options.slurm:
         return _submit(options, asked, runs)
     with _held(asked.out):
-        written.write(runs, asked.out)
+        manifest.write(runs, asked.out)
         status = _run(options, asked, runs)
     text = table.table(runs, asked.out)
     put(f"\n{text}" if text else "no run has a record yet")
@@ -113,7 +114,7 @@ def _run(options: Namespace, asked: SweepRequest, runs: Sequence[Member]) -> int
     """Run what is not done, and say of each how it ended."""
     from hpc_localsgd.commands.sweep.progress import ProgressLine
     from hpc_localsgd.commands.sweep.running import LOGS, Crew
-    from hpc_localsgd.commands.sweep.standing import standing
+    from hpc_localsgd.commands.sweep.status import standing
 
     pending = standing(runs, asked.out).pending(runs)
     jobs = options.jobs or 1
@@ -139,7 +140,7 @@ def _word(there: str, status: int, asked: bool, logs: Path, member: Member) -> s
 
 def _status(runs: Sequence[Member], out: Path, stopped: bool) -> int:
     """Give the exit status of the sweep, and say what is left to be done."""
-    from hpc_localsgd.commands.sweep.standing import standing
+    from hpc_localsgd.commands.sweep.status import standing
 
     now = standing(runs, out)
     left = now.pending(runs)
@@ -152,12 +153,12 @@ def _status(runs: Sequence[Member], out: Path, stopped: bool) -> int:
 
 def _submit(options: Namespace, asked: SweepRequest, runs: Sequence[Member]) -> int:
     """Write the list of an array, and submit it or say how."""
-    from hpc_localsgd.commands.sweep import slurm, written
-    from hpc_localsgd.commands.sweep.standing import standing
+    from hpc_localsgd.commands.sweep import manifest, slurm
+    from hpc_localsgd.commands.sweep.status import standing
 
     out, folder = asked.out.resolve(), slurm.root()
     pending = standing(runs, out).pending(runs)
-    written.write(runs, out)
+    manifest.write(runs, out)
     if not pending:
         put("nothing is left to be done")
         return OK

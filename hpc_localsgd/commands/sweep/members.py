@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from hpc_localsgd.commands.sweep.flat import Flat, merged, words
+from hpc_localsgd.commands.sweep.dotted_options import Flat, merged, words
 from hpc_localsgd.types import ConfigurationError
 
 MOST = 10_000  # runs of a sweep

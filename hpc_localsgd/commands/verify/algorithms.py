@@ -22,7 +22,7 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
 from hpc_localsgd.commands.configuration.config import choices
-from hpc_localsgd.commands.verify.harness import Bench, relative
+from hpc_localsgd.commands.verify.harness import Harness, relative
 from hpc_localsgd.commands.verify.problem import SEED
 from hpc_localsgd.commands.verify.trial import Trial, finished
 from hpc_localsgd.compressors import TopK
@@ -43,7 +43,7 @@ AS_FLOAT32 = 1e-6  # what is sent is rounded to float32, and the rounding is fed
 parameters = LocalSGD(average="parameters")
 
 
-def same_numbers(bench: Bench) -> dict[str, Algorithm]:
+def same_numbers(bench: Harness) -> dict[str, Algorithm]:
     """Check every algorithm and codec of the folders and their bytes; return the algorithms."""
     found = {}
     for label, algorithm in tried(bench.world.size):
@@ -57,7 +57,7 @@ def same_numbers(bench: Bench) -> dict[str, Algorithm]:
     return found
 
 
-def refused(bench: Bench, algorithm: Algorithm) -> str:
+def refused(bench: Harness, algorithm: Algorithm) -> str:
     """Return why the algorithm cannot run with these workers, such as unequal hosts; or ""."""
     task = bench.problem.task(bench.world)
     try:
@@ -77,7 +77,7 @@ def tried(K: int) -> Iterator[tuple[str, Algorithm]]:
         yield f"local_sgd, {name}", LocalSGD(compressor=_made(path))
 
 
-def must_be_equal(bench: Bench) -> None:
+def must_be_equal(bench: Harness) -> None:
     """Check pairs that have the same equations, each in this world."""
     for check, one, other, schedule in pairs(bench.world.size):
         bench.check(EQUAL, check, SUMMATION, partial(_between, bench, one, other, schedule))
@@ -100,7 +100,7 @@ def pairs(K: int) -> Iterator[tuple[str, Algorithm, Algorithm, Schedule | None]]
     yield "streaming_diloco, 1 fragment = diloco", StreamingDiLoCo(fragments=1), DiLoCo(), None
 
 
-def full_rank(bench: Bench) -> None:
+def full_rank(bench: Harness) -> None:
     """Check a codec that keeps every entry against none."""
     whole = TopK(fraction=1.0)
     bench.check(FULL, "one average of float32 numbers, top_k of all", ONE_SUM, partial(_one, bench))
@@ -114,7 +114,7 @@ def full_rank(bench: Bench) -> None:
 
 
 def apart_from_one_process(
-    bench: Bench, algorithm: Algorithm, schedule: Schedule | None = None
+    bench: Harness, algorithm: Algorithm, schedule: Schedule | None = None
 ) -> float:
     """Return the distance of workers and mean model from K workers computed in this process."""
     here = bench.outcome(algorithm, schedule)
@@ -132,17 +132,17 @@ def like(algorithm: Algorithm, world: World) -> Algorithm:
     return algorithm
 
 
-def faults(bench: Bench, algorithms: Mapping[str, Algorithm]) -> tuple[float, str]:
+def faults(bench: Harness, algorithms: Mapping[str, Algorithm]) -> tuple[float, str]:
     """Return the rounds whose bytes differ from the declared ones, and the first in words."""
     found = [f"{name}, {f}" for name, one in algorithms.items() for f in bench.outcome(one).faults]
     return len(found), "; ".join(found[:3])
 
 
-def _between(bench: Bench, one: Algorithm, other: Algorithm, schedule: Schedule | None) -> float:
+def _between(bench: Harness, one: Algorithm, other: Algorithm, schedule: Schedule | None) -> float:
     return relative(bench.outcome(one, schedule).mean, bench.outcome(other, schedule).mean)
 
 
-def _one(bench: Bench) -> float:
+def _one(bench: Harness) -> float:
     """Exchange numbers that float32 holds exactly, with and without the codec."""
     world, P = bench.world, 173
     stream = torch.Generator().manual_seed(SEED)

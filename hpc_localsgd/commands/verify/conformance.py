@@ -10,10 +10,10 @@ import torch
 
 from hpc_localsgd import __version__
 from hpc_localsgd.commands.verify import algorithms, data_and_speed, model_checks
-from hpc_localsgd.commands.verify.harness import Bench
-from hpc_localsgd.commands.verify.model_features import portrait
+from hpc_localsgd.commands.verify.harness import Harness
+from hpc_localsgd.commands.verify.model_features import features_of
 from hpc_localsgd.commands.verify.problem import small
-from hpc_localsgd.commands.verify.resuming import goes_on, shared_folder
+from hpc_localsgd.commands.verify.resuming import check_resume, shared_folder
 from hpc_localsgd.commands.verify.rows import Feature, VerifyReport
 from hpc_localsgd.commands.verify.users_model import users_problem
 
@@ -26,11 +26,11 @@ def of_the_package(world: World, options: VerifyOptions, begin: float) -> Verify
     """Check every algorithm and what they build on, with a small model."""
     del options
     with shared_folder(world) as folder:
-        bench = Bench(world, small(), folder)
+        bench = Harness(world, small(), folder)
         every = algorithms.same_numbers(bench)
         algorithms.must_be_equal(bench)
         algorithms.full_rank(bench)
-        goes_on(bench, f"all {len(every)} of the first rows", every)
+        check_resume(bench, f"all {len(every)} of the first rows", every)
         data_and_speed.coverage(bench)
         data_and_speed.bandwidth(bench)
     return _report(bench, "a model of its own", (), begin)
@@ -40,14 +40,14 @@ def of_the_model(world: World, options: VerifyOptions, begin: float) -> VerifyRe
     """Check a user's model: what it has, and whether the package trains it exactly."""
     problem = users_problem(world, options)
     with shared_folder(world) as folder:
-        bench = Bench(world, problem, folder)
+        bench = Harness(world, problem, folder)
         model_checks.alone(bench)
         model_checks.with_others(bench)
         data_and_speed.bandwidth(bench)
-    return _report(bench, str(options.model), portrait(problem), begin)
+    return _report(bench, str(options.model), features_of(problem), begin)
 
 
-def _report(bench: Bench, model: str, features: Sequence[Feature], begin: float) -> VerifyReport:
+def _report(bench: Harness, model: str, features: Sequence[Feature], begin: float) -> VerifyReport:
     world, problem = bench.world, bench.problem
     P = problem.parameters
     dtype = str(problem.dtype).removeprefix("torch.")

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from hpc_localsgd.commands.verify.harness import Bench
+from hpc_localsgd.commands.verify.harness import Harness
 from hpc_localsgd.commands.verify.problem import SEED
 from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.worlds.base import World
@@ -25,7 +25,7 @@ SAMPLES, BATCH, EPOCHS = (
 NBYTES, REPEATS, WARM_UP = 4_000_000, 5, 2
 
 
-def coverage(bench: Bench) -> None:
+def coverage(bench: Harness) -> None:
     """Check both ways to end an epoch."""
     bench.check(
         COVERED,
@@ -41,7 +41,7 @@ def coverage(bench: Bench) -> None:
     )
 
 
-def bandwidth(bench: Bench) -> None:
+def bandwidth(bench: Harness) -> None:
     """Measure the median of a few averages, of the slowest rank."""
     world = bench.world
     x = torch.zeros(len(world.ranks), NBYTES // 4, device=world.device)

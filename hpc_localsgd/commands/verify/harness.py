@@ -24,7 +24,7 @@ Measure = Callable[[], float | tuple[float, str]]  # a number, and a note for wh
 
 
 @dataclass
-class Bench:
+class Harness:
     """A world and a problem; all ranks call every method together.
 
     Attributes:

@@ -16,10 +16,10 @@ from hpc_localsgd.commands.verify.algorithms import (
     faults,
     parameters,
 )
-from hpc_localsgd.commands.verify.harness import Bench, anywhere, different, relative
+from hpc_localsgd.commands.verify.harness import Harness, anywhere, different, relative
 from hpc_localsgd.commands.verify.model_features import keeps_statistics, stays
 from hpc_localsgd.commands.verify.problem import SEED
-from hpc_localsgd.commands.verify.resuming import goes_on
+from hpc_localsgd.commands.verify.resuming import check_resume
 from hpc_localsgd.schedules.local_steps import every
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -35,7 +35,7 @@ RANDOM = "not compared: the model draws random numbers"
 Step = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # losses, gradients, buffers
 
 
-def alone(bench: Bench) -> None:
+def alone(bench: Harness) -> None:
     """Check the same step twice, and several workers at once."""
     twice = "taken twice: numbers that differ in any bit"
     bench.check(STEP, twice, 0, partial(_repeated, bench), where=ALONE)
@@ -48,7 +48,7 @@ def alone(bench: Bench) -> None:
     bench.check(STEP, vmap, limit, partial(_vmap_apart, bench), where=ALONE)
 
 
-def with_others(bench: Bench) -> None:
+def with_others(bench: Harness) -> None:
     """Check what all ranks do together."""
     limit = LIMITS[bench.problem.dtype]
     local = LocalSGD()
@@ -68,19 +68,19 @@ def with_others(bench: Bench) -> None:
         ),
     )
     bench.check(BYTES, "local_sgd", 0, lambda: faults(bench, {"local_sgd": local}))
-    goes_on(bench, "local_sgd", {"local_sgd": local})
+    check_resume(bench, "local_sgd", {"local_sgd": local})
     if any(True for _ in stays(bench.problem.module)):
         bench.check(FIXED, "frozen parameters and integer buffers", 0, lambda: unequal(bench))
 
 
-def is_random(bench: Bench) -> bool:
+def is_random(bench: Harness) -> bool:
     """Return whether the model draws random numbers in training, as dropout does."""
     torch.manual_seed(SEED)
     first, second = _step(bench, seed=None), _step(bench, seed=None)
     return anywhere(bench.world, any(map(different, first, second)))
 
 
-def _step(bench: Bench, vmapped: bool = False, seed: int | None = SEED) -> Step:
+def _step(bench: Harness, vmapped: bool = False, seed: int | None = SEED) -> Step:
     """Return losses, gradients and buffers of two new workers that differ a little."""
     task = bench.problem.task(Simulated(AT_ONCE, bench.world.device), vmapped)
     task.x[1] *= 1.01
@@ -90,17 +90,17 @@ def _step(bench: Bench, vmapped: bool = False, seed: int | None = SEED) -> Step:
     return losses.clone(), g.clone(), task.buffers.clone()
 
 
-def _repeated(bench: Bench) -> tuple[float, str]:
+def _repeated(bench: Harness) -> tuple[float, str]:
     count = sum(map(different, _step(bench), _step(bench)))
     hint = "torch.use_deterministic_algorithms(True) names the operation; runs will not repeat"
     return count, hint
 
 
-def _vmap_apart(bench: Bench) -> float:
+def _vmap_apart(bench: Harness) -> float:
     return relative(_step(bench, vmapped=True)[1], _step(bench)[1])
 
 
-def _why_not_vmap(bench: Bench) -> str:
+def _why_not_vmap(bench: Harness) -> str:
     """Say why workers cannot be computed together and compared; return "" if they can."""
     if keeps_statistics(bench.problem.module):
         return "not possible with running statistics: workers of one process take turns"
@@ -115,7 +115,7 @@ def _why_not_vmap(bench: Bench) -> str:
     return RANDOM if is_random(bench) else ""
 
 
-def unequal(bench: Bench) -> tuple[float, str]:
+def unequal(bench: Harness) -> tuple[float, str]:
     """Return the ranks whose model has other fixed numbers than rank 0's."""
     digest = hashlib.sha256()
     for tensor in stays(bench.problem.module):

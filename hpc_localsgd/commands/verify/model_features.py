@@ -15,7 +15,7 @@ from hpc_localsgd.commands.verify.users_model import TakesIntegers
 SHOWN = 2  # names; the rest are counted
 
 
-def portrait(problem: Problem) -> list[Feature]:
+def features_of(problem: Problem) -> list[Feature]:
     """List what the model has and lacks, a line each."""
     module = problem.module
     if isinstance(module, TakesIntegers):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.commands.verify.harness import Bench, anywhere, different
+from hpc_localsgd.commands.verify.harness import Harness, anywhere, different
 from hpc_localsgd.commands.verify.trial import SAVED_AT, STEPS, Trial, resumed
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
@@ -23,12 +23,12 @@ SEEN_WITHIN_S = 2.0  # network file systems show new folders late
 LONGEST_NAME = 1024
 
 
-def goes_on(bench: Bench, check: str, algorithms: Mapping[str, Algorithm]) -> None:
+def check_resume(bench: Harness, check: str, algorithms: Mapping[str, Algorithm]) -> None:
     """Check, in one row, that each of these algorithms resumes where every rank saved it."""
     bench.check(TITLE, check, 0, partial(_differing, bench, algorithms))
 
 
-def _differing(bench: Bench, algorithms: Mapping[str, Algorithm]) -> tuple[float, str]:
+def _differing(bench: Harness, algorithms: Mapping[str, Algorithm]) -> tuple[float, str]:
     """Return how much the resumed algorithms differ; each was saved by every rank while it ran."""
     if bench.folder is None:
         raise ConfigurationError("no folder that all ranks can write to: start in one that is")

@@ -14,11 +14,12 @@ replaces its shard by a newer one of the same folder as often as it likes: any m
 new shards of one folder is a state the run could have been in.
 
 A rank that is asked to stop while it waits in an exchange is not between two steps. So there are
-copies in memory: of its own, every few seconds where rounds are long, and two of the latest moments
-that all ranks chose together (`Keeper`), one of which all of them have. Copies cost at most a
-hundredth of the time; up to four of them lie in host memory, each as large as a shard.
+copies in memory: of its own, every few seconds where rounds are long, and two of the latest
+moments that all ranks chose together (`CheckpointManager`), one of which all of them have. Copies
+cost at most a hundredth of the time; up to four of them lie in host memory, each as large as a
+shard.
 """
 
 from hpc_localsgd.run.checkpoint.folder import Checkpoints as Checkpoints
-from hpc_localsgd.run.checkpoint.keeper import Keeper as Keeper
+from hpc_localsgd.run.checkpoint.manager import CheckpointManager as CheckpointManager
 from hpc_localsgd.run.checkpoint.place import Place as Place

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.run.checkpoint.background import Background
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.messages import say
-from hpc_localsgd.run.stopping import GONE, Stopping, resume_line, starts_again
+from hpc_localsgd.run.stopping import GONE, StopListener, resume_line, starts_again
 from hpc_localsgd.trajectory.diskspace import mend
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class LastWrites:
     def __init__(
         self,
         run: Run,
-        stopping: Stopping,
+        stopping: StopListener,
         background: Background,
         clock: Callable[[], float],
         at_the_end: Callable[[], None],

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from hpc_localsgd.run.checkpoint.older import today
+from hpc_localsgd.run.checkpoint.older_shards import today
 
 _DIGEST_BYTES = 32
 

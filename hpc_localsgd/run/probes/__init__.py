@@ -15,7 +15,7 @@ from hpc_localsgd.run.probes.evaluation import Evaluation
 from hpc_localsgd.run.probes.exchange import AtExchange, ExchangeView
 from hpc_localsgd.run.probes.gradients import Gradients
 from hpc_localsgd.run.probes.skipped import Skipped
-from hpc_localsgd.run.probes.snapshot import Snapshots
+from hpc_localsgd.run.probes.snapshots import Snapshots
 from hpc_localsgd.run.probes.spread import Spread
 
 __all__ = [

@@ -5,13 +5,13 @@ also talk beside it, over TCP: each says where it is when it has waited for a se
 and now and then; rank 0 compares, and tells all when they cannot meet any more. Nothing is
 sent, and no thread is woken, in a step that goes well.
 
-    own.py      what this rank does, noted at every exchange
-    notes.py    what ranks say to each other
-    judging.py  what rank 0 concludes from what all have said
-    hub.py      the connections: rank 0's end
-    line.py     another rank's end
-    watch.py    the thread of a rank that talks with the others
-    call.py     the operations it is told of, its begin and its end
+    own_operations.py  what this rank does, noted at every exchange
+    protocol.py        what ranks say to each other
+    judging.py         what rank 0 concludes from what all have said
+    hub.py             the connections: rank 0's end
+    connection.py      another rank's end
+    watch.py           the thread of a rank that talks with the others
+    call.py            the operations it is told of, its begin and its end
 """
 
 from hpc_localsgd.run.rollcall.call import PATIENCE_S, RollCall, leave, of_world

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpc_localsgd.run.rollcall.connection import Connection
 from hpc_localsgd.run.rollcall.hub import ADDRESS_BYTES, Hub
-from hpc_localsgd.run.rollcall.line import Line
-from hpc_localsgd.run.rollcall.notes import ENDED, LEFT, OUT_OF_STEP, At, Verdict, failed
-from hpc_localsgd.run.rollcall.own import OwnOperations
+from hpc_localsgd.run.rollcall.own_operations import OwnOperations
+from hpc_localsgd.run.rollcall.protocol import ENDED, LEFT, OUT_OF_STEP, At, Verdict, failed
 from hpc_localsgd.run.rollcall.watch import Watch
 from hpc_localsgd.types import ConfigurationError
 
@@ -204,9 +204,9 @@ def _hub(n: int) -> Hub | None:
         return None
 
 
-def _line(address: Mapping[str, object], rank: int) -> Line | None:
+def _line(address: Mapping[str, object], rank: int) -> Connection | None:
     try:
-        return Line(address, rank)
+        return Connection(address, rank)
     except OSError:
         return None
 

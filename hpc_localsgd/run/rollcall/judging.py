@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from hpc_localsgd.run.rollcall.notes import FAILED, OUT_OF_STEP, REMEDY, SETTLED, At, Note, Verdict
+from hpc_localsgd.run.rollcall.protocol import (
+    FAILED,
+    OUT_OF_STEP,
+    REMEDY,
+    SETTLED,
+    At,
+    Note,
+    Verdict,
+)
 from hpc_localsgd.run.stopping import HUNG
 
 GONE_S = 5.0  # a process that ended in silence may still have sent what an exchange needs

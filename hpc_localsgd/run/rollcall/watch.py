@@ -10,8 +10,8 @@ from typing import Protocol
 
 from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.rollcall.judging import Heard, judge
-from hpc_localsgd.run.rollcall.notes import Note, Verdict, read
-from hpc_localsgd.run.rollcall.own import OwnOperations
+from hpc_localsgd.run.rollcall.own_operations import OwnOperations
+from hpc_localsgd.run.rollcall.protocol import Note, Verdict, read
 
 TICK_S = 1.0
 WAITS_S = 0.5  # in an operation, before others are told
@@ -20,7 +20,7 @@ LONGEST_TICK_S = 5.0  # what is beyond, this process did not run
 
 
 class Wire(Protocol):
-    """An end of the connections, `Hub` or `Line`."""
+    """An end of the connections, `Hub` or `Connection`."""
 
     gone: set[int]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hpc_localsgd.commands.sweep import written
-from hpc_localsgd.commands.sweep.flat import flat, merged, of_words, words
+from hpc_localsgd.commands.sweep import manifest
+from hpc_localsgd.commands.sweep.dotted_options import flat, merged, of_words, words
 from hpc_localsgd.commands.sweep.members import Member, members
 from hpc_localsgd.commands.sweep.request import read, request
 from hpc_localsgd.types import ConfigurationError
@@ -129,12 +129,12 @@ def test_a_grid_of_millions_is_refused_before_it_is_made() -> None:
 
 def test_the_list_of_runs_comes_back(tmp_path: Path) -> None:
     runs = grid(tmp_path / "g.yaml")
-    written.write(runs, tmp_path / "out")
-    assert written.read(tmp_path / "out") == runs
-    file = tmp_path / "out" / written.FILE
+    manifest.write(runs, tmp_path / "out")
+    assert manifest.read(tmp_path / "out") == runs
+    file = tmp_path / "out" / manifest.FILE
     for text in (file.read_text().replace('"name": "p', '"name": "../p'), "{}", "x"):
         file.write_text(text)
         with pytest.raises(ConfigurationError, match="no list of a sweep's runs"):
-            written.read(tmp_path / "out")
+            manifest.read(tmp_path / "out")
     with pytest.raises(ConfigurationError, match="no folder of a sweep"):
-        written.read(tmp_path)
+        manifest.read(tmp_path)

@@ -17,7 +17,7 @@ from launching import horovodrun, mpirun, run
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.commands.configuration.config import choices
 from hpc_localsgd.commands.verify import main
-from hpc_localsgd.commands.verify.harness import Bench
+from hpc_localsgd.commands.verify.harness import Harness
 from hpc_localsgd.commands.verify.model_checks import unequal
 from hpc_localsgd.commands.verify.problem import small
 from hpc_localsgd.commands.verify.rows import Row, VerifyReport, as_json, as_table
@@ -251,7 +251,7 @@ class Said(Simulated):
 
 def test_the_worst_rank_counts() -> None:
     for others, result in ((np.nan, "failed"), (2.0, "failed"), (0.5, "ok")):
-        bench = Bench(Said(others), small())
+        bench = Harness(Said(others), small())
         bench.check("group", "check", 1.0, lambda: (0.0, "mine"))
         (row,) = bench.rows()
         assert (row.result, row.note) == (result, "" if result == "ok" else "on rank 1: mine")
@@ -260,7 +260,7 @@ def test_the_worst_rank_counts() -> None:
 def test_ranks_with_other_frozen_parameters_are_found_out() -> None:
     problem = replace(small(), module=users_models.drawn_by_every_rank()[0])
     for others, count in ((0, 1), (None, 0)):
-        differing, note = unequal(Bench(Said(others), problem))
+        differing, note = unequal(Harness(Said(others), problem))
         assert differing == count
         assert note == "the factory must make the same model on every rank"
 

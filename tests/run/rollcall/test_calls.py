@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "attach"))
 from rank_threads import Meeting, ThreadWorld, on_ranks
 
 from hpc_localsgd.run.rollcall import RollCall, call, judging, leave, of_world, watch
-from hpc_localsgd.run.rollcall.line import Line
-from hpc_localsgd.run.rollcall.notes import LEFT, At, Verdict, failed
+from hpc_localsgd.run.rollcall.connection import Connection
+from hpc_localsgd.run.rollcall.protocol import LEFT, At, Verdict, failed
 from hpc_localsgd.types import ConfigurationError
 
 A = At(0, "averaged()", 6)
@@ -60,7 +60,7 @@ def test_ranks_that_meet_are_connected_and_share_one_call() -> None:
         world.transport.meeting.barrier.wait()
         return type(wire_of(found)).__name__
 
-    assert met(3, work) == ["Hub", "Line", "Line"]
+    assert met(3, work) == ["Hub", "Connection", "Connection"]
 
 
 def test_one_rank_alone_has_no_thread() -> None:
@@ -75,16 +75,16 @@ def test_one_rank_alone_has_no_thread() -> None:
 
 @pytest.mark.parametrize("fault", ["a firewall", "no port"])
 def test_ranks_out_of_reach_are_said_once_and_all_go_on(fault: str, monkeypatch) -> None:
-    def refused(*_: object) -> Line:
+    def refused(*_: object) -> Connection:
         raise OSError(fault)
 
-    def one_of_two(address: dict[str, object], rank: int) -> Line:
-        return refused() if rank == 2 else Line(address, rank)
+    def one_of_two(address: dict[str, object], rank: int) -> Connection:
+        return refused() if rank == 2 else Connection(address, rank)
 
     if fault == "no port":
         monkeypatch.setattr(call, "Hub", type("Hub", (), {"__init__": refused}))
     else:
-        monkeypatch.setattr(call, "Line", one_of_two)
+        monkeypatch.setattr(call, "Connection", one_of_two)
     ticks = threading.Barrier(3, timeout=LONG_S)
 
     def work(world: ThreadWorld, found: RollCall) -> object:
@@ -265,7 +265,7 @@ def test_a_fork_neither_answers_nor_holds_the_connections() -> None:
     with listening() as here:
         world, found = alone()
         assert found._watch is not None
-        found._watch.wire = line = Line(here.hub.address, 1)
+        found._watch.wire = line = Connection(here.hub.address, 1)
         call._calls[world.company] = found
         wake, born = os.pipe(), os.pipe()
         child = os.fork()

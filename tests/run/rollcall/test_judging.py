@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpc_localsgd.run.rollcall.judging import Heard, judge
-from hpc_localsgd.run.rollcall.notes import SETTLED, At, Note, Verdict, failed, read
+from hpc_localsgd.run.rollcall.protocol import SETTLED, At, Note, Verdict, failed, read
 from hpc_localsgd.run.stopping import HUNG
 
 G6, A6 = At(0, "the exchange of gradients", 6), At(0, "averaged()", 6)

@@ -10,8 +10,8 @@ import pytest
 
 from hpc_localsgd.run.rollcall import watch as watches
 from hpc_localsgd.run.rollcall.judging import GONE_S
-from hpc_localsgd.run.rollcall.notes import SETTLED, At, Note, Verdict, read
-from hpc_localsgd.run.rollcall.own import OwnOperations
+from hpc_localsgd.run.rollcall.own_operations import OwnOperations
+from hpc_localsgd.run.rollcall.protocol import SETTLED, At, Note, Verdict, read
 from hpc_localsgd.run.rollcall.watch import BEAT_S, LONGEST_TICK_S, RunningClock, Watch
 from hpc_localsgd.run.stopping import HUNG
 

@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 from wires import LONG_S, called, ends, listening, until
 
+from hpc_localsgd.run.rollcall import connection as lines
 from hpc_localsgd.run.rollcall import hub as hubs
-from hpc_localsgd.run.rollcall import line as lines
+from hpc_localsgd.run.rollcall.connection import Connection
 from hpc_localsgd.run.rollcall.hub import GREETING, LONGEST, STRANGERS, Hub
-from hpc_localsgd.run.rollcall.line import Line
 
 
-def heard(line: Line) -> list[bytes]:
+def heard(line: Connection) -> list[bytes]:
     """What a line hears until something comes."""
     found: list[bytes] = []
     until(lambda: found.extend(said for _, said in line.hear(0.05)) or found, "a word of rank 0")
@@ -29,7 +29,7 @@ def heard(line: Line) -> list[bytes]:
 
 def test_every_rank_is_heard_under_its_number_and_told() -> None:
     with listening() as here:
-        ranks = {rank: Line(here.hub.address, rank) for rank in (1, 2, 3)}
+        ranks = {rank: Connection(here.hub.address, rank) for rank in (1, 2, 3)}
         for rank, line in ranks.items():
             line.tell(b"I am %d" % rank)
             line.tell(b"and go on")
@@ -77,7 +77,7 @@ def test_a_stranger_is_not_listened_to(said: bytes, monkeypatch) -> None:
         stranger.sendall(said.replace(b"WORD", word).replace(b"WOR ", word[:-1] + b" "))
         stranger.sendall(b'{"count": 1}\n')
         assert ends(stranger)
-        line = Line(here.hub.address, 1)
+        line = Connection(here.hub.address, 1)
         line.tell(b"me")
         until(lambda: here.heard, "the rank")
         assert here.heard == [(1, b"me")] and here.hub.gone == set()
@@ -94,7 +94,7 @@ def test_a_stranger_whose_first_line_does_not_end_is_not_waited_for(monkeypatch)
 def test_who_says_nothing_is_sent_away_and_a_rank_is_not(monkeypatch) -> None:
     monkeypatch.setattr(hubs, "STRANGER_S", 0.3)
     with listening() as here:
-        line = Line(here.hub.address, 1)
+        line = Connection(here.hub.address, 1)
         with called(here.hub) as silent:
             assert ends(silent)
         line.tell(b"me")
@@ -127,7 +127,7 @@ def test_a_flood_of_strangers_takes_neither_files_nor_places() -> None:
         crowd = [called(here.hub) for _ in range(4 + STRANGERS + 30)]
         assert ends(crowd[0]) and ends(crowd[29])
         until(lambda: len(here.hub._peers) <= 4 + STRANGERS, "a bound on the connections")
-        line = Line(here.hub.address, 3)
+        line = Connection(here.hub.address, 3)
         line.tell(b"me")
         until(lambda: here.heard == [(3, b"me")], "the rank")
         for connection in (*crowd, line):
@@ -152,7 +152,7 @@ def test_no_more_files_is_not_the_end(monkeypatch) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for number in taken:
                 os.close(number)
-        line = Line(here.hub.address, 1)
+        line = Connection(here.hub.address, 1)
         line.tell(b"me")
         until(lambda: here.heard == [(1, b"me")], "the rank")
         line.close()
@@ -172,7 +172,7 @@ def test_many_ranks_take_no_files_of_the_program() -> None:
 
 def test_a_second_connection_of_a_rank_takes_the_place_of_the_first() -> None:
     with listening() as here:
-        first, second = Line(here.hub.address, 1), Line(here.hub.address, 1)
+        first, second = Connection(here.hub.address, 1), Connection(here.hub.address, 1)
         assert ends(first._socket)
         second.tell(b"me")
         until(lambda: here.heard == [(1, b"me")], "the rank")
@@ -182,7 +182,7 @@ def test_a_second_connection_of_a_rank_takes_the_place_of_the_first() -> None:
 
 def test_a_connection_that_ended_is_made_anew() -> None:
     with listening() as here:
-        line = Line(here.hub.address, 1)
+        line = Connection(here.hub.address, 1)
         line._socket.shutdown(socket.SHUT_RDWR)  # as a network does
         until(lambda: list(line.hear(0.05)) or line._socket.fileno() > 0, "a new connection")
         line.tell(b"me")
@@ -193,7 +193,7 @@ def test_a_connection_that_ended_is_made_anew() -> None:
 
 def test_rank_0_that_ended_is_gone() -> None:
     with listening() as here:
-        line = Line(here.hub.address, 1)
+        line = Connection(here.hub.address, 1)
         here.hub.tell(b"its last word")
     assert heard(line) == [b"its last word"]
     until(lambda: not list(line.hear(0.01)) and line.gone == {0}, "that rank 0 has gone")
@@ -229,7 +229,7 @@ def test_another_program_is_not_taken_for_rank_0(answer: bytes, monkeypatch) -> 
             "create_connection",
             lambda at, timeout: connect(("127.0.0.1", ports[at[0]]), timeout),
         )
-        line = Line({**address, "hosts": ["wrong", "right"]}, 1)
+        line = Connection({**address, "hosts": ["wrong", "right"]}, 1)
         line.tell(b"me")
         until(lambda: here.heard == [(1, b"me")], "the rank")
         line.close()
@@ -238,7 +238,7 @@ def test_another_program_is_not_taken_for_rank_0(answer: bytes, monkeypatch) -> 
 @pytest.mark.parametrize("address", [{}, {"hosts": [], "port": 1}])
 def test_no_address_is_no_connection(address: dict[str, object]) -> None:
     with pytest.raises(OSError, match="rank 0 listens nowhere"):
-        Line(address, 1)
+        Connection(address, 1)
 
 
 def test_a_port_that_refuses_is_said() -> None:
@@ -246,7 +246,7 @@ def test_a_port_that_refuses_is_said() -> None:
     address = hub.address
     hub.close()
     with pytest.raises(ConnectionRefusedError):
-        Line(address, 1)
+        Connection(address, 1)
 
 
 def test_an_address_that_answers_nothing_is_given_up_in_time(monkeypatch) -> None:
@@ -255,10 +255,10 @@ def test_an_address_that_answers_nothing_is_given_up_in_time(monkeypatch) -> Non
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections, and never answers
         address = {"port": deaf.getsockname()[1], "word": "w", "answer": "a"}
         with pytest.raises(TimeoutError):
-            Line({**address, "hosts": ["127.0.0.1"]}, 1)
+            Connection({**address, "hosts": ["127.0.0.1"]}, 1)
         monkeypatch.setattr(lines, "ALL_S", -1.0)
         with pytest.raises(OSError, match="rank 0 listens nowhere"):
-            Line({**address, "hosts": ["127.0.0.1"] * 9}, 1)
+            Connection({**address, "hosts": ["127.0.0.1"] * 9}, 1)
 
 
 @pytest.mark.parametrize("family", ["both", "4 alone"])
@@ -275,7 +275,7 @@ def test_hosts_of_ipv4_and_of_ipv6(family: str, monkeypatch) -> None:
     hosts = ["127.0.0.1", "::1"] if family == "both" and socket.has_dualstack_ipv6() else []
     for host in hosts or ["127.0.0.1"]:
         with listening() as here:
-            line = Line({**here.hub.address, "hosts": [host]}, 1)
+            line = Connection({**here.hub.address, "hosts": [host]}, 1)
             line.tell(b"me")
             until(lambda here=here: here.heard == [(1, b"me")], "the rank")
             line.close()
@@ -283,7 +283,7 @@ def test_hosts_of_ipv4_and_of_ipv6(family: str, monkeypatch) -> None:
 
 def test_kernels_find_out_that_a_host_is_gone() -> None:
     with listening() as here:
-        line = Line(here.hub.address, 1)
+        line = Connection(here.hub.address, 1)
         for connection in (line._socket, here.hub._ranks[1]):
             option = connection.getsockopt
             assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.costs import AXES, SENT, STEPS, Axis
-from hpc_localsgd.analysis.draw_accuracy import (
+from hpc_localsgd.analysis.draw.accuracy import (
     ALONE,
     accuracy_labels,
     draw_losses,

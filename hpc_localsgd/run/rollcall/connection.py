@@ -13,7 +13,7 @@ ANSWER_S = 10.0  # from there
 ALL_S = 15.0  # to all of them
 
 
-class Line:
+class Connection:
     """Another rank's end of the connection.
 
     Attributes:

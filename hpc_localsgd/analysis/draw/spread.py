@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import curves, style
-from hpc_localsgd.analysis.draw_rate import draw_H, draw_rate
+from hpc_localsgd.analysis.draw.rate import draw_H, draw_rate
 from hpc_localsgd.trajectory import Series, Trajectory
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.types import ConfigurationError
-from hpc_localsgd.worlds import software
+from hpc_localsgd.worlds import version_check
 from hpc_localsgd.worlds.simulated import Simulated
 
 
@@ -23,18 +23,18 @@ class TwoRanks(Simulated):
 
     def gather(self, v: np.ndarray) -> np.ndarray:
         theirs = json.loads(v[0].tobytes()) | {"host": "node-2"} | self.other
-        raw = json.dumps(theirs).encode().ljust(software.SAID_BYTES)
+        raw = json.dumps(theirs).encode().ljust(version_check.SAID_BYTES)
         return np.stack([v[0], np.frombuffer(raw, dtype=np.uint8)])
 
 
 def test_the_same_software_is_fine() -> None:
-    software.check_same_software(TwoRanks(where="/elsewhere"))
+    version_check.check_same_software(TwoRanks(where="/elsewhere"))
 
 
 @pytest.mark.parametrize("name", ["package", "python", "torch", "horovod", "mpi", "numpy"])
 def test_what_differs_is_named_with_the_host(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"rank 1 on node-2 .* is 0\.1 \(/elsewhere\)"):
-        software.check_same_software(TwoRanks(where="/elsewhere", **{name: "0.1"}))
+        version_check.check_same_software(TwoRanks(where="/elsewhere", **{name: "0.1"}))
 
 
 def test_ranks_of_several_workers_are_counted_as_ranks() -> None:
@@ -42,33 +42,35 @@ def test_ranks_of_several_workers_are_counted_as_ranks() -> None:
     two, world.ranks = world.gather, range(2)
     world.gather = lambda v: two(v).repeat(2, 0)  # type: ignore[method-assign]
     with pytest.raises(ConfigurationError, match="rank 1 on node-2"):
-        software.check_same_software(world)
+        version_check.check_same_software(world)
 
 
 def test_the_digest_is_of_every_line_and_name(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b.py").write_text("x = 1\n")
-    digests = {software.source_digest(tmp_path)}
+    digests = {version_check.source_digest(tmp_path)}
     (tmp_path / "a" / "b.py").write_text("x = 2\n")
-    digests.add(software.source_digest(tmp_path))
+    digests.add(version_check.source_digest(tmp_path))
     (tmp_path / "a" / "b.py").rename(tmp_path / "a" / "c.py")
-    digests.add(software.source_digest(tmp_path))
+    digests.add(version_check.source_digest(tmp_path))
     assert len(digests) == 3
     (tmp_path / "a" / "__pycache__").mkdir()
     (tmp_path / "a" / "__pycache__" / "c.py").write_text("")
-    assert software.source_digest(tmp_path) in digests
+    assert version_check.source_digest(tmp_path) in digests
 
 
 def test_a_path_of_any_length_and_script_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("/" + "ü" * 300, "/a" * 2000):
-        monkeypatch.setattr(software, "PACKAGE", Path(path))
-        raw = software.said()
+        monkeypatch.setattr(version_check, "PACKAGE", Path(path))
+        raw = version_check.said()
         said = json.loads(raw)
-        assert len(raw) == software.SAID_BYTES and path.endswith(said["where"]) and said["where"]
-        assert said["package"] == software.source_digest()
+        assert (
+            len(raw) == version_check.SAID_BYTES and path.endswith(said["where"]) and said["where"]
+        )
+        assert said["package"] == version_check.source_digest()
 
 
 def test_it_is_cheap() -> None:
     began = time.process_time()
-    software.software()
+    version_check.software()
     assert time.process_time() - began < 0.5  # of the processor: a loaded machine takes no more

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpc_localsgd.analysis import draw_time, style
+from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.draw import time
 from hpc_localsgd.analysis.timeline import KINDS, Timeline, around_the_switch, timeline
 from hpc_localsgd.trajectory import Trajectory
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {kind: colour for kind, _, colour in draw_time.KINDS}
-NAMES = {kind: name for kind, name, _ in draw_time.KINDS}
+COLOURS = {kind: colour for kind, _, colour in time.KINDS}
+NAMES = {kind: name for kind, name, _ in time.KINDS}
 ROUNDS, ROWS = 24, 32  # at most
 _ROW_IN, _MOST_IN = 0.3, 5.0
 

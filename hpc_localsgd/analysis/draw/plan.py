@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import curves, style
-from hpc_localsgd.analysis.draw_rate import rate_line, stairs
+from hpc_localsgd.analysis.draw.rate import rate_line, stairs
 from hpc_localsgd.analysis.planned import Planned, Unplannable, planned
 from hpc_localsgd.trajectory import Trajectory
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpc_localsgd.commands.configuration.given import KINDS
+from hpc_localsgd.commands.configuration.merging import KINDS
 from hpc_localsgd.types import ConfigurationError
 
 Flat = dict[str, str]

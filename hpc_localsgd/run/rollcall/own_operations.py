@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hpc_localsgd.run.rollcall.notes import LEFT, NOWHERE, SETTLED, At
+from hpc_localsgd.run.rollcall.protocol import LEFT, NOWHERE, SETTLED, At
 
 REMEMBERED = 4096  # operations of the past
 KEPT = 16  # runs that are over

@@ -11,7 +11,7 @@ pytest.importorskip("PIL")
 def test_torchvision_beside_this_torch() -> None:
     # In a process of its own: an import cannot be undone.
     code = (
-        "from hpc_localsgd.tasks.vision_ops import import_torchvision as get\n"
+        "from hpc_localsgd.tasks.torchvision_import import import_torchvision as get\n"
         "tv = get(); assert get() is tv\n"
         "import torch, torchvision.datasets, torchvision.transforms.v2\n"
         "model = tv.models.resnet18(num_classes=10).eval()\n"
@@ -23,11 +23,11 @@ def test_torchvision_beside_this_torch() -> None:
 
 
 def test_another_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hpc_localsgd.tasks import vision_ops
+    from hpc_localsgd.tasks import torchvision_import
 
     def broken() -> None:
         raise RuntimeError("CUDA driver is too old")
 
-    monkeypatch.setattr(vision_ops, "_imported", broken)
+    monkeypatch.setattr(torchvision_import, "_imported", broken)
     with pytest.raises(RuntimeError, match="too old"):
-        vision_ops.import_torchvision()
+        torchvision_import.import_torchvision()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_localsgd.run.beginnings import ASIDES
 from hpc_localsgd.run.checkpoint.folder import PARTIAL, Checkpoints, all_folders, last_complete
 from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.resume_auto import ASIDES
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.worlds.simulated import Simulated

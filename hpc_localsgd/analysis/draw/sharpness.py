@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.blank import floor_of, without_rounding
 from hpc_localsgd.analysis.panels import draw_panels, panels_of
+from hpc_localsgd.analysis.rounding import floor_of, without_rounding
 from hpc_localsgd.trajectory import Series, Trajectory, TrajectoryError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _labelled(far: dict[str, str]) -> list[tuple[str, list[tuple[str, str]]]]:
 def series_of(sources: Sequence[Trajectory]) -> dict[str, Series]:
     """Return the series of sharpness by name without prefix; of several files the last counts.
 
-    Deviations of workers that are equal are NaN, see `blank`.
+    Deviations of workers that are equal are NaN, see `rounding`.
 
     Args:
         sources: Files to look in.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tracemalloc
 
-from hpc_localsgd.run.rollcall.notes import SETTLED, At
-from hpc_localsgd.run.rollcall.own import KEPT, REMEMBERED, OwnOperations
+from hpc_localsgd.run.rollcall.own_operations import KEPT, REMEMBERED, OwnOperations
+from hpc_localsgd.run.rollcall.protocol import SETTLED, At
 
 A, B = At(0, "a", 1), At(0, "b", 1)
 

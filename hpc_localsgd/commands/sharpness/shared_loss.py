@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 END, AT, LOSSES, GRADIENT, PRODUCTS, GGN, FISHER, SQUARED = range(8)
 
 
-class Team:
+class SharedLoss:
     """The loss over the whole subset, of which each rank has a share.
 
     On rank 0 call `at`, `losses`, `gradient`, `products` and, at the end, `finish`; on the others

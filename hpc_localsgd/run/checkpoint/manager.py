@@ -14,7 +14,7 @@ from hpc_localsgd.run.checkpoint.background import Background
 from hpc_localsgd.run.checkpoint.last_writes import LastWrites
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.messages import say
-from hpc_localsgd.run.stopping import GONE, HUNG, Stopped, Stopping, end
+from hpc_localsgd.run.stopping import GONE, HUNG, StopListener, Stopped, end
 from hpc_localsgd.types import Gone, NotKept
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ SHARE = 100
 GIVEN_UP_AFTER_S = 5.0  # when an exchange has failed: of a dead rank the launcher knows as well
 
 
-class Keeper:
-    """Keeper of the places of one rank.
+class CheckpointManager:
+    """Manager of the places of one rank.
 
     About once a second, after a step in which ranks have talked anyway, rank 0's clock decides for
     all. Where they do not talk, every rank goes by its own.
@@ -40,7 +40,7 @@ class Keeper:
         self,
         run: Run,
         checkpoints: Checkpoints,
-        stopping: Stopping | None = None,
+        stopping: StopListener | None = None,
         steps: int = 0,
         seconds: float = 0.0,
         after: int = 0,
@@ -59,7 +59,7 @@ class Keeper:
             clock: Seconds.
         """
         self._run, self._clock = run, clock
-        self._stopping = stopping or Stopping()
+        self._stopping = stopping or StopListener()
         self._steps, self._seconds, self._after = steps, seconds, after
         self._background = Background(checkpoints)
         self.at_the_end: Callable[[], None] = lambda: None  # of the run on this rank, however
