@@ -234,7 +234,7 @@ def test_where_nothing_can_be_emulated_its_likeness_is_modelled(
     found = group([record(tmp_path / "run", [0.9] * 4)])
     monkeypatch.setattr(comm_vs_accuracy, "sweep", lambda words: 0)
     monkeypatch.setattr(comm_vs_accuracy, "groups", lambda members, out: {"mine": found})
-    monkeypatch.setattr(comm_vs_accuracy.written, "read", lambda out: [])
+    monkeypatch.setattr(comm_vs_accuracy.manifest, "read", lambda out: [])
     grid = tmp_path / "grid.yaml"
     grid.write_text(f"out: {tmp_path / 'out'}\n")
     assert comm_vs_accuracy.main([str(grid), "--emulated", "100mbit", "1gbit"]) == 0
