@@ -10,23 +10,20 @@ from importlib import import_module
 from hpc_localsgd.commands.output import outlive_readers
 from hpc_localsgd.environment import garbage
 
-_COMMANDS = "hpc_localsgd.commands"
+# Each is a file or a folder of `hpc_localsgd.commands`.
 COMMANDS = {
-    "train": ("hpc_localsgd.train", "train; the same as python -m hpc_localsgd.train"),
-    "plan": (f"{_COMMANDS}.plan", "what a run would do and cost, before it starts"),
-    "sweep": (f"{_COMMANDS}.sweep", "runs over a grid of options and seeds, here or under Slurm"),
-    "verify": (
-        f"{_COMMANDS}.verify",
-        "whether every algorithm is exact on this machine and launcher",
-    ),
-    "sharpness": (f"{_COMMANDS}.sharpness", "curvature of the loss at the snapshots of a run"),
-    "pack": (f"{_COMMANDS}.pack", "put a tree of images into one HDF5 file"),
-    "landscape": (f"{_COMMANDS}.landscape", "the loss between two models, or in a plane of a run"),
-    "report": (f"{_COMMANDS}.report", "one page on a run, to share"),
-    "compare": (f"{_COMMANDS}.compare", "runs side by side, seeds of one configuration together"),
-    "cite": (f"{_COMMANDS}.cite", "the papers that a run builds on"),
-    "summary": (f"{_COMMANDS}.summary", "what runs achieved and what they cost"),
-    "doctor": ("hpc_localsgd.commands.doctor", "check this machine, environment and launcher"),
+    "train": "train; the same as python -m hpc_localsgd.train",
+    "plan": "what a run would do and cost, before it starts",
+    "sweep": "runs over a grid of options and seeds, here or under Slurm",
+    "verify": "whether every algorithm is exact on this machine and launcher",
+    "sharpness": "curvature of the loss at the snapshots of a run",
+    "pack": "put a tree of images into one HDF5 file",
+    "landscape": "the loss between two models, or in a plane of a run",
+    "report": "one page on a run, to share",
+    "compare": "runs side by side, seeds of one configuration together",
+    "cite": "the papers that a run builds on",
+    "summary": "what runs achieved and what they cost",
+    "doctor": "check this machine, environment and launcher",
 }
 
 
@@ -35,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     if command in ("-h", "--help"):
         print("usage: python -m hpc_localsgd COMMAND [options]\n")
-        print("\n".join(f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()))
+        print("\n".join(f"  {name:<10} {about}" for name, about in COMMANDS.items()))
         return 0
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -44,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         with garbage.paused():
-            module = import_module(COMMANDS[command][0])
+            module = import_module(f"hpc_localsgd.commands.{command}")
         return int(module.main(rest))
     except ModuleNotFoundError as error:
         if error.name != "torch":

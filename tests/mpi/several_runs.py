@@ -14,10 +14,10 @@ from pathlib import Path
 from hpc_localsgd.commands.assembly.worlds import make_world, started
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.smoke import smaller
+from hpc_localsgd.commands.train import _train
 from hpc_localsgd.environment import garbage
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.environment.launch import detect
-from hpc_localsgd.train import _train
 from hpc_localsgd.worlds.base import World
 
 share_cores(os.environ)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpc_localsgd.commands.train import nothing_left
 from hpc_localsgd.run import lease, shared_folder
 from hpc_localsgd.run.run_lock import Presence
 from hpc_localsgd.run.shared_folder import UNSEEN, check_shared, held
-from hpc_localsgd.train import nothing_left
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpc_localsgd import train
+from hpc_localsgd.commands import train
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.place import Place
 

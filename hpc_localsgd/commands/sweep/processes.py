@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-PRELOADED = ["hpc_localsgd.train", "hpc_localsgd.commands.assembly.job"]
+PRELOADED = ["hpc_localsgd.commands.train", "hpc_localsgd.commands.assembly.job"]
 
 
 class Process(Protocol):
@@ -93,7 +93,7 @@ def _train(words: list[str], log: str) -> None:
         os.dup2(descriptor, number)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
-    from hpc_localsgd.train import main
+    from hpc_localsgd.commands.train import main
 
     sys.exit(main(words))
 
