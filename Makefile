@@ -33,7 +33,7 @@ quick: env  ## run the quick tests, which start no ranks: an answer in some six 
 
 # cosmic-ray makes the faults. It is installed beside the environment, the first time it is needed.
 mutants: env  ## put small faults into the code, one at a time: do tests notice? (hours; ARGS="--sample 30")
-	@test -d build/mutants || $(BIN)/python -m pip install --quiet --target build/mutants \
+	@test -d build/mutants/cosmic_ray || $(BIN)/python -m pip install --quiet --target build/mutants \
 	    -r tests/mutants/requirements.txt
 	$(BIN)/python tests/mutants $(ARGS)
 

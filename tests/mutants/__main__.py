@@ -30,7 +30,7 @@ from mutants.collected import quickly  # noqa: E402
 from mutants.faults import Fault, faults_of  # noqa: E402
 from mutants.known import EQUAL  # noqa: E402
 from mutants.named import named_faults  # noqa: E402
-from mutants.targets import TARGETS, files_of  # noqa: E402
+from mutants.targets import PACKAGE, TARGETS, files_of  # noqa: E402
 from mutants.trial import Outcome, tried  # noqa: E402
 
 
@@ -126,13 +126,13 @@ def table(scores: list[Score]) -> str:
 
 
 def stale(targets: Iterable[str]) -> list[str]:
-    """What `known.py` names that is no fault of the files of today."""
+    """What `known.py` names that is no fault of today: files that are gone, too."""
     faults = {fault.key for target in targets for p in files_of(target) for fault in faults_of(p)}
     files = {file for file, _, _ in faults}
     return [
         f"{file}: {was}  ->  {now}"
         for file, was, now in EQUAL
-        if file in files and (file, was, now) not in faults
+        if (file, was, now) not in faults and (file in files or not (PACKAGE / file).exists())
     ]
 
 

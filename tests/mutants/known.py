@@ -12,17 +12,17 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "flat = torch.zeros(length, dtype=parameters[0].dtype, device=parameters[ -1].device)",
     ): "all parameters of a group are on one device",
     (
-        "checkpoint/place.py",
+        "run/checkpoint/place.py",
         "def _moved(value: Any, device: torch.device, copy: bool = False) -> Any:",
         "def _moved(value: Any, device: torch.device, copy: bool = True) -> Any:",
     ): "a second copy of what was read from a file",
     (
-        "checkpoint/folder.py",
+        "run/checkpoint/folder.py",
         "row = np.full(_LOOKED_AT, -1)",
         "row = np.full(_LOOKED_AT, - 2)",
     ): "every negative number marks an empty place",
     (
-        "checkpoint/last_writes.py",
+        "run/checkpoint/last_writes.py",
         "pause_s = 0.01 if self._run.world.n <= 16 else 0.05",
         "pause_s = 0.01 if self._run.world.n < 16 else 0.05",
     ): "how often the other ranks' files are looked for, not what is found",
@@ -102,12 +102,12 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "pass",
     ): "a name for annotations",
     (
-        "checkpoint/folder.py",
+        "run/checkpoint/folder.py",
         "def is_whole(self, after: int, since_ns: int = 0) -> bool:",
         "def is_whole(self, after: int, since_ns: int = 1) -> bool:",
     ): "no file was written in the first nanosecond of 1970",
     (
-        "checkpoint/last_writes.py",
+        "run/checkpoint/last_writes.py",
         "if self._clock() >= until or not written:",
         "if self._clock() > until or not written:",
     ): "a pause more, where the clock shows the very end of the wait",

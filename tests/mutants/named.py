@@ -51,8 +51,8 @@ NAMED: list[tuple[str, str, str, str, str]] = [
     ),
     (
         "random numbers left out of a checkpoint",
-        "checkpoint",
-        "checkpoint/place.py",
+        "run/checkpoint",
+        "run/checkpoint/place.py",
         'torch.set_rng_state(state["rng"])',
         "pass",
     ),
@@ -60,8 +60,8 @@ NAMED: list[tuple[str, str, str, str, str]] = [
         "the last round is not called last",
         "attach",
         "attach/rounds.py",
-        "last = last or p.end == self.steps",
-        "last = False",
+        "last or p.end == self.steps",
+        "False",
     ),
     (
         "the result of an algorithm that returns new tensors is thrown away",
