@@ -24,10 +24,13 @@ TARGETS: dict[str, list[str]] = {
     ],
     "compressors": [*_RESTATED, "tests/compressors"],
     "gradients": [*_RESTATED, "tests/gradients"],
-    "schedules/local_steps.py": [
-        "tests/restated/test_restated_schedules.py",
+    "schedules": ["tests/restated/test_restated_schedules.py", *_RESTATED, "tests/schedules"],
+    "engine": [
         *_RESTATED,
-        "tests/schedules/test_schedule.py",
+        "tests/restated/test_restated_on_ranks.py",
+        "tests/engine",
+        "tests/contract/test_quarantine.py",
+        "tests/test_loop.py",
     ],
     "loop.py": [*_RESTATED, "tests/restated/test_restated_schedules.py", "tests/test_loop.py"],
     "run/checkpoint": [

@@ -11,7 +11,7 @@ import pytest
 
 from hpc_localsgd.run.checkpoint import Checkpoints, Place, last_writes, manager, shard
 from hpc_localsgd.run.checkpoint.folder import all_folders, number
-from hpc_localsgd.run.stopping import GONE, STOPPED, Stopped
+from hpc_localsgd.run.stopping import GONE, HUNG, STOPPED, Stopped
 from hpc_localsgd.types import Gone, NotKept
 from restated.test_when_places_are_kept import Kept
 
@@ -159,6 +159,34 @@ def test_a_thread_keeps_what_there_is_while_the_loop_is_stuck(
     assert capfd.readouterr().err == (
         f"stopped on SIGUSR2 in the step after 3: resume with {LINE.format(out=tmp_path)}\n"
     )
+
+
+def test_after_a_failed_exchange_the_loop_alone_ends_the_process(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = Kept(tmp_path, (1, 1, 3), stop_at=-1, dt=1.0)
+    real = kept.keeper.between_steps
+
+    def between_steps(p: Any) -> None:
+        real(p)
+        if p.t == 3:
+            kept.keeper.give_up("rank 1 is not there any more")
+
+    kept.keeper.between_steps = between_steps  # type: ignore[method-assign]
+    with pytest.raises(Ended, match=str(HUNG)):
+        kept.go()
+    assert capfd.readouterr().err.startswith("rank 1 is not there any more\nstopped on a failed ex")
+    assert kept.checkpoints.saved[0] == (2, 2) and len(kept.closed) == 1
+    kept.keeper.leave()  # the thread that watches finds out later, and does nothing
+    assert len(kept.closed) == 1
+
+
+def test_a_rank_that_is_alone_waits_for_nobody(tmp_path: Path, monkeypatch: Any) -> None:
+    kept, pauses = Kept(tmp_path, (2, 3), stop_at=3), list[float]()
+    monkeypatch.setattr(last_writes.time, "sleep", pauses.append)
+    with pytest.raises(Stopped):
+        kept.go()
+    assert pauses == []
 
 
 def test_the_status_says_whether_anything_was_kept(tmp_path: Path, monkeypatch: Any) -> None:

@@ -151,6 +151,16 @@ def test_the_clock_is_asked_when_a_pace_has_passed(tmp_path: Path) -> None:
     assert kept.keeper.mean_step_s() == 0.125
 
 
+def test_the_time_of_a_step_counts_from_where_this_job_began(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, (1,) * 12)
+    p = kept.run.beginning()
+    p.t = 7  # steps of the jobs before
+    kept.keeper.begin(p, kept)  # type: ignore[arg-type]
+    assert kept.keeper.mean_step_s() == 0.0
+    kept.keeper.t, kept.keeper.passed_s = 9, kept.now + 1.0
+    assert kept.keeper.mean_step_s() == 0.5
+
+
 @pytest.mark.parametrize(("t", "after"), [(4, 2), (5, 5), (11, 5)])
 def test_a_stop_writes_the_place_of_that_step(tmp_path: Path, t: int, after: int) -> None:
     kept = Kept(tmp_path, (2, 3, 10), stop_at=t)

@@ -123,6 +123,38 @@ def test_the_last_complete_ones_stay_and_what_is_behind_them(tmp_path: Path) -> 
     assert steps(tmp_path) == [40, 45]
 
 
+def test_one_that_cannot_be_removed_stays_and_ends_nothing(tmp_path: Path) -> None:
+    """Somebody moved an old one to another disk, and put a link in its place."""
+    for after in (10, 20, 30):
+        there(tmp_path, after, range(2), 2)
+    oldest = tmp_path / "checkpoints" / "step-00000010"
+    oldest.rename(tmp_path / "elsewhere")
+    oldest.symlink_to(tmp_path / "elsewhere")
+    at(tmp_path, Ranks(), keep=1).tidy()
+    assert steps(tmp_path) == [10, 30] and len([*(tmp_path / "elsewhere").iterdir()]) == 2
+
+
+def test_the_end_of_a_finished_run_stays_as_it_was(tmp_path: Path) -> None:
+    """Once, by rank 0, whatever is written under its name later; half of a copy counts for none."""
+    saved(tmp_path, 10)
+    top = tmp_path / "checkpoints"
+    ended, making = top / "finished-step-00000010", top / "making-step-00000010"
+    making.mkdir()
+    (making / "rank-9-of-10.pt").touch()  # of a job that was killed meanwhile
+    worlds = [Ranks(1), Ranks(0), Ranks(0)]
+    at(tmp_path, worlds[0]).preserve(10)
+    assert not ended.exists()
+    at(tmp_path, worlds[1]).preserve(10)
+    assert sorted(one.name for one in ended.iterdir()) == ["rank-0-of-2.pt", "rank-1-of-2.pt"]
+    assert not making.exists() and steps(tmp_path) == [10]
+    for rank in (0, 1):
+        at(tmp_path, Ranks(rank)).save(place(10, 99))
+    at(tmp_path, worlds[2]).preserve(10)
+    was = [shard.read(ended / f"rank-{rank}-of-2.pt")["place"]["t"] for rank in (0, 1)]
+    assert was == [10, 11] and not making.exists()
+    assert [len(world.told) for world in worlds] == [1, 1, 1]  # all ranks wait for rank 0
+
+
 @pytest.mark.parametrize("whole", [0, 7])
 def test_of_checkpoints_that_never_become_complete_a_few_stay_and_it_is_said_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], whole: int
