@@ -123,6 +123,23 @@ def test_what_is_of_this_run_is_gone_on_with(kept: Path, tmp_path: Path) -> None
     assert train.main(again(kept, tmp_path, lambda state: None)) == 0
 
 
+def test_a_model_without_matrices_has_one_group_of_parameters(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All else has two, of which the second, without weight decay, holds the same state."""
+    words = ["--task=quadratic", "--steps=3", "--workers=2", "--figures=false"]
+    words += ["--evaluate-every=0", "--spread-every=0", f"--out={tmp_path / 'kept'}"]
+    assert train.main(words) == 0
+    assert train.main([*words, "--resume"]) == 0
+    path = max((tmp_path / "kept" / "checkpoints").glob("step-*")) / "rank-0-of-1.pt"
+    state = shard.read(path)
+    put("optimizer.state.0.momentum_buffer", wider)(state)
+    shard.write(path, state)
+    capfd.readouterr()
+    assert train.main([*words, "--resume"]) == 2
+    assert "momentum_buffer' is [2, " in capfd.readouterr().err
+
+
 def call(marker: Path) -> Any:
     class Evil:
         def __reduce__(self) -> Any:
