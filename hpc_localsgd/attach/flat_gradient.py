@@ -63,15 +63,15 @@ class Slot:
 
 @dataclass(frozen=True)
 class FlatGradient:
-    """The gradients of one group in one vector [n + P]: a flag for each of n tensors, then P."""
+    """Parts of the vector of one group.
 
-    vector: torch.Tensor
-    n: int
+    Attributes:
+        flags: [n], one for each tensor.
+        rows: [1, P], the gradients alone.
+    """
 
-    @property
-    def rows(self) -> Rows:
-        """Return the gradients alone, [1, P]."""
-        return self.vector[None, self.n :]
+    flags: torch.Tensor
+    rows: Rows
 
 
 def cut_buckets(
@@ -100,4 +100,4 @@ def cut_buckets(
             Slot(group.names[i], group.parameters[i], views[i], vector[i], bucket)
             for i in reversed(range(first, after))
         ]
-    return FlatGradient(vector, n), buckets, slots
+    return FlatGradient(vector[:n], vector[None, n:]), buckets, slots

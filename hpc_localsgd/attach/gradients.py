@@ -13,7 +13,7 @@ there is an average to begin, and which, is said by `Algorithm.in_backward`, as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -125,9 +125,7 @@ class GradientHooks:
         if skipped and use == "algorithm":
             for slot in self._slots:
                 slot.parameter.grad = None
-        for slot in self._slots:
-            if slot.parameter not in buckets.here:
-                self._fill(slot)
+        self._collect(slot for slot in self._slots if slot.parameter not in buckets.here)
         with self._meet():
             if self._heal is not None:
                 self._heal([flat.rows for flat in self._flat])
@@ -151,14 +149,23 @@ class GradientHooks:
         if grad.dtype == slot.window.dtype:
             slot.parameter.grad = slot.window
 
-    def _fill(self, slot: Slot) -> None:
-        """Fill in what this backward pass did not reach: accumulated before it, or nothing."""
-        if slot.parameter.grad is not None:
-            self._keep(slot)
-            return
-        slot.window.zero_()
-        slot.flag.zero_()
-        slot.absent = True
+    def _collect(self, slots: Iterable[Slot]) -> None:
+        """Take what was not taken when it arrived: the last bucket, or what no pass has reached."""
+        windows, grads = [], []
+        for slot in slots:
+            grad = slot.parameter.grad
+            if grad is None:
+                slot.window.zero_()
+                slot.flag.zero_()
+                slot.absent = True
+            elif grad.is_sparse or grad.dtype != slot.window.dtype:
+                self._keep(slot)
+            elif grad is not slot.window:
+                windows.append(slot.window)
+                grads.append(grad)
+                slot.parameter.grad = slot.window
+        if grads:
+            torch._foreach_copy_(windows, grads)
 
     def _hand_back(self, exact: bool) -> None:
         """Give every parameter the result as its gradient, and be ready for the next pass.
@@ -167,12 +174,14 @@ class GradientHooks:
             exact: The flags have been averaged, and tell whether any rank has a gradient.
         """
         for slot in self._slots:
-            used = not (slot.absent and exact) or bool(slot.flag != 0)  # by any rank
-            if used:
+            if slot.absent or slot.sparse:
+                if not (slot.absent and exact) or bool(slot.flag != 0):  # used by any rank
+                    slot.give()
+                slot.absent = slot.sparse = False
+            elif slot.parameter.grad is not slot.window:
                 slot.give()
-            slot.absent = slot.sparse = False
         for flat in self._flat:
-            flat.vector[: flat.n] = 1
+            flat.flags.fill_(1)
         self._ending, self.done = False, True
 
     def _prepared(self) -> Buckets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from hpc_localsgd.attach.meeting import RATE, ROUND, Everybody, Meetings, RankState
@@ -115,7 +115,8 @@ class AgreedRounds:
         if H < 1:
             raise ConfigurationError(f"the schedule gave a round of {H} steps at step {place.t}")
         left = sys.maxsize if self.steps is None else self.steps - place.t
-        self.place = replace(place.next_round(min(H, left)), rate=rate, used=used)
+        self.place = place.next_round(min(H, left))
+        self.place.rate, self.place.used = rate, used
 
     def having_observed(self, values: dict[str, Any]) -> Schedule:
         """Return the schedule that has observed this, from a checkpoint.

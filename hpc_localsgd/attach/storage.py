@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,8 +61,9 @@ class Group:
         """Number of parameters, without gaps."""
         return sum(p.numel() for p in self.parameters)
 
+    @cached_property
     def without_gaps(self) -> list[torch.Tensor]:
-        """Return the parts of `flat` between the gaps: those of parameters, in order."""
+        """Parts of `flat` between the gaps: those of parameters, in order."""
         parts, begin, end = [], 0, 0
         for first, parameter in zip(self.begins, self.parameters, strict=True):
             if first != end:
@@ -70,16 +72,22 @@ class Group:
             end = first + parameter.numel()
         return [*parts, self.flat[begin:end]]
 
+    @cached_property
+    def _row(self) -> Rows | None:
+        """The parameters as [1, P], if they are one piece of memory in the type that is sent."""
+        parts = self.without_gaps
+        return parts[0][None] if len(parts) == 1 and self.wire_dtype == self.flat.dtype else None
+
     @contextmanager
     def rows(self) -> Iterator[Rows]:
         """Lend the parameters as rows [1, P] to work on in place.
 
         Half precision comes as a float32 copy, and so do parameters with gaps between them.
         """
-        parts = self.without_gaps()
-        if len(parts) == 1 and self.wire_dtype == self.flat.dtype:
-            yield parts[0][None]
+        if self._row is not None:
+            yield self._row
             return
+        parts = self.without_gaps
         wide = torch.cat(parts).to(self.wire_dtype)
         yield wide[None]
         for part, new in zip(parts, wide.split([len(part) for part in parts]), strict=True):

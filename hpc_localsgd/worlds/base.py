@@ -9,20 +9,18 @@ any number of ranks, up to the order of floating-point sums.
 from __future__ import annotations
 
 import hashlib
-import re
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from hpc_localsgd.cost.cost_model import Network, allreduce_wire_bytes
-from hpc_localsgd.types import ConfigurationError, Unreachable
+from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.ledger import Ledger
 from hpc_localsgd.worlds.pending import Pending
+from hpc_localsgd.worlds.reaching import Reaching
 from hpc_localsgd.worlds.routes import Routes
 from hpc_localsgd.worlds.transport import Transport
 
@@ -90,7 +88,7 @@ class World(ABC):
         """
         block = self.size if block is None else block
         ranks = self.ranks_of_block(block)
-        payload = x[0].numel() * x.element_size()
+        payload = x.numel() // len(x) * x.element_size()
         if block > 1:
             wire = allreduce_wire_bytes(ranks, payload)
             self._bill(payload, wire, self._allreduce_s(payload, block))
@@ -116,7 +114,7 @@ class World(ABC):
         Returns:
             Its `wait` gives the average [P] of what x was now.
         """
-        payload = x[0].numel() * x.element_size()
+        payload = x.numel() // len(x) * x.element_size()
         modelled_s = self._allreduce_s(payload, self.size)
         self._bill(payload, allreduce_wire_bytes(self.n, payload), 0.0)
         with self._exchanging():
@@ -124,7 +122,7 @@ class World(ABC):
             finish = self._transport.begin_average(row)
 
         def finished() -> None:
-            with self._reaching():
+            with Reaching(self._transport, self.rank):
                 finish()
 
         return Pending(row, finished, self.ledger, modelled_s)
@@ -137,7 +135,7 @@ class World(ABC):
             W: [K, K], float64; row k holds the weights with which worker k mixes all workers.
         """
         routes = self._routes_of(W)
-        nbytes = x[0].numel() * x.element_size()
+        nbytes = x.numel() // len(x) * x.element_size()
         modelled_s = self.network.mix_s(W, nbytes) if self.network else 0.0
         self._bill(routes.vectors_sent * nbytes, routes.rows_to_ranks * nbytes, modelled_s)
         with self._exchanging():
@@ -206,7 +204,7 @@ class World(ABC):
         Raises:
             Unreachable: The ranks do not end together.
         """
-        with self._reaching():
+        with Reaching(self._transport, self.rank):
             self._transport.close()
 
     def abort(self, code: int) -> None:
@@ -255,28 +253,9 @@ class World(ABC):
         self._transport.prepare(ranks)
         return ranks
 
-    @contextmanager
-    def _exchanging(self) -> Iterator[None]:
-        """Time the body as this rank's part of an exchange."""
-        with self.ledger.transferring(), self._reaching():
-            yield
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Explain errors of the body, which only ranks that reach each other can do.
-
-        Raises:
-            Unreachable: They do not.
-        """
-        try:
-            yield
-        except Exception as error:
-            if not self._transport.lost(error):
-                raise
-            raise Unreachable(
-                f"rank {self.rank} on {socket.gethostname()} does not reach the others: one has "
-                f"ended, or the network between them is down ({_in_short(error)})"
-            ) from error
+    def _exchanging(self) -> Reaching:
+        """Return the context of this rank's part of an exchange."""
+        return Reaching(self._transport, self.rank, self.ledger.transferring())
 
     def _bill(self, payload: float | np.ndarray, rank_bytes: float, modelled_s: float) -> None:
         """Count an exchange of `rank_bytes` sent by this rank; a lone worker sends nothing."""
@@ -296,11 +275,6 @@ class World(ABC):
                 self._routes.clear()
             self._routes[key] = Routes(W, self.rank, self.n)
         return self._routes[key]
-
-
-def _in_short(error: Exception) -> str:
-    """Return the first sentence of a library's message, without the place in its source."""
-    return re.sub(r"^\[\S+:\d+\] ", "", " ".join(str(error).split())).split(". ")[0][:200]
 
 
 def check_workers(K: int, n: int) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TypeAlias
 
 import numpy as np
@@ -58,7 +59,8 @@ class Ledger:
         self._clear()
 
     def _clear(self) -> None:
-        self._payload = np.zeros(self.R)
+        # A number as long as all workers send as much: numpy's first call in a step is slow.
+        self._payload: float | np.ndarray = 0.0
         self._wire, self._calls, self._modelled_s = 0.0, 0, 0.0
         self._transfers: list[Span] = []
         self._measurements: list[Span] = []
@@ -72,7 +74,7 @@ class Ledger:
             modelled_s: Predicted seconds, used where nothing real is sent.
         """
         if self._billing:
-            self._payload += payload_bytes
+            self._payload = self._payload + payload_bytes
             self._wire += wire_bytes
             self._modelled_s += modelled_s
             self._calls += 1
@@ -82,12 +84,12 @@ class Ledger:
         if self._billing:
             self._modelled_s += seconds
 
-    @contextmanager
-    def transferring(self) -> Iterator[None]:
-        """Time the body as this rank's part of an exchange."""
-        self.exchanges += 1
-        begin = self.clock.stamp()
-        yield
+    def transferring(self) -> Transfer:
+        """Return a context that times its body as this rank's part of an exchange."""
+        return Transfer(self)
+
+    def transferred(self, begin: Stamp) -> None:
+        """Note that an exchange that began then has ended."""
         if self._billing:
             self._transfers.append((begin, self.clock.stamp()))
 
@@ -116,13 +118,37 @@ class Ledger:
         """Return the bill since the last `take`, which continues."""
         return OpenBill(
             self,
-            self._payload.copy(),
+            np.zeros(self.R) + self._payload,
             self._wire,
             self._calls,
             self._modelled_s,
             [*self._transfers],
             [*self._measurements],
         )
+
+
+class Transfer:
+    """Context of one exchange; one that fails is not timed."""
+
+    __slots__ = ("_begin", "_ledger")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __enter__(self) -> None:
+        """Count the exchange, and begin to time it."""
+        self._ledger.exchanges += 1
+        self._begin = self._ledger.clock.stamp()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End it."""
+        if kind is None:
+            self._ledger.transferred(self._begin)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_localsgd.attach import account
 from hpc_localsgd.attach.account import Account, Accounts
 from hpc_localsgd.attach.rates import LONG_ROUND, Rates
 from hpc_localsgd.attach.rounds import AttachedPosition
@@ -36,7 +37,10 @@ def test_where_in_a_round(place: AttachedPosition, said: str, due: bool, inside:
     )
 
 
-def test_a_bill_is_added_up_once_a_round_and_closed_a_round_later() -> None:
+def test_a_bill_is_taken_every_so_many_rounds_and_closed_with_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(account, "TAKE_EVERY", 2)
     taken, closed = list[int](), list[int]()
 
     def take() -> Any:
@@ -49,10 +53,13 @@ def test_a_bill_is_added_up_once_a_round_and_closed_a_round_later() -> None:
 
     accounts = Accounts(SimpleNamespace(modelled=True, take=take))  # type: ignore[arg-type]
     assert (taken, closed) == ([0], [])
-    accounts.close_round(), accounts.close_round()
+    accounts.close_round()
+    assert (taken, closed) == ([0], [])
+    for _ in range(3):
+        accounts.close_round()
     assert (taken, closed) == ([0, 1, 2], [1])
-    assert accounts.until_now() == Account(3330, 18, 6, 3.0, 2, True) and closed == [1, 2, 3]
-    assert accounts.until_now() == Account(33330, 24, 10, 5.0, 2, True)
+    assert accounts.until_now() == Account(3330, 18, 6, 3.0, 4, True) and closed == [1, 2, 3]
+    assert accounts.until_now() == Account(33330, 24, 10, 5.0, 4, True)
     assert Account() == Account(0, 0, 0, 0.0, 0, False)
 
 
