@@ -126,7 +126,7 @@ class Course:
         if last or self._quarantine or (apart and parts.check_rounds):
             self.agree(ROUND)
         elif self.use == "mean" and place.t % LOOK_EVERY == 0:
-            self._look(place.t)
+            parts.check_finite(place.t, LOOK_EVERY)
         now = self.rounds.now(place.t - 1, last)
         observes = self.rounds.schedule.observes and not last
         before = self.exchange.copies() if observes else None
@@ -264,20 +264,6 @@ class Course:
         self._decide()
         if not self.exchange.acts_on_gradient(self.place.H):
             self.exchange.part_ways(self.rounds.now(self.place.t))
-
-    def _look(self, t: int) -> None:
-        """Look at parameters that are equal on all ranks.
-
-        Raises:
-            RuntimeError: They are not finite, on all ranks alike.
-        """
-        if not self.parts.finite():
-            raise RuntimeError(
-                f"the parameters of all ranks are not finite after step {t - 1}: within the last "
-                f"{LOOK_EVERY} steps a rank's gradient was not, and went into the average; take a "
-                "smaller learning rate, clip gradients, or leave such ranks out by "
-                'attach(on_nan="quarantine")'
-            )
 
     def _decide(self) -> None:
         """Find what the step that comes does with gradients, as the algorithm says."""

@@ -47,3 +47,21 @@ class Parts:
             return False
         looks = self.on_nan == "quarantine" or self.statistics.averages
         return not looks or self.statistics.finite()
+
+    def check_finite(self, t: int, every: int) -> None:
+        """Check parameters that are equal on all ranks.
+
+        Args:
+            t: Steps taken.
+            every: Of so many steps, one is followed by this check.
+
+        Raises:
+            RuntimeError: They are not finite, on all ranks alike.
+        """
+        if not self.finite():
+            raise RuntimeError(
+                f"the parameters of all ranks are not finite after step {t - 1}: within the last "
+                f"{every} steps a rank's gradient was not, and went into the average; take a "
+                "smaller learning rate, clip gradients, or leave such ranks out by "
+                'attach(on_nan="quarantine")'
+            )

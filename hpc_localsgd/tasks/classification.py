@@ -20,8 +20,9 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hpc_localsgd.tasks.base import Batch, Setting, Task
-from hpc_localsgd.tasks.flat import Replicas, bind
+from hpc_localsgd.tasks.flat import Replicas
 from hpc_localsgd.tasks.label_transforms import mixed, noisy
+from hpc_localsgd.tasks.layout import bind
 from hpc_localsgd.tasks.running_statistics import estimated
 from hpc_localsgd.tasks.samples import Arrays, Samples
 from hpc_localsgd.types import ConfigurationError

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from hpc_localsgd.tasks.flat import Layout, Replicas
+from hpc_localsgd.tasks.flat import Replicas
+from hpc_localsgd.tasks.layout import Layout
 from hpc_localsgd.types import ConfigurationError
 
 CPU, R, B = torch.device("cpu"), 3, 5
