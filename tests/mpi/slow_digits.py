@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hpc_localsgd.tasks.base import Batch, Setting, Task
 from hpc_localsgd.tasks.digits import digits
@@ -14,6 +15,10 @@ from hpc_localsgd.tasks.digits import digits
 @dataclass(frozen=True)
 class slow_digits(digits):
     """The digits.
+
+    A run that is to be stopped in its middle says when it is there, and is not over before: with
+    ARRIVES="STEP FOLDER" in the environment each worker makes a file of its number in the folder in
+    that step, and takes so many seconds as SLOW_S says for each one from there on.
 
     Attributes:
         step_s: Least seconds of a step, until the file is there that HURRY (a variable) names.
@@ -28,8 +33,14 @@ class slow_digits(digits):
     def build(self, setting: Setting) -> Task:
         task = super().build(setting)
         deal = task.batch
+        at, _, folder = os.environ.get("ARRIVES", "").partition(" ")
 
         def batch(ranks: Sequence[int], t: int) -> Batch:
+            if folder and t == int(at):
+                for rank in ranks:
+                    (Path(folder) / str(rank)).touch()
+            if folder and t >= int(at):
+                time.sleep(float(os.environ.get("SLOW_S", 0)))
             if not os.path.exists(os.environ.get("HURRY", "")):
                 time.sleep(self.step_s)
             if t == self.at and self.late in ranks:

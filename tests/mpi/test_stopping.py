@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from hpc_localsgd.run.checkpoint.folder import last_complete, number
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
 STEPS = 600
+AT = 150  # where a run is stopped: between the exchanges of a round of 8
 RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4"]
 RUN += [f"--steps={STEPS}", "--evaluate-every=100", "--figures=false", "--resume=auto"]
 SHORT = ["--schedule=post_local", "--schedule.switch=100", "--schedule.every=8"]
@@ -79,29 +81,45 @@ def finish(launcher: Sequence[str], out: Path, *options: str) -> torch.Tensor:
 
 
 def trains(job: Job, out: Path) -> bool:
-    """Whether both ranks have been at it for a while."""
+    """Whether both ranks have begun."""
     assert job.process.poll() is None, job.wait().text[-2000:]
     begun = "step   0/" in job.stdout.read_text()
     return begun and len(job.ranks()) == 2 and (out / "trajectory.h5").exists()
 
 
-def stop(
-    launcher: Sequence[str], out: Path, *options: str, wait_s: float = 1.0, by: str = "SIGUSR2"
-) -> int:
-    """Start a run, ask it to stop after a while, and see that it ends in time; its status."""
-    with started(launcher, arguments(out, *options)) as job:
-        until(lambda: trains(job, out), 200, "both ranks train")
-        time.sleep(wait_s)
-        asked = time.time()
-        if by == "STOP":
-            (out / "STOP").touch()
-        else:
-            job.process.send_signal(getattr(signal, by))
-        outcome = job.wait(60)
-        found = last_complete(out)
-        assert found is not None, job.wait().text[-3000:]
-        written = [path.stat().st_mtime for path in found[0].glob("*.pt")]
-        until(lambda: not job.pids(), 10, "every process is gone")
+@contextmanager
+def in_the_middle(launcher: Sequence[str], out: Path, *options: str) -> Iterator[Job]:
+    """Start a run; both ranks have come to step AT, and are half a minute or more from the end."""
+    here = out.with_name(f"{out.name}-arrived")
+    here.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARRIVES", f"{AT} {here}")
+        patch.setenv("SLOW_S", "0.1")
+        with started(launcher, arguments(out, *options)) as job:
+            until(lambda: trains(job, out) and len([*here.iterdir()]) == 2, 200, f"step {AT}")
+            yield job
+
+
+def stop(launcher: Sequence[str], out: Path, *options: str, by: str = "SIGUSR2") -> int:
+    """Start a run, ask it to stop in its middle, and see that it ends in time; its status."""
+    with in_the_middle(launcher, out, *options) as job:
+        return asked_to_stop(job, out, by)
+
+
+def asked_to_stop(job: Job, out: Path, by: str = "SIGUSR2") -> int:
+    """Ask a run to stop, and see that it ends in time with new shards of all ranks; its status."""
+    asked = time.time()
+    if by == "STOP":
+        (out / "STOP").touch()
+    elif by == "SIGTERM":  # to the ranks, as scancel does: mpirun kills them a second later
+        for pid in job.ranks().values():
+            os.kill(pid, signal.SIGTERM)
+    else:
+        job.process.send_signal(getattr(signal, by))
+    outcome = job.wait(60)
+    found = last_complete(out)
+    assert found is not None, outcome.text[-3000:]
+    written = [path.stat().st_mtime for path in found[0].glob("*.pt")]
     assert max(written) - asked < patient(WRITTEN_WITHIN_S)
     assert min(written) > asked - 1e-3, "an older checkpoint is all there is"
     return STOPPED if mpirun_aborted(outcome) else outcome.status
@@ -135,49 +153,82 @@ def same_record(one: Path, other: Path) -> None:
 def test_stopped_and_resumed_is_the_same_run(
     whole: dict[str, Path], tmp_path: Path, name: str, by: str
 ) -> None:
-    status = stop(mpirun(2), tmp_path, *RUNS[name], by=by)
-    assert status == STOPPED or by == "SIGTERM"  # mpirun's own status then
-    assert torch.equal(finish(mpirun(2), tmp_path, *RUNS[name]), final(whole[name]))
-    same_record(whole[name], tmp_path)
+    out = tmp_path / "run"
+    assert stop(mpirun(2), out, *RUNS[name], by=by) == STOPPED
+    assert torch.equal(finish(mpirun(2), out, *RUNS[name]), final(whole[name]))
+    same_record(whole[name], out)
 
 
-@pytest.mark.parametrize("name", ["long", "horovod single"])
-def test_a_rank_that_waits_in_an_exchange_and_one_in_a_long_step_write_their_shards(
-    whole: dict[str, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+def test_a_signal_that_mpirun_follows_with_a_kill_loses_nothing_that_was_written(
+    whole: dict[str, Path], tmp_path: Path
 ) -> None:
+    """SIGTERM to mpirun, which kills its ranks about a second later, whatever they have written."""
+    out, options = tmp_path / "run", [*RUNS["gossip"], "--checkpoint-every=50"]
+    with in_the_middle(mpirun(2), out, *options) as job:
+        until(lambda: flushed(out) and last_complete(out), 60, "a record and a checkpoint")
+        before, saved = flushed(out), last_complete(out)
+        job.process.send_signal(signal.SIGTERM)
+        assert job.wait(60).status != 0
+    found = last_complete(out)
+    assert saved is not None and found is not None and number(found[0]) >= number(saved[0])
+    assert len([shard.read(path) for path in found[0].glob("*.pt")]) == 2  # each by its checksum
+    after = flushed(out)
+    assert before and all(after[file] >= rounds for file, rounds in before.items())
+    assert torch.equal(finish(mpirun(2), out, *options), final(whole["gossip"]))
+    same_record(whole["gossip"], out)
+
+
+@pytest.mark.parametrize(("name", "exchange"), [("long", 549), ("horovod single", 200)])
+def test_a_rank_that_waits_in_an_exchange_and_one_in_a_long_step_write_their_shards(
+    whole: dict[str, Path],
+    tmp_path: Path,
+    name: str,
+    exchange: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rank 1 stays in step 200, and rank 0 comes to the end of a step without it."""
     with monkeypatch.context() as patch:
-        patch.setenv("LATE_S", "60")
-        assert stop(mpirun(2), tmp_path, *RUNS[name], wait_s=6.0) == STOPPED
+        patch.setenv("LATE_S", "1000")
+        with started(mpirun(2), arguments(tmp_path, *RUNS[name])) as job:
+            until(lambda: steps_of_ranks(tmp_path) == [exchange, 200], 200, "they are there")
+            assert asked_to_stop(job, tmp_path) == STOPPED
     found = last_complete(tmp_path)
     assert found is not None
     at = [shard.read(p)["place"]["t"] for p in sorted(found[0].glob("*.pt"))]
-    assert at[1] <= 200 and at[0] >= at[1]  # neither was at the end of a step
+    assert at[0] <= exchange and at[1] <= 200  # copies: neither was at the end of a step
     assert torch.equal(finish(mpirun(2), tmp_path, *RUNS[name]), final(whole[name]))
     same_record(whole[name], tmp_path)
+
+
+def steps_of_ranks(out: Path) -> list[int]:
+    """How far each rank says it is; it says so every five seconds."""
+    said = [path.read_text().split() for path in sorted((out / "ranks").glob("rank-*"))]
+    return [int(words[1]) for words in said if len(words) > 1]
 
 
 @pytest.mark.parametrize("launcher", [horovodrun, gloo], ids=["horovodrun", "horovodrun --gloo"])
 def test_where_no_signal_arrives_a_file_stops_the_run(
     tmp_path: Path, launcher: Callable[[int], list[str]]
 ) -> None:
-    slow = [*SHORT, "--task.step-s=0.01"]  # the file is looked for once a second
-    status = stop(launcher(2), tmp_path, *slow, by="STOP")
+    out = tmp_path / "run"
+    status = stop(launcher(2), out, *SHORT, by="STOP")
     assert status != 0  # horovodrun has statuses of its own
-    finish(launcher(2), tmp_path, *slow)
-    assert Trajectory(tmp_path).rounds.step_end[-1] == STEPS
-    assert len(Trajectory(tmp_path).paths) == 2
+    finish(launcher(2), out, *SHORT)
+    assert Trajectory(out).rounds.step_end[-1] == STEPS
+    assert len(Trajectory(out).paths) == 2
 
 
 def test_a_frozen_rank_is_named_and_the_job_ended(tmp_path: Path) -> None:
-    options = [*RUNS["short"], "--checkpoint-every=0.3 s", "--watchdog=5 s"]
-    with started(mpirun(2), arguments(tmp_path, *options)) as job:
-        until(lambda: trains(job, tmp_path) and last_complete(tmp_path), 200, "a checkpoint")
+    """Three times the watchdog's patience is for the start."""
+    out = tmp_path / "run"
+    options = [*RUNS["short"], "--checkpoint-every=0.3 s", "--watchdog=15 s"]
+    with in_the_middle(mpirun(2), out, *options) as job:
+        until(lambda: last_complete(out), 60, "a checkpoint")
         os.kill(job.ranks()[1], signal.SIGSTOP)
         outcome = job.wait(120)
-        until(lambda: not job.pids(), 30, "every process is gone")
     assert outcome.status == HUNG or mpirun_aborted(outcome)
     assert "no longer report: rank 1 (" in outcome.text, outcome.text
-    finish(mpirun(2), tmp_path, *options)
+    finish(mpirun(2), out, *options)
 
 
 def flushed(out: Path) -> dict[str, int]:
