@@ -28,13 +28,18 @@ def the_slow_task_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stopped(out: Path, by: str) -> Outcome:
-    with started(RESTARTING, [*TRAIN, *RUN, "--task.step-s=0.02", f"--out={out}"]) as job:
-        until(lambda: "step   0/" in job.stdout.read_text(), 90, "both ranks train")
-        if by == "STOP":
-            (out / "STOP").touch()
-        else:
-            os.kill(job.ranks()[1], getattr(signal, by))
-        return job.wait(90)
+    here = out.with_name("arrived")
+    here.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARRIVES", f"30 {here}")
+        patch.setenv("SLOW_S", "0.1")  # half a minute to its end
+        with started(RESTARTING, [*TRAIN, *RUN, f"--out={out}"]) as job:
+            until(lambda: len([*here.iterdir()]) == 2, 90, "both ranks train")
+            if by == "STOP":
+                (out / "STOP").touch()
+            else:
+                os.kill(job.ranks()[1], getattr(signal, by))
+            return job.wait(90)
 
 
 def final(out: Path) -> torch.Tensor:
@@ -54,7 +59,7 @@ def test_it_is_not_started_again_and_goes_on_bitwise_when_asked_to(tmp_path: Pat
         return
     options = {out: tmp_path / "on", tmp_path / "whole": tmp_path / "anew"}
     for folder, file in options.items():
-        file.write_text("\n".join([*RUN, "--task.step-s=0.02", f"--out={folder}"]))
+        file.write_text("\n".join([*RUN, f"--out={folder}"]))
     given = [str(HERE / "several_runs.py"), *map(str, options.values())]
     run(RESTARTING, given, timeout_s=150).succeeded()
     assert [status(folder) for folder in options] == ["complete"] * 2
