@@ -14,15 +14,16 @@ import os
 import socket
 import struct
 import sys
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from hpc_localsgd.environment.findings import OK, PROBLEM, WARNING, Finding
 from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.types import ConfigurationError
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
+SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3  # and its driver
 OF_TORCH = "GLOO_SOCKET_IFNAME"  # names the interface: the name of the host does not matter then
 OF_MPI = ("OMPI_MCA_btl_tcp_if_include", "OMPI_MCA_btl_tcp_if_exclude", "OMPI_MCA_btl", "UCX_TLS")
 LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "HOROVOD_LOCAL_SIZE", "LOCAL_WORLD_SIZE")
@@ -175,6 +176,17 @@ def _interfaces() -> tuple[Interface, ...]:
                 answer = fcntl.ioctl(asking.fileno(), SIOCGIFADDR, request)
             except OSError:  # it has no address
                 continue
-            bridge = Path("/sys/class/net", name, "bridge").exists()
-            found.append(Interface(name, socket.inet_ntoa(answer[20:24]), bridge))
+            address = socket.inet_ntoa(answer[20:24])
+            found.append(Interface(name, address, _driver(asking, name) == b"bridge"))
     return tuple(found)
+
+
+def _driver(asking: socket.socket, name: str) -> bytes:
+    """Return the driver of an interface, also where /sys shows another network than this one's."""
+    told = array("B", struct.pack("I192x", ETHTOOL_GDRVINFO))
+    request = struct.pack("16sP16x", os.fsencode(name)[:15], told.buffer_info()[0])
+    try:
+        fcntl.ioctl(asking.fileno(), SIOCETHTOOL, request)
+    except OSError:  # a driver that does not say
+        return b""
+    return told.tobytes()[4:36].partition(b"\0")[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -85,6 +87,17 @@ def test_this_host_has_a_loopback_and_a_name() -> None:
     found = reach.network_here()
     assert Interface("lo", "127.0.0.1") in found.interfaces and found.host
     assert reach.network_here(lambda host: ("10.9.9.9",), lambda: (ETH,)).addresses == ("10.9.9.9",)
+
+
+def test_a_bridge_is_known_in_a_network_that_sys_does_not_show() -> None:
+    begin = "ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0"
+    show = "from hpc_localsgd.environment.reach import network_here as n; print(n().interfaces)"
+    alone = ["unshare", "--net", "--map-root-user", "sh", "-c"]
+    if shutil.which("ip") is None or subprocess.run([*alone, begin], check=False).returncode:
+        pytest.skip("no network of one's own here: it needs iproute2 and a kernel that lets it be")
+    words = [*alone, f'{begin} && exec "$0" -c "$1"', sys.executable, show]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "name='docker0', address='172.17.0.1', bridge=True" in said
 
 
 def test_a_run_is_refused_before_anything_connects(monkeypatch: pytest.MonkeyPatch) -> None:
