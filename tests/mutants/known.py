@@ -116,4 +116,14 @@ EQUAL: dict[tuple[str, str, str], str] = {
         'twin.param_groups = [{**optimizer.param_groups[0], "params": [tiny]}]',
         'twin.param_groups = [{**optimizer.param_groups[ -1], "params": [tiny]}]',
     ): "groups differ in their weight decay alone, and no state depends on that",
+    (
+        "algorithms/d2.py",
+        "if least <= -1 / 3 + 1e-9:",
+        "if least < -1 / 3 + 1e-9:",
+    ): "an eigenvalue is known to some 1e-15: none is this very number",
+    (
+        "schedules/time_limit.py",
+        "_UNITS = [(3600, 24), (60, 60), (1, 60)]  # seconds, and how many make the next",
+        "_UNITS = [(3600, 23), (60, 60), (1, 60)]  # seconds, and how many make the next",
+    ): "hours without days are first, and the first number has no bound",
 }

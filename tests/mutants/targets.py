@@ -21,6 +21,7 @@ TARGETS: dict[str, list[str]] = {
         "tests/restated/test_checkpoints_hold_everything.py",
         "tests/restated/test_restated_on_ranks.py",
         "tests/contract/test_algorithms.py",
+        "tests/contract/test_what_algorithms_accept.py",
     ],
     "compressors": [*_RESTATED, "tests/compressors"],
     "gradients": [*_RESTATED, "tests/gradients"],
@@ -32,7 +33,12 @@ TARGETS: dict[str, list[str]] = {
         "tests/contract/test_quarantine.py",
         "tests/test_loop.py",
     ],
-    "loop.py": [*_RESTATED, "tests/restated/test_restated_schedules.py", "tests/test_loop.py"],
+    "loop.py": [
+        *_RESTATED,
+        "tests/restated/test_restated_schedules.py",
+        "tests/test_loop.py",
+        "tests/engine/test_overlap.py",
+    ],
     "run/checkpoint": [
         "tests/restated/test_when_places_are_kept.py",
         "tests/restated/test_checkpoints_hold_everything.py",

@@ -187,6 +187,8 @@ def test_a_rank_that_is_alone_waits_for_nobody(tmp_path: Path, monkeypatch: Any)
     with pytest.raises(Stopped):
         kept.go()
     assert pauses == []
+    kept.keeper.leave()  # the thread finds the loop at it
+    assert len(kept.closed) == 1
 
 
 def test_the_status_says_whether_anything_was_kept(tmp_path: Path, monkeypatch: Any) -> None:
@@ -251,6 +253,19 @@ def test_how_long_the_others_shards_are_waited_for(
     assert kept.now - began[0].began == pytest.approx(kept_s, abs=0.05)
     assert len(kept.checkpoints.saved) == written
     assert began[0].pauses[-1] == last_writes.TOGETHER_S
+
+
+@pytest.mark.parametrize(("n", "pause_s"), [(2, 0.01), (64, 0.05)])
+def test_many_ranks_ask_the_file_system_less_often(
+    tmp_path: Path, monkeypatch: Any, n: int, pause_s: float
+) -> None:
+    kept = Kept(tmp_path, (1, 1, 9), dt=1.0, stop_at=2)
+    fellows = Fellows(kept, monkeypatch, there_at=1.0)
+    monkeypatch.setattr(kept.run.world, "n", n)
+    kept.now = fellows.began
+    kept.keeper._last._until = fellows.began + 9.0
+    assert kept.keeper._last.wait([2])
+    assert {*fellows.pauses[:-1]} == {pause_s} and fellows.looks[-1] >= 1.0
 
 
 def test_where_the_newest_place_cannot_be_written_an_older_one_is(

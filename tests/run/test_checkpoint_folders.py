@@ -136,8 +136,10 @@ def test_one_that_cannot_be_removed_stays_and_ends_nothing(tmp_path: Path) -> No
 
 def test_the_end_of_a_finished_run_stays_as_it_was(tmp_path: Path) -> None:
     """Once, by rank 0, whatever is written under its name later; half of a copy counts for none."""
-    saved(tmp_path, 10)
+    saved(tmp_path, 10, 20)
+    at(tmp_path, Ranks()).preserve(20)  # where no job was killed before
     top = tmp_path / "checkpoints"
+    assert (top / "finished-step-00000020").is_dir()
     ended, making = top / "finished-step-00000010", top / "making-step-00000010"
     making.mkdir()
     (making / "rank-9-of-10.pt").touch()  # of a job that was killed meanwhile
@@ -146,7 +148,7 @@ def test_the_end_of_a_finished_run_stays_as_it_was(tmp_path: Path) -> None:
     assert not ended.exists()
     at(tmp_path, worlds[1]).preserve(10)
     assert sorted(one.name for one in ended.iterdir()) == ["rank-0-of-2.pt", "rank-1-of-2.pt"]
-    assert not making.exists() and steps(tmp_path) == [10]
+    assert not making.exists() and steps(tmp_path) == [10, 20]
     for rank in (0, 1):
         at(tmp_path, Ranks(rank)).save(place(10, 99))
     at(tmp_path, worlds[2]).preserve(10)

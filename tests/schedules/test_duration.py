@@ -79,3 +79,26 @@ def test_the_option_is_named_and_time_only_where_it_may_be_given() -> None:
 def test_rates_and_schedules_name_theirs(made: Rate | Schedule, named: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{named} 'x' is not a duration"):
         made.in_steps(UNITS)
+
+
+@pytest.mark.parametrize(
+    ("words", "each"),
+    [("s sec second seconds", 1), ("min minute minutes", 60), ("h hour hours", 3600)],
+)
+def test_every_name_of_a_unit_of_time_is_worth_the_same(words: str, each: int) -> None:
+    assert {seconds(f"3 {word}") for word in words.split()} == {3.0 * each}
+
+
+def test_the_longest_round_is_looked_for_from_the_first_step_to_the_last_and_no_further() -> None:
+    steps = 10_000
+
+    class Longer(Schedule):
+        def __init__(self, at: int) -> None:
+            self.at = at
+
+        def __call__(self, t: int, lr: float) -> int:
+            assert 0 <= t < steps
+            return 7 if t == self.at else 1
+
+    found = [Longer(at).longest(constant(0.1), steps) for at in (0, steps - 1, steps)]
+    assert found == [7, 7, 1]

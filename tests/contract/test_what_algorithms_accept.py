@@ -1,0 +1,96 @@
+"""What an algorithm refuses when it is made or begins, and what it answers before it exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.algorithms.d2 import D2
+from hpc_localsgd.algorithms.diloco import DiLoCo
+from hpc_localsgd.algorithms.overlap import Overlap
+from hpc_localsgd.compressors.sign import Sign
+from hpc_localsgd.topology import complete, custom, lazy, ring
+from hpc_localsgd.types import ConfigurationError, Footprint
+from hpc_localsgd.worlds.simulated import Simulated
+
+
+def between(lazier: float, K: int = 4) -> Any:
+    """A ring of four workers, made lazier: its least eigenvalue is -1/3 + 4/3 of that."""
+    return custom(((1 - lazier) * ring().matrix(K) + lazier * np.eye(K)).tolist())
+
+
+@pytest.mark.parametrize(
+    ("topology", "K", "fits"),
+    [
+        (ring(), 3, True),  # 0
+        (ring(), 4, False),  # -1/3, where the method's condition ends
+        (ring(), 2, True),  # 0: both have one neighbour
+        (lazy(of=ring()), 4, True),
+        (complete(), 8, True),
+        (between(0.01), 4, True),
+        (between(-0.01), 4, False),
+        (between(-0.2), 4, False),
+    ],
+    ids=str,
+)
+def test_d2_needs_eigenvalues_above_minus_a_third(topology: Any, K: int, fits: bool) -> None:
+    def begin() -> None:
+        D2(topology).init(torch.zeros(K, 2), Simulated(K), Footprint((2,), 8))
+
+    if fits:
+        begin()
+    else:
+        with pytest.raises(ConfigurationError, match="lambda_min > -1/3"):
+            begin()
+
+
+@pytest.mark.parametrize(
+    "name", ["Optimizer", "lr_scheduler", "swa_utils", "SGDD", "Any", "LBFGS "]
+)
+def test_the_outer_optimiser_is_one_of_torch(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be the outer optimiser"):
+        DiLoCo(optimizer=name)
+
+
+@pytest.mark.parametrize("taken", [torch.nn.Parameter, torch.Tensor, lambda *a, **k: None])
+def test_what_else_lies_in_torch_optim_is_none(
+    taken: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.optim, "Other", taken, raising=False)
+    with pytest.raises(ConfigurationError, match="it is no optimiser"):
+        DiLoCo(optimizer="Other")
+
+
+@pytest.mark.parametrize(
+    ("K", "codec", "acts"), [(1, None, False), (2, None, True), (1, Sign(), True)]
+)
+def test_alone_and_without_a_codec_nothing_is_done_with_a_gradient(
+    K: int, codec: Any, acts: bool
+) -> None:
+    assert AllReduce(compressor=codec).acts_on_gradient({}, Simulated(K), 1) is acts
+
+
+@pytest.mark.parametrize(
+    ("ranks", "workers", "codec", "begun"),
+    [(2, 1, None, True), (1, 1, None, False), (1, 2, None, False), (2, 2, None, False)]
+    + [(2, 1, Sign(), False)],
+)
+def test_an_average_begins_in_backward_of_one_worker_among_several_ranks(
+    ranks: int, workers: int, codec: Any, begun: bool
+) -> None:
+    world: Any = SimpleNamespace(n=ranks, ranks=range(workers), begin_mean=lambda x, keep: None)
+    given: Any = None
+    assert (AllReduce(compressor=codec).in_backward({}, world, given) is not None) is begun
+
+
+@pytest.mark.parametrize("given", [{"pull": -0.1}, {"pull": 1.1}, {"beta": -0.1}, {"beta": 1.0}])
+def test_overlap_pulls_by_a_share_and_its_velocity_fades(given: dict[str, float]) -> None:
+    assert Overlap(pull=0.0, beta=0.0) != Overlap(pull=1.0)
+    with pytest.raises(ConfigurationError):
+        Overlap(**given)
