@@ -112,7 +112,7 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "if self._clock() > until or not written:",
     ): "a pause more, where the clock shows the very end of the wait",
     (
-        "run/checkpoint/sound.py",
+        "run/checkpoint/vetting.py",
         'twin.param_groups = [{**optimizer.param_groups[0], "params": [tiny]}]',
         'twin.param_groups = [{**optimizer.param_groups[ -1], "params": [tiny]}]',
     ): "groups differ in their weight decay alone, and no state depends on that",

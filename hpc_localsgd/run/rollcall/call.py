@@ -108,10 +108,10 @@ class RollCall:
         watch = self._watch
         if watch is None:
             return
+        if self.rank == 0:  # before the thread, which is to answer at once: others wait for that
+            watch.wire = _hub(self.n)
         watch.start()
         with self.at(0, "attach()", 0):
-            if self.rank == 0:
-                watch.wire = _hub(self.n)
             address = _told(world, watch.wire.address if isinstance(watch.wire, Hub) else {})
             if self.rank:
                 watch.wire = _line(address, self.rank)
