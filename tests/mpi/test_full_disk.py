@@ -27,6 +27,7 @@ STEPS = 800
 RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4", "--world=mpi"]
 RUN += [f"--steps={STEPS}", "--schedule=every", "--schedule.steps=8", "--evaluate-every=50"]
 RUN += ["--figures=false", "--checkpoint-every=0.3 s", "--resume=auto", "--snapshot-every=25"]
+SLOW = "--task.step-s=0.1"
 SIZE = "4m"
 PATIENCE_S = 60
 
@@ -114,14 +115,25 @@ def same(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(a.series(name).value, b.series(name).value)
 
 
-def test_space_that_comes_back_in_time_leaves_no_trace(disk: SmallDisk, whole: Path) -> None:
-    arguments = [*TRAIN, *RUN, f"--out={disk.inside / 'run'}"]
+@pytest.fixture
+def hurry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file, until which a run of SLOW is far from its end."""
+    file = tmp_path / "hurry"
+    monkeypatch.setenv("HURRY", str(file))
+    return file
+
+
+def test_space_that_comes_back_in_time_leaves_no_trace(
+    disk: SmallDisk, whole: Path, hurry: Path
+) -> None:
+    arguments = [*TRAIN, *RUN, SLOW, f"--out={disk.inside / 'run'}"]
     with started([*disk.launcher, *mpirun(2)], arguments) as job:
         until(lambda: last_complete(disk.outside / "run"), PATIENCE_S, "a checkpoint")
         # Filled again and again: a checkpoint that is thrown away would make room for the next.
         until(lambda: disk.says(job, "no checkpoint of step"), PATIENCE_S, "refused")
         until(lambda: disk.says(job, "Training continues."), PATIENCE_S, "rows wait")
         disk.make_space()
+        hurry.touch()
         said = job.wait().succeeded()
     assert "disk is full" in said.stderr, said.stderr
     assert said.stderr.count("Training continues.") < 20, said.stderr  # not at every row
@@ -129,12 +141,13 @@ def test_space_that_comes_back_in_time_leaves_no_trace(disk: SmallDisk, whole: P
 
 
 def test_a_disk_that_stays_full_costs_what_was_not_on_it_and_no_more(
-    disk: SmallDisk, whole: Path
+    disk: SmallDisk, whole: Path, hurry: Path
 ) -> None:
-    arguments = [*TRAIN, *RUN, f"--out={disk.inside / 'run'}"]
+    arguments = [*TRAIN, *RUN, SLOW, f"--out={disk.inside / 'run'}"]
     with started([*disk.launcher, *mpirun(2)], arguments) as job:
         until(lambda: last_complete(disk.outside / "run"), PATIENCE_S, "a checkpoint")
         disk.fill()
+        hurry.touch()
         outcome = job.wait()
     assert outcome.status not in (0, 2, 3), outcome.text
     assert "Traceback" not in outcome.stderr, outcome.stderr[-3000:]
