@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from hypothesis import given as for_all
 from small_runs import files_below
 
 import hpc_localsgd.loop
-from hpc_localsgd.__main__ import COMMANDS
+from hpc_localsgd.__main__ import COMMANDS, main
 from hpc_localsgd.commands.assembly import worlds
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.run.stopping import Stopped
@@ -93,7 +92,7 @@ def outcome(command: str, argv: Sequence[str]) -> tuple[int, str, str]:
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
-            status = import_module(COMMANDS[command][0]).main(list(argv))
+            status = main([command, *argv])
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
     finally:

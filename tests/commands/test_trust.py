@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from hpc_localsgd.__main__ import COMMANDS
+from hpc_localsgd.__main__ import COMMANDS, main
 from hpc_localsgd.commands.configuration import config, trust
 from hpc_localsgd.commands.configuration.names import CHOICES
 from hpc_localsgd.tasks.digits import digits
@@ -75,7 +74,7 @@ def record(folder: Path, text: str) -> Path:
 
 def ended(command: str, argv: list[str]) -> int | str | None:
     try:
-        return int(import_module(COMMANDS[command][0]).main(argv))
+        return main([command, *argv])
     except SystemExit as end:
         return end.code
 

@@ -6,7 +6,6 @@ import math
 import os
 import tracemalloc
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hpc_localsgd.__main__ import COMMANDS
+from hpc_localsgd.__main__ import main
 from hpc_localsgd.analysis.landscape import Landscape
 from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError, Writer
 from hpc_localsgd.trajectory.safe_text import load_yaml, readable
@@ -169,7 +168,7 @@ def test_every_command_refuses_it_in_the_same_sentence(
     for name in ("K huge", "virtual", "huge", "link of a table"):
         path = strange(tmp_path / name.replace(" ", "-"), name)
         words = [w.format(run=path, folder=path.parent) for w in COMMAND_LINES[command]]
-        assert import_module(COMMANDS[command][0]).main(words) == 2
+        assert main([command, *words]) == 2
         said = capfd.readouterr().err
         assert STRANGE[name][1] in said and "Traceback" not in said
         assert said.count("\n") == 1, said
@@ -204,7 +203,7 @@ def test_a_bomb_of_aliases_does_not_go_off(
         words = ["--config", str(tmp_path / "bomb.yaml")]
     if command == "report":
         words.append("--formats")
-    status = import_module(COMMANDS[command][0]).main(words)
+    status = main([command, *words])
     assert status == 2 or command in ("summary", "report", "compare")  # which do without it
     assert "Traceback" not in capfd.readouterr().err
 
@@ -231,10 +230,10 @@ def test_no_terminal_obeys_what_a_file_says(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = record(tmp_path / "a\x1b[31m", algorithm="\x1b]0;mine\x07sgd", schedule="\u202eyreve")
-    assert import_module(COMMANDS["summary"][0]).main([str(path), str(path)]) == 0
+    assert main(["summary", str(path), str(path)]) == 0
     for command in ("summary", "compare"):
-        assert import_module(COMMANDS[command][0]).main([str(path)]) == 0
-    assert import_module(COMMANDS["cite"][0]).main([str(path.with_name("no\x1b[2J.h5"))]) == 2
+        assert main([command, str(path)]) == 0
+    assert main(["cite", str(path.with_name("no\x1b[2J.h5"))]) == 2
     said = "".join(capfd.readouterr())
     assert "\x1b" not in said and "\x07" not in said and "\u202e" not in said
     assert readable("\x1b[2J\u202e\udc80 \xe9\n", "\n") == "\\x1b[2J\\u202e\\udc80 \xe9\n"
@@ -251,8 +250,8 @@ def test_a_page_shows_what_a_file_says_and_obeys_none_of_it(tmp_path: Path) -> N
         group.attrs.update({"units": evil, "meaning": evil})
         file.attrs["slurm_job_name"] = evil
     argv = [str(path), "--out", str(tmp_path / "page")]
-    assert import_module(COMMANDS["report"][0]).main([*argv, "--formats"]) == 0
-    assert import_module(COMMANDS["compare"][0]).main(argv) == 0
+    assert main(["report", *argv, "--formats"]) == 0
+    assert main(["compare", *argv]) == 0
     for page in (tmp_path / "page").glob("*.html"):
         html = page.read_text()
         assert "<script" not in html and "<img src=x" not in html and "<b>run" not in html
