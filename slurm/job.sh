@@ -76,6 +76,12 @@ already_done() {
 preflight() {
     [[ ${PREFLIGHT:-1} == 1 ]] || return 0
     launch "$PYTHON" -m hpc_localsgd doctor
+    # Ended by a signal it has found nothing: now and then MPI_Init of Open MPI 5 crashes under srun,
+    # when a message comes before a rank is ready for it (open-mpi/ompi#12495).
+    if ((status > 128)) && [[ -z $stopping ]]; then
+        say "the doctor crashed, with status $status: once more"
+        launch "$PYTHON" -m hpc_localsgd doctor
+    fi
     [[ $status != 0 && -z $stopping ]] || return 0
     say "the doctor found a problem (above): nothing was started"
     # What worked at the first start and fails now is a bad node: try another.

@@ -26,6 +26,7 @@ touch "$OUT/checkpoints/step-1/rank-0-of-2.pt"
     rm "$OUT/STOP"
     until [[ -f $OUT/STOP ]]; do sleep 0.1; done
 }
+[[ -z ${CRASHES_FIRST:-} || -e $OUT/crashed ]] || { touch "$OUT/crashed"; exit 139; }
 exit "${ENDS_WITH:-0}"
 """
 PACKAGE = """#!/bin/bash
@@ -279,6 +280,20 @@ def test_a_problem_found_by_the_doctor_starts_nothing(stage: Stage) -> None:
     assert ended.status == 2 and not ended.requeued and "train it" not in ended.told, ended
     # What was well at the first start is a bad node now.
     assert stage.run(ENDS_WITH="1", PREFLIGHT="1", SLURM_RESTART_COUNT="1").requeued
+
+
+def test_a_doctor_that_crashes_is_asked_once_more(stage: Stage) -> None:
+    ended = stage.run(ENDS_WITH="139", PREFLIGHT="1")
+    assert ended.told.count("hpc_localsgd doctor") == 2 and "train it" not in ended.told, ended
+    assert ended.status == 2 and "crashed, with status 139: once more" in ended.text, ended
+    # What it does say is not asked twice.
+    assert stage.run(ENDS_WITH="1", PREFLIGHT="1").told.count("hpc_localsgd doctor") == 1
+
+
+def test_a_doctor_that_crashed_once_holds_up_nothing(stage: Stage) -> None:
+    ended = stage.run(CRASHES_FIRST="1", PREFLIGHT="1")
+    assert ended.told.count("hpc_localsgd doctor") == 2 and ended.status == 0, ended
+    assert ended.told.count("train it") == 1, ended
 
 
 def test_two_jobs_do_not_write_into_one_folder(stage: Stage) -> None:
