@@ -223,6 +223,12 @@ def until(claim: Callable[[], object], timeout_s: float, what: str) -> None:
         time.sleep(0.1)
 
 
+def steps_of_ranks(out: Path) -> list[int]:
+    """How far each rank of a run says it is; it says so every five seconds."""
+    said = [path.read_text().split() for path in sorted((out / "ranks").glob("rank-*"))]
+    return [int(words[1]) for words in said if len(words) > 1]
+
+
 def _need(module: str) -> None:
     if importlib.util.find_spec(module) is None:  # one that is there and broken must fail, not skip
         pytest.skip(f"{module} is missing: `make env` installs it")

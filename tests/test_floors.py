@@ -213,7 +213,7 @@ def test_a_circle_is_caught() -> None:
 
 
 # Two that are left: the trainer's and `attach`'s treatment of a worker that is not finite.
-TWICE = {"Quarantine"}
+TWICE = {"Quarantine"}  # none may come to it
 
 
 def classes(source: str) -> list[str]:
@@ -229,7 +229,7 @@ def twice(sources: Iterable[str]) -> set[str]:
 
 
 def test_no_two_classes_have_one_name() -> None:
-    assert twice(path.read_text("utf-8") for path in modules()) <= TWICE
+    assert twice(path.read_text("utf-8") for path in modules()) == TWICE
 
 
 def test_a_name_that_is_taken_is_caught() -> None:
@@ -239,7 +239,7 @@ def test_a_name_that_is_taken_is_caught() -> None:
 
 MOST_LINES = 300  # of a file
 MOST_LINES_OF_A_FUNCTION = 60  # without its docstring
-LONG = {"hpc_localsgd.attach.begin"}
+LONG = {"hpc_localsgd.attach.begin": ["attach"]}
 
 
 def lengths(source: str) -> dict[str, int]:
@@ -262,7 +262,7 @@ def too_long(source: str) -> list[str]:
 
 def test_files_and_functions_are_read_at_a_glance() -> None:
     found = {name_of(path): too_long(path.read_text("utf-8")) for path in modules()}
-    assert {name for name, long in found.items() if long} <= LONG
+    assert {name: long for name, long in found.items() if long} == LONG
 
 
 def test_a_long_file_and_a_long_function_are_caught() -> None:

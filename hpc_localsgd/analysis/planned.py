@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from hpc_localsgd.schedules import local_steps, rates
+from hpc_localsgd.schedules.base import Schedule, rounds
 from hpc_localsgd.schedules.duration import Units
-from hpc_localsgd.schedules.local_steps import Schedule, rounds, spread_triggered
+from hpc_localsgd.schedules.local_steps import spread_triggered
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.types import ConfigurationError

@@ -21,7 +21,7 @@ PROG = "python -m hpc_localsgd compare"
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables; return the exit status, 2 for invalid input."""
     options = parser().parse_args(argv)
-    return attempt(PROG, lambda: _compare(options))
+    return attempt(PROG, lambda: _compare(options), writes=True)
 
 
 def _compare(options: Namespace) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.stopping import GONE as GONE
 from hpc_localsgd.run.stopping import HUNG as HUNG
 from hpc_localsgd.run.stopping import STOPPED as STOPPED
@@ -43,8 +44,7 @@ def complain(message: str, prog: str) -> None:
     from hpc_localsgd.trajectory.safe_text import readable  # with h5py, which help needs not
 
     text = readable(message, "\n\t")  # names in it may be a stranger's
-    sys.stderr.write(f"{prog}: {text}\n")
-    sys.stderr.flush()
+    say(f"{prog}: {text}")
 
 
 def refuse(message: str, launch: Launch, prog: str, alike: bool = False) -> int:

@@ -8,7 +8,7 @@ from hpc_localsgd.commands.exit_codes import FAULT, OK, complain
 from hpc_localsgd.trajectory import TrajectoryError
 
 
-def attempt(prog: str, work: Callable[[], object]) -> int:
+def attempt(prog: str, work: Callable[[], object], writes: bool = False) -> int:
     """Do the work of a command; return its exit status.
 
     A record that cannot be read, or a file that cannot be written, is said in one line.
@@ -16,6 +16,7 @@ def attempt(prog: str, work: Callable[[], object]) -> int:
     Args:
         prog: The command, for messages.
         work: What it does.
+        writes: Whether it writes files, where `--out` says.
     """
     try:
         work()
@@ -25,6 +26,7 @@ def attempt(prog: str, work: Callable[[], object]) -> int:
     except OSError as error:
         if error.filename is None:  # of no file that was asked for
             raise
-        complain(f"cannot write {error.filename}: {error.strerror}; give --out a folder", prog)
+        said = f"{error.filename}: {error.strerror}"
+        complain(f"cannot write {said}; give --out a folder" if writes else said, prog)
         return FAULT
     return OK

@@ -27,7 +27,7 @@ FORMATS = ("png", "pdf", "svg")
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page of the runs named; return the exit status, 2 for invalid input."""
     options = parser().parse_args(argv)
-    return attempt(PROG, lambda: _report(options))
+    return attempt(PROG, lambda: _report(options), writes=True)
 
 
 def _report(options: Namespace) -> None:

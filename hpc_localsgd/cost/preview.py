@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hpc_localsgd.cost.round_runs import Payload, Seconds, Stretch, stretches
-from hpc_localsgd.schedules.local_steps import Round, Schedule
+from hpc_localsgd.schedules.base import Round, Schedule
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.types import ConfigurationError
 

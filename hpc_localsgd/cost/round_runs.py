@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from hpc_localsgd.schedules.local_steps import Round, Schedule, rounds
+from hpc_localsgd.schedules.base import Round, Schedule, rounds
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.types import Now
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from hpc_localsgd.schedules.local_steps import round_length
+from hpc_localsgd.schedules.base import round_length
 from hpc_localsgd.types import Footprint, Now, State
 from hpc_localsgd.worlds.consensus import consensus_distance
 

@@ -18,10 +18,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import ClassVar
 
-from hpc_localsgd.schedules.base import Round as Round
 from hpc_localsgd.schedules.base import Schedule as Schedule
-from hpc_localsgd.schedules.base import round_length as round_length
-from hpc_localsgd.schedules.base import rounds as rounds
 from hpc_localsgd.schedules.duration import Duration, Units
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.types import ConfigurationError

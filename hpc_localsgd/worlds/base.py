@@ -88,7 +88,7 @@ class World(ABC):
         """
         block = self.size if block is None else block
         ranks = self.ranks_of_block(block)
-        payload = x.numel() // len(x) * x.element_size()
+        payload = _row_bytes(x)
         if block > 1:
             wire = allreduce_wire_bytes(ranks, payload)
             self._bill(payload, wire, self._allreduce_s(payload, block))
@@ -114,7 +114,7 @@ class World(ABC):
         Returns:
             Its `wait` gives the average [P] of what x was now.
         """
-        payload = x.numel() // len(x) * x.element_size()
+        payload = _row_bytes(x)
         modelled_s = self._allreduce_s(payload, self.size)
         self._bill(payload, allreduce_wire_bytes(self.n, payload), 0.0)
         with self._exchanging():
@@ -135,7 +135,7 @@ class World(ABC):
             W: [K, K], float64; row k holds the weights with which worker k mixes all workers.
         """
         routes = self._routes_of(W)
-        nbytes = x.numel() // len(x) * x.element_size()
+        nbytes = _row_bytes(x)
         modelled_s = self.network.mix_s(W, nbytes) if self.network else 0.0
         self._bill(routes.vectors_sent * nbytes, routes.rows_to_ranks * nbytes, modelled_s)
         with self._exchanging():
@@ -275,6 +275,11 @@ class World(ABC):
                 self._routes.clear()
             self._routes[key] = Routes(W, self.rank, self.n)
         return self._routes[key]
+
+
+def _row_bytes(x: Rows) -> int:
+    """Return the bytes of one worker's row."""
+    return x.numel() // len(x) * x.element_size()
 
 
 def check_workers(K: int, n: int) -> None:

@@ -10,7 +10,7 @@ from hpc_localsgd.commands.configuration.names import CHOICES, choices, class_at
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.loop import Run
 from hpc_localsgd.run.checkpoint import Place
-from hpc_localsgd.schedules.local_steps import Round
+from hpc_localsgd.schedules.base import Round
 from hpc_localsgd.types import Footprint, Now
 
 OF_A_RUN = [BatchNorm, Footprint, Group, Now, Parts, Place, Round, Run]

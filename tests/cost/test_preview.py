@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hpc_localsgd.cost.preview import POINTS, Preview, preview
 from hpc_localsgd.cost.round_runs import CYCLE
-from hpc_localsgd.schedules.local_steps import Schedule, every, phases, post_local, qsr, rounds
+from hpc_localsgd.schedules.base import Schedule, rounds
+from hpc_localsgd.schedules.local_steps import every, phases, post_local, qsr
 from hpc_localsgd.schedules.rates import Rate, constant, cosine
 from hpc_localsgd.types import ConfigurationError, Now
 

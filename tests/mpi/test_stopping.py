@@ -13,7 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import TRAIN, Job, Outcome, gloo, horovodrun, mpirun, patient, started, until
+from arriving import arrived
+from launching import (
+    TRAIN,
+    Job,
+    Outcome,
+    gloo,
+    horovodrun,
+    mpirun,
+    patient,
+    started,
+    steps_of_ranks,
+    until,
+)
 from launching import run as launch
 
 from hpc_localsgd.commands.exit_codes import HUNG, STOPPED
@@ -82,7 +94,6 @@ def finish(launcher: Sequence[str], out: Path, *options: str) -> torch.Tensor:
 
 def trains(job: Job, out: Path) -> bool:
     """Whether both ranks have begun."""
-    assert job.process.poll() is None, job.wait().text[-2000:]
     begun = "step   0/" in job.stdout.read_text()
     return begun and len(job.ranks()) == 2 and (out / "trajectory.h5").exists()
 
@@ -90,14 +101,9 @@ def trains(job: Job, out: Path) -> bool:
 @contextmanager
 def in_the_middle(launcher: Sequence[str], out: Path, *options: str) -> Iterator[Job]:
     """Start a run; both ranks have come to step AT, and are half a minute or more from the end."""
-    here = out.with_name(f"{out.name}-arrived")
-    here.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ARRIVES", f"{AT} {here}")
-        patch.setenv("SLOW_S", "0.1")
-        with started(launcher, arguments(out, *options)) as job:
-            until(lambda: trains(job, out) and len([*here.iterdir()]) == 2, 200, f"step {AT}")
-            yield job
+    with arrived(launcher, arguments(out, *options), out, AT) as job:
+        until(lambda: trains(job, out), 60, "it says so")
+        yield job
 
 
 def stop(launcher: Sequence[str], out: Path, *options: str, by: str = "SIGUSR2") -> int:
@@ -198,12 +204,6 @@ def test_a_rank_that_waits_in_an_exchange_and_one_in_a_long_step_write_their_sha
     assert at[0] <= exchange and at[1] <= 200  # copies: neither was at the end of a step
     assert torch.equal(finish(mpirun(2), tmp_path, *RUNS[name]), final(whole[name]))
     same_record(whole[name], tmp_path)
-
-
-def steps_of_ranks(out: Path) -> list[int]:
-    """How far each rank says it is; it says so every five seconds."""
-    said = [path.read_text().split() for path in sorted((out / "ranks").glob("rank-*"))]
-    return [int(words[1]) for words in said if len(words) > 1]
 
 
 @pytest.mark.parametrize("launcher", [horovodrun, gloo], ids=["horovodrun", "horovodrun --gloo"])

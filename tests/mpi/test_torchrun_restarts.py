@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import TRAIN, Outcome, run, started, torchrun, until
+from arriving import arrived
+from launching import TRAIN, Outcome, run, torchrun
 
 from hpc_localsgd.commands.summary import status
 from hpc_localsgd.run.checkpoint import shard
@@ -28,18 +29,12 @@ def the_slow_task_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stopped(out: Path, by: str) -> Outcome:
-    here = out.with_name("arrived")
-    here.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ARRIVES", f"30 {here}")
-        patch.setenv("SLOW_S", "0.1")  # half a minute to its end
-        with started(RESTARTING, [*TRAIN, *RUN, f"--out={out}"]) as job:
-            until(lambda: len([*here.iterdir()]) == 2, 90, "both ranks train")
-            if by == "STOP":
-                (out / "STOP").touch()
-            else:
-                os.kill(job.ranks()[1], getattr(signal, by))
-            return job.wait(90)
+    with arrived(RESTARTING, [*TRAIN, *RUN, f"--out={out}"], out, 30) as job:
+        if by == "STOP":
+            (out / "STOP").touch()
+        else:
+            os.kill(job.ranks()[1], getattr(signal, by))
+        return job.wait(90)
 
 
 def final(out: Path) -> torch.Tensor:

@@ -9,6 +9,7 @@ import pytest
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.commands.configuration.names import choices
+from hpc_localsgd.schedules.base import rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import (
     Schedule,
@@ -17,7 +18,6 @@ from hpc_localsgd.schedules.local_steps import (
     phases,
     post_local,
     qsr,
-    rounds,
     spread_triggered,
 )
 from hpc_localsgd.schedules.rates import multi_step

@@ -27,8 +27,8 @@ from hpc_localsgd.run.probes import Evaluation, Measurement, Probe, View
 from hpc_localsgd.schedules.local_steps import post_local
 
 
-def test_a_round_is_written_with_its_steps_rate_loss_and_bytes() -> None:
-    run = small_run(H=post_local(switch=2, every=3), steps=8)
+def heard(run: Run) -> list[torch.Tensor]:
+    """The workers' losses of every step, as they come."""
     losses: list[torch.Tensor] = []
     original = run.task.loss_and_grad
 
@@ -38,6 +38,12 @@ def test_a_round_is_written_with_its_steps_rate_loss_and_bytes() -> None:
         return loss, g
 
     run.task.loss_and_grad = listening  # type: ignore[method-assign]
+    return losses
+
+
+def test_a_round_is_written_with_its_steps_rate_loss_and_bytes() -> None:
+    run = small_run(H=post_local(switch=2, every=3), steps=8)
+    losses = heard(run)
     _, memory = go(run)
     rounds = memory.rounds
     assert [(r["step_begin"], r["step_end"]) for r in rounds] == [(0, 1), (1, 2), (2, 5), (5, 8)]
@@ -194,20 +200,14 @@ def test_the_latest_values_are_shown() -> None:
 def test_the_loss_that_is_shown_is_of_the_step_that_is_named() -> None:
     """In the middle of a round too, and without a message at the steps between."""
     run = small_run(H=8, steps=16)
-    losses: list[float] = []
+    losses = heard(run)
     gathered: list[int] = []
-    step, gather = run.task.loss_and_grad, run.world.gather
-
-    def noting(x, batch):  # type: ignore[no-untyped-def]
-        found = step(x, batch)
-        losses.append(float(found[0].mean()))
-        return found
+    gather = run.world.gather
 
     def counting(values):  # type: ignore[no-untyped-def]
         gathered.append(len(losses))
         return gather(values)
 
-    run.task.loss_and_grad = noting  # type: ignore[method-assign]
     run.world.gather = counting  # type: ignore[method-assign]
     shown: list[tuple[int, str, float]] = []
     go(
@@ -218,7 +218,7 @@ def test_the_loss_that_is_shown_is_of_the_step_that_is_named() -> None:
     found = {t: value for t, name, value in shown if name == "train/loss"}
     assert sorted(found) == [3, 6, 9, 12, 15, 16]
     for t, value in found.items():
-        assert value == pytest.approx(losses[t - 1], rel=1e-12)
+        assert value == pytest.approx(float(losses[t - 1].mean()), rel=1e-12)
     assert set(gathered) == {0, 3, 6, 9, 12, 15, 16}
     order = [name for t, name, _ in shown if t == 3]
     assert order.index("train/loss") < order.index("eval/test/accuracy")  # which ends the line
@@ -252,15 +252,7 @@ def test_in_the_middle_of_a_round_its_own_loss_is_shown_without_asking_other_ran
 ) -> None:
     monkeypatch.setattr(recorder, "LOOK_EVERY_S", -1.0)  # every step is late
     run = small_run(H=20, steps=20)
-    losses: list[float] = []
-    step = run.task.loss_and_grad
-
-    def noting(x: Any, batch: Any) -> Any:
-        found = step(x, batch)
-        losses.append(float(found[0].mean()))
-        return found
-
-    run.task.loss_and_grad = noting  # type: ignore[method-assign]
+    losses = heard(run)
     run.world.gather = lambda values: pytest.fail("asked") if len(losses) < 20 else values  # type: ignore[method-assign]
     seen: list[tuple[int, float]] = []
     go(
@@ -268,4 +260,4 @@ def test_in_the_middle_of_a_round_its_own_loss_is_shown_without_asking_other_ran
         show=lambda t, values: seen.append((t, values[LOSS_HERE])) if LOSS_HERE in values else None,
     )
     assert [t for t, _ in seen] == list(range(1, 21))
-    assert [value for _, value in seen] == pytest.approx(losses)
+    assert [value for _, value in seen] == pytest.approx([float(loss.mean()) for loss in losses])

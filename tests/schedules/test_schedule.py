@@ -9,16 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpc_localsgd.schedules.base import Round, round_length, rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import (
-    Round,
     Schedule,
     every,
     phases,
     post_local,
     qsr,
-    round_length,
-    rounds,
 )
 from hpc_localsgd.schedules.rates import Rate, constant, cosine, multi_step
 from hpc_localsgd.types import ConfigurationError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from launching import ROOT, alone, train, until
+from launching import ROOT, alone, steps_of_ranks, train, until
 from slurm_jobs import Submitted, submit
 
 from hpc_localsgd.trajectory import Trajectory
@@ -113,17 +113,11 @@ def test_a_cancelled_job_stays_cancelled_and_can_be_resumed(
     endless = ["--steps=10000000", "--evaluate-every=0", "--task.hidden=8"]
     one = "--nodes=1 --ntasks-per-node=2"
     job = submit(cluster, "digits_demo", tmp_path / "run", *endless, sbatch=one)
-    until(lambda: steps(job.out) > 0, 60, "it trains")
+    until(lambda: any(steps_of_ranks(job.out)), 60, "it trains")
     cluster.command("scancel", job.number)
     state, said = job.ended()
     assert state == "CANCELLED", said
     assert any((job.out / "checkpoints").glob("step-*/rank-*")), said
-
-
-def steps(out: Path) -> int:
-    """How far rank 0 says it is; it says so every five seconds."""
-    said = out / "ranks" / "rank-0"
-    return int(said.read_text().split()[1]) if said.exists() else 0
 
 
 def test_a_sweep_skips_what_is_finished(cluster: Cluster, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.engine.optimizer import LocalOptimizer
 from hpc_localsgd.loop import Run
 from hpc_localsgd.run.quarantine import Quarantine
+from hpc_localsgd.schedules.base import Round, Schedule, rounds
 from hpc_localsgd.schedules.duration import Units
-from hpc_localsgd.schedules.local_steps import Round, Schedule, rounds
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
 from hpc_localsgd.tasks.execution import Execution

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.cost.preview import Preview
 from hpc_localsgd.cost.round_runs import Stretch
-from hpc_localsgd.schedules.local_steps import Round
+from hpc_localsgd.schedules.base import Round
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.plan.report import PlanReport

@@ -17,7 +17,7 @@ from hpc_localsgd.commands.plan.report import PlanReport
 from hpc_localsgd.cost.formatting import grouped, human_seconds
 from hpc_localsgd.cost.preview import Preview
 from hpc_localsgd.cost.round_runs import Stretch
-from hpc_localsgd.schedules.local_steps import Round
+from hpc_localsgd.schedules.base import Round
 from hpc_localsgd.trajectory.estimate import human_bytes
 
 WIDTH = 100

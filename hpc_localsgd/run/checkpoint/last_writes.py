@@ -16,7 +16,6 @@ from hpc_localsgd.run.stopping import GONE, StopListener, resume_line, starts_ag
 from hpc_localsgd.trajectory.diskspace import mend
 
 if TYPE_CHECKING:
-    from hpc_localsgd.engine.position import Run
     from hpc_localsgd.run.recorder import Recorder
 
 OTHERS_S = 1.5  # for the other ranks to write a shard that fits the one just written
@@ -36,7 +35,6 @@ class LastWrites:
 
     def __init__(
         self,
-        run: Run,
         stopping: StopListener,
         background: Background,
         clock: Callable[[], float],
@@ -45,13 +43,12 @@ class LastWrites:
         """Write nothing yet.
 
         Args:
-            run: The run.
             stopping: Who asked for the end, when, and how much time there is.
             background: Writes the shards.
             clock: Seconds.
             at_the_end: Called when this rank has written and waited.
         """
-        self._run, self._stopping, self._clock = run, stopping, clock
+        self._stopping, self._clock = stopping, clock
         self._background, self._at_the_end = background, at_the_end
         self._until, self._rescued = 0.0, False
         self.within_s, self.kept_in = LEFT_AFTER_S, background.checkpoints.folder
@@ -67,7 +64,8 @@ class LastWrites:
         if not record.close("stopped", CLOSE_HURRIED_S if hurried else LEFT_AFTER_S):
             say("what was recorded since the last flush is lost; the record has a gap there")
         written: list[int] = []
-        for place in newest_of_each(places):
+        ordered = newest_of_each(places)
+        for place in ordered:
             began_s = self._clock()
             if not self._background.write(place):
                 continue
@@ -79,14 +77,14 @@ class LastWrites:
             if self._all_have(written, min(until, now + patience_s)):
                 break
         if not written and self._stopping.status == GONE:
-            self._rescue(newest_of_each(places))
+            self._rescue(ordered)
         return written
 
     def wait(self, written: list[int]) -> bool:
         """Wait for the other ranks' shards; return whether this rank has kept its place."""
         self._all_have(written, self._until)
         self._at_the_end()
-        if self._run.world.n > 1:
+        if self._background.checkpoints.world.n > 1:
             time.sleep(TOGETHER_S)  # the last thing: the first to end ends the others
         return bool(written) or self._rescued
 
@@ -99,7 +97,7 @@ class LastWrites:
         self._rescued = any(elsewhere.write(place) for place in places)
         if self._rescued:
             say(
-                f"rank {self._run.world.rank} on {socket.gethostname()}: the parameters are in "
+                f"rank {checkpoints.world.rank} on {socket.gethostname()}: the parameters are in "
                 f"{self.kept_in}"
             )
 
@@ -107,7 +105,7 @@ class LastWrites:
         """Wait until all ranks have written one of these since they were asked to stop."""
         since_ns, checkpoints = self._stopping.since_ns, self._background.checkpoints
         # So that few ranks see it at one moment; and many do not ask the file system all the time.
-        pause_s = 0.01 if self._run.world.n <= 16 else 0.05
+        pause_s = 0.01 if checkpoints.world.n <= 16 else 0.05
         while not any(checkpoints.is_whole(after, since_ns) for after in written):
             if self._clock() >= until or not written:
                 return False

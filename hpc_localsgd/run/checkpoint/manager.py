@@ -63,9 +63,7 @@ class CheckpointManager:
         self._steps, self._seconds, self._after = steps, seconds, after
         self._background = Background(checkpoints)
         self.at_the_end: Callable[[], None] = lambda: None  # of the run on this rank, however
-        self._last = LastWrites(
-            run, self._stopping, self._background, clock, lambda: self.at_the_end()
-        )
+        self._last = LastWrites(self._stopping, self._background, clock, lambda: self.at_the_end())
         self._common: deque[Place] = deque(maxlen=2)
         self._own: Place | None = None
         self._ask_at = after + 1  # the first exchange after so many steps; on all ranks alike

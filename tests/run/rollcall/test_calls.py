@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "attach"))
 
 from rank_threads import Meeting, ThreadWorld, on_ranks
 
-from hpc_localsgd.run.rollcall import RollCall, call, judging, leave, of_world, watch
+from hpc_localsgd.run.rollcall import RollCall, call, connection, judging, leave, of_world, watch
 from hpc_localsgd.run.rollcall.connection import Connection
 from hpc_localsgd.run.rollcall.protocol import LEFT, At, Verdict, failed
 from hpc_localsgd.types import ConfigurationError
@@ -61,6 +61,17 @@ def test_ranks_that_meet_are_connected_and_share_one_call() -> None:
         return type(wire_of(found)).__name__
 
     assert met(3, work) == ["Hub", "Connection", "Connection"]
+
+
+def test_rank_0_answers_those_that_connect_before_its_next_look(monkeypatch) -> None:
+    """Its thread has the connections before it first waits; else they would give up."""
+    monkeypatch.setattr(watch, "TICK_S", 60.0)
+    monkeypatch.setattr(connection, "ALL_S", connection.ANSWER_S)
+
+    def work(world: ThreadWorld, found: RollCall) -> object:
+        return type(wire_of(found)).__name__
+
+    assert met(2, work) == ["Hub", "Connection"]
 
 
 def test_one_rank_alone_has_no_thread() -> None:
