@@ -92,6 +92,14 @@ def test_a_counter_changes_with_the_first_worker_and_a_distance_stands_at_the_la
     assert at["consensus distance", 0.25] == 5.0
 
 
+def test_every_row_has_the_name_of_its_worker(tmp_path: Path) -> None:
+    run = synthetic(tmp_path / "run", K=3, steps=200, switch=90, H=8)
+    figure = draw_timeline(run)
+    assert figure is not None
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert shown == list(timeline(run).names) and len(set(shown)) == 3
+
+
 def test_the_figure_has_the_rounds_around_the_switch(tmp_path: Path) -> None:
     run = synthetic(tmp_path / "run", K=3, steps=200, switch=90, H=8)
     window = around_the_switch(run.rounds, ROUNDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT, TRAIN
 
+from hpc_localsgd.commands.output import put
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
 
@@ -23,6 +25,18 @@ for i in range(3):
     sys.stderr.write(f"error {i}\\n")
 sys.exit(7)
 """
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "µs \u00e9"), ("ascii", "?s ?"), ("latin-1", "µs \u00e9")]
+)
+def test_what_a_terminal_does_not_have_is_replaced(
+    encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bytes_ = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_, encoding=encoding))
+    put("µs \u00e9")
+    assert bytes_.getvalue().decode(encoding) == shown + "\n"  # and at once
 
 
 def spoken(where: str, *python: str) -> tuple[int, str]:

@@ -234,6 +234,7 @@ class Fellows:
         (5.0, "SIGUSR2", 5.3, 3),
         (99.0, "SIGUSR2", 8.3, 3),  # it is gone: not waited for
         (5.0, "SIGTERM", 5.3, 3),  # at once all there is, then wait
+        (0.5, "SIGTERM", 0.8, 3),  # though the first would have been enough
     ],
 )
 def test_how_long_the_others_shards_are_waited_for(

@@ -12,9 +12,11 @@ import torch
 from small_tasks import easy_images, idx, write_idx
 
 from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.cifar100 import cifar100
 from hpc_localsgd.tasks.fashion_mnist import DEBIAN, fashion_mnist
 from hpc_localsgd.tasks.idx_images import idx_images
 from hpc_localsgd.tasks.mnist import mnist
+from hpc_localsgd.tasks.synthetic_images import synthetic_images
 from hpc_localsgd.tasks.vision import idx_files
 from hpc_localsgd.types import ConfigurationError
 
@@ -231,3 +233,13 @@ def test_the_real_set() -> None:
     assert np.bincount(labels).tolist() == [6000] * 10
     assert images.mean() / 255 == pytest.approx(0.2860, abs=1e-4)  # as torchvision's users know it
     assert images.std() / 255 == pytest.approx(0.3530, abs=1e-4)
+
+
+def test_without_the_files_a_plan_takes_synthetic_images_as_many_and_as_large() -> None:
+    shared = {"model": "mlp16", "norm": "group", "augment": False, "label_noise": 0.25}
+    grey = idx_images(data="nowhere", **shared).published()  # type: ignore[arg-type]
+    sizes = {"size": 28, "classes": 10, "samples": 60_000, "channels": 1}
+    assert grey == synthetic_images(**shared, **sizes)  # type: ignore[arg-type]
+    colours = cifar100(data="nowhere", **shared).published()  # type: ignore[arg-type]
+    sizes = {"size": 32, "classes": 100, "samples": 50_000, "channels": 3}
+    assert colours == synthetic_images(**shared, **sizes)  # type: ignore[arg-type]
