@@ -5,7 +5,7 @@ that another thread of it holds) leaves no thread of ours to say so, and no sign
 kernel's timers need none: glibc calls a function of C in a thread of its own. One says a sentence,
 one calls `alarm`, and the SIGALRM that comes after that shows where the process is (`faulthandler`)
 and ends it. The time between the two is for a process that was suspended, whose timers have all run
-out when it continues: it puts the alarm off again, and only the sentence was said.
+out when it continues: it puts the alarm off again, and at most the sentence was said.
 
 Where there are no such timers `faulthandler` alone ends the process, with status 1.
 """

@@ -31,6 +31,7 @@ class every(Schedule):
     Source: Stich, Local SGD converges fast and communicates little, ICLR 2019.
 
     Example:
+        >>> from hpc_localsgd.schedules.base import rounds
         >>> from hpc_localsgd.schedules.rates import constant
         >>> [r.H for r in rounds(every(4), constant(lr=0.1), steps=10)]
         [4, 4, 2]
@@ -61,6 +62,7 @@ class post_local(Schedule):
     at the first (Lin) or second (Gu, ImageNet) decay of the learning rate.
 
     Example:
+        >>> from hpc_localsgd.schedules.base import rounds
         >>> from hpc_localsgd.schedules.rates import constant
         >>> schedule = post_local(switch=4, every=3)
         >>> [r.H for r in rounds(schedule, constant(lr=0.1), steps=12)]
@@ -96,6 +98,7 @@ class phases(Schedule):
     decay of the learning rate at the same step takes effect on equal workers.
 
     Example:
+        >>> from hpc_localsgd.schedules.base import rounds
         >>> from hpc_localsgd.schedules.rates import constant
         >>> schedule = phases(at=[4, 10], every=[1, 4, 8])
         >>> [r.H for r in rounds(schedule, constant(lr=0.1), steps=20)]
@@ -195,6 +198,7 @@ class doubling(Schedule):
     ICLR 2023, whose local interval doubles up to 16.
 
     Example:
+        >>> from hpc_localsgd.schedules.base import rounds
         >>> from hpc_localsgd.schedules.rates import constant
         >>> schedule = doubling(every=4, at_most=4)
         >>> [r.H for r in rounds(schedule, constant(lr=0.1), steps=16)]
