@@ -25,7 +25,7 @@ from pathlib import Path
 
 from frontier import emulated, tables
 from frontier.points import Price, point
-from frontier.pricing import Bill, as_recorded, priced, step_seconds
+from frontier.pricing import RunCost, as_recorded, priced, step_seconds
 from frontier.written import Frontier, report, write
 
 from hpc_localsgd.analysis.compare import SeedGroup, grouped_runs
@@ -158,7 +158,7 @@ def _on_networks(found: dict[str, SeedGroup], options: argparse.Namespace) -> Pr
     return {f"{name} (modelled)": (found, on(network(name))) for name in options.networks}
 
 
-def _recorded(source: Source) -> Bill:
+def _recorded(source: Source) -> RunCost:
     return as_recorded(source.run)
 
 

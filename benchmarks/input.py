@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from side_by_side import figures, table, write_report
 
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.tasks.vision.hdf5_writer import listed, pack
@@ -70,7 +70,7 @@ def batches(store: ImageStore, loaders: int, count: int) -> Callable[[], float]:
     and not timed.
     """
     decoder = Decoder(store, 224, augment=True, rand_augment=0, skip_corrupt=False)
-    samples, steps = Streamed(decoder, loaders, Setting(batch=BATCH)), itertools.count()
+    samples, steps = Streamed(decoder, loaders, TaskContext(batch=BATCH)), itertools.count()
 
     def take(n: int) -> None:
         for _ in range(n):

@@ -99,7 +99,7 @@ def _train(subject: Subject, H: int, gate: Gate, world: Any) -> None:
     from hpc_localsgd.run.recorder import Recorder
     from hpc_localsgd.schedules.local_steps import every
     from hpc_localsgd.schedules.rates import constant
-    from hpc_localsgd.tasks.base import Setting
+    from hpc_localsgd.tasks.base import TaskContext
     from hpc_localsgd.tasks.classification import Classification
 
     class Gated(Classification):
@@ -110,9 +110,9 @@ def _train(subject: Subject, H: int, gate: Gate, world: Any) -> None:
                 raise StopIteration
             return super().batch(ranks, t)
 
-    setting = Setting(world.size, world.ranks, subject.batch, device=world.device)
+    context = TaskContext(world.size, world.ranks, subject.batch, device=world.device)
     data = tuple(part.numpy() for part in subject.data())
-    task = Gated(subject.make, {"train": data}, setting)
+    task = Gated(subject.make, {"train": data}, context)
     algorithm = LocalSGD()
     make = partial(SGD, lr=LR, momentum=0.9, weight_decay=1e-4)
     run = Run(

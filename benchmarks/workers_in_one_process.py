@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from side_by_side import figures, table, write_report  # noqa: E402
 
 from hpc_localsgd.engine.optimizer import LocalOptimizer  # noqa: E402
-from hpc_localsgd.tasks.base import Setting  # noqa: E402
+from hpc_localsgd.tasks.base import TaskContext  # noqa: E402
 from hpc_localsgd.tasks.digits import digits  # noqa: E402
 from hpc_localsgd.tasks.execution import Execution  # noqa: E402
 
@@ -45,7 +45,7 @@ def stepper(
 ) -> Callable[[int], Any]:
     """Return a function that takes one step of some of the workers."""
     execution = Execution(replicas=replicas)
-    task = spec.build(Setting(K, ranks, batch, device=device, execution=execution))
+    task = spec.build(TaskContext(K, ranks, batch, device=device, execution=execution))
     task.x[:] = task.init(0)
     optimizer = LocalOptimizer(SGD, task)
 

@@ -55,7 +55,7 @@ class Now:
 
 
 @dataclass(frozen=True)
-class Footprint:
+class ModelSize:
     """Lengths of a model's tensors in the flat vector, and the bytes of a number.
 
     Attributes:

@@ -19,7 +19,7 @@ from hpc_localsgd.run.probes import Probe, Spread
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import Schedule, every
 from hpc_localsgd.schedules.rates import Rate, constant
-from hpc_localsgd.tasks.base import Batch, Setting, Task, TaskSpec
+from hpc_localsgd.tasks.base import Batch, Task, TaskContext, TaskSpec
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.worlds.base import World
@@ -54,8 +54,8 @@ def small_run(
 ) -> Run:
     """The objects of a run on the digits (or another task) in a simulated world."""
     world = world or Simulated(K)
-    setting = Setting(world.size, world.ranks, batch, seed, dtype=dtype)
-    task = (spec or digits(hidden=16)).build(setting)
+    context = TaskContext(world.size, world.ranks, batch, seed, dtype=dtype)
+    task = (spec or digits(hidden=16)).build(context)
     task.x[:] = task.init(seed)
     return Run(
         task=task,
@@ -123,30 +123,30 @@ class quadratic(TaskSpec):
     start: float = 1.0
     dim: int = 1
 
-    def build(self, setting: Setting) -> Quadratic:
-        return Quadratic(self, setting)
+    def build(self, context: TaskContext) -> Quadratic:
+        return Quadratic(self, context)
 
 
 class Quadratic(Task):
-    def __init__(self, spec: quadratic, setting: Setting) -> None:
-        self.spec, self.setting = spec, setting
+    def __init__(self, spec: quadratic, context: TaskContext) -> None:
+        self.spec, self.context = spec, context
         self.dim, self.sizes, self.decayed = spec.dim, (spec.dim,), 0
-        self.x = torch.empty(len(setting.ranks), spec.dim, dtype=setting.dtype)
-        self.buffers = torch.empty(len(setting.ranks), 0, dtype=setting.dtype)
-        self.partition = Partition(setting.workers, setting.workers, 1)
-        self.splits = {"train": setting.workers}
+        self.x = torch.empty(len(context.ranks), spec.dim, dtype=context.dtype)
+        self.buffers = torch.empty(len(context.ranks), 0, dtype=context.dtype)
+        self.partition = Partition(context.workers, context.workers, 1)
+        self.splits = {"train": context.workers}
         self.h, self.c = (
-            torch.tensor([values[k % len(values)] for k in setting.ranks], dtype=setting.dtype)[
+            torch.tensor([values[k % len(values)] for k in context.ranks], dtype=context.dtype)[
                 :, None
             ]
             for values in (spec.h, spec.c)
         )
 
     def init(self, seed: int) -> torch.Tensor:
-        return torch.full((self.dim,), self.spec.start, dtype=self.setting.dtype)
+        return torch.full((self.dim,), self.spec.start, dtype=self.context.dtype)
 
     def batch(self, ranks: Sequence[int], t: int) -> Batch:
-        streams = [np.random.default_rng([self.setting.seed, k, t]) for k in ranks]
+        streams = [np.random.default_rng([self.context.seed, k, t]) for k in ranks]
         noise = np.stack([stream.standard_normal(self.dim) for stream in streams])
         return torch.from_numpy(noise) * self.spec.noise, torch.tensor(ranks)
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from frontier.pricing import Bill
+from frontier.pricing import RunCost
 
 from hpc_localsgd.analysis import curves
 from hpc_localsgd.analysis.compare import SeedGroup, front, summary, uncertainty
 from hpc_localsgd.analysis.compare.measures import ACCURACY, Summary
 from hpc_localsgd.analysis.report.source import Source
 
-SENT, TALKED, TOTAL = range(3)  # of what `Bill.until` gives
-Price = Callable[[Source], Bill]
+SENT, TALKED, TOTAL = range(3)  # of what `RunCost.until` gives
+Price = Callable[[Source], RunCost]
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def point(label: str, group: SeedGroup, price: Price, target: float) -> Point:
         price: Gives the costs of each.
         target: Test accuracy that is to be reached.
     """
-    bills = [price(source) for source in group.counted]
-    whole = [bill.until(math.inf) for bill in bills]
+    costs = [price(source) for source in group.counted]
+    whole = [cost.until(math.inf) for cost in costs]
     steps = [first_at(source, target) for source in group.counted]
-    there = [bill.until(step) for bill, step in zip(bills, steps, strict=True) if step is not None]
+    there = [cost.until(step) for cost, step in zip(costs, steps, strict=True) if step is not None]
     return Point(
         label=label,
         algorithm=str(group.runs[0].run.attrs["algorithm"]),

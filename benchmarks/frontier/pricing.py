@@ -29,7 +29,7 @@ _SEED = re.compile(r"^seed: .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Bill:
+class RunCost:
     """Costs of a run, round by round.
 
     Attributes:
@@ -56,7 +56,7 @@ class Bill:
         return sent, talked, total
 
 
-def as_recorded(run: Trajectory) -> Bill:
+def as_recorded(run: Trajectory) -> RunCost:
     """Give the costs that the record has.
 
     Args:
@@ -64,10 +64,10 @@ def as_recorded(run: Trajectory) -> Bill:
     """
     rounds = run.rounds
     talked = np.nan_to_num(mean_over_rest(rounds.wait_s + rounds.transfer_s))
-    return Bill(rounds.step_end, _sent(run), talked, round_s(run))
+    return RunCost(rounds.step_end, _sent(run), talked, round_s(run))
 
 
-def priced(run: Trajectory, network: Network, step_s: float, trusted: list[str]) -> Bill:
+def priced(run: Trajectory, network: Network, step_s: float, trusted: list[str]) -> RunCost:
     """Give the costs of a run's rounds on another network.
 
     Args:
@@ -82,7 +82,7 @@ def priced(run: Trajectory, network: Network, step_s: float, trusted: list[str])
     rounds = run.rounds
     text = _SEED.sub("seed: 0", str(run.attrs["config"]), count=1)  # which changes no cost
     talked = _talked_s(text, tuple(trusted), network, step_s, tuple(rounds.step_end.tolist()))
-    return Bill(rounds.step_end, _sent(run), talked, rounds.local_steps * step_s + talked)
+    return RunCost(rounds.step_end, _sent(run), talked, rounds.local_steps * step_s + talked)
 
 
 @cache

@@ -11,7 +11,7 @@ from hpc_localsgd.compressors.base import Compressor
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.buckets import Begin
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -37,7 +37,7 @@ class AllReduce(Algorithm):
     ends_at_mean = True
     sends_gradients = True
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `memory` [R, P], what the codec has lost so far."""
         del x, world
         return {"memory": None, "sizes": model.sizes}
@@ -63,7 +63,7 @@ class AllReduce(Algorithm):
         del world, now
         return x, state
 
-    def payload(self, model: Footprint, K: int, now: Now) -> int:
+    def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one (encoded) gradient a step."""
         del K
         codec = self.compressor

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hpc_localsgd.tasks.buckets import Begin
-    from hpc_localsgd.types import Footprint, Now, Rows, State, Vector
+    from hpc_localsgd.types import ModelSize, Now, Rows, State, Vector
     from hpc_localsgd.worlds.base import World
 
 
@@ -43,7 +43,7 @@ class Algorithm(ABC):
     sends_gradients = False
     ends_its_own_way = False
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state before the first step.
 
         Args:
@@ -118,7 +118,7 @@ class Algorithm(ABC):
         return state
 
     @abstractmethod
-    def payload(self, model: Footprint, K: int, now: Now) -> int | np.ndarray:
+    def payload(self, model: ModelSize, K: int, now: Now) -> int | np.ndarray:
         """Return the bytes a worker sends in the round that `now` ends; [K] if workers differ.
 
         Compared with the ledger by the contract test.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.algorithms.base import Algorithm
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -28,7 +28,7 @@ class CoCoD(Algorithm):
     ends_equal = False
     ends_its_own_way = True
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return a state without an exchange under way: all workers are equal."""
         del x, world, model
         return {"sent": None, "begun": None}
@@ -52,7 +52,7 @@ class CoCoD(Algorithm):
             return state
         return {**state, "begun": world.begin_mean(state["sent"])}
 
-    def payload(self, model: Footprint, K: int, now: Now) -> int:
+    def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one copy of the parameters a round."""
         del K, now
         return model.nbytes

@@ -12,7 +12,7 @@ from hpc_localsgd.topology import Topology, lambda_min, lazy, ring, vectors_sent
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -38,7 +38,7 @@ class D2(Algorithm):
 
     topology: Topology = field(default_factory=lambda: lazy(of=ring()))
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `x` [R, P], the round's start, and `y` [R, P] of the round before."""
         del model
         if self.topology.period(world.size) != 1:
@@ -60,6 +60,6 @@ class D2(Algorithm):
         start.copy_(x)
         return x, state
 
-    def payload(self, model: Footprint, K: int, now: Now) -> np.ndarray:
+    def payload(self, model: ModelSize, K: int, now: Now) -> np.ndarray:
         """Return the bytes of one copy of the parameters for each neighbour, [K]."""
         return vectors_sent(self.topology.matrix(K, now.s)) * model.nbytes

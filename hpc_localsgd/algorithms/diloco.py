@@ -14,7 +14,7 @@ from hpc_localsgd.compressors.base import Compressor
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -69,7 +69,7 @@ class DiLoCo(Algorithm):
         make: Callable[..., torch.optim.Optimizer] = kind
         return make([anchor], lr=self.lr, **options)
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `anchor` [P] and the state of the outer optimiser."""
         del world
         anchor = x[0].clone()
@@ -90,7 +90,7 @@ class DiLoCo(Algorithm):
         x[:] = anchor
         return x, {**state, "memory": memory, "outer": outer.state_dict()}
 
-    def payload(self, model: Footprint, K: int, now: Now) -> int:
+    def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one (encoded) difference a round."""
         del K, now
         return self.compressor.payload(model.sizes) if self.compressor else model.nbytes

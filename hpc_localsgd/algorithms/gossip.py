@@ -11,7 +11,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.topology import Topology, ring, vectors_sent
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -41,7 +41,7 @@ class Gossip(Algorithm):
     topology: Topology = field(default_factory=ring)
     order: Literal["atc", "awc"] = "atc"
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: with AWC, `before` [R, P], the parameters at the round's beginning."""
         del model
         self.topology.matrix(world.size)  # raises if there is none for K workers
@@ -58,6 +58,6 @@ class Gossip(Algorithm):
         before.copy_(x)
         return x, state
 
-    def payload(self, model: Footprint, K: int, now: Now) -> np.ndarray:
+    def payload(self, model: ModelSize, K: int, now: Now) -> np.ndarray:
         """Return the bytes of one copy of the parameters for each neighbour, [K]."""
         return vectors_sent(self.topology.matrix(K, now.s)) * model.nbytes

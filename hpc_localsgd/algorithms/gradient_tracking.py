@@ -11,7 +11,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.topology import Topology, ring, vectors_sent
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -38,7 +38,7 @@ class GradientTracking(Algorithm):
 
     topology: Topology = field(default_factory=ring)
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: tracked and last gradient, `y` and `g` [R, P], none at first."""
         del x, model
         self.topology.matrix(world.size)
@@ -59,7 +59,7 @@ class GradientTracking(Algorithm):
         """Return the average of each worker's neighbourhood."""
         return world.mix(x, self.topology.matrix(world.size, now.s)), state
 
-    def payload(self, model: Footprint, K: int, now: Now) -> np.ndarray:
+    def payload(self, model: ModelSize, K: int, now: Now) -> np.ndarray:
         """Return the bytes of x and y for each neighbour, [K]; in the first step only of x."""
         vectors = vectors_sent(self.topology.matrix(K, now.s)) * (1 if now.t == 0 else 2)
         return vectors * model.nbytes

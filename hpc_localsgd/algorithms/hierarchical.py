@@ -12,7 +12,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -63,7 +63,7 @@ class Hierarchical(Algorithm):
                 f"hierarchical: a block has at least 1 worker, got blocks={list(self.blocks)}"
             )
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `levels`, the block sizes, the whole world last."""
         del x, model
         blocks = tuple(self.blocks) or (world.workers_per_host(),)
@@ -94,7 +94,7 @@ class Hierarchical(Algorithm):
         periods = accumulate(self.rounds, lambda a, b: a * b)
         return sum((now.s + 1) % period == 0 for period in periods)
 
-    def payload(self, model: Footprint, K: int, now: Now) -> int:
+    def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one copy of the parameters a round (none from a block of one)."""
         alone = self.level(now) == 0 and tuple(self.blocks)[:1] == (1,)
         return 0 if alone or K == 1 else model.nbytes

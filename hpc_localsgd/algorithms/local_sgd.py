@@ -11,7 +11,7 @@ from hpc_localsgd.compressors.base import Compressor
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.buckets import Begin
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -49,7 +49,7 @@ class LocalSGD(Algorithm):
         """Whether an exchange ends at the mean: unless a codec rounds the differences."""
         return self.compressor is None
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `parallel` is true until local steps make the workers differ."""
         del world
         anchor = x[0].clone() if self.compressor else None
@@ -85,7 +85,7 @@ class LocalSGD(Algorithm):
         x[:] = anchor
         return x, {**state, "memory": memory}
 
-    def payload(self, model: Footprint, K: int, now: Now) -> int:
+    def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one copy of the parameters, encoded after the parallel phase."""
         del K
         parallel = now.parallel and self.average == "gradients"

@@ -9,7 +9,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -44,7 +44,7 @@ class Overlap(Algorithm):
                 f"pull {self.pull} and beta {self.beta}"
             )
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `z` [R, P] of every worker, `v` [R, P], and no exchange under way."""
         del world, model
         return {"z": x.clone(), "v": x.new_zeros(x.shape), "flying": False, "begun": None}
@@ -70,7 +70,7 @@ class Overlap(Algorithm):
         """Begin the average that was under way again, from each worker's z."""
         return {**state, "begun": world.begin_mean(state["z"]) if state["flying"] else None}
 
-    def payload(self, model: Footprint, K: int, now: Now) -> int:
+    def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one copy of the parameters a round."""
         del K, now
         return model.nbytes

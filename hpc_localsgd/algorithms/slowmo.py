@@ -9,7 +9,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -44,7 +44,7 @@ class SlowMo(Algorithm):
                 f"alpha {self.alpha} and beta {self.beta}"
             )
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `anchor` [P] and the slow momentum `u` [P]."""
         del world, model
         return {"anchor": x[0].clone(), "u": x.new_zeros(x.shape[1])}
@@ -59,7 +59,7 @@ class SlowMo(Algorithm):
         anchor.copy_(x[0])
         return x, state
 
-    def payload(self, model: Footprint, K: int, now: Now) -> int:
+    def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one copy of the parameters a round."""
         del K, now
         return model.nbytes

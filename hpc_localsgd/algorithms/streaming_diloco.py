@@ -10,7 +10,7 @@ from hpc_localsgd.tasks.fragments import cuts
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.types import Footprint, Now, Rows, State
+    from hpc_localsgd.types import ModelSize, Now, Rows, State
     from hpc_localsgd.worlds.base import World
 
 
@@ -58,7 +58,7 @@ class StreamingDiLoCo(Algorithm):
                 f"got {self.fragments}, {self.delay}, {self.keep_local}"
             )
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `anchor` [P], outer momentum `u` [P], bounds of the fragments."""
         del world
         at, u = cuts(model.sizes, self.fragments), x.new_zeros(x.shape[1])
@@ -95,7 +95,7 @@ class StreamingDiLoCo(Algorithm):
             return {**state, "begun": world.begin_mean(state["sent"])}
         return state
 
-    def payload(self, model: Footprint, K: int, now: Now) -> int:
+    def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of the fragment; in the last round, of all fragments."""
         del K
         if now.last:

@@ -1,4 +1,4 @@
-"""What attach has cost so far: the bills of a world's ledger, added up."""
+"""What attach has cost so far: the costs that the ledger of its world gives, added up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpc_localsgd.worlds.ledger import Ledger, OpenBill
+    from hpc_localsgd.worlds.ledger import Ledger, OpenRoundCost
 
 TAKE_EVERY = 64  # rounds; adding up takes as long as a small exchange
 
@@ -33,14 +33,14 @@ class Account:
 
 
 class Accounts:
-    """Takes the ledger's bill every so many rounds, and closes it when it takes the next.
+    """Takes the cost since then from the ledger every so many rounds, and closes it at the next.
 
     By then the events of a GPU have passed, and reading them stops no rank.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._sum = ledger, Account(modelled=ledger.modelled)
-        self._open: OpenBill | None = None
+        self._open: OpenRoundCost | None = None
         self._rounds = 0
         ledger.take()  # what was sent before does not count
 
@@ -56,16 +56,16 @@ class Accounts:
         self._add(None)
         return replace(self._sum, rounds=self._rounds)
 
-    def _add(self, opened: OpenBill | None) -> None:
-        """Add the bill that was open, and keep the new one open."""
+    def _add(self, opened: OpenRoundCost | None) -> None:
+        """Add the cost that was open, and keep the new one open."""
         before, self._open = self._open, opened
         if before is None:
             return
-        bill = before.close()
+        cost = before.close()
         self._sum = replace(
             self._sum,
-            payload_bytes=self._sum.payload_bytes + int(bill.payload_bytes.sum()),
-            wire_bytes=self._sum.wire_bytes + round(bill.wire_bytes),
-            calls=self._sum.calls + bill.calls,
-            seconds=self._sum.seconds + bill.transfer_s,
+            payload_bytes=self._sum.payload_bytes + int(cost.payload_bytes.sum()),
+            wire_bytes=self._sum.wire_bytes + round(cost.wire_bytes),
+            calls=self._sum.calls + cost.calls,
+            seconds=self._sum.seconds + cost.transfer_s,
         )

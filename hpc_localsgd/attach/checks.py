@@ -13,7 +13,7 @@ from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
 from hpc_localsgd.engine.non_finite import OnNan
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule, qsr
-from hpc_localsgd.types import ConfigurationError, Footprint, Now
+from hpc_localsgd.types import ConfigurationError, ModelSize, Now
 from hpc_localsgd.worlds.base import World
 
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule")
@@ -95,7 +95,7 @@ def check_sparse(
     if not isinstance(optimizer, torch.optim.SparseAdam):
         return
     sizes = tuple(p.numel() for p in parameters)
-    state = algorithm.init(torch.zeros(1, sum(sizes)), world, Footprint(sizes))
+    state = algorithm.init(torch.zeros(1, sum(sizes)), world, ModelSize(sizes))
     first = Now(0, 0, 1, 0, 1.0, 1.0, parallel=True)
     overlaps = algorithm.in_backward(state, world, first) is not None
     if algorithm.acts_on_gradient(state, world, 1) and not overlaps:

@@ -33,7 +33,7 @@ class Exchange:
         self.states: list[State] = []
         for group in groups:
             with group.rows() as x:
-                self.states.append(algorithm.init(x, world, group.footprint))
+                self.states.append(algorithm.init(x, world, group.size))
 
     def acts_on_gradient(self, H: int) -> bool:
         """Return whether a round of H steps does anything with gradients."""

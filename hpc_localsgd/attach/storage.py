@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from hpc_localsgd.attach.windows import aligned, windows
-from hpc_localsgd.types import ConfigurationError, Footprint
+from hpc_localsgd.types import ConfigurationError, ModelSize
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
@@ -52,9 +52,9 @@ class Group:
         return wire_dtype(self.flat.dtype)
 
     @property
-    def footprint(self) -> Footprint:
+    def size(self) -> ModelSize:
         """Lengths of the tensors, and the bytes of a number on the wire."""
-        return Footprint(tuple(p.numel() for p in self.parameters), self.wire_dtype.itemsize)
+        return ModelSize(tuple(p.numel() for p in self.parameters), self.wire_dtype.itemsize)
 
     @property
     def P(self) -> int:

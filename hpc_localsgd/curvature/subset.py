@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.tasks.base import Batch, Setting, Task, TaskSpec
+from hpc_localsgd.tasks.base import Batch, Task, TaskContext, TaskSpec
 from hpc_localsgd.tasks.partition import share
 from hpc_localsgd.types import ConfigurationError
 
@@ -43,7 +43,7 @@ def build_for_curvature(
         device: Where it is computed.
     """
     return spec.undisturbed().build(
-        Setting(batch=batch, seed=seed, device=torch.device(device), dtype=dtype)
+        TaskContext(batch=batch, seed=seed, device=torch.device(device), dtype=dtype)
     )
 
 

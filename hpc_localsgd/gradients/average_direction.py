@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpc_localsgd.tasks.base import Task
-    from hpc_localsgd.types import Footprint, Rows
+    from hpc_localsgd.types import ModelSize, Rows
     from hpc_localsgd.worlds.base import World
 
 _STREAM = 4  # apart from those of the data and of `normal`
@@ -71,7 +71,7 @@ class average_direction(GradientAt):
 
         return Shifted(task, measured if sigma == "measured" else given)
 
-    def payload(self, model: Footprint, K: int) -> int:
+    def payload(self, model: ModelSize, K: int) -> int:
         """Return the bytes of one copy of the parameters a step, for the measured covariance."""
         return model.nbytes if self.sigma == "measured" and K > 1 else 0
 

@@ -14,7 +14,7 @@ from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.base import Task
-    from hpc_localsgd.types import Footprint
+    from hpc_localsgd.types import ModelSize
     from hpc_localsgd.worlds.base import World
 
 
@@ -34,7 +34,7 @@ class GradientAt(ABC):
             seed: Of the random draws.
         """
 
-    def payload(self, model: Footprint, K: int) -> int:
+    def payload(self, model: ModelSize, K: int) -> int:
         """Return the bytes a worker sends each step to find the point, besides the algorithm's."""
         del model, K
         return 0

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from hpc_localsgd.worlds.ledger import OpenBill, Stamp
+    from hpc_localsgd.worlds.ledger import OpenRoundCost, Stamp
 
 # What is shown beside the probes' values, by name.
 ROUND_LOSS = "train/loss, mean of the round"  # the last step's is not in a row
@@ -63,14 +63,14 @@ def shown_of(rows: list[FinishedRound], figures: np.ndarray) -> dict[str, float]
     }
 
 
-def figures_between(begin: Stamp, until: Stamp, open_bill: OpenBill) -> np.ndarray:
+def figures_between(begin: Stamp, until: Stamp, open_cost: OpenRoundCost) -> np.ndarray:
     """Return the figures between two moments of this rank's workers: [R, 5], the loss left 0."""
-    bill, ledger = open_bill.close(), open_bill.ledger
-    compute_s = ledger.clock.seconds(begin, until) - bill.elsewhere_s
+    cost, ledger = open_cost.close(), open_cost.ledger
+    compute_s = ledger.clock.seconds(begin, until) - cost.elsewhere_s
     if ledger.modelled:  # workers that take turns here would compute side by side
         compute_s /= ledger.R
-    rest = (bill.transfer_s, bill.wire_bytes)
-    return np.array([[0.0, compute_s, rest[0], sent, rest[1]] for sent in bill.payload_bytes])
+    rest = (cost.transfer_s, cost.wire_bytes)
+    return np.array([[0.0, compute_s, rest[0], sent, rest[1]] for sent in cost.payload_bytes])
 
 
 def check_finite(rows: list[FinishedRound], losses: np.ndarray, tolerant: bool) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hpc_localsgd.engine.optimizer import LocalOptimizer
     from hpc_localsgd.tasks.base import Task
-    from hpc_localsgd.types import Footprint, Now, Rows, State, Vector
+    from hpc_localsgd.types import ModelSize, Now, Rows, State, Vector
     from hpc_localsgd.worlds.base import World
 
 QUARANTINED = "quarantined"
@@ -46,7 +46,7 @@ class Quarantine(Algorithm):
         """Return the algorithm's answer."""
         return self.of.makes_equal(state, now)
 
-    def init(self, x: Rows, world: World, model: Footprint) -> State:
+    def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the algorithm's state, with no worker in quarantine."""
         return {**self.of.init(x, world, model), QUARANTINED: None}
 
@@ -79,6 +79,6 @@ class Quarantine(Algorithm):
         """Resume the algorithm."""
         return self.of.resume(state, world)
 
-    def payload(self, model: Footprint, K: int, now: Now) -> int | np.ndarray:
+    def payload(self, model: ModelSize, K: int, now: Now) -> int | np.ndarray:
         """Return the algorithm's bytes."""
         return self.of.payload(model, K, now)

@@ -81,8 +81,8 @@ class Recorder:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold: rounds not written yet, and the current one."""
-        bill, until = self._ledger.so_far(), self._ledger.clock.stamp()
-        so_far = self._before + figures_between(self._began, until, bill)
+        cost, until = self._ledger.so_far(), self._ledger.clock.stamp()
+        so_far = self._before + figures_between(self._began, until, cost)
         return {
             "rows": [row.state() for row in self._rows],
             "loss": self._loss,
@@ -150,11 +150,11 @@ class Recorder:
         """Return the round that ends now; the next one begins."""
         began, before, loss = self._began, self._before, self._loss
         assert loss is not None
-        until, bill = self._ledger.clock.stamp(), self._ledger.take()
+        until, cost = self._ledger.clock.stamp(), self._ledger.take()
         self._loss, self._began, self._before = None, until, np.zeros_like(before)
 
         def figures() -> np.ndarray:
-            found = before + figures_between(began, until, bill)
+            found = before + figures_between(began, until, cost)
             found[:, 0] = (loss / now.H).double().cpu().numpy()
             return found
 

@@ -21,7 +21,7 @@ Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs and targets [R, B
 
 
 @dataclass(frozen=True)
-class Setting:
+class TaskContext:
     """The part of a run a task has to know.
 
     Attributes:
@@ -63,7 +63,7 @@ class TaskSpec(ABC):
     target: ClassVar[float | None] = None
 
     @abstractmethod
-    def build(self, setting: Setting) -> Task:
+    def build(self, context: TaskContext) -> Task:
         """Load the data, make the model, and allocate the flat storage of the R workers.
 
         Raises:

@@ -19,7 +19,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hpc_localsgd.tasks.base import Batch, Setting, Task
+from hpc_localsgd.tasks.base import Batch, Task, TaskContext
 from hpc_localsgd.tasks.flat import Replicas
 from hpc_localsgd.tasks.label_transforms import mixed, noisy
 from hpc_localsgd.tasks.layout import bind
@@ -39,7 +39,7 @@ class Classification(Task):
         self,
         make: Callable[[], nn.Module],
         samples: Samples | Mapping[str, tuple[np.ndarray, np.ndarray]],
-        setting: Setting,
+        context: TaskContext,
         vmapped: bool | None = None,
         label_smoothing: float = 0.0,
         label_noise: float = 0.0,
@@ -51,7 +51,7 @@ class Classification(Task):
             make: Makes a freshly initialised module from torch's global random numbers.
             samples: Where samples come from; or, for "train", "test", ...: inputs [N, ...] and
                 integer labels [N] or [N, T].
-            setting: Workers, batch, seed, device and dtype of the run.
+            context: Workers, batch, seed, device and dtype of the run.
             vmapped: See `Replicas`.
             label_smoothing: Of the training loss (Szegedy et al. 2016). Evaluations are without.
             label_noise: Probability that a training label is replaced by one of the other classes,
@@ -61,23 +61,23 @@ class Classification(Task):
         Raises:
             ConfigurationError: A number out of range, or an execution that is not possible.
         """
-        setting.execution.check(setting.batch, setting.dtype)
+        context.execution.check(context.batch, context.dtype)
         _check_fractions(label_smoothing=label_smoothing, label_noise=label_noise)
         if mixup < 0:
             raise ConfigurationError(f"--task.mixup {mixup}: 0 for none, or a positive number")
-        self._make, self._setting = make, setting
+        self._make, self._context = make, context
         self._noise, self._mixup = label_noise, mixup
-        self.samples = samples if isinstance(samples, Samples) else Arrays(samples, setting)
+        self.samples = samples if isinstance(samples, Samples) else Arrays(samples, context)
         self.splits, self.partition = self.samples.splits, self.samples.partition
         self._criterion = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
         self._replicas = Replicas(
-            self._module(setting.seed),
-            len(setting.ranks),
+            self._module(context.seed),
+            len(context.ranks),
             self._criterion,
-            setting.device,
-            setting.dtype,
+            context.device,
+            context.dtype,
             vmapped,
-            setting.execution,
+            context.execution,
         )
         self.layout = self._replicas.layout
         self.dim, self.sizes = self._replicas.dim, self.layout.sizes
@@ -97,7 +97,7 @@ class Classification(Task):
     def batch(self, ranks: Sequence[int], t: int) -> Batch:
         """Return inputs [R, B, ...] and labels [R, B] (mixed: [R, B, classes]) at step t."""
         inputs, labels = self.samples.training(ranks, t)
-        classes, seed = self.samples.classes, self._setting.seed
+        classes, seed = self.samples.classes, self._context.seed
         if self._noise:
             labels = noisy(labels, classes, self._noise, seed, ranks, t)
         if self._mixup:
@@ -175,7 +175,7 @@ class Classification(Task):
         return buffers
 
     def _logits(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        execution = self._setting.execution
+        execution = self._context.execution
         with execution.autocast(inputs.device):
             logits: torch.Tensor = module(execution.arranged(inputs))
         return logits.to(self.x.dtype)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import nn
 
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.digit_images import load, stratified
 
@@ -46,7 +46,7 @@ class digits(TaskSpec):
         """Return the undisturbed task, see `TaskSpec.undisturbed`."""
         return replace(self, label_noise=0.0)
 
-    def build(self, setting: Setting) -> Classification:
+    def build(self, context: TaskContext) -> Classification:
         """Load and standardise the images, and make the task of this process's workers."""
         make: dict[str, Callable[[], nn.Module]] = {
             "mlp": lambda: mlp(self.hidden),
@@ -55,7 +55,7 @@ class digits(TaskSpec):
         return Classification(
             make[self.model],
             self.splits(),
-            setting,
+            context,
             label_smoothing=self.label_smoothing,
             label_noise=self.label_noise,
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.tasks.base import Batch, Setting, Task
+from hpc_localsgd.tasks.base import Batch, Task, TaskContext
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.types import ConfigurationError
 
@@ -28,29 +28,29 @@ class Formula(Task):
     again, whatever `sampling` says. Of the data only its size is left, which makes an epoch.
     """
 
-    def __init__(self, P: int, samples: int, setting: Setting) -> None:
+    def __init__(self, P: int, samples: int, context: TaskContext) -> None:
         """Allocate the flat storage [R, P].
 
         Args:
             P: Parameters.
             samples: What counts as an epoch, and as the size of both splits.
-            setting: Workers, batch, seed, device and dtype of the run.
+            context: Workers, batch, seed, device and dtype of the run.
 
         Raises:
             ConfigurationError: An execution that is for networks.
         """
-        if replace(setting.execution, replicas="auto") != Execution():
+        if replace(context.execution, replicas="auto") != Execution():
             raise ConfigurationError(
                 "--precision, --accumulate, --channels-last and --compile are for networks, and "
                 "this task is a formula: leave them out"
             )
-        self._setting = setting
-        R = len(setting.ranks)
+        self._context = context
+        R = len(context.ranks)
         self.dim, self.sizes, self.decayed = P, (P,), 0
-        self.x = torch.zeros(R, P, device=setting.device, dtype=setting.dtype)
+        self.x = torch.zeros(R, P, device=context.device, dtype=context.dtype)
         self.buffers = self.x.new_empty(R, 0)
         self._g = torch.zeros_like(self.x)
-        self.partition = setting.partition(samples)
+        self.partition = context.partition(samples)
         self.splits = {"train": samples, "test": samples}
 
     @abstractmethod
@@ -78,7 +78,7 @@ class Formula(Task):
 
     def batch(self, ranks: Sequence[int], t: int) -> Batch:
         """Return numbers [R, B, ...], and their workers [R, B]."""
-        B, seed = self._setting.batch, self._setting.seed
+        B, seed = self._context.batch, self._context.seed
         drawn = np.stack([self.draw(np.random.default_rng([seed, k, t]), B) for k in ranks])
         numbers = torch.from_numpy(drawn).to(self.x)
         workers = torch.tensor(list(ranks), device=self.x.device)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.synthetic_images import like
 from hpc_localsgd.tasks.vision import idx_files
@@ -49,7 +49,7 @@ class idx_images(ImageTask):
     prefix: str = ""
     subset: int = 0
 
-    def build(self, setting: Setting) -> Classification:
+    def build(self, context: TaskContext) -> Classification:
         """Read the files, and make the task of this process's workers.
 
         Raises:
@@ -63,8 +63,8 @@ class idx_images(ImageTask):
         splits["train"] = self._part(*splits["train"])
         classes = 1 + max(int(labels.max()) for _, labels in splits.values())
         frame = FRAME if self.augment else None
-        samples = InMemory(splits, classes, setting, (mean,), (std,), frame, mirrored=self.mirrored)
-        return self.classification(samples, _side(pixels), setting, channels=1)
+        samples = InMemory(splits, classes, context, (mean,), (std,), frame, mirrored=self.mirrored)
+        return self.classification(samples, _side(pixels), context, channels=1)
 
     def published(self) -> TaskSpec:
         """Return synthetic images as many and as large as MNIST's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.cores import share_of_rank
 from hpc_localsgd.tasks.synthetic_images import like
@@ -44,7 +44,7 @@ class imagenet(ImageTask):
     loaders: int | None = None
     skip_corrupt: bool = False
 
-    def build(self, setting: Setting) -> Classification:
+    def build(self, context: TaskContext) -> Classification:
         """List the images, and make the task of this process's workers.
 
         Raises:
@@ -63,7 +63,7 @@ class imagenet(ImageTask):
         check_classes(store.classes, self.classes, path)
         decoder = Decoder(store, self.size, self.augment, self.rand_augment, self.skip_corrupt)
         processes = _cores() if self.loaders is None else self.loaders
-        return self.classification(Streamed(decoder, processes, setting), self.size, setting)
+        return self.classification(Streamed(decoder, processes, context), self.size, context)
 
     def undisturbed(self) -> TaskSpec:
         """Return the undisturbed task, see `TaskSpec.undisturbed`."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.formula import Formula
 from hpc_localsgd.types import ConfigurationError
 
@@ -63,9 +63,9 @@ class manifold(TaskSpec):
         """Whether samples differ every time, see `TaskSpec.fresh`."""
         return True
 
-    def build(self, setting: Setting) -> Valley:
+    def build(self, context: TaskContext) -> Valley:
         """Return the valleys of this process's workers."""
-        return Valley(self, setting)
+        return Valley(self, context)
 
     def hessian(self, zeta: np.ndarray) -> np.ndarray:
         """Return the Hessian of L at a point of the floor, [P, P]: diag(0, 1 + x^2)."""
@@ -100,9 +100,9 @@ class manifold(TaskSpec):
 class Valley(Formula):
     """The valleys of R workers."""
 
-    def __init__(self, spec: manifold, setting: Setting) -> None:
+    def __init__(self, spec: manifold, context: TaskContext) -> None:
         """Set P = 2 pairs."""
-        super().__init__(2 * spec.pairs, spec.samples, setting)
+        super().__init__(2 * spec.pairs, spec.samples, context)
         self.spec = spec
 
     def draw(self, stream: np.random.Generator, batch: int) -> np.ndarray:

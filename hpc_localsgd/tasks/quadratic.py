@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.formula import Formula
 from hpc_localsgd.types import ConfigurationError
 
@@ -68,21 +68,21 @@ class quadratic(TaskSpec):
         """Whether samples differ every time, see `TaskSpec.fresh`."""
         return True
 
-    def build(self, setting: Setting) -> Quadratic:
+    def build(self, context: TaskContext) -> Quadratic:
         """Return the quadratics of this process's workers."""
-        return Quadratic(self, setting)
+        return Quadratic(self, context)
 
 
 class Quadratic(Formula):
     """The quadratics of R workers."""
 
-    def __init__(self, spec: quadratic, setting: Setting) -> None:
+    def __init__(self, spec: quadratic, context: TaskContext) -> None:
         """Spread the numbers of the spec over coordinates and workers."""
-        super().__init__(spec.dim, spec.samples, setting)
+        super().__init__(spec.dim, spec.samples, context)
         self.spec = spec
         self.h = self._repeated(spec.h, spec.dim)
-        self.minima = self._repeated(spec.minima, setting.workers)
-        self.scales = self._repeated(spec.scales, setting.workers)
+        self.minima = self._repeated(spec.minima, context.workers)
+        self.scales = self._repeated(spec.scales, context.workers)
 
     def _repeated(self, values: Sequence[float], n: int) -> torch.Tensor:
         return torch.as_tensor(np.resize(np.asarray(values, dtype=np.float64), n)).to(self.x)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from hpc_localsgd.tasks.base import Batch, Setting
+from hpc_localsgd.tasks.base import Batch, TaskContext
 from hpc_localsgd.tasks.partition import Partition
 
 Places: TypeAlias = range | np.ndarray  # rows of a split, in any order
@@ -53,22 +53,22 @@ class Samples(ABC):
 class Arrays(Samples):
     """Samples held on the device, used as they are."""
 
-    def __init__(self, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], setting: Setting):
+    def __init__(self, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], context: TaskContext):
         """Take inputs [N, ...] and integer labels [N] or [N, T] of each split to the device.
 
         Integer inputs (tokens) stay integers.
         """
-        self._setting, self.skipped = setting, []
+        self._context, self.skipped = context, []
         self._data = {name: self._to_device(*split) for name, split in splits.items()}
         self.splits = {name: len(labels) for name, (_, labels) in self._data.items()}
         self.classes = 1 + max(int(labels.max()) for _, labels in self._data.values())
-        self.partition = setting.partition(self.splits["train"])
+        self.partition = context.partition(self.splits["train"])
 
     def _to_device(
         self, inputs: np.ndarray, labels: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self._setting.device
-        dtype = torch.int64 if inputs.dtype.kind in "iu" else self._setting.dtype
+        device = self._context.device
+        dtype = torch.int64 if inputs.dtype.kind in "iu" else self._context.dtype
         return (
             torch.as_tensor(inputs).to(device=device, dtype=dtype),
             torch.as_tensor(labels).to(device=device, dtype=torch.int64),
@@ -76,7 +76,7 @@ class Arrays(Samples):
 
     def training(self, workers: Sequence[int], t: int) -> Batch:
         """Return a training batch, see `Samples.training`."""
-        index = rows_of(self.partition, workers, t).to(self._setting.device, non_blocking=True)
+        index = rows_of(self.partition, workers, t).to(self._context.device, non_blocking=True)
         inputs, labels = self._data["train"]
         return inputs[index], labels[index]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.digits import SIDE, digits
 from hpc_localsgd.types import ConfigurationError
@@ -38,11 +38,11 @@ class sequences(TaskSpec):
         if min(self.hidden, self.layers) < 1:
             raise ConfigurationError(f"{self}: --task.hidden and --task.layers are at least 1")
 
-    def build(self, setting: Setting) -> Classification:
+    def build(self, context: TaskContext) -> Classification:
         """Load the images, and make the task of this process's workers."""
         images = digits(test_fraction=self.test_fraction, split_seed=self.split_seed).splits()
         rows = {name: (x.reshape(-1, SIDE, SIDE), labels) for name, (x, labels) in images.items()}
-        return Classification(self._model, rows, setting)
+        return Classification(self._model, rows, context)
 
     def _model(self) -> nn.Module:
         return RowReader(self.hidden, self.layers, self.bidirectional)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.vision.in_memory import Images8, InMemory
 from hpc_localsgd.tasks.vision.spec import ImageTask
@@ -33,7 +33,7 @@ class synthetic_images(ImageTask):
     distinct: int = 512
     channels: int = 3
 
-    def build(self, setting: Setting) -> Classification:
+    def build(self, context: TaskContext) -> Classification:
         """Draw the images, and make the task of this process's workers."""
         for name in ("size", "classes", "samples", "test_samples", "distinct", "channels"):
             if getattr(self, name) < 1:
@@ -43,13 +43,13 @@ class synthetic_images(ImageTask):
         samples = InMemory(
             {name: self._drawn(i, nominal[name]) for i, name in enumerate(nominal)},
             self.classes,
-            setting,
+            context,
             mean=(0.5,) * self.channels,
             std=(0.25,) * self.channels,
             pad=min(4, self.size // 8) if self.augment else None,
             repeated=nominal,
         )
-        return self.classification(samples, self.size, setting, self.channels)
+        return self.classification(samples, self.size, context, self.channels)
 
     def published(self) -> synthetic_images:
         """Return itself: no files are needed."""

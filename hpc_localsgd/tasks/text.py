@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.language_models import LSTM, Transformer
 from hpc_localsgd.tasks.tokens import read_tokens
@@ -63,7 +63,7 @@ class text(TaskSpec):
                 f"--task.width {self.width} is no multiple of --task.heads {self.heads}"
             )
 
-    def build(self, setting: Setting) -> Classification:
+    def build(self, context: TaskContext) -> Classification:
         """Read and cut the text, and make the task of this process's workers."""
         path = BUNDLED if self.file is None else Path(self.file)
         found = read_tokens(path, self.tokens, self.test_fraction, self.vocabulary)
@@ -82,7 +82,7 @@ class text(TaskSpec):
             "lstm": lambda: LSTM(V, self.width, self.layers),
             "transformer": lambda: Transformer(V, self.width, self.layers, self.heads, self.length),
         }
-        return Classification(make[self.model], splits, setting)
+        return Classification(make[self.model], splits, context)
 
     def smoke(self) -> text:
         """Return the same model on the bundled text, of which little is kept for testing."""

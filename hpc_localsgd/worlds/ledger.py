@@ -19,8 +19,8 @@ import torch
 
 
 @dataclass(frozen=True)
-class Bill:
-    """Bytes and seconds that this rank spent since the previous bill.
+class RoundCost:
+    """Bytes and seconds that this rank spent since it was last asked.
 
     Attributes:
         payload_bytes: [R], what the algorithm asked each worker of this rank to send.
@@ -108,15 +108,15 @@ class Ledger:
             self.unbilled_s += time.perf_counter() - began_s
             self._measurements.append((begin, self.clock.stamp()))
 
-    def take(self) -> OpenBill:
-        """Return the bill since the last `take`; its seconds are computed when it is closed."""
+    def take(self) -> OpenRoundCost:
+        """Return the cost since the last `take`; its seconds are computed when it is closed."""
         taken = self.so_far()
         self._clear()
         return taken
 
-    def so_far(self) -> OpenBill:
-        """Return the bill since the last `take`, which continues."""
-        return OpenBill(
+    def so_far(self) -> OpenRoundCost:
+        """Return the cost since the last `take`, which continues."""
+        return OpenRoundCost(
             self,
             np.zeros(self.R) + self._payload,
             self._wire,
@@ -152,8 +152,8 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class OpenBill:
-    """A bill whose clock may still be running on a GPU."""
+class OpenRoundCost:
+    """A cost whose clock may still be running on a GPU."""
 
     ledger: Ledger
     payload_bytes: np.ndarray
@@ -163,14 +163,14 @@ class OpenBill:
     transfers: list[Span]
     measurements: list[Span]
 
-    def close(self) -> Bill:
-        """Return the finished bill. On a GPU this waits for the last exchange to end."""
+    def close(self) -> RoundCost:
+        """Return the finished cost. On a GPU this waits for the last exchange to end."""
         clock = self.ledger.clock
         transfer_s = sum(clock.seconds(*span) for span in self.transfers)
         measured_s = sum(clock.seconds(*span) for span in self.measurements)
         shown_s = self.modelled_s if self.ledger.modelled else transfer_s
         elsewhere_s = transfer_s + measured_s
-        return Bill(self.payload_bytes, self.wire_bytes, self.calls, shown_s, elsewhere_s)
+        return RoundCost(self.payload_bytes, self.wire_bytes, self.calls, shown_s, elsewhere_s)
 
 
 Stamp: TypeAlias = float | torch.cuda.Event

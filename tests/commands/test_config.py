@@ -132,7 +132,7 @@ def other_task(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         model: str = "large"
         norm: str = "batch"
 
-        def build(self, setting: Any) -> Any:
+        def build(self, context: Any) -> Any:
             raise NotImplementedError
 
     other.__module__, other.__qualname__ = "hpc_localsgd.tasks.digits", "other"

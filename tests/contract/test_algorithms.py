@@ -31,7 +31,7 @@ from hpc_localsgd.run.checkpoint import Place, shard
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import every, post_local
 from hpc_localsgd.topology import complete
-from hpc_localsgd.types import Footprint, Now
+from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -122,7 +122,7 @@ class Bills:
     """A recorder that compares the ledger with what the algorithm declared, round by round."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.model = run, Footprint(run.task.sizes, run.task.x.element_size())
+        self.run, self.model = run, ModelSize(run.task.sizes, run.task.x.element_size())
         self.rounds = 0
         run.world.ledger.take()
 
@@ -225,7 +225,7 @@ def until(run: Run, at: int) -> Position:
 def test_mixing_leaves_the_mean_where_it_is(algorithm: Any) -> None:
     world = Simulated(4)
     x = torch.randn(4, 5, dtype=torch.float64)
-    state = algorithm.init(x.clone().zero_(), world, Footprint((5,), 8))
+    state = algorithm.init(x.clone().zero_(), world, ModelSize((5,), 8))
     mean = x.mean(0)
     for s in range(6):
         now = Now(t=s, s=s, H=1, h=0, lr=0.1, lr_round=0.1)
@@ -254,7 +254,7 @@ def test_diloco_takes_the_steps_of_its_outer_optimiser() -> None:
     """O10: outer Nesterov .7/.9 on a constant difference of 1."""
     world, anchor, steps = Simulated(2), torch.zeros(2, 1, dtype=torch.float64), []
     algorithm = DiLoCo()
-    state = algorithm.init(anchor, world, Footprint((1,), 8))
+    state = algorithm.init(anchor, world, ModelSize((1,), 8))
     x = anchor.clone()
     for s in range(60):
         before = x.clone()
@@ -321,4 +321,4 @@ def test_blocks_that_do_not_fit_are_refused(blocks: tuple[int, ...]) -> None:
     algorithm = Hierarchical(blocks=blocks, rounds=(2,) * len(blocks))
     world: World = Simulated(4)
     with pytest.raises(ValueError, match="divide"):
-        algorithm.init(torch.zeros(4, 3), world, Footprint((3,)))
+        algorithm.init(torch.zeros(4, 3), world, ModelSize((3,)))

@@ -11,9 +11,9 @@ from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.loop import Run
 from hpc_localsgd.run.checkpoint import Place
 from hpc_localsgd.schedules.base import Round
-from hpc_localsgd.types import Footprint, Now
+from hpc_localsgd.types import ModelSize, Now
 
-OF_A_RUN = [BatchNorm, Footprint, Group, Now, Parts, Place, Round, Run]
+OF_A_RUN = [BatchNorm, ModelSize, Group, Now, Parts, Place, Round, Run]
 CHOSEN = [class_at(path) for option in CHOICES for path in choices(option).values()]
 
 

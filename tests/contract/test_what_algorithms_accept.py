@@ -16,7 +16,7 @@ from hpc_localsgd.algorithms.diloco import DiLoCo
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.compressors.sign import Sign
 from hpc_localsgd.topology import complete, custom, lazy, ring
-from hpc_localsgd.types import ConfigurationError, Footprint
+from hpc_localsgd.types import ConfigurationError, ModelSize
 from hpc_localsgd.worlds.simulated import Simulated
 
 
@@ -41,7 +41,7 @@ def between(lazier: float, K: int = 4) -> Any:
 )
 def test_d2_needs_eigenvalues_above_minus_a_third(topology: Any, K: int, fits: bool) -> None:
     def begin() -> None:
-        D2(topology).init(torch.zeros(K, 2), Simulated(K), Footprint((2,), 8))
+        D2(topology).init(torch.zeros(K, 2), Simulated(K), ModelSize((2,), 8))
 
     if fits:
         begin()

@@ -189,10 +189,10 @@ class Dropped(nn.Module):
 
 
 def test_a_loss_that_is_no_function_is_refused() -> None:
-    from hpc_localsgd.tasks.base import Setting
+    from hpc_localsgd.tasks.base import TaskContext
     from hpc_localsgd.tasks.classification import Classification
 
-    task = Classification(Dropped, digits().splits(), Setting(batch=16))
+    task = Classification(Dropped, digits().splits(), TaskContext(batch=16))
     risk = Risk(task, in_chunks(pieces(task, 64), 64))
     with pytest.raises(ConfigurationError, match="not deterministic"):
         risk.at(task.init(0))

@@ -10,7 +10,7 @@ from small_runs import go, small_run
 
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.loop import Run
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.digits import digits
 
@@ -72,9 +72,9 @@ def test_an_evaluation_leaves_training_and_the_bill_alone(policy: str) -> None:
     run.batchnorm.for_evaluation(run.task.x[0] * 2, run.task, run.world)
     assert torch.equal(run.task.buffers, before[0])
     assert torch.equal(run.task.x, before[1])
-    bill = run.world.ledger.take().close()
-    assert bill.calls == 0
-    assert not bill.payload_bytes.any()
+    cost = run.world.ledger.take().close()
+    assert cost.calls == 0
+    assert not cost.payload_bytes.any()
 
 
 def test_reestimation_uses_at_least_one_batch_of_every_worker() -> None:
@@ -117,7 +117,7 @@ class Aside(torch.nn.Module):
 def test_a_norm_that_no_batch_reaches_keeps_its_statistics() -> None:
     inputs = torch.randn(20, 6, generator=torch.Generator().manual_seed(1)).numpy()
     data = {"train": (inputs, torch.arange(20).numpy() % 3)}
-    task = Classification(Aside, data, Setting(batch=5))
+    task = Classification(Aside, data, TaskContext(batch=5))
     task.buffers[:] = 7.0
     batch, labels = task.batch([0], 0)
     found = task.statistics(task.x[0], [(batch[0], labels[0])])

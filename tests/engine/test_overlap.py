@@ -19,7 +19,7 @@ from hpc_localsgd.loop import Run, train
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import phases
 from hpc_localsgd.schedules.rates import constant
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.classification import Classification
 
 sys.path.append(str(Path(__file__).parents[1] / "attach"))  # its ranks, which are threads
@@ -83,7 +83,7 @@ def model() -> nn.Module:
 def task_of(world: ThreadWorld) -> Classification:
     numbers = torch.Generator().manual_seed(1)
     data = torch.randn(40, 6, generator=numbers).numpy(), torch.arange(40).numpy() % 3
-    return Classification(model, {"train": data}, Setting(2, world.ranks, batch=5))
+    return Classification(model, {"train": data}, TaskContext(2, world.ranks, batch=5))
 
 
 def watched(first: nn.Parameter, algorithm: HalfTheMean, seen: list[int]) -> None:

@@ -21,9 +21,9 @@ from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.gradients.perturbed import Elsewhere
 from hpc_localsgd.gradients.plain import plain
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.tasks.base import Setting, Task
+from hpc_localsgd.tasks.base import Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
-from hpc_localsgd.types import ConfigurationError, Footprint, Now
+from hpc_localsgd.types import ConfigurationError, ModelSize, Now
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 from hpc_localsgd.worlds.transport import Alone
@@ -55,7 +55,7 @@ def every(methods: Sequence[Any]) -> Any:
 
 def task_of(spec: digits = MLP, ranks: Sequence[int] = range(K), seed: int = 0) -> Task:
     """Workers of a run of K that are apart from each other, in float64."""
-    task = spec.build(Setting(K, ranks, batch=8, seed=seed, dtype=torch.float64))
+    task = spec.build(TaskContext(K, ranks, batch=8, seed=seed, dtype=torch.float64))
     apart = [
         torch.randn(task.dim, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
         for k in ranks
@@ -220,12 +220,12 @@ def test_ranks_times_workers(method: GradientAt, n: int) -> None:
 @pytest.mark.parametrize("k", [1, 4])
 def test_what_is_sent_is_billed(method: GradientAt, k: int) -> None:
     world = Simulated(k)
-    task = MLP.build(Setting(k, range(k), batch=8))
+    task = MLP.build(TaskContext(k, range(k), batch=8))
     ours = wrapped(method, task, world)
     for t in range(3):
         gradient(ours, t, range(k))
-    bill = world.ledger.take().close()
-    assert (bill.payload_bytes == 3 * method.payload(Footprint(task.sizes), k)).all()
+    cost = world.ledger.take().close()
+    assert (cost.payload_bytes == 3 * method.payload(ModelSize(task.sizes), k)).all()
 
 
 @every(MOVING)
@@ -276,7 +276,7 @@ def test_a_run_of_local_sgd(method: GradientAt) -> None:
     assert all(torch.equal(row, p.x[0]) for row in p.x)
     losses = [value.mean() for _, value in memory.values["train/loss"]]
     assert losses[-1] < 0.7 * losses[0]
-    model = Footprint(run.task.sizes, 8)
+    model = ModelSize(run.task.sizes, 8)
     last = Now(t=29, s=7, H=2, h=1, lr=0.2, lr_round=0.2, last=True)
     expected = LocalSGD().payload(model, K, last) + 2 * method.payload(model, K)
     assert (memory.rounds[-1]["payload_bytes"] == expected).all()

@@ -16,13 +16,13 @@ from hpc_localsgd.gradients.noise_injected import noise_injected
 from hpc_localsgd.gradients.perturbed import normal
 from hpc_localsgd.gradients.plain import plain
 from hpc_localsgd.gradients.sam import sam
-from hpc_localsgd.tasks.base import Batch, Setting, Task
+from hpc_localsgd.tasks.base import Batch, Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.worlds.simulated import Simulated
 
 K, T = 3, 5
-SETTING = Setting(K, range(K), batch=8, dtype=torch.float64)
+CONTEXT = TaskContext(K, range(K), batch=8, dtype=torch.float64)
 MLP = digits(hidden=8)
 CONV = digits(model="conv", norm="batch", hidden=8)
 
@@ -62,7 +62,7 @@ class Function(Task):
 
 def images(spec: digits = MLP) -> Task:
     """Three workers with different parameters."""
-    task = spec.build(SETTING)
+    task = spec.build(CONTEXT)
     task.x[:] = task.init(0)
     task.x += 0.05 * torch.randn_like(task.x)
     return task

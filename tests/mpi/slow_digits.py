@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_localsgd.tasks.base import Batch, Setting, Task
+from hpc_localsgd.tasks.base import Batch, Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
 
 
@@ -30,8 +30,8 @@ class slow_digits(digits):
     late: int = -1
     at: int = -1
 
-    def build(self, setting: Setting) -> Task:
-        task = super().build(setting)
+    def build(self, context: TaskContext) -> Task:
+        task = super().build(context)
         deal = task.batch
         at, _, folder = os.environ.get("ARRIVES", "").partition(" ")
 

@@ -11,7 +11,7 @@ import torch
 
 from hpc_localsgd.commands.configuration.names import choices, class_at
 from hpc_localsgd.topology import lazy, ring
-from hpc_localsgd.types import Footprint, Now
+from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.simulated import Simulated
 from restated.problem import SIZES, P, equal
 from restated.test_restated import restated_of
@@ -109,7 +109,7 @@ def test_whether_gradients_are_sent_in_a_round_of_local_steps(name: str) -> None
         g = torch.from_numpy(case.problem().plain(x.numpy(), 3))
         given = g.clone()
         sent, _ = case.made.on_gradient(
-            g, case.made.init(x, world, Footprint(SIZES, 8)), world, now
+            g, case.made.init(x, world, ModelSize(SIZES, 8)), world, now
         )
         assert torch.equal(sent, given) != case.made.sends_gradients, case.name
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpc_localsgd.tasks.base import Batch, Setting, Task
+from hpc_localsgd.tasks.base import Batch, Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
 
 
@@ -20,8 +20,8 @@ class hanging_digits(digits):
 
     at: int = -1
 
-    def build(self, setting: Setting) -> Task:
-        task = super().build(setting)
+    def build(self, context: TaskContext) -> Task:
+        task = super().build(context)
         deal = task.batch
 
         def batch(ranks: Sequence[int], t: int) -> Batch:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.execution import Execution, LossScale
 from hpc_localsgd.types import ConfigurationError
@@ -24,7 +24,7 @@ every_form = pytest.mark.parametrize(
 
 def built(spec: digits, dtype: torch.dtype = torch.float32, **execution: Any) -> Any:
     made = Execution(**execution)
-    task = spec.build(Setting(R, range(R), B, seed=1, dtype=dtype, execution=made))
+    task = spec.build(TaskContext(R, range(R), B, seed=1, dtype=dtype, execution=made))
     task.x[:] = task.init(0)
     task.x += 0.02 * torch.randn(task.x.shape, generator=torch.Generator().manual_seed(3))
     return task

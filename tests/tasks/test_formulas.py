@@ -13,7 +13,7 @@ from hpc_localsgd.analysis.slow_sde import Manifold, Regime, drift, flow_to_mini
 from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.curvature.risk import Risk
 from hpc_localsgd.curvature.subset import pieces
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.tasks.manifold import manifold
 from hpc_localsgd.tasks.quadratic import quadratic
@@ -48,7 +48,7 @@ def test_unequal_workers_settle_where_local_steps_lead_them(H: int, end: float) 
 
 def test_the_risk_of_unequal_workers_is_their_mean() -> None:
     spec = quadratic(h=(1.0,), dim=1, minima=(0.0, 1.0), scales=(1.0, 3.0))
-    task = spec.build(Setting(workers=2, dtype=torch.float64))
+    task = spec.build(TaskContext(workers=2, dtype=torch.float64))
     x = torch.tensor([0.5], dtype=torch.float64)
     loss, right, samples = task.evaluate(x, "test", range(10), task.buffers[0])
     assert loss == 10 * (0.125 + 0.375) / 2
@@ -60,7 +60,7 @@ def test_the_risk_of_unequal_workers_is_their_mean() -> None:
 @pytest.mark.parametrize("spec", [quadratic(), manifold()])
 def test_what_is_for_networks_is_refused(spec: Any, execution: Execution) -> None:
     with pytest.raises(ConfigurationError, match="this task is a formula: leave them out"):
-        spec.build(Setting(workers=2, batch=4, execution=execution))
+        spec.build(TaskContext(workers=2, batch=4, execution=execution))
 
 
 def test_the_hessian_of_the_quadratic_is_as_given() -> None:
@@ -83,7 +83,7 @@ def valley(spec: manifold) -> Manifold:
 def test_the_manifold_knows_its_own_derivatives() -> None:
     """Hessian and third derivative against autograd of the risk; Phi against the flow."""
     spec = manifold(pairs=2)
-    task: Any = spec.build(Setting(dtype=torch.float64))
+    task: Any = spec.build(TaskContext(dtype=torch.float64))
     zeta = np.array([0.7, -1.2, 0.0, 0.0])
     at = torch.from_numpy(zeta)
     hessian = torch.autograd.functional.hessian(task.risk, at)

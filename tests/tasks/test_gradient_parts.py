@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.gradient_parts import GradientParts
 
@@ -46,7 +46,7 @@ def task_of(unused: bool = False) -> Classification:
 
     rng = torch.Generator().manual_seed(1)
     data = torch.randn(20, 6, generator=rng).numpy(), torch.arange(20).numpy() % 3
-    return Classification(make, {"train": data}, Setting(batch=5))
+    return Classification(make, {"train": data}, TaskContext(batch=5))
 
 
 @pytest.mark.parametrize("unused", [False, True])

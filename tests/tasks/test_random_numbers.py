@@ -15,7 +15,7 @@ from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.run.probes import Evaluation
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.imagenet import imagenet
 from hpc_localsgd.worlds.simulated import Simulated
@@ -39,7 +39,7 @@ def test_a_task_leaves_the_random_numbers_of_gpus_alone(gpu_seeds: list[int]) ->
         model="resnet8", data=str(files("imagenet")), size=16, classes=4, loaders=0, rand_augment=5
     )
     before = torch.get_rng_state()
-    task = spec.build(Setting(workers=2, ranks=(0, 1), batch=5))
+    task = spec.build(TaskContext(workers=2, ranks=(0, 1), batch=5))
     task.x[:] = task.init(3)
     task.batch([0, 1], 0)
     assert gpu_seeds == []
@@ -50,10 +50,10 @@ def test_a_task_leaves_the_random_numbers_of_gpus_alone(gpu_seeds: list[int]) ->
 class Regularised(TaskSpec):
     """Noise to be learnt by heart, through BatchNorm and dropout."""
 
-    def build(self, setting: Setting) -> Classification:
+    def build(self, context: TaskContext) -> Classification:
         stream = np.random.default_rng(0)
         split = stream.standard_normal((64, 6)), stream.integers(3, size=64)
-        return Classification(self.module, {"train": split, "test": split}, setting)
+        return Classification(self.module, {"train": split, "test": split}, context)
 
     @staticmethod
     def module() -> nn.Module:

@@ -14,11 +14,11 @@ from small_tasks import small_options
 from torch import nn
 
 from hpc_localsgd.commands.configuration.config import choices
-from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
+from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
 from hpc_localsgd.tasks.formula import Formula
 
 K, B = 4, 6
-SETTING = Setting(workers=K, ranks=range(K), batch=B, seed=3, dtype=torch.float64)
+CONTEXT = TaskContext(workers=K, ranks=range(K), batch=B, seed=3, dtype=torch.float64)
 
 
 def variants() -> Iterator[TaskSpec]:
@@ -48,8 +48,8 @@ every_task = pytest.mark.parametrize("spec", SPECS, ids=title)
 
 
 def built(spec: TaskSpec, **changes: Any) -> Any:
-    task = spec.build(replace(SETTING, **changes))
-    task.x[:] = task.init(SETTING.seed)
+    task = spec.build(replace(CONTEXT, **changes))
+    task.x[:] = task.init(CONTEXT.seed)
     return task
 
 

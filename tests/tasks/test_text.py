@@ -13,7 +13,7 @@ from small_runs import go, small_run
 from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.run.probes import Evaluation
 from hpc_localsgd.schedules.rates import constant
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.sequences import sequences
 from hpc_localsgd.tasks.text import BUNDLED, text
 from hpc_localsgd.tasks.text import sequences as cut
@@ -80,7 +80,7 @@ def test_what_is_no_text_is_refused(
 ) -> None:
     given = {"file": str(written(tmp_path, content)), **SMALL, **options}
     with pytest.raises(ConfigurationError) as caught:
-        text(**given).build(Setting(batch=1))
+        text(**given).build(TaskContext(batch=1))
     assert said in str(caught.value)
 
 
@@ -94,7 +94,7 @@ def test_sizes_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("model", ["lstm", "transformer"])
 def test_no_token_sees_a_later_one(model: Any) -> None:
-    task: Any = text(model=model, **SMALL).build(Setting(batch=2, dtype=torch.float64))
+    task: Any = text(model=model, **SMALL).build(TaskContext(batch=2, dtype=torch.float64))
     tokens = task.batch([0], 0)[0][0]
     changed = tokens.clone()
     changed[:, 5] = (changed[:, 5] + 1) % 60
@@ -133,5 +133,7 @@ def test_curvature_of_attention_and_of_an_lstm(spec: TaskSpec) -> None:
 
 
 def test_reading_in_both_directions_sees_the_first_row_last() -> None:
-    one, both = (sequences(hidden=4, bidirectional=b).build(Setting()).dim for b in (False, True))
+    one, both = (
+        sequences(hidden=4, bidirectional=b).build(TaskContext()).dim for b in (False, True)
+    )
     assert both == 2 * one - 10  # twice the LSTM, twice the weights of the read-out, one bias

@@ -18,7 +18,7 @@ from hpc_localsgd.run.quarantine import Quarantine
 from hpc_localsgd.schedules.base import Round, Schedule, rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.rates import Rate
-from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
+from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.types import ConfigurationError, DataError
 from hpc_localsgd.worlds.base import World
@@ -35,7 +35,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
         ConfigurationError: On all ranks alike.
     """
     config = resolved.config
-    task = agree(world, lambda: built(config.task, _setting(config, world)))
+    task = agree(world, lambda: built(config.task, _context_of(config, world)))
     check_same(world, f"{task.sizes} {task.x.dtype} {dict(task.splits)} {task.buffers.shape[1:]}")
     task.x[:] = task.init(config.seed)
     torch.manual_seed((config.seed * 1_000_003 + world.rank) % 2**63)  # of dropout and the like
@@ -73,18 +73,18 @@ NO_SUCH_SIZES = (
 )
 
 
-def built(spec: TaskSpec, setting: Setting) -> Task:
+def built(spec: TaskSpec, context: TaskContext) -> Task:
     """Make a task; raise ConfigurationError, in words, where a model of these sizes is impossible.
 
     Raises:
         ConfigurationError: There is no memory for it, or no such model.
     """
     try:
-        return spec.build(setting)
+        return spec.build(context)
     except (ConfigurationError, DataError):
         raise  # says in words already what is wrong
     except NO_SUCH_SIZES as error:
-        raise ConfigurationError(cannot_be_made(spec, setting.workers, error)) from error
+        raise ConfigurationError(cannot_be_made(spec, context.workers, error)) from error
 
 
 def cannot_be_made(spec: TaskSpec, workers: int, error: BaseException) -> str:
@@ -116,8 +116,8 @@ def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: in
         )
 
 
-def _setting(config: Config, world: World) -> Setting:
-    return Setting(
+def _context_of(config: Config, world: World) -> TaskContext:
+    return TaskContext(
         workers=world.size,
         ranks=world.ranks,
         batch=config.batch_per_worker,

@@ -15,8 +15,8 @@ from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.schedules.rates import Rate
-from hpc_localsgd.tasks.base import Setting, Task, TaskSpec
-from hpc_localsgd.types import ConfigurationError, Footprint
+from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
+from hpc_localsgd.types import ConfigurationError, ModelSize
 from hpc_localsgd.worlds.base import check_workers
 
 TENSORS = 16  # a model of which only P is known counts as so many equal tensors
@@ -78,7 +78,7 @@ class PlannedRun:
     config: Config
     optimizer: MakeOptimizer
     workers: int
-    model: Footprint
+    model: ModelSize
     buffers: int
     samples: int
     units: Units
@@ -103,7 +103,7 @@ def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> Pla
     config, n = resolved.config, started(launch) or 1
     K = n if config.workers is None else config.workers
     check_workers(K, n)
-    setting = Setting(
+    context = TaskContext(
         workers=K,
         batch=config.batch_per_worker,
         seed=config.seed,
@@ -112,8 +112,8 @@ def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> Pla
         remainder=config.remainder,
         execution=execution(config),
     )
-    weighed = _weighed(config, options, setting)
-    partition = setting.partition(weighed.samples)
+    weighed = _weighed(config, options, context)
+    partition = context.partition(weighed.samples)
     units = Units(partition.steps_per_epoch, partition.per_step)
     units = Units(units.steps_per_epoch, units.samples_per_step, steps_of(config, units))
     rate = config.rate.in_steps(units)
@@ -139,48 +139,48 @@ def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> Pla
 class _Weighed:
     """Sizes learnt from the task, see `PlannedRun`."""
 
-    model: Footprint
+    model: ModelSize
     buffers: int
     samples: int
     activations: float = math.nan
     stand_in: bool = False
 
 
-def _weighed(config: Config, options: PlanOptions, setting: Setting) -> _Weighed:
+def _weighed(config: Config, options: PlanOptions, context: TaskContext) -> _Weighed:
     """Return the model's sizes, its buffers, the number of training samples, and activations."""
     given = options.parameters, options.samples
-    itemsize = setting.dtype.itemsize
+    itemsize = context.dtype.itemsize
     if given[0] is not None and given[1] is not None:
         return _Weighed(_even(round(given[0]), itemsize), 0, round(given[1]))
-    task, stand_in = _built(config.task, setting)
+    task, stand_in = _built(config.task, context)
     model = (
-        Footprint(task.sizes, itemsize) if given[0] is None else _even(round(given[0]), itemsize)
+        ModelSize(task.sizes, itemsize) if given[0] is None else _even(round(given[0]), itemsize)
     )
     samples = task.splits["train"] if given[1] is None else round(given[1])
     kept = math.nan
     if options.activations:
         if config.accumulate > 1:  # the few samples of a measurement must not be cut once more
-            whole = replace(setting.execution, accumulate=1)
-            task, _ = _built(config.task, replace(setting, execution=whole))
+            whole = replace(context.execution, accumulate=1)
+            task, _ = _built(config.task, replace(context, execution=whole))
         task.x[:] = task.init(config.seed)
         kept = activations(task, config.batch_per_worker // config.accumulate)
     return _Weighed(model, int(task.buffers.shape[1]), samples, kept, stand_in)
 
 
-def _built(spec: TaskSpec, setting: Setting) -> tuple[Task, bool]:
+def _built(spec: TaskSpec, context: TaskContext) -> tuple[Task, bool]:
     """Make the task; without its data, one of the published size in its place (and True)."""
     try:
-        return built(spec, setting), False
+        return built(spec, context), False
     except ConfigurationError as error:
         published = spec.published()
         if published is None:
             raise ConfigurationError(
                 f"{error} (a plan does without the task if given --parameters P and --samples N)"
             ) from error
-    return published.build(setting), True
+    return published.build(context), True
 
 
-def _even(P: int, itemsize: int) -> Footprint:
+def _even(P: int, itemsize: int) -> ModelSize:
     """Return the sizes of P parameters in tensors of nearly equal length."""
     parts = min(TENSORS, P)
-    return Footprint(tuple((i + 1) * P // parts - i * P // parts for i in range(parts)), itemsize)
+    return ModelSize(tuple((i + 1) * P // parts - i * P // parts for i in range(parts)), itemsize)

@@ -18,7 +18,7 @@ from hpc_localsgd.commands.plan.planned_run import PlannedRun
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.engine.optimizer import LocalOptimizer
-from hpc_localsgd.types import Footprint, Now
+from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.pending import Pending
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -163,7 +163,7 @@ class _UnderWay(Pending):
         return self._row
 
 
-def _shrunk(model: Footprint, most: int) -> Footprint:
+def _shrunk(model: ModelSize, most: int) -> ModelSize:
     """Return the model with its tensors shortened in proportion, to about `most` parameters."""
     scale = max(1.0, model.P / most)
     return replace(model, sizes=tuple(max(1, round(size / scale)) for size in model.sizes))

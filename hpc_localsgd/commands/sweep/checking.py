@@ -80,7 +80,7 @@ def _assembled(resolved: Resolved, ranks: int | None, elsewhere: bool) -> None:
     from hpc_localsgd.commands.plan.planned_run import PlanOptions, planned_run
     from hpc_localsgd.commands.plan.rehearsal import Rehearsal
     from hpc_localsgd.cost.network_file import network
-    from hpc_localsgd.tasks.base import Setting
+    from hpc_localsgd.tasks.base import TaskContext
 
     config = resolved.config
     if ranks != 1 and config.world == "simulated":
@@ -91,7 +91,7 @@ def _assembled(resolved: Resolved, ranks: int | None, elsewhere: bool) -> None:
     launch = Launch("none" if n == 1 else "mpirun", 0, n, 0, "--launch")
     planned = planned_run(resolved, PlanOptions(), launch)
     if planned.stand_in and not elsewhere:
-        config.task.build(Setting(batch=config.batch_per_worker))  # says what data is missing
+        config.task.build(TaskContext(batch=config.batch_per_worker))  # says what data is missing
     probes(config, planned.units)
     checkpoint_cadence(config, planned.units)
     watchdog_s(config)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.classification import Classification
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ class Problem:
 
     def task(self, world: World, vmapped: bool | None = None) -> Classification:
         """Return the task of this rank's workers, all with the parameters of the module."""
-        setting = Setting(
+        context = TaskContext(
             world.size, world.ranks, self.batch, SEED, device=world.device, dtype=self.dtype
         )
         splits = {"train": (self.inputs, self.labels)}
         chosen = self.vmapped if vmapped is None else vmapped
-        task = Classification(lambda: copy.deepcopy(self.module), splits, setting, chosen)
+        task = Classification(lambda: copy.deepcopy(self.module), splits, context, chosen)
         task.x[:] = task.init(SEED)
         return task
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.synthetic_images import like
 from hpc_localsgd.tasks.vision.cifar_files import Published
@@ -28,7 +28,7 @@ class CifarTask(ImageTask):
 
     data: str = "data"
 
-    def build(self, setting: Setting) -> Classification:
+    def build(self, context: TaskContext) -> Classification:
         """Read the files, and make the task of this process's workers.
 
         Raises:
@@ -36,8 +36,8 @@ class CifarTask(ImageTask):
         """
         files, frame = self.files, FRAME if self.augment else None
         splits = files.read(Path(self.data).expanduser())
-        samples = InMemory(splits, files.classes, setting, files.mean, files.std, frame)
-        return self.classification(samples, 32, setting)
+        samples = InMemory(splits, files.classes, context, files.mean, files.std, frame)
+        return self.classification(samples, 32, context)
 
     def published(self) -> TaskSpec:
         """Return synthetic images, as many and as large."""

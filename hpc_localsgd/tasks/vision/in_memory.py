@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from hpc_localsgd.tasks.base import Batch, Setting
+from hpc_localsgd.tasks.base import Batch, TaskContext
 from hpc_localsgd.tasks.samples import Places, Samples, chunks, rows_of
 
 AUGMENT = 5  # a stream of random numbers of its own, beside those of `tasks/partition.py`
@@ -25,7 +25,7 @@ class InMemory(Samples):
         self,
         splits: Mapping[str, Images8],
         classes: int,
-        setting: Setting,
+        context: TaskContext,
         mean: Sequence[float],
         std: Sequence[float],
         pad: int | None,
@@ -37,16 +37,16 @@ class InMemory(Samples):
         Args:
             splits: Images and labels of each split.
             classes: Labels are 0..classes-1.
-            setting: Batch, seed, device and dtype of the run.
+            context: Batch, seed, device and dtype of the run.
             mean: Of each channel, where pixels are in 0..1.
             std: Likewise.
             pad: Width of the black frame; None for no augmentation.
             repeated: Nominal length of a split that has fewer images, which are then repeated.
             mirrored: Whether the augmentation flips images, too.
         """
-        self._setting, self._pad, self.classes, self.skipped = setting, pad, classes, []
+        self._context, self._pad, self.classes, self.skipped = context, pad, classes, []
         self._mirrored = mirrored
-        device = setting.device
+        device = context.device
         self._data = {
             name: (
                 torch.as_tensor(images).to(device),
@@ -56,16 +56,16 @@ class InMemory(Samples):
         }
         lengths = {name: len(labels) for name, (_, labels) in self._data.items()}
         self.splits = lengths | dict(repeated or {})
-        self.partition = setting.partition(self.splits["train"])
+        self.partition = context.partition(self.splits["train"])
         shape = (1, len(mean), 1, 1)
-        self._mean = 255 * torch.tensor(mean, dtype=setting.dtype, device=device).view(shape)
-        self._std = 255 * torch.tensor(std, dtype=setting.dtype, device=device).view(shape)
+        self._mean = 255 * torch.tensor(mean, dtype=context.dtype, device=device).view(shape)
+        self._std = 255 * torch.tensor(std, dtype=context.dtype, device=device).view(shape)
 
     def training(self, workers: Sequence[int], t: int) -> Batch:
         """Return a training batch, see `Samples.training`."""
         images, labels = self._data["train"]
         rows = rows_of(self.partition, workers, t) % len(labels)
-        index = rows.to(self._setting.device, non_blocking=True)
+        index = rows.to(self._context.device, non_blocking=True)
         chosen = images[index.flatten()]
         if self._pad is not None:
             chosen = self._augmented(chosen, workers, t, self._pad)
@@ -83,7 +83,7 @@ class InMemory(Samples):
     ) -> torch.Tensor:
         draws = []
         for worker in workers:
-            draw = np.random.default_rng([AUGMENT, self._setting.seed, worker, t])
+            draw = np.random.default_rng([AUGMENT, self._context.seed, worker, t])
             draws.append(draw.integers(0, [[2 * pad + 1], [2 * pad + 1], [2]], (3, self._batch)))
         down, right, flip = torch.from_numpy(np.concatenate(draws, axis=1)).to(
             images.device, non_blocking=True
@@ -95,7 +95,7 @@ class InMemory(Samples):
         return self.partition.batch
 
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        return images.to(self._setting.dtype).sub_(self._mean).div_(self._std)
+        return images.to(self._context.dtype).sub_(self._mean).div_(self._std)
 
 
 def cropped(

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from hpc_localsgd.tasks.base import Setting, TaskSpec
+from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.samples import Samples
 from hpc_localsgd.tasks.vision.models import model_maker
@@ -59,7 +59,7 @@ class ImageTask(TaskSpec):
         """Return the same model on synthetic images, as many and as large as the real ones."""
 
     def classification(
-        self, samples: Samples, size: int, setting: Setting, channels: int = 3
+        self, samples: Samples, size: int, context: TaskContext, channels: int = 3
     ) -> Classification:
         """Return the task of this model on samples of size x size pixels.
 
@@ -74,7 +74,7 @@ class ImageTask(TaskSpec):
         return Classification(
             make,
             samples,
-            setting,
+            context,
             label_smoothing=self.label_smoothing,
             label_noise=self.label_noise,
             mixup=self.mixup,

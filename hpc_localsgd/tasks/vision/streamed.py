@@ -9,7 +9,7 @@ from itertools import chain, count
 import numpy as np
 import torch
 
-from hpc_localsgd.tasks.base import Batch, Setting
+from hpc_localsgd.tasks.base import Batch, TaskContext
 from hpc_localsgd.tasks.samples import Places, Samples, chunks
 from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.reader import BatchRequest, Reader, Result
@@ -22,27 +22,27 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channe
 class Streamed(Samples):
     """Images of a store; the order is the partition's, so a run resumes in mid-epoch."""
 
-    def __init__(self, decoder: Decoder, processes: int, setting: Setting) -> None:
+    def __init__(self, decoder: Decoder, processes: int, context: TaskContext) -> None:
         """Prepare to read; start nothing yet.
 
         Args:
             decoder: Reads batches.
             processes: That decode, see `Reader`.
-            setting: Workers, batch, seed, device and dtype of the run.
+            context: Workers, batch, seed, device and dtype of the run.
         """
-        self._decoder, self._setting = decoder, setting
+        self._decoder, self._context = decoder, context
         store = decoder.store
         self.classes = len(store.classes)
         self.splits = {split: len(labels) for split, labels in store.labels.items()}
-        self.partition = setting.partition(self.splits["train"])
-        self._reader = Reader(decoder, processes, pin=setting.device.type == "cuda")
-        self.skipped = [0] * len(setting.ranks) if decoder.skip_corrupt else []
+        self.partition = context.partition(self.splits["train"])
+        self._reader = Reader(decoder, processes, pin=context.device.type == "cuda")
+        self.skipped = [0] * len(context.ranks) if decoder.skip_corrupt else []
         self._faults = [0] * len(self.skipped)  # of the batches asked for last
         self._named: set[str] = set()
         self._expected: Iterator[BatchRequest] = iter(())
-        self._side = torch.cuda.Stream(setting.device) if setting.device.type == "cuda" else None
+        self._side = torch.cuda.Stream(context.device) if context.device.type == "cuda" else None
         shape = (1, 3, 1, 1)
-        like = torch.empty(0, dtype=setting.dtype, device=setting.device)
+        like = torch.empty(0, dtype=context.dtype, device=context.device)
         self._mean = 255 * like.new_tensor(MEAN).view(shape)
         self._std = 255 * like.new_tensor(STD).view(shape)
 
@@ -85,7 +85,7 @@ class Streamed(Samples):
             for k in workers:
                 if behind:
                     rows = self.partition.indices(k, step)
-                    yield BatchRequest("train", rows, (self._setting.seed, k, step))
+                    yield BatchRequest("train", rows, (self._context.seed, k, step))
                 behind = behind or k == worker
 
     def _checked(self, result: Result, training: bool) -> Result:
@@ -102,8 +102,8 @@ class Streamed(Samples):
 
     def _note(self, worker: int, faults: int) -> None:
         """Note damaged samples in the batch of a worker, to be counted if it is trained on."""
-        if self.skipped and worker in self._setting.ranks:
-            self._faults[self._setting.ranks.index(worker)] += faults
+        if self.skipped and worker in self._context.ranks:
+            self._faults[self._context.ranks.index(worker)] += faults
 
     def _to_device(self, result: Result) -> Batch:
         """Return images uint8 [b, 3, size, size] and labels [b] on the device.
@@ -111,7 +111,7 @@ class Streamed(Samples):
         Bytes travel, from pinned memory and on a stream of their own: the copy runs beside the step
         before, which the GPU is still computing while the host is here.
         """
-        device = self._setting.device
+        device = self._context.device
         if self._side is None:
             return result.images.to(device), result.labels.to(device)
         with torch.cuda.stream(self._side):
@@ -124,4 +124,4 @@ class Streamed(Samples):
         return images, labels
 
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        return images.to(self._setting.dtype).sub_(self._mean).div_(self._std)
+        return images.to(self._context.dtype).sub_(self._mean).div_(self._std)

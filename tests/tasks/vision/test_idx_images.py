@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_tasks import easy_images, idx, write_idx
 
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.cifar100 import cifar100
 from hpc_localsgd.tasks.fashion_mnist import DEBIAN, fashion_mnist
 from hpc_localsgd.tasks.idx_images import idx_images
@@ -20,7 +20,7 @@ from hpc_localsgd.tasks.synthetic_images import synthetic_images
 from hpc_localsgd.tasks.vision import idx_files
 from hpc_localsgd.types import ConfigurationError
 
-SETTING = Setting(workers=2, ranks=(0, 1), batch=8)
+CONTEXT = TaskContext(workers=2, ranks=(0, 1), batch=8)
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
@@ -30,7 +30,7 @@ def small(folder: Path, **options: object) -> idx_images:
 
 def refusal(folder: Path, **options: object) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        small(folder, **options).build(SETTING)
+        small(folder, **options).build(CONTEXT)
     return str(caught.value)
 
 
@@ -38,7 +38,7 @@ def refusal(folder: Path, **options: object) -> str:
 @pytest.mark.parametrize("below", ["", "raw"])
 def test_the_four_files_are_read(tmp_path: Path, ending: str, below: str) -> None:
     write_idx(tmp_path / below, ending=ending)
-    task = small(tmp_path).build(SETTING)
+    task = small(tmp_path).build(CONTEXT)
     assert task.splits == {"train": 40, "test": 20} and task.samples.classes == 4
     images, labels = easy_images(40, 8, 4, 0)
     grey = images[:, 0] / 255.0
@@ -53,7 +53,7 @@ def test_names_of_other_publishers_are_known(tmp_path: Path) -> None:
     write_idx(tmp_path)
     for path in list(tmp_path.iterdir()):
         path.rename(path.with_name(path.name.replace("-idx", ".idx").replace("t10k", "test")))
-    assert small(tmp_path).build(SETTING).splits == {"train": 40, "test": 20}
+    assert small(tmp_path).build(CONTEXT).splits == {"train": 40, "test": 20}
 
 
 def test_labels_that_begin_at_one_are_shifted(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_labels_that_begin_at_one_are_shifted(tmp_path: Path) -> None:
     for split, n in (("train", 40), ("t10k", 20)):
         labels = easy_images(n, 8, 4)[1] + 1
         (tmp_path / f"letters-{split}-labels-idx1-ubyte").write_bytes(idx(labels))
-    task = small(tmp_path, prefix="letters-").build(SETTING)
+    task = small(tmp_path, prefix="letters-").build(CONTEXT)
     assert task.samples.classes == 4
     [(_, labels)] = task.samples.clean("test", range(20))
     assert sorted(set(labels.tolist())) == [0, 1, 2, 3]
@@ -78,13 +78,13 @@ def test_several_sets_in_one_folder_are_told_apart(tmp_path: Path) -> None:
 def test_a_subset_takes_every_class_in_turn_and_is_the_same_for_every_seed(tmp_path: Path) -> None:
     write_idx(tmp_path, train=80)
     tasks = [
-        small(tmp_path, subset=12).build(Setting(workers=2, ranks=(0, 1), batch=4, seed=seed))
+        small(tmp_path, subset=12).build(TaskContext(workers=2, ranks=(0, 1), batch=4, seed=seed))
         for seed in (0, 7)
     ]
     (one, labels), (other, _) = (next(iter(t.samples.clean("train", range(12)))) for t in tasks)
     assert torch.equal(one, other) and tasks[0].splits == {"train": 12, "test": 20}
     assert np.bincount(labels.numpy()).tolist() == [3, 3, 3, 3]
-    whole = small(tmp_path).build(SETTING)
+    whole = small(tmp_path).build(CONTEXT)
     [(every, _)] = whole.samples.clean("train", range(80))
     at = [int(((every - image) ** 2).flatten(1).sum(1).argmin()) for image in one]
     torch.testing.assert_close(every[at], one)  # standardised as the whole set is
@@ -105,7 +105,7 @@ def test_the_augmentation(tmp_path: Path, mirrored: bool) -> None:
 
     either.mirrored = mirrored  # type: ignore[misc]
     options = {"data": str(tmp_path), "model": "cnn4", "groups": 2}
-    varied, plain = (either(**options, augment=on).build(SETTING) for on in (True, False))  # type: ignore[arg-type]
+    varied, plain = (either(**options, augment=on).build(CONTEXT) for on in (True, False))  # type: ignore[arg-type]
     flipped = 0
     for t in range(2):
         crops, images = varied.batch([0, 1], t)[0], plain.batch([0, 1], t)[0]
@@ -202,7 +202,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_absent_files_come_with_where_they_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        fashion_mnist(data=str(tmp_path)).build(SETTING)
+        fashion_mnist(data=str(tmp_path)).build(CONTEXT)
     said = str(caught.value)
     assert "apt-get install dataset-fashion-mnist" in said and "zalandoresearch" in said
 

@@ -24,14 +24,14 @@ from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.pack import main as pack_command
 from hpc_localsgd.run.probes import Evaluation
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.imagenet import imagenet
 from hpc_localsgd.tasks.vision import hdf5_writer
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.types import ConfigurationError, DataError
 from hpc_localsgd.worlds.simulated import Simulated
 
-SETTING = Setting(workers=2, ranks=(0, 1), batch=5, seed=4)
+CONTEXT = TaskContext(workers=2, ranks=(0, 1), batch=5, seed=4)
 SPEC = imagenet(model="resnet8", size=16, classes=4, loaders=0)
 
 
@@ -55,7 +55,7 @@ def packed(intact: Path, tmp_path: Path) -> Path:
 
 
 def built(data: Path, **options: Any) -> Any:
-    task = replace(SPEC, data=str(data), **options).build(SETTING)
+    task = replace(SPEC, data=str(data), **options).build(CONTEXT)
     task.x[:] = task.init(0)
     return task
 

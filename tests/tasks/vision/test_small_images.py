@@ -12,14 +12,14 @@ import pytest
 import torch
 from small_tasks import PUBLISHED, easy_images, write_cifar
 
-from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.cifar10 import cifar10
 from hpc_localsgd.tasks.synthetic_images import synthetic_images
 from hpc_localsgd.tasks.vision.cifar_files import CIFAR10, CIFAR100
 from hpc_localsgd.tasks.vision.in_memory import cropped
 from hpc_localsgd.types import ConfigurationError
 
-SETTING = Setting(workers=2, ranks=(0, 1), batch=8)
+CONTEXT = TaskContext(workers=2, ranks=(0, 1), batch=8)
 
 
 @pytest.mark.parametrize(("published", "task"), [(CIFAR10, "cifar10"), (CIFAR100, "cifar100")])
@@ -42,7 +42,7 @@ def test_both_forms_hold_the_same_images(
 
 def refusal(folder: Path) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        cifar10(data=str(folder)).build(SETTING)
+        cifar10(data=str(folder)).build(CONTEXT)
     return str(caught.value)
 
 
@@ -127,7 +127,7 @@ def test_a_crop_is_a_part_of_the_framed_image() -> None:
 def test_augmentation_varies_with_the_step_and_can_be_switched_off() -> None:
     spec = synthetic_images(model="resnet8", size=8, samples=16, test_samples=4)
     task, plain = (
-        synthetic_images(**{**vars(spec), "augment": on}).build(SETTING) for on in (True, False)
+        synthetic_images(**{**vars(spec), "augment": on}).build(CONTEXT) for on in (True, False)
     )
     stored = plain.samples._data["train"][0].float().sub(127.5).div(63.75)
     for t in range(3):
@@ -139,7 +139,7 @@ def test_augmentation_varies_with_the_step_and_can_be_switched_off() -> None:
 
 def test_a_repeated_set_has_its_nominal_size() -> None:
     spec = synthetic_images(model="resnet8", size=8, samples=1000, test_samples=30, distinct=16)
-    task = spec.build(SETTING)
+    task = spec.build(CONTEXT)
     assert task.splits == {"train": 1000, "test": 30}
     assert task.partition.samples == 1000 and len(task.samples._data["train"][1]) == 16
     assert task.evaluate(task.x[0], "test", range(30), task.buffers[0])[2] == 30
@@ -149,7 +149,7 @@ def noisy_labels(p: float, t: int) -> torch.Tensor:
     spec = synthetic_images(
         model="resnet8", size=8, samples=4000, test_samples=4, label_noise=p, augment=False
     )
-    return spec.build(Setting(workers=2, ranks=(0, 1), batch=1000)).batch([0, 1], t)[1]
+    return spec.build(TaskContext(workers=2, ranks=(0, 1), batch=1000)).batch([0, 1], t)[1]
 
 
 def test_label_noise_is_fresh_at_every_step_and_replayable() -> None:
@@ -165,9 +165,9 @@ def test_label_noise_is_fresh_at_every_step_and_replayable() -> None:
 
 def test_mixup_blends_pairs_of_images_and_their_labels_alike() -> None:
     options: dict[str, Any] = {"model": "resnet8", "size": 8, "samples": 64, "test_samples": 4}
-    setting = Setting(workers=2, ranks=(0, 1), batch=16)
+    context = TaskContext(workers=2, ranks=(0, 1), batch=16)
     plain, mixing = (
-        synthetic_images(**options, augment=False, mixup=alpha).build(setting)
+        synthetic_images(**options, augment=False, mixup=alpha).build(context)
         for alpha in (0.0, 0.4)
     )
     for t in range(3):
@@ -196,7 +196,7 @@ def test_mixup_blends_pairs_of_images_and_their_labels_alike() -> None:
 def test_label_smoothing_is_of_training_only() -> None:
     options: dict[str, Any] = {"model": "resnet8", "size": 8, "samples": 32, "test_samples": 8}
     hard, soft = (
-        synthetic_images(**options, norm="group", label_smoothing=s).build(SETTING)
+        synthetic_images(**options, norm="group", label_smoothing=s).build(CONTEXT)
         for s in (0.0, 0.3)
     )
     x = hard.init(0)
@@ -216,9 +216,9 @@ def test_label_smoothing_is_of_training_only() -> None:
 @pytest.mark.parametrize("option", ["label_noise", "label_smoothing"])
 def test_fractions_are_checked(option: str) -> None:
     with pytest.raises(ConfigurationError, match=f"--task.{option.replace('_', '-')} 1.5"):
-        synthetic_images(model="resnet8", size=8, **{option: 1.5}).build(SETTING)  # type: ignore[arg-type]
+        synthetic_images(model="resnet8", size=8, **{option: 1.5}).build(CONTEXT)  # type: ignore[arg-type]
 
 
 def test_a_negative_mixup_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="--task.mixup -1"):
-        synthetic_images(model="resnet8", size=8, mixup=-1.0).build(SETTING)
+        synthetic_images(model="resnet8", size=8, mixup=-1.0).build(CONTEXT)
