@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hpc_localsgd.cost.contention import Load, Shared, allreduce_loads, gather_load, mix_load
 from hpc_localsgd.topology.base import vectors_sent
 from hpc_localsgd.types import ConfigurationError
 
@@ -40,10 +41,12 @@ class Cost:
     Attributes:
         pieces: By size, the last one without an end.
         gamma_s: Seconds a rank computes for each byte of the vector: adds, encodes.
+        off: Relative error of the fit, root mean square; 0 where it is not known.
     """
 
     pieces: tuple[Piece, ...]
     gamma_s: float = 0.0
+    off: float = field(default=0.0, compare=False)
 
     def seconds(self, size_bytes: float, messages: float, wire_bytes: float) -> float:
         """Predict the seconds of an exchange of vectors of a size."""
@@ -54,7 +57,7 @@ class Cost:
     def dearer(self, factor: float) -> Cost:
         """Return what a model takes whose every byte stands for so many."""
         pieces = [Piece(p.up_to_bytes / factor, p.alpha_s, p.beta_s * factor) for p in self.pieces]
-        return Cost(tuple(pieces), self.gamma_s * factor)
+        return Cost(tuple(pieces), self.gamma_s * factor, self.off)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Network:
         costs: What was measured: kind of exchange -> its cost. `mean`, `mean of 4` for blocks of
             four workers, `compressed mean`, `mix`, `gather`; the others follow from the two above.
         workers_per_host: Who share the cable that was measured; 1 where each has its own.
+        shared: Links that messages at once wait for each other on, beside the workers' own.
+        allreduce: How an average is made that was not measured: `ring` or `halving`.
     """
 
     name: str
@@ -75,6 +80,8 @@ class Network:
     bytes_per_s: float
     costs: Mapping[str, Cost] = field(default_factory=dict, hash=False)
     workers_per_host: int = 1
+    shared: Shared = Shared()
+    allreduce: str = "ring"
 
     def seconds(self, messages: float, wire_bytes: float) -> float:
         """Return the seconds a worker needs to send `wire_bytes`, in so many messages."""
@@ -96,8 +103,13 @@ class Network:
             coded: Whether it is decoded and coded again on the way.
         """
         kind = "compressed mean" if coded else f"mean of {n}" if 1 < n < workers else "mean"
-        wire = allreduce_wire_bytes(n, payload_bytes)
-        return self.of(kind, payload_bytes, allreduce_messages(n), wire)
+        wire, messages = allreduce_wire_bytes(n, payload_bytes), allreduce_messages(n)
+        if self.shared.unlimited and self.allreduce == "ring":
+            return self.of(kind, payload_bytes, messages, wire)
+        loads = allreduce_loads(self.allreduce, n, max(workers, n), self.shared.workers)
+        if kind not in self.costs:
+            messages = sum(load.times for load in loads)
+        return self._crowded_s(kind, payload_bytes, messages, wire, loads)
 
     def mix_s(self, W: np.ndarray, nbytes: int) -> float:
         """Predict the seconds until every worker has the vectors of its neighbours.
@@ -107,18 +119,38 @@ class Network:
             nbytes: Of a vector.
         """
         messages = int(vectors_sent(W).max(initial=0))
-        return self.of(
-            "mix", nbytes, messages, vectors_on_a_cable(W, self.workers_per_host) * nbytes
-        )
+        vectors = vectors_on_a_cable(W, self.workers_per_host)
+        if self.shared.unlimited:
+            return self.of("mix", nbytes, messages, vectors * nbytes)
+        loads = (mix_load(W, self.shared.workers, vectors),)
+        return self._crowded_s("mix", nbytes, messages, vectors * nbytes, loads)
 
     def gather_s(self, n: int, nbytes: int) -> float:
         """Predict the seconds until each of n workers has the bytes of all."""
-        return self.of("gather", nbytes, n - 1, (n - 1) * nbytes)
+        if self.shared.unlimited:
+            return self.of("gather", nbytes, n - 1, (n - 1) * nbytes)
+        loads = (gather_load(n, self.shared.workers),)
+        return self._crowded_s("gather", nbytes, n - 1, (n - 1) * nbytes, loads)
+
+    def _crowded_s(
+        self, kind: str, nbytes: float, messages: int, wire_bytes: float, loads: Sequence[Load]
+    ) -> float:
+        """Predict the seconds of an exchange whose messages share links.
+
+        What was measured has the workers' own cables in it; shared links are a lower bound then.
+        """
+        measured = kind in self.costs
+        own_s = 0.0 if measured else 1 / self.bytes_per_s  # of a byte on a worker's cable
+        crowded_s = sum(load.seconds(nbytes, own_s, self.shared) for load in loads)
+        if measured:
+            return max(self.of(kind, nbytes, messages, wire_bytes), crowded_s)
+        return messages * self.latency_s + crowded_s
 
     def dearer(self, factor: float) -> Network:
         """Return the network of a model whose every byte stands for so many."""
         costs = {kind: cost.dearer(factor) for kind, cost in self.costs.items()}
-        return replace(self, bytes_per_s=self.bytes_per_s / factor, costs=costs)
+        rate, shared = self.bytes_per_s / factor, self.shared.dearer(factor)
+        return replace(self, bytes_per_s=rate, costs=costs, shared=shared)
 
 
 NETWORKS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -73,11 +73,11 @@ def _cost(cells: list[Cell]) -> Cost:
     for more in range(1, MOST_PIECES):
         ends = combinations(sorted(set(sizes))[LEAST_OF_A_PIECE - 1 : -LEAST_OF_A_PIECE], more)
         tried = [_pieces(cells, gamma, [*e, math.inf]) for e in ends if _apart(e, sizes)]
-        better = min(tried, key=lambda cost: _rms(cost, cells), default=best)
-        wrong = _rms(best, cells)
-        if wrong > GOOD_ENOUGH and _rms(better, cells) < WORTH_A_PIECE * wrong:
+        better = min(tried, key=lambda cost: rms(cost, cells), default=best)
+        wrong = rms(best, cells)
+        if wrong > GOOD_ENOUGH and rms(better, cells) < WORTH_A_PIECE * wrong:
             best = better
-    return best
+    return replace(best, off=rms(best, cells))
 
 
 def _apart(ends: Sequence[float], sizes: np.ndarray) -> bool:
@@ -118,6 +118,7 @@ def _piece(cells: Sequence[Cell], gamma: float, up_to: float) -> Piece:
     return Piece(up_to, float(alpha), float(beta))
 
 
-def _rms(cost: Cost, cells: Sequence[Cell]) -> float:
+def rms(cost: Cost, cells: Sequence[Cell]) -> float:
+    """Return the root mean square of ln(predicted / measured) of cells of one kind."""
     ratios = 1 + np.array(errors({cells[0].kind: cost}, cells))
     return float(np.sqrt(np.mean(np.square(np.log(ratios)))))

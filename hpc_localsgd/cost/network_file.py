@@ -5,55 +5,56 @@
     latency_s: 5.0e-5      # alpha: seconds a message takes, whatever its length
     bytes_per_s: 1.17e8    # 1 / beta
 
-or type the same in place of a name: `50us,117MB/s`.
+or type the same in place of a name: `50us,117MB/s`, or `alpha=50us,beta=117MB/s`. What workers
+share, and how an average is made, is typed behind it, or behind a name:
+
+    100GbE,trunk=25GB/s/32                            # 32 workers in a row behind each trunk
+    20us,1.2GB/s,core=10GB/s,allreduce=halving        # all that they send each other meets there
+
+and written into a file as `allreduce: halving` and `shared: {workers: 32, trunk_bytes_per_s:
+2.5e10, core_bytes_per_s: .inf}`, on one line.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hpc_localsgd.cost.contention import ALLREDUCE, Shared
 from hpc_localsgd.cost.cost_model import NETWORKS, Cost, Network, Piece
-from hpc_localsgd.cost.fitting import Cell, errors, predicted_s
+from hpc_localsgd.cost.fitting import Cell, errors, predicted_s, rms
+from hpc_localsgd.cost.typed_network import typed, with_words
 from hpc_localsgd.trajectory import regular_file
 from hpc_localsgd.types import ConfigurationError
 
 MOST_BYTES = 2**20
-_TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_RATES = {
-    f"{prefix}{unit}/s": factor / bits
-    for prefix, factor in (("k", 1e3), ("M", 1e6), ("G", 1e9))
-    for unit, bits in (("B", 1), ("b", 8))
-}
-_TYPED = re.compile(r"([0-9.]+) *([a-z]+) *, *([0-9.]+) *([kMG][bB]/s)")
+NORMAL = 1.48  # deviation of a normal distribution by its median absolute value
 
 
 def network(name: str) -> Network:
-    """Return a network: by name, as `ALPHA,RATE`, or from a file.
+    """Return a network: by name, typed in numbers, or from a file; with what is shared behind it.
 
     Raises:
         ConfigurationError: None of these; lists the known names.
     """
     if name in NETWORKS:
         return NETWORKS[name]
-    if (found := _TYPED.fullmatch(name)) and found[2] in _TIMES:
-        try:
-            alpha, rate = float(found[1]) * _TIMES[found[2]], float(found[3]) * _RATES[found[4]]
-        except ValueError:
-            alpha = rate = 0.0
-        if rate > 0:
-            return Network(name, alpha, rate)
+    if (made := typed(name)) is not None:
+        return made
+    first, *rest = name.split(",")
+    if rest and (first in NETWORKS or Path(first).exists()):
+        return replace(with_words(network(first), rest), name=name)
     if Path(name).exists():
         return read(name)
     raise ConfigurationError(
         f"unknown network {name!r}: type one of {', '.join(NETWORKS)}, latency and rate "
-        '("50us,117MB/s"), or the file that benchmarks/collectives.py wrote'
+        '("50us,117MB/s"), or the file that benchmarks/collectives.py wrote; behind it what '
+        'workers share (",trunk=25GB/s/32", ",core=10GB/s")'
     )
 
 
@@ -86,9 +87,10 @@ def written(
 
 def _as_written(cost: Cost, kind: str, cells: Sequence[Cell]) -> dict[str, Any]:
     found = np.abs(errors({kind: cost}, [cell for cell in cells if cell.kind == kind]))
-    residuals = {"median": round(float(np.median(found)), 4), "largest": round(max(found), 4)}
+    residuals = {"median": float(np.median(found)), "largest": max(found)}
+    residuals["rms"] = rms(cost, [cell for cell in cells if cell.kind == kind])
     pieces = [{key: float(v) for key, v in asdict(piece).items()} for piece in cost.pieces]
-    residuals = {key: float(value) for key, value in residuals.items()}
+    residuals = {key: round(float(value), 4) for key, value in residuals.items()}
     return {"pieces": pieces, "gamma_s": cost.gamma_s, "relative_residuals": residuals}
 
 
@@ -118,9 +120,14 @@ def read(path: str) -> Network:
         per_host = int(_number(said.get("workers_per_host", 1)))
         if not rate or not per_host:
             raise ValueError("bytes_per_s or workers_per_host is 0")
+        shared = _read_shared(said.get("shared") or {})
+        allreduce = str(said.get("allreduce", "ring"))
+        if allreduce not in ALLREDUCE:
+            raise ValueError(f"allreduce is one of {', '.join(ALLREDUCE)}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"network file {path}: not a network ({error})") from error
-    return Network(str(said.get("name", Path(path).stem)), latency, rate, made, per_host)
+    name = str(said.get("name", Path(path).stem))
+    return Network(name, latency, rate, made, per_host, shared, allreduce)
 
 
 def _read_cost(said: Mapping[str, Any]) -> Cost:
@@ -128,7 +135,24 @@ def _read_cost(said: Mapping[str, Any]) -> Cost:
     ends = [piece.up_to_bytes for piece in pieces]
     if not ends or ends != sorted(ends) or not math.isinf(ends[-1]):
         raise ValueError("pieces go up to larger and larger sizes, the last to .inf")
-    return Cost(tuple(pieces), _number(said.get("gamma_s", 0.0)))
+    return Cost(tuple(pieces), _number(said.get("gamma_s", 0.0)), _read_off(said))
+
+
+def _read_off(said: Mapping[str, Any]) -> float:
+    """Return the error of a fit; files of before it was written have the median alone."""
+    residuals = said.get("relative_residuals") or {}
+    off = residuals.get("rms", NORMAL * _number(residuals.get("median", 0.0)))
+    return _number(off)
+
+
+def _read_shared(said: Mapping[str, Any]) -> Shared:
+    if unknown := set(said) - {"workers", "trunk_bytes_per_s", "core_bytes_per_s"}:
+        raise ValueError(f"shared has no {min(unknown)}")
+    trunk, core = (_number(said.get(f"{at}_bytes_per_s", math.inf)) for at in ("trunk", "core"))
+    workers = int(_number(said.get("workers", 1)))
+    if not (workers and trunk and core):
+        raise ValueError("shared: no rate and no number of workers is 0")
+    return Shared(workers, trunk, core)
 
 
 def _number(said: Any) -> float:

@@ -281,3 +281,15 @@ def test_the_command_runs() -> None:
     done = launch(alone, ["-m", "hpc_localsgd", "plan", *SMALL, "--schedule.steps", "8"])
     done.succeeded()
     assert "8 syncs of 64 steps (12.5 %)" in done.stdout
+
+
+def test_a_plan_waits_at_shared_links() -> None:
+    page = printed(*SMALL, "--fabric", "10GbE,trunk=1GB/s/2,core=2GB/s")
+    assert "1 GB/s a trunk of 2 workers, 2 GB/s in the core" in page
+    alone = planned(*SMALL, "--schedule.steps", "8", "--fabric", "10GbE")["seconds"]
+    crowded = planned(*SMALL, "--schedule.steps", "8", "--fabric", "10GbE,core=100MB/s")["seconds"]
+    assert crowded["network"]["shared"]["core_bytes_per_s"] == 1e8
+    share = 4000 / 4 * 4  # four messages of a quarter meet in the core, six times a round
+    for billed, byte_s in ((alone, 0.25 / 1.17e9), (crowded, 1e-8)):
+        exact = 8 * 6 * (20e-6 + share * byte_s)
+        assert billed["communication_predicted"] == pytest.approx(exact)

@@ -65,7 +65,8 @@ class Config:
             ranks, horovod, or mpi where Horovod is missing.
         fabric: For the simulated world, whose seconds of communication are modelled: 1GbE, 10GbE,
             100GbE, hdr200, nvlink; latency and rate ("50us,117MB/s"); or a file that
-            benchmarks/collectives.py wrote.
+            benchmarks/collectives.py wrote. Behind any, what workers share: ",trunk=25GB/s/32" (32
+            in a row behind each), ",core=10GB/s"; and ",allreduce=halving" in place of a ring.
         steps: Length of the run in optimiser steps (any unit but %). Give this or epochs.
         epochs: Length of the run in epochs. Default: 60 epochs.
         batch_per_worker: Samples per worker and step.

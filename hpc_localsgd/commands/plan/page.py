@@ -165,6 +165,8 @@ def _cost(report: PlanReport) -> RenderableType:
         f"{network.name}: {human_seconds(network.latency_s)} a message, "
         f"{human_bytes(network.bytes_per_s)}/s; predictions, nothing overlapped",
     )
+    if not network.shared.unlimited:
+        facts.add_row("", str(network.shared))
     if not math.isnan(report.time_limit_s):
         limit = "none" if math.isinf(report.time_limit_s) else human_seconds(report.time_limit_s)
         facts.add_row("time limit", limit)
