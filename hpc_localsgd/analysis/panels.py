@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.trajectory import Series, Trajectory
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def _draw_line(axes: Axes, line: PanelLine, colour: str) -> np.ndarray:
     """Draw a line; return the finite values drawn."""
     step, value = line.series.step.astype(float), line.series.value
     flat = value.reshape(len(value), -1).astype(float)
+    _keep(axes, line, flat)
     if line.everywhere:
         axes.plot(step, flat[:, 0], color=colour, linewidth=1.3)
     elif flat.shape[1] > FEW_LINES or (flat.shape[1] > 1 and line.series.dims == ("worker",)):
@@ -151,6 +153,16 @@ def _draw_line(axes: Axes, line: PanelLine, colour: str) -> np.ndarray:
         look: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 0.9}
         axes.errorbar(step, value, line.error.value, capsize=1.5, **look)
     return flat[np.isfinite(flat)]
+
+
+def _keep(axes: Axes, line: PanelLine, flat: np.ndarray) -> None:
+    """Keep the values of a line, each entry of several under its number."""
+    name, error = line.label or line.series.name, line.error
+    whole = error is not None and error.value.shape == line.series.value.shape
+    for j, y in enumerate(flat.T):
+        off = error.value.reshape(flat.shape)[:, j] if whole and error is not None else None
+        ends = () if off is None else (y - off, y + off)
+        keep(axes, f"{name} {j}" if flat.shape[1] > 1 else name, line.series.step, y, *ends)
 
 
 def _draw_one(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, fade: float) -> None:

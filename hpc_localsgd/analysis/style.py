@@ -125,34 +125,6 @@ def panel(figure: Figure, left: float, right: float, top: float, bottom: float) 
     return figure.add_axes(box)
 
 
-def end_labels(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Write the name of each line at its right end, moved apart where they would touch.
-
-    Args:
-        axes: Axes whose limits are final.
-        labels: (last value, text, colour) of each line.
-    """
-    if not labels:
-        return
-    height_in = axes.bbox.height / axes.figure.dpi
-    wanted = [(_fraction(axes, y), text, colour) for y, text, colour in labels]
-    wanted.sort(key=lambda label: label[0])
-    heights = [0.155 * (1 + text.count("\n")) / height_in for _, text, _ in wanted]
-    centres = _apart([at for at, _, _ in wanted], heights)
-    for centre, (_, text, colour) in zip(centres, wanted, strict=True):
-        axes.annotate(
-            text,
-            (1, centre),
-            xycoords="axes fraction",
-            xytext=(7, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            linespacing=1.25,
-            annotation_clip=False,
-        )
-
-
 def note(axes: Axes, text: str) -> None:
     """Say quietly why a panel is empty.
 
@@ -274,19 +246,3 @@ def duration(seconds: float) -> str:
     size, name = time_unit(seconds)
     short = {"hours": "h", "minutes": "min", "seconds": "s", "milliseconds": "ms"}[name]
     return f"{seconds / size:.3g} {short}"
-
-
-def _fraction(axes: Axes, y: float) -> float:
-    at = axes.transData.transform((0, y))[1]
-    return float(np.clip(axes.transAxes.inverted().transform((0, at))[1], 0, 1))
-
-
-def _apart(centres: list[float], heights: list[float]) -> list[float]:
-    """Push sorted `centres` up until labels do not overlap, then back below the top."""
-    placed = list(centres)
-    for i in range(1, len(placed)):
-        placed[i] = max(placed[i], placed[i - 1] + (heights[i] + heights[i - 1]) / 2)
-    for i in range(len(placed) - 1, -1, -1):
-        above = 1.05 if i == len(placed) - 1 else placed[i + 1] - heights[i + 1] / 2
-        placed[i] = min(placed[i], above - heights[i] / 2)
-    return placed

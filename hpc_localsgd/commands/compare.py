@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_localsgd.commands.exit_codes import CommandParser
+from hpc_localsgd.commands.figure_options import add_figure_options
 from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.record_command import attempt
 
@@ -33,7 +34,8 @@ def _compare(options: Namespace) -> None:
     coloured = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if coloured else 160
     text = terminal(sources, coloured=coloured, width=max(width, 80))
-    files = write_comparison(sources, Path(options.out)) if options.out else []
+    asked = (options.formats, options.width)
+    files = write_comparison(sources, Path(options.out), *asked) if options.out else []
     put(text + (f"\n\n{files[0]}, and its figures and tables beside it" if files else ""))
 
 
@@ -50,6 +52,7 @@ def parser() -> CommandParser:
         "--out",
         help="also write a page, its figures, and its tables (CSV, Markdown, LaTeX) into it",
     )
+    add_figure_options(made)
     return made
 
 

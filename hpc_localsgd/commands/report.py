@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.exit_codes import CommandParser
+from hpc_localsgd.commands.figure_options import add_figure_options
 from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.record_command import attempt
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from hpc_localsgd.analysis.report.source import Source
 
 PROG = "python -m hpc_localsgd report"
-FORMATS = ("png", "pdf", "svg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def _write(options: Namespace) -> tuple[list[Path], bool]:
     sources = open_runs(options.runs)
     beside = sources[0].folder if len(sources) == 1 else Path()
     folder = Path(options.out) if options.out else beside / "report"
-    files = write_report(sources, folder, tuple(options.formats))
+    files = write_report(sources, folder, options.formats, options.width)
     asked = sources if options.trace else []
     files += [_trace(source, i, folder, len(sources)) for i, source in enumerate(asked)]
     return files, any(source.run.status == "running" for source in sources)
@@ -83,15 +83,7 @@ def parser() -> CommandParser:
     made = CommandParser(prog=PROG, description=about)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
     made.add_argument("--out", help="folder of the page. Default: report/ in that of the run")
-    about = f"of the figures beside the page: {', '.join(FORMATS)}. Default: png pdf"
-    made.add_argument(
-        "--formats",
-        nargs="*",
-        choices=FORMATS,
-        default=["png", "pdf"],
-        metavar="FORMAT",
-        help=about,
-    )
+    add_figure_options(made)
     made.add_argument(
         "--trace",
         action="store_true",

@@ -159,7 +159,7 @@ def test_the_command(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Pareto front of accuracy against sent by a worker: B, C" in text
     kinds = ("html", "csv", "md", "tex")
     tables = {f"compare.{kind}" for kind in kinds}
-    assert {file.name for file in out.iterdir()} == {*tables, "front.png", "front.pdf"}
+    assert {file.name for file in out.iterdir()} == {*tables, "front.png", "front.pdf", "front.csv"}
     assert "optimizer.momentum" in (out / "compare.html").read_text()
     assert main([runs[0], str(tmp_path / "nothing")]) == 2
     assert "no such trajectory" in capsys.readouterr().err

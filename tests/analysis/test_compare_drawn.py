@@ -11,8 +11,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from hpc_localsgd.analysis.compare import differences, grouped_runs, summary
-from hpc_localsgd.analysis.compare.draw import MARKERS, draw_front
+from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.groups import plain
+from hpc_localsgd.analysis.compare.legend import MARKERS
 from hpc_localsgd.analysis.compare.measures import ACCURACY
 from hpc_localsgd.analysis.report.source import open_runs
 

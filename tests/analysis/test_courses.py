@@ -19,10 +19,10 @@ from hpc_localsgd.analysis.compare.courses import (
     recorded,
     values_of,
 )
-from hpc_localsgd.analysis.compare.draw import look_of
 from hpc_localsgd.analysis.compare.draw_courses import draw_courses
 from hpc_localsgd.analysis.compare.export import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.compare.groups import SeedGroup
+from hpc_localsgd.analysis.compare.legend import look_of
 from hpc_localsgd.analysis.compare.tables import tables
 from hpc_localsgd.analysis.costs import SENT, SPENT, STEPS, Axis
 from hpc_localsgd.analysis.report.source import open_runs

@@ -14,6 +14,7 @@ import numpy as np
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.compare.groups import SeedGroup
+from hpc_localsgd.analysis.compare.legend import LINE_IN, draw_legend, look_of
 from hpc_localsgd.analysis.compare.measures import (
     ACCURACY,
     SENT,
@@ -23,6 +24,7 @@ from hpc_localsgd.analysis.compare.measures import (
     summary,
     uncertainty,
 )
+from hpc_localsgd.analysis.figure_data import keep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
 
 
-MARKERS = "osD^vPX<>p"
 SIDES = ((6, 5), (6, -13), (-6, 5), (-6, -13))  # of a point, where its label may stand
-COLOURS = (style.BLUE, style.RED, "#a87a10", style.INK)
 
 
 def draw_front(groups: Sequence[SeedGroup]) -> Figure | None:
@@ -48,8 +48,9 @@ def draw_front(groups: Sequence[SeedGroup]) -> Figure | None:
     facts = [f"{len(groups)} configurations", f"{sum(len(g.runs) for g in groups)} runs"]
     shown = costs_of(groups)
     width = 9.6 if len(shown) == 2 else 5.6
-    figure = style.titled_sheet(width, 4.0, "Accuracy against communication", facts)
-    margins = style.frame(figure, 0.75, 0.35, 1.0, 0.6)
+    legend = LINE_IN * len(groups)
+    figure = style.titled_sheet(width, 4.0 + legend, "Accuracy against communication", facts)
+    margins = style.frame(figure, 0.75, 0.35, 1.0, 0.65 + legend)
     grid: dict[str, Any] = {**margins, "wspace": 0.12}
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False, gridspec_kw=grid)[0]
     for axes, cost in zip(panels, shown, strict=True):
@@ -58,16 +59,8 @@ def draw_front(groups: Sequence[SeedGroup]) -> Figure | None:
     for axes, cost in zip(panels, shown, strict=True):  # where the axes are is known now
         _name_points(axes, groups, *_points(groups, cost))
     panels[0].set_ylabel("test accuracy of the mean model")
+    draw_legend(figure, groups, lines=False)
     return figure
-
-
-def look_of(i: int) -> dict[str, Any]:
-    """Return the marker and colour of a group, the same wherever it is drawn.
-
-    Args:
-        i: Which group.
-    """
-    return {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)]}
 
 
 def _points(groups: Sequence[SeedGroup], cost: Measure) -> tuple[np.ndarray, np.ndarray]:
@@ -95,6 +88,7 @@ def _draw_panel(axes: Axes, groups: Sequence[SeedGroup], cost: Measure) -> None:
         look: dict[str, Any] = {"elinewidth": 0.9, "capsize": 2, "markersize": 5, **look_of(i)}
         drawn = axes.errorbar(x[i], y[i], linestyle="none", zorder=3, **bars, **look)
         drawn.lines[0].set_clip_on(False)  # a dot at 100 % is whole
+        keep(axes, groups[i].letter, x[i], y[i], y[i] - off[i], y[i] + off[i])
     _scale(axes, x[known], cost)
 
 

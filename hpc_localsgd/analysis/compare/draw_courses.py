@@ -19,10 +19,11 @@ from hpc_localsgd.analysis.compare.courses import (
     curve_of,
     smoothed,
 )
-from hpc_localsgd.analysis.compare.draw import look_of
-from hpc_localsgd.analysis.compare.groups import SeedGroup, differences
+from hpc_localsgd.analysis.compare.groups import SeedGroup
+from hpc_localsgd.analysis.compare.legend import LINE_IN, draw_legend, look_of
 from hpc_localsgd.analysis.compare.measures import clocks
 from hpc_localsgd.analysis.costs import Axis
+from hpc_localsgd.analysis.figure_data import keep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 PANEL_IN = 2.35  # height of a panel
 FEW = 60  # points up to which each has a symbol
-LEGEND_IN = 0.22  # height of a line of the legend
 
 
 def draw_courses(
@@ -50,18 +50,18 @@ def draw_courses(
         return None
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
-    legend = LEGEND_IN * len(groups)
+    legend = LINE_IN * len(groups)
     height = 1.0 + rows * PANEL_IN + legend + 0.65
     figure = style.titled_sheet(9.6 if columns == 2 else 5.6, height, _title(axis), _facts(groups))
     margins = style.frame(figure, 0.8, 0.45, 1.0, legend + 0.65)
     grid: dict[str, Any] = {**margins, "hspace": 0.38, "wspace": 0.24}
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, gridspec_kw=grid)
     for axes, found in zip(panels.flat, shown, strict=False):
-        _draw_panel(axes, found, axis)
+        _draw_panel(axes, found, groups, axis)
     for axes in panels.flat[len(shown) :]:
         axes.set_visible(False)
     _name_abscissa(panels, len(shown), groups, axis)
-    _draw_legend(figure, groups)
+    draw_legend(figure, groups, lines=True)
     return figure
 
 
@@ -80,21 +80,23 @@ def _facts(groups: Sequence[SeedGroup]) -> list[str]:
     return facts
 
 
-def _draw_panel(axes: Axes, found: Recorded, axis: Axis) -> None:
+def _draw_panel(axes: Axes, found: Recorded, groups: Sequence[SeedGroup], axis: Axis) -> None:
     quantity = found.quantity
     drawn = [(i, curve_of(values, axis)) for i, values in enumerate(found.of) if values]
     noisy = quantity.noisy and any(len(course.x) > FEW for _, course in drawn)
     if noisy:
         drawn = [(i, smoothed(course)) for i, course in drawn]
     for i, course in drawn:
-        _draw_course(axes, course, i)
+        _draw_course(axes, course, groups[i].letter, i)
     name = f"{quantity.name}, running mean" if noisy else quantity.name
     axes.set_title(name, fontsize=9, loc="left", color=style.INK)
     _scale(axes, [course for _, course in drawn], quantity)
 
 
-def _draw_course(axes: Axes, course: MeanCurve, i: int) -> None:
+def _draw_course(axes: Axes, course: MeanCurve, letter: str, i: int) -> None:
     look = look_of(i)
+    low, high = course.mean - course.deviation, course.mean + course.deviation
+    keep(axes, letter, course.x, course.mean, low, high)
     thin: dict[str, Any] = {"linewidth": 1.2, "color": look["color"], "zorder": 3}
     symbols: dict[str, Any] = {}
     if len(course.x) <= FEW:
@@ -102,7 +104,6 @@ def _draw_course(axes: Axes, course: MeanCurve, i: int) -> None:
     for piece in curves.pieces(len(course.x), curves.late(course.step)):
         lines = axes.plot(course.x[piece], course.mean[piece], **thin, **symbols)
         style.clip_sideways(axes, lines)
-        low, high = course.mean - course.deviation, course.mean + course.deviation
         if np.isfinite(low[piece]).any():
             band: dict[str, Any] = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
             axes.fill_between(course.x[piece], low[piece], high[piece], **band)
@@ -154,23 +155,3 @@ def _place_axis(axes: Axes, axis: Axis, furthest: float, groups: Sequence[SeedGr
         return f"{style.time_unit(furthest)[1]} of training ({clock})"
     style.step_axis(axes, round(furthest))
     return "global step"
-
-
-def _draw_legend(figure: Figure, groups: Sequence[SeedGroup]) -> None:
-    """Draw a legend with a line a configuration: its symbol, its letter, and what sets it apart."""
-    from matplotlib.lines import Line2D
-
-    apart = differences(groups)
-    handles, labels = [], []
-    for i, group in enumerate(groups):
-        look = look_of(i)
-        handles.append(Line2D([], [], linewidth=1.2, markersize=4, **look))
-        said = ", ".join(_told(name, values[i]) for name, values in apart.items() if values[i])
-        labels.append(f"{group.letter}   {said or group.runs[0].name}   ({group.standing})")
-    at: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.05, 0.01), "frameon": False}
-    figure.legend(handles, labels, fontsize=8, labelspacing=0.35, handlelength=2.4, **at)
-
-
-def _told(name: str, value: str) -> str:
-    """Return ``every(steps=8)`` as it is, a bare ``8`` after the name of its option."""
-    return value if "(" in value else f"{name} {value}"

@@ -13,6 +13,7 @@ from hpc_localsgd.analysis.compare.export import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.compare.groups import SeedGroup, grouped_runs
 from hpc_localsgd.analysis.compare.tables import Tables, tables
 from hpc_localsgd.analysis.costs import AXES
+from hpc_localsgd.analysis.formats import USUAL
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.blocks import Block, Grid, NamedValues, Paragraph, Section
 from hpc_localsgd.analysis.report.render import render
@@ -70,21 +71,25 @@ _COURSES = (
 
 
 def write_comparison(
-    sources: Sequence[Source], folder: Path, formats: tuple[str, ...] = ("png", "pdf")
+    sources: Sequence[Source],
+    folder: Path,
+    formats: Sequence[str] = USUAL,
+    width_in: float | None = None,
 ) -> list[Path]:
     """Write ``compare.html`` and, beside it, its figures and tables; return the files.
 
     Args:
         sources: The runs.
         folder: Where the files go; made if missing.
-        formats: Of the figure beside the page.
+        formats: Of the figures beside the page; may be empty.
+        width_in: Of single panels for a paper, in inches; None for none.
 
     Raises:
         TrajectoryError: A configuration cannot be read.
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    album, groups = Album(folder, formats), grouped_runs(sources)
+    album, groups = Album(folder, formats, width_in), grouped_runs(sources)
     made = tables(groups)
     runs = Section("Runs", NamedValues([(g.letter, _names(g)) for g in groups]))
     compared = [*comparison(groups, made, album), runs]

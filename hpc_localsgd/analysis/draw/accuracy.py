@@ -9,6 +9,8 @@ import numpy as np
 
 from hpc_localsgd.analysis import curves, style
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, TRAIN
+from hpc_localsgd.analysis.end_labels import end_labels
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.trajectory import Series, Trajectory
 
 if TYPE_CHECKING:
@@ -41,9 +43,9 @@ def draw_accuracy(run: Trajectory) -> Figure:
         _draw_column(run, panels[:, column], seconds)
         _place_axis(panels[:, column], last, spent, seconds, str(run.attrs["clock"]))
         _mark_switch(run, panels[:, column], seconds)
-    style.end_labels(panels[0, -1], loss_labels(run))
+    end_labels(panels[0, -1], loss_labels(run))
     if rows == 2:
-        style.end_labels(panels[1, -1], accuracy_labels(run))
+        end_labels(panels[1, -1], accuracy_labels(run))
     return figure
 
 
@@ -88,8 +90,10 @@ def draw_losses(axes: Axes, run: Trajectory, x: Callable[[np.ndarray], np.ndarra
     train, test = (curves.series_or_none(run, name) for name in (TRAIN, TEST_LOSS))
     if train is not None:
         draw_noisy(axes, x(train.step), train.value, curves.breaks(run, train.step))
+        keep(axes, "train loss", x(train.step), train.value)
     if test is not None:
         draw_points(axes, x(test.step), test.value, style.BLUE, curves.late(test.step))
+        keep(axes, "test loss", x(test.step), test.value)
     scale_loss(axes, [s.value for s in (train, test) if s is not None])
 
 
@@ -104,6 +108,7 @@ def draw_score(axes: Axes, run: Trajectory, x: Callable[[np.ndarray], np.ndarray
     score = curves.series_or_none(run, ACCURACY)
     if score is not None:
         draw_points(axes, x(score.step), score.value, style.RED, curves.late(score.step))
+        keep(axes, "mean model", x(score.step), score.value)
     scale_accuracy(axes, score)
 
 
@@ -233,7 +238,7 @@ def _range(later: np.ndarray, middle: int, high: int) -> str:
 
 
 def loss_labels(run: Trajectory) -> list[tuple[float, str, str]]:
-    """Return the names of the losses with their last values, for `style.end_labels`.
+    """Return the names of the losses with their last values, for `end_labels`.
 
     Args:
         run: The run.
@@ -250,7 +255,7 @@ def loss_labels(run: Trajectory) -> list[tuple[float, str, str]]:
 
 
 def accuracy_labels(run: Trajectory) -> list[tuple[float, str, str]]:
-    """Return the last accuracy, for `style.end_labels`.
+    """Return the last accuracy, for `end_labels`.
 
     Args:
         run: The run.

@@ -18,6 +18,7 @@ from hpc_localsgd.analysis.draw.accuracy import (
     name_rows,
     rows_of,
 )
+from hpc_localsgd.analysis.end_labels import end_labels
 from hpc_localsgd.analysis.planned import steps_per_epoch
 from hpc_localsgd.trajectory import Trajectory
 
@@ -96,6 +97,6 @@ def _add_epochs(axes: Axes, run: Trajectory, last: int) -> None:
 
 
 def _label_ends(run: Trajectory, panels: np.ndarray) -> None:
-    style.end_labels(panels[0, -1], loss_labels(run))
+    end_labels(panels[0, -1], loss_labels(run))
     if len(panels) == 2:
-        style.end_labels(panels[1, -1], accuracy_labels(run))
+        end_labels(panels[1, -1], accuracy_labels(run))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.end_labels import end_labels
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.analysis.landscape import Landscape
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def _draw_line(figure: Figure, found: Landscape) -> None:
         fine = np.isfinite(y)
         if fine.any():
             axes.plot(x, y, color=colour, marker=".", markersize=3)  # NaN: not evaluated yet
+            keep(axes, text, x, y)
             dark = "#a87a10" if colour == style.YELLOW else colour
             labels.append((float(y[fine][-1]), text, dark))
             most.append(y[fine])
@@ -60,7 +63,7 @@ def _draw_line(figure: Figure, found: Landscape) -> None:
             axes.annotate(text, (at, 1.02), ha="center", color=style.GREY, **place)
     axes.set_xlabel("from the first model (0) to the second (1)")
     axes.set_ylabel("loss")
-    style.end_labels(axes, labels)
+    end_labels(axes, labels)
 
 
 def _draw_plane(figure: Figure, found: Landscape) -> None:
@@ -78,6 +81,9 @@ def _draw_plane(figure: Figure, found: Landscape) -> None:
     lines = axes.contour(*found.axes, masked, levels=levels, colors="#5b6470", linewidths=0.45)
     axes.clabel(lines, levels[::2], fontsize=6.5, fmt=lambda v: f"{v:.2g}", colors=style.INK)
     axes.grid(False)
+    for at, losses in zip(found.axes[1], z, strict=True):
+        line = f"train loss at {at:g} of the second direction"
+        keep(axes, line, found.axes[0], losses, names=("first direction", "train loss"))
     _draw_path(axes, found)
     for i, name in enumerate(("first", "second")):
         share = f" ({100 * found.explained[i]:.0f} % of the path)" if len(found.explained) else ""
@@ -97,6 +103,7 @@ def _draw_path(axes: Axes, found: Landscape) -> None:
 
     x, y = found.position[:, 0], found.position[:, 1]
     axes.plot(x, y, color=style.INK, linewidth=1.0, zorder=3)
+    keep(axes, "path of the run", x, y)
     dots: dict[str, Any] = {"zorder": 4, "linewidth": 0.8, "edgecolor": style.INK}
     axes.scatter(x[:-1], y[:-1], s=14, color="white", **dots)
     axes.scatter(x[-1:], y[-1:], s=26, color=style.RED, **dots)

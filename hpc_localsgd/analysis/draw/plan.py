@@ -8,6 +8,7 @@ import numpy as np
 
 from hpc_localsgd.analysis import curves, style
 from hpc_localsgd.analysis.draw.rate import rate_line, stairs
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.analysis.planned import Planned, Unplannable, planned
 from hpc_localsgd.trajectory import Trajectory
 
@@ -39,7 +40,8 @@ def draw_plan(run: Trajectory) -> Figure:
         style.step_axis(axes, last)
         if plan and done < plan.steps:
             axes.axvspan(done, plan.steps, color=style.PALE, alpha=0.5, linewidth=0, zorder=0)
-    _explain(panels[0], plan is not None)
+    if plan is not None:
+        _explain(figure)
     return figure
 
 
@@ -50,9 +52,11 @@ def _draw_rates(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
     if plan is not None:
         step, lr = rate_line(plan.rate, plan.steps)
         axes.plot(step, lr, color=style.YELLOW, alpha=0.45, linewidth=5, drawstyle="steps-post")
+        keep(axes, "planned", step, lr)
         shown.append(lr)
     kept = curves.changes(run.rounds.lr) if len(run.rounds) else np.empty(0, int)
     axes.plot(run.rounds.step_begin[kept], run.rounds.lr[kept], ".", color=style.INK, markersize=2)
+    keep(axes, "happened", run.rounds.step_begin, run.rounds.lr)
     _scale(axes, shown, 10)
 
 
@@ -63,11 +67,13 @@ def _draw_lengths(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
     if plan is not None:
         look: dict[str, Any] = {"color": style.YELLOW, "alpha": 0.45, "linewidth": 5}
         stairs(axes, plan.begins, plan.ends, plan.local_steps, **look)
+        keep(axes, "planned", plan.begins, plan.local_steps)
         shown.append(plan.local_steps)
     if len(ours):
         stairs(
             axes, ours.step_begin, ours.step_end, ours.local_steps, color=style.INK, linewidth=1.1
         )
+    keep(axes, "happened", ours.step_begin, ours.local_steps)
     _scale(axes, shown, 2)
 
 
@@ -92,21 +98,30 @@ def _draw_count(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
     """Draw the number of exchanges so far; parallel SGD would have one a step."""
     axes.set_title("exchanges so far", loc="left", fontsize=8.5, color=style.GREY)
     if plan is not None:
-        _count(axes, plan.ends, color=style.YELLOW, alpha=0.45, linewidth=5)
+        _count(axes, "planned", plan.ends, color=style.YELLOW, alpha=0.45, linewidth=5)
     if len(run.rounds):
-        _count(axes, run.rounds.step_end, color=style.INK, linewidth=1.1)
+        _count(axes, "happened", run.rounds.step_end, color=style.INK, linewidth=1.1)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:,.0f}")
 
 
-def _count(axes: Axes, ends: np.ndarray, **look: Any) -> None:
+def _count(axes: Axes, line: str, ends: np.ndarray, **look: Any) -> None:
+    keep(axes, line, ends, np.arange(1, len(ends) + 1))
     shown = np.unique(np.linspace(0, len(ends) - 1, min(len(ends), 600)).astype(int))
     axes.plot(np.append(0, ends[shown]), np.append(0, shown + 1), drawstyle="steps-post", **look)
 
 
-def _explain(axes: Axes, known: bool) -> None:
-    words = [("planned", "#a87a10"), ("happened", style.INK)] if known else []
-    for i, (text, colour) in enumerate(words):
-        at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-        place = (62 * i, 23)
-        axes.annotate(text, (0, 1), xytext=place, color=colour, fontsize=8.5, **at)
+def _explain(figure: Figure) -> None:
+    from matplotlib.lines import Line2D
+
+    looks: list[dict[str, Any]] = [
+        {"color": style.YELLOW, "alpha": 0.45, "linewidth": 5, "label": "planned"},
+        {"color": style.INK, "linewidth": 1.1, "label": "happened"},
+    ]
+    width, height = figure.get_size_inches()
+    at: dict[str, Any] = {
+        "loc": "upper right",
+        "bbox_to_anchor": (1 - 0.35 / width, 1 - 0.42 / height),
+    }
+    handles = [Line2D([], [], **look) for look in looks]
+    figure.legend(handles=handles, ncols=2, frameon=False, fontsize=8.5, borderpad=0, **at)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.analysis.planned import rate_of
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ def draw_rate(axes: Axes, run: Trajectory) -> None:
     if rate is not None:
         step, lr = rate_line(rate, int(rounds.step_end[-1]))
         axes.plot(step, lr, color=style.INK, linewidth=1.2, drawstyle="steps-post")
+        keep(axes, "every step", step, lr)
     else:
         lr = rounds.lr[fine]
         axes.plot(rounds.step_begin[fine], lr, ".", color=style.INK, markersize=2.5)
+        keep(axes, "first step of a round", rounds.step_begin[fine], lr)
         _title(axes, "learning rate of each round's first step")
     _ticks(axes, lr, 10)
 
@@ -71,6 +74,7 @@ def draw_H(axes: Axes, run: Trajectory) -> None:
         return
     H = run.rounds.local_steps.astype(float)
     stairs(axes, run.rounds.step_begin, run.rounds.step_end, H, color=style.INK, linewidth=1.2)
+    keep(axes, "round that begins here", run.rounds.step_begin, H)
     _ticks(axes, H, 2)
 
 

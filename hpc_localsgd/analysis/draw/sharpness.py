@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.analysis.panels import draw_panels, panels_of
 from hpc_localsgd.analysis.rounding import floor_of, without_rounding
 from hpc_localsgd.trajectory import Series, Trajectory, TrajectoryError
@@ -62,12 +63,12 @@ PANELS = (
         "loss of the workers over that of the mean",
         (
             ("snapshot_xi_gap", "measured"),
-            ("snapshot_xi_half_trace", "½ tr(H Ξ)"),
-            ("snapshot_xi_smoothed", "E, N(0, Ξ)"),
+            ("snapshot_xi_half_trace", "½ tr(H Xi)"),
+            ("snapshot_xi_smoothed", "mean over N(0, Xi)"),
         ),
     ),
-    ("spread at the snapshots, tr Ξ", (("snapshot_xi_trace", ""),)),
-    ("eigenvalues of Ξ", (("snapshot_xi_eigenvalues", ""),)),
+    ("spread at the snapshots, tr Xi", (("snapshot_xi_trace", ""),)),
+    ("eigenvalues of Xi", (("snapshot_xi_eigenvalues", ""),)),
     ("curvature along each deviation", (("snapshot_xi_curvature", ""),)),
 )
 
@@ -145,6 +146,7 @@ def draw_density(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | Non
     for i, colour in ((0, style.YELLOW), (len(nodes) - 1, style.BLUE)):
         grid, density = smoothed(nodes.value[i], weights.value[i])
         axes.plot(grid, density, color=colour, linewidth=1.3, label=f"step {nodes.step[i]:,}")
+        keep(axes, f"step {nodes.step[i]}", grid, density)
     axes.set_yscale("log")
     axes.set_ylim(1e-3 / (nodes.value.max() - nodes.value.min() + 1e-12))
     axes.set_xlabel("eigenvalue")

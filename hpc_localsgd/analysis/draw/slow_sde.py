@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.end_labels import end_labels
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.analysis.slow_sde import Prediction, Way, predict, way
 
 if TYPE_CHECKING:
@@ -106,14 +108,16 @@ def draw_slow_sde(found: Sequence[Measured]) -> Figure | None:
     axes.set_ylabel("tr H")
     axes.set_ylim(bottom=0)
     ends = [(float(m.way.trace[-1]), m.name, c) for m, c in zip(alike, COLOURS, strict=False)]
-    style.end_labels(axes, ends)
+    end_labels(axes, ends)
     return figure
 
 
 def _draw_one(axes: Axes, m: Measured, first: Measured, colour: str) -> None:
     dots = axes.plot(m.way.step, m.way.trace, "o", markersize=3.5, color=colour)
     style.clip_sideways(axes, dots)
+    keep(axes, f"{m.name}, measured", m.way.step, m.way.trace)
     predicted = told(m, first)
     if isinstance(predicted, Prediction):
+        keep(axes, f"{m.name}, predicted", predicted.step, predicted.trace)
         line: dict[str, Any] = {"color": colour, "linewidth": 1.2, "label": m.name}
         axes.plot(predicted.step, predicted.trace, **line)

@@ -13,6 +13,7 @@ import numpy as np
 
 from hpc_localsgd.analysis import curves, style
 from hpc_localsgd.analysis.draw.rate import draw_H, draw_rate
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.trajectory import Series, Trajectory
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
 
 def _draw_values(axes: Axes, spread: Series, before: Series | None) -> None:
     """Draw a dot for each value; of many, the range of a bin as a line and its median as a dot."""
+    keep(axes, "after an exchange" if before else "before an exchange", spread.step, spread.value)
     curve = curves.thinned(spread.step.astype(float), spread.value, 300)
     if len(curve.x) < len(spread):
         axes.vlines(curve.x, curve.low, curve.high, color=style.BLUE, alpha=0.25, linewidth=1.0)
@@ -122,6 +124,7 @@ def _draw_stems(axes: Axes, spread: Series, before: Series | None) -> None:
 
 
 def _draw_before(axes: Axes, before: Series) -> None:
+    keep(axes, "before an exchange", before.step, before.value)
     curve = curves.thinned(before.step.astype(float), before.value, 300)
     open_dots: dict[str, Any] = {"s": 9, "facecolor": "white", "edgecolor": style.BLUE}
     drawn = axes.scatter(curve.x, curve.y, linewidth=0.6, zorder=3, **open_dots)

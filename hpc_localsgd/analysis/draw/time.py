@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -37,34 +38,23 @@ def draw_time(run: Trajectory) -> Figure:
         axes.set_xticks([])
         return figure
     _draw_bars(axes, spent, workers, bars_in)
-    _draw_words(axes, spent)
     _place_axes(axes, longest, workers, bars_in, str(run.attrs["clock"]))
     return figure
 
 
 def _draw_bars(axes: Axes, spent: dict[str, np.ndarray], workers: int, bars_in: float) -> None:
-    left = np.zeros(workers)
+    """Draw the bars and, above them, each kind with the mean worker's share of it."""
+    left, row = np.zeros(workers), np.arange(workers)
     thick = 0.62 if bars_in / workers > 0.15 else 0.86
-    for column, _, colour in KINDS:
-        axes.barh(np.arange(workers), spent[column], thick, left=left, color=colour, linewidth=0)
-        left = left + spent[column]
-
-
-def _draw_words(axes: Axes, spent: dict[str, np.ndarray]) -> None:
-    """Write the legend above the bars: each kind with the mean worker's share of it."""
     total = sum(float(seconds.mean()) for seconds in spent.values())
-    x = 0.0
     for column, name, colour in KINDS:
         mean = float(spent[column].mean())
-        text = f"{style.duration(mean)} {name}, {100 * mean / total:.0f} %"
-        at: dict[str, Any] = {
-            "xycoords": "axes fraction",
-            "textcoords": "offset points",
-            "annotation_clip": False,
-        }
-        axes.annotate("■", (x, 1), xytext=(0, 9), color=colour, fontsize=10, **at)
-        axes.annotate(text, (x, 1), xytext=(12, 10), color=style.INK, **at)
-        x += 0.335
+        label = f"{style.duration(mean)} {name}, {100 * mean / total:.0f} %"
+        axes.barh(row, spent[column], thick, left=left, color=colour, linewidth=0, label=label)
+        keep(axes, name, row, spent[column], names=("worker", "seconds"))
+        left = left + spent[column]
+    above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0.3}
+    axes.legend(ncols=len(KINDS), frameon=False, handlelength=0.9, columnspacing=2.2, **above)
 
 
 def _place_axes(axes: Axes, longest: float, workers: int, bars_in: float, clock: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.draw import time
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.analysis.timeline import KINDS, Timeline, around_the_switch, timeline
 from hpc_localsgd.trajectory import Trajectory
 
@@ -51,6 +52,11 @@ def _draw_row(axes: Axes, found: Timeline, k: int) -> None:
         there = np.flatnonzero(long > 0)
         bars = [(float(begin[i]), float(long[i])) for i in there]
         axes.broken_barh(bars, (k - 0.36, 0.72), color=COLOURS[kind], linewidth=0)
+        what, names = (
+            f"{found.names[k]}, {NAMES[kind]}",
+            ("seconds since the first", "seconds long"),
+        )
+        keep(axes, what, begin[there], long[there], names=names)
 
 
 def _mark_rounds(axes: Axes, run: Trajectory, found: Timeline, rows: int) -> None:

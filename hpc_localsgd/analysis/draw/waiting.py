@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.analysis.waiting import Waiting, waiting
 from hpc_localsgd.trajectory import Trajectory
 
@@ -69,6 +70,9 @@ def _draw_course(figure: Figure, axes: Axes, run: Trajectory, found: Waiting) ->
     top = max(1e-6, float(np.nanmax(share)))
     rows = np.arange(len(found.names) + 1) - 0.5
     mesh = axes.pcolormesh(edges, rows, share, cmap=colours, vmin=0, vmax=top, rasterized=True)
+    for name, waited in zip(found.names, share, strict=True):
+        names = ("global step", "share of its time waiting since the last")
+        keep(axes, name, edges[1:], waited, names=names)
     style.step_axis(axes, int(edges[-1]))
     axes.grid(False)
     axes.set_ylim(len(found.names) - 0.5, -0.5)
@@ -88,6 +92,8 @@ def _draw_caused(axes: Axes, found: Waiting) -> None:
     share = caused / caused.sum() if caused.sum() > 0 else caused
     colours = [style.RED if i in named else style.GREY for i in range(len(share))]
     axes.barh(np.arange(len(share)), share, 0.6, color=colours, linewidth=0)
+    names = ("row", "share of all waiting that was for it")
+    keep(axes, "caused", np.arange(len(share)), share, names=names)
     axes.set_ylim(len(share) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])

@@ -1,14 +1,18 @@
-"""The figures of a page: in it as SVG, beside it as PNG and PDF."""
+"""The figures of a page: in it as SVG; beside it as files, with their numbers, and for a paper."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.figure_data import write_data
+from hpc_localsgd.analysis.formats import USUAL
+from hpc_localsgd.analysis.lone_panels import lone_panels
+from hpc_localsgd.analysis.panel_names import panels_in
 from hpc_localsgd.analysis.report.blocks import Picture
 
 if TYPE_CHECKING:
@@ -16,9 +20,11 @@ if TYPE_CHECKING:
 
 PIXELS_AN_INCH = 98  # on the page, of a screen of usual density
 MARGIN_IN = 0.06
+PAPER, PAPER_FORMATS = "paper", ("pdf", "svg")  # folder of the single panels
 _METADATA: dict[str, Any] = {
     "png": {"Software": style.MADE_BY},
     "pdf": {"Creator": style.MADE_BY, "CreationDate": None},
+    "svg": {"Creator": style.MADE_BY, "Date": None},
 }
 
 
@@ -29,14 +35,18 @@ class Album:
         files: What was written, in order.
     """
 
-    def __init__(self, folder: Path, formats: tuple[str, ...] = ("png", "pdf")) -> None:
+    def __init__(
+        self, folder: Path, formats: Sequence[str] = USUAL, width_in: float | None = None
+    ) -> None:
         """Begin an album.
 
         Args:
             folder: Where the files go; it exists.
-            formats: Of the files beside the page.
+            formats: Of the files beside the page, of `formats.FORMATS`; ``csv`` has the numbers.
+            width_in: Width in inches of the single panels that a paper takes, written as PDF and
+                SVG into the folder ``paper``. Default: none.
         """
-        self._folder, self._formats = folder, formats
+        self._folder, self._formats, self._width_in = folder, formats, width_in
         self.files: list[Path] = []
 
     def add(
@@ -58,15 +68,34 @@ class Album:
             matplotlib.rcdefaults()
             parameters: Any = matplotlib.rcParams
             parameters.update(style.RC)
-            # Reproducible, and readable where the font is missing.
-            parameters.update({"svg.hashsalt": name, "svg.fonttype": "path"})
+            parameters.update({"svg.hashsalt": name, "svg.fonttype": "none"})
             figure = draw()
             if figure is None:
                 return None
             for suffix in self._formats:
-                self.files.append(self._folder / f"{name}.{suffix}")
-                figure.savefig(self.files[-1], metadata=_METADATA.get(suffix))
-            return Picture(*_svg(figure), words, caption)
+                self._write(figure, name, suffix)
+            # Reproducible, and readable where the font is missing.
+            parameters.update({"svg.fonttype": "path"})
+            picture = Picture(*_svg(figure), words, caption)
+            parameters.update({"svg.fonttype": "none"})
+            if self._width_in:
+                self._write_panels(figure, name, self._width_in)
+            return picture
+
+    def _write_panels(self, figure: Figure, name: str, width_in: float) -> None:
+        """Write each panel of a figure alone, for a paper."""
+        (self._folder / PAPER).mkdir(exist_ok=True)
+        several = len(panels_in(figure)) > 1
+        for panel, alone in lone_panels(figure, width_in):
+            for suffix in PAPER_FORMATS:
+                self._write(alone, f"{PAPER}/{name}" + (f"-{panel}" if several else ""), suffix)
+
+    def _write(self, figure: Figure, name: str, suffix: str) -> None:
+        self.files.append(self._folder / f"{name}.{suffix}")
+        if suffix == "csv":
+            write_data(figure, self.files[-1])
+        else:
+            figure.savefig(self.files[-1], metadata=_METADATA.get(suffix))
 
 
 def _svg(figure: Figure) -> tuple[str, int]:

@@ -17,7 +17,7 @@ XI_PANELS = (
     ("eigenvalues of Xi", (("eigenvalues", ""),)),
     (
         "mean loss of the workers over that of the mean",
-        (("gap", "measured"), ("half_trace", "½ tr(H Ξ)")),
+        (("gap", "measured"), ("half_trace", "½ tr(H Xi)")),
     ),
     ("curvature along each deviation", (("curvature", ""),)),
     ("loss at the exchange", (("worker_loss", "workers"), ("mean_loss", "mean model"))),

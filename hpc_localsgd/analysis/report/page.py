@@ -14,6 +14,7 @@ from hpc_localsgd.analysis.draw.slow_sde import (
     told,
     tried,
 )
+from hpc_localsgd.analysis.formats import USUAL
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.blocks import Paragraph, Section
 from hpc_localsgd.analysis.report.missing import notes_on
@@ -49,7 +50,10 @@ class OneRun:
 
 
 def write_report(
-    sources: list[Source], folder: Path, formats: tuple[str, ...] = ("png", "pdf")
+    sources: list[Source],
+    folder: Path,
+    formats: Sequence[str] = USUAL,
+    width_in: float | None = None,
 ) -> list[Path]:
     """Write ``report.html`` and the figures in it as files beside it.
 
@@ -57,6 +61,7 @@ def write_report(
         sources: The runs.
         folder: Where the files go; made if missing. Existing ones are replaced.
         formats: Of the figures beside the page; may be empty.
+        width_in: Of single panels for a paper, in inches; None for none.
 
     Returns:
         The files, the page first.
@@ -66,7 +71,7 @@ def write_report(
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    album, several = Album(folder, formats), len(sources) > 1
+    album, several = Album(folder, formats, width_in), len(sources) > 1
     compared = _compared(sources, album) if several else []
     prefixes = [f"{i + 1}-" if several else "" for i in range(len(sources))]
     text = render(

@@ -142,7 +142,7 @@ def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
     from hpc_localsgd.analysis.report.album import Album
 
     found = Landscape.read(path)
-    album = Album(path.parent, ("png", "pdf"))
+    album = Album(path.parent)
     album.add(path.stem, lambda: draw_landscape(found))
     shape = " x ".join(str(len(axis)) for axis in found.axes)
     lines = [f"{found.title}: {shape} points, on {surface.samples} training samples"]
