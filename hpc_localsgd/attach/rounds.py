@@ -85,7 +85,7 @@ class AgreedRounds:
         schedule: Schedule,
         meetings: Meetings,
         steps: int | None,
-        in_warm_up: Callable[[int, float], int] = lambda t, lr: 0,
+        in_warm_up: Callable[[int, float], int],
     ) -> None:
         """Begin at step 0.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from hpc_localsgd import (
     every,
     qsr,
 )
+from hpc_localsgd.worlds import version_check
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,20 @@ def test_ranks_that_differ_are_told_the_first_difference(make: Any, said: str) -
 
     one, other = errors_on_ranks(2, work)
     assert one == other and said in one, one
+
+
+def test_ranks_that_run_another_copy_of_the_package_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rank = threading.local()
+    monkeypatch.setattr(version_check, "source_digest", lambda: f"copy {rank.of}")
+
+    def work(world: ThreadWorld) -> None:
+        rank.of = world.rank
+        attached(world=world)
+
+    for said in errors_on_ranks(2, work):
+        assert "rank 1 on " in said and "the code of hpc_localsgd is copy 1" in said
 
 
 def test_a_learning_rate_that_differs_at_attach_is_named() -> None:

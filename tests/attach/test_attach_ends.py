@@ -172,6 +172,14 @@ def test_without_batches_rank_0_warns_once() -> None:
         model.eval()
 
 
+def test_the_last_of_the_steps_warns_of_no_batches_which_may_still_come() -> None:
+    model, optimizer, sync = attached(net(norm=True), steps=3)
+    steps(model, optimizer, sync, range(3))  # a warning would be an error
+    before = model[1].running_mean.clone()
+    with sync.averaged(batches=[batch(0, 7)]):
+        assert not torch.equal(model[1].running_mean, before)
+
+
 def _saved(model: nn.Module, optimizer: torch.optim.Optimizer, sync: Any) -> io.BytesIO:
     file = io.BytesIO()
     torch.save([part.state_dict() for part in (model, optimizer, sync)], file)

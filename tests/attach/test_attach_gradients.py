@@ -173,6 +173,22 @@ def test_parameters_used_on_one_rank_only_or_nowhere(schedule: Schedule) -> None
     assert not torch.isclose(used[:12], start[:12]).any()
 
 
+def test_what_an_algorithm_makes_of_no_gradient_is_a_dense_gradient() -> None:
+    """As optimizers want it: most refuse sparse ones."""
+
+    def work(world: ThreadWorld) -> None:
+        given = {"algorithm": GradientTracking(), "schedule": every(1)}
+        model, optimizer, sync = attached(Mixture(), world=world, **given)
+        for _ in range(3):
+            optimizer.zero_grad(set_to_none=True)
+            model(world.rank).backward()
+            optimizer.step()
+            assert [p.grad.layout for p in model.parameters()] == [torch.strided] * 6
+            sync.step()
+
+    on_ranks(2, work)
+
+
 def test_a_rank_without_a_backward_pass_takes_part_with_zeros() -> None:
     def work(world: ThreadWorld) -> torch.Tensor:
         model, optimizer, sync = attached(world=world, schedule=every(1))

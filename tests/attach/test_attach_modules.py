@@ -348,6 +348,23 @@ def test_a_teacher_updated_by_an_ema_is_averaged(through_data: bool) -> None:
         assert (shown == 1.5).all() and (end == 1.5).all()
 
 
+def test_a_frozen_parameter_of_whole_numbers_is_rank_0s_at_the_end() -> None:
+    """They have no mean: quantised weights, a codebook's indices."""
+
+    def work(world: ThreadWorld) -> torch.Tensor:
+        model = nn.Linear(2, 2)
+        codes = torch.tensor([3 + world.rank, 5 - world.rank])
+        model.register_parameter("codes", nn.Parameter(codes, requires_grad=False))
+        optimizer = torch.optim.SGD([model.weight, model.bias], lr=0.1)
+        sync = hpc_localsgd.attach(model, optimizer, schedule=every(3), world=world)
+        with torch.no_grad():
+            model.codes.copy_(codes)
+        sync.finish()
+        return model.codes.detach()
+
+    assert [codes.tolist() for codes in on_ranks(2, work)] == [[3, 5], [3, 5]]
+
+
 def test_equal_frozen_parameters_are_not_even_rounded_nor_sent() -> None:
     def work(world: ThreadWorld) -> None:
         model = fine_tuned(careful=False)

@@ -86,6 +86,15 @@ def test_reestimation_uses_at_least_one_batch_of_every_worker() -> None:
     ).abs().max() == 0
 
 
+@pytest.mark.parametrize("policy", ["reestimate", "local"])
+def test_a_single_worker_evaluates_with_its_own_batches_or_statistics(policy: Any) -> None:
+    run = trained(policy, K=1)
+    found = run.batchnorm.for_evaluation(run.task.x[0], run.task, run.world)
+    batches = [(i[0], y[0]) for i, y in (run.task.batch([0], t) for t in range(8))]
+    expected = run.task.statistics(run.task.x[0], batches)
+    torch.testing.assert_close(found, run.task.buffers[0] if policy == "local" else expected)
+
+
 def test_a_model_without_batchnorm_has_nothing_to_evaluate_with() -> None:
     run = small_run(steps=2)
     assert run.batchnorm.for_evaluation(run.task.x[0], run.task, run.world).numel() == 0

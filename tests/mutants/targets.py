@@ -51,6 +51,7 @@ TARGETS: dict[str, list[str]] = {
     ],
     "attach": [
         "tests/restated/test_restated_attached.py",
+        "tests/engine/test_overlap.py",
         "tests/attach",
         "--ignore=tests/attach/test_attach_launched.py",
         "--ignore=tests/attach/test_migrating.py",

@@ -47,6 +47,12 @@ def test_what_is_no_duration_is_refused_with_what_to_type(nonsense: str) -> None
         UNITS.steps(nonsense)
 
 
+def test_a_cadence_of_nothing_is_never_and_of_a_little_every_step() -> None:
+    for never in (0, "0", "0 epochs", "0%", "0 samples"):
+        assert UNITS.cadence(never) == 0
+    assert [UNITS.cadence(little) for little in ("0.001 epochs", "1 samples", 1)] == [1, 1, 1]
+
+
 def test_the_length_of_the_run_cannot_be_a_share_of_itself() -> None:
     with pytest.raises(ConfigurationError, match="cannot itself be '50%'"):
         Units(22.5, 64).steps("50%")

@@ -69,6 +69,17 @@ def test_other_texts_are_no_time_limit(text: str) -> None:
         seconds_of(text)
 
 
+@pytest.mark.parametrize("text", ["1:60", "1:60:00", "1:00:60", "1-24", "1-1:60", "1-1:00:60"])
+def test_too_many_of_a_unit_after_a_larger_one_are_a_slip(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="followed by 0 to 59 minutes"):
+        seconds_of(text)
+
+
+def test_the_first_number_may_be_as_large_as_one_likes() -> None:
+    found = [seconds_of(text) for text in ("90:59", "99:59:59", "400-23:59:59")]
+    assert found == [90 * 60 + 59, 100 * 3600 - 1, 401 * 86400 - 1]
+
+
 def test_numbers_for_a_person() -> None:
     assert grouped(93_600) == "93 600"
     seconds = [0, 0.012, 3.5, 90, 2520, 25_500, 183_600]

@@ -60,9 +60,15 @@ _ELSEWHERE = {  # as it is called in other libraries, and in sentences
     "gradient_accumulation_steps": "accumulate",
 }
 _ONE_TYPE = re.compile(r"Expected an? (.+?)\. Got value: (.*?)(?:\. Got value: |$)", re.MULTILINE)
-_TYPES = re.compile(r"Subtypes: \[(.+)\]$(?:.|\n)*?Given value: (.*)", re.MULTILINE)
-_TYPE = re.compile(r"<class '(\w+)'>|(?:typing\.)?Literal\[(.+?)\]")
-_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+_TYPES = re.compile(
+    r"Subtypes: \[(.+)\]$(?:.|\n)*?Given value: (.*?)(?:\. Got value: |$)", re.MULTILINE
+)
+_TYPE = re.compile(r"<class '(?:[a-z_]+\.)*(\w+)'>|(?:typing\.)?Literal\[(.+?)\]")
+_WORDS = {
+    **{"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"},
+    **dict.fromkeys(("Sequence", "list", "tuple"), "values in brackets"),
+}
+_NOT_TYPED = ("NoneType", "Tensor")  # what an option may be besides, and nobody types
 
 
 def typed(name: str) -> str:
@@ -148,7 +154,8 @@ def _not_accepted(message: str, key: str, name: str, options: Sequence[str], sho
 
 
 def _of_other_type(message: str, key: str, show: Show) -> str | None:
-    match = _TYPES.search(message) or _ONE_TYPE.search(message)
+    said = _KEY.split(message)[-1]  # of the innermost option
+    match = _TYPES.search(said) or _ONE_TYPE.search(said)
     wanted = _wanted(match.group(1)) if match and key else None
     return f"{show(key)} wants {wanted}, got {match.group(2)}" if match and wanted else None
 
@@ -161,7 +168,7 @@ def _wanted(types: str) -> str | None:
     for name, literals in _TYPE.findall(types):
         if literals:
             words += [each.strip(" '\"") for each in literals.split(",")]
-        elif name != "NoneType":
+        elif name not in _NOT_TYPED:
             words += _WORDS.get(name, "").split(" or ")
     if not words or "" in words:
         return None

@@ -7,9 +7,11 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -46,7 +48,21 @@ def choices(option: str) -> dict[str, str]:
             if ours and issubclass(item, base) and not getattr(item, "__abstractmethods__", None):
                 short = name if name.islower() else module.__name__.rsplit(".", 1)[1]
                 found[short] = f"{module.__name__}.{name}"
+                give_types(item)
     return found
+
+
+def give_types(item: type) -> None:
+    """Replace the annotations of a class's arguments by the types that they name.
+
+    The parser looks names up in the module of a dataclass alone. Where an annotation of a base is
+    not found there, it takes every value for every argument of the class, without a word.
+    """
+    made: Any = item.__init__
+    with suppress(NameError, TypeError):  # of a user's own class: the parser may know better
+        types = get_type_hints(item if is_dataclass(item) else made)
+        for name in set(types) & set(getattr(made, "__annotations__", ())):
+            made.__annotations__[name] = types[name]
 
 
 def _modules(where: str) -> list[Any]:

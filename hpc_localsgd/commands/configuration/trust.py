@@ -27,6 +27,7 @@ from hpc_localsgd.commands.configuration.names import (
     CHOICES,
     choices,
     class_at,
+    give_types,
     optimizers,
     short_name,
     unknown,
@@ -155,6 +156,7 @@ def vet(option: str, path: Any) -> None:
     any_class = option not in KINDS and not (guard.recorded and top in _OURS)
     if not isinstance(item, type) or not (any_class or issubclass(item, kinds)):
         raise ConfigurationError(_no_such_class(option, path))
+    give_types(item)
     if _GUARD.get() is not None:
         names = [path, *_names(item), *([] if top in _OURS else _packages(top, path, guard))]
         set_parsing_settings(import_path_allowlist=names)
