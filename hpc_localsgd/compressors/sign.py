@@ -56,7 +56,6 @@ class Sign(Compressor):
 
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return the error of `Compressor.error_bound`: the identity above, over all tensors."""
-        x = x.double()
         lost = x.abs() - per_entry(_scales(x, sizes).double(), sizes)
         return lost.norm(dim=1) * (1 + 2**-20)
 

@@ -52,13 +52,13 @@ def choices(option: str) -> dict[str, str]:
     return found
 
 
-def give_types(item: type) -> None:
+def give_types(item: Any) -> None:
     """Replace the annotations of a class's arguments by the types that they name.
 
     The parser looks names up in the module of a dataclass alone. Where an annotation of a base is
     not found there, it takes every value for every argument of the class, without a word.
     """
-    made: Any = item.__init__
+    made = item.__init__
     with suppress(NameError, TypeError):  # of a user's own class: the parser may know better
         types = get_type_hints(item if is_dataclass(item) else made)
         for name in set(types) & set(getattr(made, "__annotations__", ())):
