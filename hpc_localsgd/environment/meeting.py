@@ -10,19 +10,20 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from hpc_localsgd.environment.facts import Facts, collect
-from hpc_localsgd.environment.findings import OK, PROBLEM, Finding
+from hpc_localsgd.environment.findings import PROBLEM, WARNING, Finding
+from hpc_localsgd.environment.reach import leave_out_bridges, network_here
 
 PATIENCE_S = 120.0
 GLOO = "horovodrun --gloo"
 _THREAD_LEVELS = {0: "single", 1: "funneled", 2: "serialized", 3: "multiple"}
 
 
-def meet(environ: Mapping[str, str] = os.environ) -> tuple[list[Facts], int]:
+def meet(environ: MutableMapping[str, str] = os.environ) -> tuple[list[Facts], int]:
     """Return the facts of every rank that can be reached, in order, and our own rank.
 
     Processes that do not find each other each return one row; the launcher's rank tells them apart.
@@ -31,6 +32,8 @@ def meet(environ: Mapping[str, str] = os.environ) -> tuple[list[Facts], int]:
     watchdog = threading.Timer(PATIENCE_S, _give_up)
     watchdog.daemon = True
     watchdog.start()
+    if facts["network"].level == WARNING:
+        leave_out_bridges(environ, network_here())
     try:
         _look(facts, errors, "Horovod", _horovod)
         table = [facts] if _is_cut_off(facts) else _gather(facts)(facts, errors)
@@ -42,10 +45,12 @@ def meet(environ: Mapping[str, str] = os.environ) -> tuple[list[Facts], int]:
 def _is_cut_off(facts: Mapping[str, Any]) -> bool:
     """Return whether connecting would crash without a reason; each host says so at once."""
     finding: Finding = facts["network"]
-    if finding.level != OK and facts["launch"].local_rank in (0, None):
+    if finding.level != PROBLEM:
+        return False
+    if facts["launch"].local_rank in (0, None):
         sys.stderr.write(f"{finding.level}: {finding.text} -> {finding.fix}\n")
         sys.stderr.flush()
-    return finding.level == PROBLEM
+    return True
 
 
 def _gather(facts: Mapping[str, Any]) -> Callable[..., list[dict[str, Any]]]:

@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hpc_localsgd.commands.assembly.worlds import join_world
-from hpc_localsgd.environment import launch_checks, meeting, reach
+from hpc_localsgd.environment import interfaces, launch_checks, meeting, reach
 from hpc_localsgd.environment.facts import Facts
+from hpc_localsgd.environment.findings import OK, Finding
+from hpc_localsgd.environment.interfaces import HostNetwork, Interface
 from hpc_localsgd.environment.launch import Launch, detect
-from hpc_localsgd.environment.reach import HostNetwork, Interface, judge
+from hpc_localsgd.environment.reach import EXCLUDE, judge
 from hpc_localsgd.types import ConfigurationError
 
 LO, ETH = Interface("lo", "127.0.0.1"), Interface("ib0", "10.1.0.7")
@@ -62,7 +65,11 @@ def on(hosts: int, environ: dict[str, str]) -> dict[str, str]:
         (BRIDGED, MPIRUN, 1, "ok", ""),
         (BRIDGED, SRUN, 1, "ok", ""),
         (BRIDGED, {**MPIRUN, "OMPI_MCA_btl_tcp_if_include": "ib0"}, 2, "ok", ""),
+        (BRIDGED, {**MPIRUN, "OMPI_MCA_btl_tcp_if_exclude": "docker0"}, 2, "ok", ""),
+        (BRIDGED, {**MPIRUN, "OMPI_MCA_btl": "self,sm,tcp"}, 2, "warning", "docker0 172.17.0.1"),
+        (replace(BRIDGED, chosen=True), SRUN, 2, "ok", ""),
         (BRIDGED, TORCHRUN, 2, "ok", ""),
+        (BRIDGED, GLOO, 2, "ok", ""),
         (FINE, MPIRUN, 2, "ok", "n7 is 10.1.0.7; ib0 10.1.0.7"),
         (BRIDGED, {}, 2, "ok", ""),
     ],
@@ -89,15 +96,37 @@ def test_this_host_has_a_loopback_and_a_name() -> None:
     assert reach.network_here(lambda host: ("10.9.9.9",), lambda: (ETH,)).addresses == ("10.9.9.9",)
 
 
-def test_a_bridge_is_known_in_a_network_that_sys_does_not_show() -> None:
-    begin = "ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0"
-    show = "from hpc_localsgd.environment.reach import network_here as n; print(n().interfaces)"
-    alone = ["unshare", "--net", "--map-root-user", "sh", "-c"]
+NETWORK = """
+mount -t sysfs sysfs /sys; ip link add docker0 type bridge; ip addr add 172.17.0.1/16 dev docker0
+ip link add guest type veth peer name inside; ip link set guest master docker0
+ip link add br0 type bridge; ip addr add 10.1.0.7/24 dev br0
+ip link add cable type ifb; ip link set cable master br0
+"""
+
+
+@pytest.mark.parametrize("sys_shows_it", [True, False])
+def test_a_bridge_for_guests_is_told_from_one_with_a_cable(sys_shows_it: bool) -> None:
+    begin = NETWORK if sys_shows_it else NETWORK.replace("mount -t sysfs sysfs /sys;", "")
+    show = "from hpc_localsgd.environment.interfaces import network_here as n; print(*n().bridges)"
+    alone = ["unshare", "--net", "--mount", "--map-root-user", "sh", "-ec"]
     if shutil.which("ip") is None or subprocess.run([*alone, begin], check=False).returncode:
         pytest.skip("no network of one's own here: it needs iproute2 and a kernel that lets it be")
-    words = [*alone, f'{begin} && exec "$0" -c "$1"', sys.executable, show]
+    words = [*alone, f'{begin} exec "$0" -c "$1"', sys.executable, show]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert "name='docker0', address='172.17.0.1', bridge=True" in said
+    assert ("br0" in said) != sys_shows_it  # what hangs on it is seen there alone
+
+
+def test_interfaces_that_a_file_of_open_mpi_chooses_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if not (Path(sys.executable).parent / "ompi_info").exists():
+        pytest.skip("no Open MPI in this environment: `make env`")
+    assert not interfaces.chosen_in_a_file()
+    (tmp_path / ".openmpi").mkdir()
+    (tmp_path / ".openmpi" / "mca-params.conf").write_text("btl_tcp_if_include = ib0\n")
+    assert interfaces.chosen_in_a_file()
 
 
 def test_a_run_is_refused_before_anything_connects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,12 +140,50 @@ def test_a_run_is_refused_before_anything_connects(monkeypatch: pytest.MonkeyPat
         join_world(detect(on(2, TORCHRUN)))
 
 
-def test_what_may_fail_is_said_once_a_host(capsys: pytest.CaptureFixture[str]) -> None:
-    environ = on(2, MPIRUN)
-    for local in (0, 1):
-        reach.check_before(environ, replace(detect(environ), local_rank=local), "horovod", BRIDGED)
-    said = capsys.readouterr().err
-    assert said.count("docker0 172.17.0.1") == 1 and "--mca btl_tcp_if_include ib0" in said
+def test_open_mpi_leaves_out_bridges_and_rank_0_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for rank in (0, 1):
+        environ = on(2, MPIRUN)
+        launch = replace(detect(environ), rank=rank, local_rank=0)
+        reach.check_before(environ, launch, "horovod", BRIDGED)
+        assert environ[EXCLUDE] == "127.0.0.1/8,sppp,docker0"
+    assert capsys.readouterr().err.count("to leave out docker0 172.17.0.1, a bridge of n7's") == 1
+
+
+@pytest.mark.parametrize(
+    ("network", "environ", "hosts"),
+    [
+        (HostNetwork("n7", ("172.17.0.1",), (LO, DOCKER)), MPIRUN, 2),  # all it has
+        (BRIDGED, MPIRUN, 1),
+        (BRIDGED, GLOO, 2),
+        (replace(BRIDGED, chosen=True), MPIRUN, 2),
+        (BRIDGED, {**MPIRUN, "OMPI_MCA_btl_tcp_if_include": "ib0"}, 2),
+        (FINE, MPIRUN, 2),
+    ],
+)
+def test_open_mpi_is_told_nothing_else(
+    network: HostNetwork, environ: dict[str, str], hosts: int
+) -> None:
+    before = on(hosts, environ)
+    after = dict(before)
+    reach.check_before(after, detect(before), "horovod", network)
+    assert after == before
+
+
+def test_the_doctor_connects_without_bridges_and_warns_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reach, "network_here", lambda: BRIDGED)
+    monkeypatch.setattr(meeting, "network_here", lambda: BRIDGED)
+    environ, met = on(2, MPIRUN), list[str]()
+
+    def gather(facts: dict[str, object], errors: object) -> list[dict[str, object]]:
+        met.append(environ[EXCLUDE])
+        return [facts]
+
+    monkeypatch.setattr(meeting, "_gather", lambda facts: gather)
+    ((facts,), _) = meeting.meet(environ)
+    assert met == ["127.0.0.1/8,sppp,docker0"]
+    assert isinstance(facts.network, Finding) and facts.network.level != OK
 
 
 def test_the_doctor_says_so_and_does_not_connect(

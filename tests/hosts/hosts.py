@@ -81,6 +81,17 @@ class Host:
         finally:
             file.write_text(before)
 
+    @contextmanager
+    def bridge(self, name: str = "docker0", address: str = "172.17.0.1/16") -> Iterator[None]:
+        """Give it a bridge for guests, as Docker makes on each host, with the same address."""
+        self.do("ip", "link", "add", name, "type", "bridge")
+        try:
+            self.do("ip", "addr", "add", address, "dev", name)
+            self.do("ip", "link", "set", name, "up")
+            yield
+        finally:
+            self.do("ip", "link", "del", name)
+
     def do(self, *command: str) -> None:
         """Run a command there.
 
