@@ -180,6 +180,24 @@ def test_the_last_of_the_steps_warns_of_no_batches_which_may_still_come() -> Non
         assert not torch.equal(model[1].running_mean, before)
 
 
+def test_a_run_does_not_end_while_the_mean_is_shown() -> None:
+    model, optimizer, sync = attached()
+    steps(model, optimizer, sync, range(3))
+    with sync.averaged(), pytest.raises(RuntimeError, match="its effect would be undone"):
+        sync.finish()
+    sync.finish()
+    with pytest.raises(RuntimeError, match="after the run has ended"):
+        sync.step()
+
+
+def test_statistics_that_come_after_attach_are_named() -> None:
+    model, optimizer, sync = attached(net(norm=True), batchnorm="average")
+    model.append(nn.BatchNorm1d(4, affine=False))
+    with pytest.raises(RuntimeError, match=r"after attach: .*6\.running_mean"):
+        steps(model, optimizer, sync, range(3))
+    sync.detach()
+
+
 def _saved(model: nn.Module, optimizer: torch.optim.Optimizer, sync: Any) -> io.BytesIO:
     file = io.BytesIO()
     torch.save([part.state_dict() for part in (model, optimizer, sync)], file)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from hpc_localsgd.attach.account import Account
+from hpc_localsgd.attach.flat_gradient import FlatGradient
+from hpc_localsgd.attach.meeting import Everybody, RankState
+from hpc_localsgd.attach.rounds import FromFunction
 from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.attach.sync import Parts
 from hpc_localsgd.commands.configuration.names import CHOICES, choices, class_at
@@ -13,7 +17,8 @@ from hpc_localsgd.run.checkpoint import Place
 from hpc_localsgd.schedules.base import Round
 from hpc_localsgd.types import ModelSize, Now
 
-OF_A_RUN = [BatchNorm, ModelSize, Group, Now, Parts, Place, Round, Run]
+OF_ATTACH = [Account, Everybody, FlatGradient, FromFunction, Group, Parts, RankState]
+OF_A_RUN = [BatchNorm, ModelSize, Now, Place, Round, Run, *OF_ATTACH]
 CHOSEN = [class_at(path) for option in CHOICES for path in choices(option).values()]
 
 

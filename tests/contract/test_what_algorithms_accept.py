@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
+from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.d2 import D2
 from hpc_localsgd.algorithms.diloco import DiLoCo
+from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.compressors.sign import Sign
 from hpc_localsgd.topology import complete, custom, lazy, ring
@@ -94,3 +96,38 @@ def test_overlap_pulls_by_a_share_and_its_velocity_fades(given: dict[str, float]
     assert Overlap(pull=0.0, beta=0.0) != Overlap(pull=1.0)
     with pytest.raises(ConfigurationError):
         Overlap(**given)
+
+
+@pytest.mark.parametrize("blocks", [(0,), (-2,), (4, 0)])
+def test_a_block_without_workers_is_none(blocks: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigurationError, match="a block has at least 1 worker"):
+        Hierarchical(blocks=blocks, rounds=(2,) * len(blocks))
+
+
+@pytest.mark.parametrize(("block", "fits"), [(1, True), (3, True), (2, False)])
+def test_blocks_that_cut_ranks_in_pieces_are_refused_before_the_first_round(
+    block: int, fits: bool
+) -> None:
+    """Two ranks of three workers each."""
+    world = Simulated(6)
+    world.n, world.ranks = 2, range(3)
+
+    def begin() -> Any:
+        made = Hierarchical(blocks=(block,))
+        return made.init(torch.zeros(3, 2), world, ModelSize((2,), 8))["levels"]
+
+    if fits:
+        assert begin() == (block, 6)
+    else:
+        with pytest.raises(ConfigurationError, match="made of whole ranks or lies within one"):
+            begin()
+
+
+@pytest.mark.parametrize(
+    ("defines", "acts"), [((), False), (("on_gradient",), True), (("in_backward",), True)]
+)
+def test_who_has_a_rule_for_gradients_is_asked_about_them(
+    defines: tuple[str, ...], acts: bool
+) -> None:
+    own = {name: lambda *given: None for name in ("on_sync", "payload", *defines)}
+    assert type("Own", (Algorithm,), own)().acts_on_gradient({}, Simulated(2), 1) is acts

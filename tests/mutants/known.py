@@ -126,4 +126,44 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "_UNITS = [(3600, 24), (60, 60), (1, 60)]  # seconds, and how many make the next",
         "_UNITS = [(3600, 23), (60, 60), (1, 60)]  # seconds, and how many make the next",
     ): "hours without days are first, and the first number has no bound",
+    (
+        "attach/same.py",
+        "sums = np.array([[checksum(t.contiguous()) if t.numel() else 0 for t in tensors]])",
+        "sums = np.array([[checksum(t.contiguous()) if t.numel() else -1 for t in tensors]])",
+    ): "what is empty is so on all ranks: any number is the same on each",
+    (
+        "attach/meeting.py",
+        "rate: float = 0.0",
+        "rate: float = -1.0",
+    ): "where no rate is asked for, all ranks say the same and nobody reads it",
+    (
+        "engine/non_finite.py",
+        "mean = world.mean(others)[0] * (len(bad) / (len(bad) - int(bad.sum())))",
+        "mean = world.mean(others)[ -1] * (len(bad) / (len(bad) - int(bad.sum())))",
+    ): "all rows of a mean are the same",
+    (
+        "engine/optimizer.py",
+        "together = moved(slice(0, 2))",
+        "together = moved(slice(0, 3))",
+    ): "there are two rows",
+    (
+        "engine/optimizer.py",
+        "gradients = [torch.tensor([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]]), torch.ones(2, 3)]",
+        "gradients = [torch.tensor([[1.0, -2.0, 3.0], [0.5, 3.0, -1.0]]), torch.ones(2, 3)]",
+    ): "two rows that differ, whatever is in them",
+    (
+        "gradients/perturbed.py",
+        "words = np.random.SeedSequence([_STREAM, seed, worker, t]).generate_state(1, np.uint64)",
+        "words = np.random.SeedSequence([_STREAM, seed, worker, t]).generate_state( 2, np.uint64)",
+    ): "the first of two words is the one of one",
+    (
+        "gradients/perturbed.py",
+        "self._t = 0",
+        "pass",
+    ): "nobody asks before a batch is drawn: that is refused",
+    (
+        "schedules/local_steps.py",
+        "if t < int(self.warmup or 0) or self.alpha == 0:",
+        "if t < int(self.warmup or -1) or self.alpha == 0:",
+    ): "no step is below 0",
 }

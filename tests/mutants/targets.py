@@ -22,6 +22,7 @@ TARGETS: dict[str, list[str]] = {
         "tests/restated/test_restated_on_ranks.py",
         "tests/contract/test_algorithms.py",
         "tests/contract/test_what_algorithms_accept.py",
+        "tests/contract/test_last_exchange.py",
     ],
     "compressors": [*_RESTATED, "tests/compressors"],
     "gradients": [*_RESTATED, "tests/gradients"],
@@ -51,6 +52,7 @@ TARGETS: dict[str, list[str]] = {
     ],
     "attach": [
         "tests/restated/test_restated_attached.py",
+        "tests/contract/test_frozen.py",
         "tests/engine/test_overlap.py",
         "tests/attach",
         "--ignore=tests/attach/test_attach_launched.py",
