@@ -22,8 +22,8 @@ from side_by_side import figures, table, write_report
 
 from hpc_localsgd.commands.assembly.worlds import make_world
 from hpc_localsgd.commands.configuration.config import parse
+from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.loop import Run, train
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints
 from hpc_localsgd.run.recorder import Recorder

@@ -12,7 +12,7 @@ import pytest
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.plan import command
 from hpc_localsgd.commands.smoke import STEPS, shortened, smaller
-from hpc_localsgd.environment.launch import detect
+from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.types import Now
 

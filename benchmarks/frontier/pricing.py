@@ -20,7 +20,7 @@ from hpc_localsgd.commands.configuration.config import recorded
 from hpc_localsgd.commands.plan.planned_run import PlannedRun, PlanOptions, planned_run
 from hpc_localsgd.commands.plan.rehearsal import Rehearsal
 from hpc_localsgd.cost.cost_model import Network
-from hpc_localsgd.environment.launch import Launch
+from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.types import Now
 

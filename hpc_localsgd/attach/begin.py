@@ -20,7 +20,6 @@ from hpc_localsgd.attach.checks import (
     in_steps,
     on_nan_of,
 )
-from hpc_localsgd.attach.discovery import world_here
 from hpc_localsgd.attach.intact import check_free
 from hpc_localsgd.attach.meeting import Meetings
 from hpc_localsgd.attach.named import algorithm_of, schedule_of
@@ -31,11 +30,14 @@ from hpc_localsgd.attach.storage import check_fit, flatten, trained
 from hpc_localsgd.attach.sync import Sync
 from hpc_localsgd.engine.agreement import agree
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
+from hpc_localsgd.engine.discovery import SIMULATED, join, kind_of_world
+from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.engine.non_finite import OnNan
 from hpc_localsgd.run.rollcall import PATIENCE_S
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.tasks.buckets import BUCKET_BYTES
 from hpc_localsgd.worlds.base import World
+from hpc_localsgd.worlds.simulated import Simulated
 from hpc_localsgd.worlds.version_check import check_same_software
 
 
@@ -71,7 +73,8 @@ def attach(
             schedules at their defaults can be given by their names on the command line.
         schedule: Length of the round that starts at step t, where the learning rate of the
             optimizer's first group is lr.
-        world: Who the workers are, one in each process; found by itself (see `world_here`).
+        world: Who the workers are, one in each process; found by itself (see
+            `engine/discovery.py`).
         steps: Optimiser steps of the whole run, if known: the last of them ends it.
         steps_per_epoch: To write a schedule in epochs.
         batchnorm: What happens to running statistics; see `batchnorm.py`.
@@ -110,7 +113,7 @@ def attach(
     check_patience(patience_s)
     algorithm, schedule = algorithm_of(algorithm), schedule_of(schedule)
     how, on_nan = batchnorm_of(batchnorm), on_nan_of(on_nan)
-    world = world_here(_device_of(model)) if world is None else world
+    world = _world_of(model) if world is None else world
     check_world(world)
     meetings = Meetings(world, patience_s)
     with meetings.attaching():
@@ -155,6 +158,9 @@ def attach(
         return Sync(parts, equal=broadcast)
 
 
-def _device_of(model: nn.Module) -> torch.device:
-    """Return the device of the first parameter."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+def _world_of(model: nn.Module) -> World:
+    """Return the world of this process, with one worker, on the device of the first parameter."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    launch = detect()
+    kind = kind_of_world(launch, "give attach world=Simulated(1)")
+    return Simulated(1, device) if kind == SIMULATED else join(kind, launch, device)

@@ -12,8 +12,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Protocol, TypeVar, get_type_hints
 
 from hpc_localsgd.commands.exit_codes import OK, in_world, refuse
+from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def measure(
     launch = detect(os.environ)
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
-        from hpc_localsgd.commands.assembly.worlds import join_world, started
+        from hpc_localsgd.commands.assembly.worlds import join_world
 
-        world = join_world(launch, options.world, options.device, started(launch))
+        world = join_world(launch, options.world, options.device, launch.started)
     except ConfigurationError as error:
         return refuse(str(error), launch, prog)
 

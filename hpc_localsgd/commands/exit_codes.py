@@ -24,7 +24,7 @@ from hpc_localsgd.run.stopping import end, to_launcher
 from hpc_localsgd.types import ConfigurationError, DataError, Gone, NotKept, Unreachable
 
 if TYPE_CHECKING:
-    from hpc_localsgd.environment.launch import Launch
+    from hpc_localsgd.engine.launch import Launch
     from hpc_localsgd.worlds.base import World
 
 OK, FAULT, DIVERGED = 0, 2, 3

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from hpc_localsgd import __version__
 from hpc_localsgd.commands.configuration import help_page
 from hpc_localsgd.commands.exit_codes import DIVERGED, OK, STOPPED, complain, in_world, refuse
+from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment import garbage
 from hpc_localsgd.environment.allocation import of_this_process, told
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.environment.launch import Launch, detect
 from hpc_localsgd.run.stopping import StopListener, Stopped
 from hpc_localsgd.types import ConfigurationError, Gone, Unreachable
 
@@ -65,16 +65,16 @@ def run(resolved: Resolved, launch: Launch, stopping: StopListener | None = None
     """Train with parsed options in the world this process was launched into."""
     with garbage.paused():
         from hpc_localsgd.commands.assembly.cadences import log_every_s, watchdog_s
-        from hpc_localsgd.commands.assembly.worlds import make_world, started
+        from hpc_localsgd.commands.assembly.worlds import make_world
         from hpc_localsgd.commands.smoke import smaller
         from hpc_localsgd.run.watchdog import Starting
 
     if resolved.config.smoke:
-        resolved = replace(resolved, config=smaller(resolved.config, started(launch) or 1))
+        resolved = replace(resolved, config=smaller(resolved.config, launch.started or 1))
     config = resolved.config
     log_every_s(config)
     least_s = watchdog_s(config)  # a wrong time is said before anything is touched
-    starting = Starting(launch.rank, 0 if started(launch) == 1 else least_s)
+    starting = Starting(launch.rank, 0 if launch.started == 1 else least_s)
     if stopping is not None:
         stopping.attend(starting.look)
     with starting.joining(), garbage.paused():

@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, MutableMapping
 
+from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.environment.findings import OK, PROBLEM, WARNING, Finding
 from hpc_localsgd.environment.interfaces import HostNetwork, network_here
-from hpc_localsgd.environment.launch import Launch
 from hpc_localsgd.types import ConfigurationError
 
 OF_TORCH = "GLOO_SOCKET_IFNAME"  # names the interface: the name of the host does not matter then

@@ -23,8 +23,8 @@ from small_runs import files_below
 
 import hpc_localsgd.loop
 from hpc_localsgd.__main__ import COMMANDS, main
-from hpc_localsgd.commands.assembly import worlds
 from hpc_localsgd.commands.configuration.config import parse
+from hpc_localsgd.engine import discovery
 from hpc_localsgd.run.stopping import Stopped
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.topology import random_regular
@@ -65,7 +65,7 @@ def short() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hpc_localsgd.loop, "train", begin)
-        patch.setattr(worlds, "_WORLDS", dict.fromkeys(worlds._WORLDS, no_launcher))
+        patch.setattr(discovery, "WORLDS", dict.fromkeys(discovery.WORLDS, no_launcher))
         yield
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.environment.facts import Facts
-from hpc_localsgd.environment.launch import Launch
 
 BIN = Path(sys.executable).parent
 LAUNCH_S = 100

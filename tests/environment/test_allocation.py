@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.environment import allocation, launch_checks
 from hpc_localsgd.environment.facts import Facts
-from hpc_localsgd.environment.launch import Launch
 
 FILES = {"hosts": "a slots=4\n# b slots=1\n\nc:2\n", "pbs": "n1\nn1\nn2\n"}
 STEP = {"SLURM_JOB_NODELIST": "n[1-3]", "SLURM_STEP_NODELIST": "n2"}

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from hpc_localsgd.commands.assembly.worlds import join_world
+from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment import interfaces, launch_checks, meeting, reach
 from hpc_localsgd.environment.facts import Facts
 from hpc_localsgd.environment.findings import OK, Finding
 from hpc_localsgd.environment.interfaces import HostNetwork, Interface
-from hpc_localsgd.environment.launch import Launch, detect
 from hpc_localsgd.environment.reach import EXCLUDE, judge
 from hpc_localsgd.types import ConfigurationError
 

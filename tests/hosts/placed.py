@@ -8,8 +8,8 @@ import socket
 import sys
 from pathlib import Path
 
+from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.environment.allocation import of_this_process
-from hpc_localsgd.environment.launch import detect
 
 
 def note(folder: Path, **more: object) -> None:

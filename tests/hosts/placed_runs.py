@@ -14,9 +14,9 @@ from placed import note
 from hpc_localsgd.commands.assembly.worlds import make_world
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.train import _train
+from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.environment import garbage
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 

@@ -11,13 +11,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hpc_localsgd.commands.assembly.worlds import make_world, started
+from hpc_localsgd.commands.assembly.worlds import make_world
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.smoke import smaller
 from hpc_localsgd.commands.train import _train
+from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.environment import garbage
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.environment.launch import detect
 from hpc_localsgd.worlds.base import World
 
 share_cores(os.environ)
@@ -29,7 +29,7 @@ for file in sys.argv[1:]:
     print(f"{file}:", file=sys.stderr)  # so that one that fails is named
     resolved = parse(Path(file).read_text().splitlines())
     if resolved.config.smoke:
-        resolved = replace(resolved, config=smaller(resolved.config, started(launch)))
+        resolved = replace(resolved, config=smaller(resolved.config, launch.started))
     config = resolved.config
     if config.workers not in worlds:
         worlds[config.workers] = make_world(config, launch)

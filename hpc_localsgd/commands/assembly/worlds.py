@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 
 import torch
 
 from hpc_localsgd.commands.configuration.config import Config
 from hpc_localsgd.cost.network_file import network
-from hpc_localsgd.environment.launch import Launch
+from hpc_localsgd.engine.discovery import SIMULATED, join, kind_of_world
+from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.environment.reach import check_before
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World, check_workers
-from hpc_localsgd.worlds.horovod import Horovod
-from hpc_localsgd.worlds.mpi import Mpi
 from hpc_localsgd.worlds.simulated import Simulated
-from hpc_localsgd.worlds.torch import Torch
-
-_WORLDS = {"horovod": Horovod, "mpi": Mpi, "torch": Torch}
 
 
 def make_world(config: Config, launch: Launch) -> World:
@@ -49,11 +44,10 @@ def join_world(
     Raises:
         ConfigurationError: The world cannot be had, or K is no multiple of the ranks.
     """
-    n = started(launch)
     if kind == "auto":
-        kind = "simulated" if n == 1 else _kind(launch)
-        _refuse_lone_process(workers, launch)
-    if kind == "simulated":
+        kind = kind_of_world(launch, "say --world simulated --workers K" if workers is None else "")
+    n = launch.started
+    if kind == SIMULATED:
         if n != 1:
             raise ConfigurationError(
                 f"{launch.launcher} started {n} processes, and the simulated world is one: "
@@ -64,35 +58,7 @@ def join_world(
         check_workers(workers, n)
     if launch.launcher not in ("none", "sbatch"):
         check_before(os.environ, launch, kind)
-    world = _WORLDS[kind](workers, device_for(device, launch.local_rank))
-    if n is not None and world.n != n:
-        raise ConfigurationError(
-            f"{launch.launcher} started {n} processes, but {kind} joined {world.n}: "
-            "the launcher and the library belong to different MPIs; "
-            "run `python -m hpc_localsgd doctor` under the same launcher"
-        )
-    return world
-
-
-def started(launch: Launch) -> int | None:
-    """Return the number of processes that the launcher started; None if it does not say."""
-    return 1 if launch.launcher in ("none", "sbatch") else launch.size
-
-
-def _kind(launch: Launch) -> str:
-    """Return the kind of world for a launched job that named none."""
-    if launch.launcher == "torchrun":
-        return "torch"
-    return "horovod" if find_spec("horovod") else "mpi"
-
-
-def _refuse_lone_process(workers: int | None, launch: Launch) -> None:
-    """Refuse a lone process in a job of several tasks: its launcher was forgotten."""
-    if launch.launcher == "sbatch" and (launch.size or 1) > 1 and workers is None:
-        raise ConfigurationError(
-            f"Slurm gave this job {launch.size} tasks, but one process was started: put "
-            "`srun --mpi=pmix` in front, or say --world simulated --workers K"
-        )
+    return join(kind, launch, device_for(device, launch.local_rank), workers)
 
 
 def device_for(name: str, local_rank: int | None) -> torch.device:

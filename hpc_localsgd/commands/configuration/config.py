@@ -31,7 +31,7 @@ from hpc_localsgd.commands.configuration.options import CONFIG_HELP, OPTIMIZER, 
 from hpc_localsgd.commands.configuration.options import Config as Config
 from hpc_localsgd.commands.configuration.resume_key import text_of
 from hpc_localsgd.commands.configuration.value_checks import check as check_values
-from hpc_localsgd.environment.launch import detect
+from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.trajectory.safe_text import check_yaml

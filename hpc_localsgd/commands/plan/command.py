@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.commands.exit_codes import OK, refuse
 from hpc_localsgd.commands.output import put
+from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.environment.launch import Launch, detect
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.commands.assembly.worlds import make_world, started
+from hpc_localsgd.commands.assembly.worlds import make_world
 from hpc_localsgd.cost.cost_model import (
     NETWORKS,
     Network,
@@ -23,7 +23,7 @@ from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.configuration.config import Config
-    from hpc_localsgd.environment.launch import Launch
+    from hpc_localsgd.engine.launch import Launch
     from hpc_localsgd.worlds.base import World
 
 MEASURED = "measured"
@@ -39,7 +39,7 @@ def chosen(config: Config, model_bytes: int, launch: Launch) -> Network:
     """
     if config.fabric != MEASURED:
         return network(config.fabric)
-    if started(launch) == 1:
+    if launch.started == 1:
         raise ConfigurationError(
             "--fabric measured measures the ranks of a launch, and this process is alone: put "
             "`mpirun -np 2`, `horovodrun -np 4` or `srun` in front, as for training, "

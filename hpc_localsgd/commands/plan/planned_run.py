@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from hpc_localsgd.commands.assembly.objects import built, check_rounds, execution, steps_of
-from hpc_localsgd.commands.assembly.worlds import started
 from hpc_localsgd.commands.configuration.config import Config, MakeOptimizer, Resolved
 from hpc_localsgd.commands.plan.activations import activations
-from hpc_localsgd.environment.launch import Launch
+from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.schedules.rates import Rate
@@ -100,7 +99,7 @@ def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> Pla
     Raises:
         ConfigurationError: Contradictions, or data that is missing.
     """
-    config, n = resolved.config, started(launch) or 1
+    config, n = resolved.config, launch.started or 1
     K = n if config.workers is None else config.workers
     check_workers(K, n)
     context = TaskContext(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.sweep.members import Member
-from hpc_localsgd.environment.launch import Launch
+from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.types import ConfigurationError, Now
 
 if TYPE_CHECKING:

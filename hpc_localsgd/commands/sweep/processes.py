@@ -128,7 +128,7 @@ def started_by_launcher(environ: Mapping[str, str]) -> str:
     Args:
         environ: Of this process.
     """
-    from hpc_localsgd.environment.launch import detect
+    from hpc_localsgd.engine.launch import detect
 
     launch = detect(environ)
     alone = launch.launcher in ("none", "sbatch") or (launch.size or 1) == 1

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.commands.exit_codes import OK, in_world, refuse
 from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.verify.options import PROG, VerifyOptions, parse
+from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.environment.launch import Launch, detect
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def verify(argv: Sequence[str], launch: Launch) -> int:
     Raises:
         ConfigurationError: On all ranks alike, before anything is looked at.
     """
-    from hpc_localsgd.commands.assembly.worlds import join_world, started
+    from hpc_localsgd.commands.assembly.worlds import join_world
 
     options, machine = parse(argv)
-    n = started(launch)
+    n = launch.started
     workers = None if n is None else _workers(n, options.model is not None)
     world = join_world(launch, options.world, options.device, workers)
 

@@ -1,4 +1,4 @@
-"""Which world `attach` finds: pure functions of what launchers leave in the environment."""
+"""Which world the trainer and `attach` find, from what launchers leave in the environment."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from hpc_localsgd.attach import discovery
+import hpc_localsgd
+from hpc_localsgd.commands.assembly.worlds import join_world
+from hpc_localsgd.engine import discovery
+from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
+CPU = torch.device("cpu")
 MPIRUN = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2"}
 SBATCH = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
@@ -24,7 +29,8 @@ SRUN = {**SBATCH, "SLURM_STEP_ID": "0"}
         ({}, {"horovod", "mpi4py"}, "simulated"),
         (MPIRUN, {"horovod", "mpi4py"}, "horovod"),
         (MPIRUN, {"mpi4py"}, "mpi"),
-        ({"HOROVOD_RANK": "0", "HOROVOD_SIZE": "1"}, {"horovod"}, "horovod"),
+        ({"HOROVOD_RANK": "0", "HOROVOD_SIZE": "1"}, {"horovod"}, "simulated"),
+        ({"PMI_RANK": "0"}, {"horovod"}, "horovod"),
         (TORCHRUN, {"horovod", "mpi4py"}, "torch"),
         (SBATCH, {"horovod"}, "simulated"),
         (SRUN, {"mpi4py"}, "mpi"),
@@ -34,7 +40,7 @@ def test_the_launcher_decides(
     environ: dict[str, str], installed: set[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "find_spec", lambda name: name if name in installed else None)
-    assert discovery.choose(environ) == kind
+    assert discovery.kind_of_world(detect(environ)) == kind
 
 
 @pytest.mark.parametrize(
@@ -48,13 +54,13 @@ def test_what_the_script_has_initialised_comes_first(
         answer = name in initialised
         library = SimpleNamespace(is_initialized=lambda answer=answer: answer)
         monkeypatch.setitem(sys.modules, name, library)
-    assert discovery.choose(MPIRUN) == kind
+    assert discovery.kind_of_world(detect(MPIRUN)) == kind
 
 
 def test_a_launcher_without_a_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match="pip install mpi4py"):
-        discovery.choose(MPIRUN)
+        discovery.kind_of_world(detect(MPIRUN))
 
 
 @pytest.mark.parametrize(
@@ -64,9 +70,10 @@ def test_a_launcher_without_a_library_says_what_to_install(monkeypatch: pytest.M
 def test_under_torchrun_its_ranks_count(
     outer: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "Torch", lambda workers, device: SimpleNamespace(n=2))
+    monkeypatch.setitem(discovery.WORLDS, "torch", lambda workers, device: SimpleNamespace(n=2))
     monkeypatch.setattr(discovery.atexit, "register", lambda leave: None)
-    assert discovery.world_here(torch.device("cpu"), {**outer, **TORCHRUN}).n == 2
+    launch = detect({**outer, **TORCHRUN})
+    assert discovery.join(discovery.kind_of_world(launch), launch, CPU).n == 2
 
 
 @pytest.mark.parametrize(("of_mpi", "refused"), [(4, False), (1, True)])
@@ -75,18 +82,45 @@ def test_a_part_of_the_ranks_given_to_horovod_is_no_wrong_launch(
 ) -> None:
     ranks = SimpleNamespace(COMM_WORLD=SimpleNamespace(size=of_mpi))
     monkeypatch.setitem(sys.modules, "mpi4py.MPI", ranks)
-    monkeypatch.setattr(discovery, "choose", lambda environ: "horovod")
-    monkeypatch.setattr(discovery, "Horovod", lambda workers, device: SimpleNamespace(n=2))
-    four = {**MPIRUN, "OMPI_COMM_WORLD_SIZE": "4"}
+    monkeypatch.setitem(discovery.WORLDS, "horovod", lambda workers, device: SimpleNamespace(n=2))
+    four = detect({**MPIRUN, "OMPI_COMM_WORLD_SIZE": "4"})
     if refused:
         with pytest.raises(ConfigurationError, match="started 4 processes, but horovod joined 2"):
-            discovery.world_here(torch.device("cpu"), four)
+            discovery.join("horovod", four, CPU)
     else:
-        assert discovery.world_here(torch.device("cpu"), four).n == 2
+        assert discovery.join("horovod", four, CPU).n == 2
 
 
 def test_a_library_that_joined_other_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "choose", lambda environ: "mpi")
-    monkeypatch.setattr(discovery, "Mpi", lambda workers, device: Simulated(1, device))
+    monkeypatch.setitem(discovery.WORLDS, "mpi", lambda workers, device: Simulated(1, device))
     with pytest.raises(ConfigurationError, match="started 2 processes, but mpi joined 1"):
-        discovery.world_here(torch.device("cpu"), MPIRUN)
+        discovery.join("mpi", detect(MPIRUN), CPU)
+
+
+@pytest.mark.parametrize("by_script", [True, False])
+def test_ranks_that_no_launcher_told_of_are_believed_if_the_script_has_them(
+    by_script: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = SimpleNamespace(is_initialized=lambda: by_script)
+    monkeypatch.setitem(sys.modules, "horovod.torch", library)
+    monkeypatch.setitem(discovery.WORLDS, "horovod", lambda workers, device: SimpleNamespace(n=2))
+    if by_script:
+        assert discovery.join("horovod", detect({}), CPU).n == 2
+    else:
+        with pytest.raises(ConfigurationError, match="started 1 processes, but horovod joined 2"):
+            discovery.join("horovod", detect({}), CPU)
+
+
+def test_a_lone_process_of_a_job_of_several_tasks_is_refused_by_both_doors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in SBATCH.items():
+        monkeypatch.setenv(name, value)
+    model = nn.Linear(2, 1)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigurationError, match=r"4 tasks, but one.*world=Simulated\(1\)"):
+        hpc_localsgd.attach(model, sgd, schedule="every")
+    with pytest.raises(ConfigurationError, match="4 tasks, but one.*--world simulated"):
+        join_world(detect(SBATCH))
+    assert join_world(detect(SBATCH), workers=3).size == 3
+    hpc_localsgd.attach(model, sgd, schedule="every", world=Simulated(1)).detach()

@@ -31,6 +31,11 @@ class Launch:
     local_rank: int | None
     source: str
 
+    @property
+    def started(self) -> int | None:
+        """Number of processes that the launcher started; None if it does not say."""
+        return 1 if self.launcher in ("none", "sbatch") else self.size
+
 
 @dataclass(frozen=True)
 class _Launcher:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_localsgd.environment.launch import Launch, detect
+from hpc_localsgd.engine.launch import Launch, detect
 
 SBATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 
