@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hpc_localsgd.tasks.setting import Setting
 from small_runs import adam, quadratic, sgd, small_run
 
 from hpc_localsgd.engine.optimizer import LocalOptimizer, check_by_rows, described, fuse
-from hpc_localsgd.tasks.base import Setting, Task
+from hpc_localsgd.tasks.base import Task
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.types import ConfigurationError
 
