@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hpc_localsgd.tasks.setting import Setting
 from small_runs import adam, quadratic, sgd, small_run
 
 from hpc_localsgd.engine.optimizer import LocalOptimizer, check_by_rows, described, fuse
-from hpc_localsgd.tasks.base import Task
+from hpc_localsgd.tasks.base import Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.types import ConfigurationError
 
 
 def flat_task(dim: int, decayed: int, R: int = 1) -> Task:
     """Rows of ones, of which the first columns take weight decay."""
-    task = quadratic(dim=dim).build(Setting(R, range(R), dtype=torch.float64))
+    task = quadratic(dim=dim).build(TaskContext(R, range(R), dtype=torch.float64))
     task.x.fill_(1.0)
     task.decayed = decayed
     return task
