@@ -6,16 +6,15 @@ configuration. Neither torch nor the task is needed: the record says how long th
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from hpc_localsgd.analysis.recorded_objects import WRONG, Unplannable, made
 from hpc_localsgd.schedules import local_steps, rates
 from hpc_localsgd.schedules.base import Schedule, rounds
 from hpc_localsgd.schedules.duration import Units
@@ -56,12 +55,6 @@ class Planned:
 
 
 MOST_ROUNDS = 2_000_000  # a stranger's record may say any number of steps
-# What numbers that are none, or words in their place, raise in a rate or a schedule.
-_WRONG = (ValueError, OverflowError, TypeError, AttributeError, ZeroDivisionError)
-
-
-class Unplannable(Exception):
-    """Error: the plan cannot be made again; the message is the second half of a sentence."""
 
 
 def planned(run: Trajectory) -> Planned:
@@ -80,10 +73,10 @@ def planned(run: Trajectory) -> Planned:
         raise Unplannable(str(error)) from error
     units = Units(steps_per_epoch(run), _samples_per_step(config, run.K), _steps(run))
     try:
-        rate = _made(rates, config.get("rate"), "rate").in_steps(units)
-        schedule = _made(local_steps, config.get("schedule"), "schedule")
+        rate = made(rates, Rate, config.get("rate"), "rate").in_steps(units)
+        schedule = made(local_steps, Schedule, config.get("schedule"), "schedule")
         when = schedule.in_steps(units, int(rate.warmup))
-    except (ConfigurationError, *_WRONG) as error:
+    except (ConfigurationError, *WRONG) as error:
         raise Unplannable(str(error)) from error
     if isinstance(when, spread_triggered):
         raise Unplannable("the length of its rounds followed the measured spread")
@@ -102,7 +95,7 @@ def rate_of(run: Trajectory) -> Callable[[int], float] | None:
     try:
         config = run.config
         units = Units(steps_per_epoch(run), _samples_per_step(config, run.K), _steps(run))
-        rate = _made(rates, config.get("rate"), "rate").in_steps(units)
+        rate = made(rates, Rate, config.get("rate"), "rate").in_steps(units)
         told = np.array([rate(int(t)) for t in run.rounds.step_begin])
     except (Unplannable, TrajectoryError, ConfigurationError, ValueError, OverflowError):
         return None
@@ -154,24 +147,3 @@ def _last(run: Trajectory) -> int:
 
 def _samples_per_step(config: dict[str, Any], K: int) -> int:
     return K * int(config.get("batch_per_worker") or 1)
-
-
-def _made(where: ModuleType, said: Any, option: str) -> Any:
-    """Make an object of the package from its class path and arguments.
-
-    Raises:
-        Unplannable: It is not one of the package's.
-    """
-    path = said.get("class_path") if isinstance(said, dict) else said
-    name = str(path).rpartition(".")[2]
-    found = getattr(where, name, None)
-    kind = Rate if where is rates else Schedule
-    ours = str(path).startswith("hpc_localsgd.") and inspect.isclass(found)
-    ours = ours and issubclass(found, kind)  # type: ignore[arg-type]
-    if not ours:
-        raise Unplannable(f"its {option} is {path}, which this package does not know")
-    arguments = (said.get("init_args") or {}) if isinstance(said, dict) else {}
-    try:
-        return found(**arguments)  # type: ignore[misc]
-    except TypeError as error:
-        raise Unplannable(f"its {option} {name} is of another version: {error}") from error

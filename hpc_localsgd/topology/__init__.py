@@ -18,12 +18,13 @@ from hpc_localsgd.topology.base import (
 from hpc_localsgd.topology.derived import custom, lazy
 from hpc_localsgd.topology.directed import exponential, one_peer_exponential
 from hpc_localsgd.topology.random_graphs import random_pairs, random_regular
-from hpc_localsgd.topology.spectrum import gap, lambda_min, spectral_gap
+from hpc_localsgd.topology.spectrum import contraction, gap, lambda_min, spectral_gap
 from hpc_localsgd.topology.static import complete, grid, hypercube, ring, star, torus
 
 __all__ = [
     "Topology",
     "complete",
+    "contraction",
     "custom",
     "exponential",
     "gap",

@@ -51,6 +51,30 @@ def gap(topology: Topology, n: int) -> float:
     return 1 - (1 - spectral_gap(product)) ** (1 / period)
 
 
+def contraction(W: np.ndarray) -> tuple[float, float]:
+    """Return what one mix leaves of the consensus distance: (expected, at most), in 0..1.
+
+    With J = 1 1^T / n: at most ||W - J||_2^2 of sum_k ||x_k - mean||^2 remains, and
+    (||W||_F^2 - 1) / (n - 1) is expected where the deviations have nothing to do with the graph.
+    Local steps make neighbours alike, so what is measured moves from the second to the first.
+
+    Args:
+        W: Doubly stochastic, [n, n].
+
+    Example:
+        >>> from hpc_localsgd.topology import ring
+        >>> expected, at_most = contraction(ring().matrix(8))
+        >>> round(expected, 3), round(at_most, 3)
+        (0.238, 0.648)
+    """
+    validate(W)
+    n = len(W)
+    if n == 1:
+        return 0.0, 0.0
+    singular = np.linalg.svd(W - 1 / n, compute_uv=False)
+    return max(0.0, (float(np.square(W).sum()) - 1) / (n - 1)), float(singular[0] ** 2)
+
+
 def lambda_min(W: np.ndarray) -> float:
     """Return the smallest eigenvalue of a symmetric W.
 

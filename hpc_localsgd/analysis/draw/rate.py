@@ -79,7 +79,7 @@ def draw_H(axes: Axes, run: Trajectory) -> None:
 
 
 def stairs(axes: Axes, begins: np.ndarray, ends: np.ndarray, y: np.ndarray, **look: Any) -> None:
-    """Draw one level a round; nothing where a round is missing between two others.
+    """Draw one level a round; nothing where a round is missing, no line to a last one cut short.
 
     Args:
         axes: The panel.
@@ -89,6 +89,9 @@ def stairs(axes: Axes, begins: np.ndarray, ends: np.ndarray, y: np.ndarray, **lo
         look: Of the line.
     """
     missing = 1 + np.flatnonzero(begins[1:] != ends[:-1])
+    if len(y) > 1 and y[-1] < y[-2] and ends[-1] - begins[-1] == y[-1]:
+        # The end of the run has cut the last round: no fall of H, and no line down to it.
+        missing = np.union1d(missing, len(y) - 1)
     level = np.insert(y.astype(float), missing, np.nan)
     edges = np.insert(begins, missing, ends[missing - 1])
     keep = curves.changes(level)  # a constant H is two points, not a hundred thousand

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from hpc_localsgd.analysis.draw.mixing import draw_mixing
 from hpc_localsgd.analysis.draw.rate import rate_line
 from hpc_localsgd.analysis.draw.spread import BEFORE, draw_spread
 from hpc_localsgd.analysis.panels import Panel, PanelLine, draw_panels, panel_of, panels_of
 from hpc_localsgd.analysis.planned import rate_of
+from hpc_localsgd.analysis.recorded_objects import mixing_of
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.blocks import Section
 from hpc_localsgd.analysis.report.source import Source
@@ -47,6 +49,21 @@ def spread_section(source: Source, album: Album, prefix: str) -> Section | None:
     caption = f"Mean squared distance of the workers from their mean. {MOMENT}"
     name, words = f"{prefix}spread", "Spread of the workers"
     return Section(words, album.add(name, lambda: draw_spread(run), words, caption))
+
+
+def mixing_section(source: Source, album: Album, prefix: str) -> Section | None:
+    """Show the graph of gossip and what its mixes left; return None for other algorithms."""
+    run, topology = source.run, mixing_of(source.run)
+    if topology is None:
+        return None
+    caption = (
+        "Local steps make neighbours alike, so a mix removes less and less of their spread: from "
+        "what is expected where the workers' deviations have nothing to do with the graph, towards "
+        "the bound ||W - 11^T/K||^2, which is (1 - gap)^2 where W is symmetric."
+    )
+    words = "Mixing: the topology, and what each mix left of the spread"
+    picture = album.add(f"{prefix}mixing", lambda: draw_mixing(run, topology), words, caption)
+    return Section("Mixing", picture) if picture else None
 
 
 def alpha_section(source: Source, album: Album, prefix: str) -> Section | None:

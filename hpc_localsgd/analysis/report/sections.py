@@ -35,6 +35,7 @@ from hpc_localsgd.analysis.report.at_exchanges import (
     is_alpha,
     is_gradient,
     is_large,
+    mixing_section,
     spread_section,
 )
 from hpc_localsgd.analysis.report.blocks import (
@@ -67,6 +68,7 @@ def sections_of(source: Source, album: Album, prefix: str) -> list[Section]:
         _plan,
         _course,
         spread_section,
+        mixing_section,
         deviations_section,
         _sharpness,
         alpha_section,

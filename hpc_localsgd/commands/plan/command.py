@@ -1,7 +1,7 @@
 """What a run would do and cost, before it starts: takes the options of train.
 
-Nothing is trained and nothing is written. With --parameters and --samples neither model nor data
-is needed, so that the run of a paper can be planned from its numbers.
+Nothing is trained, and nothing is written but the file of --figure. With --parameters and --samples
+neither model nor data is needed, so that the run of a paper can be planned from its numbers.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
 
     from hpc_localsgd.commands.configuration import config
     from hpc_localsgd.commands.plan.as_json import as_json
+    from hpc_localsgd.commands.plan.figure import write_figure
     from hpc_localsgd.commands.plan.network import MEASURED, chosen
     from hpc_localsgd.commands.plan.page import page
     from hpc_localsgd.commands.plan.planned_run import PlanOptions, planned_run
@@ -64,6 +65,8 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
         return ""
     torch.set_num_threads(1)  # many tiny exchanges are rehearsed: threads are in each other's way
     made = report(planned, network, options)
+    if options.figure:
+        write_figure(made, options.figure)
     if written["json"]:
         return as_json(made)
     # Launchers give their ranks a terminal even when their own output is a file.

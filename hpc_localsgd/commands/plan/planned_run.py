@@ -10,6 +10,7 @@ import torch
 from hpc_localsgd.commands.assembly.objects import built, check_rounds, execution, steps_of
 from hpc_localsgd.commands.configuration.config import Config, MakeOptimizer, Resolved
 from hpc_localsgd.commands.plan.activations import activations
+from hpc_localsgd.commands.plan.figure_file import check_figure
 from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule
@@ -33,6 +34,8 @@ class PlanOptions:
         samples: Size of the training set, in place of the task's. With both, no task is made.
         activations: Also measure the activations of a step, on one worker's model on this machine's
             CPU.
+        figure: Also draw the rate, the rounds, bytes and seconds into this file: .png, .pdf, .svg,
+            or .csv for the numbers.
     """
 
     step_time: float | None = None
@@ -40,6 +43,7 @@ class PlanOptions:
     parameters: float | None = None
     samples: float | None = None
     activations: bool = False
+    figure: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -53,6 +57,8 @@ class PlanOptions:
             raise ConfigurationError(
                 "--activations are measured on the task's model: leave --parameters out"
             )
+        if self.figure is not None:
+            check_figure(self.figure)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""The figure of a plan, for a proposal or a colleague."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc_localsgd.topology import Topology
+from hpc_localsgd.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.commands.plan.report import PlanReport
+
+
+def write_figure(report: PlanReport, name: str) -> None:
+    """Draw a plan into a file.
+
+    Args:
+        report: The plan.
+        name: Of the file, which `check_figure` accepts.
+
+    Raises:
+        ConfigurationError: The file cannot be written.
+    """
+    from hpc_localsgd.analysis.draw.preview import draw_preview
+    from hpc_localsgd.analysis.report.album import Album
+
+    planned, path = report.planned, Path(name)
+    config, topology = planned.config, getattr(planned.config.algorithm, "topology", None)
+    facts = [f"K = {planned.workers}", type(config.task).__name__]
+    facts += [repr(config.algorithm), repr(planned.schedule)]
+    given = topology if isinstance(topology, Topology) else None
+    try:
+        Album(path.parent, (path.suffix[1:],)).add(
+            path.stem,
+            lambda: draw_preview(
+                report.plan, planned.rate, facts, report.network.name, given, planned.workers
+            ),
+        )
+    except OSError as error:
+        raise ConfigurationError(f"cannot write --figure {name}: {error.strerror}") from error

@@ -1,0 +1,28 @@
+"""Where the figure of a plan goes: checked before anything is planned."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hpc_localsgd.analysis.formats import FORMATS
+from hpc_localsgd.types import ConfigurationError
+
+
+def check_figure(name: str) -> None:
+    """Check that a figure can be written, before anything is planned.
+
+    Args:
+        name: Of the file.
+
+    Raises:
+        ConfigurationError: Its ending is of no format, or its folder cannot be written.
+    """
+    path = Path(name)
+    if path.suffix[1:] not in FORMATS:
+        endings = ", ".join(f".{suffix}" for suffix in FORMATS)
+        raise ConfigurationError(f"--figure {name}: give a name that ends in {endings}")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(f"--figure {name}: {path.parent} is no folder to write into")
+    if path.is_dir():
+        raise ConfigurationError(f"--figure {name}: it is a folder; give the name of a file")
