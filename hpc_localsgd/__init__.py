@@ -5,14 +5,16 @@
 
     sync = hpc_localsgd.attach(model, optimizer, schedule=post_local(switch=30_000, every=16))
 
-Nothing is imported before it is asked for: reading the version, planning a run and building the
-environment need neither torch nor MPI.
+Nothing heavy is imported before it is asked for: reading the version, planning a run and building
+the environment need neither torch nor MPI.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from hpc_localsgd.worlds.cycle_time import shorten_cycles
 
 if TYPE_CHECKING:
     from hpc_localsgd.algorithms.allreduce import AllReduce as AllReduce
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.schedules.local_steps import qsr as qsr
 
 __version__ = "0.1.0"
+shorten_cycles()  # a script calls hvd.init() after its imports, and before `attach`
 
 _ALGORITHMS = {
     "AllReduce": "allreduce",

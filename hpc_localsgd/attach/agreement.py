@@ -1,11 +1,7 @@
-"""What the ranks must agree on, found out before it makes them wait for each other for ever.
-
-Every function here is a collective, not billed, and raises on all ranks alike.
-"""
+"""What the ranks of an `attach` must agree on: lines to compare, and how they take rank 0's."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import is_dataclass
@@ -17,33 +13,14 @@ from torch import nn
 
 from hpc_localsgd.attach.buffers import buffers_of
 from hpc_localsgd.attach.storage import checksum
-from hpc_localsgd.engine.agreement import texts
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
-
-def check_same(world: World, lines: Sequence[str]) -> None:
-    """Check that all ranks hold the same lines.
-
-    Raises:
-        ConfigurationError: Names the first line that differs, and two ranks that differ in it.
-    """
-    count = int(world.gather(np.array([[float(len(lines))]])).max())
-    padded = [*lines, *["nothing more"] * (count - len(lines))]
-    digests = [hashlib.sha256(line.encode()).digest()[:8] for line in padded]
-    rows = world.gather(np.frombuffer(bytearray(b"".join(digests)), dtype=np.uint64)[None])
-    differ = (rows != rows[0]).any(0)
-    if not differ.any():
-        return
-    said = texts(world, padded[int(np.argmax(differ))])
-    other = next(rank for rank, text in enumerate(said) if text != said[0])
-    raise ConfigurationError(
-        f"the ranks differ: rank 0 has {said[0]}, rank {other} has {said[other]}; "
-        "build the same model, optimizer and schedule on every rank and attach before loading "
-        "each rank's own checkpoint (or take rank 0's: broadcast_optimizer=True)"
-    )
+SAME_OBJECTS = (
+    "build the same model, optimizer and schedule on every rank and attach before loading each "
+    "rank's own checkpoint (or take rank 0's: broadcast_optimizer=True)"
+)
 
 
 def shown(what: object) -> str:
@@ -99,7 +76,7 @@ def described_state(optimizer: torch.optim.Optimizer) -> list[str]:
 
 
 def broadcast_optimizer(world: World, optimizer: torch.optim.Optimizer) -> None:
-    """Copy rank 0's optimiser state and hyper-parameters to all ranks, whatever they hold."""
+    """Copy rank 0's optimiser state and hyper-parameters to all ranks. A collective, not billed."""
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     length = int(world.gather(np.array([[float(len(file.getvalue()))]]))[0, 0])

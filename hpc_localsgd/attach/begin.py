@@ -28,7 +28,7 @@ from hpc_localsgd.attach.starting import broadcast_model
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import check_fit, flatten, trained
 from hpc_localsgd.attach.sync import Sync
-from hpc_localsgd.engine.agreement import agree
+from hpc_localsgd.engine.agreement import agree, check_same
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
 from hpc_localsgd.engine.discovery import SIMULATED, join, kind_of_world
 from hpc_localsgd.engine.launch import detect
@@ -133,7 +133,7 @@ def attach(
         if not broadcast_optimizer:
             lines += agreement.described_options(optimizer)
             lines += agreement.described_state(optimizer) if broadcast else []
-        agreement.check_same(world, lines)
+        check_same(world, lines, agreement.SAME_OBJECTS)
         check_sparse(algorithm, optimizer, world, named.values())
         groups = flatten(model, named)
         if broadcast:

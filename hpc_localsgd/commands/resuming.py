@@ -77,7 +77,7 @@ class Continued:
         agree(world, lambda: check_place(place, run, p))  # on all ranks, before any loads a part
         said = agree(world, lambda: _of_length(place, run, other))
         agree(world, lambda: place.restore(run, p))
-        check_same(world, f"resumed after the exchange of step {place.after}")
+        check_same(world, [f"resumed after the exchange of step {place.after}"])
         _at_another_length(said, place, run, p, checkpoints)
         p.sync = run.algorithm.resume(p.sync, world)
         return p, place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SAID_BYTES = 2000  # of a message that travels between ranks
+SAME_START = "start all ranks with the same command line and files"
 
 
 def agree(world: World, check: Callable[[], T]) -> T:
@@ -51,20 +52,32 @@ def texts(world: World, text: str, size: int = SAID_BYTES) -> list[str]:
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
-def check_same(world: World, text: str) -> None:
-    """Check that all ranks hold the same configuration, or they would wait for each other.
+def check_same(world: World, lines: Sequence[str], remedy: str = SAME_START) -> None:
+    """Check that all ranks hold the same lines, or they would wait for each other. Not billed.
+
+    Args:
+        world: Who the workers are.
+        lines: Of this rank; of any number.
+        remedy: What to do where they differ.
 
     Raises:
-        ConfigurationError: On all ranks alike.
+        ConfigurationError: Names the first line that differs, and two ranks that differ in it; on
+            all ranks alike.
     """
-    own = np.frombuffer(bytes.fromhex(digest(text)), dtype=np.uint8)
-    rows = world.gather(np.tile(own, (len(world.ranks), 1)))
-    other = np.flatnonzero((rows != rows[0]).any(1))
-    if len(other):
-        raise ConfigurationError(
-            f"worker {other[0]} was given other options than worker 0: "
-            "start all ranks with the same command line and files"
-        )
+    R = len(world.ranks)
+    count = int(world.gather(np.full(R, float(len(lines)))).max())
+    padded = [*lines, *["nothing more"] * (count - len(lines))]
+    digests = b"".join(hashlib.sha256(line.encode()).digest()[:8] for line in padded)
+    rows = world.gather(np.tile(np.frombuffer(digests, dtype=np.uint64), (R, 1)))
+    others = rows != rows[0]
+    if not others.any():
+        return
+    first = int(np.argmax(others.any(0)))
+    other = int(np.argmax(others[:, first]))
+    said = texts(world, padded[first])
+    raise ConfigurationError(
+        f"the ranks differ: rank 0 has {said[0]}, rank {other // R} has {said[other]}; {remedy}"
+    )
 
 
 def of_rank_0(world: World, number: int) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
+from hpc_localsgd.worlds.cycle_time import shorten_cycles
 from hpc_localsgd.worlds.mpi import MpiTransport, mpi_module, on_host
 from hpc_localsgd.worlds.transport import Transport, company
 
@@ -67,8 +68,7 @@ class HorovodTransport(Transport):
                 "or use --world mpi"
             ) from error
         os.environ.setdefault("HOROVOD_DYNAMIC_PROCESS_SETS", "1")  # blocks are known later
-        if hasattr(hvd.mpi_ops.mpi_lib, "rests_when_idle"):  # short cycles cost nothing then
-            os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
+        shorten_cycles()
         # MPI is started by mpi4py, so that Horovod's shutdown does not finalise it under our feet.
         mpi = hvd.mpi_built() and "HOROVOD_GLOO_RENDEZVOUS_ADDR" not in os.environ
         MPI = mpi_module() if mpi else None

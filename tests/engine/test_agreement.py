@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import socket
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hpc_localsgd.engine import agreement
 from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of, of_rank_0, texts
 from hpc_localsgd.trajectory import TrajectoryError
 from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.base import World
 
 sys.path.append(str(Path(__file__).parents[1] / "attach"))  # its ranks, which are threads
 
@@ -68,11 +71,35 @@ def test_texts_of_all_ranks_reach_all_and_are_cut_where_they_are_too_long() -> N
         assert short == ["abc"] * 3
 
 
-def test_other_options_are_refused_on_all_ranks_with_the_number_of_one() -> None:
-    assert on_ranks(3, lambda world: check_same(world, "seed: 1")) == [None] * 3
-    said = errors_on_ranks(3, lambda world: check_same(world, f"seed: {world.rank == 1}"))
+def test_lines_that_differ_are_refused_on_all_ranks_with_the_first_that_does() -> None:
+    def work(world: ThreadWorld) -> None:
+        check_same(world, ["lr: 0.1", f"seed: {world.rank == 1}", f"steps: {world.rank}"])
+
+    assert on_ranks(3, lambda world: check_same(world, ["lr: 0.1", "seed: 1"])) == [None] * 3
+    said = errors_on_ranks(3, work)
     assert len(set(said)) == 1
-    assert said[0].startswith("ConfigurationError: worker 1 was given other options than worker 0")
+    assert said[0].startswith(
+        "ConfigurationError: the ranks differ: rank 0 has seed: False, rank 1 has seed: True; "
+        "start all ranks with the same command line"
+    )
+
+
+def test_lines_that_a_rank_has_besides_are_told_and_its_number_is_the_ranks() -> None:
+    def work(world: ThreadWorld) -> None:
+        check_same(world, ["lr: 0.1"] * (1 + world.rank // 2), "mend it")
+
+    assert set(errors_on_ranks(3, work)) == {
+        "ConfigurationError: the ranks differ: rank 0 has nothing more, rank 2 has lr: 0.1; mend it"
+    }
+
+
+def test_of_several_workers_in_a_process_the_rank_is_named() -> None:
+    def work(world: ThreadWorld) -> None:
+        two_in_each = copy.copy(world)
+        World.__init__(two_in_each, 2 * world.n, world.transport, torch.device("cpu"))
+        check_same(two_in_each, [f"seed: {world.rank == 1}"])
+
+    assert "rank 0 has seed: False, rank 1 has seed: True;" in errors_on_ranks(3, work)[0]
 
 
 def test_a_number_is_rank_0s() -> None:

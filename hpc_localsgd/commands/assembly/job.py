@@ -99,7 +99,7 @@ def make_job(
     """
     config = resolved.config
     check_same_software(world)
-    check_same(world, resolved.text)
+    check_same(world, resolved.text.splitlines())
     if (config.resume or config.resume_from_mean) and config.overwrite:
         raise ConfigurationError("--resume continues a run, --overwrite replaces it: give one")
     if config.extend and not (config.resume or config.resume_from_mean):

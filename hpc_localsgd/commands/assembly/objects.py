@@ -36,7 +36,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     """
     config = resolved.config
     task = agree(world, lambda: built(config.task, _context_of(config, world)))
-    check_same(world, f"{task.sizes} {task.x.dtype} {dict(task.splits)} {task.buffers.shape[1:]}")
+    check_same(world, _described(task))
     task.x[:] = task.init(config.seed)
     torch.manual_seed((config.seed * 1_000_003 + world.rank) % 2**63)  # of dropout and the like
     world.broadcast(task.x)
@@ -114,6 +114,16 @@ def check_rounds(algorithm: Algorithm, schedule: Schedule, rate: Rate, steps: in
             f"{type(algorithm).__name__} exchanges at every step, and {schedule} has {which}: use "
             "--schedule every --schedule.steps 1"
         )
+
+
+def _described(task: Task) -> list[str]:
+    """Describe a task: what another model or other data on a rank would change."""
+    return [
+        *(f"parameter {i} of {size} numbers" for i, size in enumerate(task.sizes)),
+        f"numbers of {task.x.dtype}",
+        *(f"{samples} samples to {split}" for split, samples in task.splits.items()),
+        f"{task.buffers.shape[1]} numbers in buffers",
+    ]
 
 
 def _context_of(config: Config, world: World) -> TaskContext:

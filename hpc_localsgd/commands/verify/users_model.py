@@ -37,13 +37,14 @@ def users_problem(world: World, options: VerifyOptions) -> Problem:
     """
     module, inputs, labels = agree(world, lambda: _given(options))
     shapes = [tuple(p.shape) for p in module.parameters()]
-    check_same(world, f"{shapes} {tuple(inputs.shape)} {inputs.dtype} {tuple(labels.shape)}")
+    examples = f"inputs {tuple(inputs.shape)} {inputs.dtype}, labels {tuple(labels.shape)}"
+    check_same(world, [*(f"parameter {shape}" for shape in shapes), examples])
     inputs, labels = (_of_rank_0(world, part) for part in (inputs, labels))
     for parameter in module.parameters():
         if parameter.requires_grad:  # as a run begins; what is frozen is not sent there either
             parameter.data = _of_rank_0(world, parameter.data)
     made = agree(world, lambda: _problem(world, options, module, inputs, labels))
-    check_same(world, str(made.dtype))
+    check_same(world, [str(made.dtype)])
     return made
 
 
