@@ -25,6 +25,7 @@ from hpc_localsgd.commands.display import Display, show_conclusion
 from hpc_localsgd.commands.display.conclusion import WIDTH
 from hpc_localsgd.commands.display.lines import fields, live_line
 from hpc_localsgd.commands.display.state import State
+from hpc_localsgd.commands.plan.command import main as plan
 from hpc_localsgd.commands.report import main as report
 from hpc_localsgd.commands.summary import main as summary
 from hpc_localsgd.run.finished_rounds import (
@@ -38,6 +39,19 @@ from hpc_localsgd.run.finished_rounds import (
 )
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
+
+
+def test_a_run_and_its_plan_say_with_what_optimiser_and_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With all arguments, at the beginning of the run and in its closing table."""
+    options = ["--task=quadratic", "--workers=2", "--steps=4", "--figures=false"]
+    options += ["--optimizer=AdamW", "--rate=constant", "--rate.lr=0.01", f"--out={tmp_path / 'r'}"]
+    for door, times in ((plan, 1), (train, 2)):
+        assert door(options) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.count("AdamW(betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01") == times
+        assert said.count("constant(lr=0.01, warmup=0") == times
 
 
 def test_a_task_without_accuracy_shows_its_test_loss(

@@ -18,7 +18,7 @@ from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.compressors.sign import Sign
 from hpc_localsgd.topology import complete, custom, lazy, ring
-from hpc_localsgd.types import ConfigurationError, ModelSize
+from hpc_localsgd.types import ConfigurationError, ModelSize, Now
 from hpc_localsgd.worlds.simulated import Simulated
 
 
@@ -121,6 +121,39 @@ def test_blocks_that_cut_ranks_in_pieces_are_refused_before_the_first_round(
     else:
         with pytest.raises(ConfigurationError, match="made of whole ranks or lies within one"):
             begin()
+
+
+def round_of(s: int, last: bool = False) -> Now:
+    return Now(t=s, s=s, H=1, h=0, lr=0.1, lr_round=0.1, last=last, parallel=True)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "K", "sent"),
+    [
+        ((1,), 4, [0, 0, 0, 16]),
+        ((2,), 4, [16] * 4),
+        ((1,), 1, [0] * 4),
+        ((1, 2), 4, [0, 16, 0, 16]),
+    ],
+)
+def test_a_block_of_one_and_a_worker_alone_send_nothing(
+    blocks: tuple[int, ...], K: int, sent: list[int]
+) -> None:
+    made = Hierarchical(blocks=blocks, rounds=(4,) if len(blocks) == 1 else (2, 2))
+    assert [made.payload(ModelSize((2,), 8), K, round_of(s)) for s in range(4)] == sent
+
+
+@pytest.mark.parametrize(
+    ("blocks", "rounds", "equal"),
+    [((2,), (3,), [0, 0, 1, 0, 0, 1]), ((1, 2), (2, 2), [0, 0, 0, 1, 0, 0])],
+)
+def test_workers_are_equal_after_the_rounds_in_which_all_met(
+    blocks: tuple[int, ...], rounds: tuple[int, ...], equal: list[int]
+) -> None:
+    made = Hierarchical(blocks, rounds)
+    state = made.init(torch.zeros(4, 2), Simulated(4), ModelSize((2,), 8))
+    assert [made.makes_equal(state, round_of(s)) for s in range(6)] == equal
+    assert made.makes_equal(state, round_of(0, last=True))
 
 
 @pytest.mark.parametrize(

@@ -166,4 +166,9 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "if t < int(self.warmup or 0) or self.alpha == 0:",
         "if t < int(self.warmup or -1) or self.alpha == 0:",
     ): "no step is below 0",
+    (
+        "algorithms/slowmo.py",
+        'return {"anchor": x[0].clone(), "u": x.new_zeros(x.shape[1])}',
+        'return {"anchor": x[ -1].clone(), "u": x.new_zeros(x.shape[1])}',
+    ): "all workers begin with the same parameters",
 }
