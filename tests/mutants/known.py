@@ -171,4 +171,9 @@ EQUAL: dict[tuple[str, str, str], str] = {
         'return {"anchor": x[0].clone(), "u": x.new_zeros(x.shape[1])}',
         'return {"anchor": x[ -1].clone(), "u": x.new_zeros(x.shape[1])}',
     ): "all workers begin with the same parameters",
+    (
+        "algorithms/diloco.py",
+        "self.outer(torch.zeros(1))",
+        "self.outer(torch.zeros( 2))",
+    ): "made to see whether it can be, and thrown away",
 }

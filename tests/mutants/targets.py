@@ -23,6 +23,7 @@ TARGETS: dict[str, list[str]] = {
         "tests/contract/test_algorithms.py",
         "tests/contract/test_what_algorithms_accept.py",
         "tests/contract/test_last_exchange.py",
+        "tests/contract/test_edges_of_algorithms.py",
     ],
     "compressors": [*_RESTATED, "tests/compressors"],
     "gradients": [*_RESTATED, "tests/gradients"],
