@@ -1,6 +1,6 @@
 """A rank whose numbers are not finite continues from the mean of the others, in a user's loop.
 
-The rule is the trainer's (`engine/astray.py`); here it meets what a user's model has besides
+The rule is the trainer's (`engine/non_finite.py`); here it meets what a user's model has besides
 parameters: optimisers of every kind, running statistics, a teacher, vectors of `spectral_norm`.
 """
 

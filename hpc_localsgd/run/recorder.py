@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.engine.non_finite import said
+from hpc_localsgd.engine.quarantine import QUARANTINED
 from hpc_localsgd.run.finished_rounds import (
     FIGURES,
     LOSS_HERE,
@@ -25,7 +26,6 @@ from hpc_localsgd.run.finished_rounds import (
 )
 from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.probes import Measurement, Probe, Spread, View
-from hpc_localsgd.run.quarantine import QUARANTINED
 from hpc_localsgd.trajectory import NotWritten, RecordGone, TrajectoryError
 
 if TYPE_CHECKING:

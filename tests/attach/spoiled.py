@@ -11,8 +11,8 @@ from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd import post_local
+from hpc_localsgd.engine.quarantine import QuarantinedAlgorithm
 from hpc_localsgd.loop import Run
-from hpc_localsgd.run.quarantine import Quarantine
 from hpc_localsgd.worlds.base import World
 
 NAN = float("nan")
@@ -45,7 +45,7 @@ def in_the_trainer(K: int, optimizer: Any = None, algorithm: Any = None) -> torc
         return loss, g
 
     run.task.loss_and_grad = spoiled  # type: ignore[method-assign]
-    run = replace(run, algorithm=Quarantine(run.algorithm, run.optimizer, run.task))
+    run = replace(run, algorithm=QuarantinedAlgorithm(run.algorithm, run.optimizer, run.task))
     return run.algorithm.readout(go(run)[0].x, {}, run.world)
 
 

@@ -14,16 +14,16 @@ from variants import DEFAULTS, name, schedule_for
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.engine.non_finite import heal
+from hpc_localsgd.engine.quarantine import QuarantinedAlgorithm
 from hpc_localsgd.loop import Run
 from hpc_localsgd.run.finished_rounds import Diverged
-from hpc_localsgd.run.quarantine import Quarantine
 from hpc_localsgd.worlds.simulated import Simulated
 
 NAN = float("nan")
 
 
 def quarantined(run: Run) -> Run:
-    return replace(run, algorithm=Quarantine(run.algorithm, run.optimizer, run.task))
+    return replace(run, algorithm=QuarantinedAlgorithm(run.algorithm, run.optimizer, run.task))
 
 
 def with_bad_gradients(run: Run, bad: set[tuple[int, int]]) -> Run:

@@ -13,8 +13,8 @@ from hpc_localsgd.commands.smoke import shortened
 from hpc_localsgd.engine.agreement import agree, check_same
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.engine.optimizer import LocalOptimizer
+from hpc_localsgd.engine.quarantine import QuarantinedAlgorithm
 from hpc_localsgd.loop import Run
-from hpc_localsgd.run.quarantine import Quarantine
 from hpc_localsgd.schedules.base import Round, Schedule, rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.rates import Rate
@@ -48,7 +48,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     optimizer = LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync)
     algorithm = config.algorithm
     if config.on_nan == "quarantine":
-        algorithm = Quarantine(algorithm, optimizer, task)
+        algorithm = QuarantinedAlgorithm(algorithm, optimizer, task)
     run = Run(
         task=task,
         algorithm=algorithm,

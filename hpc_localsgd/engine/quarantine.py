@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 QUARANTINED = "quarantined"
 
 
-class Quarantine(Algorithm):
+class QuarantinedAlgorithm(Algorithm):
     """An algorithm that never sees the numbers of a worker whose parameters are not finite.
 
     Before an exchange a worker with a number that is not finite is given the mean of the others: so
