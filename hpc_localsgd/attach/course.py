@@ -144,7 +144,7 @@ class Course:
     def agree(self, what: str, own: Own | None = None) -> None:
         """Stop with an error where ranks are in different places, or numbers not finite.
 
-        In quarantine, ranks astray are given the mean of the others instead.
+        In quarantine, ranks whose numbers are not finite are given the mean of the others instead.
 
         Args:
             what: The operation in which they are.
@@ -154,7 +154,7 @@ class Course:
         found = self.rounds.agree(what, self.parts.finite(), tolerant, self._digest())
         if self._quarantine is not None:
             where = f"{what} after step {self.place.t - 1}"
-            self._quarantine.of_models(found.astray, where, own)
+            self._quarantine.of_models(found.non_finite, where, own)
         if found.alike and self.order.stepped:
             self._say_alike()
 
@@ -221,7 +221,7 @@ class Course:
                 lambda: self._begins,
                 self._on_gradients,
                 lambda: self.meet(GRADIENTS),
-                None if self._quarantine is None else self._heal_gradients,
+                None if self._quarantine is None else self._make_finite,
             )
         elif not may_come and self.gradients is not None:
             self.gradients.remove()
@@ -285,6 +285,6 @@ class Course:
     def _on_gradients(self, rows: list[Rows]) -> None:
         self.exchange.on_gradients(rows, self.rounds.now(self.place.t))
 
-    def _heal_gradients(self, rows: list[Rows]) -> None:
+    def _make_finite(self, rows: list[Rows]) -> None:
         if self._quarantine is not None and self.use != "own":
             self._quarantine.of_gradients(rows, self.place.t)

@@ -44,7 +44,7 @@ class GradientHooks:
         begins: Callable[[], Sequence[Begin]],
         on_gradient: Callable[[list[Rows]], None],
         meet: Callable[[], AbstractContextManager[None]],
-        heal: Callable[[list[Rows]], None] | None = None,
+        make_finite: Callable[[list[Rows]], None] | None = None,
     ) -> None:
         """Put a hook on every parameter.
 
@@ -55,12 +55,12 @@ class GradientHooks:
             begins: Asked, where `use` is "mean", what begins an average, for each group.
             on_gradient: Called with the rows [1, P] of all groups where `use` is "algorithm".
             meet: Around what waits for the other ranks.
-            heal: Called with the rows of all groups before anything of them is averaged, which
+            make_finite: Called with the rows of all groups before any of them is averaged, which
                 then begins when backward ends.
         """
         self._groups, self._bytes = groups, bucket_bytes
         self._use, self._begins, self._on_gradient, self._meet = use, begins, on_gradient, meet
-        self._heal = heal
+        self._make_finite = make_finite
         self._flat: list[FlatGradient] = []
         self._buckets: Buckets | None = None
         self._slots: list[Slot] = []
@@ -110,7 +110,7 @@ class GradientHooks:
         buckets.arrive(parameter, slot.bucket, slot.name)
         with torch.no_grad():
             self._keep(slot)
-        if self._heal is None:
+        if self._make_finite is None:
             buckets.begin(self._begins())
 
     @torch.no_grad()
@@ -127,8 +127,8 @@ class GradientHooks:
                 slot.parameter.grad = None
         self._collect(slot for slot in self._slots if slot.parameter not in buckets.here)
         with self._meet():
-            if self._heal is not None:
-                self._heal([flat.rows for flat in self._flat])
+            if self._make_finite is not None:
+                self._make_finite([flat.rows for flat in self._flat])
             if use == "mean":
                 buckets.finish(self._begins())
             elif use == "algorithm":

@@ -56,12 +56,12 @@ class Everybody:
 
     Attributes:
         rate: Learning rate of the round's first step.
-        astray: Which ranks' parameters are not finite, bool [K].
+        non_finite: Which ranks' parameters are not finite, bool [K].
         alike: Whether several ranks were asked for a digest, and all have the same.
     """
 
     rate: float
-    astray: np.ndarray
+    non_finite: np.ndarray
     alike: bool = False
 
 
@@ -124,7 +124,7 @@ class Meetings:
             raise ConfigurationError(_out_of_step(rows[0], rows[other[0]], int(other[0])))
         if bad.all() or (bad.any() and not tolerant):
             self._call.settle()
-            raise RuntimeError(_astray(rows[:, 6], place.t))
+            raise RuntimeError(_not_finite(rows[:, 6], place.t))
         differ = _rates_differ(rows[:, 4], rows[:, 5], place.begin)
         if differ and strict:
             raise ConfigurationError(
@@ -167,7 +167,7 @@ def _is_place(row: np.ndarray) -> bool:
     return bool(np.isfinite(row).all()) and row[0] in range(len(_OPERATIONS))
 
 
-def _astray(finite: np.ndarray, t: int) -> str:
+def _not_finite(finite: np.ndarray, t: int) -> str:
     """Name the first rank whose numbers must not enter an average."""
     left, first = int((finite == 0).sum()), int(np.argmin(finite))
     return (

@@ -18,7 +18,7 @@ from hpc_localsgd.attach.buffers import buffers_of, described
 from hpc_localsgd.attach.power import iterate
 from hpc_localsgd.attach.same import in_common
 from hpc_localsgd.attach.storage import wire_dtype
-from hpc_localsgd.engine.non_finite import astray, heal, said, state_like
+from hpc_localsgd.engine.non_finite import message, non_finite_workers, replace_by_mean, state_like
 
 if TYPE_CHECKING:
     from hpc_localsgd.attach.own import Own
@@ -34,11 +34,11 @@ class Quarantine:
 
     def of_gradients(self, rows: Sequence[Rows], t: int) -> None:
         """Replace gradients [1, P] that are not finite, before they are averaged at step t."""
-        bad = astray(rows, self._world)
+        bad = non_finite_workers(rows, self._world)
         if not bad.any() or bad.all():  # all: a GradScaler's overflow, or found at the round's end
             return
         for row in rows:
-            heal(row, bad, self._world)
+            replace_by_mean(row, bad, self._world)
         self._say(bad, f"step {t}, gradients")
 
     @torch.no_grad()
@@ -55,7 +55,7 @@ class Quarantine:
             return
         for group in self._parts.groups:
             with group.rows() as x:
-                heal(x, bad, self._world)
+                replace_by_mean(x, bad, self._world)
         self._others(bad, own)
         if bad[self._world.rank]:
             iterate(self._parts.model)
@@ -84,7 +84,7 @@ class Quarantine:
             own.keep(changed)
         for x in changed:
             row = x.reshape(1, -1).to(self._world.device, wire_dtype(x.dtype), copy=True)
-            heal(row, bad, self._world)
+            replace_by_mean(row, bad, self._world)
             if bad[self._world.rank]:
                 x.copy_(row.view(x.shape))
 
@@ -115,7 +115,7 @@ class Quarantine:
 
     def _say(self, bad: np.ndarray, where: str) -> None:
         if self._world.rank == 0:
-            warnings.warn(said(bad, where, "rank"), stacklevel=2)
+            warnings.warn(message(bad, where, "rank"), stacklevel=2)
 
 
 def _finite(value: Any) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OnNan = Literal["stop", "quarantine"]
 
 
-def astray(xs: Sequence[Rows], world: World) -> np.ndarray:
+def non_finite_workers(xs: Sequence[Rows], world: World) -> np.ndarray:
     """Return which workers have a number that is not finite: bool [K]. A collective, not billed.
 
     Args:
@@ -30,7 +30,7 @@ def astray(xs: Sequence[Rows], world: World) -> np.ndarray:
     return world.gather((~finite).numpy())
 
 
-def heal(x: Rows, bad: np.ndarray, world: World) -> None:
+def replace_by_mean(x: Rows, bad: np.ndarray, world: World) -> None:
     """Replace the rows of the workers `bad` [K] by the mean of the others', in place. Not billed.
 
     Nothing happens when there are none, or all are.
@@ -59,7 +59,7 @@ def state_like(
     ]
 
 
-def said(bad: np.ndarray, where: str, who: str = "worker") -> str:
+def message(bad: np.ndarray, where: str, who: str = "worker") -> str:
     """Make the sentence for workers `bad` [K] that were left out of an exchange."""
     those = ", ".join(str(k) for k in np.flatnonzero(bad))
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.engine.non_finite import astray, heal
+from hpc_localsgd.engine.non_finite import non_finite_workers, replace_by_mean
 from hpc_localsgd.types import legend
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class QuarantinedAlgorithm(Algorithm):
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Run the algorithm, with gradients made finite before they are sent."""
         if now.H == 1 or self.sends_gradients:
-            heal(g, astray([g], world), world)
+            replace_by_mean(g, non_finite_workers([g], world), world)
         return self.of.on_gradient(g, state, world, now)
 
     def on_step(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
@@ -62,11 +62,11 @@ class QuarantinedAlgorithm(Algorithm):
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Run the algorithm, with the others' mean in place of workers that are not finite."""
-        bad = astray([x], world)
+        bad = non_finite_workers([x], world)
         if bad.any() and not bad.all():
-            heal(x, bad, world)
+            replace_by_mean(x, bad, world)
             if self._task.buffers.numel():
-                heal(self._task.buffers, bad, world)
+                replace_by_mean(self._task.buffers, bad, world)
             self._optimizer.forget(bad[list(world.ranks)])
         x, state = self.of.on_sync(x, state, world, now)
         return x, {**state, QUARANTINED: bad.tolist() if bad.any() else None}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hpc_localsgd.engine.non_finite import said
+from hpc_localsgd.engine.non_finite import message
 from hpc_localsgd.engine.quarantine import QUARANTINED
 from hpc_localsgd.run.finished_rounds import (
     FIGURES,
@@ -142,7 +142,7 @@ class Recorder:
         if not flags:
             return
         if self.run.world.rank == 0:
-            say(said(np.array(flags), f"round {now.s}, step {p.t}"))
+            say(message(np.array(flags), f"round {now.s}, step {p.t}"))
         meaning = "1: left out of the exchange, its numbers were not finite"
         yield Measurement(QUARANTINED, np.array(flags, float), "1", ("worker",), meaning)
 

@@ -149,7 +149,7 @@ def test_everything_else_of_the_rank_is_finite_again(make: Any) -> None:
     with pytest.warns(UserWarning, match="numbers of rank") as caught:
         one, other = on_ranks(2, lambda world: taught(world, make))
     times = sum("numbers of rank" in str(w.message) for w in caught)
-    assert times == 1, "the rank went astray again by itself"
+    assert times == 1, "the rank was not finite again by itself"
     for (name, x), y in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(x, y), name
         assert name == "mask" or x.isfinite().all(), name

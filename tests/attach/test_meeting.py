@@ -45,19 +45,19 @@ def test_the_whole_place_is_compared() -> None:
             assert "out of step" in said and "rank 1" in said
 
 
-@pytest.mark.parametrize("astray", [False, True])
-def test_what_all_ranks_know_waits_for_no_explanation(astray: bool, monkeypatch) -> None:
+@pytest.mark.parametrize("non_finite", [False, True])
+def test_what_all_ranks_know_waits_for_no_explanation(non_finite: bool, monkeypatch) -> None:
     asked: list[BaseException] = []
     monkeypatch.setattr(RollCall, "_explain", lambda _, error: asked.append(error))
 
     def rank(world: ThreadWorld) -> None:
         meetings = Meetings(world, 60.0)
-        what = RankState(AVERAGED, 6 if astray else 6 + world.rank, finite=not astray)
+        what = RankState(AVERAGED, 6 if non_finite else 6 + world.rank, finite=not non_finite)
         with meetings.at(AVERAGED, 6):
             meetings.compare(what)
 
     said = errors_on_ranks(2, rank)
-    assert all(("not finite" in s) == astray for s in said) and asked == []
+    assert all(("not finite" in s) == non_finite for s in said) and asked == []
 
 
 @pytest.mark.parametrize("patience_s", [0, -1.0, float("nan"), "3600", None, True])

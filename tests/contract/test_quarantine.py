@@ -13,7 +13,7 @@ from variants import DEFAULTS, name, schedule_for
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.engine.non_finite import heal
+from hpc_localsgd.engine.non_finite import replace_by_mean
 from hpc_localsgd.engine.quarantine import QuarantinedAlgorithm
 from hpc_localsgd.loop import Run
 from hpc_localsgd.run.finished_rounds import Diverged
@@ -44,7 +44,7 @@ def with_bad_gradients(run: Run, bad: set[tuple[int, int]]) -> Run:
 
 def test_the_mean_of_the_others_takes_its_place() -> None:
     x = torch.tensor([[1.0, 2.0], [NAN, 5.0], [3.0, 6.0]], dtype=torch.float64)
-    heal(x, np.array([False, True, False]), Simulated(3))
+    replace_by_mean(x, np.array([False, True, False]), Simulated(3))
     torch.testing.assert_close(x[1], torch.tensor([2.0, 4.0], dtype=torch.float64))
     assert x[0].tolist() == [1, 2] and x[2].tolist() == [3, 6]
 
