@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpc_localsgd import topology
-from hpc_localsgd.topology import Topology
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
+
+if TYPE_CHECKING:
+    from hpc_localsgd.topology import Topology
 
 Made = TypeVar("Made")
 
@@ -51,7 +52,8 @@ def mixing_of(run: Trajectory) -> Topology | None:
     """Return the topology whose matrix alone is what an exchange of the run does, else None.
 
     That is gossip in the order adapt, then combine; in the other order a gradient is subtracted in
-    the same exchange. A matrix of the user's own is a file that may be anything by now.
+    the same exchange. A matrix of the user's own is a file that may be anything by now. None too
+    where networkx is missing: the rest of a page does without.
 
     Args:
         run: The run.
@@ -61,10 +63,12 @@ def mixing_of(run: Trajectory) -> Topology | None:
         arguments = said.get("init_args") or {}
         if not str(said.get("class_path")).endswith(".Gossip") or arguments.get("order") != "atc":
             return None
-        found = made(topology, Topology, arguments.get("topology"), "topology")
+        from hpc_localsgd import topology
+
+        found = made(topology, topology.Topology, arguments.get("topology"), "topology")
         if isinstance(found, topology.custom) or run.K > MOST_WORKERS:
             return None
         found.matrix(run.K)
-    except (Unplannable, TrajectoryError, *WRONG):
+    except (Unplannable, TrajectoryError, ImportError, *WRONG):
         return None
     return found

@@ -73,6 +73,7 @@ def page(run: Trajectory) -> str:
         ("waiting for the slowest", f"{totals.wait_s:.2f} {of}"),
         ("transferring", f"{totals.transfer_s:.2f} {of}"),
         ("communication", _percent(run, " % of the time")),
+        ("wall time", _wall(run)),
         _quality(run),
     ]
     return f"{readable(str(run.path.parent))}\n{_aligned(rows)}"
@@ -121,6 +122,12 @@ def _percent(run: Trajectory, unit: str = "") -> str:
         return "-"
     mark = ", modelled" if run.attrs["clock"] == "modelled" else ""
     return f"{100 * communicating / whole:.1f}{unit}{mark}"
+
+
+def _wall(run: Trajectory) -> str:
+    """Return how long it took by the clock, all included; - where the record does not tell."""
+    seconds = run.attrs["wall_s"]
+    return f"{seconds:.2f} s, all included" if math.isfinite(seconds) else "-"
 
 
 def _restarts(run: Trajectory) -> str:

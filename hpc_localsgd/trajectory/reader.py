@@ -20,6 +20,7 @@ from hpc_localsgd.trajectory.safe_text import load_yaml
 from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError
 from hpc_localsgd.trajectory.segments import joined_rows, segment_paths, trajectory_file
 from hpc_localsgd.trajectory.tables import complete_rows
+from hpc_localsgd.trajectory.wall_clock import whole_run
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -58,9 +59,8 @@ class Trajectory:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """Attributes of the run: those of its last segment, `created` and `t0` of its first."""
-        first, last = self._attrs[0], self._attrs[-1]
-        return {**last, "created": first.get("created", ""), "t0": first.get("t0", 0)}
+        """Attributes of the run: of its last segment, but for `created`, `t0` and `wall_s`."""
+        return whole_run(self._attrs)
 
     @property
     def K(self) -> int:

@@ -55,7 +55,7 @@ class Storage:
         if mode == "append":
             self.write([], {"status": "running", "closed": ""})
 
-    def write(self, tables: Sequence[Table], attrs: Mapping[str, str]) -> None:
+    def write(self, tables: Sequence[Table], attrs: Mapping[str, str | float]) -> None:
         """Write the waiting rows of `tables`, then `attrs`, then flush; may be repeated.
 
         Args:

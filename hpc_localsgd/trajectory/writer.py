@@ -28,6 +28,7 @@ from hpc_localsgd.trajectory.schema import (
 )
 from hpc_localsgd.trajectory.storage import FAILURES, Mode, Storage
 from hpc_localsgd.trajectory.tables import Table
+from hpc_localsgd.trajectory.wall_clock import ATTRIBUTE, wall_s
 
 _BUFFER_BYTES = 64 << 20  # snapshots of a large model do not wait for ten seconds to pass
 
@@ -85,7 +86,9 @@ class Writer:
         self._storage = Storage(Path(path), header, mode)
         self.path = self._storage.path
         self._open = True
-        self._flushed_at = time.monotonic()
+        self._flushed_at = self._since = time.monotonic()
+        if mode == "append":  # what the file has already been written for
+            self._since -= np.nan_to_num(wall_s([self._storage.file.attrs]))
         self._waiting_bytes = 0
         self._tables: dict[str, Table] = {}
         self._rounds = self._keep(layout.rounds_table(self._storage.file, header.K))
@@ -262,7 +265,8 @@ class Writer:
         if not (tables or attrs):
             return
         try:
-            self._storage.write(tables, attrs)
+            took_s = self._flushed_at - self._since
+            self._storage.write(tables, {**attrs, ATTRIBUTE: took_s})
         except RecordGone:
             raise
         except FAILURES as error:

@@ -99,6 +99,7 @@ MEASURES = (
     SENT,
     TALKED,
     Measure("training", lambda s: float(round_s(s.run).sum()), style.duration),
+    Measure("wall time", lambda s: float(s.run.attrs["wall_s"]), style.duration),
     SHARPEST,
     Measure("trace of the Hessian", _sharpness("trace"), _short),
 )

@@ -11,12 +11,13 @@ from hpc_localsgd.analysis.draw.spread import BEFORE, measured
 from hpc_localsgd.analysis.draw.topology import draw_topology
 from hpc_localsgd.analysis.end_labels import end_labels
 from hpc_localsgd.analysis.figure_data import keep
-from hpc_localsgd.topology import Topology, contraction
 from hpc_localsgd.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from hpc_localsgd.topology import Topology
 
 MIXES = 16  # of a topology that changes, whose theory is averaged
 
@@ -56,6 +57,8 @@ def left_over(run: Trajectory) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _draw_left(axes: Axes, step: np.ndarray, left: np.ndarray, topology: Topology, K: int) -> None:
+    from hpc_localsgd.topology import contraction  # with networkx
+
     axes.scatter(step, left, s=9, color=style.BLUE, linewidth=0, zorder=3)
     keep(axes, "measured", step, left)
     mixes = range(min(topology.period(K) or MIXES, MIXES))

@@ -121,7 +121,7 @@ def _explain(figure: Figure) -> None:
     width, height = figure.get_size_inches()
     at: dict[str, Any] = {
         "loc": "upper right",
-        "bbox_to_anchor": (1 - 0.35 / width, 1 - 0.42 / height),
+        "bbox_to_anchor": (1 - 0.35 / width, 1 - 0.62 / height),
     }
     handles = [Line2D([], [], **look) for look in looks]
     figure.legend(handles=handles, ncols=2, frameon=False, fontsize=8.5, borderpad=0, **at)

@@ -8,10 +8,11 @@ import numpy as np
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.figure_data import keep
-from hpc_localsgd.topology import Topology, gap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from hpc_localsgd.topology import Topology
 
 MOST = 64  # workers that can be told apart
 MIXES = 4  # of a topology that changes, drawn in one picture, the first strongest
@@ -28,6 +29,8 @@ def draw_topology(axes: Axes, topology: Topology, K: int) -> None:
         topology: The topology.
         K: Workers, as many as it allows.
     """
+    from hpc_localsgd.topology import gap  # with networkx, which no other figure needs
+
     name = type(topology).__name__
     axes.set_title(f"{name}, spectral gap {gap(topology, K):.3g}", loc="left", **_TITLE)
     axes.grid(False)

@@ -46,7 +46,10 @@ def tiles_of(source: Source) -> list[tuple[str, str]]:
         total = sum(known) or 1.0
         shares = (f"{100 * part / total:.0f} %" for part in known)
         words = "{} computing, {} waiting, {} transferring".format(*shares)
-        shown.append((style.duration(seconds), words))
+        clock = ", communication modelled" if run.attrs["clock"] == "modelled" else ""
+        shown.append((style.duration(seconds), f"of training: {words}{clock}"))
+    if run.attrs["wall_s"] > 0:  # NaN where the record does not tell
+        shown.append((style.duration(run.attrs["wall_s"]), "wall time, all included"))
     return shown
 
 

@@ -77,6 +77,7 @@ def conclusion(
     if row := straggler(trajectory.rounds, hosts):
         table.add_row("they waited for", row)
     table.add_row("transferring", f"{totals.transfer_s:.2f} s {of}")
+    table.add_row("wall time", f"{trajectory.attrs['wall_s']:.2f} s, all included")
     table.add_row("files", os.linesep.join(str(path) for path in files))
     return table
 
