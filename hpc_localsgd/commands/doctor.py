@@ -17,14 +17,14 @@ from dataclasses import replace
 
 from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.commands.output import put
+from hpc_localsgd.engine.finding import OK, PROBLEM, WARNING, Finding
 from hpc_localsgd.environment import findings
 from hpc_localsgd.environment.checks import ON_EACH
 from hpc_localsgd.environment.facts import Facts
-from hpc_localsgd.environment.findings import Finding
 from hpc_localsgd.environment.launch_checks import ON_ALL
 from hpc_localsgd.environment.meeting import meet
 
-_SERIOUS = (findings.OK, findings.WARNING, findings.PROBLEM)
+_SERIOUS = (OK, WARNING, PROBLEM)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def worst(check: Callable[[Facts], Finding], everyone: Sequence[Facts]) -> Findi
     found = [check(facts) for facts in everyone]
     chosen = max(range(len(found)), key=lambda i: _SERIOUS.index(found[i].level))
     finding, facts = found[chosen], everyone[chosen]
-    if finding.level == findings.OK or len(everyone) == 1:
+    if finding.level == OK or len(everyone) == 1:
         return finding
     return replace(finding, text=f"{finding.text} (rank {facts.rank} on {facts.host})")
 

@@ -8,11 +8,13 @@ this process alone.
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from hpc_localsgd.engine.reach import check_before
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
@@ -77,15 +79,18 @@ def join(kind: str, launch: Launch, device: torch.device, workers: int | None = 
         workers: K; None for one a rank.
 
     Raises:
-        ConfigurationError: The world cannot be had, or has other ranks than the launcher started.
+        ConfigurationError: The world cannot be had, or has other ranks than the launcher started;
+            where hosts cannot reach each other, before anything connects.
     """
-    before = _initialised(kind)
+    before, launched = _initialised(kind), launch.launcher not in ("none", "sbatch")
+    if launched and not before:
+        check_before(os.environ, launch, kind)
     if kind == "torch" and not before:
         atexit.register(_leave_torch)
     world = WORLDS[kind](workers, device)
     n = launch.started
     # The script told torch how many. Ranks of no launcher that we know are believed if it has them.
-    told = before and (kind == "torch" or launch.launcher in ("none", "sbatch"))
+    told = before and (kind == "torch" or not launched)
     if n not in (None, world.n) and not told and not _part_of_mpi(kind, n):
         raise ConfigurationError(
             f"{launch.launcher} started {n} processes, but {kind} joined {world.n}: "

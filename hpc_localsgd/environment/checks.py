@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from hpc_localsgd.engine.finding import OK, PROBLEM, WARNING, Finding
 from hpc_localsgd.environment.facts import Facts
-from hpc_localsgd.environment.findings import OK, PROBLEM, WARNING, Finding
 from hpc_localsgd.environment.prerequisites import SUPPORTED
 
 BUILD_HOROVOD = "python -m hpc_localsgd.environment.horovod"

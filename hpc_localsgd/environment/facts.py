@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpc_localsgd.engine import reach
+from hpc_localsgd.engine.finding import Finding
 from hpc_localsgd.engine.launch import Launch, detect
-from hpc_localsgd.environment import allocation, gpu, reach
-from hpc_localsgd.environment.findings import Finding
+from hpc_localsgd.environment import allocation, gpu
 from hpc_localsgd.worlds.version_check import source_digest
 
 ENV_SHOWN = (

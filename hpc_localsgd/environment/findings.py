@@ -1,29 +1,12 @@
-"""One line of the doctor, and how all of them are shown."""
+"""How the lines of the doctor are shown, and what they come to."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-OK, WARNING, PROBLEM = "ok", "warning", "problem"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of one check.
-
-    Attributes:
-        level: "ok", "warning" or "problem".
-        name: What was looked at, in a word or two.
-        text: What was found.
-        fix: What to type or to change; empty when all is well.
-    """
-
-    level: str
-    name: str
-    text: str
-    fix: str = ""
+from hpc_localsgd.engine.finding import PROBLEM, WARNING, Finding
 
 
 def exit_status(findings: Sequence[Finding]) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from hpc_localsgd.engine.finding import OK, PROBLEM, WARNING, Finding
 from hpc_localsgd.environment import allocation
 from hpc_localsgd.environment.facts import Facts
-from hpc_localsgd.environment.findings import OK, PROBLEM, WARNING, Finding
 
 Ranks = Sequence[Facts]
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from hpc_localsgd.engine.finding import PROBLEM, WARNING, Finding
+from hpc_localsgd.engine.reach import leave_out_bridges, network_here
 from hpc_localsgd.environment.facts import Facts, collect
-from hpc_localsgd.environment.findings import PROBLEM, WARNING, Finding
-from hpc_localsgd.environment.reach import leave_out_bridges, network_here
 
 PATIENCE_S = 120.0
 GLOO = "horovodrun --gloo"

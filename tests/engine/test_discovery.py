@@ -11,7 +11,8 @@ from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd.commands.assembly.worlds import join_world
-from hpc_localsgd.engine import discovery
+from hpc_localsgd.engine import discovery, reach
+from hpc_localsgd.engine.interfaces import HostNetwork, Interface
 from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
@@ -124,3 +125,16 @@ def test_a_lone_process_of_a_job_of_several_tasks_is_refused_by_both_doors(
         join_world(detect(SBATCH))
     assert join_world(detect(SBATCH), workers=3).size == 3
     hpc_localsgd.attach(model, sgd, schedule="every", world=Simulated(1)).detach()
+
+
+def test_attach_is_refused_before_torch_connects_to_hosts_that_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own_name_is_loopback = HostNetwork("n7", ("127.0.1.1",), (Interface("ib0", "10.1.0.7"),))
+    monkeypatch.setattr(reach, "network_here", lambda: own_name_is_loopback)
+    for name, value in {**TORCHRUN, "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(discovery.WORLDS, "torch", lambda *_: pytest.fail("it connects"))
+    model = nn.Linear(2, 1)
+    with pytest.raises(ConfigurationError, match=r"n7 calls itself 127\.0\.1\.1"):
+        hpc_localsgd.attach(model, torch.optim.SGD(model.parameters()), schedule="every")

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from hpc_localsgd.commands.assembly.worlds import join_world
+from hpc_localsgd.engine import interfaces, reach
+from hpc_localsgd.engine.finding import OK, Finding
+from hpc_localsgd.engine.interfaces import HostNetwork, Interface
 from hpc_localsgd.engine.launch import Launch, detect
-from hpc_localsgd.environment import interfaces, launch_checks, meeting, reach
+from hpc_localsgd.engine.reach import EXCLUDE, judge
+from hpc_localsgd.environment import launch_checks, meeting
 from hpc_localsgd.environment.facts import Facts
-from hpc_localsgd.environment.findings import OK, Finding
-from hpc_localsgd.environment.interfaces import HostNetwork, Interface
-from hpc_localsgd.environment.reach import EXCLUDE, judge
 from hpc_localsgd.types import ConfigurationError
 
 LO, ETH = Interface("lo", "127.0.0.1"), Interface("ib0", "10.1.0.7")
@@ -107,7 +108,7 @@ ip link add cable type ifb; ip link set cable master br0
 @pytest.mark.parametrize("sys_shows_it", [True, False])
 def test_a_bridge_for_guests_is_told_from_one_with_a_cable(sys_shows_it: bool) -> None:
     begin = NETWORK if sys_shows_it else NETWORK.replace("mount -t sysfs sysfs /sys;", "")
-    show = "from hpc_localsgd.environment.interfaces import network_here as n; print(*n().bridges)"
+    show = "from hpc_localsgd.engine.interfaces import network_here as n; print(*n().bridges)"
     alone = ["unshare", "--net", "--mount", "--map-root-user", "sh", "-ec"]
     if shutil.which("ip") is None or subprocess.run([*alone, begin], check=False).returncode:
         pytest.skip("no network of one's own here: it needs iproute2 and a kernel that lets it be")

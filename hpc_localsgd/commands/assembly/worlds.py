@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from hpc_localsgd.commands.configuration.config import Config
 from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.engine.discovery import SIMULATED, join, kind_of_world
 from hpc_localsgd.engine.launch import Launch
-from hpc_localsgd.environment.reach import check_before
 from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World, check_workers
 from hpc_localsgd.worlds.simulated import Simulated
@@ -56,8 +53,6 @@ def join_world(
         return Simulated(workers, device_for(device, 0), network(fabric))
     if n is not None and workers is not None:
         check_workers(workers, n)
-    if launch.launcher not in ("none", "sbatch"):
-        check_before(os.environ, launch, kind)
     return join(kind, launch, device_for(device, launch.local_rank), workers)
 
 

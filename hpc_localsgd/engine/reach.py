@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, MutableMapping
 
+from hpc_localsgd.engine.finding import OK, PROBLEM, WARNING, Finding
+from hpc_localsgd.engine.interfaces import HostNetwork, network_here
 from hpc_localsgd.engine.launch import Launch
-from hpc_localsgd.environment.findings import OK, PROBLEM, WARNING, Finding
-from hpc_localsgd.environment.interfaces import HostNetwork, network_here
 from hpc_localsgd.types import ConfigurationError
 
 OF_TORCH = "GLOO_SOCKET_IFNAME"  # names the interface: the name of the host does not matter then
@@ -85,7 +85,7 @@ def _by_mpi(network: HostNetwork, environ: Mapping[str, str]) -> Finding | None:
     name = network.outward.name if network.outward else "eth0"
     text = (
         f"{network.host} has {_bridges(network)}: if other hosts have it too, Open MPI connects to "
-        "itself and hangs. The commands of hpc_localsgd leave it out; a program of yours does not"
+        "itself and hangs. This package leaves it out where it begins MPI; another program does not"
     )
     fix = (
         f"export {INCLUDE}={name}, or mpirun --mca btl_tcp_if_include {name}, "
