@@ -23,6 +23,7 @@ from hpc_localsgd.commands.plan import command as plan
 from hpc_localsgd.commands.sharpness import options as sharpness
 from hpc_localsgd.commands.sweep import command as sweep
 from hpc_localsgd.commands.verify import options as verify
+from hpc_localsgd.commands.whatif import command as whatif
 
 PARSERS: dict[str, Callable[[], ArgumentParser]] = {
     "train": lambda: config.parser("train"),
@@ -33,6 +34,7 @@ PARSERS: dict[str, Callable[[], ArgumentParser]] = {
     "pack": pack.parser,
     "report": report.parser,
     "sweep": sweep.parser,
+    "whatif": whatif.parser,
     "compare": compare.parser,
     "cite": cite.parser,
     "summary": summary.parser,

@@ -98,12 +98,13 @@ def parse(argv: Sequence[str], prog: str = "python -m hpc_localsgd.train") -> Re
     return resolve(parser(prog), argv)
 
 
-def recorded(text: str, trusted: Sequence[str] = ()) -> Resolved:
+def recorded(text: str, trusted: Sequence[str] = (), words: Sequence[str] = ()) -> Resolved:
     """Parse the options that a run has recorded; the record may come from anyone.
 
     Args:
         text: As YAML.
         trusted: Modules it may name, beside what this package and torch ship.
+        words: Options that change it, as typed.
 
     Raises:
         ConfigurationError: It is not understood, or names something else.
@@ -113,12 +114,13 @@ def recorded(text: str, trusted: Sequence[str] = ()) -> Resolved:
         file = Path(folder) / "config.yaml"
         file.write_text(text)
         try:
-            return parse(["--config", str(file)], prog)
+            found = parse(["--config", str(file)], prog)
         except ConfigurationError as error:
             said = str(error).replace(f"{file}", "its text").removesuffix(f" (see {prog} --help)")
             raise ConfigurationError(
                 f"the configuration that the run recorded is not understood: {said}"
             ) from error
+        return parse(["--config", str(file), *words], "these options") if words else found
 
 
 def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:

@@ -70,7 +70,7 @@ class Rehearsal:
         """
         config, K = planned.config, planned.workers
         model = _shrunk(planned.model, min(LARGEST, max(256, ALL_WORKERS // K)))
-        self._scale = planned.model.P / model.P
+        self._planned, self._scale = planned, planned.model.P / model.P
         slow = network.dearer(self._scale)
         dtype = getattr(torch, config.dtype)
         row = torch.linspace(-1, 1, model.P, dtype=dtype)
@@ -111,6 +111,25 @@ class Rehearsal:
         self._remembered = max(self._remembered, _numbers(self._state, world.size))
         return world.ledger.take().close().transfer_s
 
+    def payload(self, now: Now) -> Any:
+        """Return the bytes of the algorithm, and of optimiser and BatchNorm where averaged."""
+        planned, config, K = self._planned, self._planned.config, self._planned.workers
+        model = planned.model
+        if K == 1:
+            return 0.0
+        sent: Any = config.algorithm.payload(model, K, now)
+        sent = sent + now.H * config.gradient.payload(model, K)
+        if config.momentum_at_sync == "average" and now.H > 1:
+            sent = sent + model.nbytes * self.optimizer_numbers
+        if config.batchnorm == "average":
+            sent = sent + planned.buffers * model.itemsize
+        return sent
+
+    @property
+    def hides(self) -> bool:
+        """Whether an average was begun that steps may hide."""
+        return self._world.begun > 0
+
     def memory(self) -> Memory:
         """Return the bytes a worker keeps, from the rounds seen so far."""
         copy = self._model.nbytes * self._scale
@@ -130,15 +149,17 @@ class _Rehearsed(Simulated):
     Attributes:
         step_s: Seconds of a step; 0 where an average under way is billed as one waited for.
         steps: Taken so far.
+        begun: Averages that steps may hide.
     """
 
     def __init__(self, workers: int, device: str, network: Network, step_s: float) -> None:
         super().__init__(workers, device, network)
-        self.step_s, self.steps = step_s, 0
+        self.step_s, self.steps, self.begun = step_s, 0, 0
 
     def begin_mean(self, x: Rows, keep: bool = True) -> Pending:
         """Return the average, computed at once."""
         del keep
+        self.begun += 1
         row = self.mean(x.clone())[0]
         if not self.step_s:
             return Pending(row, lambda: None, self.ledger, 0.0)

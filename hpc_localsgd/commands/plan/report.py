@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from statistics import mean
-from typing import Any
 
 import torch
 
@@ -22,7 +21,7 @@ from hpc_localsgd.run.probes import Evaluation, Snapshots
 from hpc_localsgd.schedules.time_limit import seconds_of
 from hpc_localsgd.topology import Topology, gap
 from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
-from hpc_localsgd.types import ConfigurationError, Now
+from hpc_localsgd.types import ConfigurationError
 
 MOST_ROUNDS = 3_000_000  # some ten seconds
 
@@ -45,7 +44,7 @@ class PlanReport:
 
 def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanReport:
     """Plan a run, with its exchanges rehearsed on this network."""
-    _check_patience(planned)
+    check_patience(planned)
     rehearsal = Rehearsal(planned, network)
     plan = _preview(planned, network, rehearsal, options)
     topology = getattr(planned.config.algorithm, "topology", None)
@@ -75,7 +74,7 @@ def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanR
     )
 
 
-def _check_patience(planned: PlannedRun) -> None:
+def check_patience(planned: PlannedRun) -> None:
     """Check, by a sample of their lengths, that there are not too many rounds to plan singly.
 
     Raises:
@@ -99,27 +98,13 @@ def _preview(
         planned.schedule,
         planned.rate,
         planned.steps,
-        lambda now: _payload(planned, rehearsal, now),
+        rehearsal.payload,
         exchange_s=rehearsal,
         parallel_bytes=model.nbytes if K > 1 else 0,
         parallel_s=network.mean_s(K, model.nbytes),
         step_s=math.nan if options.step_time is None else options.step_time,
         steps_per_epoch=planned.units.steps_per_epoch,
     )
-
-
-def _payload(planned: PlannedRun, rehearsal: Rehearsal, now: Now) -> Any:
-    """Return the bytes of the algorithm, and of optimiser and BatchNorm where averaged."""
-    config, model, K = planned.config, planned.model, planned.workers
-    if K == 1:
-        return 0.0
-    sent: Any = config.algorithm.payload(model, K, now)
-    sent = sent + now.H * config.gradient.payload(model, K)
-    if config.momentum_at_sync == "average" and now.H > 1:
-        sent = sent + model.nbytes * rehearsal.optimizer_numbers
-    if config.batchnorm == "average":
-        sent = sent + planned.buffers * model.itemsize
-    return sent
 
 
 def _momentum(optimizer: torch.optim.Optimizer) -> float | None:

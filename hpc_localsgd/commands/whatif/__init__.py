@@ -1,0 +1,7 @@
+"""`python -m hpc_localsgd whatif RUN`: what a recorded run had cost, were it another one."""
+
+from __future__ import annotations
+
+from hpc_localsgd.commands.whatif.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,256 @@
+"""`python -m hpc_localsgd whatif`: answers against closed forms and against what runs billed."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import go
+
+from hpc_localsgd.__main__ import main as door
+from hpc_localsgd.commands.assembly.objects import make_run
+from hpc_localsgd.commands.configuration import config
+from hpc_localsgd.commands.whatif import command
+from hpc_localsgd.commands.whatif.answers import Answer, answers, with_length
+from hpc_localsgd.commands.whatif.basis import basis
+from hpc_localsgd.cost.cost_model import NETWORKS
+from hpc_localsgd.schedules.local_steps import every, post_local, qsr
+from hpc_localsgd.trajectory import Header, Trajectory, Writer
+from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.simulated import Simulated
+
+OPTIONS = "--task.hidden 8 --workers 4 --steps 12 --schedule every --schedule.steps 3".split()
+P = 9000
+BYTES = 4 * P
+
+
+def record(
+    folder: Path,
+    *words: str,
+    lengths: tuple[int, ...] = (3, 3, 3, 3),
+    transfer_s: float = 0.2,
+    compute_s: float | list[float] = 0.1,
+    clock: str = "measured",
+) -> str:
+    """A run of four workers on 1600 samples of 16 a step, `compute_s` a step."""
+    text = config.parse([*OPTIONS, *words]).text
+    names = ("digits", "LocalSGD", "every(3)", "mpi(4 workers)")
+    header = Header(
+        text, *names, K=4, P=P, seed=0, clock=clock, steps=sum(lengths), steps_per_epoch=25.0
+    )
+    with Writer(folder, header) as writer:
+        t = 0
+        for H in lengths:
+            seconds = H * np.broadcast_to(np.array(compute_s), 4)
+            row = {"compute_s": seconds, "transfer_s": transfer_s, "payload_bytes": BYTES}
+            writer.round(step_begin=t, step_end=t + H, lr=0.1, wait_s=0.0, **row)
+            t += H
+        writer.close("complete")
+    return str(folder)
+
+
+def asked(run: str, *words: str) -> list[Answer]:
+    """The answers, as the command makes them."""
+    at = words.index("--") if "--" in words else len(words)
+    options = command.parser().parse_args([run, *words[:at]])
+    known = basis(Trajectory(run), options.trust, options.step_time)
+    return list(answers(known, command.question(known, options, words[at + 1 :])))
+
+
+def one(run: str, *words: str) -> Answer:
+    (found,) = asked(run, *words)
+    return found
+
+
+def ring_s(K: int, alpha: float, rate: float) -> float:
+    return 2 * (K - 1) * (alpha + BYTES / K / rate)
+
+
+def test_seconds_bytes_share_and_speed_up_are_those_of_the_closed_form(tmp_path: Path) -> None:
+    run = record(tmp_path)
+    for K in (2, 4, 64):
+        for H in (1, 2, 6):
+            found = one(run, "--network", "alpha=1ms,beta=1MB/s", f"--workers={K}", f"--every={H}")
+            each_s, rounds = ring_s(K, 1e-3, 1e6), 12 // H
+            assert found.plan.exchange_s == pytest.approx(rounds * each_s)
+            assert found.plan.payload_bytes == rounds * BYTES
+            total_s = 1.2 + rounds * each_s
+            assert found.total_s() == pytest.approx(total_s)
+            assert found.share() == pytest.approx(rounds * each_s / total_s)
+            assert found.speed_up() == pytest.approx((1.2 + 12 * each_s) / total_s)
+            hidden_s = max(1.2, 12 * each_s)
+            assert found.speed_up(hides=True) == pytest.approx(hidden_s / total_s)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--algorithm=allreduce"],
+        ["--algorithm=gossip", "--algorithm.topology=exponential"],
+        ["--algorithm=local_sgd", "--algorithm.compressor=bf16"],
+        ["--algorithm=hierarchical", "--algorithm.blocks=[2]", "--algorithm.rounds=[2]"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_an_answer_is_what_a_simulated_run_bills(words: list[str], tmp_path: Path) -> None:
+    run = record(tmp_path / "run")
+    options = config.parse([*OPTIONS, "--schedule.steps=4", *words])
+    made, _ = make_run(options, Simulated(4, network=NETWORKS["1GbE"]))
+    _, memory = go(made)
+    billed_s = sum(row["transfer_s"].mean() for row in memory.rounds)
+    found = one(run, "--network", "1GbE", "--every", "4", "--", *words)
+    scale = (found.plan.exchange_s - latency_s(found)) / (billed_s - latency_s(found))
+    assert scale == pytest.approx(P / made.task.dim, rel=2e-3)  # the record says P
+
+
+def latency_s(answer: Answer) -> float:
+    """Seconds of the same exchanges on a network of which only the latency is left."""
+    from dataclasses import replace
+
+    from hpc_localsgd.commands.plan.rehearsal import Rehearsal
+    from hpc_localsgd.cost.preview import preview
+
+    plan, p = replace(NETWORKS["1GbE"], bytes_per_s=1e30), answer.planned
+    rehearsal = Rehearsal(p, plan)
+    return preview(p.schedule, p.rate, p.steps, rehearsal.payload, exchange_s=rehearsal).exchange_s
+
+
+def test_the_run_s_own_network_takes_what_was_measured(tmp_path: Path) -> None:
+    run = record(tmp_path)
+    assert one(run).plan.exchange_s == pytest.approx(4 * 0.2)
+    assert one(run, "--every", "1").plan.exchange_s == pytest.approx(12 * 0.2)
+    more = one(run, "--workers", "8", "--every", "3").plan.exchange_s
+    assert more == pytest.approx(4 * 0.2 * (2 * 7 / 8) / (2 * 3 / 4))
+
+
+def test_steps_of_one_are_not_asked_for_the_network(tmp_path: Path) -> None:
+    """Their averages were hidden behind the backward pass, where there is one."""
+    mixed = record(tmp_path / "a", "--schedule=post_local", lengths=(1,) * 6 + (3, 3))
+    with pytest.raises(ConfigurationError, match="hid exchanges behind steps.*give --network"):
+        one(record(tmp_path / "b", "--schedule.steps=1", lengths=(1,) * 12))
+    assert one(mixed).plan.exchange_s == pytest.approx(8 * 0.2)
+    with pytest.raises(ConfigurationError, match="hid exchanges behind steps"):
+        one(record(tmp_path / "c", "--algorithm=cocod"))
+    with pytest.raises(ConfigurationError, match="recorded no seconds of exchanges"):
+        one(record(tmp_path / "d", transfer_s=0.0))
+
+
+def test_rounds_are_those_of_the_record_until_something_changes_them(tmp_path: Path) -> None:
+    """So a schedule that measures is priced as it went."""
+    run = record(tmp_path, lengths=(1, 5, 2, 4))
+    assert [s.H for s in one(run).plan.stretches] == [1, 5, 2, 4]
+    assert [s.H for s in one(run, "--workers", "16").plan.stretches] == [1, 5, 2, 4]
+    assert [s.H for s in one(run, "--every", "3").plan.stretches] == [3]
+    assert [s.H for s in one(run, "--", "--schedule.steps=5").plan.stretches] == [5, 2]
+
+
+def test_more_workers_take_as_many_steps_or_share_the_samples(tmp_path: Path) -> None:
+    run = record(tmp_path, lengths=(3,) * 16)
+    wider = [run, "--network", "1GbE", "--workers", "16", "--scaling"]
+    weak, strong = (one(*wider, how) for how in ("weak", "strong"))
+    assert (weak.plan.steps, strong.plan.steps) == (48, 12)
+    # Epochs: each worker sees its own share as often as before, or all the samples as often.
+    assert weak.plan.epochs(weak.plan.steps) == pytest.approx(48 / 25)
+    assert strong.plan.epochs(strong.plan.steps) == pytest.approx(48 / 25, rel=0.01)
+
+
+def test_the_slowest_is_waited_for(tmp_path: Path) -> None:
+    """Workers of 0.1, 0.1, 0.1 and 0.14 s a step: the mean is 0.11, the deviation 0.02."""
+    run = record(tmp_path, compute_s=[0.1, 0.1, 0.1, 0.14])
+    found = one(run, "--network", "1GbE")
+    assert found.plan.compute_s == pytest.approx(12 * 0.11)
+    assert found.waiting_s == pytest.approx(12 * 0.03, rel=0.35)  # of normal numbers, 0.021
+    many = one(run, "--network", "1GbE", "--workers", "1024")
+    assert many.waiting_s > 2.5 * found.waiting_s
+    assert one(run, "--network", "1GbE", "--step-time", "0.5").waiting_s == 0.0
+
+
+def test_deviations_are_those_of_steps_and_of_the_fit(tmp_path: Path) -> None:
+    file = tmp_path / "fit.yaml"
+    file.write_text(
+        "{latency_s: 1e-3, bytes_per_s: 1e6, costs: {mean: {pieces: [{up_to_bytes: .inf, "
+        "alpha_s: 1e-3, beta_s: 1e-6}], relative_residuals: {rms: 0.2}}}}"
+    )
+    run = record(tmp_path / "run")
+    typed = one(run, "--network", "alpha=1ms,beta=1MB/s", "--every", "1")
+    fitted = one(run, "--network", str(file), "--every", "1")
+    assert typed.off(typed.total_s) == 0.0
+    assert fitted.total_s() == pytest.approx(typed.total_s())
+    assert fitted.off(fitted.total_s) == pytest.approx(0.2 * fitted.plan.exchange_s)
+    assert fitted.off(fitted.speed_up) == pytest.approx(0, abs=1e-12)  # H = 1 is parallel SGD
+    longer = one(run, "--network", str(file), "--every", "6")
+    speed_ups = [longer.speed_up(dearer=f) for f in (0.8, 1.2)]
+    assert longer.off(longer.speed_up) == pytest.approx((speed_ups[1] - speed_ups[0]) / 2)
+
+
+def test_methods_are_combined_with_every_network(tmp_path: Path) -> None:
+    run = record(tmp_path)
+    methods = ["--algorithm", "gossip", "--topology", "ring", "complete"]
+    found = asked(run, "--network", "1GbE", "10GbE", *methods, "--every", "1", "4")
+    assert [(a.network.name, len(str(a.algorithm)) > 8, a.plan.rounds) for a in found] == [
+        (network, other, rounds)
+        for network in ("1GbE", "10GbE")
+        for other in (False, True)
+        for rounds in (12, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "made"),
+    [(every(4), every(7)), (post_local(5, 4), post_local(5, 7)), (qsr(0.1, 4), every(7))],
+)
+def test_another_H_keeps_the_switch(schedule: object, made: object) -> None:
+    assert with_length(schedule, 7) == made  # type: ignore[arg-type]
+
+
+def test_tables_are_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run, out = record(tmp_path / "run"), tmp_path / "tables"
+    words = [run, "--network", "1GbE", "--every", "1", "6", "--out", str(out)]
+    assert door(["whatif", *words]) == 0
+    said = capfd.readouterr().out
+    assert "4 workers, LocalSGD, every(3), 12 steps of 100 ms" in said and "whatif.csv" in said
+    assert "exchanging 800 ms (measured)" in said
+    rows = list(csv.DictReader((out / "whatif.csv").open()))
+    assert [row["rounds"] for row in rows] == ["12", "2"]
+    for row in rows:
+        parts = [float(row[f"{name}_s"]) for name in ("computing", "waiting", "exchanging")]
+        assert sum(parts) == pytest.approx(float(row["total_s"]))
+        assert float(row["parallel_total_s"]) / float(row["total_s"]) == float(row["speed_up"])
+        assert all(math.isfinite(float(row[name])) for name in list(row)[4:])
+    assert (out / "whatif.md").read_text().count("| 1GbE |") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--network", "moon"], "unknown network 'moon'"),
+        (["--network", "10GbE,moon=3"], "'moon=3' is not understood"),
+        (["--workers", "0"], "--workers 0: give 1 or more"),
+        (["--workers", "10000000000"], "give at most 65536"),
+        (["--step-time", "inf"], "--step-time must be positive"),
+        (["--every", "-3"], "--every -3: give 1 or more"),
+        (["--step-time", "0"], "--step-time must be positive"),
+        (["--algorithm", "gosip"], "did you mean 'gossip'"),
+        (["--", "--batch-per-worker", "4"], "--batch-per-worker: the seconds of a step"),
+        (["--", "--task", "mnist"], "--task: the seconds of a step"),
+        (["--algorithm", "d2", "--topology", "exponential"], "symmetric"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_in_a_line(
+    words: list[str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([record(tmp_path), *words]) == 2
+    err = capfd.readouterr().err
+    assert said in err and err.count("\n") == 1 and err.startswith("python -m hpc_localsgd whatif:")
+
+
+def test_a_record_without_rounds_or_none_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([str(tmp_path / "nowhere")]) == 2
+    assert command.main([record(tmp_path / "run", lengths=())]) == 2
+    assert "no round has seconds of computing" in capfd.readouterr().err
