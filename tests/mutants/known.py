@@ -22,11 +22,6 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "row = np.full(_LOOKED_AT, - 2)",
     ): "every negative number marks an empty place",
     (
-        "run/checkpoint/last_writes.py",
-        "pause_s = 0.01 if self._run.world.n <= 16 else 0.05",
-        "pause_s = 0.01 if self._run.world.n < 16 else 0.05",
-    ): "how often the other ranks' files are looked for, not what is found",
-    (
         "compressors/int8.py",
         "half = (0.5 + 2**-12) * per_entry(_scales(x, sizes).double(), sizes)",
         "half = (0.5 + 2**- 13) * per_entry(_scales(x, sizes).double(), sizes)",
@@ -176,4 +171,19 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "self.outer(torch.zeros(1))",
         "self.outer(torch.zeros( 2))",
     ): "made to see whether it can be, and thrown away",
+    (
+        "run/checkpoint/manager.py",
+        "ASK_WITHIN = 1000  # steps, at most, until it is asked again",
+        "ASK_WITHIN = 999  # steps, at most, until it is asked again",
+    ): "how often a clock is asked, not what for",
+    (
+        "run/checkpoint/manager.py",
+        "ASK_WITHIN = 1000  # steps, at most, until it is asked again",
+        "ASK_WITHIN = 1001  # steps, at most, until it is asked again",
+    ): "how often a clock is asked, not what for",
+    (
+        "attach/meeting.py",
+        "alike = len(rows) > 1 and bool(digests.all() and (digests == digests[0]).all())",
+        "alike = len(rows) > 1 and bool(digests.all() and (digests == digests[ 1]).all())",
+    ): "all are the first exactly where all are the second",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import sgd, small_run
 
 from hpc_localsgd.commands import train
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.checkpoint.vetting import _stepped
 
 RUN = ["--steps=6", "--batch-per-worker=2", "--task.hidden=4", "--schedule=every", "--workers=2"]
 RUN += ["--schedule.steps=2", "--evaluate-every=0", "--spread-every=0", "--figures=false"]
@@ -146,6 +149,19 @@ def call(marker: Path) -> Any:
             return os.system, (f"touch {marker}",)
 
     return Evil()
+
+
+def test_trying_an_optimiser_leaves_the_one_of_the_run_as_it_was() -> None:
+    """Its momentum would count a parameter that nobody has, and the next shard would hold it."""
+    run = small_run(optimizer=sgd(momentum=0.9))
+    run.optimizer.step(torch.ones_like(run.task.x), 0.1)
+    optimizer, before = run.optimizer.torch, copy.deepcopy(run.optimizer.state_dict())
+    kept = _stepped(optimizer, optimizer.param_groups[0]["params"][0])
+    assert list(kept) == ["momentum_buffer"] and kept["momentum_buffer"].shape == (1, 2)
+    after = run.optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"] and list(after["state"]) == [0, 1]
+    for i, state in before["state"].items():
+        assert torch.equal(after["state"][i]["momentum_buffer"], state["momentum_buffer"])
 
 
 def test_a_shard_runs_nothing(
