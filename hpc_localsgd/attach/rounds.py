@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from hpc_localsgd.attach.meeting import RATE, ROUND, Everybody, Meetings, RankState
 from hpc_localsgd.engine.position import RoundPosition
+from hpc_localsgd.schedules.base import round_length
 from hpc_localsgd.schedules.local_steps import Schedule, every, phases, post_local
-from hpc_localsgd.types import ConfigurationError, Now
+from hpc_localsgd.types import Now
 
 _WITHOUT_RATE = (every, post_local, phases)  # their H cannot differ between ranks
 
@@ -111,11 +111,9 @@ class AgreedRounds:
             with self._meetings.at(RATE, place.t):
                 here = RankState(RATE, place.t, place.t, rate, used)
                 rate = self._meetings.compare(here, strict=True).rate
-        H = int(self._in_warm_up(place.t, rate) or self.schedule(place.t, rate))
-        if H < 1:
-            raise ConfigurationError(f"the schedule gave a round of {H} steps at step {place.t}")
-        left = sys.maxsize if self.steps is None else self.steps - place.t
-        self.place = place.next_round(min(H, left))
+        warm_up = self._in_warm_up(place.t, rate)
+        schedule = every(warm_up) if warm_up else self.schedule
+        self.place = place.next_round(round_length(schedule, place.t, rate, self.steps))
         self.place.rate, self.place.used = rate, used
 
     def having_observed(self, values: dict[str, Any]) -> Schedule:

@@ -96,9 +96,22 @@ class Round:
         return self.end - self.begin
 
 
-def round_length(schedule: Schedule, t: int, lr: float, steps: int) -> int:
-    """Return H of the round that starts at t, shortened to end with the run."""
-    return min(schedule(t, lr), steps - t)
+def round_length(schedule: Schedule, t: int, lr: float, steps: int | None) -> int:
+    """Return H of the round that starts at t, shortened to end with the run.
+
+    Args:
+        schedule: Says how long it is to be.
+        t: First step of the round.
+        lr: Learning rate of that step.
+        steps: Of the run; None if it has no end.
+
+    Raises:
+        ConfigurationError: The schedule gave no step at all.
+    """
+    H = int(schedule(t, lr))
+    if H < 1:
+        raise ConfigurationError(f"the schedule gave a round of {H} steps at step {t}")
+    return H if steps is None else min(H, steps - t)
 
 
 def rounds(schedule: Schedule, rate: Rate, steps: int) -> Iterator[Round]:

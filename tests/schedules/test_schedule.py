@@ -71,6 +71,17 @@ def test_the_first_round_of_H_steps_ends_after_exactly_H_steps() -> None:
 def test_a_round_never_runs_past_the_end() -> None:
     assert ends(every(4), 10) == [4, 8, 10]
     assert round_length(every(100), 7, 0.1, 10) == 3
+    assert round_length(every(100), 7, 0.1, None) == 100
+
+
+@pytest.mark.parametrize("H", [0, -1])
+def test_a_schedule_that_gives_no_step_is_refused(H: int) -> None:
+    class Standing(Schedule):
+        def __call__(self, t: int, lr: float) -> int:
+            return H
+
+    with pytest.raises(ConfigurationError, match=f"gave a round of {H} steps at step 7"):
+        round_length(Standing(), 7, 0.1, 10)
 
 
 def test_every_step_ends_a_round_when_H_is_1() -> None:
