@@ -21,10 +21,12 @@ class digits(TaskSpec):
     """Ten handwritten digits, 8x8 pixels (Alpaydin & Kaynak, UCI, 1998), from scikit-learn.
 
     Attributes:
-        model: "mlp" (64-hidden-10, ReLU) or "conv" (two 3x3 convolutions, 16 and 32 channels).
+        model: "mlp" (64-hidden-10, ReLU), "tanh" (the same with tanh), "deep" (64-hidden-hidden-10,
+            ReLU), "conv" (two 3x3 convolutions, 16 and 32 channels), or "linear" (64-10, logistic
+            regression: a convex loss).
         norm: Of the convolutional net: "group", "batch" or "none". BatchNorm's running statistics
             are the classic trap of Local SGD; see `--batchnorm`.
-        hidden: Width of the hidden layer.
+        hidden: Width of a hidden layer; "linear" has none.
         test_fraction: Share of the images kept for testing, stratified by digit.
         split_seed: Chooses the test images, independently of the run's seed.
         label_smoothing: Of the training loss.
@@ -34,7 +36,7 @@ class digits(TaskSpec):
 
     target: ClassVar[float | None] = 0.95
 
-    model: Literal["mlp", "conv"] = "mlp"
+    model: Literal["mlp", "tanh", "deep", "conv", "linear"] = "mlp"
     norm: Literal["group", "batch", "none"] = "group"
     hidden: int = 128
     test_fraction: float = 0.2
@@ -50,7 +52,10 @@ class digits(TaskSpec):
         """Load and standardise the images, and make the task of this process's workers."""
         make: dict[str, Callable[[], nn.Module]] = {
             "mlp": lambda: mlp(self.hidden),
+            "tanh": lambda: mlp(self.hidden, activation=nn.Tanh),
+            "deep": lambda: mlp(self.hidden, self.hidden),
             "conv": lambda: conv(self.norm, self.hidden),
+            "linear": mlp,
         }
         return Classification(
             make[self.model],
@@ -73,9 +78,12 @@ class digits(TaskSpec):
         }
 
 
-def mlp(hidden: int) -> nn.Module:
-    """Return a perceptron 64 - hidden - 10 with one ReLU layer."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+def mlp(*hidden: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:
+    """Return a perceptron 64 - hidden - ... - 10, with `activation` behind each hidden layer."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in zip((64, *hidden), hidden, strict=False):
+        layers += [nn.Linear(inputs, outputs), activation()]
+    return nn.Sequential(*layers, nn.Linear((64, *hidden)[-1], 10))
 
 
 def conv(norm: str, hidden: int) -> nn.Module:

@@ -1,0 +1,26 @@
+"""All claims after one another: `python benchmarks/reproduce [--quick] [--only slow_sde ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from harness.main import main as one
+from harness.main import parser
+
+CLAIMS = ("slow_sde", "linear_scaling")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do all experiments; the highest exit status of them."""
+    made = parser(__doc__ or "")
+    made.add_argument("--only", nargs="+", default=CLAIMS, choices=CLAIMS, metavar="CLAIM")
+    options = made.parse_args(argv)
+    words = ["--quick"] if options.quick else []
+    words += [f"--out={options.out}"]
+    return max(one(import_module(name).EXPERIMENT, words) for name in options.only)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
