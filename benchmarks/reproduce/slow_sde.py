@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hpc_localsgd.trajectory import Trajectory
 
-K, LR, STEPS, PAIRS, X0 = 8, 0.02, 8192, 256, 1.5
+K, LR, STEPS, PAIRS, X0 = 8, 0.02, 2048, 256, 1.5
 HS, WALKS = (1, 4, 16, 64, 512), (1, 16, 512)
 SEEDS, LOOKS = 5, len(HS) + len(WALKS) + 1
 CLAIM = Claim(
@@ -39,7 +39,7 @@ CLAIM = Claim(
     setup=f"The valley L = (1 + x^2) y^2 / 2 with label noise (`--task manifold`), {PAIRS} copies "
     f"a run, K = {K} workers of batch 1, learning rate {LR}, {STEPS:,} steps, H of {HS}, "
     f"{SEEDS} seeds. Drift: from x = 1.5, without noise along the valley. Diffusion: from x = 0 "
-    "with noise 1 along the valley too, the sum of squared moves of x over parts of 64 steps.",
+    "with noise 1 along the valley too, the sum of squared moves of x over parts of 16 steps.",
     deviation="The paper proves it for any manifold in the limit of small rates, and shows it on "
     "images; here is one manifold, and the prediction keeps what is of first order in the rate "
     "(`Regime(finite=True)`). The one curved direction makes it exact but for fluctuations.",
@@ -55,8 +55,8 @@ def measure(runs: Runs, quick: bool) -> Measured:
     common: dict[str, Any] = {
         "task": "manifold", "task.pairs": 16 if quick else PAIRS, "task.y": 0, "workers": K,
         "batch_per_worker": 1, "dtype": "float64", "optimizer": "SGD", "rate": "constant",
-        "rate.lr": LR, "steps": STEPS // 8 if quick else STEPS, "schedule": "every",
-        "snapshot_every": 64, "evaluate_every": 0,
+        "rate.lr": LR, "steps": STEPS // 4 if quick else STEPS, "schedule": "every",
+        "snapshot_every": 16, "evaluate_every": 0,
     }  # fmt: skip
     seeds = 2 if quick else SEEDS
     drift = runs.sweep("drift", {**common, "task.x": X0}, {"schedule.steps": list(HS)}, seeds)
