@@ -43,9 +43,9 @@ CLAIM = Claim(
     source="Zhang et al., Loss Landscape Dependent Self-Adjusting Learning Rates in Decentralized "
     "Stochastic Gradient Descent, arXiv:2112.01433",
     setup="Digits, 1 200 training images, perceptron 64-50-50-10 (ReLU), K = 16, 64 samples a "
-    f"worker, 400 steps of plain SGD without warm-up, learning rates {RATES}, {SEEDS} seeds. Mixing "
-    "over a ring, after the step (ATC) or before it (AWC); SSGD* has noise of deviation 0.05 in "
-    f"every weight. Success: a test accuracy of the mean model above {SUCCESS}. At rate {AT} the "
+    f"worker, 400 steps of plain SGD without warm-up, learning rates {RATES}, {SEEDS} seeds. "
+    "Mixing over a ring, after the step (ATC) or before it (AWC); SSGD* has noise of deviation "
+    f"0.05 in every weight. Success: a test accuracy of the mean model above {SUCCESS}. At rate {AT} the "
     "effective learning rate of the ring (ATC), after the mix, every 4 steps.",
     deviation="The paper has MNIST with a net of this shape, CIFAR-10, ImageNet and speech; its "
     "rates and batches there are not known to us in full. Its order is AWC as far as we know; ATC "

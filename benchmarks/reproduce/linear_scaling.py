@@ -35,9 +35,9 @@ CLAIM = Claim(
     "drift of SGD towards flat minima stays what it was; that of Local SGD grows with K.",
     source="Gu et al., ICLR 2023, arXiv:2303.01215, the discussion of the Slow SDE (re-derived: we "
     "do not have the full text)",
-    setup=f"The valley of claim 2, {PAIRS} copies a run, K of {KS} with batch 1 a worker, learning rate {LR} K, "
-    f"{SAMPLES:,} samples in all (so {SAMPLES:,} / K steps), SGD and Local SGD with H = "
-    f"{HS[1]}, {SEEDS} seeds. Measured: the decay log x(0) / x(end).",
+    setup=f"The valley of claim 2, {PAIRS} copies a run, K of {KS} with batch 1 a worker, "
+    f"learning rate {LR} K, {SAMPLES:,} samples in all (so {SAMPLES:,} / K steps), SGD and Local "
+    f"SGD with H = {HS[1]}, {SEEDS} seeds. Measured: the decay log x(0) / x(end).",
     deviation="On the manifold only, where the drift is seen exactly; the paper argues for nets.",
     must_see="The slope of log decay on log K is within 0.1 of 0 for SGD and above 0.5 for Local "
     "SGD; every decay is within 3 % of the Slow SDE's.",
