@@ -37,27 +37,28 @@ CLAIM = Claim(
     number=4,
     name="large_rates",
     title="DPSGD trains at rates at which synchronous SGD fails",
-    says="At large learning rate and batch DPSGD converges where SSGD, and SSGD with noise of "
-    "constant size (SSGD*), do not: its noise follows the landscape, and so its effective learning "
-    "rate falls early and recovers.",
-    source="Zhang et al., Loss Landscape Dependent Self-Adjusting Learning Rates in Decentralized "
-    "Stochastic Gradient Descent, arXiv:2112.01433",
-    setup="Digits, 1 200 training images, perceptron 64-50-50-10 (ReLU), K = 16, 64 samples a "
-    f"worker, 400 steps of plain SGD without warm-up, learning rates {RATES}, {SEEDS} seeds. "
-    "Mixing over a ring, after the step (ATC) or before it (AWC); SSGD* has noise of deviation "
-    f"0.05 in every weight. Success: a test accuracy of the mean model above {SUCCESS}. At rate {AT} the "
-    "effective learning rate of the ring (ATC), after the mix, every 4 steps.",
-    deviation="The paper has MNIST with a net of this shape, CIFAR-10, ImageNet and speech; its "
-    "rates and batches there are not known to us in full. Its order is AWC as far as we know; ATC "
-    "is the default of this package. No recurrent net. The steps over which medians are taken were "
-    "set after a look at seed 0.",
-    must_see=f"At rate {AT}: the ring (ATC) succeeds more often than SSGD and than SSGD*, and so "
-    "does the ring in the paper's order (AWC); at rate 1 the ring succeeds always. The median "
-    f"effective rate of the first {EARLY} steps is below half the rate, that after step {LATE} "
-    "above 0.8 of it, and over the steps it falls where the spread of the workers is large (rank "
-    "correlation below 0).",
-    refuted_by="SSGD or SSGD* as successful as DPSGD at every rate, or an effective rate that "
-    "stays what the rate is.",
+    says="At large learning rate and batch DPSGD converges where SSGD, and SSGD with noise "
+    "of constant size (SSGD*), do not: its noise follows the landscape, and so its effective "
+    "learning rate falls early and recovers.",
+    source="Zhang et al., Loss Landscape Dependent Self-Adjusting Learning Rates in "
+    "Decentralized Stochastic Gradient Descent, arXiv:2112.01433",
+    setup="Digits, 1 200 training images, perceptron 64-50-50-10 (ReLU), K = 16, 64 samples "
+    f"a worker, 400 steps of plain SGD without warm-up, learning rates {RATES}, {SEEDS} "
+    "seeds. Mixing over a ring, after the step (ATC) or before it (AWC); SSGD* has noise of "
+    "deviation 0.05 in every weight. Success: a test accuracy of the mean model above "
+    f"{SUCCESS}. At rate {AT} the effective learning rate of the ring (ATC), after the mix, "
+    "every 4 steps.",
+    deviation="The paper has MNIST with a net of this shape, CIFAR-10, ImageNet and speech; "
+    "its rates and batches there are not known to us in full. Its order is AWC as far as we "
+    "know; ATC is the default of this package. No recurrent net. The steps over which "
+    "medians are taken were set after a look at seed 0.",
+    must_see=f"At rate {AT}: the ring (ATC) succeeds more often than SSGD and than SSGD*, and "
+    "so does the ring in the paper's order (AWC); at rate 1 the ring succeeds always. The "
+    f"median effective rate of the first {EARLY} steps is below half the rate, that after "
+    f"step {LATE} above 0.8 of it, and over the steps it falls where the spread of the "
+    "workers is large (rank correlation below 0).",
+    refuted_by="SSGD or SSGD* as successful as DPSGD at every rate, or an effective rate "
+    "that stays what the rate is.",
 )
 
 

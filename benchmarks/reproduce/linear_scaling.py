@@ -31,16 +31,16 @@ CLAIM = Claim(
     number=7,
     name="linear_scaling",
     title="The linear scaling rule: SGD gains nothing from more workers, Local SGD does",
-    says="With the learning rate in proportion to the number of workers, and equal epochs, the "
-    "drift of SGD towards flat minima stays what it was; that of Local SGD grows with K.",
-    source="Gu et al., ICLR 2023, arXiv:2303.01215, the discussion of the Slow SDE (re-derived: we "
-    "do not have the full text)",
+    says="With the learning rate in proportion to the number of workers, and equal epochs, "
+    "the drift of SGD towards flat minima stays what it was; that of Local SGD grows with K.",
+    source="Gu et al., ICLR 2023, arXiv:2303.01215, the discussion of the Slow SDE "
+    "(re-derived: we do not have the full text)",
     setup=f"The valley of claim 2, {PAIRS} copies a run, K of {KS} with batch 1 a worker, "
-    f"learning rate {LR} K, {SAMPLES:,} samples in all (so {SAMPLES:,} / K steps), SGD and Local "
-    f"SGD with H = {HS[1]}, {SEEDS} seeds. Measured: the decay log x(0) / x(end).",
+    f"learning rate {LR} K, {SAMPLES:,} samples in all (so {SAMPLES:,} / K steps), SGD and "
+    f"Local SGD with H = {HS[1]}, {SEEDS} seeds. Measured: the decay log x(0) / x(end).",
     deviation="On the manifold only, where the drift is seen exactly; the paper argues for nets.",
-    must_see="The slope of log decay on log K is within 0.1 of 0 for SGD and above 0.5 for Local "
-    "SGD; every decay is within 3 % of the Slow SDE's.",
+    must_see="The slope of log decay on log K is within 0.1 of 0 for SGD and above 0.5 for "
+    "Local SGD; every decay is within 3 % of the Slow SDE's.",
     refuted_by="A slope for SGD away from 0, or one for Local SGD that is not above it.",
 )
 

@@ -31,21 +31,23 @@ CLAIM = Claim(
     number=2,
     name="slow_sde",
     title="The drift of Local SGD is up to K times that of SGD, its diffusion the same",
-    says="Along a manifold of minimisers, rounds of H local steps make the drift towards flat "
-    "minima stronger, by up to the factor K, and leave the diffusion as it is; the Slow SDE "
-    "predicts both.",
+    says="Along a manifold of minimisers, rounds of H local steps make the drift towards "
+    "flat minima stronger, by up to the factor K, and leave the diffusion as it is; the Slow "
+    "SDE predicts both.",
     source="Gu et al., Why (and When) does Local SGD Generalize Better than SGD?, ICLR 2023, "
     "arXiv:2303.01215, Theorem 3.3",
-    setup=f"The valley L = (1 + x^2) y^2 / 2 with label noise (`--task manifold`), {PAIRS} copies "
-    f"a run, K = {K} workers of batch 1, learning rate {LR}, {STEPS:,} steps, H of {HS}, "
-    f"{SEEDS} seeds. Drift: from x = 1.5, without noise along the valley. Diffusion: from x = 0 "
-    "with noise 1 along the valley too, the sum of squared moves of x over parts of 16 steps.",
-    deviation="The paper proves it for any manifold in the limit of small rates, and shows it on "
-    "images; here is one manifold, and the prediction keeps what is of first order in the rate "
-    "(`Regime(finite=True)`). The one curved direction makes it exact but for fluctuations.",
-    must_see="For every H the decay log x(0) / x(T) is within 3 % of the Slow SDE's, all intervals "
-    "inside; at H = 512 it is more than 7 times that of SGD; for every H the diffusion is within "
-    "3 % of noise^2 / B.",
+    setup=f"The valley L = (1 + x^2) y^2 / 2 with label noise (`--task manifold`), {PAIRS} "
+    f"copies a run, K = {K} workers of batch 1, learning rate {LR}, {STEPS:,} steps, H of "
+    f"{HS}, {SEEDS} seeds. Drift: from x = 1.5, without noise along the valley. Diffusion: "
+    "from x = 0 with noise 1 along the valley too, the sum of squared moves of x over parts "
+    "of 16 steps.",
+    deviation="The paper proves it for any manifold in the limit of small rates, and shows "
+    "it on images; here is one manifold, and the prediction keeps what is of first order in "
+    "the rate (`Regime(finite=True)`). The one curved direction makes it exact but for "
+    "fluctuations.",
+    must_see="For every H the decay log x(0) / x(T) is within 3 % of the Slow SDE's, all "
+    "intervals inside; at H = 512 it is more than 7 times that of SGD; for every H the "
+    "diffusion is within 3 % of noise^2 / B.",
     refuted_by="A decay outside of that for some H, or a diffusion that changes with H.",
 )
 

@@ -39,21 +39,23 @@ CLAIM = Claim(
     number=8,
     name="unequal_data",
     title="Unequal data bias D-SGD, but not D2 and gradient tracking",
-    says="With a constant learning rate, decentralised SGD over workers whose losses differ ends "
-    "at a distance from the optimum that is in proportion to the rate; D2 and gradient tracking "
-    "end at the optimum.",
+    says="With a constant learning rate, decentralised SGD over workers whose losses differ "
+    "ends at a distance from the optimum that is in proportion to the rate; D2 and gradient "
+    "tracking end at the optimum.",
     source="Tang et al., D2, ICML 2018, arXiv:1803.07068; Nedic et al., SIAM J. Optim. 2017",
     setup=f"Quadratics (`--task quadratic`) in 12 dimensions, curvatures 1 and 0.8, K = {K} "
-    f"workers in a lazy ring, minima from {MINIMA[0]} to {MINIMA[-1]} in the order of the ring, half of "
-    f"them 3 times as curved; gradient noise 0.02 (and none), rates {RATES}, 1 200 steps, {SEEDS} "
-    "seeds of start and noise. Measured: distance of the mean model from the optimum.",
-    deviation="Exact quadratics in place of nets on data divided by label. The rates are small: a "
-    "first look at 0.05 to 0.2 had shown that there the distance grows as the root of the rate.",
-    must_see="At every rate the distances of D2 and of gradient tracking are below a tenth of that "
-    "of D-SGD; that of D-SGD grows with the rate with a power from 0.7 to 1.3; without noise D2 "
-    "and gradient tracking are within 1e-6 of the optimum.",
-    refuted_by="D-SGD as close to the optimum as the others, or, without noise, a distance of "
-    "D2 or gradient tracking.",
+    f"workers in a lazy ring, minima from {MINIMA[0]} to {MINIMA[-1]} in the order of the "
+    f"ring, half of them 3 times as curved; gradient noise 0.02 (and none), rates {RATES}, 1 "
+    f"200 steps, {SEEDS} seeds of start and noise. Measured: distance of the mean model from "
+    "the optimum.",
+    deviation="Exact quadratics in place of nets on data divided by label. The rates are "
+    "small: a first look at 0.05 to 0.2 had shown that there the distance grows as the root "
+    "of the rate.",
+    must_see="At every rate the distances of D2 and of gradient tracking are below a tenth "
+    "of that of D-SGD; that of D-SGD grows with the rate with a power from 0.7 to 1.3; "
+    "without noise D2 and gradient tracking are within 1e-6 of the optimum.",
+    refuted_by="D-SGD as close to the optimum as the others, or, without noise, a distance "
+    "of D2 or gradient tracking.",
 )
 
 
