@@ -9,7 +9,14 @@ from importlib import import_module
 from harness.main import main as one
 from harness.main import parser
 
-CLAIMS = ("slow_sde", "large_rates", "average_direction", "linear_scaling", "unequal_data")
+CLAIMS = (
+    "why_and_when",
+    "slow_sde",
+    "large_rates",
+    "average_direction",
+    "linear_scaling",
+    "unequal_data",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
