@@ -4,12 +4,12 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 
 # One thread per rank: several ranks share the cores of one machine.
-train test quick mutants: export OMP_NUM_THREADS = 1
+train test quick mutants reproduce: export OMP_NUM_THREADS = 1
 
 train: SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test quick mutants benchmark benchmark-quick lint format clean
+.PHONY: help env train test quick mutants benchmark benchmark-quick reproduce lint format clean
 
 help:    ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ benchmark-quick: env  ## accuracy against communication on two networks, modelle
 benchmark: env  ## the same with a convolutional net on all of Fashion-MNIST, five seeds (hours)
 	$(BIN)/python benchmarks/comm_vs_accuracy.py benchmarks/frontier/full.yaml \
 	    --networks 1GbE 10GbE 100GbE --jobs 2
+
+# Complete runs are kept in runs/reproduce. ARGS="--quick" tries everything out; --only slow_sde ...
+reproduce: env  ## the papers' claims: runs, verdicts, figures, the report (under an hour on two cores)
+	$(BIN)/python benchmarks/reproduce $(ARGS)
 
 lint: env  ## check style and types (ruff, mypy)
 	$(BIN)/ruff check .

@@ -97,7 +97,7 @@ def _slopes(measured: Measured, H: int) -> list[float]:
 
 def draw(measured: Measured) -> Figure:
     """Draw the decay against K."""
-    facts = ["learning rate ∝ K", "equal epochs", f"{SEEDS} seeds", "dashed: Slow SDE"]
+    facts = ["learning rate ∝ K", "equal epochs", f"{SEEDS} seeds", "crosses: Slow SDE"]
     figure, (axes,) = panels(
         "Linear scaling: Local SGD drifts further with more workers, SGD does not",
         facts,
@@ -107,7 +107,8 @@ def draw(measured: Measured) -> Figure:
     for H, colour, name in zip(HS, (style.GREY, style.BLUE), ("SGD", f"H = {HS[1]}"), strict=True):
         rows = [measured["decay"][f"{H}, {K}"] for K in KS]
         seeds(axes, KS, rows, color=colour)
-        axes.plot(KS, [measured["predicted"][f"{H}, {K}"][0] for K in KS], "--", color=colour, lw=1)
+        theory = [measured["predicted"][f"{H}, {K}"][0] for K in KS]
+        axes.plot(KS, theory, "x", ms=9, mew=1.2, color=style.INK)
         ends.append((float(np.mean(rows[-1])), name, colour))
     axes.set(xlabel="workers K", ylim=(0, None))
     plain_log(axes, KS)

@@ -41,7 +41,7 @@ class diagonal_net(TaskSpec):
         samples: n.
         sparse: Coordinates of w* that are not 0.
         noise: Size of the label noise.
-        start: Of u and of v, in every coordinate.
+        start: Size of u and of v at the beginning, in every coordinate.
     """
 
     dim: int = 60
@@ -116,6 +116,5 @@ class DiagonalNet(Formula):
         return found
 
     def start(self, stream: np.random.Generator) -> np.ndarray:
-        """Return u = v, the same in every coordinate: w = 0."""
-        del stream
-        return np.full(self.dim, self.spec.start)
+        """Return u and v of equal sizes, so w = 0; their signs are drawn, and do not matter."""
+        return self.spec.start * stream.choice([-1.0, 1.0], size=self.dim)

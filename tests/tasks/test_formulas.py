@@ -14,6 +14,10 @@ from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.curvature.risk import Risk
 from hpc_localsgd.curvature.subset import pieces
 from hpc_localsgd.tasks.base import TaskContext
+
+
+from hpc_localsgd.tasks.base import Setting
+from hpc_localsgd.tasks.diagonal_net import diagonal_net
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.tasks.manifold import manifold
 from hpc_localsgd.tasks.quadratic import quadratic
@@ -149,3 +153,37 @@ def test_noise_along_the_valley_diffuses_whatever_H_is() -> None:
 def test_what_has_no_meaning_is_refused(make: Any) -> None:
     with pytest.raises(ConfigurationError):
         make()
+
+
+def test_the_trace_of_a_diagonal_net_is_its_norm_on_the_minimisers() -> None:
+    """tr H = 4 sum_j mean(x_j^2) (u_j^2 + v_j^2), where the samples are fitted."""
+    spec = diagonal_net(dim=7, samples=4, sparse=2, noise=0.0)
+    task = spec.build(Setting(dtype=torch.float64, seed=3, batch=1))
+    off = torch.linalg.svd(task.inputs).Vh[-1]  # no sample sees it
+    w = task.answer + off
+    u, v = (w.clamp(min=0) + 0.3).sqrt(), ((-w).clamp(min=0) + 0.3).sqrt()
+    x = torch.cat([u, v])
+    assert task.risk(x) < 1e-28
+    hessian = torch.autograd.functional.hessian(task.risk, x)
+    expected = 4 * (task.inputs.square().mean(0) * (u.square() + v.square())).sum()
+    torch.testing.assert_close(hessian.trace(), expected)
+    at_test = task.evaluate(x, "test", range(2), task.buffers[0])
+    assert at_test[0] == pytest.approx(2 * 0.5 * float(off.square().sum()))
+    assert task.evaluate(x, "train", range(2), task.buffers[0])[0] < 1e-27
+
+
+def test_a_diagonal_net_without_its_noise_is_what_it_is_measured_on() -> None:
+    task = diagonal_net(dim=6, samples=8).build(Setting(workers=2, ranks=(0, 1), batch=3))
+    x = torch.linspace(-1, 1, 12)
+    (numbers, _), (still, workers) = task.batch([1], 4), task.undisturbed(1, 4)
+    torch.testing.assert_close(still[:, 0], numbers[0, :, 0])
+    assert set(numbers[0, :, 1].tolist()) <= {-1.0, 1.0} and not still[:, 1].any()
+    error = (task.inputs[still[:, 0].long()] * task.off(x)).sum(1)
+    loss = task.loss(x, (still, workers))
+    torch.testing.assert_close(loss, 0.5 * error.square().mean())
+
+
+@pytest.mark.parametrize("wrong", [{"sparse": 0}, {"sparse": 9}, {"samples": 0}, {"noise": -1.0}])
+def test_a_diagonal_net_refuses_impossible_sizes(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="sparse from 1 to dim"):
+        diagonal_net(**{"dim": 8, **wrong})
