@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.tasks.base import Batch, Setting, TaskSpec
+from hpc_localsgd.tasks.base import Batch, TaskContext, TaskSpec
 from hpc_localsgd.tasks.formula import Formula
 from hpc_localsgd.types import ConfigurationError
 
@@ -60,9 +60,9 @@ class diagonal_net(TaskSpec):
         """Return the regression without label noise."""
         return replace(self, noise=0.0)
 
-    def build(self, setting: Setting) -> DiagonalNet:
+    def build(self, context: TaskContext) -> DiagonalNet:
         """Draw the samples, and return the nets of this process's workers."""
-        return DiagonalNet(self, setting)
+        return DiagonalNet(self, context)
 
 
 class DiagonalNet(Formula):
@@ -73,11 +73,11 @@ class DiagonalNet(Formula):
         answer: w*, [d].
     """
 
-    def __init__(self, spec: diagonal_net, setting: Setting) -> None:
+    def __init__(self, spec: diagonal_net, context: TaskContext) -> None:
         """Draw the samples by the seed of the run."""
-        super().__init__(2 * spec.dim, spec.samples, setting)
+        super().__init__(2 * spec.dim, spec.samples, context)
         self.spec = spec
-        drawn = np.random.default_rng([_DATA, setting.seed]).standard_normal
+        drawn = np.random.default_rng([_DATA, context.seed]).standard_normal
         self.inputs = torch.from_numpy(drawn((spec.samples, spec.dim))).to(self.x)
         self.answer = (torch.arange(spec.dim) < spec.sparse).to(self.x)
 

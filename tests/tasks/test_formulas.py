@@ -14,9 +14,6 @@ from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.curvature.risk import Risk
 from hpc_localsgd.curvature.subset import pieces
 from hpc_localsgd.tasks.base import TaskContext
-
-
-from hpc_localsgd.tasks.base import Setting
 from hpc_localsgd.tasks.diagonal_net import diagonal_net
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.tasks.manifold import manifold
@@ -158,7 +155,7 @@ def test_what_has_no_meaning_is_refused(make: Any) -> None:
 def test_the_trace_of_a_diagonal_net_is_its_norm_on_the_minimisers() -> None:
     """tr H = 4 sum_j mean(x_j^2) (u_j^2 + v_j^2), where the samples are fitted."""
     spec = diagonal_net(dim=7, samples=4, sparse=2, noise=0.0)
-    task = spec.build(Setting(dtype=torch.float64, seed=3, batch=1))
+    task = spec.build(TaskContext(dtype=torch.float64, seed=3, batch=1))
     off = torch.linalg.svd(task.inputs).Vh[-1]  # no sample sees it
     w = task.answer + off
     u, v = (w.clamp(min=0) + 0.3).sqrt(), ((-w).clamp(min=0) + 0.3).sqrt()
@@ -173,7 +170,7 @@ def test_the_trace_of_a_diagonal_net_is_its_norm_on_the_minimisers() -> None:
 
 
 def test_a_diagonal_net_without_its_noise_is_what_it_is_measured_on() -> None:
-    task = diagonal_net(dim=6, samples=8).build(Setting(workers=2, ranks=(0, 1), batch=3))
+    task = diagonal_net(dim=6, samples=8).build(TaskContext(workers=2, ranks=(0, 1), batch=3))
     x = torch.linspace(-1, 1, 12)
     (numbers, _), (still, workers) = task.batch([1], 4), task.undisturbed(1, 4)
     torch.testing.assert_close(still[:, 0], numbers[0, :, 0])
