@@ -191,4 +191,9 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "pause_s = 0.01 if checkpoints.world.n <= 16 else 0.05",
         "pause_s = 0.01 if checkpoints.world.n < 16 else 0.05",
     ): "how often the other ranks' files are looked for, not what is found",
+    (
+        "attach/flat_gradient.py",
+        "SPARSE = -(2.0**-20)  # fewer than 2^20 ranks",
+        "SPARSE = -( 3.0**-20)  # fewer than 2^20 ranks",
+    ): "a small negative number, of which fewer than one over the ranks is small enough",
 }
