@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hpc_localsgd.environment.launch import detect
+from hpc_localsgd.engine.launch import detect
 
 LAUNCH = detect(os.environ)
 
