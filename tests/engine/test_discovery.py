@@ -77,6 +77,32 @@ def test_under_torchrun_its_ranks_count(
     assert discovery.join(discovery.kind_of_world(launch), launch, CPU).n == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "by_script", "ends_it"),
+    [("torch", False, True), ("torch", True, False), ("horovod", False, False)],
+)
+def test_the_process_group_is_ended_by_whoever_began_it(
+    kind: str, by_script: bool, ends_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[object] = []
+    monkeypatch.setattr(discovery.atexit, "register", registered.append)
+    monkeypatch.setattr(discovery, "_initialised", lambda kind: by_script)
+    monkeypatch.setattr(discovery, "check_before", lambda *given: None)
+    monkeypatch.setitem(discovery.WORLDS, kind, lambda workers, device: SimpleNamespace(n=2))
+    discovery.join(kind, detect(TORCHRUN), CPU)
+    assert registered == ([discovery._leave_torch] if ends_it else [])
+
+
+@pytest.mark.parametrize(("tasks", "refused"), [(1, False), (2, True)])
+def test_a_job_of_two_tasks_has_several(tasks: int, refused: bool) -> None:
+    launch = detect({**SBATCH, "SLURM_STEP_NUM_TASKS": str(tasks)})
+    if refused:
+        with pytest.raises(ConfigurationError, match="Slurm gave this job 2 tasks"):
+            discovery.kind_of_world(launch, "say so")
+    else:
+        assert discovery.kind_of_world(launch, "say so") == "simulated"
+
+
 @pytest.mark.parametrize(("of_mpi", "refused"), [(4, False), (1, True)])
 def test_a_part_of_the_ranks_given_to_horovod_is_no_wrong_launch(
     of_mpi: int, refused: bool, monkeypatch: pytest.MonkeyPatch
