@@ -16,6 +16,7 @@ from harness.runs import Runs, values
 from scipy.stats import linregress
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.end_labels import end_labels
 from hpc_localsgd.analysis.slow_sde import Manifold, Regime, euler_maruyama
 from hpc_localsgd.tasks.manifold import manifold
 
@@ -113,7 +114,7 @@ def draw(measured: Measured) -> Figure:
     axes.set(xlabel="workers K", ylim=(0, None))
     plain_log(axes, KS)
     figure.subplots_adjust(**style.frame(figure, 0.62, 1.2, 1.1, 0.55))
-    style.end_labels(axes, ends)
+    end_labels(axes, ends)
     return figure
 
 

@@ -15,6 +15,7 @@ from harness.main import main
 from harness.runs import Runs, values
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.end_labels import end_labels
 from hpc_localsgd.analysis.slow_sde import Manifold, Regime, euler_maruyama
 from hpc_localsgd.tasks.manifold import manifold
 
@@ -154,7 +155,7 @@ def _draw_course(axes: Axes, measured: Measured) -> None:
     axes.set_ylim(0, 1.6)
     style.step_axis(axes, int(steps[-1]))
     axes.set_xticks([0, steps[-1] // 2, steps[-1]])
-    style.end_labels(axes, ends)
+    end_labels(axes, ends)
 
 
 EXPERIMENT = Experiment(CLAIM, measure, judge, draw)

@@ -16,6 +16,7 @@ from harness.runs import Runs, values
 from scipy.stats import linregress
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.end_labels import end_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +111,7 @@ def draw(measured: Measured) -> Figure:
     axes.set_xlabel("learning rate")
     plain_log(axes, RATES)
     figure.subplots_adjust(**style.frame(figure, 0.8, 1.6, 1.1, 0.55))
-    style.end_labels(axes, ends)
+    end_labels(axes, ends)
     return figure
 
 

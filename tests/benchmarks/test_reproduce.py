@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import slow_sde  # noqa: E402
 import unequal_data  # noqa: E402
 from harness import runs as runs_module  # noqa: E402
 from harness.claim import Statement, above, below, verdict, within  # noqa: E402
+from harness.page import REPORTS  # noqa: E402
 from harness.runs import Runs, last, values  # noqa: E402
 from harness.statistics import found, paired  # noqa: E402
 
@@ -94,6 +97,17 @@ def test_theory_of_the_figures_is_that_of_the_paper(module: object) -> None:
         slow_time = (linear_scaling.LR * K) ** 2 * samples / K
     assert decay[1] == pytest.approx(slow_time / (2 * K), rel=0.08)  # eta lambda / 2 is left out
     assert 0.9 * K < decay[512] / decay[1] < K
+
+
+@pytest.mark.parametrize("file", sorted(REPORTS.glob("*.json")), ids=lambda file: file.stem)
+def test_a_recorded_verdict_follows_from_the_recorded_numbers(file: Path) -> None:
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    experiment = import_module(kept["name"]).EXPERIMENT
+    statements = experiment.judge(kept["measured"])
+    assert [s.holds for s in statements] == [s["holds"] for s in kept["statements"]]
+    assert verdict(statements) == kept["verdict"]
+    assert experiment.claim.must_see == kept["must_see"]  # was not changed afterwards
+    assert experiment.draw(kept["measured"]).axes
 
 
 @pytest.mark.slow
