@@ -17,6 +17,7 @@ REQUIRES = [
     "numpy>=1.26",
     "pyyaml>=6.0",
     "rich>=13.0",
+    "safetensors>=0.4",
     "scikit-learn>=1.4",
     "scipy>=1.11",
     "torch>=2.4",

@@ -19,6 +19,7 @@ COMMANDS = {
     "verify": "whether every algorithm is exact on this machine and launcher",
     "sharpness": "curvature of the loss at the snapshots of a run",
     "pack": "put a tree of images into one HDF5 file",
+    "export": "the trained model as a file for other programs",
     "landscape": "the loss between two models, or in a plane of a run",
     "report": "one page on a run, to share",
     "compare": "runs side by side, seeds of one configuration together",

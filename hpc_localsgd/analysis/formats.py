@@ -5,3 +5,6 @@ FORMATS = ("png", "pdf", "svg", "csv")
 
 USUAL = ("png", "pdf", "csv")
 """What is written if nothing else is asked."""
+
+PAPER = "paper"
+"""Folder of the single panels, in that of a page."""

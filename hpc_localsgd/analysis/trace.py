@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpc_localsgd.analysis.style import MADE_BY
 from hpc_localsgd.analysis.timeline import KINDS, Timeline, timeline
 from hpc_localsgd.trajectory import TrajectoryError
 
@@ -40,6 +41,7 @@ def write_trace(run: Trajectory, path: Path) -> Path:
     """
     found = timeline(run)
     about = {
+        "by": MADE_BY,
         "clock": str(run.attrs["clock"]),
         "time": "of training: what lies between rounds (evaluation, checkpoints) is left out",
     }

@@ -10,25 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from hpc_localsgd.analysis.figure_data import HEADER
 from hpc_localsgd.analysis.figures import FIGURES
+from hpc_localsgd.analysis.formats import PAPER
 from hpc_localsgd.analysis.style import MADE_BY
 
 PAGES = "report"  # the folder of `python -m hpc_localsgd report`
-MEASURED = ("sharpness.h5", "landscape-*.h5")
-SUFFIXES = (".html", ".png", ".pdf")
+MADE = ("model.safetensors", "sharpness.h5", "landscape-*.h5")
+DRAWN = (".html", ".png", ".pdf", ".svg")
 
 
 def remove_results(out: Path) -> None:
-    """Remove figures, pages and measured curvature from the folder of a run.
+    """Remove the model, figures, pages and measured curvature from the folder of a run.
 
     Raises:
         OSError: One cannot be removed.
     """
     for file in list(_results(out)):
         file.unlink()
-    pages = out / PAGES
-    if pages.is_dir() and not any(pages.iterdir()):
-        pages.rmdir()
+    for pages in (out / PAGES / PAPER, out / PAGES):
+        if pages.is_dir() and not any(pages.iterdir()):
+            pages.rmdir()
 
 
 def _results(out: Path) -> Iterator[Path]:
@@ -36,8 +38,18 @@ def _results(out: Path) -> Iterator[Path]:
         yield from (
             file for suffix in ("png", "pdf") if (file := out / f"{name}.{suffix}").exists()
         )
-    for pattern in MEASURED:
+    for pattern in MADE:
         yield from out.glob(pattern)
-    for file in (out / PAGES).glob("*"):
-        if file.suffix in SUFFIXES and file.is_file() and MADE_BY.encode() in file.read_bytes():
-            yield file
+    for pages in (out / PAGES, out / PAGES / PAPER):
+        yield from (file for file in pages.glob("*") if file.is_file() and _ours(file))
+
+
+def _ours(file: Path) -> bool:
+    """Return whether a file bears the mark of a figure or page, or the heads of its numbers."""
+    if file.suffix == ".csv":
+        with file.open("rb") as data:
+            return data.readline(200) == f"{','.join(HEADER)}\n".encode()
+    if file.suffix == ".json":
+        with file.open("rb") as data:
+            return MADE_BY.encode() in data.read(2000)
+    return file.suffix in DRAWN and MADE_BY.encode() in file.read_bytes()

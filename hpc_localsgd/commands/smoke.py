@@ -55,6 +55,7 @@ def smaller(config: Config, ranks: int) -> Config:
         snapshot_every="100%" if config.snapshot_every else 0,
         checkpoint_every=0,
         figures=False,
+        save_model=False,
     )
 
 

@@ -99,7 +99,7 @@ def _train(resolved: Resolved, world: World, stopping: StopListener | None = Non
         display.begin(job.run, job.position.t, job.units, [*where, *resolved.notes])
         try:
             job.start()
-            train(job.run, job.position, job.record, job.keep)
+            end = train(job.run, job.position, job.record, job.keep)
         except Diverged as error:
             job.close("diverged")
             if world.rank == 0:
@@ -115,6 +115,8 @@ def _train(resolved: Resolved, world: World, stopping: StopListener | None = Non
         except BaseException:
             job.close("stopped")
             raise
+        if config.save_model:
+            job.keep_model(end)
         job.close("complete")
     if world.rank == 0:
         _conclude(job, config.figures)
@@ -140,6 +142,7 @@ def nothing_left(out: Path, first: bool) -> Iterator[None]:
 def _conclude(job: Job, figures: bool) -> None:
     """Draw the figures and print the closing table, on rank 0."""
     from hpc_localsgd.commands.display import show_conclusion
+    from hpc_localsgd.run.final_model import FILE_NAME
     from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
     try:
@@ -154,4 +157,5 @@ def _conclude(job: Job, figures: bool) -> None:
             drawn = draw_run(trajectory, job.out)
         except OSError as error:  # a full disk, say; the run itself is on it
             complain(f"no figures: {error}", PROG)
-    show_conclusion(trajectory, job.run, [job.out / "trajectory.h5", *drawn], job.hosts)
+    kept = [job.out / name for name in ("trajectory.h5", FILE_NAME) if (job.out / name).exists()]
+    show_conclusion(trajectory, job.run, [*kept, *drawn], job.hosts)

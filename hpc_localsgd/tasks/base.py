@@ -185,6 +185,30 @@ class Task(ABC):
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
         """Return buffers [Q] re-estimated at x, the cumulative mean over training batches."""
 
+    def named_tensors(self, x: Vector, buffers: Vector) -> dict[str, torch.Tensor]:
+        """Return a model as its module's `state_dict`; where there is no module, the vector alone.
+
+        Args:
+            x: [P] parameters.
+            buffers: [Q] floating-point buffers.
+        """
+        del buffers
+        return {"x": x}
+
+    def vector_of(self, named: Mapping[str, torch.Tensor]) -> Vector:
+        """Return the parameters [P] of a model that `named_tensors` took apart.
+
+        Args:
+            named: Its tensors by name.
+
+        Raises:
+            ConfigurationError: They are not those of this task's model.
+        """
+        found = named.get("x")
+        if found is None or found.shape != (self.dim,):
+            raise ConfigurationError(f"the tensors are not those of a model of {self.dim} numbers")
+        return found
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return what a resumed run needs beside x and buffers to be bitwise equal."""
         return {}

@@ -180,6 +180,21 @@ class Classification(Task):
             logits: torch.Tensor = module(execution.arranged(inputs))
         return logits.to(self.x.dtype)
 
+    def named_tensors(self, x: Vector, buffers: Vector) -> dict[str, torch.Tensor]:
+        """Return the module's own `state_dict` at parameters [P] and buffers [Q]."""
+        return dict(self._at(x, buffers).state_dict())
+
+    def vector_of(self, named: Mapping[str, torch.Tensor]) -> Vector:
+        """Return parameters [P] from a `state_dict`; raise ConfigurationError for another model."""
+        wanted = zip(self.layout.names, self.layout.shapes, strict=True)
+        for name, shape in wanted:
+            there = tuple(named[name].shape) if name in named else "nothing"
+            if there != tuple(shape):
+                raise ConfigurationError(
+                    f"the model of the task has {name} {tuple(shape)}, and the file {there}"
+                )
+        return torch.cat([named[name].reshape(-1) for name in self.layout.names])
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state, see `Task.state_dict`."""
         return self._replicas.state_dict() | {"skipped": torch.tensor(self.samples.skipped)}

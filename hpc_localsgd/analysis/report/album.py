@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.figure_data import write_data
-from hpc_localsgd.analysis.formats import USUAL
+from hpc_localsgd.analysis.formats import PAPER, USUAL
 from hpc_localsgd.analysis.lone_panels import lone_panels
 from hpc_localsgd.analysis.panel_names import panels_in
 from hpc_localsgd.analysis.report.blocks import Picture
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PIXELS_AN_INCH = 98  # on the page, of a screen of usual density
 MARGIN_IN = 0.06
-PAPER, PAPER_FORMATS = "paper", ("pdf", "svg")  # folder of the single panels
+PAPER_FORMATS = ("pdf", "svg")
 _METADATA: dict[str, Any] = {
     "png": {"Software": style.MADE_BY},
     "pdf": {"Creator": style.MADE_BY, "CreationDate": None},

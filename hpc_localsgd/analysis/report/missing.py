@@ -48,8 +48,8 @@ def _gaps(source: Source) -> Iterator[str]:
         yield "The spread of the workers was not recorded (`--spread-every`)."
     if not len(run.snapshot_steps):
         yield (
-            "There are no snapshots, so neither sharpness nor a landscape can be measured: train "
-            'with `--snapshot-every "10%"`.'
+            "There are no snapshots: sharpness can be measured at the end of the run alone, and no "
+            'landscape. Train with `--snapshot-every "10%"`.'
         )
     elif not any(name.startswith("sharpness/") for f in source.files for name in f.names()):
         yield f"Sharpness has not been measured: `python -m hpc_localsgd sharpness {run.path}`."

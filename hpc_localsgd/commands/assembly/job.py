@@ -20,6 +20,8 @@ from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of
 from hpc_localsgd.environment.launcher_end import about_the_launcher
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints
+from hpc_localsgd.run.final_model import FILE_NAME, final_tensors, write_tensors
+from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.other_length import Timetable, lengthened
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.run.run_lock import Presence
@@ -62,6 +64,19 @@ class Job:
         """
         if self.keeps:
             self.keeper.between_steps(p)
+
+    def keep_model(self, p: Position) -> None:
+        """Write the mean model, on rank 0. A collective; a full disk ends nothing.
+
+        Args:
+            p: The end of the run.
+        """
+        named = final_tensors(self.run, p)
+        if self.run.world.rank == 0:
+            try:
+                write_tensors(self.out / FILE_NAME, named, p.t)
+            except OSError as error:
+                say(f"no {FILE_NAME}: {error.strerror or error}")
 
     def close(self, status: str) -> None:
         """Close the record as complete, stopped or diverged.

@@ -116,6 +116,7 @@ class Config:
             for these only. A terminal shows one live line instead.
         log_format: Of these lines: text for people, key=value for grep.
         figures: Draw accuracy.png, spread.png and time.png at the end.
+        save_model: Write the mean model as model.safetensors at the end.
         smoke: Only try the configuration out, in seconds: the same model, algorithm and shapes on
             synthetic data, with few workers, samples and steps. The run is <out>-smoke.
     """
@@ -167,4 +168,5 @@ class Config:
     log_every: int | str = "30 seconds"
     log_format: Literal["text", "key=value"] = "text"
     figures: bool = True
+    save_model: bool = True
     smoke: bool = False

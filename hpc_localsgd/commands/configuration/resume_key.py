@@ -19,6 +19,7 @@ NOT_THE_RUN = (  # may differ when resuming
     "log_every",
     "log_format",
     "figures",
+    "save_model",
 )
 
 LENGTH = ("steps", "epochs")  # may differ too, where `run.other_length` allows it

@@ -96,7 +96,7 @@ def _one(
     begin, team = time.perf_counter(), measurer.team
     taken = team.products_taken
     try:
-        snapshot = subject.run.snapshot(step, workers=subject.workers)
+        snapshot = subject.snapshot(step, team.task)
     except TrajectoryError as error:
         return [f"Step {step} is left out: {error}"]
     everything = [snapshot.mean] + ([] if snapshot.workers is None else [snapshot.workers])

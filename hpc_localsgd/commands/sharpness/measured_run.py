@@ -12,8 +12,10 @@ from hpc_localsgd.commands.assembly.objects import NO_SUCH_SIZES, cannot_be_made
 from hpc_localsgd.commands.configuration.config import Config, recorded
 from hpc_localsgd.commands.sharpness.options import SharpnessOptions
 from hpc_localsgd.curvature import build_for_curvature
+from hpc_localsgd.run.final_model import FILE_NAME as FINAL
+from hpc_localsgd.run.final_model import read_tensors
 from hpc_localsgd.tasks.base import Task
-from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError
+from hpc_localsgd.trajectory import Header, Snapshot, Trajectory, TrajectoryError
 from hpc_localsgd.types import ConfigurationError, DataError
 
 FILE_NAME = "sharpness.h5"
@@ -21,19 +23,37 @@ FILE_NAME = "sharpness.h5"
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A run with snapshots.
+    """A run with snapshots, or with the model of its end alone.
 
     Attributes:
         run: Its record.
         steps: The chosen snapshots, ascending.
         workers: Whether its snapshots hold every worker's parameters.
         out: Where results go.
+        model: File of the model of its end, where there are no snapshots.
     """
 
     run: Trajectory
     steps: tuple[int, ...]
     workers: bool
     out: Path
+    model: Path | None = None
+
+    def snapshot(self, step: int, task: Task) -> Snapshot:
+        """Read the parameters at one of its steps.
+
+        Args:
+            step: One of `steps`.
+            task: Of the run, which knows the names of the model's tensors.
+
+        Raises:
+            TrajectoryError: A snapshot cannot be read.
+            ConfigurationError: The file of the model is damaged, or of another model.
+        """
+        if self.model is None:
+            return self.run.snapshot(step, workers=self.workers)
+        named, _ = read_tensors(self.model)
+        return Snapshot(step, task.vector_of(named).to(torch.float32).numpy())
 
     def header(self, options: SharpnessOptions) -> Header:
         """Return the header of the results file: facts of the run, and how numbers are made."""
@@ -66,10 +86,15 @@ def open_run(options: SharpnessOptions) -> MeasuredRun:
         workers = bool(run.config.get("snapshot_workers", False))
     except TrajectoryError as error:
         raise ConfigurationError(str(error)) from error
+    final = run.path.with_name(FINAL)
+    model = final if not kept and final.exists() else None
+    if model is not None:
+        kept, workers = [read_tensors(model)[1]], False
     if not kept:
         raise ConfigurationError(
-            f"{run.path} has no snapshots, so there are no parameters to measure at: train again "
-            'with --snapshot-every "10%" (and --snapshot-workers for every worker\'s own)'
+            f"{run.path} has no snapshots, and there is no {FINAL} beside it, so there are no "
+            "parameters to measure at: train again with "
+            '--snapshot-every "10%" (and --snapshot-workers for every worker\'s own)'
         )
     if options.each_worker and not workers:
         raise ConfigurationError(
@@ -79,7 +104,7 @@ def open_run(options: SharpnessOptions) -> MeasuredRun:
     out = Path(options.out) if options.out else run.path.with_name(FILE_NAME)
     if out.resolve() in {path.resolve() for path in run.paths}:
         raise ConfigurationError(f"--out {out} is the run itself, which is never written to")
-    return MeasuredRun(run, chosen(options.steps, kept), workers, out)
+    return MeasuredRun(run, chosen(options.steps, kept), workers, out, model)
 
 
 def chosen(steps: str, kept: list[int]) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ class SharedLoss:
         Raises:
             ConfigurationError: On all ranks alike, if there are more of them than pieces.
         """
-        self._world, self._task = world, task
+        self._world, self.task = world, task
         self.like = task.x[0]
         self.samples = subset_size(task, samples or None)
         b = task.partition.batch
@@ -116,7 +116,7 @@ class SharedLoss:
             self._answer(what, rows)
 
     def _ask(self, what: int, rows: Rows) -> torch.Tensor:
-        rows = rows.contiguous().to(self._task.x)
+        rows = rows.contiguous().to(self.task.x)
         if self._world.n > 1:
             self._message(what, rows)
         return self._answer(what, rows)
@@ -137,7 +137,7 @@ class SharedLoss:
         return self._sum(parts[what](rows))
 
     def _move(self, x: Vector) -> None:
-        summed = self._sum(statistics_sum(self._task, x, self._parts, self.samples))
+        summed = self._sum(statistics_sum(self.task, x, self._parts, self.samples))
         buffers = summed[:-1] / summed[-1]
         try:
             agree(self._world, lambda: self._risk.at(x, buffers))
@@ -154,7 +154,7 @@ class SharedLoss:
 
     def _message(self, what: int, rows: Rows) -> tuple[int, Rows]:
         """Return rank 0's request and its rows [m, P], on every rank."""
-        P = self._task.dim
+        P = self.task.dim
         message = rows.new_empty(1, P + 2)  # small whole numbers are exact in any dtype
         message[0, :P], message[0, P], message[0, P + 1] = rows[0], what, len(rows)
         self._world.broadcast(message)

@@ -1,0 +1,141 @@
+"""The trained model for other programs: it has the accuracy of the record, under its own names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from hpc_localsgd.commands.export import main as export
+from hpc_localsgd.commands.sharpness.command import main as sharpness
+from hpc_localsgd.run.final_model import read_tensors
+from hpc_localsgd.tasks.digits import conv, digits
+from hpc_localsgd.train import main as train
+from hpc_localsgd.trajectory import Trajectory
+from hpc_localsgd.types import ConfigurationError
+
+NET = ["--task.model=conv", "--task.norm=batch", "--task.hidden=8", "--batch-per-worker=8"]
+RUN = ["--workers=2", "--steps=24", "--schedule=every", "--schedule.steps=8", "--figures=false"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "run"
+    assert train([*NET, *RUN, "--snapshot-every=12", f"--out={out}"]) == 0
+    return out
+
+
+def accuracy(state: dict[str, torch.Tensor]) -> float:
+    """Of a plain module on the test images, as a stranger would compute it."""
+    model = conv("batch", 8)
+    model.load_state_dict(state)
+    images, labels = digits().splits()["test"]
+    with torch.no_grad():
+        guess = model.eval()(torch.as_tensor(images).float()).argmax(1)
+    return float((guess == torch.as_tensor(labels)).double().mean())
+
+
+def test_a_run_leaves_its_model(run: Path) -> None:
+    state = load_file(run / "model.safetensors")
+    recorded = Trajectory(run).series("eval/test/accuracy").value[-1]
+    assert accuracy(state) == pytest.approx(recorded, abs=1e-12)
+    assert read_tensors(run / "model.safetensors")[1] == 24
+
+
+@pytest.mark.parametrize("options", [["--save-model=false"], ["--smoke"]])
+def test_no_model_where_none_is_wanted(tmp_path: Path, options: list[str]) -> None:
+    assert train([*NET, *RUN, f"--out={tmp_path / 'run'}", *options]) == 0
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+LOADED: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
+    "safetensors": lambda path: dict(load_file(path)),
+    "torch": lambda path: dict(torch.load(path, weights_only=True)),
+}
+
+
+@pytest.mark.parametrize("kind", LOADED)
+def test_a_snapshot_is_exported(run: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "model"
+    assert export([str(run), "--step=12", f"--format={kind}", f"--out={out}"]) == 0
+    state = LOADED[kind](out)
+    mean = Trajectory(run).snapshot(12).mean
+    trained = [name for name, _ in conv("batch", 8).named_parameters()]
+    assert sorted(mean) == sorted(torch.cat([state[n].ravel() for n in trained]).tolist())
+    evaluated = Trajectory(run).series("eval/test/accuracy")
+    at = evaluated.value[list(evaluated.step).index(12)]
+    assert accuracy(state) == pytest.approx(at, abs=0.03), "statistics of other batches"
+
+
+def test_the_end_of_the_run_is_exported_for_distributed_checkpoints(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torch.distributed.checkpoint import load
+
+    out = tmp_path / "model-dcp"
+    assert export([str(run), "--format=dcp", f"--out={out}"]) == 0
+    assert "step 24" in capsys.readouterr().out
+    wanted = load_file(run / "model.safetensors")
+    found = {name: torch.zeros_like(tensor) for name, tensor in wanted.items()}
+    load(found, checkpoint_id=out, no_dist=True)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--step=13"], "snapshots at [0, 12, 24]"),
+        (["--step=12", "--out=/nowhere/model"], "cannot write /nowhere/model"),
+        ([], "give --overwrite"),
+        (["--format=onnx"], "onnx"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(
+    run: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(run.iterdir())
+    assert export([str(run), *options]) == 2
+    assert words in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
+
+
+def test_sharpness_without_snapshots_is_of_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    asked = ["--samples=40", "--eigenvalues=1", "--trace-probes=0", "--direction-probes=2"]
+    assert train([*NET, *RUN, "--snapshot-every=24", f"--out={out}"]) == 0
+    assert sharpness([str(out), *asked, "--steps=last"]) == 0
+    of_snapshot = Trajectory(out / "sharpness.h5", segments=False).series("sharpness/eigenvalues")
+    assert train([*NET, *RUN, f"--out={out}", "--overwrite"]) == 0
+    assert sharpness([str(out), *asked]) == 0
+    found = Trajectory(out / "sharpness.h5", segments=False).series("sharpness/eigenvalues")
+    assert found.step.tolist() == [24]
+    np.testing.assert_array_equal(found.value[-1], of_snapshot.value[-1])
+
+
+def test_a_damaged_or_foreign_model_is_refused(run: Path, tmp_path: Path) -> None:
+    whole = (run / "model.safetensors").read_bytes()
+    for i, bad in enumerate([b"", whole[:100], b"\xff" * 64, whole[:-8]]):
+        file = tmp_path / f"{i}.safetensors"
+        file.write_bytes(bad)
+        with pytest.raises(ConfigurationError, match="no model that a run has written"):
+            read_tensors(file)
+
+
+def test_a_full_disk_takes_the_model_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    assert train([*NET, *RUN, f"--out={tmp_path}"]) == 0
+    assert "no model.safetensors: I/O error: No space left" in capsys.readouterr().err
+    assert Trajectory(tmp_path).status == "complete"
+    assert not [*tmp_path.glob("*.safetensors"), *tmp_path.glob(".*.new")]
