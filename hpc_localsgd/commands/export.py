@@ -146,10 +146,9 @@ def _write(out: Path, named: dict[str, torch.Tensor], step: int, format: str) ->
         import torch
 
         return torch.save(named, out)
-    from torch.distributed.checkpoint import FileSystemWriter, save
+    from hpc_localsgd.worlds.dcp import write_dcp
 
-    save(named, storage_writer=FileSystemWriter(out, overwrite=True), no_dist=True)
-    return None
+    return write_dcp(out, named)
 
 
 def parser() -> ArgumentParser:

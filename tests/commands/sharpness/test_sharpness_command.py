@@ -286,6 +286,7 @@ def test_a_run_without_snapshots_says_how_to_have_some(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copied_without(run, "snapshots")
+    (run / "model.safetensors").unlink(missing_ok=True)
     text = said(capsys, str(run))
     assert "has no snapshots" in text and "--snapshot-every" in text
     assert not (run / "sharpness.h5").exists()

@@ -1,0 +1,24 @@
+"""Files in the format of torch.distributed.checkpoint, which FSDP's users load from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def write_dcp(folder: Path, named: dict[str, torch.Tensor]) -> None:
+    """Write tensors as a distributed checkpoint of one process.
+
+    Args:
+        folder: Made if missing; what is in it is replaced.
+        named: Tensors by name.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from torch.distributed.checkpoint import FileSystemWriter, save
+
+    save(named, storage_writer=FileSystemWriter(folder, overwrite=True), no_dist=True)
