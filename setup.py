@@ -63,4 +63,5 @@ setup(
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["hpc-localsgd = hpc_localsgd.__main__:run"]},
 )

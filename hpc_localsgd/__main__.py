@@ -1,4 +1,4 @@
-"""`python -m hpc_localsgd COMMAND`: everything beside training."""
+"""`hpc-localsgd COMMAND`, the same as `python -m hpc_localsgd COMMAND`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Hand over to a command; returns its exit status."""
     command, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     if command in ("-h", "--help"):
-        print("usage: python -m hpc_localsgd COMMAND [options]\n")
+        print("usage: hpc-localsgd COMMAND [options]     (or python -m hpc_localsgd COMMAND ...)\n")
         print("\n".join(f"  {name:<10} {about}" for name, about in COMMANDS.items()))
         return 0
     if command not in COMMANDS:
@@ -53,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """Be the program: `hpc-localsgd COMMAND`, or `python -m hpc_localsgd COMMAND`."""
     outlive_readers()
     garbage.leave_at_exit()
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())
