@@ -123,8 +123,9 @@ def ring(n: int, K: int) -> Iterator[tuple[int, float, np.ndarray]]:
 def halving(n: int, K: int) -> Iterator[tuple[int, float, np.ndarray]]:
     """Yield the steps of recursive halving and doubling in blocks of n.
 
-    Workers n/2, n/4, ..., 1 places apart swap halves, quarters, ... of the vector, and the same
-    back. Where n is no power of two, those above it hand their vector to a neighbour first.
+    Workers 1, 2, 4, ... places apart swap halves, quarters, ... of the vector, and the same back:
+    what goes far is short, as in MPICH. Where n is no power of two, those above it hand their
+    vector to a neighbour first.
 
     Source: Thakur, Rabenseifner and Gropp, Optimization of collective communication operations
     in MPICH, IJHPCA 19 (2005); the algorithm is Rabenseifner's.
@@ -140,7 +141,7 @@ def halving(n: int, K: int) -> Iterator[tuple[int, float, np.ndarray]]:
         yield 2, 1.0, to
     for level in range(1, levels + 1):
         to = np.arange(K)
-        to[starts + members] = starts + members[place ^ (2 ** (levels - level))]
+        to[starts + members] = starts + members[place ^ 2 ** (level - 1)]
         yield 2, 2.0**-level, to
 
 

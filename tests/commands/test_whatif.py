@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +111,6 @@ def test_an_answer_is_what_a_simulated_run_bills(words: list[str], tmp_path: Pat
 
 def latency_s(answer: Answer) -> float:
     """Seconds of the same exchanges on a network of which only the latency is left."""
-    from dataclasses import replace
 
     from hpc_localsgd.commands.plan.rehearsal import Rehearsal
     from hpc_localsgd.cost.preview import preview
@@ -254,3 +255,53 @@ def test_a_record_without_rounds_or_none_is_refused(
     assert command.main([str(tmp_path / "nowhere")]) == 2
     assert command.main([record(tmp_path / "run", lengths=())]) == 2
     assert "no round has seconds of computing" in capfd.readouterr().err
+
+
+def test_simgrid_is_asked_for_every_exchange_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpc_localsgd.commands.whatif.replay import replayed
+    from hpc_localsgd.cost import simgrid
+
+    asked_for: list[simgrid.Exchange] = []
+
+    def seconds(network: object, exchange: simgrid.Exchange, folder: Path) -> float:
+        asked_for.append(exchange)
+        return 7.0 if exchange.kind == "mix" else 5.0
+
+    monkeypatch.setattr(simgrid, "seconds", seconds)
+    run = record(tmp_path / "run")
+    known = basis(Trajectory(run), [], None)
+    options = command.parser().parse_args([run, "--network", "1GbE", "--every", "3", "1"])
+    for words, each_s in (([], 5.0), (["--algorithm=gossip"], 7.0)):
+        question = command.question(known, options, words)
+        twice = replace(question, networks=[replayed(question.networks[0], tmp_path)])
+        found = list(answers(known, twice))
+        assert [a.plan.exchange_s for a in found] == pytest.approx([4 * each_s, 12 * each_s])
+        assert [a.plan.parallel_s for a in found] == pytest.approx([12 * 5.0] * 2)
+        assert len(asked_for) == len(set(asked_for))
+        assert {e.nbytes for e in asked_for} == {BYTES}
+        asked_for.clear()
+
+
+@pytest.mark.skipif(shutil.which("smpirun") is None, reason="apt-get install libsimgrid-dev")
+def test_simgrid_answers_beside_the_model(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, out = record(tmp_path / "run"), tmp_path / "tables"
+    words = ["--network", "10us,1MB/s,core=1.5MB/s", "--simgrid", "--out", str(out)]
+    assert command.main([run, *words, "--every", "3"]) == 0
+    rows = list(csv.DictReader((out / "whatif.csv").open()))
+    assert [row["network"].endswith(", SimGrid") for row in rows] == [False, True]
+    model, engine = (float(row["exchanging_s"]) for row in rows)
+    assert engine == pytest.approx(model, rel=0.01) and engine > 4 * 2 * 3 / 4 * BYTES / 1e6 * 1.5
+    assert (out / "simgrid" / "0" / "0" / "platform.xml").exists()
+
+
+def test_without_simgrid_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = record(tmp_path / "run")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command.main([run, "--network", "1GbE", "--simgrid"]) == 2
+    assert "apt-get install libsimgrid-dev" in capfd.readouterr().err

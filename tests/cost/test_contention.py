@@ -43,10 +43,10 @@ def test_a_ring_has_one_message_on_a_trunk(trunk: float, slower: float) -> None:
 
 @pytest.mark.parametrize(("n", "m"), [(64, 8), (64, 1), (16, 16), (1024, 32)])
 def test_halving_sends_what_is_far_over_the_trunks(n: int, m: int) -> None:
-    """Halves, quarters, ... go to other trunks, m messages at once, until n / m is reached."""
+    """Halves, quarters, ... stay within m workers; what is then left crosses, m at once."""
     trunk = RATE * m / 4  # 4 times oversubscribed
     found = behind(Shared(m, trunk), "halving").mean_s(n, SIZE)
-    away, inside = (1 - m / n) * m / trunk, (m / n - 1 / n) / RATE
+    away, inside = (1 / m - 1 / n) * m / trunk, (1 - 1 / m) / RATE
     assert found == pytest.approx(2 * math.log2(n) * ALPHA + 2 * SIZE * (away + inside))
 
 

@@ -16,7 +16,9 @@ import argparse
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +68,12 @@ def whatif(options: argparse.Namespace, words: Sequence[str]) -> str:
 
     torch.set_num_threads(1)  # many tiny exchanges are rehearsed: threads are in each other's way
     known = basis(Trajectory(options.run), options.trust, options.step_time)
-    found = list(answers(known, question(known, options, words)))
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = Path(options.out or temporary).absolute() / "simgrid"
+        asked = question(known, options, words)
+        if options.simgrid:
+            asked = by_simgrid_too(asked, kept)
+        found = list(answers(known, asked))
     text = page(known, found)
     if options.out:
         folder = Path(options.out)
@@ -106,6 +113,22 @@ def question(known: Basis, options: argparse.Namespace, words: Sequence[str]) ->
     return Question(networks, workers, options.every, methods, options.scaling == "strong")
 
 
+def by_simgrid_too(asked: Question, folder: Path) -> Question:
+    """Return the question with each network twice: by the cost model, and by SimGrid.
+
+    Raises:
+        ConfigurationError: SimGrid is not here.
+    """
+    from hpc_localsgd.commands.whatif.replay import replayed
+    from hpc_localsgd.cost import simgrid
+
+    simgrid.check_installed()
+    both = [
+        (network, replayed(network, folder / str(i))) for i, network in enumerate(asked.networks)
+    ]
+    return replace(asked, networks=[network for pair in both for network in pair])
+
+
 def parser() -> CommandParser:
     """Return the parser of the command."""
     about, _, rest = (__doc__ or "").partition("\n")
@@ -137,6 +160,11 @@ def parser() -> CommandParser:
     )
     made.add_argument(
         "--step-time", type=float, metavar="SECONDS", help="of a step, in place of the recorded"
+    )
+    made.add_argument(
+        "--simgrid",
+        action="store_true",
+        help="also replay every exchange in SimGrid, message by message, where it is installed",
     )
     made.add_argument("--out", metavar="FOLDER", help="also write the table: CSV and Markdown")
     made.add_argument(
