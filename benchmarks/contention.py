@@ -95,10 +95,10 @@ def case(behind: str, name: str, on: Network, K: int, size: int, folder: Path) -
         W = (ring() if how == "ring" else exponential()).matrix(K)
         exchange, told = simgrid.mix(W, size), [n.mix_s(W, size) for n in (on, alone)]
     elif kind == "mean":
-        exchange = simgrid.Exchange("mean", K, size, K)
+        exchange = simgrid.Collective("mean", K, size, K)
         told = [n.mean_s(K, size) for n in (on, alone)]
     else:
-        exchange = simgrid.Exchange("gather", K, size)
+        exchange = simgrid.Collective("gather", K, size)
         told = [n.gather_s(K, size) for n in (on, alone)]
     began = time.perf_counter()
     plain = simgrid.seconds(on, exchange, folder)

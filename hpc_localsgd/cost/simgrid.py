@@ -41,7 +41,7 @@ OPTIONS = (
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Collective:
     """One exchange of all workers.
 
     Attributes:
@@ -59,7 +59,7 @@ class Exchange:
     pairs: tuple[tuple[int, int], ...] = ()
 
 
-def mix(W: np.ndarray, nbytes: int) -> Exchange:
+def mix(W: np.ndarray, nbytes: int) -> Collective:
     """Return the exchange of a mix.
 
     Args:
@@ -68,7 +68,7 @@ def mix(W: np.ndarray, nbytes: int) -> Exchange:
     """
     to, origin = np.nonzero(W - np.diag(np.diag(W)))
     pairs = sorted(zip(origin.tolist(), to.tolist(), strict=True))
-    return Exchange("mix", len(W), nbytes, pairs=tuple(pairs))
+    return Collective("mix", len(W), nbytes, pairs=tuple(pairs))
 
 
 def platform(network: Network, K: int) -> str:
@@ -120,7 +120,7 @@ def _document(lines: list[str]) -> str:
     return "\n".join([*head, *lines, "</platform>"]) + "\n"
 
 
-def trace(exchange: Exchange) -> str:
+def trace(exchange: Collective) -> str:
     """Return the trace of an exchange, what each rank does on a line of its own.
 
     Raises:
@@ -143,7 +143,7 @@ def trace(exchange: Exchange) -> str:
     return "\n".join([*lines, *(f"{k} finalize" for k in range(K))]) + "\n"
 
 
-def _rings(exchange: Exchange) -> Iterator[str]:
+def _rings(exchange: Collective) -> Iterator[str]:
     """Yield the messages of rings within blocks."""
     n, size = exchange.n, -(-exchange.nbytes // exchange.n)
     for _ in range(2 * (n - 1)):
@@ -155,7 +155,7 @@ def _rings(exchange: Exchange) -> Iterator[str]:
             yield f"{k} waitall"
 
 
-def _messages(exchange: Exchange) -> Iterator[str]:
+def _messages(exchange: Collective) -> Iterator[str]:
     """Yield the vectors of a mix, all at once."""
     for origin, to in exchange.pairs:
         yield f"{to} irecv {origin} 0 {exchange.nbytes}"
@@ -164,7 +164,7 @@ def _messages(exchange: Exchange) -> Iterator[str]:
     yield from (f"{k} waitall" for k in range(exchange.K))
 
 
-def write(network: Network, exchange: Exchange, folder: Path) -> list[str]:
+def write(network: Network, exchange: Collective, folder: Path) -> list[str]:
     """Write platform, hosts and trace into a folder; return the command that replays them there."""
     folder.mkdir(parents=True, exist_ok=True)
     hosts = "".join(f"w{k}\n" for k in range(exchange.K))
@@ -188,7 +188,7 @@ def check_installed() -> None:
 
 
 def seconds(
-    network: Network, exchange: Exchange, folder: Path, options: Sequence[str] = ()
+    network: Network, exchange: Collective, folder: Path, options: Sequence[str] = ()
 ) -> float:
     """Return what SimGrid finds that an exchange takes.
 

@@ -263,9 +263,9 @@ def test_simgrid_is_asked_for_every_exchange_once(
     from hpc_localsgd.commands.whatif.replay import replayed
     from hpc_localsgd.cost import simgrid
 
-    asked_for: list[simgrid.Exchange] = []
+    asked_for: list[simgrid.Collective] = []
 
-    def seconds(network: object, exchange: simgrid.Exchange, folder: Path) -> float:
+    def seconds(network: object, exchange: simgrid.Collective, folder: Path) -> float:
         asked_for.append(exchange)
         return 7.0 if exchange.kind == "mix" else 5.0
 

@@ -33,12 +33,12 @@ installed = pytest.mark.skipif(
 def test_simgrid_finds_the_seconds_of_the_model(K: int, name: str, tmp_path: Path) -> None:
     """Links shared from moment to moment, where the model counts messages step by step."""
     one, halving = network(name), network(f"{name},allreduce=halving")
-    whole = simgrid.Exchange("mean", K, SIZE, K)
+    whole = simgrid.Collective("mean", K, SIZE, K)
     cases = [
         (one, whole, one.mean_s(K, SIZE)),
         (halving, whole, halving.mean_s(K, SIZE)),
-        (one, simgrid.Exchange("mean", K, SIZE, 4), one.mean_s(4, SIZE, workers=K)),
-        (one, simgrid.Exchange("gather", K, SIZE // 10), one.gather_s(K, SIZE // 10)),
+        (one, simgrid.Collective("mean", K, SIZE, 4), one.mean_s(4, SIZE, workers=K)),
+        (one, simgrid.Collective("gather", K, SIZE // 10), one.gather_s(K, SIZE // 10)),
     ]
     for topology in (ring(), exponential()):
         W = topology.matrix(K)
@@ -49,7 +49,7 @@ def test_simgrid_finds_the_seconds_of_the_model(K: int, name: str, tmp_path: Pat
 
 @installed
 def test_what_simgrid_refuses_is_said_in_a_sentence(tmp_path: Path) -> None:
-    broken = simgrid.Exchange("mix", 4, SIZE, pairs=((0, 99),))
+    broken = simgrid.Collective("mix", 4, SIZE, pairs=((0, 99),))
     with pytest.raises(ConfigurationError, match="SimGrid ended with status"):
         simgrid.seconds(network("1GbE"), broken, tmp_path)
 
@@ -59,7 +59,7 @@ def test_without_simgrid_it_is_said_what_installs_it(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match="not installed: apt-get install libsimgrid-dev"):
-        simgrid.seconds(network("1GbE"), simgrid.Exchange("mean", 4, 8, 4), tmp_path)
+        simgrid.seconds(network("1GbE"), simgrid.Collective("mean", 4, 8, 4), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -85,7 +85,7 @@ def test_a_trace_has_both_ends_of_every_message() -> None:
     heard = {(x[2], x[0]) for x in lines if x[1] == "irecv"}
     off = np.argwhere(W - np.diag(np.diag(W)))
     assert sent == heard == {(str(j), str(k)) for k, j in off}
-    blocks = simgrid.trace(simgrid.Exchange("mean", 6, 90, 3)).splitlines()
+    blocks = simgrid.trace(simgrid.Collective("mean", 6, 90, 3)).splitlines()
     pairs = [line.split() for line in blocks if " isend " in line]
     assert len(pairs) == 6 * 4 and {x[4] for x in pairs} == {"30"}
     assert all(int(x[0]) // 3 == int(x[2]) // 3 for x in pairs)
@@ -93,4 +93,4 @@ def test_a_trace_has_both_ends_of_every_message() -> None:
 
 def test_a_trace_that_is_too_long_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="more than it can hold"):
-        simgrid.trace(simgrid.Exchange("mean", 65_536, 8, 32_768))
+        simgrid.trace(simgrid.Collective("mean", 65_536, 8, 32_768))

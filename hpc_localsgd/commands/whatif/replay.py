@@ -13,7 +13,7 @@ from hpc_localsgd.cost import simgrid
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.types import ConfigurationError
 
-Replay = Callable[[simgrid.Exchange], float]
+Replay = Callable[[simgrid.Collective], float]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Replayed(Network):
     decoded and coded again on their way are replayed as averages of what is sent.
 
     Attributes:
-        replay: Exchange -> seconds.
+        replay: Collective -> seconds.
         scale: Bytes that each byte of a smaller model stands for.
     """
 
@@ -36,7 +36,7 @@ class Replayed(Network):
         del coded
         nbytes = round(payload_bytes * self.scale)
         K = max(n, workers)
-        return self.replay(simgrid.Exchange("mean", K, nbytes, n)) if n > 1 else 0.0
+        return self.replay(simgrid.Collective("mean", K, nbytes, n)) if n > 1 else 0.0
 
     def mix_s(self, W: np.ndarray, nbytes: int) -> float:
         """Return the seconds of a mix, see `Network.mix_s`."""
@@ -44,7 +44,7 @@ class Replayed(Network):
 
     def gather_s(self, n: int, nbytes: int) -> float:
         """Return the seconds of a gather, see `Network.gather_s`."""
-        exchange = simgrid.Exchange("gather", n, round(nbytes * self.scale))
+        exchange = simgrid.Collective("gather", n, round(nbytes * self.scale))
         return self.replay(exchange) if n > 1 else 0.0
 
     def dearer(self, factor: float) -> Network:
@@ -68,10 +68,10 @@ def replayed(network: Network, folder: Path) -> Network:
             f"network {network.name}: SimGrid needs the links that {network.workers_per_host} "
             "workers of a host share: type alpha, beta, and trunk=RATE/WORKERS"
         )
-    known: dict[simgrid.Exchange, float] = {}
+    known: dict[simgrid.Collective, float] = {}
     numbers = count()
 
-    def replay(exchange: simgrid.Exchange) -> float:
+    def replay(exchange: simgrid.Collective) -> float:
         if exchange not in known:
             known[exchange] = simgrid.seconds(network, exchange, folder / f"{next(numbers)}")
         return known[exchange]
