@@ -12,6 +12,7 @@ from harness.main import parser
 CLAIMS = (
     "why_and_when",
     "slow_sde",
+    "post_local",
     "large_rates",
     "average_direction",
     "linear_scaling",

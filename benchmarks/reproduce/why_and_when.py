@@ -123,7 +123,7 @@ def draw(measured: Measured) -> Figure:
 def _draw_cell(axes: Axes, measured: Measured, cell: str) -> None:
     steps = measured["step"]["all"]
     axes.axvline(SHORT, color=style.GREY, lw=0.8, ls=":")
-    axes.text(SHORT, 1.55, " short", color=style.GREY, fontsize=7.5)
+    axes.text(SHORT, 0.05, " short", color=style.GREY, fontsize=7.5)
     for length, colour, name in ((1, style.GREY, "SGD"), (H, style.BLUE, f"Local SGD, H = {H}")):
         label, course = f"{cell}, {length}", measured["course"][f"{cell}, {length}"]
         ends = measured["long"][label]
@@ -132,9 +132,9 @@ def _draw_cell(axes: Axes, measured: Measured, cell: str) -> None:
         axes.plot(steps[: len(course)], course, color=colour, label=name)
         shown = [x for x in ends if x < 1e9]
         axes.plot([steps[-1]] * len(shown), shown, "o", ms=3, color=colour, alpha=0.7)
-    axes.set(ylim=(0, 1.7), xlabel="step")
+    axes.set(ylim=(0, 2), xlabel="step")
     axes.set_xticks([0, steps[-1] / 2, steps[-1]])
-    axes.legend(frameon=False, fontsize=7.5, loc="lower left")
+    axes.legend(frameon=False, fontsize=7.5, loc="upper right")
 
 
 EXPERIMENT = Experiment(CLAIM, measure, judge, draw)
