@@ -180,14 +180,8 @@ class Cluster:
     def strays(self) -> set[int]:
         """Living processes that carry the path of this cluster's configuration."""
         mark = f"SLURM_CONF={self.env['SLURM_CONF']}".encode()
-        found = set()
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.add(int(entry.name))
-            except OSError:  # it has ended
-                pass
-        return found
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+        return {pid for pid in pids if mark in _variables(pid)}
 
     def _killed_strays(self) -> set[int]:
         strays = self.strays()
@@ -292,9 +286,17 @@ class Cluster:
         said = self.command("scontrol", "--oneliner", "show", "job", number)
         return dict(word.partition("=")[::2] for word in said.split() if "=" in word)
 
+    def limit(self, number: str, more_min: int) -> None:
+        """Give a job that runs a time limit, of so many whole minutes from this one on."""
+        said = self.job(number)["RunTime"]  # 00:01:30
+        hours, minutes, _ = map(int, said.rpartition("-")[2].split(":"))
+        allowed = 60 * hours + minutes + more_min
+        self.command("scontrol", "update", f"JobId={number}", f"TimeLimit={allowed}")
+
     def wait(self, number: str, timeout_s: float = 240) -> str:
-        """Until a job is over; the state it ended in."""
+        """Until a job is over, and no process of it is alive; the state it ended in."""
         until(lambda: self._state(number) in OVER, timeout_s, f"job {number} is over")
+        until(lambda: not self._processes_of(number), 60, f"no process of job {number} is alive")
         return self._state(number)
 
     def wait_for_requeue(self, number: str, times: int = 1, timeout_s: float = 240) -> None:
@@ -342,9 +344,24 @@ class Cluster:
         lines = {pid: _title(pid).split(b"\0") for pid in self.strays()}
         return [p for p, line in lines.items() if b"-m" in line[1:2] and word.encode() in line]
 
+    def _processes_of(self, number: str) -> list[int]:
+        """Living processes that a job, or a task `12_1` of an array, started."""
+        array, _, task = number.partition("_")
+        names = ["SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"] if task else ["SLURM_JOB_ID"]
+        marks = {f"{name}={n}".encode() for name, n in zip(names, (array, task), strict=False)}
+        return [pid for pid in self.strays() if marks <= _variables(pid)]
+
     def _steps_of(self, number: str) -> list[int]:
         begin = f"slurmstepd: [{number}.".encode()
         return [pid for pid in self.strays() if _title(pid).startswith(begin)]
+
+
+def _variables(pid: int) -> set[bytes]:
+    """The variables of a process; none if it has ended."""
+    try:
+        return set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    except OSError:
+        return set()
 
 
 def _title(pid: int) -> bytes:

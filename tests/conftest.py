@@ -34,14 +34,18 @@ def same_random_numbers() -> None:
     torch.manual_seed(1234)
 
 
-@pytest.fixture(autouse=True)
-def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that starts ranks leaves no process behind, however its job ended."""
-    if "launched" not in request.keywords:
-        yield
-        return
+@pytest.fixture
+def nothing_runs_on() -> Iterator[None]:
+    """The test leaves no process behind, however what it started has ended."""
     with launching.nothing_left():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left(request: pytest.FixtureRequest) -> None:
+    """So it is with all tests that start ranks."""
+    if "launched" in request.keywords:
+        request.getfixturevalue("nothing_runs_on")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses

@@ -26,7 +26,7 @@ from hpc_localsgd.run.checkpoint.folder import last_complete
 from hpc_localsgd.trajectory import Trajectory
 
 STEPS = 1000
-WATCHDOG_S = 15  # three times that for the start
+WATCHDOG_S = 15  # a start may take longer: see the task
 BOUND_S = 150  # 15 s, 11 s for signs of life, 8 s for the shards, and a slow machine
 PATIENCE_S = 300
 BOTH = {"a": 1, "b": 1}

@@ -16,7 +16,7 @@ from hosts import Hosts
 from launching import TRAIN, Job, gloo, mpirun, patient, started, steps_of_ranks, until
 from test_ranks_on_hosts import ON_BOTH
 
-WATCHDOG_S = 20  # three times that for the start, on a slow machine too
+WATCHDOG_S = 20  # a start may take longer: see the task
 BOUND_S = 100  # the watchdog's 20 s, 11 s for signs of life, 8 s for the shards, and a slow machine
 LONG = (
     *("--task=slow_digits.slow_digits", "--task.hidden=8", "--task.step_s=0.02", "--steps=100000"),

@@ -1,9 +1,13 @@
-"""Rank 0 freezes rank 1, waits for it in Horovod, and has another thread of its own thaw it."""
+"""Rank 0 freezes rank 1, waits for it in Horovod, and has another thread of its own thaw it.
+
+That one begins when the main thread has come to the wait, so that it runs while that lasts.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -15,6 +19,9 @@ from mpi4py import MPI
 
 
 def thaw(pid: int) -> None:
+    main = threading.main_thread().ident
+    while sys._current_frames()[main].f_code.co_name != "synchronize":
+        time.sleep(0.01)
     time.sleep(1.0)
     print("a thread runs", flush=True)
     os.kill(pid, signal.SIGCONT)

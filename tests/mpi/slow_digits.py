@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpc_localsgd.run import watchdog
 from hpc_localsgd.tasks.base import Batch, Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
+
+watchdog.START = 40  # a machine that is slow to start ranks is no hang; a step has the same bound
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,11 @@ class slow_digits(digits):
 
     A run that is to be stopped in its middle says when it is there, and is not over before: with
     ARRIVES="STEP FOLDER" in the environment each worker makes a file of its number in the folder in
-    that step, and takes so many seconds as SLOW_S says for each one from there on.
+    that step, and takes so many seconds as SLOW_S says for each one from there on. All that ends
+    when the file is there that HURRY (a variable) names.
 
     Attributes:
-        step_s: Least seconds of a step, until the file is there that HURRY (a variable) names.
+        step_s: Least seconds of a step.
         late: The worker that falls behind, for as many seconds as LATE_S in the environment says.
         at: The step in which it does.
     """
@@ -39,10 +43,9 @@ class slow_digits(digits):
             if folder and t == int(at):
                 for rank in ranks:
                     (Path(folder) / str(rank)).touch()
-            if folder and t >= int(at):
-                time.sleep(float(os.environ.get("SLOW_S", 0)))
             if not os.path.exists(os.environ.get("HURRY", "")):
-                time.sleep(self.step_s)
+                arrived = bool(folder) and t >= int(at)
+                time.sleep(self.step_s + arrived * float(os.environ.get("SLOW_S", 0)))
             if t == self.at and self.late in ranks:
                 time.sleep(float(os.environ.get("LATE_S", 0)))
             return deal(ranks, t)

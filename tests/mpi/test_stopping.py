@@ -219,7 +219,6 @@ def test_where_no_signal_arrives_a_file_stops_the_run(
 
 
 def test_a_frozen_rank_is_named_and_the_job_ended(tmp_path: Path) -> None:
-    """Three times the watchdog's patience is for the start."""
     out = tmp_path / "run"
     options = [*RUNS["short"], "--checkpoint-every=0.3 s", "--watchdog=15 s"]
     with in_the_middle(mpirun(2), out, *options) as job:

@@ -21,7 +21,8 @@ from hpc_localsgd.worlds.simulated import Simulated
 
 RUN = ["--task.hidden=4", "--workers=2", "--steps=12", "--figures=false"]
 RUN += ["--checkpoint-every=4", "--checkpoint-keep=9", "--schedule=every", "--schedule.steps=2"]
-RESUMES = [[], ["--resume"], ["--resume=auto"], ["--resume-from-mean"]]
+RESUMES = [[], ["--resume"], ["--resume=auto"], ["--resume-from-mean"], ["--resume=false"]]
+RESUMES += [["--resume=auto", "--resume-from-mean"]]
 LONGER = ["--resume=auto", "--steps=24", "--extend"]
 
 
@@ -113,7 +114,8 @@ def test_a_complete_run_is_lost_by_no_resume(
     before = contents(out)
     for resume in (*RESUMES, LONGER):
         status = main([*RUN, *resume, f"--out={out}"])
-        assert status == (0 if state is nothing and resume else 2), resume
+        resumes = resume not in ([], ["--resume=false"])
+        assert status == (0 if state is nothing and resumes else 2), resume
         after = contents(out)
         assert {name: after.get(name) for name in before} == before, resume
 
@@ -131,10 +133,18 @@ def test_a_complete_run_with_a_damaged_newest_checkpoint_is_none_the_less_comple
     np.testing.assert_array_equal(Trajectory(out).rounds.step_end, [2, 4, 6, 8, 10, 12])
 
 
-def test_an_empty_folder_is_a_new_run(tmp_path: Path) -> None:
-    tmp_path.joinpath("notes").write_text("of somebody")
-    assert main([*RUN, "--resume=auto", f"--out={tmp_path}"]) == 0
-    assert (tmp_path / "notes").exists()
+@pytest.mark.parametrize("resume", RESUMES, ids=" ".join)
+def test_a_folder_without_a_run_is_a_new_run_or_has_nothing_to_resume(
+    tmp_path: Path, resume: list[str]
+) -> None:
+    begins = "--resume=auto" in resume or resume in ([], ["--resume=false"])
+    for out in (tmp_path / "none", tmp_path):
+        notes = out / "notes"
+        if out.exists():
+            notes.write_text("of somebody")
+        assert main([*RUN, *resume, f"--out={out}"]) == (0 if begins else 2)
+        assert (out / "trajectory.h5").exists() == begins
+        assert out != tmp_path or notes.exists()
 
 
 def test_a_job_killed_in_its_first_checkpoint_is_put_aside_and_not_for_ever(

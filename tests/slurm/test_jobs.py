@@ -69,7 +69,7 @@ def requeued(
         "digits_demo",
         folder / "hangs",
         *HANGING.split(),
-        "--watchdog=15 seconds",  # and three times that for the start
+        "--watchdog=15 seconds",  # a start may take longer: see the task
         sbatch=TWO_RANKS,
         CRASHES="2",
         LAUNCHER="mpirun",

@@ -1,0 +1,77 @@
+"""Runs of two ranks that are over and continue to a larger `--steps`, as a user types it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from launching import TRAIN, mpirun, run
+
+from hpc_localsgd.run.checkpoint import shard
+from hpc_localsgd.trajectory import Trajectory
+
+SEVERAL = str(Path(__file__).parent / "several_runs.py")
+RUN = ("--task.hidden=8", "--batch-per-worker=4", "--schedule=every", "--schedule.steps=4")
+RUN += ("--evaluate-every=4", "--world=mpi", "--figures=false")
+CONSTANT = (*RUN, "--rate=constant", "--rate.lr=0.05", "--rate.warmup=3")
+COSINE = (*RUN, "--rate=cosine", "--rate.lr=0.1", "--rate.warmup=0")
+LONGER = ("--steps=28", "--resume=auto")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Their folders, and what the launch said in which all were trained, one after another."""
+    folder = tmp_path_factory.mktemp("extended")
+    told = [
+        ("constant", (*CONSTANT, "--steps=12")),
+        ("constant", (*CONSTANT, *LONGER)),
+        ("whole", (*CONSTANT, "--steps=28")),
+        ("cosine", (*COSINE, "--steps=12")),
+    ]
+    files = []
+    for i, (name, options) in enumerate(told):
+        files.append(folder / f"{i}.txt")
+        files[-1].write_text("\n".join([*options, f"--out={folder / name}"]))
+    said = run(mpirun(2), [SEVERAL, *map(str, files)], timeout_s=150).succeeded().text
+    return folder, said
+
+
+def final(out: Path) -> torch.Tensor:
+    """The parameters [K, P] at step 28."""
+    shards = sorted((out / "checkpoints" / "step-00000028").glob("rank-*-of-2.pt"))
+    return torch.cat([shard.read(path)["x"] for path in shards])
+
+
+def test_it_is_the_longer_run_bit_for_bit_where_the_rate_allows_it(
+    runs: tuple[Path, str],
+) -> None:
+    folder, said = runs
+    assert said.count("the run was begun with 12 steps and continues to 28: rate and rounds") == 1
+    mine, whole = folder / "constant", folder / "whole"
+    assert final(mine).shape[0] == 2 and torch.equal(final(mine), final(whole))
+    extended, once = Trajectory(mine), Trajectory(whole)
+    assert extended.status == "complete" and len(extended.paths) == 2 and len(once.paths) == 1
+    for name in ("step_begin", "step_end", "lr", "payload_bytes"):
+        np.testing.assert_array_equal(getattr(extended.rounds, name), getattr(once.rounds, name))
+    for name in ("train/loss", "eval/test/loss"):
+        np.testing.assert_array_equal(extended.series(name).value, once.series(name).value)
+    kept = (mine / "checkpoints" / "finished-step-00000012").iterdir()  # what it had come to
+    assert sorted(path.name for path in kept) == ["rank-0-of-2.pt", "rank-1-of-2.pt"]
+
+
+def test_else_it_is_refused_with_the_rate_and_continues_when_told_to(
+    runs: tuple[Path, str],
+) -> None:
+    out = runs[0] / "cosine"
+    more = [*TRAIN, *COSINE, *LONGER, f"--out={out}"]
+    refused = run(mpirun(2), more)
+    assert refused.status == 2 and Trajectory(out).attrs["steps"] == 12
+    assert refused.text.count("step 1 would have had the rate 0.0996") == 1, refused.text
+    assert "Add --extend to resume from step 12 all the same, where the rate is" in refused.text
+    extended = run(mpirun(2), [*more, "--extend"]).succeeded()
+    assert "it is no run of 28 steps: step 1 would have had the rate" in extended.text
+    record = Trajectory(out)
+    assert record.status == "complete" and record.rounds.step_end[-1] == 28
+    assert record.rounds.lr[2] < 0.05 < record.rounds.lr[3]  # at step 8 of 12, at step 12 of 28
