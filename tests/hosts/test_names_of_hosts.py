@@ -1,35 +1,45 @@
-"""A host whose own name is 127.0.1.1 in its /etc/hosts ends torch.distributed in a sentence."""
+"""A host that is 127.0.1.1 by its own name is named, with the cure, before Gloo begins."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hosts import Hosts
-from launching import TRAIN, started, torchrun
+from launches import run_on
+from launching import TRAIN, patient
 
-PORT = "29511"  # of host a, whose network nothing else is in
+BOTH = {"a": 1, "b": 1}
+CURES = {
+    "torchrun": "export GLOO_SOCKET_IFNAME=eth0 on every host; or in /etc/hosts of a write: ",
+    "gloo": "in /etc/hosts of a write: 10.91.0.1 a; or leave out --gloo",
+}
+
+pytestmark = pytest.mark.timeout(patient(300))
 
 
-def test_a_name_that_no_other_host_can_reach_is_said_before_gloo_begins(
-    hosts: Hosts, tmp_path: Path
-) -> None:
-    with ExitStack() as stack:
-        jobs = []
-        for rank, name in enumerate("ab"):
-            stack.enter_context(hosts[name].names(f"127.0.1.1 {name}"))
-            job = started(over_torch(hosts, name, rank), [*TRAIN, f"--out={tmp_path / 'run'}"])
-            jobs.append(stack.enter_context(job))
-        ended = [job.wait() for job in jobs]
+@pytest.fixture(scope="module", autouse=True)
+def debian(hosts: Hosts) -> Iterator[None]:
+    with hosts["a"].names("127.0.1.1 a"), hosts["b"].names("127.0.1.1 b"):
+        yield
+
+
+@pytest.mark.parametrize("launcher", CURES)
+def test_a_run_is_refused(hosts: Hosts, tmp_path: Path, launcher: str) -> None:
+    ended = run_on(hosts, launcher, BOTH, [*TRAIN, f"--out={tmp_path / 'run'}"])
     assert all(outcome.status for outcome in ended)
-    said = ended[0].text
-    assert "a calls itself 127.0.1.1, where no other host can connect" in said
-    assert "export GLOO_SOCKET_IFNAME=eth0 on every host; or in /etc/hosts of a write: " in said
-    assert "10.91.0.1 a" in said and not (tmp_path / "run").exists()
+    said = "".join(outcome.text for outcome in ended)
+    assert "a calls itself 127.0.1.1, where no other host can connect" in said, said
+    assert CURES[launcher] in said and "10.91.0.1 a" in said
+    assert not (tmp_path / "run").exists()
 
 
-def over_torch(hosts: Hosts, name: str, rank: int) -> list[str]:
-    """`torchrun` of one of the two hosts, with one process there."""
-    where = ["--nnodes=2", f"--node-rank={rank}", f"--master-addr={hosts['a'].address}"]
-    asked = [word for word in torchrun(1) if word != "--standalone"]
-    return [*hosts[name].on, asked[0], *where, f"--master-port={PORT}", *asked[1:]]
+@pytest.mark.parametrize("launcher", CURES)
+def test_the_doctor_says_so(hosts: Hosts, launcher: str) -> None:
+    ended = run_on(hosts, launcher, BOTH, ["-m", "hpc_localsgd", "doctor"])
+    assert all(outcome.status for outcome in ended)
+    said = "".join(outcome.text for outcome in ended)
+    assert "a calls itself 127.0.1.1, where no other host can connect" in said, said
+    assert CURES[launcher] in said
+    assert " 2 asked (" in said and "-> repair the network first" in said
