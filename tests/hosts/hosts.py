@@ -11,12 +11,15 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from launching import until
 
 from benchmarks.netlab.commands import write_commands
 
@@ -27,6 +30,13 @@ mount --bind "$1/kernel-$2" /proc/sys/kernel/random/boot_id &&
 mount --bind "$1/etc-hosts-$2" /etc/hosts &&
 mount -t tmpfs tmpfs "$1/own" && mount -t tmpfs tmpfs /dev/shm &&
 hostname "$2" && ip link set lo up && echo ready && exec cat
+"""
+# Of a port where nobody listens: who is told so has been there.
+REACHES = """
+import errno, socket, sys
+with socket.socket() as asking:
+    asking.settimeout(2)
+    sys.exit(asking.connect_ex((sys.argv[1], 9)) != errno.ECONNREFUSED)
 """
 
 
@@ -92,6 +102,11 @@ class Host:
         finally:
             self.do("ip", "link", "del", name)
 
+    def reaches(self, other: Host) -> bool:
+        """Whether the network carries something from here to another host and back."""
+        words = [*self.on, sys.executable, "-ISc", REACHES, other.address]
+        return subprocess.run(words, check=False).returncode == 0
+
     def do(self, *command: str) -> None:
         """Run a command there.
 
@@ -131,6 +146,8 @@ class Hosts:
             _do(*self._at_switch(), "ip", "link", "set", "br0", "up")
             for i, name in enumerate(self._names):
                 self._bear(name, _address(i))
+            for name in self._names:
+                self._until_reached(name)
             stack.pop_all()
         return self
 
@@ -148,6 +165,7 @@ class Hosts:
             yield
         finally:
             self._link(name, "up")
+            self._until_reached(name)
 
     def crash(self, name: str) -> None:
         """Cut the power of a host: its processes are gone, and nobody is told."""
@@ -163,9 +181,19 @@ class Hosts:
         self[name].do("sh", "-c", "rm -rf /dev/shm/* $TMPDIR/*")
         self._link(name, "up")
         (self._folder / f"down-{name}").unlink()
+        self._until_reached(name)
 
     def _link(self, name: str, state: str) -> None:
         _do(*self._at_switch(), "ip", "link", "set", f"to-{name}", state)
+
+    def _until_reached(self, name: str) -> None:
+        """Wait for a cable to carry, a second or so: until then it is said that there is no route.
+
+        A launcher that begins in that time may give up, or wait for ever.
+        """
+        for other in self._hosts.values():
+            if other.name != name and not (self._folder / f"down-{other.name}").exists():
+                until(lambda o=other: o.reaches(self[name]), 30, f"{other.name} reaches {name}")
 
     def _at_switch(self) -> list[str]:
         return ["nsenter", "-t", str(self._switch.pid), "-n"]

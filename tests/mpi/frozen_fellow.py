@@ -20,7 +20,7 @@ from mpi4py import MPI
 
 def thaw(pid: int) -> None:
     main = threading.main_thread().ident
-    while sys._current_frames()[main].f_code.co_name != "synchronize":
+    while "horovod" not in sys._current_frames()[main].f_code.co_filename:
         time.sleep(0.01)
     time.sleep(1.0)
     print("a thread runs", flush=True)
