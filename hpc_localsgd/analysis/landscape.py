@@ -8,10 +8,10 @@ The file holds the loss on a line or in a plane through parameter space::
     /value/<name>       [n_0] or [n_0, n_1], NaN where not evaluated yet; attrs: units, meaning
                         train_loss, test_loss, test_accuracy
     /path/              step [m], position [m, d], off [m]: the snapshots of the run projected into
-                        the slice, and how far each is from it
+                        the slice, and how far each is from it; workers [K, d] if it is theirs
     /done               [n_0] or [n_0, n_1], 1 where evaluated
     /basis/             origin [P], directions [d, P]; a point (a, b) of the slice is
-                        origin + a directions[0] + b directions[1]; explained [d] with pca
+                        origin + a directions[0] + b directions[1]; explained [d] with pca, workers
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Landscape:
         step: ``[m]`` steps of the run's snapshots.
         position: ``[m, d]`` where they are in the slice.
         off: ``[m]`` their distance from it.
-        explained: ``[d]`` share of the path's variance along each direction; empty but for pca.
+        explained: ``[d]`` share of the squared distances along each direction: of the path for pca,
+            of the workers from their mean for workers; else empty.
+        workers: ``[K, d]`` where the workers are, for workers; else empty.
         attrs: What the file says of itself.
     """
 
@@ -52,6 +54,7 @@ class Landscape:
     position: np.ndarray
     off: np.ndarray
     explained: np.ndarray
+    workers: np.ndarray
     attrs: Mapping[str, Any]
 
     @staticmethod
@@ -81,6 +84,9 @@ class Landscape:
                     explained=file["basis/explained"][:]
                     if "explained" in file["basis"]
                     else np.empty(0),
+                    workers=file["path/workers"][:]
+                    if "workers" in file["path"]
+                    else np.empty((0, len(file["axis"]))),
                     attrs={
                         name: readable(value, "\n\t") if isinstance(value, str) else value
                         for name, value in file.attrs.items()
@@ -91,7 +97,7 @@ class Landscape:
 
     @property
     def directions(self) -> str:
-        """``between``, ``random`` or ``pca``."""
+        """``between``, ``random``, ``pca`` or ``workers``."""
         return str(self.attrs["directions"])
 
     @property
@@ -125,6 +131,7 @@ class Landscape:
             "between": "Loss between two models",
             "random": "Loss around a model, random directions",
             "pca": "Loss in the plane of the run's path",
+            "workers": "Loss around the workers' mean",
         }
         return words.get(self.directions, "Landscape")
 
@@ -138,6 +145,10 @@ class Landscape:
                 "filter by its own length."
             ),
             "pca": "Principal directions of the snapshots about the last one (Li et al., 2018).",
+            "workers": (
+                "Principal directions of the workers about their mean. White: each worker before "
+                "the exchange; red: their mean, which an average makes of all of them."
+            ),
         }.get(self.directions, "")
         more = ["BatchNorm is re-estimated at every point.", said]
         if self.directions == "pca":

@@ -6,6 +6,7 @@ heading: a paper has a caption.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def _height_in(figure: Figure, axes: Axes, width_in: float) -> float:
 def _colour_bars(figure: Figure, axes: Axes) -> dict[Axes, tuple[float, float, float, float]]:
     """Return the colour bars of a panel: right edge and foot from its top right corner, and size.
 
-    All in inches.
+    All in inches; the height is infinite for one beside its panel, which is as high.
     """
     wide, high = figure.get_size_inches()
     ours = axes.get_position()
@@ -75,7 +76,8 @@ def _colour_bars(figure: Figure, axes: Axes) -> dict[Axes, tuple[float, float, f
         if is_colour_bar(bar) and bar._colorbar.mappable.axes is axes:  # type: ignore[attr-defined]
             box = bar.get_position()
             right, foot = (box.x1 - ours.x1) * wide, (box.y0 - ours.y1) * high
-            found[bar] = (right, foot, box.width * wide, box.height * high)
+            beside = box.x0 > ours.x1
+            found[bar] = (right, foot, box.width * wide, math.inf if beside else box.height * high)
     return found
 
 
@@ -103,7 +105,8 @@ def _lay_out(figure: Figure, axes: Axes, width_in: float, height_in: float, bars
         inside = (width - left - right, height_in)
         axes.set_position((left / width, bottom / height, inside[0] / width, inside[1] / height))
         for bar, (aside, foot, long, thick) in bars.items():
-            x, y = width - right + aside - long, bottom + height_in + foot
+            thick = min(thick, height_in)
+            x, y = width - right + aside - long, bottom + height_in + max(foot, -height_in)
             bar.set_position((x / width, y / height, long / width, thick / height))
         if attempt == 0:
             _fit_words(axes)

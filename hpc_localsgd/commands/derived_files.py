@@ -8,6 +8,7 @@ Removed is only what the package itself wrote: names of its own in the folder of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from hpc_localsgd.analysis.figure_data import HEADER
@@ -40,8 +41,8 @@ def _results(out: Path) -> Iterator[Path]:
         )
     for pattern in MADE:
         yield from out.glob(pattern)
-    for pages in (out / PAGES, out / PAGES / PAPER):
-        yield from (file for file in pages.glob("*") if file.is_file() and _ours(file))
+    drawn = [out.glob("landscape-*"), (out / PAGES).glob("*"), (out / PAGES / PAPER).glob("*")]
+    yield from (file for file in chain(*drawn) if file.is_file() and _ours(file))
 
 
 def _ours(file: Path) -> bool:

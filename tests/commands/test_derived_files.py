@@ -6,12 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from hpc_localsgd.commands.landscape import main as landscape
 from hpc_localsgd.commands.report import main as report
 from hpc_localsgd.commands.sharpness.command import main as sharpness
 from hpc_localsgd.train import main as train
 
 RUN = ["--workers=2", "--task.hidden=4", "--steps=20", "--overwrite", "--snapshot-every=10"]
-MINE = ("notes.txt", "accuracy.csv", "mine.png", "report/notes.html", "report/mine.pdf")
+MINE = (
+    "notes.txt",
+    "landscape-mine.png",
+    "report/mine.csv",
+    "accuracy.csv",
+    "mine.png",
+    "report/notes.html",
+    "report/mine.pdf",
+)
 
 
 def files(folder: Path) -> set[str]:
@@ -23,11 +32,16 @@ def test_overwrite_leaves_no_figure_or_page_of_the_run_before(
 ) -> None:
     assert train([*RUN, "--figures=true", f"--out={tmp_path}"]) == 0
     record = files(tmp_path) - {"accuracy.png", "spread.png", "time.png"}
+    assert (
+        report([str(tmp_path), "--width=3.25in", "--trace", "--formats", "png", "svg", "csv"]) == 0
+    )
     assert report([str(tmp_path)]) == 0
     assert sharpness([str(tmp_path), "--samples=20", "--eigenvalues=1"]) == 0
-    (tmp_path / "landscape-plane.h5").touch()
+    assert landscape([str(tmp_path), "--samples=20", "--points=2"]) == 0
     made = files(tmp_path) - record
-    assert {"report/report.html", "report/time.png", "report/time.pdf", "sharpness.h5"} < made
+    kinds = ("html", "png", "pdf", "svg", "csv", "json", "h5")
+    assert {name.rpartition(".")[2] for name in made} == set(kinds)
+    assert {"report/paper/time.pdf", "report/trace.json", "landscape-pca.csv"} < made
     for name in MINE:
         (tmp_path / name).write_text("a person's")
     assert train([*RUN, "--figures=false", f"--out={tmp_path}"]) == 0

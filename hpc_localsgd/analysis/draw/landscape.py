@@ -68,7 +68,7 @@ def _draw_line(figure: Figure, found: Landscape) -> None:
 
 def _draw_plane(figure: Figure, found: Landscape) -> None:
     axes = figure.add_subplot()
-    figure.subplots_adjust(**style.frame(figure, 0.8, 0.35, 1.0, 0.6))
+    figure.subplots_adjust(**style.frame(figure, 0.8, 1.0, 1.0, 0.6))
     z = found.values["train_loss"].T  # rows are the second axis
     fine = z[np.isfinite(z)]
     if len(fine) < 4 or not fine.max() > fine.min():
@@ -77,7 +77,8 @@ def _draw_plane(figure: Figure, found: Landscape) -> None:
     levels = _levels(fine)
     contours: dict[str, Any] = {"levels": levels, "extend": "max"}
     masked = np.ma.masked_invalid(z)
-    axes.contourf(*found.axes, masked, cmap=_colours(), norm=_norm(levels), **contours)
+    filled = axes.contourf(*found.axes, masked, cmap=_colours(), norm=_norm(levels), **contours)
+    _draw_scale(figure, axes, filled)
     lines = axes.contour(*found.axes, masked, levels=levels, colors="#5b6470", linewidths=0.45)
     axes.clabel(lines, levels[::2], fontsize=6.5, fmt=lambda v: f"{v:.2g}", colors=style.INK)
     axes.grid(False)
@@ -85,12 +86,24 @@ def _draw_plane(figure: Figure, found: Landscape) -> None:
         line = f"train loss at {at:g} of the second direction"
         keep(axes, line, found.axes[0], losses, names=("first direction", "train loss"))
     _draw_path(axes, found)
+    _draw_workers(axes, found)
+    of = "the workers' spread" if found.directions == "workers" else "the path"
     for i, name in enumerate(("first", "second")):
-        share = f" ({100 * found.explained[i]:.0f} % of the path)" if len(found.explained) else ""
+        share = f" ({100 * found.explained[i]:.0f} % of {of})" if len(found.explained) else ""
         set_label = axes.set_xlabel if i == 0 else axes.set_ylabel
         set_label(f"{name} direction{share}")
     axes.set_xlim(found.axes[0][0], found.axes[0][-1])
     axes.set_ylim(found.axes[1][0], found.axes[1][-1])
+
+
+def _draw_scale(figure: Figure, axes: Axes, filled: Any) -> None:
+    """Draw the colours with their losses, beside the plane."""
+    box, width = axes.get_position(), figure.get_size_inches()[0]
+    place = figure.add_axes((box.x1 + 0.12 / width, box.y0, 0.13 / width, box.height))
+    scale = figure.colorbar(filled, cax=place, label="train loss", ticks=filled.levels[::3])
+    scale.outline.set_visible(False)
+    scale.ax.yaxis.set_major_formatter(lambda v, _: f"{v:.2g}")
+    scale.ax.tick_params(length=0)
 
 
 def _draw_path(axes: Axes, found: Landscape) -> None:
@@ -113,6 +126,19 @@ def _draw_path(axes: Axes, found: Landscape) -> None:
     for i in {0, len(x) - 1}:
         if low[0] <= x[i] <= low[1] and high[0] <= y[i] <= high[1]:
             axes.annotate(f"step {found.step[i]:,}", (x[i], y[i]), xytext=(6, 5), **at)
+
+
+def _draw_workers(axes: Axes, found: Landscape) -> None:
+    """Draw each worker (white) and what an exchange does to it: a line to the mean (red)."""
+    if not len(found.workers):
+        return
+    x, y = found.workers[:, 0], found.workers[:, 1]
+    keep(axes, "workers", x, y)
+    for to_x, to_y in zip(x, y, strict=True):
+        axes.plot([to_x, 0], [to_y, 0], color=style.INK, linewidth=0.8, zorder=3)
+    dots: dict[str, Any] = {"zorder": 4, "linewidth": 0.8, "edgecolor": style.INK}
+    axes.scatter(x, y, s=26, color="white", **dots)
+    axes.scatter(0, 0, s=44, color=style.RED, **dots)
 
 
 def _levels(fine: np.ndarray) -> np.ndarray:

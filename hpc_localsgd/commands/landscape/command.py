@@ -153,7 +153,8 @@ def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
         lines.append(f"barrier {found.barrier('train_loss'):.4g} (train)" + _test_barrier(found))
     if len(found.explained):
         shares = " and ".join(f"{100 * share:.1f} %" for share in found.explained)
-        lines.append(f"the directions hold {shares} of the path")
+        of = "workers' spread" if found.directions == "workers" else "path"
+        lines.append(f"the directions hold {shares} of the {of}")
     if left := len(runs.steps) - len(found.step):
         lines.append(f"{left} of the run's snapshots are left out: they are not finite")
     lines.append(f"{path} {' '.join(str(file) for file in album.files)}")

@@ -96,6 +96,8 @@ class LandscapeFile:
         for name in ("step", "position", "off"):
             file[f"path/{name}"] = getattr(found, name)
         file["basis/origin"], file["basis/directions"] = found.origin, found.directions
+        if len(found.workers):
+            file["path/workers"] = found.workers
         if len(found.explained):
             file["basis/explained"] = found.explained
         file["done"] = np.zeros(found.shape, dtype=np.uint8)

@@ -16,7 +16,7 @@ PROG = "python -m hpc_localsgd landscape"
 _FLAGS = {"overwrite": "Start over, also where there is a file of the same or of other settings."}
 _ELSEWHERE = ("run", "other", "chunk", "world", "device", "out", "overwrite", "trust")
 MOST_POINTS = 100_000
-REACH = {"between": 0.5, "random": 1.0, "pca": 0.25}
+REACH = {"between": 0.5, "random": 1.0, "pca": 0.25, "workers": 0.5}
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,19 @@ class LandscapeOptions:
     Args:
         run: The run: its folder, or its trajectory.h5.
         other: A second run, to look between the two; by default between two snapshots of one.
-        directions: between two models (a line), random and filter-normalised around one model, or
-            pca, the principal ones of the run's snapshots. auto takes between if there is another
+        directions: between two models (a line), random and filter-normalised around one model,
+            pca, the principal ones of the run's snapshots, or workers, those of the workers around
+            their mean (--snapshot-workers when training). auto takes between if there is another
             run, else pca.
         dimensions: 1 for a line or 2 for a plane; between is always a line.
         points: Along each direction.
         reach: How far. between: beyond both models, in units of their distance (default 0.5). pca:
-            beyond the path, in units of its extent (0.25). random: to both sides, in units of each
-            filter's length (1).
+            beyond the path, in units of its extent (0.25); workers likewise (0.5). random: to both
+            sides, in units of each filter's length (1).
         from_step: Snapshot at 0 of a line between two of one run. Default: the first.
-        to_step: The other end of it; the model in the middle for random. Of two runs, the snapshot
-            of both. Default: the last.
+        to_step: The other end of it; the model in the middle for random; the snapshot whose workers
+            are looked at. Of two runs, the snapshot of both. Default: the last; of workers, the
+            last in which they differ.
         test: Also loss and accuracy on the test set, on as many samples at most.
         samples: Training samples of the fixed subset, without augmentation, label noise and mixup;
             0 for all.
@@ -53,7 +55,7 @@ class LandscapeOptions:
 
     run: str
     other: str | None = None
-    directions: Literal["auto", "between", "random", "pca"] = "auto"
+    directions: Literal["auto", "between", "random", "pca", "workers"] = "auto"
     dimensions: Literal[1, 2] = 2
     points: int = 25
     reach: float | None = None
@@ -94,7 +96,7 @@ class LandscapeOptions:
 
     @property
     def kind(self) -> str:
-        """Kind of the slice: between, random or pca."""
+        """Kind of the slice: between, random, pca or workers."""
         if self.directions != "auto":
             return self.directions
         return "pca" if self.other is None else "between"
@@ -125,8 +127,8 @@ def parser() -> ArgumentParser:
     """Return the parser of landscape."""
     about = (
         "The loss on a line or in a plane through parameter space, BatchNorm re-estimated at every "
-        "point: between two models, around one in random directions, or in the plane of a run's "
-        "path. Under mpirun, horovodrun or torchrun the ranks share the points. A job that was "
-        "killed continues where it was."
+        "point: between two models, around one in random directions, in the plane of a run's path, "
+        "or in that of its workers. Under mpirun, horovodrun or torchrun the ranks share the "
+        "points. A job that was killed continues where it was."
     )
     return parser_of(PROG, about, LandscapeOptions, _FLAGS)

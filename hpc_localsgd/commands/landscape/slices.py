@@ -27,7 +27,9 @@ class Slice:
         step: ``[m]`` steps of the snapshots of the run that are finite.
         position: ``[m, d]`` where they are.
         off: ``[m]`` how far they are from the slice.
-        explained: ``[d]`` share of the path along each direction; empty but for pca.
+        explained: ``[d]`` share of the path, or of the workers' distances, along each direction;
+            empty but for pca and workers.
+        workers: ``[K, d]`` where the workers are; empty but for workers.
     """
 
     origin: np.ndarray
@@ -37,6 +39,7 @@ class Slice:
     position: np.ndarray
     off: np.ndarray
     explained: np.ndarray
+    workers: np.ndarray
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,7 +104,7 @@ def slice_of(runs: Runs, shapes: Shapes, options: LandscapeOptions) -> Slice:
     Raises:
         ConfigurationError: No such snapshot, one that is not finite, or too few for the directions.
     """
-    explained = np.empty(0)
+    explained, workers = np.empty(0), np.empty((0, options.d))
     if options.kind == "between":
         origin, end = _ends(runs, options)
         directions = (end - origin)[None]
@@ -114,12 +117,18 @@ def slice_of(runs: Runs, shapes: Shapes, options: LandscapeOptions) -> Slice:
             raise ConfigurationError(
                 "this model has no filters to take random directions by: --directions pca"
             )
+    elif options.kind == "workers":
+        origin, apart = _workers(runs, options.to_step)
+        directions, explained = principal(apart, origin, options.d)
+        workers, _ = coordinates(apart, origin, directions)
     else:
         points = np.stack([mean for _, mean in _finite(runs)])
         origin = points[-1].astype(np.float64)
         directions, explained = principal(points, origin, options.d)
     step, position, off = _path(runs, origin, directions)
-    return Slice(origin, directions, _axes(position, options), step, position, off, explained)
+    shown = workers if len(workers) else position
+    axes = _axes(shown, options)
+    return Slice(origin, directions, axes, step, position, off, explained, workers)
 
 
 def _path(
@@ -152,6 +161,26 @@ def _ends(runs: Runs, options: LandscapeOptions) -> tuple[np.ndarray, np.ndarray
         return _model(runs.run, options.to_step), _model(runs.other, options.to_step)
     first = runs.steps[0] if options.from_step is None else options.from_step
     return _model(runs.run, first), _model(runs.run, options.to_step)
+
+
+def _workers(runs: Runs, step: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean ``[P]`` and the workers ``[K, P]`` of a snapshot in which they differ.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    for at in reversed(runs.steps) if step is None else [step]:
+        try:
+            found = runs.run.snapshot(at, workers=True).workers
+        except TrajectoryError as error:
+            raise ConfigurationError(f"{error} (train with --snapshot-workers)") from error
+        if found is not None and np.isfinite(found).all() and np.ptp(found, axis=0).any():
+            return found.mean(axis=0, dtype=np.float64), found
+    where = "any snapshot" if step is None else f"the snapshot of step {step}"
+    raise ConfigurationError(
+        f"{runs.run.path}: its workers do not differ in {where}: take snapshots within a round, "
+        "before its exchange (--snapshot-every)"
+    )
 
 
 def _model(run: Trajectory, step: int | None) -> np.ndarray:

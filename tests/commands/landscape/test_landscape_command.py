@@ -62,7 +62,8 @@ def test_a_plane_holds_the_loss_of_its_points(trained: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(found.position[-1], 0, atol=1e-12)
     apart = run.snapshot(0).mean.astype(float) - origin
     np.testing.assert_allclose(found.position[0], directions @ apart, rtol=1e-9)
-    assert {f.name for f in tmp_path.iterdir()} == {"plane.h5", "plane.png", "plane.pdf"}
+    made = {f"plane.{suffix}" for suffix in ("h5", "png", "pdf", "csv")}
+    assert {f.name for f in tmp_path.iterdir()} == made
 
 
 def test_a_line_goes_from_one_model_to_the_other(

@@ -142,10 +142,10 @@ def test_the_barrier_of_a_line() -> None:
     hill = 1 + a + 3 * np.maximum(0, 1 - np.abs(2 * a - 1))  # 3 above the chord, at 1/2
     values = {"train_loss": hill, "test_loss": np.full(9, np.nan)}
     none = np.empty(0)
-    found = Landscape((a,), values, none, none, none, none, {"directions": "between"})
+    found = Landscape((a,), values, none, none, none, none, none, {"directions": "between"})
     np.testing.assert_allclose(found.barrier("train_loss"), 3)
     assert np.isnan(found.barrier("test_loss")) and np.isnan(found.barrier("unknown"))
-    bowl = Landscape((a,), {"train_loss": a**2}, none, none, none, none, found.attrs)
+    bowl = Landscape((a,), {"train_loss": a**2}, none, none, none, none, none, found.attrs)
     assert bowl.barrier("train_loss") == 0
 
 
