@@ -186,3 +186,23 @@ def test_markdown_and_latex_hold_the_same_cells(groups: list[SeedGroup]) -> None
     assert cell in markdown and cell.replace("%", r"\%").replace("±", r"$\pm$") in latex
     rows = [line for line in latex.splitlines() if " & " in line]
     assert {line.count(" & ") for line in rows[:3]} == {2}
+
+
+def test_lines_are_told_apart_without_colour(tmp_path: Path) -> None:
+    """A curve of hundreds of points has its symbol too, at some of them."""
+    runs = []
+    for H in (1, 2, 4):
+        said = ("t", "a", "s", "mpi(2)")
+        header = Header(CONFIG.format(H=H, seed=0), *said, K=2, P=3, seed=0)
+        with Writer(tmp_path / f"{H}", header) as writer:
+            for step in range(300):
+                writer.series("eval/test/loss", step, 1 / (step + H))
+            writer.close("complete")
+        runs.append(str(tmp_path / f"{H}"))
+    groups = grouped_runs(open_runs(runs))
+    figure = draw_courses(groups, recorded(groups), STEPS)
+    assert figure is not None
+    lines = [line for axes in figure.axes for line in axes.get_lines()]
+    shown = {(line.get_marker(), line.get_markevery()) for line in lines}
+    assert len({marker for marker, _ in shown}) == len(shown) == 3
+    assert all(marker in "osD" and 5 < 300 / every < 20 for marker, (_, every) in shown)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PANEL_IN = 2.35  # height of a panel
 FEW = 60  # points up to which each has a symbol
+SYMBOLS = 10  # of a curve of more
 
 
 def draw_courses(
@@ -98,9 +99,10 @@ def _draw_course(axes: Axes, course: MeanCurve, letter: str, i: int) -> None:
     low, high = course.mean - course.deviation, course.mean + course.deviation
     keep(axes, letter, course.x, course.mean, low, high)
     thin: dict[str, Any] = {"linewidth": 1.2, "color": look["color"], "zorder": 3}
-    symbols: dict[str, Any] = {}
-    if len(course.x) <= FEW:
-        symbols = {"marker": look["marker"], "markersize": 3.5, "markeredgewidth": 0}
+    # Of many points some have the symbol: in grey it alone tells the lines apart.
+    every = 1 if len(course.x) <= FEW else len(course.x) // SYMBOLS
+    symbols: dict[str, Any] = {"marker": look["marker"], "markersize": 3.5, "markeredgewidth": 0}
+    symbols["markevery"] = (i * every // 4 % every, every)  # groups begin at different points
     for piece in curves.pieces(len(course.x), curves.late(course.step)):
         lines = axes.plot(course.x[piece], course.mean[piece], **thin, **symbols)
         style.clip_sideways(axes, lines)
