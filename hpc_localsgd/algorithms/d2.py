@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.topology import Topology, lambda_min, lazy, ring, vectors_sent
+from hpc_localsgd.topology import Topology, lambda_min, lazy, ring
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -62,4 +62,4 @@ class D2(Algorithm):
 
     def payload(self, model: ModelSize, K: int, now: Now) -> np.ndarray:
         """Return the bytes of one copy of the parameters for each neighbour, [K]."""
-        return vectors_sent(self.topology.matrix(K, now.s)) * model.nbytes
+        return self.topology.sent(K, now.s) * model.nbytes

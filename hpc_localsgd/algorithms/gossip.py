@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.topology import Topology, ring, vectors_sent
+from hpc_localsgd.topology import Topology, ring
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Now, Rows, State
@@ -60,4 +60,4 @@ class Gossip(Algorithm):
 
     def payload(self, model: ModelSize, K: int, now: Now) -> np.ndarray:
         """Return the bytes of one copy of the parameters for each neighbour, [K]."""
-        return vectors_sent(self.topology.matrix(K, now.s)) * model.nbytes
+        return self.topology.sent(K, now.s) * model.nbytes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.topology import Topology, ring, vectors_sent
+from hpc_localsgd.topology import Topology, ring
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Now, Rows, State
@@ -61,5 +61,5 @@ class GradientTracking(Algorithm):
 
     def payload(self, model: ModelSize, K: int, now: Now) -> np.ndarray:
         """Return the bytes of x and y for each neighbour, [K]; in the first step only of x."""
-        vectors = vectors_sent(self.topology.matrix(K, now.s)) * (1 if now.t == 0 else 2)
+        vectors = self.topology.sent(K, now.s) * (1 if now.t == 0 else 2)
         return vectors * model.nbytes

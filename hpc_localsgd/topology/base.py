@@ -42,8 +42,26 @@ class Topology(ABC):
             ConfigurationError: (a ValueError) n is not allowed, or W is not doubly stochastic.
         """
         self.check(n)
+        return _built(self, n, self._place(n, k))
+
+    def sent(self, n: int, k: int = 0) -> np.ndarray:
+        """Return how many neighbours each worker sends to in the k-th mix, [n] integers.
+
+        Counted once, then remembered.
+
+        Args:
+            n: Workers.
+            k: Mixes done so far in the run, from 0.
+
+        Raises:
+            ConfigurationError: As `matrix` does.
+        """
+        self.check(n)
+        return _sent(self, n, self._place(n, k))
+
+    def _place(self, n: int, k: int) -> int:
         period = self.period(n)
-        return _built(self, n, k if period is None else k % period)
+        return k if period is None else k % period
 
     def period(self, n: int) -> int | None:
         """Return the number of mixes after which W repeats: 1 if constant, None if never."""
@@ -62,6 +80,11 @@ def _built(topology: Topology, n: int, k: int) -> np.ndarray:
     validate(W)
     W.flags.writeable = False
     return W
+
+
+@lru_cache(maxsize=64)
+def _sent(topology: Topology, n: int, k: int) -> np.ndarray:
+    return vectors_sent(_built(topology, n, k))
 
 
 def validate(W: np.ndarray) -> None:

@@ -293,3 +293,33 @@ def test_a_plan_waits_at_shared_links() -> None:
     for billed, byte_s in ((alone, 0.25 / 1.17e9), (crowded, 1e-8)):
         exact = 8 * 6 * (20e-6 + share * byte_s)
         assert billed["communication_predicted"] == pytest.approx(exact)
+
+
+def test_a_plan_of_many_gossiping_workers_counts_each_matrix_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hpc_localsgd.commands.plan import rehearsal
+    from hpc_localsgd.topology import base
+
+    counted: list[int] = []
+
+    def count(W: Any) -> Any:
+        counted.append(len(W))
+        return sent(W)
+
+    sent = base.vectors_sent
+    monkeypatch.setattr(rehearsal, "vectors_sent", count)
+    monkeypatch.setattr(base, "vectors_sent", count)
+    base._sent.cache_clear()
+    words = ["--algorithm", "gossip", "--algorithm.topology", "one_peer_exponential"]
+    plan = planned(*SMALL, "--schedule.steps", "1", "--workers", "8", *words)
+    assert counted == [8] * 2 * 3  # three matrices take turns, billed and paid
+    assert plan["traffic"]["payload_bytes_per_worker"] == 64 * 4000
+    exact = 64 * (20e-6 + 4000 / 1.17e9)
+    assert plan["seconds"]["communication_predicted"] == pytest.approx(exact)
+
+
+def test_a_matrix_that_no_memory_holds_is_refused() -> None:
+    words = [*SMALL, "--samples", "1e9", "--workers", "65536", "--algorithm", "gossip"]
+    with pytest.raises(ConfigurationError, match="takes 34 GB: with a topology, plan up to 8192"):
+        printed(*words)

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
@@ -18,6 +19,7 @@ from hpc_localsgd.commands.plan.planned_run import PlannedRun
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.engine.optimizer import LocalOptimizer
+from hpc_localsgd.topology.base import vectors_sent
 from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.pending import Pending
 from hpc_localsgd.worlds.simulated import Simulated
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.types import Rows, Vector
 
 LARGEST = 2**14  # parameters of the small model: exact up to there, rounded tensors above
+MIXES = 16  # whose costs are kept, as many as topologies keep matrices
 ALL_WORKERS = 2**20  # parameters of all small models together, however many workers
 
 
@@ -155,6 +158,21 @@ class _Rehearsed(Simulated):
     def __init__(self, workers: int, device: str, network: Network, step_s: float) -> None:
         super().__init__(workers, device, network)
         self.step_s, self.steps, self.begun = step_s, 0, 0
+        self._mixes: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, float]] = {}
+
+    def mix(self, x: Rows, W: np.ndarray) -> Rows:
+        """Bill a mix and leave the rows as they are: its cost depends on W alone, and is kept."""
+        nbytes = x.shape[1] * x.element_size()
+        key = id(W), nbytes
+        if key not in self._mixes:
+            if len(self._mixes) >= MIXES:
+                self._mixes.clear()
+            assert self.network is not None
+            # W is kept too, or another one might get its id.
+            self._mixes[key] = W, vectors_sent(W), self.network.mix_s(W, nbytes)
+        _, vectors, seconds = self._mixes[key]
+        self._bill(vectors * nbytes, 0.0, seconds)
+        return x
 
     def begin_mean(self, x: Rows, keep: bool = True) -> Pending:
         """Return the average, computed at once."""

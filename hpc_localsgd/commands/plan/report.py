@@ -23,6 +23,7 @@ from hpc_localsgd.topology import Topology, gap
 from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
 from hpc_localsgd.types import ConfigurationError
 
+MOST_MIXED = 8192  # workers: their matrix takes half a gigabyte, and seconds to build
 MOST_ROUNDS = 3_000_000  # some ten seconds
 
 
@@ -80,6 +81,12 @@ def check_patience(planned: PlannedRun) -> None:
     Raises:
         ConfigurationError: There are.
     """
+    topology, K = getattr(planned.config.algorithm, "topology", None), planned.workers
+    if isinstance(topology, Topology) and K > MOST_MIXED:
+        raise ConfigurationError(
+            f"the mixing matrix of {K} workers takes {8 * K**2 / 1e9:.0f} GB: with a topology, "
+            f"plan up to {MOST_MIXED} --workers"
+        )
     steps, looks = planned.steps, 1000
     lengths = (planned.schedule(t, planned.rate(t)) for t in range(0, steps, -(-steps // looks)))
     expected = steps * mean(1 / min(H, steps) for H in lengths)
