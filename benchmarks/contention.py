@@ -149,7 +149,9 @@ INTRODUCTION = (
     "busiest link, step by step. The error is the model's, against SimGrid with latency and rates "
     "as they are. As it comes, SimGrid has factors of its own, fitted to 1 Gb/s Ethernet, and Open "
     "MPI's choice of algorithms: how far a network is from its alpha and beta as typed, and why "
-    "they should be measured. Everything is simulated; nothing ran on a network."
+    "they should be measured. Where the model is a few percent above SimGrid, short vectors are "
+    "mixed: it bills the messages to several neighbours a latency each, and SimGrid sends all at "
+    "once. Everything is simulated; nothing ran on a network."
 )
 
 
