@@ -21,31 +21,29 @@ if TYPE_CHECKING:
 
     from hpc_localsgd.trajectory import Trajectory
 
-GRAPHS, BATCHES, LR, STEPS = ("complete", "exponential", "ring"), (4, 16), 0.1, 2048
-SEEDS, LOOKS = 5, 2 * len(BATCHES) * 2 + 1
+GRAPHS, BATCHES, LR, STEPS = ("complete", "exponential", "ring"), (4,), 0.1, 2048
+SEEDS, LOOKS = 5, 2 * len(BATCHES) * 2
 CLAIM = Claim(
     number=5,
     name="average_direction",
     title="D-SGD behaves as average-direction SAM",
     says="The mean of decentralised workers descends L + 1/2 tr(H Xi), Xi the covariance of "
     "the workers after the mix: a sparser graph has a larger Xi and ends in a flatter "
-    "minimum, and the effect does not fade as the batch grows.",
+    "minimum. (And the effect does not fade as the batch grows: not tried here.)",
     source="Zhu et al., Decentralized SGD and Average-direction SAM are Asymptotically "
     "Equivalent, ICML 2023, arXiv:2306.02913",
-    setup=f"256 digits, perceptron 64-100-10 (tanh), label noise 0.2, K = 16, {BATCHES} "
-    f"samples a worker, learning rate {LR} for 4 samples and in proportion for more, "
-    f"{STEPS:,} steps, complete, exponential and ring graph (ATC), {SEEDS} seeds. At the end: "
-    "tr H of the mean model on all training images. After the mix, every 256 steps of the "
-    "second half: gap = mean_k L(w_k) - L(mean) and 1/2 tr(H Xi) by second differences of L "
-    "along the workers.",
+    setup=f"256 digits, perceptron 64-100-10 (tanh), label noise 0.2, K = 16, {BATCHES[0]} "
+    f"samples a worker, learning rate {LR}, {STEPS:,} steps, complete, exponential and ring "
+    f"graph (ATC), {SEEDS} seeds. At the end: tr H of the mean model on all training images. "
+    "After the mix, every 256 steps of the second half: gap = mean_k L(w_k) - L(mean) and "
+    "1/2 tr(H Xi) by second differences of L along the workers.",
     deviation="The paper has pre-trained nets on CIFAR-10 and Tiny-ImageNet, its order is "
     "AWC, and it shows flatness by landscapes. Here are label noise, ATC and a small "
-    "perceptron. No explicit average-direction SAM of the same covariance.",
-    must_see="tr H: ring < exponential < complete, at both batches. Gap / (1/2 tr(H Xi)) is "
-    "within 0.8 and 1.2 for ring and exponential at both batches. log(tr H ring / complete) "
-    "is at the larger batch at most 0.1 above that at the smaller.",
-    refuted_by="No order of tr H, a gap that is not 1/2 tr(H Xi), or an order that "
-    "disappears at the larger batch.",
+    "perceptron. No second batch size, and no explicit average-direction SAM of the same "
+    "covariance.",
+    must_see="tr H: ring < exponential < complete. Gap / (1/2 tr(H Xi)) is within 0.8 and "
+    "1.2 for ring and exponential.",
+    refuted_by="No order of tr H, or a gap that is not 1/2 tr(H Xi).",
 )
 
 
@@ -96,11 +94,6 @@ def judge(measured: Measured) -> list[Statement]:
         for graph in GRAPHS[1:]:
             text = f"gap / (1/2 tr(H Xi)), {graph}, {batch} a worker"
             said.append(within(text, measured["ratio"][f"{graph}, {batch}"], 0.8, 1.2, LOOKS))
-    if len(batches) > 1:
-        small, large = (np.log(traces[f"ring, {b}"]) - np.log(traces[f"complete, {b}"])
-                        for b in batches)  # fmt: skip
-        text = "change of log(tr H ring / complete) with the batch"
-        said.append(within(text, (large - small).tolist(), -9, 0.1, LOOKS))
     return said
 
 
