@@ -71,9 +71,9 @@ class Runs:
         all_of_it = members(asked.options, asked.axes, asked.seeds)
         if ranks.first():
             manifest.write(all_of_it, out)
-        left = [member for member in all_of_it if _status(out / member.name) is None]
-        for i, member in enumerate(left):
-            _train(member, out, f"{name}, {i + 1} of {len(left)}: {member.title}")
+        for i, member in enumerate(all_of_it):
+            if _status(out / member.name) is None:
+                _train(member, out, f"{name}, {i + 1} of {len(all_of_it)}: {member.title}")
         ranks.barrier()
         found: dict[str, list[Trajectory]] = {}
         for member in all_of_it:
