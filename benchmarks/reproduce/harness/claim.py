@@ -30,6 +30,7 @@ class Claim:
         deviation: What differs from the paper.
         must_see: What is predicted: the statements that `judge` decides.
         refuted_by: What would speak against the claim.
+        remark: Said afterwards, on what was seen beside the predictions.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Claim:
     deviation: str
     must_see: str
     refuted_by: str
+    remark: str = ""
 
 
 @dataclass(frozen=True)

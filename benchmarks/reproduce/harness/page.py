@@ -54,7 +54,8 @@ def _section(result: Mapping[str, Any]) -> str:
     for each in result["statements"]:
         yes = "yes" if each["holds"] else "**no**"
         lines.append(f"| {each['predicted']} | {each['measured']} | {yes} |")
-    lines += ["", f"Verdict: **{result['verdict']}**. {_runs(result)}", ""]
+    said = f" {result['remark']}" if result["remark"] else ""
+    lines += ["", f"Verdict: **{result['verdict']}**.{said}", "", _runs(result), ""]
     return "\n".join(lines)
 
 

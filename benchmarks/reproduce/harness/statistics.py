@@ -34,7 +34,7 @@ class Found:
     sign: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
     def beyond(self, null: float = 0.0) -> int:
         """Return 1 or -1 if the number is on that side of `null`, else 0.
