@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import hypothesis.strategies as st
 
-from hpc_localsgd.commands import cite, compare, doctor, pack, report, summary
+from hpc_localsgd.commands import cite, compare, doctor, export, pack, report, summary
 from hpc_localsgd.commands.configuration import config
 from hpc_localsgd.commands.configuration.names import (
     CHOICES,
@@ -32,6 +32,7 @@ PARSERS: dict[str, Callable[[], ArgumentParser]] = {
     "sharpness": sharpness.parser,
     "landscape": landscape.parser,
     "pack": pack.parser,
+    "export": export.parser,
     "report": report.parser,
     "sweep": sweep.parser,
     "whatif": whatif.parser,

@@ -58,10 +58,10 @@ def short() -> Iterator[None]:
     """Runs of a few steps are done; of long or large ones, all but the steps."""
     train = hpc_localsgd.loop.train
 
-    def begin(run: Any, position: Any, record: Any, keep: Any) -> None:
+    def begin(run: Any, position: Any, record: Any, keep: Any) -> Any:
         if run.steps > 4 or run.world.size > 8 or run.task.dim > 100_000:
             raise Stopped("far enough")
-        train(run, position, record, keep)
+        return train(run, position, record, keep)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hpc_localsgd.loop, "train", begin)

@@ -79,8 +79,17 @@ def ended(command: str, argv: list[str]) -> int | str | None:
         return end.code
 
 
-OPENS_A_RECORD = ("whatif", "sharpness", "landscape", "report", "compare", "cite", "summary")
-REBUILDS = ("whatif", "sharpness", "landscape")
+OPENS_A_RECORD = (
+    "whatif",
+    "export",
+    "sharpness",
+    "landscape",
+    "report",
+    "compare",
+    "cite",
+    "summary",
+)
+REBUILDS = ("whatif", "export", "sharpness", "landscape")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

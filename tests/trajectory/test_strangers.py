@@ -155,7 +155,8 @@ def test_parameters_that_are_declared_and_not_there_are_not_read(tmp_path: Path)
 
 
 COMMAND_LINES = {
-    **{name: ["{run}"] for name in ("summary", "cite", "compare", "report", "sharpness")},
+    **dict.fromkeys(("summary", "cite", "compare", "report", "sharpness"), ["{run}"]),
+    **dict.fromkeys(("export", "whatif"), ["{run}"]),
     "landscape": ["{run}"],
     "train": ["--resume", "--out", "{folder}"],
 }
