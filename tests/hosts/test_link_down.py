@@ -16,6 +16,8 @@ from hosts import Hosts
 from launching import TRAIN, Job, gloo, mpirun, patient, started, steps_of_ranks, until
 from test_ranks_on_hosts import ON_BOTH
 
+from hpc_localsgd.commands.exit_codes import STOPPED
+
 WATCHDOG_S = 20  # a start may take longer: see the task
 BOUND_S = 100  # the watchdog's 20 s, 11 s for signs of life, 8 s for the shards, and a slow machine
 LONG = (
@@ -67,6 +69,38 @@ def test_an_exchange_that_fails_before_the_watchdog_looks_ends_in_a_sentence(
     assert not any("Traceback" in line for line in of_ranks)
     assert outcome.stderr.count("does not reach the others: one has ended, or the network") == 1
     kept_and_said(out, outcome.stderr)
+
+
+def test_a_cable_that_is_put_back_in_time_changes_nothing(hosts: Hosts, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [word for word in mpirun(2) if word != "--oversubscribe"]
+    patient = [*TRAIN, *LONG[:-1], "--watchdog=1 hour", "--world=mpi", f"--out={out}"]
+    with started([*hosts["a"].on, *words, *ON_BOTH], patient) as job:
+        until(lambda: stepping(job, out), 90, "both ranks take steps")
+        with hosts.cut("b"):
+            waited_at = waiting(job, out)
+        until(lambda: min(steps_of_ranks(out)) > waited_at, 90, "they go on")
+        (out / "STOP").touch()
+        assert job.wait().status == STOPPED
+    kept_and_said(out, job.stderr.read_text())
+
+
+def waiting(job: Job, out: Path) -> int:
+    """The step that both ranks wait in, as they say three times, which they do every 5 s."""
+    said = list[tuple[str, ...]]()
+
+    def stand_still() -> bool:
+        assert job.process.poll() is None, job.wait().text[-3000:]
+        now = tuple(file.read_text() for file in sorted((out / "ranks").glob("rank-*")))
+        if not said or now != said[-1]:
+            said.append(now)
+        steps = [
+            {word.partition(",")[0] for word in ranks} for ranks in zip(*said[-6:], strict=True)
+        ]
+        return len(said) >= 6 and all(len(one) == 1 for one in steps)
+
+    until(stand_still, 60, "they wait for each other")
+    return max(steps_of_ranks(out))
 
 
 def kept_and_said(out: Path, said: str) -> None:
