@@ -323,3 +323,13 @@ def test_a_matrix_that_no_memory_holds_is_refused() -> None:
     words = [*SMALL, "--samples", "1e9", "--workers", "65536", "--algorithm", "gossip"]
     with pytest.raises(ConfigurationError, match="takes 34 GB: with a topology, plan up to 8192"):
         printed(*words)
+
+
+def test_the_spectral_gap_of_very_many_workers_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hpc_localsgd.commands.plan import report
+
+    words = [*SMALL, "--algorithm", "gossip", "--algorithm.topology", "complete"]
+    assert "1 a round (complete())" in printed(*words)
+    monkeypatch.setattr(report, "MOST_SPECTRAL", 3)
+    assert "not computed (complete())" in printed(*words)
+    assert planned(*words)["topology"] == {"name": "complete()", "spectral_gap": None}

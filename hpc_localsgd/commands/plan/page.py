@@ -64,7 +64,8 @@ def _run(report: PlanReport) -> RenderableType:
     table.add_row("optimiser", report.optimizer)
     table.add_row("rate", repr(planned.rate))
     if report.topology:
-        table.add_row("spectral gap", f"{report.gap:.4g} a round ({report.topology})")
+        gap = "not computed" if math.isnan(report.gap) else f"{report.gap:.4g} a round"
+        table.add_row("spectral gap", f"{gap} ({report.topology})")
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from statistics import mean
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from hpc_localsgd.topology import Topology, gap
 from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
 from hpc_localsgd.types import ConfigurationError
 
+MOST_SPECTRAL = 2048  # workers, whose eigenvalues take seconds, with the third power
 MOST_MIXED = 8192  # workers: their matrix takes half a gigabyte, and seconds to build
 MOST_ROUNDS = 3_000_000  # some ten seconds
 
@@ -57,7 +59,7 @@ def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanR
         evaluate_every=_evaluate_every(planned),
         momentum=_momentum(rehearsal.optimizer),
         topology=repr(topology) if isinstance(topology, Topology) else "",
-        gap=gap(topology, planned.workers) if isinstance(topology, Topology) else math.nan,
+        gap=_gap(topology, planned.workers),
         parallel=isinstance(planned.config.algorithm, AllReduce),
         measured=planned.config.schedule.observes,
     )
@@ -73,6 +75,13 @@ def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanR
         time_limit_s=given.time_limit_s,
         advice=(*(Advice("given_twice", note) for note in planned.notes), *advise(plan, given)),
     )
+
+
+def _gap(topology: Any, K: int) -> float:
+    """Return the spectral gap; NaN without a topology, or where it would take minutes."""
+    if not isinstance(topology, Topology) or K > MOST_SPECTRAL:
+        return math.nan
+    return gap(topology, K)
 
 
 def check_patience(planned: PlannedRun) -> None:
