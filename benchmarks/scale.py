@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,9 +20,10 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.side_by_side import write_report
 
-WORKERS = (1, 4, 16, 64, 256, 1024)
-PLANNED = (64, 1024, 8192, 65_536)
-STEPS = (16, 80)
+WORKERS = (16, 128, 1024)
+PLANNED = (1024, 65_536)
+FEW = 16  # steps of the short run
+WORKER_STEPS = 65_536  # by which the long run is longer, all workers together
 MIXED = 8192  # workers that a plan with a topology takes
 METHODS = {
     "local_sgd": [],
@@ -79,7 +79,7 @@ def simulated(K: int, words: Sequence[str]) -> list[Cost]:
     with TemporaryDirectory() as folder:
         out = f"--out={Path(folder) / 'run'}"
         run = ["train", *RUN, f"--workers={K}", out, *words]
-        return [cost([*run, f"--steps={steps}"]) for steps in STEPS]
+        return [cost([*run, f"--steps={steps}"]) for steps in (FEW, FEW + WORKER_STEPS // K)]
 
 
 def cost(words: Sequence[str]) -> Cost:
@@ -104,8 +104,7 @@ def of_runs(found: dict[str, list[Cost]]) -> str:
         "|---|--:|--:|--:|",
     ]
     for name, (short, long) in found.items():
-        K = int(re.split(", ", name)[-1])
-        step_s = (long.processor_s - short.processor_s) / (STEPS[1] - STEPS[0]) / K
+        step_s = (long.processor_s - short.processor_s) / WORKER_STEPS
         memory = long.memory_bytes / 1e6
         lines.append(f"| {name} | {1e6 * step_s:.0f} | {long.processor_s:.1f} | {memory:.0f} |")
     return "\n".join(lines)
