@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hpc_localsgd.trajectory import Trajectory
 
-RATES, AT, SEEDS, LOOKS = (1.0, 2.5, 4.0), 2.5, 8, 7
+RATES, AT, SEEDS, LOOKS = (1.0, 2.0, 2.5, 4.0), 2.5, 8, 7
 SUCCESS, EARLY, LATE = 0.9, 100, 300
 SSGD = {"algorithm": "allreduce"}
 RING = {"algorithm": "gossip", "algorithm.topology": "ring"}
