@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,14 @@ class Elsewhere(Task):
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
         """Estimate the statistics, see `Task.statistics`."""
         return self.task.statistics(x, batches)
+
+    def named_tensors(self, x: Vector, buffers: Vector) -> dict[str, torch.Tensor]:
+        """Return a model by the names of its module, see `Task.named_tensors`."""
+        return self.task.named_tensors(x, buffers)
+
+    def vector_of(self, named: Mapping[str, torch.Tensor]) -> Vector:
+        """Return the parameters of a model, see `Task.vector_of`."""
+        return self.task.vector_of(named)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state, see `Task.state_dict`."""

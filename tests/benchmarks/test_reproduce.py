@@ -124,9 +124,9 @@ def test_unequal_data_bias_gossip_only(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_more_workers_by_the_linear_scaling_rule(tmp_path: Path) -> None:
-    """The part of claim 7 that one seed shows: Local SGD decays as predicted, to a tenth."""
+    """The part of claim 7 that few seeds show: Local SGD decays as predicted, to a tenth."""
     measured = linear_scaling.measure(Runs(tmp_path), quick=True)
     for K in linear_scaling.KS:
-        (decay,), (theory,) = (measured[name][f"64, {K}"] for name in ("decay", "predicted"))
-        assert decay == pytest.approx(theory, rel=0.1)
+        decays, theory = measured["decay"][f"64, {K}"], measured["predicted"][f"64, {K}"]
+        assert decays == pytest.approx([theory[0]] * len(decays), rel=0.1)
     assert measured["decay"]["64, 16"][0] > 3 * measured["decay"]["64, 4"][0]

@@ -31,8 +31,8 @@ OPTIONS = """
     --gradients_every --help --log_every --log_format --momentum_at_sync --on_nan --optimizer --out
     --overwrite
     --precision --print_config --probe_samples --rate --remainder --replicas --resume
-    --resume_from_mean --sampling --schedule --seed --smoke --snapshot_dtype --snapshot_every
-    --snapshot_workers --spread_every --steps --task --trust --watchdog --workers --world
+    --resume_from_mean --sampling --save_model --schedule --seed --smoke --snapshot_dtype
+    --snapshot_every --snapshot_workers --spread_every --steps --task --trust --watchdog --workers --world
 """
 SHORT_NAMES = {
     "task": {"digits"},
@@ -225,7 +225,7 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
         for name in OPTIONS.split()
         if name not in ("--help", "--print_config", "--config", "--trust")
         and name not in ("--out", "--resume", "--resume_from_mean", "--extend")
-        and name not in ("--overwrite", "--log_every", "--log_format", "--figures")
+        and name not in ("--overwrite", "--log_every", "--log_format", "--figures", "--save_model")
     }
 
 

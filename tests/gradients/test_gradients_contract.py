@@ -248,6 +248,9 @@ def test_all_but_the_gradient_is_the_tasks(method: GradientAt) -> None:
     assert torch.equal(ours.loss(ours.x[0], one), task.loss(task.x[0], one))
     assert torch.equal(ours.init(3), task.init(3))
     assert torch.equal(ours.statistics(ours.x[0], [one]), task.statistics(task.x[0], [one]))
+    named = ours.named_tensors(ours.x[0], ours.buffers[0])
+    assert list(named) == list(task.named_tensors(task.x[0], task.buffers[0]))
+    assert torch.equal(ours.vector_of(named), task.x[0])
     args = (ours.x[0], "test", range(50), ours.buffers[0])
     assert torch.equal(ours.evaluate(*args), task.evaluate(*args))
     with pytest.raises(AttributeError, match="no_such_thing"):
