@@ -32,7 +32,8 @@ OPTIONS = """
     --overwrite
     --precision --print_config --probe_samples --rate --remainder --replicas --resume
     --resume_from_mean --sampling --save_model --schedule --seed --smoke --snapshot_dtype
-    --snapshot_every --snapshot_workers --spread_every --steps --task --trust --watchdog --workers --world
+    --snapshot_every --snapshot_workers --spread_every --steps --task --trust --watchdog --workers
+    --world
 """
 SHORT_NAMES = {
     "task": {"digits"},
