@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw.spread import draw_spread
 from hpc_localsgd.analysis.draw.time import draw_time
+from hpc_localsgd.analysis.figure_files import house_style
 from hpc_localsgd.trajectory import Trajectory
 
 FIGURES = {"accuracy": draw_accuracy, "spread": draw_spread, "time": draw_time}
@@ -31,17 +30,12 @@ def draw_run(
     Returns:
         The files, in the order of `FIGURES`.
     """
-    import matplotlib
-
     run = trajectory if isinstance(trajectory, Trajectory) else Trajectory(trajectory)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, draw in FIGURES.items():
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            parameters: Any = matplotlib.rcParams  # its type lists every key there is
-            parameters.update(style.RC)
+        with house_style():
             figure = draw(run)
             for suffix in ("png", "pdf") if pdf else ("png",):
                 files.append(folder / f"{name}.{suffix}")

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.figure_data import write_data
+from hpc_localsgd.analysis.figure_files import house_style, save
 from hpc_localsgd.analysis.formats import PAPER, USUAL
 from hpc_localsgd.analysis.lone_panels import lone_panels
 from hpc_localsgd.analysis.panel_names import panels_in
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
 PIXELS_AN_INCH = 98  # on the page, of a screen of usual density
 MARGIN_IN = 0.06
 PAPER_FORMATS = ("pdf", "svg")
-_METADATA: dict[str, Any] = {
-    "png": {"Software": style.MADE_BY},
-    "pdf": {"Creator": style.MADE_BY, "CreationDate": None},
-    "svg": {"Creator": style.MADE_BY, "Date": None},
-}
 
 
 class Album:
@@ -62,13 +56,7 @@ class Album:
             words: What it shows, for who cannot see it.
             caption: Below it.
         """
-        import matplotlib
-
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            parameters: Any = matplotlib.rcParams
-            parameters.update(style.RC)
-            parameters.update({"svg.hashsalt": name, "svg.fonttype": "none"})
+        with house_style(name) as parameters:
             figure = draw()
             if figure is None:
                 return None
@@ -92,10 +80,7 @@ class Album:
 
     def _write(self, figure: Figure, name: str, suffix: str) -> None:
         self.files.append(self._folder / f"{name}.{suffix}")
-        if suffix == "csv":
-            write_data(figure, self.files[-1])
-        else:
-            figure.savefig(self.files[-1], metadata=_METADATA.get(suffix))
+        save(figure, self.files[-1])
 
 
 def _svg(figure: Figure) -> tuple[str, int]:

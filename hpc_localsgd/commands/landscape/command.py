@@ -138,12 +138,16 @@ def _progress(store: LandscapeFile, missing: list[int], index: np.ndarray) -> No
 def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
     """Draw the file and say what is in it, on rank 0."""
     from hpc_localsgd.analysis.draw.landscape import draw_landscape
+    from hpc_localsgd.analysis.figure_files import house_style, save
+    from hpc_localsgd.analysis.formats import USUAL
     from hpc_localsgd.analysis.landscape import Landscape
-    from hpc_localsgd.analysis.report.album import Album
 
     found = Landscape.read(path)
-    album = Album(path.parent)
-    album.add(path.stem, lambda: draw_landscape(found))
+    files = [path.with_suffix(f".{suffix}") for suffix in USUAL]
+    with house_style(path.stem):
+        figure = draw_landscape(found)
+        for file in files:
+            save(figure, file)
     shape = " x ".join(str(len(axis)) for axis in found.axes)
     lines = [f"{found.title}: {shape} points, on {surface.samples} training samples"]
     z = found.values["train_loss"]
@@ -157,7 +161,7 @@ def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
         lines.append(f"the directions hold {shares} of the {of}")
     if left := len(runs.steps) - len(found.step):
         lines.append(f"{left} of the run's snapshots are left out: they are not finite")
-    lines.append(f"{path} {' '.join(str(file) for file in album.files)}")
+    lines.append(f"{path} {' '.join(str(file) for file in files)}")
     put("\n".join(lines))
 
 

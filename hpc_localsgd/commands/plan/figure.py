@@ -23,19 +23,16 @@ def write_figure(report: PlanReport, name: str) -> None:
         ConfigurationError: The file cannot be written.
     """
     from hpc_localsgd.analysis.draw.preview import draw_preview
-    from hpc_localsgd.analysis.report.album import Album
+    from hpc_localsgd.analysis.figure_files import house_style, save
 
-    planned, path = report.planned, Path(name)
+    planned, path, K = report.planned, Path(name), report.planned.workers
     config, topology = planned.config, getattr(planned.config.algorithm, "topology", None)
-    facts = [f"K = {planned.workers}", type(config.task).__name__]
-    facts += [repr(config.algorithm), repr(planned.schedule)]
+    facts = [f"K = {K}", type(config.task).__name__, repr(config.algorithm), repr(planned.schedule)]
     given = topology if isinstance(topology, Topology) else None
     try:
-        Album(path.parent, (path.suffix[1:],)).add(
-            path.stem,
-            lambda: draw_preview(
-                report.plan, planned.rate, facts, report.network.name, given, planned.workers
-            ),
-        )
+        with house_style(path.stem):
+            save(
+                draw_preview(report.plan, planned.rate, facts, report.network.name, given, K), path
+            )
     except OSError as error:
         raise ConfigurationError(f"cannot write --figure {name}: {error.strerror}") from error

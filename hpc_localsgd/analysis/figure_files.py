@@ -1,0 +1,55 @@
+"""Figures in the house style, and as files: the same wherever one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.figure_data import write_data
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_METADATA: dict[str, Any] = {
+    "png": {"Software": style.MADE_BY},
+    "pdf": {"Creator": style.MADE_BY, "CreationDate": None},
+    "svg": {"Creator": style.MADE_BY, "Date": None},
+}
+
+
+@contextmanager
+def house_style(name: str = "") -> Iterator[Any]:
+    """Draw in the style of the house; the caller's matplotlib is left as it was.
+
+    Args:
+        name: Of the figure: its SVG is the same every time. Text in it is text.
+
+    Yields:
+        Matplotlib's parameters.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        parameters: Any = matplotlib.rcParams  # its type lists every key there is
+        parameters.update({**style.RC, "svg.hashsalt": name, "svg.fonttype": "none"})
+        yield parameters
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, or its numbers, in the format that the name ends in.
+
+    Args:
+        figure: The figure, complete.
+        path: Of the file.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if path.suffix == ".csv":
+        write_data(figure, path)
+    else:
+        figure.savefig(path, metadata=_METADATA.get(path.suffix[1:]))
