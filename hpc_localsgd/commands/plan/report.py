@@ -49,7 +49,8 @@ def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanR
     """Plan a run, with its exchanges rehearsed on this network."""
     check_patience(planned)
     rehearsal = Rehearsal(planned, network)
-    plan = _preview(planned, network, rehearsal, options)
+    step_s = math.nan if options.step_time is None else options.step_time
+    plan = acted_out(planned, network, rehearsal, step_s)
     topology = getattr(planned.config.algorithm, "topology", None)
     given = Circumstances(
         K=planned.workers,
@@ -106,9 +107,17 @@ def check_patience(planned: PlannedRun) -> None:
         )
 
 
-def _preview(
-    planned: PlannedRun, network: Network, rehearsal: Rehearsal, options: PlanOptions
+def acted_out(
+    planned: PlannedRun, network: Network, rehearsal: Rehearsal, step_s: float
 ) -> Preview:
+    """Return a run seen in advance, its exchanges acted out one after another.
+
+    Args:
+        planned: The run.
+        network: Between its workers.
+        rehearsal: Of this run on this network, new.
+        step_s: Seconds of a local step; NaN if not known.
+    """
     K, model = planned.workers, planned.model
     return preview(
         planned.schedule,
@@ -118,7 +127,7 @@ def _preview(
         exchange_s=rehearsal,
         parallel_bytes=model.nbytes if K > 1 else 0,
         parallel_s=network.mean_s(K, model.nbytes),
-        step_s=math.nan if options.step_time is None else options.step_time,
+        step_s=step_s,
         steps_per_epoch=planned.units.steps_per_epoch,
     )
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from hpc_localsgd.commands.configuration.config import Resolved
 from hpc_localsgd.commands.plan.planned_run import PlannedRun
 from hpc_localsgd.commands.plan.rehearsal import Rehearsal
-from hpc_localsgd.commands.plan.report import check_patience
+from hpc_localsgd.commands.plan.report import acted_out, check_patience
 from hpc_localsgd.commands.whatif.basis import Basis
 from hpc_localsgd.cost.cost_model import Network
-from hpc_localsgd.cost.preview import Preview, preview
+from hpc_localsgd.cost.preview import Preview
 from hpc_localsgd.schedules.base import Schedule
 from hpc_localsgd.schedules.local_steps import every
 from hpc_localsgd.types import legend
@@ -123,7 +123,7 @@ def _planned(known: Basis, resolved: Resolved, K: int, H: int, strong: bool) -> 
         config = replace(resolved.config, schedule=with_length(schedule, H))
         return known.planned(replace(resolved, config=config), K, strong)
     planned = known.planned(resolved, K, strong)
-    same = schedule == known.resolved().config.schedule
+    same = schedule == known.own.config.schedule
     return known.as_it_was(planned) if same and planned.steps == known.steps else planned
 
 
@@ -138,19 +138,9 @@ def with_length(schedule: Schedule, H: int) -> Schedule:
 def answer(known: Basis, planned: PlannedRun, network: Network) -> Answer:
     """Act out the exchanges of a run, and add up."""
     check_patience(planned)
-    times, K, model = known.times, planned.workers, planned.model
+    times, K = known.times, planned.workers
     rehearsal = Rehearsal(planned, network, times.step_s)
-    plan = preview(
-        planned.schedule,
-        planned.rate,
-        planned.steps,
-        rehearsal.payload,
-        exchange_s=rehearsal,
-        parallel_bytes=model.nbytes if K > 1 else 0,
-        parallel_s=network.mean_s(K, model.nbytes),
-        step_s=times.step_s,
-        steps_per_epoch=planned.units.steps_per_epoch,
-    )
+    plan = acted_out(planned, network, rehearsal, times.step_s)
     waiting_s = sum(s.rounds * times.waiting_s(s.H, K) for s in plan.stretches)
     off = max((cost.off for cost in network.costs.values()), default=0.0)
     parallel_wait_s = planned.steps * times.waiting_s(1, K)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -61,22 +62,27 @@ class Basis:
     samples: int
     steps: int
 
+    @cached_property
+    def own(self) -> Resolved:
+        """The options of the run, as recorded; read once, for every answer compares with them."""
+        return recorded(self.run.config_text, self.trusted)
+
     def resolved(self, words: Sequence[str] = ()) -> Resolved:
         """Return its options, changed by some that are typed.
 
         Raises:
             ConfigurationError: They are not understood, or change what a step computes.
         """
+        if not words:
+            return self.own
         found = recorded(self.run.config_text, self.trusted, words)
-        if words:
-            before = recorded(self.run.config_text, self.trusted).config
-            for name in ("task", "batch_per_worker", "accumulate", "gradient"):
-                if getattr(found.config, name) != getattr(before, name):
-                    option = "--" + name.replace("_", "-")
-                    raise ConfigurationError(
-                        f"{option}: the seconds of a step are those of the run, so its {option} "
-                        "stays; give --step-time of a short run instead, and plan that one"
-                    )
+        for name in ("task", "batch_per_worker", "accumulate", "gradient"):
+            if getattr(found.config, name) != getattr(self.own.config, name):
+                option = "--" + name.replace("_", "-")
+                raise ConfigurationError(
+                    f"{option}: the seconds of a step are those of the run, so its {option} "
+                    "stays; give --step-time of a short run instead, and plan that one"
+                )
         return found
 
     def planned(self, resolved: Resolved, workers: int, strong: bool = False) -> PlannedRun:

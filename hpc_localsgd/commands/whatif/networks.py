@@ -9,11 +9,10 @@ import numpy as np
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.analysis.curves import mean_over_rest
 from hpc_localsgd.commands.plan.rehearsal import Rehearsal
-from hpc_localsgd.commands.plan.report import check_patience
+from hpc_localsgd.commands.plan.report import acted_out, check_patience
 from hpc_localsgd.commands.whatif.basis import Basis
 from hpc_localsgd.cost.cost_model import Cost, Network, Piece
 from hpc_localsgd.cost.network_file import network
-from hpc_localsgd.cost.preview import preview
 from hpc_localsgd.cost.step_times import spread
 from hpc_localsgd.types import ConfigurationError
 
@@ -30,7 +29,7 @@ def network_of(known: Basis, name: str) -> Network:
     if name != RECORDED:
         return network(name)
     if known.run.attrs["clock"] == "modelled":
-        return network(known.resolved().config.fabric)
+        return network(known.own.config.fabric)
     return _fitted(known)
 
 
@@ -41,11 +40,11 @@ def _fitted(known: Basis) -> Network:
     and right for vectors of this size. Rounds of one step are left out, if there are others: what
     they hid behind the backward pass was not measured.
     """
-    planned = known.as_it_was(known.planned(known.resolved(), known.run.K))
+    planned = known.as_it_was(known.planned(known.own, known.run.K))
     check_patience(planned)
-    rounds, per_byte = known.run.rounds, Rehearsal(planned, Network("", 0.0, 1.0))
-    schedule, rate, steps = planned.schedule, planned.rate, planned.steps
-    plan = preview(schedule, rate, steps, per_byte.payload, exchange_s=per_byte)
+    rounds, a_byte_a_second = known.run.rounds, Network("", 0.0, 1.0)
+    per_byte = Rehearsal(planned, a_byte_a_second)
+    plan = acted_out(planned, a_byte_a_second, per_byte, math.nan)
     long = rounds.local_steps > 1
     stretches = [s for s in plan.stretches if s.H > 1 or not long.any()]
     algorithm = type(planned.config.algorithm)
