@@ -72,7 +72,7 @@ def contraction(W: np.ndarray) -> tuple[float, float]:
     if n == 1:
         return 0.0, 0.0
     singular = np.linalg.svd(W - 1 / n, compute_uv=False)
-    return max(0.0, (float(np.square(W).sum()) - 1) / (n - 1)), float(singular[0] ** 2)
+    return _expected(float(np.square(W).sum()), n), float(singular[0] ** 2)
 
 
 def lambda_min(W: np.ndarray) -> float:
@@ -98,5 +98,9 @@ def _symmetric(W: np.ndarray) -> bool:
 
 def _random_factor(topology: Topology, n: int) -> float:
     squares = [float(np.square(topology.matrix(n, k)).sum()) for k in range(_DRAWS)]
-    rho = (float(np.mean(squares)) - 1) / max(1, n - 1)
-    return max(0.0, rho) ** 0.5
+    return _expected(float(np.mean(squares)), n) ** 0.5
+
+
+def _expected(square: float, n: int) -> float:
+    """Return E ||W x||^2 / ||x||^2 over directions x of mean zero, from ||W||_F^2."""
+    return max(0.0, (square - 1) / max(1, n - 1))
