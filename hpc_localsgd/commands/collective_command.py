@@ -34,11 +34,12 @@ class WorldOptions(Protocol):
         """As for training."""
 
 
+Options = TypeVar("Options")  # a dataclass
 Chosen = TypeVar("Chosen", bound=WorldOptions)
 
 
 def parser_of(
-    prog: str, about: str, kind: type[WorldOptions], flags: Mapping[str, str]
+    prog: str, about: str, kind: type[object], flags: Mapping[str, str]
 ) -> ArgumentParser:
     """Return the parser of a command that measures a run.
 
@@ -61,7 +62,7 @@ def parser_of(
     return made
 
 
-def parse_options(made: ArgumentParser, kind: type[Chosen], argv: Sequence[str]) -> Chosen:
+def parse_options(made: ArgumentParser, kind: type[Options], argv: Sequence[str]) -> Options:
     """Parse the options of a command line into their dataclass.
 
     Args:

@@ -43,7 +43,6 @@ class ExportOptions:
         overwrite: Replace what is there.
         trust: Modules that the recorded configuration may name, beside what this package and torch
             ship.
-        world: One process is enough: simulated.
         device: Where BatchNorm's statistics are estimated.
     """
 
@@ -53,7 +52,6 @@ class ExportOptions:
     out: str | None = None
     overwrite: bool = False
     trust: tuple[str, ...] = ()
-    world: str = "simulated"
     device: str = "auto"
 
 
@@ -100,12 +98,12 @@ def export(options: ExportOptions) -> str:
 
 def _model(run: Trajectory, options: ExportOptions) -> tuple[dict[str, torch.Tensor], int]:
     """Return the tensors of the model that is asked for, and its step."""
-    from hpc_localsgd.run.final_model import FILE_NAME, on_the_cpu, read_tensors
+    from hpc_localsgd.run.final_model import FILE_NAME, on_the_cpu, read_tensors, step_of
 
     final = run.path.with_name(FILE_NAME)
     kept = sorted({int(step) for step in run.snapshot_steps})
     if options.step is None and final.exists():
-        return read_tensors(final)
+        return read_tensors(final), step_of(final)
     if not kept or options.step not in (None, *kept):
         there = f"there are snapshots at {kept}" if kept else "there are no snapshots"
         wanted = "at the end of the run" if options.step is None else f"at step {options.step}"

@@ -9,14 +9,15 @@ that the record says. Nothing in the file depends on when or how often the run w
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hpc_localsgd.run.probes.base import View
+from hpc_localsgd.trajectory.whole_file import put_whole
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -59,18 +60,15 @@ def write_tensors(path: Path, named: dict[str, torch.Tensor], step: int) -> None
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    unborn = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        save_file(named, unborn, {"format": "pt", STEP: str(step)})
-        os.replace(unborn, path)
+        with put_whole(path) as unborn:
+            save_file(named, unborn, {"format": "pt", STEP: str(step)})
     except SafetensorError as error:  # its own name for a full disk
         raise OSError(None, str(error), str(path)) from error
-    finally:
-        unborn.unlink(missing_ok=True)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """Read a file that `write_tensors` wrote; return its tensors and the step of the model.
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a file that `write_tensors` wrote, by their names.
 
     Args:
         path: Of the file.
@@ -78,11 +76,31 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], int]:
     Raises:
         ConfigurationError: It is damaged, or of something else.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def step_of(path: Path) -> int:
+    """Return the global step of a model, without reading its tensors.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        ConfigurationError: It is damaged, or of something else.
+    """
+    with _opened(path) as file:
+        return int(file.metadata()[STEP])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            step = int((file.metadata() or {})[STEP])
-            return {name: file.get_tensor(name) for name in file.keys()}, step  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            if not (file.metadata() or {}).get(STEP, "").isdecimal():
+                raise ValueError("it does not say at which step it was taken")
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
         raise ConfigurationError(f"{path} is no model that a run has written: {error}") from error

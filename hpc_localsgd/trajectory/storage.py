@@ -14,6 +14,7 @@ from hpc_localsgd.trajectory.opening import opened
 from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, RecordGone, TrajectoryError
 from hpc_localsgd.trajectory.segments import next_segment, segment_paths, trajectory_file
 from hpc_localsgd.trajectory.tables import Table
+from hpc_localsgd.trajectory.whole_file import put_whole
 
 Mode = Literal["new", "overwrite", "resume", "append"]
 
@@ -88,16 +89,12 @@ class Storage:
         # Under another name until the header is on the disk: a job killed here leaves no half-born
         # file that the next one would have to explain.
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unborn = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
-        try:
+        with put_whole(self.path) as unborn:
             with diskspace.open_to_write(unborn, "w") as file:
                 file.attrs.update(header.attrs())
             if mode == "overwrite":
                 for old in segment_paths(self.path)[1:]:
                     old.unlink()
-            os.replace(unborn, self.path)
-        finally:
-            unborn.unlink(missing_ok=True)
 
     def _check(self, header: Header) -> None:
         with opened(self.path) as file:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from hpc_localsgd.commands.export import main as export
 from hpc_localsgd.commands.sharpness.command import main as sharpness
-from hpc_localsgd.run.final_model import read_tensors
+from hpc_localsgd.run.final_model import read_tensors, step_of
 from hpc_localsgd.tasks.digits import conv, digits
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
@@ -44,7 +44,7 @@ def test_a_run_leaves_its_model(run: Path) -> None:
     state = load_file(run / "model.safetensors")
     recorded = Trajectory(run).series("eval/test/accuracy").value[-1]
     assert accuracy(state) == pytest.approx(recorded, abs=1e-12)
-    assert read_tensors(run / "model.safetensors")[1] == 24
+    assert step_of(run / "model.safetensors") == 24
 
 
 @pytest.mark.parametrize("options", [["--save-model=false"], ["--smoke"]])
@@ -124,8 +124,9 @@ def test_a_damaged_or_foreign_model_is_refused(run: Path, tmp_path: Path) -> Non
     for i, bad in enumerate([b"", whole[:100], b"\xff" * 64, whole[:-8]]):
         file = tmp_path / f"{i}.safetensors"
         file.write_bytes(bad)
-        with pytest.raises(ConfigurationError, match="no model that a run has written"):
-            read_tensors(file)
+        for read in (read_tensors, step_of):
+            with pytest.raises(ConfigurationError, match="no model that a run has written"):
+                read(file)
 
 
 def test_a_full_disk_takes_the_model_and_not_the_run(

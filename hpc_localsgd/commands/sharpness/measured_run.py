@@ -13,7 +13,7 @@ from hpc_localsgd.commands.configuration.config import Config, recorded
 from hpc_localsgd.commands.sharpness.options import SharpnessOptions
 from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.run.final_model import FILE_NAME as FINAL
-from hpc_localsgd.run.final_model import read_tensors
+from hpc_localsgd.run.final_model import read_tensors, step_of
 from hpc_localsgd.tasks.base import Task
 from hpc_localsgd.trajectory import Header, Snapshot, Trajectory, TrajectoryError
 from hpc_localsgd.types import ConfigurationError, DataError
@@ -52,7 +52,7 @@ class MeasuredRun:
         """
         if self.model is None:
             return self.run.snapshot(step, workers=self.workers)
-        named, _ = read_tensors(self.model)
+        named = read_tensors(self.model)
         return Snapshot(step, task.vector_of(named).to(torch.float32).numpy())
 
     def header(self, options: SharpnessOptions) -> Header:
@@ -89,7 +89,7 @@ def open_run(options: SharpnessOptions) -> MeasuredRun:
     final = run.path.with_name(FINAL)
     model = final if not kept and final.exists() else None
     if model is not None:
-        kept, workers = [read_tensors(model)[1]], False
+        kept, workers = [step_of(model)], False
     if not kept:
         raise ConfigurationError(
             f"{run.path} has no snapshots, and there is no {FINAL} beside it, so there are no "
