@@ -9,7 +9,6 @@ status: 1 when there is a problem, else 0.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -39,13 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> CommandParser:
     """Return the parser of the command."""
-    first, _, rest = (__doc__ or "").partition("\n")
-    made = CommandParser(
-        prog="python -m hpc_localsgd doctor",
-        description=first,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = CommandParser.documented("python -m hpc_localsgd doctor", __doc__)
     made.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     return made
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
@@ -32,6 +32,19 @@ OK, FAULT, DIVERGED = 0, 2, 3
 
 class CommandParser(ArgumentParser):
     """Parser of a command, that refuses a command line with one line, without a page of usage."""
+
+    @classmethod
+    def documented(cls, prog: str, text: str | None, usage: str | None = None) -> CommandParser:
+        """Return a parser whose help is a module's docstring, laid out as it is there.
+
+        Args:
+            prog: The command, for messages.
+            text: The docstring: its first line, and what stands below the options.
+            usage: In place of the one that is made of the options.
+        """
+        first, _, rest = (text or "").partition("\n")
+        look = RawDescriptionHelpFormatter
+        return cls(prog=prog, description=first, epilog=rest, formatter_class=look, usage=usage)
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with the status of invalid input."""

@@ -144,13 +144,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def parser() -> CommandParser:
     """Return the parser of the command."""
-    about, _, rest = (__doc__ or "").partition("\n")
-    made = CommandParser(
-        prog=PROG,
-        description=about,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = CommandParser.documented(PROG, __doc__)
     made.add_argument("run", nargs="+", help="folder of a run, or its trajectory.h5")
     only = made.add_mutually_exclusive_group()
     only.add_argument("--status", action="store_true", help="only the status, one line a run")

@@ -131,13 +131,8 @@ def by_simgrid_too(asked: Question, folder: Path) -> Question:
 
 def parser() -> CommandParser:
     """Return the parser of the command."""
-    about, _, rest = (__doc__ or "").partition("\n")
-    made = CommandParser(
-        prog=PROG,
-        description=about,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s RUN [options] [-- options of a run]",
+    made = CommandParser.documented(
+        PROG, __doc__, usage="%(prog)s RUN [options] [-- options of a run]"
     )
     made.add_argument("run", metavar="RUN", help="folder of a run, or trajectory.h5")
     several: dict[str, Any] = {"nargs": "+", "default": []}
