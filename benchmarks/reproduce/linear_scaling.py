@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from harness.claim import Claim, Experiment, Measured, Statement, above, within
-from harness.draw import panels, plain_log, seeds
+from harness.draw import named_lines, panels
 from harness.main import main
 from harness.runs import Runs, values
 from scipy.stats import linregress
 
 from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.end_labels import end_labels
 from hpc_localsgd.analysis.slow_sde import Manifold, Regime, euler_maruyama
 from hpc_localsgd.tasks.manifold import manifold
 
@@ -104,17 +103,13 @@ def draw(measured: Measured) -> Figure:
         facts,
         ["decay log x(0) / x(end): the way to the flat minimum in equal epochs"],
     )
-    ends = []
-    for H, colour, name in zip(HS, (style.GREY, style.BLUE), ("SGD", f"H = {HS[1]}"), strict=True):
-        rows = [measured["decay"][f"{H}, {K}"] for K in KS]
-        seeds(axes, KS, rows, color=colour)
+    looks = zip(("SGD", f"H = {HS[1]}"), (style.GREY, style.BLUE), HS, strict=True)
+    lines = [(name, c, [measured["decay"][f"{H}, {K}"] for K in KS]) for name, c, H in looks]
+    for H in HS:
         theory = [measured["predicted"][f"{H}, {K}"][0] for K in KS]
-        axes.plot(KS, theory, "x", ms=9, mew=1.2, color=style.INK)
-        ends.append((float(np.mean(rows[-1])), name, colour))
-    axes.set(xlabel="workers K", ylim=(0, None))
-    plain_log(axes, KS)
-    figure.subplots_adjust(**style.frame(figure, 0.62, 1.2, 1.1, 0.55))
-    end_labels(axes, ends)
+        axes.plot(KS, theory, "x", ms=9, mew=1.2, color=style.INK, zorder=3)
+    axes.set_xlabel("workers K")
+    named_lines(figure, axes, KS, lines, (0.62, 1.2), from_zero=True)
     return figure
 
 

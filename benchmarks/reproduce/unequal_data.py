@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from harness.claim import Claim, Experiment, Measured, Statement, below, within
-from harness.draw import panels, plain_log, seeds
+from harness.draw import named_lines, panels
 from harness.main import main
 from harness.runs import Runs, values
 from scipy.stats import linregress
 
 from hpc_localsgd.analysis import style
-from hpc_localsgd.analysis.end_labels import end_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,16 +103,13 @@ def draw(measured: Measured) -> Figure:
     title = "D-SGD ends beside the optimum, D2 and gradient tracking at it"
     figure, (axes,) = panels(title, facts, ["distance of the mean model from the optimum"])
     colours = (style.GREY, style.RED, style.BLUE, "#a87a10")
-    ends = []
     axes.set_yscale("log")
-    for colour, method in zip(colours, METHODS, strict=True):
-        rows = [measured["noise"][f"{method}, {rate}"] for rate in RATES]
-        seeds(axes, RATES, rows, color=colour)
-        ends.append((float(np.mean(rows[-1])), method, colour))
+    lines = [
+        (method, colour, [measured["noise"][f"{method}, {rate}"] for rate in RATES])
+        for method, colour in zip(METHODS, colours, strict=True)
+    ]
     axes.set_xlabel("learning rate")
-    plain_log(axes, RATES)
-    figure.subplots_adjust(**style.frame(figure, 0.8, 1.6, 1.1, 0.55))
-    end_labels(axes, ends)
+    named_lines(figure, axes, RATES, lines, (0.8, 1.6))
     return figure
 
 

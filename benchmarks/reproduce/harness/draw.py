@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.end_labels import end_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +47,34 @@ def seeds(axes: Axes, xs: Sequence[float], rows: Sequence[Sequence[float]], **lo
     axes.plot(xs, means, **look)
     for x, row in zip(xs, rows, strict=True):
         axes.plot([x] * len(row), row, "o", ms=2.8, alpha=0.6, color=look.get("color"))
+
+
+def named_lines(
+    figure: Figure,
+    axes: Axes,
+    xs: Sequence[float],
+    lines: Sequence[tuple[str, str, Sequence[Sequence[float]]]],
+    sides_in: tuple[float, float],
+    from_zero: bool = False,
+) -> None:
+    """Draw dots and lines over numbers that grow by factors, and name each line at its end.
+
+    Args:
+        figure: Of one panel.
+        axes: The panel.
+        xs: The conditions.
+        lines: Name, colour, and for each condition its numbers, one a seed.
+        sides_in: Margins for the labels, left and right, in inches.
+        from_zero: Begin the ordinate there.
+    """
+    for _, colour, rows in lines:
+        seeds(axes, xs, rows, color=colour)
+    plain_log(axes, xs)
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    figure.subplots_adjust(**style.frame(figure, *sides_in, 1.1, 0.55))
+    ends = [(float(np.mean(rows[-1])), name, colour) for name, colour, rows in lines]
+    end_labels(axes, ends)
 
 
 def plain_log(axes: Axes, ticks: Sequence[float]) -> None:
