@@ -87,9 +87,6 @@ def _name_axes(axes: Axes, names: PanelNames) -> None:
     axes.set_xlabel(names.x_label)
     if not axes.get_ylabel() and not axes.get_title("left"):
         axes.set_ylabel(names.y)
-    # Tick labels that a shared axis keeps hidden.
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_label().set_visible(True)
 
 
 def _lay_out(figure: Figure, axes: Axes, width_in: float, height_in: float, bars: Any) -> None:

@@ -35,10 +35,10 @@ def made(where: ModuleType, kind: Callable[..., Made], said: Any, option: str) -
     Raises:
         Unplannable: It is not one of the package's.
     """
-    path = said.get("class_path") if isinstance(said, dict) else said
-    name = str(path).rpartition(".")[2]
+    path = _path(said)
+    name = path.rpartition(".")[2]
     found: Any = getattr(where, name, None)
-    ours = str(path).startswith("hpc_localsgd.") and inspect.isclass(found)
+    ours = path.startswith("hpc_localsgd.") and inspect.isclass(found)
     if not (ours and issubclass(found, kind)):  # type: ignore[arg-type]
         raise Unplannable(f"its {option} is {path}, which this package does not know")
     arguments = (said.get("init_args") or {}) if isinstance(said, dict) else {}
@@ -48,12 +48,16 @@ def made(where: ModuleType, kind: Callable[..., Made], said: Any, option: str) -
         raise Unplannable(f"its {option} {name} is of another version: {error}") from error
 
 
+def _path(said: Any) -> str:
+    return str(said.get("class_path") if isinstance(said, dict) else said)
+
+
 def mixing_of(run: Trajectory) -> Topology | None:
     """Return the topology whose matrix alone is what an exchange of the run does, else None.
 
     That is gossip in the order adapt, then combine; in the other order a gradient is subtracted in
-    the same exchange. A matrix of the user's own is a file that may be anything by now. None too
-    where networkx is missing: the rest of a page does without.
+    the same exchange. A matrix of the user's own may be a file, which is not opened: a record leads
+    to no other file. None too where networkx is missing: the rest of a page does without.
 
     Args:
         run: The run.
@@ -63,11 +67,12 @@ def mixing_of(run: Trajectory) -> Topology | None:
         arguments = said.get("init_args") or {}
         if not str(said.get("class_path")).endswith(".Gossip") or arguments.get("order") != "atc":
             return None
+        graph = arguments.get("topology")
+        if _path(graph).endswith(".custom") or run.K > MOST_WORKERS:
+            return None
         from hpc_localsgd import topology
 
-        found = made(topology, topology.Topology, arguments.get("topology"), "topology")
-        if isinstance(found, topology.custom) or run.K > MOST_WORKERS:
-            return None
+        found = made(topology, topology.Topology, graph, "topology")
         found.matrix(run.K)
     except (Unplannable, TrajectoryError, ImportError, *WRONG):
         return None

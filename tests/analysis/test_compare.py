@@ -157,6 +157,7 @@ def test_the_command(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixt
     for words in ("92.00 % ± 2.80 %", "2 seeds, 1 stopped", "Only complete runs count: A"):
         assert words in text, text
     assert "Pareto front of accuracy against sent by a worker: B, C" in text
+    assert "wall time" in text
     kinds = ("html", "csv", "md", "tex")
     tables = {f"compare.{kind}" for kind in kinds}
     assert {file.name for file in out.iterdir()} == {*tables, "front.png", "front.pdf", "front.csv"}

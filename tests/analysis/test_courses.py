@@ -206,3 +206,4 @@ def test_lines_are_told_apart_without_colour(tmp_path: Path) -> None:
     shown = {(line.get_marker(), line.get_markevery()) for line in lines}
     assert len({marker for marker, _ in shown}) == len(shown) == 3
     assert all(marker in "osD" and 5 < 300 / every < 20 for marker, (_, every) in shown)
+    assert len({first for _, (first, _) in shown}) == 3, "not on each other"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import pytest
 
 from hpc_localsgd.__main__ import main
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.compare import grouped_runs
+from hpc_localsgd.analysis.compare.courses import recorded
+from hpc_localsgd.analysis.compare.draw_courses import draw_courses
+from hpc_localsgd.analysis.costs import STEPS
 from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw.course import draw_course
 from hpc_localsgd.analysis.draw.plan import draw_plan
@@ -20,9 +25,11 @@ from hpc_localsgd.analysis.draw.spread import draw_spread
 from hpc_localsgd.analysis.draw.time import draw_time
 from hpc_localsgd.analysis.draw.timeline import draw_timeline
 from hpc_localsgd.analysis.draw.waiting import draw_waiting
+from hpc_localsgd.analysis.end_labels import end_labels
 from hpc_localsgd.analysis.figure_data import HEADER, kept
 from hpc_localsgd.analysis.lone_panels import lone_panels
 from hpc_localsgd.analysis.panel_names import names_of, panels_in
+from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.commands.figure_options import inches
 from hpc_localsgd.trajectory import Trajectory
 
@@ -84,6 +91,8 @@ def test_the_numbers_of_a_figure_are_those_of_the_record(run: Trajectory, tmp_pa
         worker, seconds = line(spent, spent[0]["panel"], name)
         np.testing.assert_array_equal(worker, range(run.K))
         np.testing.assert_allclose(seconds, run.rounds[column].sum(axis=0), rtol=1e-12)
+    assert {(row["x_name"], row["y_name"]) for row in spent} == {("worker", "seconds")}
+    assert not any(row["low"] or row["high"] for row in spent), "there are no bars"
     plan = rows(tmp_path / "plan.csv")
     _, H = line(plan, "h-local-steps-a-round", "happened")
     np.testing.assert_array_equal(H, run.rounds.local_steps)
@@ -153,6 +162,35 @@ def test_lines_are_named_in_every_panel(run: Trajectory) -> None:
     ]
     assert len(named) > 1
     assert all({"train loss", "test loss"} <= texts for texts in named)
+
+
+def test_names_of_lines_stand_apart_in_a_low_panel(tmp_path: Path) -> None:
+    """Three lines that end at one value: apart in the figure, and in a panel of half the height."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 8))
+    axes = figure.add_subplot()
+    axes.set(xlabel="x", ylabel="y", ylim=(0, 1))
+    axes.plot([0, 1], [0.5, 0.5])
+    end_labels(axes, [(0.5, name, "#000000") for name in ("first", "second", "third")])
+    for lone in (figure, *(alone for _, alone in lone_panels(figure, COLUMN_IN))):
+        lone.savefig(tmp_path / "figure.png")
+        boxes = sorted((t.get_window_extent() for t in axes.texts), key=lambda box: box.y0)
+        assert all(below.y1 < above.y0 + 1 for below, above in pairwise(boxes))
+        assert boxes[-1].y1 - boxes[0].y0 < 4 * boxes[0].height, "and no further than that"
+
+
+def test_a_legend_has_its_own_room(tmp_path: Path) -> None:
+    runs = [record(tmp_path / f"{H}", H, 0) for H in (2, 4, 8)]
+    groups = grouped_runs(open_runs(runs))
+    figure = draw_courses(groups, recorded(groups), STEPS)
+    for _, alone in lone_panels(figure, COLUMN_IN):
+        renderer = alone.canvas.get_renderer()
+        (axes,) = panels_in(alone)
+        assert axes.xaxis.label.get_visible() and axes.xaxis.label.get_text() == "global step"
+        assert any(tick.label1.get_visible() for tick in axes.xaxis.get_major_ticks())
+        words = axes.xaxis.label.get_window_extent(renderer)
+        assert alone.legends[0].get_window_extent(renderer).y1 <= words.y0 + 1
 
 
 def test_words_do_not_overlap(run: Trajectory) -> None:

@@ -16,6 +16,7 @@ from hpc_localsgd.topology import (
     Topology,
     complete,
     contraction,
+    custom,
     exponential,
     hypercube,
     one_peer_exponential,
@@ -57,6 +58,14 @@ def test_what_a_mix_left_is_of_the_exchanges_that_were_measured_twice(tmp_path: 
     assert (expected.y[0], most.y[0]) == contraction(ring().matrix(4))
 
 
+def test_the_bound_is_that_of_the_mix_that_can_leave_most(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run", f"{{topology: {RING}, order: atc}}", K=8)
+    figure = draw_mixing(run, one_peer_exponential())
+    assert figure is not None
+    bounds = [contraction(one_peer_exponential().matrix(8, k))[1] for k in range(3)]
+    assert kept(figure.axes[1])[2].y[0] == pytest.approx(max(bounds)) != min(bounds)
+
+
 @pytest.mark.parametrize(
     ("args", "found"),
     [
@@ -71,11 +80,32 @@ def test_what_a_mix_left_is_of_the_exchanges_that_were_measured_twice(tmp_path: 
             "None",
         ),
         ("{topology: ring, order: atc}", "None"),
+        (
+            "{topology: {class_path: hpc_localsgd.topology.static.hypercube}, order: atc}",
+            "hypercube()",
+        ),
         ("[1, 2]", "None"),
     ],
 )
 def test_only_gossip_of_the_package_has_a_picture(tmp_path: Path, args: str, found: str) -> None:
     assert repr(mixing_of(recorded(tmp_path / "run", args))) == found
+
+
+def test_workers_that_a_topology_does_not_take_have_no_picture(tmp_path: Path) -> None:
+    cube = "{topology: {class_path: hpc_localsgd.topology.static.hypercube}, order: atc}"
+    assert mixing_of(recorded(tmp_path / "run", cube, K=6)) is None
+
+
+def test_the_matrix_that_a_record_names_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "W.npy", np.full((4, 4), 0.25))
+    path = "hpc_localsgd.topology.derived.custom"
+    args = f"{{class_path: {path}, init_args: {{W: {tmp_path / 'W.npy'}}}}}"
+    opened: list[object] = []
+    monkeypatch.setattr(custom, "__post_init__", lambda made: opened.append(made.W))
+    assert mixing_of(recorded(tmp_path / "run", f"{{topology: {args}, order: atc}}")) is None
+    assert not opened
 
 
 def test_a_number_of_workers_that_nobody_has_is_not_drawn(tmp_path: Path) -> None:
@@ -117,4 +147,8 @@ def test_the_graph_has_the_edges_of_the_topology() -> None:
     changing = edges(one_peer_exponential(), 8)
     assert [len(changing[f"mix {k}"]) for k in range(3)] == [8, 8, 8]
     assert len(edges(random_pairs(), 8)) == 4
+    receives, sends = np.nonzero(exponential().matrix(8) * ~np.eye(8, dtype=bool))
+    assert edges(exponential(), 8)["mix 0"] == set(
+        zip(sends.tolist(), receives.tolist(), strict=True)
+    )
     assert edges(ring(), 65) == {}, "too many to tell apart"
