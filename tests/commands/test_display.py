@@ -176,7 +176,7 @@ def test_nothing_is_cut_on_a_terminal(tmp_path: Path, columns: int, lines: int) 
     subprocess.run([*tmux, "new-session", "-d", *size, program], check=True, cwd=ROOT)
     try:
         until(lambda: (tmp_path / "over").exists(), 120, "the run on a terminal is over")
-        seen = subprocess.check_output([*tmux, "capture-pane", "-p"], text=True)
+        seen = subprocess.check_output([*tmux, "capture-pane", "-p", "-S", "-"], text=True)
     finally:
         subprocess.run([*tmux, "kill-server"], check=True)
     assert "…" not in seen and "hpc_localsgd" in seen
