@@ -33,11 +33,14 @@ def record(
     folder: Path,
     *words: str,
     lengths: tuple[int, ...] = (3, 3, 3, 3),
-    transfer_s: float = 0.2,
+    transfer_s: float | dict[int, float] = 0.2,
     compute_s: float | list[float] = 0.1,
     clock: str = "measured",
 ) -> str:
-    """A run of four workers on 1600 samples of 16 a step, `compute_s` a step."""
+    """A run of four workers on 1600 samples of 16 a step, `compute_s` a step.
+
+    `transfer_s` is of every round, or by its length.
+    """
     text = config.parse([*OPTIONS, *words]).text
     names = ("digits", "LocalSGD", "every(3)", "mpi(4 workers)")
     header = Header(
@@ -47,7 +50,8 @@ def record(
         t = 0
         for H in lengths:
             seconds = H * np.broadcast_to(np.array(compute_s), 4)
-            row = {"compute_s": seconds, "transfer_s": transfer_s, "payload_bytes": BYTES}
+            talked_s = transfer_s[H] if isinstance(transfer_s, dict) else transfer_s
+            row = {"compute_s": seconds, "transfer_s": talked_s, "payload_bytes": BYTES}
             writer.round(step_begin=t, step_end=t + H, lr=0.1, wait_s=0.0, **row)
             t += H
         writer.close("complete")
@@ -130,7 +134,8 @@ def test_the_run_s_own_network_takes_what_was_measured(tmp_path: Path) -> None:
 
 def test_steps_of_one_are_not_asked_for_the_network(tmp_path: Path) -> None:
     """Their averages were hidden behind the backward pass, where there is one."""
-    mixed = record(tmp_path / "a", "--schedule=post_local", lengths=(1,) * 6 + (3, 3))
+    lengths, talked_s = (1,) * 6 + (3, 3), {1: 0.9, 3: 0.2}
+    mixed = record(tmp_path / "a", "--schedule=post_local", lengths=lengths, transfer_s=talked_s)
     with pytest.raises(ConfigurationError, match="hid exchanges behind steps.*give --network"):
         one(record(tmp_path / "b", "--schedule.steps=1", lengths=(1,) * 12))
     assert one(mixed).plan.exchange_s == pytest.approx(8 * 0.2)
@@ -165,6 +170,8 @@ def test_the_slowest_is_waited_for(tmp_path: Path) -> None:
     found = one(run, "--network", "1GbE")
     assert found.plan.compute_s == pytest.approx(12 * 0.11)
     assert found.waiting_s == pytest.approx(12 * 0.03, rel=0.35)  # of normal numbers, 0.021
+    longer_s = found.total_s(slower=2.0) - found.total_s()
+    assert longer_s == pytest.approx(found.plan.compute_s + found.waiting_s)
     many = one(run, "--network", "1GbE", "--workers", "1024")
     assert many.waiting_s > 2.5 * found.waiting_s
     assert one(run, "--network", "1GbE", "--step-time", "0.5").waiting_s == 0.0
@@ -282,6 +289,15 @@ def test_simgrid_is_asked_for_every_exchange_once(
         assert len(asked_for) == len(set(asked_for))
         assert {e.nbytes for e in asked_for} == {BYTES}
         asked_for.clear()
+
+
+def test_simgrid_is_asked_for_as_many_bytes_as_a_small_model_stands_for() -> None:
+    from hpc_localsgd.commands.whatif.replay import Replayed
+
+    by_bytes = Replayed("by bytes", 0.0, 1.0, replay=lambda exchange: float(exchange.nbytes))
+    larger = by_bytes.dearer(2.5)
+    W = np.full((4, 4), 0.25)
+    assert [larger.mean_s(4, 100), larger.mix_s(W, 100), larger.gather_s(4, 100)] == [250.0] * 3
 
 
 @pytest.mark.skipif(shutil.which("smpirun") is None, reason="apt-get install libsimgrid-dev")

@@ -77,6 +77,18 @@ def test_a_written_file_is_the_network_again(tmp_path: Path) -> None:
     assert "relative_residuals" in file.read_text() and "commit: abc" in file.read_text()
 
 
+def test_a_file_with_the_median_error_alone_has_the_deviation_that_belongs_to_it(
+    tmp_path: Path,
+) -> None:
+    """Half of the numbers of a normal distribution lie within 0.6745 deviations."""
+    file = tmp_path / "old.yaml"
+    file.write_text(
+        "{latency_s: 1e-3, bytes_per_s: 1e6, costs: {mean: {pieces: [{up_to_bytes: .inf, "
+        "alpha_s: 1e-3, beta_s: 1e-6}], relative_residuals: {median: 0.06745}}}}"
+    )
+    assert network(str(file)).costs["mean"].off == pytest.approx(0.1, rel=0.01)
+
+
 def test_a_person_types_two_numbers_or_writes_two_lines(tmp_path: Path) -> None:
     typed = network("50us,117MB/s")
     assert (typed.name, typed.latency_s) == ("50us,117MB/s", pytest.approx(50e-6))

@@ -164,3 +164,16 @@ def test_attach_is_refused_before_torch_connects_to_hosts_that_cannot_be_reached
     model = nn.Linear(2, 1)
     with pytest.raises(ConfigurationError, match=r"n7 calls itself 127\.0\.1\.1"):
         hpc_localsgd.attach(model, torch.optim.SGD(model.parameters()), schedule="every")
+
+
+@pytest.mark.parametrize("by_script", [False, True])
+def test_a_library_that_the_script_has_connected_is_not_tried_again(
+    by_script: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ranks have reached each other, by whatever path the script chose."""
+    asked: list[object] = []
+    monkeypatch.setattr(discovery, "_initialised", lambda kind: by_script)
+    monkeypatch.setattr(discovery, "check_before", lambda *given: asked.append(given))
+    monkeypatch.setitem(discovery.WORLDS, "horovod", lambda workers, device: SimpleNamespace(n=2))
+    discovery.join("horovod", detect(TORCHRUN), CPU)
+    assert len(asked) == (0 if by_script else 1)
