@@ -9,7 +9,7 @@ train test quick mutants reproduce: export OMP_NUM_THREADS = 1
 train: SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test quick mutants benchmark benchmark-quick reproduce lint format clean
+.PHONY: help env train test quick mutants benchmark benchmark-quick reproduce docs lint format clean
 
 help:    ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,15 @@ benchmark: env  ## the same with a convolutional net on all of Fashion-MNIST, fi
 # Complete runs are kept in runs/reproduce. ARGS="--quick" tries everything out; --only slow_sde ...
 reproduce: env  ## the papers' claims: runs, verdicts, figures, the report (under an hour on two cores)
 	$(BIN)/python benchmarks/reproduce $(ARGS)
+
+# Nothing of the package is imported: the site is made of files and docstrings.
+docs: build/docs/installed  ## write the site to build/site; links are checked, nothing is loaded from elsewhere
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict --quiet
+
+build/docs/installed: docs/site/requirements.txt
+	@$(PYTHON) -m venv --clear build/docs
+	build/docs/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 lint: env  ## check style and types (ruff, mypy)
 	$(BIN)/ruff check .
