@@ -17,15 +17,20 @@ from hpc_localsgd.topology.base import (
 )
 from hpc_localsgd.topology.derived import custom, lazy
 from hpc_localsgd.topology.directed import exponential, one_peer_exponential
+from hpc_localsgd.topology.equitopo import equi_dynamic, equi_static
+from hpc_localsgd.topology.finite_time import base_graph
 from hpc_localsgd.topology.random_graphs import random_pairs, random_regular
 from hpc_localsgd.topology.spectrum import contraction, gap, lambda_min, spectral_gap
 from hpc_localsgd.topology.static import complete, grid, hypercube, ring, star, torus
 
 __all__ = [
     "Topology",
+    "base_graph",
     "complete",
     "contraction",
     "custom",
+    "equi_dynamic",
+    "equi_static",
     "exponential",
     "gap",
     "grid",

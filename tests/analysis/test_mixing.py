@@ -14,9 +14,12 @@ from hpc_localsgd.analysis.figure_data import kept
 from hpc_localsgd.analysis.recorded_objects import mixing_of
 from hpc_localsgd.topology import (
     Topology,
+    base_graph,
     complete,
     contraction,
     custom,
+    equi_dynamic,
+    equi_static,
     exponential,
     hypercube,
     one_peer_exponential,
@@ -151,4 +154,10 @@ def test_the_graph_has_the_edges_of_the_topology() -> None:
     assert edges(exponential(), 8)["mix 0"] == set(
         zip(sends.tolist(), receives.tolist(), strict=True)
     )
+    changing = edges(base_graph(), 5)  # 4 + 1: they meet in the third of five mixes
+    assert [len(changing[f"mix {k}"]) for k in range(4)] == [4, 4, 2, 4]
+    assert changing["mix 2"] == {(0, 4), (4, 0)}
+    drawn = edges(equi_static(shifts=2), 8)["mix 0"]
+    assert len(drawn) == 16 and len({(to - of) % 8 for of, to in drawn}) == 2
+    assert all(len({(to - of) % 8 for of, to in e}) == 1 for e in edges(equi_dynamic(), 8).values())
     assert edges(ring(), 65) == {}, "too many to tell apart"

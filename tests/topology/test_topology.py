@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 
 from hpc_localsgd.topology import (
     Topology,
+    base_graph,
     complete,
     custom,
+    equi_dynamic,
+    equi_static,
     exponential,
     gap,
     grid,
@@ -51,11 +54,23 @@ TOPOLOGIES: list[Topology] = [
     random_regular(degree=2),
     random_regular(degree=3, seed=1),
     random_regular(),
+    base_graph(),
+    base_graph(degree=3),
+    equi_static(),
+    equi_static(shifts=2, directed=False, seed=1),
+    equi_dynamic(),
+    equi_dynamic(directed=False, seed=3),
     lazy(),
     lazy(of=torus()),
     lazy(of=random_pairs()),
 ]
 SYMMETRIC = (complete, ring, torus, grid, star, hypercube, random_pairs, random_regular, lazy)
+
+
+def symmetric(topology: Topology) -> bool:
+    """Whether every worker hears those it sends to, with equal weights."""
+    undirected = getattr(topology, "directed", True) is False
+    return undirected or isinstance(topology, (*SYMMETRIC, base_graph))
 
 
 def allowed(topology: Topology, n: int) -> bool:
@@ -80,7 +95,7 @@ def test_every_matrix_is_doubly_stochastic(topology: Topology, n: int, k: int) -
     assert (W >= 0).all() and not W.flags.writeable
     np.testing.assert_allclose(W.sum(axis=0), 1, atol=1e-14)
     np.testing.assert_allclose(W.sum(axis=1), 1, atol=1e-14)
-    if isinstance(topology, SYMMETRIC):
+    if symmetric(topology):
         np.testing.assert_array_equal(W, W.T)
 
 
@@ -207,6 +222,11 @@ def test_exponential_graphs_are_directed() -> None:
         (one_peer_exponential(), [1] * 8),
         (random_pairs(), [1] * 8),
         (random_regular(), [4] * 8),
+        (base_graph(), [1] * 8),
+        (base_graph(degree=3), [3] * 8),
+        (equi_static(), [4] * 8),
+        (equi_static(shifts=9), [7] * 8),
+        (equi_dynamic(), [1] * 8),
         (lazy(), [2] * 8),
     ],
     ids=repr,
@@ -275,6 +295,7 @@ def test_periods() -> None:
     assert [one_peer_exponential().period(n) for n in (1, 2, 3, 8, 9)] == [1, 1, 2, 3, 4]
     assert random_pairs().period(8) is None and lazy(of=random_pairs()).period(8) is None
     assert lazy(of=one_peer_exponential()).period(8) == 3
+    assert [equi_static().period(8), equi_dynamic().period(8)] == [1, None]
 
 
 # ---- determinism ---------------------------------------------------------------------------------
@@ -285,9 +306,10 @@ def test_random_topologies_are_functions_of_seed_and_mix() -> None:
     np.testing.assert_array_equal(random_pairs(seed=3).weights(10, 5), later_first[0])
     assert (later_first[0] != later_first[1]).any()
     assert (random_pairs(seed=4).weights(10, 5) != later_first[0]).any()
-    graph = random_regular(seed=3).weights(10, 0)
-    np.testing.assert_array_equal(graph, random_regular(seed=3).weights(10, 9))
-    assert (graph != random_regular(seed=4).weights(10, 0)).any()
+    for made in (random_regular, equi_static):
+        graph = made(seed=3).weights(10, 0)
+        np.testing.assert_array_equal(graph, made(seed=3).weights(10, 9))
+        assert (graph != made(seed=4).weights(10, 0)).any()
 
 
 def test_another_process_draws_the_same_graphs() -> None:
@@ -393,6 +415,10 @@ def test_metropolis_is_doubly_stochastic_on_any_graph(graph: int, n: int) -> Non
         (lambda: random_regular(degree=1).matrix(4), ["Use 2 workers", "degree=2"]),
         (lambda: random_regular(degree=0), ["random_regular(degree=0, seed=0)", "at least 1"]),
         (lambda: random_pairs(seed=-1), ["random_pairs(seed=-1)", "not be negative"]),
+        (lambda: base_graph(degree=0), ["base_graph(degree=0)", "at least 1"]),
+        (lambda: equi_static(shifts=0), ["equi_static(shifts=0", "at least 1"]),
+        (lambda: equi_static(seed=-1), ["seed=-1", "not be negative"]),
+        (lambda: equi_dynamic(seed=-1), ["seed=-1", "not be negative"]),
         (
             lambda: custom(ring().matrix(4)).matrix(8),
             ["custom(W=<4 workers>) is for 4 workers, the run has 8", "use 4 workers", "8 x 8"],
