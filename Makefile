@@ -9,7 +9,7 @@ train test quick mutants reproduce: export OMP_NUM_THREADS = 1
 train: SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test quick mutants benchmark benchmark-quick reproduce docs lint format clean
+.PHONY: help env train test quick mutants benchmark benchmark-quick gpu reproduce docs lint format clean
 
 help:    ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ benchmark-quick: env  ## accuracy against communication on two networks, modelle
 benchmark: env  ## the same with a convolutional net on all of Fashion-MNIST, five seeds (hours)
 	$(BIN)/python benchmarks/comm_vs_accuracy.py benchmarks/frontier/full.yaml \
 	    --networks 1GbE 10GbE 100GbE --jobs 2
+
+# On a machine of one's own Python: GPU needs torch, numpy, h5py, jsonargparse and pyyaml, no build.
+gpu:     ## what one GPU shows, in ten minutes: speed, bits, memory (PYTHON=python3: with torch)
+	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
 # Complete runs are kept in runs/reproduce. ARGS="--quick" tries everything out; --only slow_sde ...
 reproduce: env  ## the papers' claims: runs, verdicts, figures, the report (under an hour on two cores)

@@ -54,7 +54,7 @@ def small_run(
 ) -> Run:
     """The objects of a run on the digits (or another task) in a simulated world."""
     world = world or Simulated(K)
-    context = TaskContext(world.size, world.ranks, batch, seed, dtype=dtype)
+    context = TaskContext(world.size, world.ranks, batch, seed, device=world.device, dtype=dtype)
     task = (spec or digits(hidden=16)).build(context)
     task.x[:] = task.init(seed)
     return Run(

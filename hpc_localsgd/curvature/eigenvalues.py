@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 if TYPE_CHECKING:
     from hpc_localsgd.curvature.probes import Product
@@ -89,6 +88,9 @@ class _Counted:
 def _iterate(
     calls: _Counted, k: int, tolerance: float, which: str, seed: int, restarts: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    # Here, because runs that measure no sharpness have no need of scipy.
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
     P = len(calls.like)
     operator = LinearOperator(
         (P, P),

@@ -18,7 +18,8 @@ from hpc_localsgd.compressors import Compressor, compress
 
 SIZES = (7, 1, 24, 1, 3)
 DTYPES = (torch.float32, torch.float64)
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+ON_GPU = pytest.param("cuda", marks=pytest.mark.cuda)
+DEVICES = ["cpu", *([ON_GPU] if torch.cuda.is_available() else [])]
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -164,6 +165,7 @@ def test_an_elementwise_codec_codes_any_share_of_a_vector_alike(codec: Compresso
     assert torch.equal(torch.cat(parts, dim=1), _through(codec, x))
 
 
+@pytest.mark.cuda
 def test_nothing_waits_for_the_device(carrying: Compressor) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

@@ -22,6 +22,7 @@ SMALL = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 SMALL_VGG = tuple(f"cifar_vgg{depth}" for depth in VGG_REPEATS)  # vgg16 is torchvision's
 SMALL_WIDE = ("wide_resnet16_4", "wide_resnet16_8", "wide_resnet28_10")
 PLAIN = ("cnn32", "mlp512")
+OF_TORCHVISION = ("resnet50", "resnet152")  # though their depths are 6 n + 2
 NO_AUXILIARY_HEADS: dict[str, dict[str, Any]] = {  # no second loss is wanted here
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
@@ -73,8 +74,11 @@ def _maker(
     name: str, classes: int, image: tuple[int, int], kind: Norm, norm: MakeNorm
 ) -> Callable[[], nn.Module]:
     channels, size = image
+    # Small models are found without importing torchvision, which takes a second and may be missing.
+    if name not in OF_TORCHVISION and (small := _small_maker(name, classes, image, kind, norm)):
+        return small
     if name not in _of_torchvision():
-        return _small_maker(name, classes, image, kind, norm)
+        raise ConfigurationError(_unknown(name))
     options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
     options |= NO_AUXILIARY_HEADS.get(name, {})
 
@@ -102,12 +106,12 @@ class _Coloured(nn.Module):
 
 def _small_maker(
     name: str, classes: int, image: tuple[int, int], kind: Norm, norm: MakeNorm
-) -> Callable[[], nn.Module]:
-    """Parse the model's name: a family, a depth or width, perhaps another width."""
+) -> Callable[[], nn.Module] | None:
+    """Parse the model's name: a family, a depth or width, perhaps another width; None of others."""
     channels, size = image
     found = _SMALL.fullmatch(name)
     if found is None:
-        raise ConfigurationError(_unknown(name))
+        return None
     family, first = found[1], int(found[2])
     second = int(found[3]) if found[3] else 0
     if kind != "batch" and family == "cifar_vgg":
@@ -122,7 +126,7 @@ def _small_maker(
         return lambda: cnn(first, classes, norm, channels, size)
     if family == "mlp" and first > 0 and not found[3]:
         return lambda: mlp(first, classes, channels, size)
-    raise ConfigurationError(_unknown(name))
+    return None
 
 
 @cache

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hpc_localsgd.tasks.vision.models import model_maker
+from hpc_localsgd.tasks.vision import models
+from hpc_localsgd.tasks.vision.models import OF_TORCHVISION, model_maker
 from hpc_localsgd.tasks.vision.norms import GhostBatchNorm2d, make_norm, replace_norms
 from hpc_localsgd.types import ConfigurationError
 
@@ -109,3 +110,14 @@ def test_what_is_wrong_is_named(arguments: tuple, said: str) -> None:  # type: i
     with pytest.raises(ConfigurationError) as caught:
         model_maker(*arguments)
     assert said in str(caught.value)
+
+
+def test_a_name_of_torchvision_means_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that would be names of small models too are listed, so that it need not be asked."""
+    published = models._of_torchvision()
+    shared = {
+        name for name in published if models._small_maker(name, 10, (3, 32), "batch", nn.Identity)
+    }
+    assert shared == set(OF_TORCHVISION)
+    monkeypatch.setattr(models, "_of_torchvision", lambda: pytest.fail("torchvision is imported"))
+    model_maker("resnet20", 10, 32)()
