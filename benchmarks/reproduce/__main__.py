@@ -11,10 +11,12 @@ from harness.main import parser
 
 CLAIMS = (
     "why_and_when",
+    "images_why_and_when",
     "slow_sde",
     "post_local",
     "large_rates",
     "average_direction",
+    "quadratic_rule",
     "linear_scaling",
     "unequal_data",
 )

@@ -21,7 +21,7 @@ class Claim:
     """What is said before anything is measured.
 
     Attributes:
-        number: Of the table.
+        number: Of the table; "1b" is a second experiment on claim 1.
         name: Of the script and its files.
         title: A few words.
         says: The claim.
@@ -33,7 +33,7 @@ class Claim:
         remark: Said afterwards, on what was seen beside the predictions.
     """
 
-    number: int
+    number: int | str
     name: str
     title: str
     says: str
