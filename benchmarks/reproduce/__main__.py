@@ -16,6 +16,7 @@ CLAIMS = (
     "post_local",
     "large_rates",
     "average_direction",
+    "average_direction_batch",
     "quadratic_rule",
     "linear_scaling",
     "unequal_data",

@@ -52,26 +52,35 @@ CLAIM = Claim(
 
 def measure(runs: Runs, quick: bool) -> Measured:
     """Do the runs; gives traces, gaps and test losses."""
-    found: Measured = {"trace": {}, "ratio": {}, "test loss": {}, "spread": {}}
+    found: Measured = {}
     for batch in BATCHES[:1] if quick else BATCHES:
-        options: dict[str, Any] = {
-            "task": "digits", "task.model": "tanh", "task.hidden": 100,
-            "task.test_fraction": 0.8575, "task.label_noise": 0.2, "workers": 16,
-            "batch_per_worker": batch, "optimizer": "SGD", "rate": "constant",
-            "rate.lr": LR * batch / BATCHES[0], "steps": STEPS // 4 if quick else STEPS,
-            "schedule": "every", "algorithm": "gossip", "snapshot_every": "100%",
-            "deviations_every": 256, "spread_every": 64, "probe_samples": 128,
-        }  # fmt: skip
-        grid = {"algorithm.topology": list(GRAPHS)}
-        done = runs.sweep(f"batch={batch}", options, grid, 1 if quick else SEEDS)
-        for name, of in (
-            ("trace", trace),
-            ("ratio", _ratio),
-            ("test loss", last("eval/test/loss")),
-            ("spread", lambda run: float(_second_half(run, "spread").mean())),
-        ):
-            found[name] |= {f"{graph}, {batch}": x for graph, x in values(done, of).items()}
+        for name, rows in measured_at(batch, runs, quick).items():
+            found.setdefault(name, {}).update(rows)
     return found
+
+
+def measured_at(batch: int, runs: Runs, quick: bool) -> Measured:
+    """Do the runs of a batch, with a rate in proportion to it, and give what was measured."""
+    options: dict[str, Any] = {
+        "task": "digits", "task.model": "tanh", "task.hidden": 100,
+        "task.test_fraction": 0.8575, "task.label_noise": 0.2, "workers": 16,
+        "batch_per_worker": batch, "optimizer": "SGD", "rate": "constant",
+        "rate.lr": LR * batch / BATCHES[0], "steps": STEPS // 4 if quick else STEPS,
+        "schedule": "every", "algorithm": "gossip", "snapshot_every": "100%",
+        "deviations_every": 256, "spread_every": 64, "probe_samples": 128,
+    }  # fmt: skip
+    grid = {"algorithm.topology": list(GRAPHS)}
+    done = runs.sweep(f"batch={batch}", options, grid, 1 if quick else SEEDS)
+    readers = {
+        "trace": trace,
+        "ratio": _ratio,
+        "test loss": last("eval/test/loss"),
+        "spread": lambda run: float(_second_half(run, "spread").mean()),
+    }
+    return {
+        name: {f"{graph}, {batch}": x for graph, x in values(done, of).items()}
+        for name, of in readers.items()
+    }
 
 
 def _second_half(run: Trajectory, name: str) -> np.ndarray:
@@ -87,16 +96,19 @@ def _ratio(run: Trajectory) -> float:
 
 def judge(measured: Measured) -> list[Statement]:
     """Decide what was predicted."""
+    return [each for batch in BATCHES for each in at_batch(measured, batch, LOOKS)]
+
+
+def at_batch(measured: Measured, batch: int, looks: int) -> list[Statement]:
+    """Decide what was predicted of a batch."""
     said, traces = [], measured["trace"]
-    batches = [b for b in BATCHES if f"ring, {b}" in traces]
-    for batch in batches:
-        for sparse, dense in (("ring", "exponential"), ("exponential", "complete")):
-            text = f"tr H, {batch} a worker: {sparse} < {dense}"
-            a, b = traces[f"{sparse}, {batch}"], traces[f"{dense}, {batch}"]
-            said.append(below(text, a, b, LOOKS))
-        for graph in GRAPHS[1:]:
-            text = f"gap / (1/2 tr(H Xi)), {graph}, {batch} a worker"
-            said.append(within(text, measured["ratio"][f"{graph}, {batch}"], 0.8, 1.2, LOOKS))
+    for sparse, dense in (("ring", "exponential"), ("exponential", "complete")):
+        text = f"tr H, {batch} a worker: {sparse} < {dense}"
+        a, b = traces[f"{sparse}, {batch}"], traces[f"{dense}, {batch}"]
+        said.append(below(text, a, b, looks))
+    for graph in GRAPHS[1:]:
+        text = f"gap / (1/2 tr(H Xi)), {graph}, {batch} a worker"
+        said.append(within(text, measured["ratio"][f"{graph}, {batch}"], 0.8, 1.2, looks))
     return said
 
 
