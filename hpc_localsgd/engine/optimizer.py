@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hpc_localsgd.engine.non_finite import state_like
+from hpc_localsgd.engine.without_compiler import spare_the_compiler, take_step
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class LocalOptimizer:
             ConfigurationError: The optimiser refuses its hyper-parameters or parameter groups, or
                 does not step each worker's row by itself.
         """
+        spare_the_compiler()
         self.at_sync = at_sync
         self._cuts = [(0, task.decayed), (task.decayed, task.dim)]
         parameters = [nn.Parameter(task.x[:, a:b], requires_grad=True) for a, b in self._cuts]
@@ -73,7 +75,7 @@ class LocalOptimizer:
             parameter.grad = g[:, a:b]
         for group in self.torch.param_groups:
             group["lr"] = lr
-        self.torch.step()
+        take_step(self.torch)
 
     def on_sync(self, world: World, now: Now) -> None:
         """Keep, average or reset the state, after a round of local steps (H > 1)."""
@@ -140,7 +142,7 @@ def check_by_rows(make: MakeOptimizer) -> None:
         optimizer = make([{"params": [x]}])
         for g in gradients:
             x.grad = g[rows].clone()
-            optimizer.step()
+            take_step(optimizer)
         return x.detach()
 
     try:

@@ -1,0 +1,85 @@
+"""A run needs no compiler for torch's optimisers, which do as they do with it."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from hpc_localsgd.engine import without_compiler
+from hpc_localsgd.engine.without_compiler import spare_the_compiler, take_step
+
+OPTIMIZERS = [
+    (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
+    (torch.optim.SGD, {"fused": True, "nesterov": True, "momentum": 0.9}),
+    (torch.optim.Adam, {}),
+    (torch.optim.AdamW, {"amsgrad": True}),
+    (torch.optim.AdamW, {"fused": True}),
+    (torch.optim.RMSprop, {"centered": True}),
+    (torch.optim.Adagrad, {}),
+]
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Other tests may have loaded it; its name is that of a module nobody has loaded."""
+    monkeypatch.setattr(without_compiler, "_COMPILER", name := "no_such_compiler")
+    for method in without_compiler._METHODS:
+        plain = getattr(torch.optim.Optimizer, method).__wrapped__
+        monkeypatch.setattr(plain, without_compiler._INSTEAD, None, raising=False)
+        monkeypatch.delattr(plain, without_compiler._INSTEAD)
+    return name
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIMIZERS)
+def test_steps_are_those_of_torch(no_compiler: str, kind: type, options: dict[str, object]) -> None:
+    def trained(ours: bool) -> torch.Tensor:
+        x = nn.Parameter(torch.linspace(-1.0, 1.0, 7))
+        optimizer = kind([x], lr=0.1, **options)
+        for t in range(5):
+            x.grad = torch.linspace(0.3, -0.7, 7) * (t + 1)
+            take_step(optimizer) if ours else optimizer.step()
+        return x.detach()
+
+    spare_the_compiler()
+    assert torch.equal(trained(True), trained(False))
+    assert torch.is_grad_enabled()
+
+
+def test_hooks_and_optimizers_of_ones_own_are_called(no_compiler: str) -> None:
+    called = []
+
+    class Mine(torch.optim.SGD):
+        def step(self, closure: object = None) -> None:
+            called.append("mine")
+
+    x = nn.Parameter(torch.ones(2))
+    x.grad = torch.ones(2)
+    take_step(Mine([x], lr=0.1))
+    hooked = torch.optim.SGD([x], lr=0.1)
+    hooked.register_step_pre_hook(lambda *_: called.append("before"))
+    hooked.register_step_post_hook(lambda *_: called.append("after"))
+    take_step(hooked)
+    assert called == ["mine", "before", "after"]
+    with pytest.raises(RuntimeError, match="leaf"):  # as torch has it
+        take_step(torch.optim.SGD([x], lr=0.1, differentiable=True))
+
+
+def test_when_the_compiler_is_loaded_torch_does_what_it_does(
+    no_compiler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare_the_compiler()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+    plain = torch.optim.Optimizer.state_dict.__wrapped__  # type: ignore[attr-defined]
+    before = getattr(plain, without_compiler._INSTEAD)
+    assert optimizer.state_dict()["param_groups"][0]["lr"] == 0.1
+    assert getattr(plain, without_compiler._INSTEAD) is before
+
+    monkeypatch.setitem(sys.modules, no_compiler, ModuleType(no_compiler))
+    assert optimizer.state_dict()["param_groups"][0]["lr"] == 0.1
+    assert getattr(plain, without_compiler._INSTEAD) is not before
+    spare_the_compiler()
+    assert getattr(plain, without_compiler._INSTEAD) is not before
