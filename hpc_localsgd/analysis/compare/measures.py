@@ -89,11 +89,13 @@ def _short(value: float) -> str:
 ACCURACY = Measure("test accuracy", _last("eval/test/accuracy"), _percent)
 SENT = Measure("sent by a worker", lambda s: s.run.totals.payload_bytes, human_bytes)
 TALKED = Measure("communicating", _communication_s, style.duration)
+TEST_LOSS = Measure("test loss", _last("eval/test/loss"), _short)
 SHARPEST = Measure("largest eigenvalue", _sharpness("eigenvalues"), _short)
+TRACE = Measure("trace of the Hessian", _sharpness("trace"), _short)
 MEASURES = (
     ACCURACY,
     Measure("best", _best_accuracy, _percent),
-    Measure("test loss", _last("eval/test/loss"), _short),
+    TEST_LOSS,
     Measure("steps", lambda s: float(s.run.totals.steps), grouped),
     Measure("exchanges", lambda s: float(s.run.totals.rounds), grouped),
     SENT,
@@ -101,7 +103,7 @@ MEASURES = (
     Measure("training", lambda s: float(round_s(s.run).sum()), style.duration),
     Measure("wall time", lambda s: float(s.run.attrs["wall_s"]), style.duration),
     SHARPEST,
-    Measure("trace of the Hessian", _sharpness("trace"), _short),
+    TRACE,
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from hpc_localsgd.analysis.compare.courses import recorded
 from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.draw_courses import draw_courses
+from hpc_localsgd.analysis.compare.draw_flatness import draw_flatness
 from hpc_localsgd.analysis.compare.export import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.compare.groups import SeedGroup, grouped_runs
 from hpc_localsgd.analysis.compare.tables import Tables, tables
@@ -34,7 +35,7 @@ def comparison(groups: Sequence[SeedGroup], made: Tables, album: Album) -> list[
     notes = [Paragraph(note, quiet=True) for note in made.notes]
     parts = [
         Section("What differs", Grid(header, rows, left=len(header))),
-        Section("What came of it", Grid(*made.measured), *notes),
+        Section("Results", Grid(*made.measured), *notes),
     ]
     caption = (
         "On the pale line: nothing here is both cheaper and better. A configuration has the "
@@ -46,6 +47,11 @@ def comparison(groups: Sequence[SeedGroup], made: Tables, album: Album) -> list[
     if picture:
         fronts = [Paragraph(line) for line in front_lines(made)]
         parts.append(Section("Accuracy against communication", picture, *fronts))
+    flatness = album.add(
+        "flatness", lambda: draw_flatness(groups), "Test loss against sharpness", _FLATNESS
+    )
+    if flatness:
+        parts.append(Section("Flatness and test loss", flatness))
     courses = _courses(groups, album)
     return [*parts, Section("In the course of the runs", *courses)] if courses else parts
 
@@ -63,6 +69,11 @@ def _courses(groups: Sequence[SeedGroup], album: Album) -> list[Block]:
     return parts
 
 
+_FLATNESS = (
+    "Sharpness and test loss of the mean model at the end of each run (pale dots), and means over "
+    "the seeds of a configuration. What a rank correlation over all runs says depends on what else "
+    "differs between them."
+)
 _COURSES = (
     "A configuration has one colour and one symbol everywhere. A value is drawn where all its "
     "seeds have one; bands are one standard deviation over seeds. Bytes are those of the mean "
