@@ -127,6 +127,8 @@ class Algorithm(ABC):
 
 def overlapped_mean(world: World) -> Begin | None:
     """Return a function that averages in place during backward; None if not possible here."""
-    if world.n == 1 or len(world.ranks) > 1:
+    if (
+        world.n == 1 or world.size > world.n
+    ):  # the same on all ranks, though one may have one worker
         return None
     return partial(world.begin_mean, keep=False)

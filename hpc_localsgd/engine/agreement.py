@@ -76,7 +76,8 @@ def check_same(world: World, lines: Sequence[str], remedy: str = SAME_START) -> 
     other = int(np.argmax(others[:, first]))
     said = texts(world, padded[first])
     raise ConfigurationError(
-        f"the ranks differ: rank 0 has {said[0]}, rank {other // R} has {said[other]}; {remedy}"
+        f"the ranks differ: rank 0 has {said[0]}, rank {world.dealing.rank_of(other)} has "
+        f"{said[other]}; {remedy}"
     )
 
 

@@ -74,10 +74,10 @@ def check_shared(world: World, out: Path, run: str) -> None:
     codes = world.gather(np.full(len(world.ranks), found))
     if not codes.any():
         return
-    R, hosts = len(world.ranks), hosts_of(world)
+    hosts, firsts = hosts_of(world), world.dealing.firsts[:-1]  # of a rank its first worker
     first = int(codes[np.flatnonzero(codes)[0]])
-    ranks = [int(k) // R for k in np.flatnonzero(codes == first) if k % R == 0]
-    where = ", ".join(f"rank {r} on {hosts[r * R]}" for r in ranks[:NAMED])
+    ranks = np.flatnonzero(codes[firsts] == first)
+    where = ", ".join(f"rank {r} on {hosts[firsts[r]]}" for r in ranks[:NAMED])
     more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
     raise ConfigurationError(_complaint(out, first, f"{where}{more}", hosts[0]))
 

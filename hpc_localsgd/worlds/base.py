@@ -2,8 +2,8 @@
 
 Every exchange acts on the rows [R, P] of the workers living in this process, in place, as
 `hvd.allreduce_` does: a run needs no second copy of the parameters, and their storage is stable.
-Averages go over the R rows first and over the ranks then, so K workers give the same numbers on
-any number of ranks, up to the order of floating-point sums.
+Averages go over the R rows first and over the ranks then, weighted by their rows, so K workers give
+the same numbers on any number of ranks, up to the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ import torch
 
 from hpc_localsgd.cost.cost_model import Network, allreduce_wire_bytes
 from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.codec import mean_of_shares
+from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.ledger import Ledger
 from hpc_localsgd.worlds.pending import Pending
+from hpc_localsgd.worlds.pieces import Pieces
 from hpc_localsgd.worlds.reaching import Reaching
 from hpc_localsgd.worlds.routes import Routes
 from hpc_localsgd.worlds.transport import Transport
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class World(ABC):
-    """K workers on n ranks, R = K / n in each.
+    """K workers on n ranks, R in each: K / n of them, where K is a multiple of n.
 
     What differs between worlds is the transport, which moves contiguous tensors between ranks;
     everything here is the same for all.
@@ -39,6 +42,7 @@ class World(ABC):
         size: K.
         rank: This process, 0..n-1.
         n: Number of processes.
+        dealing: Which rank hosts which workers.
         ranks: The workers living here, a range of R numbers out of 0..K-1.
         device: Where their parameters live.
         ledger: Clock and byte counter.
@@ -53,14 +57,21 @@ class World(ABC):
         network: Network | None = None,
     ) -> None:
         self.n, self.rank, self._transport = transport.n, transport.rank, transport
-        self.size = self.n if workers is None else workers
-        check_workers(self.size, self.n)
-        R = self.size // self.n
-        self.ranks = range(self.rank * R, (self.rank + 1) * R)
         self.device, self.network = device, network
-        self.ledger = Ledger(R, device, modelled=network is not None)
-        self.ledger.staged = device.type == "cuda" and transport.staged
+        self.deal(self.n if workers is None else workers)
+
+    def deal(self, workers: int) -> None:
+        """Deal K workers to the ranks, before anything of them is made or exchanged.
+
+        Raises:
+            ConfigurationError: There are fewer than ranks.
+        """
+        self.size, self.dealing = workers, Dealing(workers, self.n)
+        self.ranks = self.dealing.workers_of(self.rank)
+        self.ledger = Ledger(len(self.ranks), self.device, modelled=self.network is not None)
+        self.ledger.staged = self.device.type == "cuda" and self._transport.staged
         self._routes: dict[bytes, Routes] = {}
+        self._pieces: dict[int, Pieces] = {}
 
     @abstractmethod
     def __repr__(self) -> str:
@@ -70,33 +81,38 @@ class World(ABC):
     def place(self) -> str:
         """Arrangement of workers on ranks, their device, and whether host memory is used."""
         staged = ", staged through host memory" if self.ledger.staged else ""
-        return f"{self.n} x {len(self.ranks)} workers, {self.device}{staged}"
+        each = f"{self.n} x {self.dealing.most}"
+        if not self.dealing.even:
+            each = f"{self.size} on {self.n} ranks,"
+        return f"{each} workers, {self.device}{staged}"
 
     def mean(self, x: Rows, block: int | None = None) -> Rows:
         """Replace each worker's row by the average over all K workers, or over its block, in place.
 
         Args:
             x: [R, P], the rows of the workers living here.
-            block: Average only workers with the same k // block: those of one node, say. Divides K,
-                and a block is made of whole ranks or lies within one.
+            block: Average only workers with the same k // block: those of one node, say. Divides K.
 
         Returns:
             The same tensor.
 
         Raises:
-            ConfigurationError: The block does not fit.
+            ConfigurationError: The block does not divide K.
         """
         block = self.size if block is None else block
         ranks = self.ranks_of_block(block)
         payload = _row_bytes(x)
         if block > 1:
-            wire = allreduce_wire_bytes(ranks, payload)
+            sums = 0 if ranks else self._pieces[block].sums_sent
+            wire = allreduce_wire_bytes(ranks, payload) if ranks else sums * payload
             self._bill(payload, wire, self._allreduce_s(payload, block))
         with self._exchanging():
-            if ranks > 1:
-                row = x[0] if len(x) == 1 else x.mean(0)
+            if not ranks:
+                self._pieces[block].average(x, self._transport)
+            elif ranks > 1:
+                row = self._own_mean(x, keep=False)
                 self._transport.average(row, ranks)
-                if len(x) > 1:
+                if row.data_ptr() != x.data_ptr():
                     x[:] = row
             elif block > 1:
                 blocks = x.unflatten(0, (-1, min(block, len(x))))
@@ -118,7 +134,7 @@ class World(ABC):
         modelled_s = self._allreduce_s(payload, self.size)
         self._bill(payload, allreduce_wire_bytes(self.n, payload), 0.0)
         with self._exchanging():
-            row = x.mean(0) if len(x) > 1 else x[0].clone() if keep else x[0]
+            row = self._own_mean(x, keep)
             finish = self._transport.begin_average(row)
 
         def finished() -> None:
@@ -150,29 +166,22 @@ class World(ABC):
         modelled_s = self.network.gather_s(self.size, m) if self.network else 0.0
         self._bill(m, elsewhere * m, modelled_s)
         with self._exchanging():
-            return self._transport.allgather(sent.contiguous()).reshape(self.size, m)
+            return self.dealing.together(self._transport.allgather(self.dealing.padded(sent)))
 
     def mean_elementwise(self, x: Rows, codec: Codec) -> Rows:
         """Return the average of rows encoded number by number by such a codec, in place.
 
         Each rank averages its share of the numbers, decoded, and sends the average encoded again,
         so that a rank sends (R + 1) (n - 1) / n encoded copies: with R = 1 as many as an
-        all-reduce. What the second coding rounds off is in no worker's memory.
+        all-reduce; of unequal numbers of workers, all ranks send as many as that with most. What
+        the second coding rounds off is in no worker's memory.
         """
-        P, dtype = x.shape[1], x.dtype
-        share = -(-P // self.n)
-        padded = torch.nn.functional.pad(x, (0, share * self.n - P))
-        sent = codec.encode(padded.reshape(-1, share), (share,))  # [R n, m]
-        m = sent.shape[1]
-        wire = (len(x) + 1) * (self.n - 1) * m
+        P, n = x.shape[1], self.n
+        wire = (self.dealing.most + 1) * (n - 1) * codec.payload((-(-P // n),))
         payload = codec.payload((P,))
         self._bill(payload, wire, self._allreduce_s(payload, self.size, coded=True))
         with self._exchanging():
-            by_rank = sent.unflatten(0, (-1, self.n)).transpose(0, 1).contiguous()
-            shares = self._transport.alltoall(by_rank).reshape(-1, m)  # [K, m], mine of all
-            mine = codec.decode(shares, (share,), dtype).mean(0, keepdim=True)
-            mean = self._transport.allgather(codec.encode(mine, (share,))).reshape(self.n, m)
-        x[:] = codec.decode(mean, (share,), dtype).reshape(-1)[:P]
+            x[:] = mean_of_shares(x, codec, self.dealing, self._transport)
         return x
 
     def broadcast(self, x: Rows) -> Rows:
@@ -194,9 +203,10 @@ class World(ABC):
             [K, ...], of the same dtype.
         """
         with self.ledger.unbilled(), self._exchanging():
-            raw = np.ascontiguousarray(v).view(np.uint8).reshape(-1)
-            stacked = self._transport.allgather_host(torch.from_numpy(raw)).cpu().numpy()
-        return stacked.reshape(-1).view(v.dtype).reshape(self.size, *v.shape[1:])
+            raw = np.ascontiguousarray(v).view(np.uint8).reshape(len(self.ranks), -1)
+            sent = self.dealing.padded(torch.from_numpy(raw))
+            rows = self.dealing.together(self._transport.allgather_host(sent)).cpu().numpy()
+        return rows.reshape(-1).view(v.dtype).reshape(self.size, *v.shape[1:])
 
     def close(self) -> None:
         """Close the ranks' connection; no exchange is possible after it.
@@ -228,30 +238,28 @@ class World(ABC):
         """
         name = int.from_bytes(hashlib.sha256(socket.gethostname().encode()).digest()[:6], "big")
         hosts = self.gather(np.full(len(self.ranks), float(name)))
-        runs = np.flatnonzero(np.diff(hosts, prepend=np.nan, append=np.nan))
-        lengths = np.diff(runs)
-        if len(set(lengths)) != 1 or len(lengths) != len(set(hosts)):
-            raise ConfigurationError(
-                f"hosts have {lengths.tolist()} workers in a row: start the same number of ranks "
-                "on every host, filling one host after the other, or give block sizes"
-            )
-        return int(lengths[0])
+        return self.dealing.per_host(hosts)
 
     def ranks_of_block(self, block: int) -> int:
-        """Return the number of ranks that a block of workers covers, 1 if it lies within a rank.
+        """Return `Dealing.ranks_of_block`, and prepare its averages. All ranks together.
 
         Raises:
-            ConfigurationError: The block does not divide K, or cuts a rank in pieces unevenly.
+            ConfigurationError: The block does not divide K.
         """
-        R = len(self.ranks)
-        if block < 1 or self.size % block or (block % R and R % block):
-            raise ConfigurationError(
-                f"blocks of {block} workers do not fit {self.size} workers on {self.n} ranks of "
-                f"{R}: a block divides {self.size}, and is made of whole ranks or lies within one"
-            )
-        ranks = max(1, block // R)
+        ranks = self.dealing.ranks_of_block(block)
+        if not ranks and block not in self._pieces:
+            self._pieces[block] = Pieces(self.dealing, block, self.rank)
         self._transport.prepare(ranks)
         return ranks
+
+    def _own_mean(self, x: Rows, keep: bool) -> torch.Tensor:
+        """Return what, averaged over all ranks, is the average over all workers, [P].
+
+        With one worker on every rank that is its row, and without `keep` no copy of it.
+        """
+        if self.dealing.even:
+            return x.mean(0) if len(x) > 1 else x[0].clone() if keep else x[0]
+        return x.mean(0).mul_(len(x) * self.n / self.size)
 
     def _exchanging(self) -> Reaching:
         """Return the context of this rank's part of an exchange."""
@@ -273,23 +281,10 @@ class World(ABC):
         if key not in self._routes:
             if len(self._routes) > 64:  # random topologies never repeat
                 self._routes.clear()
-            self._routes[key] = Routes(W, self.rank, self.n)
+            self._routes[key] = Routes(W, self.rank, self.dealing)
         return self._routes[key]
 
 
 def _row_bytes(x: Rows) -> int:
     """Return the bytes of one worker's row."""
     return x.numel() // len(x) * x.element_size()
-
-
-def check_workers(K: int, n: int) -> None:
-    """Check that K workers can be dealt to n ranks.
-
-    Raises:
-        ConfigurationError: K is no multiple of n.
-    """
-    if K < 1 or K % n:
-        raise ConfigurationError(
-            f"{K} workers cannot be dealt to {n} ranks: every rank hosts the same number of "
-            f"workers, so --workers must be a multiple of {n}"
-        )

@@ -1,12 +1,16 @@
-"""What a world asks of a compressor: codes of the same length for rows of the same length."""
+"""What a world asks of a compressor, codes of one length for rows of one length; a coded mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import torch
+
 if TYPE_CHECKING:
-    import torch
+    from hpc_localsgd.types import Rows, Vector
+    from hpc_localsgd.worlds.dealing import Dealing
+    from hpc_localsgd.worlds.transport import Transport
 
 
 class Codec(Protocol):
@@ -20,3 +24,23 @@ class Codec(Protocol):
 
     def payload(self, sizes: Sequence[int]) -> int:
         """Return m, the bytes of a row's code."""
+
+
+def mean_of_shares(x: Rows, codec: Codec, dealing: Dealing, transport: Transport) -> Vector:
+    """Return the average [P] of all workers' rows, of which each rank averages a share; see World.
+
+    Args:
+        x: [R, P], the rows of this rank.
+        codec: Codes number by number.
+        dealing: Who has how many rows.
+        transport: Moves the codes.
+    """
+    P, dtype, n = x.shape[1], x.dtype, dealing.n
+    share = -(-P // n)
+    padded = torch.nn.functional.pad(x, (0, share * n - P))
+    sent = codec.encode(padded.reshape(-1, share), (share,)).unflatten(0, (-1, n))  # [R, n, m]
+    by_rank = dealing.padded(sent).transpose(0, 1).contiguous()
+    shares = dealing.together(transport.alltoall(by_rank))  # [K, m], mine of all
+    mine = codec.decode(shares, (share,), dtype).mean(0, keepdim=True)
+    mean = transport.allgather(codec.encode(mine, (share,))).flatten(0, 1)  # [n, m]
+    return codec.decode(mean, (share,), dtype).reshape(-1)[:P]

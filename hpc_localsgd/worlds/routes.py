@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from hpc_localsgd.worlds.dealing import Dealing
 
 
 class Routes:
@@ -15,20 +20,21 @@ class Routes:
         rows_to_ranks: Rows that leave this rank (a row wanted by two workers of a rank goes once).
     """
 
-    def __init__(self, W: np.ndarray, rank: int, n: int) -> None:
-        K = len(W)
-        R = K // n
-        blocks = (W != 0).reshape(n, R, K).any(1)  # [n, K]: rank d wants the row of worker j
+    def __init__(self, W: np.ndarray, rank: int, dealing: Dealing) -> None:
+        n, firsts = dealing.n, dealing.firsts
+        blocks = np.logical_or.reduceat(
+            W != 0, firsts[:-1]
+        )  # [n, K]: rank d wants that of worker j
         np.fill_diagonal(wanted := W != 0, False)
-        mine = slice(rank * R, (rank + 1) * R)
+        mine = slice(firsts[rank], firsts[rank + 1])
         self.vectors_sent = wanted.sum(0)[mine]
-        wants = {s: np.flatnonzero(blocks[rank, s * R : (s + 1) * R]) for s in range(n)}
+        wants = {s: np.flatnonzero(blocks[rank, firsts[s] : firsts[s + 1]]) for s in range(n)}
         gives = {d: np.flatnonzero(blocks[d, mine]) for d in range(n)}
         self._give = {d: rows for d, rows in gives.items() if len(rows) and d != rank}
         self.receive = {s: len(rows) for s, rows in wants.items() if len(rows) and s != rank}
         self.rows_to_ranks = sum(len(rows) for rows in self._give.values())
-        columns = [np.arange(rank * R, (rank + 1) * R)]
-        columns += [s * R + wants[s] for s in self.receive]
+        columns = [np.arange(mine.start, mine.stop)]
+        columns += [firsts[s] + wants[s] for s in self.receive]
         self._weights = W[mine][:, np.concatenate(columns)]  # [R, R + received]
 
     def pack(self, x: torch.Tensor) -> dict[int, torch.Tensor]:

@@ -125,11 +125,11 @@ class ThreadTransport(Transport):
 
 
 class ThreadWorld(World):
-    """One worker in each thread."""
+    """One worker in each thread, or K dealt to them."""
 
-    def __init__(self, meeting: Meeting, rank: int) -> None:
+    def __init__(self, meeting: Meeting, rank: int, workers: int | None = None) -> None:
         self.transport = ThreadTransport(meeting, rank)
-        super().__init__(None, self.transport, torch.device("cpu"))
+        super().__init__(workers, self.transport, torch.device("cpu"))
 
     def __repr__(self) -> str:
         return f"threads({self.n})"
@@ -144,13 +144,13 @@ class ThreadWorld(World):
         return [entry for entry in self.transport.log if entry[0] != "allgather"]
 
 
-def on_ranks(n: int, work: Callable[[ThreadWorld], T]) -> list[T]:
+def on_ranks(n: int, work: Callable[[ThreadWorld], T], workers: int | None = None) -> list[T]:
     """Run `work(world)` on n ranks at once; what they returned, or the first rank's error."""
     meeting = Meeting(n)
 
     def guarded(rank: int) -> T:
         try:
-            return work(ThreadWorld(meeting, rank))
+            return work(ThreadWorld(meeting, rank, workers))
         except BaseException:
             meeting.barrier.abort()
             raise

@@ -28,6 +28,10 @@ LAUNCHES: dict[str, tuple[str, Callable[[], list[str]]]] = {
     "horovod-gloo-4x1": ("horovod", lambda: gloo(4)),
     "torch-gloo-2x2": ("torch", lambda: torchrun(2)),
     "torch-gloo-4x1": ("torch", lambda: mpirun(4)),
+    "mpi-2-1-1": ("mpi", lambda: mpirun(3)),
+    "horovod-mpi-2-1-1": ("horovod", lambda: mpirun(3)),
+    "horovod-gloo-2-1-1": ("horovod", lambda: gloo(3)),
+    "torch-gloo-2-1-1": ("torch", lambda: torchrun(3)),
 }
 
 
@@ -39,7 +43,7 @@ def simulated() -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=LAUNCHES)
 def elsewhere(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the same four workers compute on two or four ranks of another world."""
+    """What the same four workers compute on two, three or four ranks of another world."""
     world, launcher = LAUNCHES[request.param]
     out = tmp_path_factory.mktemp("world") / "results.json"
     run(launcher(), [str(SCRIPT), world, str(K), str(out)]).succeeded()

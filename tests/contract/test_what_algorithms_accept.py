@@ -19,6 +19,7 @@ from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.compressors.sign import Sign
 from hpc_localsgd.topology import complete, custom, lazy, ring
 from hpc_localsgd.types import ConfigurationError, ModelSize, Now
+from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated
 
 
@@ -86,7 +87,8 @@ def test_alone_and_without_a_codec_nothing_is_done_with_a_gradient(
 def test_an_average_begins_in_backward_of_one_worker_among_several_ranks(
     ranks: int, workers: int, codec: Any, begun: bool
 ) -> None:
-    world: Any = SimpleNamespace(n=ranks, ranks=range(workers), begin_mean=lambda x, keep: None)
+    size = ranks * workers
+    world: Any = SimpleNamespace(n=ranks, size=size, begin_mean=lambda x, keep: None)
     given: Any = None
     assert (AllReduce(compressor=codec).in_backward({}, world, given) is not None) is begun
 
@@ -104,13 +106,13 @@ def test_a_block_without_workers_is_none(blocks: tuple[int, ...]) -> None:
         Hierarchical(blocks=blocks, rounds=(2,) * len(blocks))
 
 
-@pytest.mark.parametrize(("block", "fits"), [(1, True), (3, True), (2, False)])
-def test_blocks_that_cut_ranks_in_pieces_are_refused_before_the_first_round(
+@pytest.mark.parametrize(("block", "fits"), [(1, True), (3, True), (2, True), (4, False)])
+def test_blocks_that_do_not_divide_are_refused_before_the_first_round(
     block: int, fits: bool
 ) -> None:
-    """Two ranks of three workers each."""
+    """Six workers, on two ranks of three: blocks of two are cut by them, and averaged as well."""
     world = Simulated(6)
-    world.n, world.ranks = 2, range(3)
+    world.n, world.ranks, world.dealing = 2, range(3), Dealing(6, 2)
 
     def begin() -> Any:
         made = Hierarchical(blocks=(block,))
@@ -119,7 +121,7 @@ def test_blocks_that_cut_ranks_in_pieces_are_refused_before_the_first_round(
     if fits:
         assert begin() == (block, 6)
     else:
-        with pytest.raises(ConfigurationError, match="made of whole ranks or lies within one"):
+        with pytest.raises(ConfigurationError, match="divide"):
             begin()
 
 

@@ -9,7 +9,8 @@ from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.engine.discovery import SIMULATED, join, kind_of_world
 from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.types import ConfigurationError
-from hpc_localsgd.worlds.base import World, check_workers
+from hpc_localsgd.worlds.base import World
+from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated
 
 
@@ -17,7 +18,7 @@ def make_world(config: Config, launch: Launch) -> World:
     """Make the world that the options of a run ask for, on this rank's device.
 
     Raises:
-        ConfigurationError: The world cannot be had, or K is no multiple of the ranks.
+        ConfigurationError: The world cannot be had, or there are fewer workers than ranks.
     """
     return join_world(launch, config.world, config.device, config.workers, config.fabric)
 
@@ -39,7 +40,7 @@ def join_world(
         fabric: The network whose seconds the simulated world counts.
 
     Raises:
-        ConfigurationError: The world cannot be had, or K is no multiple of the ranks.
+        ConfigurationError: The world cannot be had, or there are fewer workers than ranks.
     """
     if kind == "auto":
         kind = kind_of_world(launch, "say --world simulated --workers K" if workers is None else "")
@@ -52,7 +53,7 @@ def join_world(
             )
         return Simulated(workers, device_for(device, 0), network(fabric))
     if n is not None and workers is not None:
-        check_workers(workers, n)
+        Dealing(workers, n)  # raises before anything connects
     return join(kind, launch, device_for(device, launch.local_rank), workers)
 
 

@@ -17,7 +17,7 @@ from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
 from hpc_localsgd.types import ConfigurationError, ModelSize
-from hpc_localsgd.worlds.base import check_workers
+from hpc_localsgd.worlds.dealing import Dealing
 
 TENSORS = 16  # a model of which only P is known counts as so many equal tensors
 
@@ -107,7 +107,7 @@ def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> Pla
     """
     config, n = resolved.config, launch.started or 1
     K = n if config.workers is None else config.workers
-    check_workers(K, n)
+    Dealing(K, n)  # raises if there are fewer workers than ranks
     context = TaskContext(
         workers=K,
         batch=config.batch_per_worker,

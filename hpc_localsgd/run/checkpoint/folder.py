@@ -97,7 +97,7 @@ class Checkpoints:
                 assert place is not None
                 self._forget_newer_than(after)
                 return place
-            bad = sorted({int(k) // len(self.world.ranks) for k in np.flatnonzero(worse)})
+            bad = sorted({self.world.dealing.rank_of(int(k)) for k in np.flatnonzero(worse)})
             self._say(f"{self.folder_of(after)} is damaged (ranks {bad}): trying an older one")
         raise ConfigurationError(self._nothing())
 
