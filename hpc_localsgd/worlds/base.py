@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from hpc_localsgd.cost.cost_model import Network, allreduce_wire_bytes
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.codec import mean_of_shares
 from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.ledger import Ledger
