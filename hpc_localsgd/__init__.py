@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from hpc_localsgd.algorithms.gradient_tracking import GradientTracking as GradientTracking
     from hpc_localsgd.algorithms.hierarchical import Hierarchical as Hierarchical
     from hpc_localsgd.algorithms.local_sgd import LocalSGD as LocalSGD
+    from hpc_localsgd.algorithms.noloco import NoLoCo as NoLoCo
     from hpc_localsgd.algorithms.overlap import Overlap as Overlap
+    from hpc_localsgd.algorithms.push_sum import PushSum as PushSum
     from hpc_localsgd.algorithms.slowmo import SlowMo as SlowMo
     from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo as StreamingDiLoCo
     from hpc_localsgd.attach import attach as attach
@@ -46,7 +48,9 @@ _ALGORITHMS = {
     "GradientTracking": "gradient_tracking",
     "Hierarchical": "hierarchical",
     "LocalSGD": "local_sgd",
+    "NoLoCo": "noloco",
     "Overlap": "overlap",
+    "PushSum": "push_sum",
     "SlowMo": "slowmo",
     "StreamingDiLoCo": "streaming_diloco",
 }

@@ -5,7 +5,8 @@
 A topology is a pure function `matrix(n, k) -> W` of the number of workers and the count of mixes
 so far, so every rank computes the same W and no rank can deadlock. Every W is doubly stochastic:
 rows that sum to one keep equal workers equal, columns that sum to one keep the mean, and both are
-checked. They are spelled like the functions they are: `ring()`, `random_regular(degree=4)`.
+checked; but for push-sum, which takes graphs of which only the columns do (`push_matrix`). They are
+spelled like the functions they are: `ring()`, `random_regular(degree=4)`.
 """
 
 from hpc_localsgd.topology.base import (
@@ -13,10 +14,11 @@ from hpc_localsgd.topology.base import (
     metropolis,
     neighbours,
     validate,
+    validate_columns,
     vectors_sent,
 )
 from hpc_localsgd.topology.derived import custom, lazy
-from hpc_localsgd.topology.directed import exponential, one_peer_exponential
+from hpc_localsgd.topology.directed import exponential, one_peer_exponential, random_directed
 from hpc_localsgd.topology.equitopo import equi_dynamic, equi_static
 from hpc_localsgd.topology.finite_time import base_graph
 from hpc_localsgd.topology.random_graphs import random_pairs, random_regular
@@ -40,6 +42,7 @@ __all__ = [
     "metropolis",
     "neighbours",
     "one_peer_exponential",
+    "random_directed",
     "random_pairs",
     "random_regular",
     "ring",
@@ -47,5 +50,6 @@ __all__ = [
     "star",
     "torus",
     "validate",
+    "validate_columns",
     "vectors_sent",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 from hpc_localsgd.types import ConfigurationError
 
 TOLERANCE = 1e-9  # of a row or column sum
+ANY_ROWS = ". The algorithm push_sum takes graphs whose rows do not"
 
 
 class Topology(ABC):
@@ -40,6 +41,18 @@ class Topology(ABC):
 
         Raises:
             ConfigurationError: (a ValueError) n is not allowed, or W is not doubly stochastic.
+        """
+        self.check(n)
+        return _doubly(self, n, self._place(n, k))
+
+    def push_matrix(self, n: int, k: int = 0) -> np.ndarray:
+        """Return the matrix of the k-th mix for an algorithm that needs no rows that sum to one.
+
+        As `matrix`, but only the columns must: every worker gives away all that it has, and how
+        much a worker gets is another's choice, as in a graph in which nobody knows who hears whom.
+
+        Raises:
+            ConfigurationError: (a ValueError) n is not allowed, or a column does not sum to one.
         """
         self.check(n)
         return _built(self, n, self._place(n, k))
@@ -77,8 +90,15 @@ class Topology(ABC):
 @lru_cache(maxsize=16)  # one period of `one_peer_exponential` for up to 2^16 workers
 def _built(topology: Topology, n: int, k: int) -> np.ndarray:
     W = np.array(topology.weights(n, k), dtype=np.float64)
-    validate(W)
+    validate_columns(W)
     W.flags.writeable = False
+    return W
+
+
+@lru_cache(maxsize=16)
+def _doubly(topology: Topology, n: int, k: int) -> np.ndarray:
+    W = _built(topology, n, k)
+    validate(W)
     return W
 
 
@@ -96,6 +116,25 @@ def validate(W: np.ndarray) -> None:
     Raises:
         ConfigurationError: (a ValueError) naming the entry, row or column, and what it would do.
     """
+    _check_entries(W)
+    _sums_to_one(W.sum(axis=1), "row", "worker {i}'s parameters would {verb}", ANY_ROWS)
+    validate_columns(W)
+
+
+def validate_columns(W: np.ndarray) -> None:
+    """Refuse a matrix that is not column-stochastic: square, W >= 0 and 1^T W = 1^T.
+
+    Args:
+        W: The mixing matrix.
+
+    Raises:
+        ConfigurationError: (a ValueError) as `validate` does.
+    """
+    _check_entries(W)
+    _sums_to_one(W.sum(axis=0), "column", "worker {i}'s share of the mean would {verb}")
+
+
+def _check_entries(W: np.ndarray) -> None:
     if W.ndim != 2 or W.shape[0] != W.shape[1] or not len(W):
         raise ConfigurationError(
             f"a mixing matrix has one row and one column per worker, got shape {W.shape}"
@@ -107,11 +146,9 @@ def validate(W: np.ndarray) -> None:
             f"weight [{i}, {j}] of the mixing matrix is {W[i, j]:g}: weights must be finite and "
             "not negative, since a worker becomes a weighted mean of its neighbours"
         )
-    _sums_to_one(W.sum(axis=1), "row", "worker {i}'s parameters would {verb}")
-    _sums_to_one(W.sum(axis=0), "column", "worker {i}'s share of the mean would {verb}")
 
 
-def _sums_to_one(sums: np.ndarray, what: str, consequence: str) -> None:
+def _sums_to_one(sums: np.ndarray, what: str, consequence: str, more: str = "") -> None:
     i = int(np.abs(sums - 1).argmax())
     if abs(sums[i] - 1) <= TOLERANCE:
         return
@@ -120,7 +157,7 @@ def _sums_to_one(sums: np.ndarray, what: str, consequence: str) -> None:
         f"{what} {i} of the mixing matrix sums to {sums[i]:.10g}, and must sum to 1 within "
         f"{TOLERANCE:g}: {consequence.format(i=i, verb=verb)}, by that factor, at every step. "
         "Give weights with all their digits, or a networkx graph in place of the matrix: "
-        "custom(graph) finds weights that sum to one"
+        f"custom(graph) finds weights that sum to one{more}"
     )
 
 
@@ -142,13 +179,19 @@ def metropolis(graph: nx.Graph) -> np.ndarray:
                [0.333, 0.333, 0.333],
                [0.   , 0.333, 0.667]])
     """
-    order = range(len(graph)) if set(graph) == set(range(len(graph))) else list(graph)
-    linked = nx.to_numpy_array(graph, nodelist=order, weight=None) > 0  # [n, n]
-    np.fill_diagonal(linked, False)
-    degree = linked.sum(axis=1)
-    W = np.where(linked, 1 / (1 + np.maximum.outer(degree, degree)), 0.0)
+    edges = linked(graph)
+    degree = edges.sum(axis=1)
+    W = np.where(edges, 1 / (1 + np.maximum.outer(degree, degree)), 0.0)
     np.fill_diagonal(W, 1 - W.sum(axis=1))
     return W
+
+
+def linked(graph: nx.Graph) -> np.ndarray:
+    """Return whether there is an edge from worker i to worker j, bool [n, n], none to itself."""
+    order = range(len(graph)) if set(graph) == set(range(len(graph))) else list(graph)
+    edges = nx.to_numpy_array(graph, nodelist=order, weight=None) > 0
+    np.fill_diagonal(edges, False)
+    return edges
 
 
 def neighbours(W: np.ndarray, k: int) -> list[int]:

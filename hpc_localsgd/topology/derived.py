@@ -16,7 +16,7 @@ from typing import TypeAlias
 import networkx as nx
 import numpy as np
 
-from hpc_localsgd.topology.base import Topology, metropolis, validate
+from hpc_localsgd.topology.base import TOLERANCE, Topology, linked, metropolis, validate_columns
 from hpc_localsgd.topology.static import ring
 from hpc_localsgd.trajectory import regular_file
 from hpc_localsgd.types import ConfigurationError
@@ -32,9 +32,11 @@ class custom(Topology):
 
         custom("weights.npy")    custom([[0.5, 0.5], [0.5, 0.5]])    custom(nx.petersen_graph())
 
-    Checked as soon as it is made: square, not negative, rows and columns that sum to one. It need
-    not be symmetric (but see `lambda_min`), nor connected: where the workers never agree, the gap
-    is 0.
+    Checked as soon as it is made: square, not negative, columns that sum to one. It need not be
+    symmetric (but see `lambda_min`), nor connected: where the workers never agree, the gap is 0.
+    Rows need to sum to one as soon as it is used, but by push-sum. For that, a directed graph is
+    taken too, in which every worker gives equal parts to all it has an edge to and itself, or any
+    matrix like it; then everybody must hear of everybody.
 
     Sends: one vector for each non-zero weight outside the diagonal.
     Gap: `gap(custom(...), n)`.
@@ -50,14 +52,21 @@ class custom(Topology):
 
     Attributes:
         W: The matrix itself; the path of a .npy file, or of a .csv file with commas and no
-            header; or an undirected networkx graph (`metropolis` says which node is which worker).
+            header; or a networkx graph (`metropolis` says which node is which worker).
     """
 
     W: Given
 
     def __post_init__(self) -> None:
         """Read and validate the matrix, before any rank communicates."""
-        validate(self._weights)
+        W = self._weights
+        validate_columns(W)
+        heard = nx.from_numpy_array(W, create_using=nx.DiGraph)
+        if np.ptp(W.sum(axis=1)) > TOLERANCE and not nx.is_strongly_connected(heard):
+            raise ConfigurationError(
+                f"{self!r} is directed, and not every worker hears of every other: what it gives "
+                "away would not come back. Add edges, or use custom(graph.to_undirected())"
+            )
 
     def __repr__(self) -> str:
         """Return the path where there is one, else the size."""
@@ -118,7 +127,7 @@ class lazy(Topology):
 
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return the mean of the identity and the matrix of `of`."""
-        return (np.eye(n) + self.of.matrix(n, k)) / 2
+        return (np.eye(n) + self.of.push_matrix(n, k)) / 2
 
     def period(self, n: int) -> int | None:
         """Return the period of `of`."""
@@ -130,12 +139,12 @@ class lazy(Topology):
 
 
 def _of_graph(graph: nx.Graph) -> np.ndarray:
-    if graph.is_directed():
-        raise ConfigurationError(
-            "custom: Metropolis weights need an undirected graph, and this one is directed: use "
-            "custom(graph.to_undirected()), or give a doubly stochastic matrix"
-        )
-    return metropolis(graph)
+    """Return Metropolis weights; of a directed graph equal parts for all that a worker sends to."""
+    if not graph.is_directed():
+        return metropolis(graph)
+    sends = linked(graph).T  # an edge from j to i is an entry [i, j]
+    np.fill_diagonal(sends, True)
+    return sends / sends.sum(axis=0)
 
 
 def _is_list(text: str) -> bool:

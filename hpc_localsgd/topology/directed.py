@@ -1,4 +1,4 @@
-"""Exponential graphs: far neighbours, heard in one direction, all of them or one at a time."""
+"""Directed graphs: the exponential ones, all neighbours or one at a time; and a random one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpc_localsgd.topology.base import Topology
+from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -71,3 +72,55 @@ class one_peer_exponential(Topology):
     def period(self, n: int) -> int:
         """Return ceil(log2 n), at least 1."""
         return max(1, (n - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class random_directed(Topology):
+    """A random directed graph, drawn once: every worker sends to `degree` others, for push-sum.
+
+        W_ij = 1 / (degree + 1) for j = i and where j sends to i
+
+    One of those it sends to is its next on a random circle through all workers, so that everybody
+    hears of everybody. How many a worker hears is chance: columns of W sum to one, rows do not.
+    Where n - 1 <= degree it is the complete graph.
+
+    Source: graphs that Assran et al., Stochastic gradient push, arXiv:1811.10792, allow.
+    Sends: `degree` vectors per worker and mix.
+    Gap: of W with the eigenvalue 1 of its own mean taken out (see `spectral_gap`).
+
+    Example:
+        >>> W = random_directed(degree=2).push_matrix(5)
+        >>> (3 * W).round().astype(int)
+        array([[1, 0, 1, 0, 1],
+               [0, 1, 0, 1, 1],
+               [1, 1, 1, 0, 0],
+               [1, 1, 1, 1, 0],
+               [0, 0, 0, 1, 1]])
+        >>> W.sum(axis=0).round(9)
+        array([1., 1., 1., 1., 1.])
+
+    Attributes:
+        degree: Others that a worker sends to.
+        seed: Same seed, same graph.
+    """
+
+    degree: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a negative seed and a degree below 1."""
+        if self.degree < 1 or self.seed < 0:
+            raise ConfigurationError(
+                f"{self!r}: degree must be at least 1 and seed must not be negative"
+            )
+
+    def weights(self, n: int, k: int) -> np.ndarray:
+        """Return a matrix with equal weights in a column."""
+        del k
+        rng = np.random.default_rng([self.seed, n])
+        W, order = np.eye(n), rng.permutation(n)
+        for j, following in zip(order, np.roll(order, -1), strict=True):
+            others = np.setdiff1d(np.arange(n), [j, following])
+            W[following, j] = 1
+            W[rng.choice(others, min(self.degree - 1, len(others)), replace=False), j] = 1
+        return W / W.sum(axis=0)

@@ -6,7 +6,7 @@ from functools import reduce
 
 import numpy as np
 
-from hpc_localsgd.topology.base import Topology, validate
+from hpc_localsgd.topology.base import Topology, validate, validate_columns
 from hpc_localsgd.types import ConfigurationError
 
 _ZERO = 1e-12  # an eigenvalue below it is rounding
@@ -22,9 +22,9 @@ def spectral_gap(W: np.ndarray) -> float:
     directed graphs it does so in the long run.
 
     Args:
-        W: Doubly stochastic, [n, n].
+        W: Column-stochastic, [n, n]: with push-sum it is ||x - mean|| of what is read that shrinks.
     """
-    validate(W)
+    validate_columns(W)
     rest = W - 1 / len(W)
     eigenvalues = np.linalg.eigvalsh(rest) if _symmetric(W) else np.linalg.eigvals(rest)
     largest = float(np.abs(eigenvalues).max())
@@ -40,13 +40,13 @@ def gap(topology: Topology, n: int) -> float:
     period, so the geometric mean of their factors. 1 if one period is the exact average.
 
     Random (period None): 1 - sqrt(rho), rho = E ||W x||^2 / ||x||^2 over the mixes and over the
-    directions of x, mean zero; from E ||W||_F^2 = 1 + (n - 1) rho. This is exact for
-    `random_pairs`, where every mix has the same ||W||_F; else it is the mean of 16 mixes.
+    directions of x, mean zero; from E ||W - W 1 1^T / n||_F^2 = (n - 1) rho. This is exact for
+    `random_pairs`, where every mix has the same norm; else it is the mean of 16 mixes.
     """
     period = topology.period(n)
     if period is None:
         return 1 - _random_factor(topology, n)
-    mixes = [topology.matrix(n, k) for k in range(period)]
+    mixes = [topology.push_matrix(n, k) for k in range(period)]
     product = reduce(lambda done, W: W @ done, mixes)
     return 1 - (1 - spectral_gap(product)) ** (1 / period)
 

@@ -23,14 +23,22 @@ from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.algorithms.noloco import NoLoCo
 from hpc_localsgd.algorithms.overlap import Overlap
+from hpc_localsgd.algorithms.push_sum import PushSum
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.checkpoint import Place, shard
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import every, post_local
-from hpc_localsgd.topology import complete
+from hpc_localsgd.topology import (
+    base_graph,
+    complete,
+    one_peer_exponential,
+    random_pairs,
+    ring,
+)
 from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
@@ -41,8 +49,10 @@ NOT_ALONE = {
     SlowMo: "slow momentum acts on one worker too (Lookahead, heavy ball)",
     DiLoCo: "the outer optimiser acts on one worker too",
     StreamingDiLoCo: "the outer optimiser acts on one worker too",
+    NoLoCo: "outer momentum acts on one worker too",
     Overlap: "a worker is pulled to its own late anchor",
 }
+DOUBLY = (ring(), one_peer_exponential(), base_graph())
 # The `Equals:` lines of the docstrings: (algorithm, what it equals, options of both runs)
 EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
     (AllReduce(), LocalSGD(), {"H": every(1)}),
@@ -57,6 +67,9 @@ EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
     (CoCoD(), local, {"K": 1}),
     (Gossip(topology=complete()), local, {}),
     (D2(topology=complete()), local, {}),
+    *((PushSum(topology=graph), Gossip(topology=graph), {}) for graph in DOUBLY),
+    (PushSum(topology=complete()), local, {}),
+    (NoLoCo(alpha=0.0, beta=1.0, gamma=1.0), Gossip(topology=random_pairs()), {"K": 5}),
     (GradientTracking(topology=complete()), AllReduce(), {"H": every(1)}),
 ]
 
@@ -220,7 +233,9 @@ def until(run: Run, at: int) -> Position:
 
 
 @pytest.mark.parametrize(
-    "algorithm", [a for a in VARIANTS if isinstance(a, Gossip | D2 | Hierarchical)], ids=name
+    "algorithm",
+    [a for a in VARIANTS if isinstance(a, Gossip | D2 | Hierarchical | PushSum)],
+    ids=name,
 )
 def test_mixing_leaves_the_mean_where_it_is(algorithm: Any) -> None:
     world = Simulated(4)
@@ -230,7 +245,10 @@ def test_mixing_leaves_the_mean_where_it_is(algorithm: Any) -> None:
     for s in range(6):
         now = Now(t=s, s=s, H=1, h=0, lr=0.1, lr_round=0.1)
         x, state = algorithm.on_sync(x, state, world, now)
-        torch.testing.assert_close(x.mean(0), mean, rtol=0, atol=1e-14)
+        kept = algorithm.readout(x, state, world)
+        torch.testing.assert_close(kept, mean, rtol=0, atol=1e-14)
+        if not isinstance(algorithm, PushSum):
+            torch.testing.assert_close(x.mean(0), mean, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from hpc_localsgd.algorithms.diloco import DiLoCo
 from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
+from hpc_localsgd.algorithms.noloco import NoLoCo
 from hpc_localsgd.algorithms.overlap import Overlap
+from hpc_localsgd.algorithms.push_sum import PushSum
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
-from hpc_localsgd.topology import hypercube, one_peer_exponential, ring
+from hpc_localsgd.topology import hypercube, one_peer_exponential, random_directed, ring
 from hpc_localsgd.types import ConfigurationError, ModelSize, Now
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -31,6 +33,9 @@ SIZE = ModelSize((3, 2), 8)
         (SlowMo, "beta", (0.0, 0.999), (-1e-9, 1.0, NAN)),
         (Overlap, "pull", (0.0, 1.0), (-1e-9, 1.001, NAN)),
         (Overlap, "beta", (0.0, 0.999), (-1e-9, 1.0, NAN)),
+        (NoLoCo, "alpha", (0.0, 0.999), (-1e-9, 1.0, NAN)),
+        (NoLoCo, "beta", (1e-9, 2.0), (0.0, -0.5, NAN)),
+        (NoLoCo, "gamma", (1e-9, 2.0), (0.0, -0.5, NAN)),
         (DiLoCo, "lr", (1e-9, 1.0, 5.0), (0.0, -0.5, NAN)),
         (DiLoCo, "momentum", (0.0, 0.9), (-0.5,)),
         (DiLoCo, "options", ({}, {"dampening": 0.0}), ({"dampening": 0.5}, {"none": 1})),
@@ -57,6 +62,10 @@ def test_what_is_taken_and_what_is_refused(
         (D2(one_peer_exponential()), 8, "needs a graph that does not change"),
         (Gossip(hypercube()), 6, "hypercube"),
         (GradientTracking(hypercube()), 6, "hypercube"),
+        (NoLoCo(topology=hypercube()), 6, "hypercube"),
+        (PushSum(hypercube()), 6, "hypercube"),
+        (Gossip(random_directed()), 6, "row . .* sums to .*push_sum takes"),
+        (D2(random_directed()), 6, "row . .* sums to .*push_sum takes"),
         (Hierarchical(blocks=(3,)), 4, "blocks of 3 do not divide 4 workers"),
         (Hierarchical(blocks=(2, 3), rounds=(1, 1)), 6, "blocks of 2 do not divide 3 workers"),
         (StreamingDiLoCo(fragments=3), 2, "fragments"),

@@ -15,13 +15,23 @@ from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.algorithms.noloco import NoLoCo
 from hpc_localsgd.algorithms.overlap import Overlap
+from hpc_localsgd.algorithms.push_sum import PushSum
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
 from hpc_localsgd.commands.configuration.config import choices
 from hpc_localsgd.compressors import BF16, FP16, Int8, Sign, TopK
 from hpc_localsgd.loop import Run
 from hpc_localsgd.schedules.local_steps import Schedule, every, post_local
-from hpc_localsgd.topology import one_peer_exponential, random_pairs, star
+from hpc_localsgd.topology import (
+    base_graph,
+    equi_dynamic,
+    equi_static,
+    one_peer_exponential,
+    random_directed,
+    random_pairs,
+    star,
+)
 from hpc_localsgd.worlds.base import World
 
 
@@ -46,6 +56,11 @@ VARIANTS: list[Any] = [
     Gossip(topology=one_peer_exponential()),
     Gossip(topology=star()),
     Gossip(topology=random_pairs()),
+    Gossip(topology=base_graph()),
+    Gossip(topology=equi_static(shifts=2)),
+    Gossip(topology=equi_dynamic(directed=False)),
+    PushSum(topology=random_directed()),
+    NoLoCo(topology=random_pairs(seed=5), alpha=0.0),
     Hierarchical(blocks=(2,), rounds=(2,)),
     Hierarchical(blocks=(1, 2), rounds=(2, 2)),
     Hierarchical(blocks=(1,), rounds=(2,), parallel_first=True),

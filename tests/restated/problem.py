@@ -30,6 +30,7 @@ class Problem:
         policy: What happens to the optimisers at the end of a round; None for nothing.
         at: Where gradients are taken, (problem, x, t) -> [K, P]; None for at x.
         noted: The workers' parameters [K, P] after every step, and after what followed it.
+        weights: [K] of the workers in the model to evaluate, K together; None if they are equal.
     """
 
     K: int = 3
@@ -40,6 +41,7 @@ class Problem:
     policy: Callable[[list[Local], int], list[Local]] | None = None
     at: Callable[[Problem, np.ndarray, int], np.ndarray] | None = None
     noted: list[np.ndarray] = field(default_factory=list)
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.locals = [self.local() for _ in range(self.K)]

@@ -24,7 +24,8 @@ def noted_by(case: Case) -> np.ndarray:
     case.path(expected)
     noted = np.array(expected.noted)
     if not case.made.ends_equal:
-        noted[-1] = equal(noted[-1])
+        weights = np.ones(expected.K) if expected.weights is None else expected.weights
+        noted[-1] = equal(weights[:, None] * noted[-1])
     return noted
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hpc_localsgd.commands.configuration.names import choices, class_at
-from hpc_localsgd.topology import lazy, ring
+from hpc_localsgd.topology import lazy, one_peer_exponential, random_pairs, ring
 from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.simulated import Simulated
 from restated.problem import SIZES, P, equal
@@ -36,6 +36,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "hierarchical": {"blocks": (), "rounds": (4,), "parallel_first": False},
     "local_sgd": {"average": "gradients", "compressor": None},
     "overlap": {"pull": 0.6, "beta": 0.7},
+    "noloco": {"alpha": 0.5, "beta": 0.7, "gamma": 1.0, "topology": random_pairs()},
+    "push_sum": {"topology": one_peer_exponential()},
     "slowmo": {"alpha": 1.0, "beta": 0.5},
     "streaming_diloco": {
         "fragments": 2,

@@ -1,24 +1,31 @@
-"""Base-(k+1) graphs and EquiTopo against what their papers prove of them."""
+"""Base-(k+1) graphs, EquiTopo and directed graphs against what their papers prove of them."""
 
 from __future__ import annotations
 
 from functools import reduce
 from math import log
 
+import networkx as nx
 import numpy as np
 import pytest
 
 from hpc_localsgd.topology import (
+    Topology,
     base_graph,
     complete,
     contraction,
+    custom,
     equi_dynamic,
     equi_static,
     gap,
+    lazy,
     neighbours,
     one_peer_exponential,
+    random_directed,
+    spectral_gap,
     vectors_sent,
 )
+from hpc_localsgd.types import ConfigurationError
 
 
 def mixes(topology: base_graph, n: int) -> list[np.ndarray]:
@@ -111,3 +118,65 @@ def test_pairs_along_a_shift(n: int) -> None:
         alone.append(n - 2 * len(pairs))
     assert len(seen) == n * (n - 1) // 2, "everybody meets everybody in the end"
     assert (0 in alone) == (n % 2 == 0)
+
+
+# ---- directed graphs, of which only the columns sum to one --------------------------------------
+
+
+@pytest.mark.parametrize("degree", [1, 2, 5])
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 17])
+def test_everybody_gives_away_equal_parts_and_hears_of_everybody(n: int, degree: int) -> None:
+    topology = random_directed(degree=degree, seed=4)
+    W, to = topology.push_matrix(n), min(degree, n - 1)
+    np.testing.assert_allclose(W.sum(axis=0), 1, atol=1e-15)
+    np.testing.assert_allclose(W[W > 0], 1 / (to + 1))
+    assert topology.sent(n).tolist() == [to] * n and (np.diag(W) > 0).all()
+    assert nx.is_strongly_connected(nx.from_numpy_array(W, create_using=nx.DiGraph))
+    np.testing.assert_array_equal(W, random_directed(degree=degree, seed=4).weights(n, 9))
+
+
+def test_how_many_are_heard_is_chance() -> None:
+    W = random_directed(degree=3).push_matrix(24)
+    assert len({len(neighbours(W, k)) for k in range(24)}) > 2
+    assert (random_directed(degree=3, seed=1).push_matrix(24) != W).any()
+
+
+TRIANGLE = nx.DiGraph([(0, 1), (1, 2), (2, 0), (0, 2)])  # 0 sends to 1 and 2
+
+
+@pytest.mark.parametrize(
+    ("topology", "n"),
+    [(random_directed(), 6), (lazy(of=random_directed()), 6), (custom(TRIANGLE), 3)],
+    ids=str,
+)
+def test_what_only_push_sum_takes_is_refused_to_others(topology: Topology, n: int) -> None:
+    assert 0 < gap(topology, n) <= 1
+    with pytest.raises(ConfigurationError, match="row . of the mixing .* The algorithm push_sum"):
+        topology.matrix(n)
+
+
+def test_the_gap_of_a_directed_graph_is_that_of_its_second_eigenvalue() -> None:
+    W = random_directed().push_matrix(12)
+    eigenvalues = np.sort(np.abs(np.linalg.eigvals(W)))
+    assert spectral_gap(W) == pytest.approx(1 - eigenvalues[-2])
+
+
+def test_a_directed_graph_of_ones_own() -> None:
+    third, half = 1 / 3, 0.5
+    expected = [[third, 0, half], [third, half, 0], [third, half, half]]
+    np.testing.assert_allclose(custom(TRIANGLE).push_matrix(3), expected, atol=1e-15)
+    assert custom(TRIANGLE).sent(3).tolist() == [2, 1, 1]
+    np.testing.assert_allclose(custom(expected).push_matrix(3), expected, atol=1e-15)
+
+
+def test_what_is_given_away_must_come_back() -> None:
+    for given in (nx.DiGraph([(0, 1)]), [[0.5, 0.0], [0.5, 1.0]]):
+        with pytest.raises(ConfigurationError, match="not every worker hears of every other"):
+            custom(given)
+    custom([[1.0, 0.0], [0.0, 1.0]])  # nobody gives anything
+
+
+def test_a_degree_below_one_and_a_negative_seed_are_refused() -> None:
+    for wrong in ({"degree": 0}, {"seed": -1}):
+        with pytest.raises(ConfigurationError, match="random_directed"):
+            random_directed(**wrong)

@@ -470,5 +470,5 @@ def test_a_topology_of_ones_own_is_validated_too() -> None:
         def weights(self, n: int, k: int) -> np.ndarray:
             return np.eye(n) / 2
 
-    with pytest.raises(ValueError, match=r"row 0 .* sums to 0\.5"):
+    with pytest.raises(ValueError, match=r"column 0 .* sums to 0\.5"):
         wrong().matrix(3)

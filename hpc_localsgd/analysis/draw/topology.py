@@ -46,7 +46,7 @@ def draw_topology(axes: Axes, topology: Topology, K: int) -> None:
     places = np.column_stack([np.sin(angle), np.cos(angle)])  # worker 0 on top, then clockwise
     mixes = range(min(topology.period(K) or MIXES, MIXES))
     for k in reversed(mixes):
-        _draw_mix(axes, topology.matrix(K, k), places, 0.55 * 0.5**k, k)
+        _draw_mix(axes, topology.push_matrix(K, k), places, 0.55 * 0.5**k, k)
     dots: dict[str, Any] = {"s": max(10, 240 / K), "color": style.BLUE, "zorder": 3}
     axes.scatter(places[:, 0], places[:, 1], linewidth=0, **dots)
     if len(mixes) > 1:

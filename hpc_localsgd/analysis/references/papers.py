@@ -96,7 +96,8 @@ def _initials(name: str) -> str:
 
 def _ascii(text: str) -> str:
     r"""Encode letters that are not ASCII in LaTeX: an accent becomes ``{\'c}``."""
-    accents = {"\u0301": "'", "\u0308": '"', "\u030c": "v ", "\u0300": "`", "\u0327": "c "}
+    accents = {"\u0301": "'", "\u0308": '"', "\u030c": "v ", "\u0300": "`"}
+    accents |= {"\u0327": "c ", "\u0306": "u "}
     found = []
     for letter in text:
         parts = unicodedata.normalize("NFD", letter)

@@ -19,6 +19,8 @@ from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.algorithms.noloco import NoLoCo
+from hpc_localsgd.algorithms.push_sum import PushSum
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
 from hpc_localsgd.commands.configuration.config import choices
@@ -27,7 +29,7 @@ from hpc_localsgd.commands.verify.problem import SEED
 from hpc_localsgd.commands.verify.trial import Trial, finished
 from hpc_localsgd.compressors import TopK
 from hpc_localsgd.schedules.local_steps import Schedule, every
-from hpc_localsgd.topology import complete
+from hpc_localsgd.topology import complete, random_pairs, ring
 from hpc_localsgd.types import ConfigurationError, ModelSize
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
@@ -93,6 +95,10 @@ def pairs(K: int) -> Iterator[tuple[str, Algorithm, Algorithm, Schedule | None]]
     yield "H = 1: gradient_tracking, complete graph = allreduce", tracking, AllReduce(), every(1)
     yield "gossip, complete graph = local_sgd", Gossip(complete()), parameters, None
     yield "d2, complete graph = local_sgd", D2(complete()), parameters, None
+    pushed = PushSum(ring())
+    yield "push_sum = gossip, where rows sum to one", pushed, Gossip(ring()), None
+    alike = NoLoCo(alpha=0.0, beta=1.0, gamma=1.0)
+    yield "noloco, averages alone = gossip of pairs", alike, Gossip(random_pairs()), None
     hierarchical = Hierarchical(blocks=(block,), rounds=(1,))
     yield "hierarchical, every round global = local_sgd", hierarchical, parameters, None
     yield "slowmo, beta 0, alpha 1 = local_sgd", SlowMo(alpha=1.0, beta=0.0), parameters, None
