@@ -43,7 +43,7 @@ def train(
             record.before_sync(p, now)
             before = p.before_exchange(run)
             p.take(*algorithm.on_sync(p.x, p.sync, world, now))
-            p.observe(run, before)
+            p.observe(run, before, loss)
             optimizer.on_sync(world, now)
             run.batchnorm.on_sync(task, world)
             record.after_sync(p, now)

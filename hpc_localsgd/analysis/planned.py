@@ -18,7 +18,6 @@ from hpc_localsgd.analysis.recorded_objects import WRONG, Unplannable, made
 from hpc_localsgd.schedules import local_steps, rates
 from hpc_localsgd.schedules.base import Schedule, rounds
 from hpc_localsgd.schedules.duration import Units
-from hpc_localsgd.schedules.local_steps import spread_triggered
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.types import ConfigurationError
@@ -78,8 +77,8 @@ def planned(run: Trajectory) -> Planned:
         when = schedule.in_steps(units, int(rate.warmup))
     except (ConfigurationError, *WRONG) as error:
         raise Unplannable(str(error)) from error
-    if isinstance(when, spread_triggered):
-        raise Unplannable("the length of its rounds followed the measured spread")
+    if when.observes:
+        raise Unplannable(f"the length of its rounds followed the measured {when.told}")
     return _rounds(when, rate, units.total or 0)
 
 

@@ -128,6 +128,11 @@ def check_settings(
     """
     if steps is not None and steps < 1:
         raise ConfigurationError(f"a run of {steps} steps: give at least one, or leave it out")
+    if schedule.observes and schedule.told == "loss":
+        raise ConfigurationError(
+            f"{schedule} follows the training loss, which attach is not told: use "
+            "spread_triggered, which follows the workers' parameters"
+        )
     in_steps(schedule, steps, epoch)
 
 

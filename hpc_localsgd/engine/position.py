@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.schedules.base import Schedule
     from hpc_localsgd.schedules.rates import Rate
     from hpc_localsgd.tasks.base import Task
-    from hpc_localsgd.types import Rows
+    from hpc_localsgd.types import Losses, Rows
     from hpc_localsgd.worlds.base import World
 
 P = TypeVar("P", bound="RoundPosition")
@@ -124,20 +124,26 @@ class Position(RoundPosition):
         return self.at_step(t, run.rate(t), run.rate(self.begin), last=self.end == run.steps)
 
     def before_exchange(self, run: Run) -> Rows | None:
-        """Return a copy of the parameters, if the schedule observes the exchange; else None."""
+        """Return a copy of the parameters, if the schedule is told of the spread; else None."""
+        wanted = self.schedule.observes and self.schedule.told == "spread"
         with run.world.ledger.unbilled():
-            return self.x.clone() if self.schedule.observes else None
+            return self.x.clone() if wanted else None
 
-    def observe(self, run: Run, before: Rows | None) -> None:
-        """Tell the schedule how far the workers were apart before the exchange. A collective.
+    def observe(self, run: Run, before: Rows | None, loss: Losses) -> None:
+        """Tell the schedule what it observes. A collective then, not billed.
 
         Args:
             run: The run.
             before: [R, P], the parameters before the exchange; None if it is not needed.
+            loss: [R], of the round's last batches.
         """
+        if not self.schedule.observes:
+            return
         if before is not None:
-            apart = distance_before([before], [self.x], run.algorithm, run.world)
-            self.schedule = self.schedule.observe(apart)
+            measured = distance_before([before], [self.x], run.algorithm, run.world)
+        else:
+            measured = float(run.world.gather(loss.detach().double().cpu().numpy()).mean())
+        self.schedule = self.schedule.observe(measured)
 
 
 def distance_before(

@@ -1,8 +1,8 @@
 """What a schedule is: the length of a round, what may change it, and the rounds that follow.
 
-A schedule may follow the consensus distance of the workers. It is told that of every round, which
-is the same number on all ranks, and answers with the schedule of the rounds to come: a pure
-function still, with what it has observed in fields whose names begin with an underscore.
+A schedule may follow the consensus distance of the workers, or their loss. It is told that of every
+round, which is the same number on all ranks, and answers with the schedule of the rounds to come: a
+pure function still, with what it has observed in fields whose names begin with an underscore.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.rates import Rate
@@ -18,18 +18,22 @@ from hpc_localsgd.types import ConfigurationError
 
 MOMENTS = 1000  # of a run, at which the length of its rounds is looked at
 S = TypeVar("S", bound="Schedule")
+Told: TypeAlias = Literal["spread", "loss"]
 
 
 class Schedule(ABC):
     """Length of the round that starts at step t, where the learning rate is lr.
 
     Attributes:
-        observes: Whether `observe` is called at the end of every round. Measuring what it is told
+        observes: Whether `observe` is called at the end of every round, with what is `told`:
+            "spread", the consensus distance mean_k ||x_k - mean||^2 before the exchange, or "loss",
+            the mean over the workers of the loss of their last batch. Neither is billed. The spread
             costs a copy of the parameters, and one number a worker where the algorithm leaves all
-            workers at their mean, an average of the parameters elsewhere; neither is billed.
+            workers at their mean, an average of the parameters elsewhere; the loss one number.
     """
 
     observes: ClassVar[bool] = False
+    told: ClassVar[Told] = "spread"
 
     @abstractmethod
     def __call__(self, t: int, lr: float) -> int:
@@ -45,14 +49,14 @@ class Schedule(ABC):
         del units, warmup
         return self
 
-    def observe(self: S, consensus_distance: float) -> S:
+    def observe(self: S, measured: float) -> S:
         """Return the schedule of the rounds to come.
 
         Args:
-            consensus_distance: mean_k ||x_k - mean||^2 before the exchange that ends the round,
-                NaN or infinite where a worker's numbers are.
+            measured: What was `told` of the round that ends, NaN or infinite where a worker's
+                numbers are.
         """
-        del consensus_distance
+        del measured
         return self
 
     def observed(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from math import isfinite
 from typing import ClassVar
 
 from hpc_localsgd.schedules.base import Schedule as Schedule
+from hpc_localsgd.schedules.by_loss import adacomm as adacomm
 from hpc_localsgd.schedules.duration import Duration, Units
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.types import ConfigurationError
@@ -279,12 +280,12 @@ class spread_triggered(Schedule):
         del t, lr
         return self.at_least if self._H is None else self._H
 
-    def observe(self, consensus_distance: float) -> spread_triggered:
+    def observe(self, measured: float) -> spread_triggered:
         """Return the schedule whose rounds are longer or shorter, by at most a factor of 2."""
-        H, spread = self.at_least if self._H is None else self._H, consensus_distance
-        if not isfinite(spread):
+        H = self.at_least if self._H is None else self._H
+        if not isfinite(measured):
             return replace(self, _H=H)
-        factor = 2.0 if spread <= 0 else min(2.0, max(0.5, self.target / spread))
+        factor = 2.0 if measured <= 0 else min(2.0, max(0.5, self.target / measured))
         return replace(self, _H=max(self.at_least, min(self.at_most, round(H * factor))))
 
     def longest(self, rate: Rate, steps: int) -> int:

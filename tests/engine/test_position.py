@@ -93,7 +93,7 @@ def test_a_schedule_is_told_how_far_workers_were_apart_before_the_exchange(algor
     before = p.before_exchange(run)
     assert before is not None and before is not p.x
     p.take(*algorithm.on_sync(p.x, p.sync, run.world, p.next_round(2).now(run, 1)))
-    p.observe(run, before)
+    p.observe(run, before, torch.zeros(2))
     assert p.schedule.apart == pytest.approx(5.0)  # type: ignore[attr-defined]
 
 
@@ -101,7 +101,7 @@ def test_a_schedule_that_does_not_observe_costs_nothing() -> None:
     run, p = position(every(2))
     assert p.before_exchange(run) is None
     schedule = p.schedule
-    p.observe(run, None)
+    p.observe(run, None, torch.zeros(2))
     assert p.schedule is schedule
 
 

@@ -62,6 +62,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "post_local": {"switch": "50%", "every": 16},
     "qsr": {"alpha": 0.0175, "at_least": 4, "power": 2.0, "warmup": None},
     "spread_triggered": {"target": 1e-3, "at_least": 1, "at_most": 1024},
+    "adacomm": {"at_first": 16, "interval": "5%", "decay": 0.5},
     "constant": RATE,
     "cosine": RATE | {"floor": 0.0, "until": "100%"},
     "multi_step": RATE | {"at": ("50%", "75%"), "factor": 0.1},

@@ -13,6 +13,7 @@ from hpc_localsgd.schedules.base import rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import (
     Schedule,
+    adacomm,
     doubling,
     every,
     phases,
@@ -24,7 +25,7 @@ from hpc_localsgd.schedules.rates import multi_step
 from hpc_localsgd.types import ConfigurationError
 from restated.by_the_loop import trained
 from restated.problem import Case, Problem, equal
-from restated.schedules.local_steps import SCHEDULES, WARMUP, after_measuring
+from restated.schedules.local_steps import SCHEDULES, WARMUP, after_losses, after_measuring
 from restated.schedules.rates import RATES, STEPS
 
 UNITS = Units(float("nan"), 0, STEPS)
@@ -37,7 +38,7 @@ def schedule_ids() -> list[str]:
 
 @pytest.mark.parametrize("option", ["schedule", "rate"])
 def test_nothing_is_without_its_restatement(option: str) -> None:
-    restated = {type(x).__name__ for x, _ in [*SCHEDULES, *RATES]} | {spread_triggered.__name__}
+    restated = {type(x).__name__ for x, _ in [*SCHEDULES, *RATES]} | {"spread_triggered", "adacomm"}
     missing = set(choices(option)) - restated
     assert not missing, f"write what {missing} say into tests/restated/schedules, from their papers"
 
@@ -106,6 +107,29 @@ def test_the_next_round_after_a_spread(H: int, spread: float) -> None:
     assert schedule.observe(spread)(0, 0.1) == after_measuring(0.01, 2, 120, H, spread)
 
 
+@pytest.mark.parametrize("decay", [0.5, 0.9, 1.0])
+@pytest.mark.parametrize("interval", [1, 20])
+@pytest.mark.parametrize("seed", range(4))
+def test_rounds_that_follow_the_loss(seed: int, interval: int, decay: float) -> None:
+    """Losses that fall in the main, with noise, and now and then none at all."""
+    draw = np.random.default_rng(seed)
+    losses = 3 * np.exp(-np.arange(60) / 12) * draw.uniform(0.7, 1.3, 60)
+    losses[draw.integers(0, 60, 4)] = [np.nan, np.inf, np.nan, -np.inf]
+    schedule: Schedule = adacomm(at_first=12, interval=interval, decay=decay)
+    found = []
+    for loss in losses.tolist():
+        found.append(schedule(0, 0.1))
+        schedule = schedule.observe(loss)
+    assert found == after_losses(12, interval, decay, losses.tolist())
+    assert decay == 1.0 or found[-1] < 6
+
+
+def test_a_loss_that_is_not_positive_says_nothing_of_progress() -> None:
+    for loss in (0.0, -1.0):
+        schedule = adacomm(at_first=8, interval=1, decay=0.25).observe(loss)
+        assert [schedule(0, 0.1), schedule.observe(loss)(0, 0.1)] == [8, 2]
+
+
 def test_rounds_without_an_end() -> None:
     """A rate of 0, or next to it, and doublings for ever: 2^31 steps."""
     rule = qsr(alpha=0.3, at_least=4)
@@ -142,6 +166,12 @@ def test_what_steers_a_rule_must_be_positive() -> None:
     for target in (0.0, -1.0):
         with pytest.raises(ConfigurationError, match="target must be > 0"):
             spread_triggered(target=target)
+    with pytest.raises(ConfigurationError, match="at_first must be at least 1 step, got 0"):
+        adacomm(at_first=0)
+    assert adacomm(at_first=1, decay=1.0).longest(multi_step(), 10) == 1
+    for decay in (0.0, -0.5, 1.001, float("nan")):
+        with pytest.raises(ConfigurationError, match="decay must be from 0 to 1"):
+            adacomm(decay=decay)
     for made in (qsr, doubling, spread_triggered):
         with pytest.raises(ConfigurationError, match="at_least must be at least 1 step, got 0"):
             made(at_least=0)

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from restated.schedules.local_steps import after_losses
 from small_runs import adam, go, small_run
 
+from hpc_localsgd import attach
 from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
@@ -20,6 +22,7 @@ from hpc_localsgd.run.checkpoint.vetting import check_place
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import (
     Schedule,
+    adacomm,
     doubling,
     every,
     post_local,
@@ -70,6 +73,62 @@ def test_what_another_schedule_has_observed_is_refused(values: dict[str, Any]) -
     if values:
         with pytest.raises(ConfigurationError):
             every(2).having_observed(values)
+
+
+WRONG = [{"H": 0}, {"first": "1"}, {"rounds": -1}, {"steps": 1.5}, {"sum": NAN}, {"sum": None}]
+
+
+@pytest.mark.parametrize("values", WRONG)
+def test_what_no_loss_would_have_led_to_is_refused(values: dict[str, Any]) -> None:
+    told = adacomm(interval=4).observe(2.0).observe(1.0)
+    assert adacomm(interval=4).having_observed(told.observed()) == told
+    with pytest.raises(ConfigurationError, match="adacomm cannot continue"):
+        adacomm(interval=4).having_observed(told.observed() | values)
+
+
+def test_rounds_follow_the_loss_of_all_workers_and_a_checkpoint_holds_what_was_told(
+    tmp_path: Path,
+) -> None:
+    """Losses as the task gave them, of the last step of a round; 4 workers."""
+    schedule, losses = adacomm(at_first=9, interval=12, decay=0.7), list[float]()
+    run = small_run(H=schedule, steps=120, lr=0.05)
+    original = run.task.loss_and_grad
+
+    def listened(x: Any, batch: Any) -> Any:
+        loss, g = original(x, batch)
+        losses.append(float(loss.double().mean()))
+        return loss, g
+
+    run.task.loss_and_grad = listened  # type: ignore[method-assign]
+    p, memory = go(run)
+    ends = [row["step_end"] for row in memory.rounds]
+    of_rounds = [losses[end - 1] for end in ends]
+    lengths = np.diff([0, *ends]).tolist()
+    assert lengths[:-1] == after_losses(9, 12, 0.7, of_rounds)[:-1]
+    assert lengths[0] == 9 and len(set(lengths)) > 3
+    for at in (5, 40, 41, 77):
+        shard_of = saved_at(small_run(H=schedule, steps=120, lr=0.05), at, tmp_path)
+        second = small_run(H=schedule, steps=120, lr=0.05)
+        q = Place.saved(shard_of).restore(second, second.beginning())
+        assert torch.equal(train(second, q, Recorder(second)).x, p.x)
+
+
+def saved_at(run: Any, at: int, folder: Path) -> Any:
+    """The place after `at` steps, written and read."""
+
+    def keep(p: Position) -> None:
+        if p.t == at:
+            shard.write(folder / "shard.pt", Place.of(run, p, after=0).state)
+
+    train(run, run.beginning(), Recorder(run), keep)
+    return shard.read(folder / "shard.pt")
+
+
+def test_a_loop_of_ones_own_knows_no_loss() -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigurationError, match=r"follows the training loss.*spread_triggered"):
+        attach(model, optimizer, schedule=adacomm(), steps=20)
 
 
 @pytest.mark.parametrize("algorithm", [LocalSGD(), Gossip()], ids=repr)

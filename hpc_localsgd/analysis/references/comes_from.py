@@ -25,6 +25,7 @@ COMES_FROM = {
     ("schedule", "qsr"): ("gu2024",),
     ("schedule", "doubling"): ("lu2023",),
     ("schedule", "spread_triggered"): ("kamp2014",),
+    ("schedule", "adacomm"): ("wang2019",),
     ("rate", "constant"): (),
     ("rate", "multi_step"): (),
     ("rate", "cosine"): ("loshchilov2017",),

@@ -29,7 +29,7 @@ CHOICES: dict[str, tuple[type, str]] = {
     "task": (TaskSpec, "hpc_localsgd.tasks"),
     "algorithm": (Algorithm, "hpc_localsgd.algorithms"),
     "gradient": (GradientAt, "hpc_localsgd.gradients"),
-    "schedule": (Schedule, "hpc_localsgd.schedules.local_steps"),
+    "schedule": (Schedule, "hpc_localsgd.schedules"),
     "rate": (Rate, "hpc_localsgd.schedules.rates"),
     "topology": (Topology, "hpc_localsgd.topology"),
     "compressor": (Compressor, "hpc_localsgd.compressors"),

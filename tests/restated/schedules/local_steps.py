@@ -60,3 +60,25 @@ def after_measuring(target: float, least: int, most: int, H: int, spread: float)
     """H target / spread, changed by a factor of two at most, to the nearest whole number."""
     factor = 2.0 if spread == 0 else target / spread
     return min(most, max(least, round(H * min(2.0, max(0.5, factor)))))
+
+
+def after_losses(first: int, interval: int, decay: float, losses: list[float]) -> list[int]:
+    """Wang & Joshi 2019: tau_l = ceil(sqrt(F / F_0) tau_0), or decay tau if that is not less.
+
+    Of every round, whose loss is known at its end. An interval is looked at when so many steps were
+    taken since the last look and there is a loss beside F_0.
+    """
+    finite = [loss for loss in losses if abs(loss) < float("inf")]
+    H, lengths, since, seen = first, list[int](), 0, list[float]()
+    for loss in losses:
+        lengths.append(H)
+        since += H
+        if loss in finite and loss is not finite[0]:
+            seen.append(loss)
+        begun = loss in finite and loss is finite[0]
+        if since >= interval and seen and not begun:
+            root = (sum(seen) / len(seen) / finite[0]) ** 0.5
+            tau = -int(-root * first // 1)
+            H = max(1, tau if tau < H else int(decay * H))
+            since, seen = 0, []
+    return lengths
