@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.algorithms.cocod import CoCoD as CoCoD
     from hpc_localsgd.algorithms.d2 import D2 as D2
     from hpc_localsgd.algorithms.diloco import DiLoCo as DiLoCo
+    from hpc_localsgd.algorithms.edit import EDiT as EDiT
     from hpc_localsgd.algorithms.gossip import Gossip as Gossip
     from hpc_localsgd.algorithms.gradient_tracking import GradientTracking as GradientTracking
     from hpc_localsgd.algorithms.hierarchical import Hierarchical as Hierarchical
@@ -44,6 +45,7 @@ _ALGORITHMS = {
     "CoCoD": "cocod",
     "D2": "d2",
     "DiLoCo": "diloco",
+    "EDiT": "edit",
     "Gossip": "gossip",
     "GradientTracking": "gradient_tracking",
     "Hierarchical": "hierarchical",

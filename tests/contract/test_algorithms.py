@@ -19,6 +19,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.cocod import CoCoD
 from hpc_localsgd.algorithms.d2 import D2
 from hpc_localsgd.algorithms.diloco import DiLoCo
+from hpc_localsgd.algorithms.edit import EDiT
 from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
@@ -47,11 +48,13 @@ local = LocalSGD(average="parameters")
 # A single worker does something else than its local optimiser: (why)
 NOT_ALONE = {
     SlowMo: "slow momentum acts on one worker too (Lookahead, heavy ball)",
+    EDiT: "the outer optimiser acts on one worker too",
     DiLoCo: "the outer optimiser acts on one worker too",
     StreamingDiLoCo: "the outer optimiser acts on one worker too",
     NoLoCo: "outer momentum acts on one worker too",
     Overlap: "a worker is pulled to its own late anchor",
 }
+INF = float("inf")
 DOUBLY = (ring(), one_peer_exponential(), base_graph())
 # The `Equals:` lines of the docstrings: (algorithm, what it equals, options of both runs)
 EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
@@ -64,6 +67,7 @@ EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
     (DiLoCo(lr=1.0, momentum=0.0), local, {}),
     (StreamingDiLoCo(fragments=1), DiLoCo(), {}),
     (StreamingDiLoCo(fragments=1, lr=1.0, momentum=0.0), local, {}),
+    (EDiT(threshold=INF, clip=INF), DiLoCo(lr=0.8, momentum=0.85), {"K": 1}),
     (CoCoD(), local, {"K": 1}),
     (Gossip(topology=complete()), local, {}),
     (D2(topology=complete()), local, {}),

@@ -10,6 +10,7 @@ import torch
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.d2 import D2
 from hpc_localsgd.algorithms.diloco import DiLoCo
+from hpc_localsgd.algorithms.edit import EDiT
 from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
@@ -36,6 +37,12 @@ SIZE = ModelSize((3, 2), 8)
         (NoLoCo, "alpha", (0.0, 0.999), (-1e-9, 1.0, NAN)),
         (NoLoCo, "beta", (1e-9, 2.0), (0.0, -0.5, NAN)),
         (NoLoCo, "gamma", (1e-9, 2.0), (0.0, -0.5, NAN)),
+        (EDiT, "lr", (1e-9, 5.0), (0.0, -0.5, NAN)),
+        (EDiT, "momentum", (0.0, 0.999), (-1e-9, 1.0, NAN)),
+        (EDiT, "threshold", (1e-9, float("inf")), (0.0, -1.0, NAN)),
+        (EDiT, "clip", (1e-9, float("inf")), (0.0, -1.0, NAN)),
+        (EDiT, "smoothing", (1e-9, 1.0), (0.0, 1.001, NAN)),
+        (EDiT, "warmup", (1, 100), (0, -1)),
         (DiLoCo, "lr", (1e-9, 1.0, 5.0), (0.0, -0.5, NAN)),
         (DiLoCo, "momentum", (0.0, 0.9), (-0.5,)),
         (DiLoCo, "options", ({}, {"dampening": 0.0}), ({"dampening": 0.5}, {"none": 1})),

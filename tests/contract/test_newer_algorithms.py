@@ -1,4 +1,4 @@
-"""Push-sum, NoLoCo: what their papers promise of them."""
+"""Push-sum, NoLoCo, EDiT: what their papers promise of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_localsgd.algorithms.edit import EDiT
 from hpc_localsgd.algorithms.noloco import NoLoCo
 from hpc_localsgd.algorithms.push_sum import PushSum
 from hpc_localsgd.topology import random_directed, random_pairs
@@ -99,3 +100,61 @@ def test_pairs_follow_from_seed_and_round_and_one_of_five_stays_alone() -> None:
     assert len({each.index(0) for each in sent}) > 2, "another one from round to round"
     other = NoLoCo(topology=random_pairs(seed=1))
     assert sent != [other.payload(ModelSize((3,), 4), 5, now(s)).tolist() for s in range(20)]
+
+
+def differences(lengths: list[float]) -> torch.Tensor:
+    """Rows of these lengths, each in a direction of its own."""
+    x = torch.zeros(len(lengths), P, dtype=torch.float64)
+    for k, length in enumerate(lengths):
+        x[k, k] = -length
+    return x
+
+
+def after(algorithm: EDiT, rounds: list[list[float]]) -> list[torch.Tensor]:
+    """Anchors [P] after rounds in which the workers went so far from the anchor."""
+    world, found = Simulated(len(rounds[0])), []
+    x = torch.zeros(len(rounds[0]), P, dtype=torch.float64)
+    state = algorithm.init(x, world, ModelSize((P,), 8))
+    for s, lengths in enumerate(rounds):
+        x, state = algorithm.on_sync(x + differences(lengths), state, world, now(s))
+        assert (x == x[0]).all()
+        found.append(x[0].clone())
+    return found
+
+
+PLAIN = EDiT(lr=1.0, momentum=0.0, clip=1e9, warmup=2, smoothing=0.5)
+CALM = [[1.0, 1.0, 1.0], [1.2, 1.2, 1.2], [1.0, 1.0, 1.0]]
+
+
+def test_short_differences_weigh_more() -> None:
+    [anchor] = after(PLAIN, [[1.0, 2.0, 3.0]])
+    w = np.exp([-1.0, -2.0, -3.0]) / np.exp([-1.0, -2.0, -3.0]).sum()
+    np.testing.assert_allclose(anchor[:3], -w * [1, 2, 3], rtol=1e-12)
+
+
+@pytest.mark.parametrize("astray", [1.6, 50.0, float("inf"), float("nan")])
+def test_a_worker_gone_astray_has_no_weight(astray: float) -> None:
+    """1.6 is more than three deviations from what it did before; the others are as ever."""
+    before, anchor = after(PLAIN, [*CALM, [1.0, astray, 1.0]])[-2:]
+    np.testing.assert_allclose((anchor - before)[:3], [-0.5, 0.0, -0.5], rtol=1e-12)
+    after_that = after(PLAIN, [*CALM, [1.0, astray, 1.0], [1.0, 1.0, 1.0]])
+    np.testing.assert_allclose((after_that[-1] - anchor)[:3], [-1 / 3] * 3, rtol=1e-12)
+
+
+def test_what_is_as_long_as_ever_or_short_is_not_astray() -> None:
+    for length in (1.0, 1.3, 0.01, 0.0):
+        before, anchor = after(PLAIN, [*CALM, [1.0, length, 1.0]])[-2:]
+        assert (anchor - before)[1] == 0 if length == 0 else (anchor - before)[1] < 0
+
+
+def test_where_all_are_astray_the_round_is_taken_back() -> None:
+    for astray in (50.0, float("nan")):
+        before, anchor, later = after(PLAIN, [*CALM, [astray] * 3, [1.0] * 3])[-3:]
+        assert torch.equal(anchor, before) and not torch.equal(later, before)
+
+
+def test_the_average_has_at_most_the_length_of_the_clip() -> None:
+    [anchor] = after(EDiT(lr=1.0, momentum=0.0, clip=0.5), [[3.0, 3.0, 3.0]])
+    assert float(anchor.norm()) == pytest.approx(0.5)
+    [alone] = after(EDiT(lr=1.0, momentum=0.0, clip=0.5), [[0.4]])
+    assert float(alone.norm()) == pytest.approx(0.4)

@@ -11,6 +11,7 @@ from small_runs import sgd, small_run
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.diloco import DiLoCo
+from hpc_localsgd.algorithms.edit import EDiT
 from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
@@ -66,6 +67,7 @@ VARIANTS: list[Any] = [
     Hierarchical(blocks=(1,), rounds=(2,), parallel_first=True),
     StreamingDiLoCo(fragments=3, delay=2, keep_local=0.5),
     Overlap(pull=0.5, beta=0.0),
+    EDiT(threshold=0.5, clip=0.05, warmup=1, smoothing=0.5),
 ]
 
 

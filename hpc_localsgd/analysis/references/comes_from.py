@@ -12,6 +12,7 @@ COMES_FROM = {
     ("algorithm", "SlowMo"): ("wang2020slowmo",),
     ("algorithm", "DiLoCo"): ("douillard2023",),
     ("algorithm", "StreamingDiLoCo"): ("douillard2025",),
+    ("algorithm", "EDiT"): ("cheng2025",),
     ("algorithm", "CoCoD"): ("shen2019",),
     ("algorithm", "Overlap"): ("wang2020overlap",),
     ("algorithm", "Gossip"): ("lian2017", "zhang2021", "zhu2023"),
