@@ -18,7 +18,7 @@ from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.schedules.local_steps import post_local
 from hpc_localsgd.schedules.rates import cosine
 from hpc_localsgd.tasks.digits import digits
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.types import ConfigurationError, Now
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 
@@ -200,6 +200,34 @@ def test_averaged_momentum_is_sent_and_billed() -> None:
     assert payload("average", sgd(momentum=0.9)) == 2
     assert payload("average", adam()) == 3
     assert payload("average", sgd()) == 1
+
+
+def test_moments_are_sent_in_the_rounds_that_are_theirs() -> None:
+    """DES-LOC: the first moment every second round, the second every third."""
+    every = {"exp_avg": 2, "exp_avg_sq": 3}
+    options: dict[str, Any] = {"at_sync": "average", "optimizer": adam(), "moments_every": every}
+    run = small_run(H=2, steps=12, **options)
+    sent = [row["payload_bytes"][0] / (8 * run.task.dim) for row in go(run)[1].rounds]
+    assert sent == [1, 2, 2, 2, 1, 3]
+    now = [Now(t=0, s=s, H=2, h=1, lr=0.1, lr_round=0.1) for s in range(6)]
+    assert [run.optimizer.averages(each) for each in now] == [0, 1, 1, 1, 0, 2]
+    assert run.optimizer.averages(replace(now[5], H=1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"moments_every": {"exp_avg": 2}}, "is of --momentum-at-sync average"),
+        ({"at_sync": "average", "moments_every": {"exp_avg": 0}}, "every 0 rounds: type 1 or more"),
+        ({"at_sync": "average", "moments_every": {"m": 2}}, "no moment 'm', but exp_avg, exp_avg_"),
+    ],
+)
+def test_moments_that_are_not_there_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        small_run(optimizer=adam(), **options)
+    if "m" in options["moments_every"]:
+        with pytest.raises(ConfigurationError, match="has no moment 'm', but none at all"):
+            small_run(optimizer=sgd(), **options)
 
 
 def test_momentum_is_left_alone_in_the_parallel_phase() -> None:

@@ -51,8 +51,15 @@ def state_like(
 
     Momentum and moments; not a count of steps, also where the parameter is a single number.
     """
+    return [tensor for _, tensor in named_state_like(optimizer, parameters)]
+
+
+def named_state_like(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor]
+) -> list[tuple[str, torch.Tensor]]:
+    """List them with the names that torch gives them: momentum_buffer, exp_avg, exp_avg_sq, ..."""
     return [
-        tensor
+        (name, tensor)
         for parameter in parameters
         for name, tensor in sorted(optimizer.state.get(parameter, {}).items())
         if isinstance(tensor, torch.Tensor) and tensor.shape == parameter.shape and name != "step"

@@ -6,14 +6,14 @@ Every element-wise optimiser (SGD, Adam, AdamW, ...) then steps all R workers in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from hpc_localsgd.engine.non_finite import state_like
+from hpc_localsgd.engine.non_finite import named_state_like, state_like
 from hpc_localsgd.engine.without_compiler import spare_the_compiler, take_step
 from hpc_localsgd.types import ConfigurationError
 
@@ -34,22 +34,34 @@ class LocalOptimizer:
     What happens to its state (momentum, Adam's moments) at the end of a round of local steps is a
     choice: "keep" leaves each worker its own, as all released codes of the papers do; "average"
     averages it with the parameters, which doubles what is sent; "reset" forgets it.
+
+    Averages of a moment may be rarer than those of the parameters, each moment at periods of its
+    own, as in DES-LOC (Iacob et al. 2025): what changes slowly need not be averaged often.
     """
 
-    def __init__(self, make: MakeOptimizer, task: Task, at_sync: AtSync = "keep") -> None:
+    def __init__(
+        self,
+        make: MakeOptimizer,
+        task: Task,
+        at_sync: AtSync = "keep",
+        moments_every: Mapping[str, int] | None = None,
+    ) -> None:
         """Wrap the storage of a task, without copying it.
 
         Args:
             make: Makes the optimiser from parameter groups, e.g. `partial(SGD, momentum=0.9)`.
             task: Gives x [R, P] and how many of its columns take weight decay.
             at_sync: "keep", "average" or "reset".
+            moments_every: With "average", rounds between two averages of a moment, by the name
+                that torch gives it; 1 for those without a name here.
 
         Raises:
-            ConfigurationError: The optimiser refuses its hyper-parameters or parameter groups, or
-                does not step each worker's row by itself.
+            ConfigurationError: The optimiser refuses its hyper-parameters or parameter groups,
+                does not step each worker's row by itself, or has no such moments.
         """
         spare_the_compiler()
         self.at_sync = at_sync
+        self.moments_every = dict(moments_every or {})
         self._cuts = [(0, task.decayed), (task.decayed, task.dim)]
         parameters = [nn.Parameter(task.x[:, a:b], requires_grad=True) for a, b in self._cuts]
         groups: list[dict[str, Any]] = [{"params": [p]} for p in parameters if p.numel()]
@@ -58,6 +70,7 @@ class LocalOptimizer:
         except _REFUSALS as error:  # torch's own, which names the hyper-parameter
             raise ConfigurationError(f"--optimizer: {error}") from error
         check_by_rows(make)
+        self._check_moments(make)
         if len(task.x) == 1:
             fuse(self.torch)
         elif self.torch.defaults.get("fused"):
@@ -84,8 +97,40 @@ class LocalOptimizer:
         if self.at_sync == "reset":
             self.torch.state.clear()
             return
-        for tensor in self._row_state():
-            world.mean(tensor)
+        for name, tensor in named_state_like(self.torch, self._parameters):
+            if self._due(name, now):
+                world.mean(tensor)
+
+    def averages(self, now: Now) -> int:
+        """Return how many numbers a parameter `on_sync` averages, after a step has been taken."""
+        if self.at_sync != "average" or now.H == 1:
+            return 0
+        names = {name for name, _ in named_state_like(self.torch, self._parameters)}
+        return sum(self._due(name, now) for name in names)
+
+    def _due(self, name: str, now: Now) -> bool:
+        return (now.s + 1) % self.moments_every.get(name, 1) == 0
+
+    def _check_moments(self, make: MakeOptimizer) -> None:
+        if not self.moments_every:
+            return
+        if self.at_sync != "average":
+            raise ConfigurationError("--moments-every is of --momentum-at-sync average: type both")
+        x = nn.Parameter(torch.ones(1, 1))
+        optimizer = make([{"params": [x]}])
+        x.grad = torch.ones(1, 1)
+        take_step(optimizer)
+        has = [name for name, _ in named_state_like(optimizer, [x])]
+        for name, every in self.moments_every.items():
+            if name not in has:
+                raise ConfigurationError(
+                    f"--moments-every: {type(optimizer).__name__} has no moment {name!r}, but "
+                    f"{', '.join(has) or 'none at all'}"
+                )
+            if every < 1:
+                raise ConfigurationError(
+                    f"--moments-every: {name} is averaged every {every} rounds: type 1 or more"
+                )
 
     def forget(self, rows: np.ndarray) -> None:
         """Set the state of some workers of this process, bool [R], to what it is at the start."""

@@ -66,6 +66,7 @@ algorithm:
       class_path: hpc_localsgd.topology.derived.lazy
       init_args: {of: {class_path: hpc_localsgd.topology.static.torus}}
 compressor: {class_path: hpc_localsgd.compressors.top_k.TopK, init_args: {error_feedback: true}}
+moments_every: {exp_avg: 3}
 rate: {class_path: hpc_localsgd.schedules.rates.cosine, init_args: {warmup: 5%}}
 optimizer: {class_path: torch.optim.AdamW}
 """
@@ -84,6 +85,7 @@ def test_what_a_run_used_is_found_at_any_depth(run: Path) -> None:
     named = {(u.option, u.name) for u in used}
     assert {("topology", "lazy"), ("topology", "torus"), ("compressor", "TopK")} <= named
     assert {("option", "error_feedback"), ("option", "warmup"), ("world", "horovod")} <= named
+    assert ("option", "moments_every") in named
     assert ("measured", "alpha_e") in named
     assert [u.name for u in used if not u.known] == ["my_task"]
     keys = {paper.key for paper in papers_of(used)}

@@ -28,8 +28,8 @@ OPTIONS = """
     --accumulate --algorithm --batch_per_worker --batchnorm --batchnorm_batches --channels_last
     --checkpoint_every --checkpoint_keep --compile --config --deviations_every --device --dtype
     --epochs --evaluate_every --evaluate_workers --extend --fabric --figures --gradient
-    --gradients_every --help --log_every --log_format --momentum_at_sync --on_nan --optimizer --out
-    --overwrite
+    --gradients_every --help --log_every --log_format --moments_every --momentum_at_sync
+    --on_nan --optimizer --out --overwrite
     --precision --print_config --probe_samples --rate --remainder --replicas --resume
     --resume_from_mean --sampling --save_model --schedule --seed --smoke --snapshot_dtype
     --snapshot_every --snapshot_workers --spread_every --steps --task --trust --watchdog --workers

@@ -245,6 +245,7 @@ def test_a_world_is_measured_to_be_what_it_is() -> None:
 HIDDEN = {"cocod", "overlap", "streaming_diloco"}  # the exchange runs while they compute
 SIGN = '{"class_path": "hpc_localsgd.compressors.sign.Sign"}'
 PARALLEL = "--algorithm.parallel_first=true"
+DES_LOC = "--momentum-at-sync average --optimizer Adam --moments-every".split()
 EXTRA = {
     "hierarchical": ["--algorithm.blocks", "[2]", "--algorithm.rounds", "[2]"],
     "gradient_tracking": ["--schedule", "every"],  # mixes at every step
@@ -257,6 +258,7 @@ EXTRA = {
         *((name, EXTRA.get(name, [])) for name in sorted(config.choices("algorithm"))),
         ("local_sgd", ["--algorithm.compressor", SIGN]),
         ("local_sgd", ["--momentum-at-sync", "average"]),
+        ("local_sgd", [*DES_LOC, "{exp_avg: 2, exp_avg_sq: 3}"]),
         ("hierarchical", [*"--algorithm.blocks [1] --algorithm.rounds [2]".split(), PARALLEL]),
         ("local_sgd", "--task.model conv --task.norm batch --batchnorm average".split()),
     ],

@@ -97,7 +97,9 @@ def run_of(
         algorithm=case.made,
         schedule=case.ours.get("schedule") or Listed(problem),
         rate=problem.rate,  # type: ignore[arg-type]
-        optimizer=LocalOptimizer(make, task, case.ours.get("at_sync", "keep")),
+        optimizer=LocalOptimizer(
+            make, task, case.ours.get("at_sync", "keep"), case.ours.get("moments_every")
+        ),
         batchnorm=BatchNorm(),
         world=world,
         steps=problem.steps,

@@ -76,3 +76,19 @@ def average(workers: list[Local], H: int) -> list[Local]:
 def reset(workers: list[Local], H: int) -> list[Local]:
     """After local steps all start over."""
     return [type(worker)() for worker in workers] if H > 1 else workers
+
+
+class Desynced:
+    """DES-LOC (Iacob et al. 2025): a moment is averaged every so many rounds, by its name."""
+
+    def __init__(self, **every: int) -> None:
+        self.every, self.rounds = every, 0
+
+    def __call__(self, workers: list[Local], H: int) -> list[Local]:
+        self.rounds += 1
+        if H > 1:
+            for name, every in self.every.items():
+                mean = sum(w.memory[name] for w in workers) / len(workers)
+                for worker in workers:
+                    worker.memory[name] = mean if self.rounds % every == 0 else worker.memory[name]
+        return workers

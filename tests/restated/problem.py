@@ -120,7 +120,8 @@ class Case:
         made: The algorithm.
         path: Notes the parameters of every step.
         given: Of `Problem`.
-        ours: What else our own loop has to be told: `gradient`, `at_sync`, `schedule`.
+        ours: What else our own loop has to be told: `gradient`, `at_sync`, `moments_every`,
+            `schedule`.
     """
 
     name: str

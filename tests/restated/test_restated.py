@@ -58,6 +58,12 @@ def cases() -> list[Any]:
             run = Case(policy, LocalSGD(**means), lambda p: path(p, **means), given)
             run.ours["at_sync"] = policy
             found.append((f"{policy}-{optimizer.__name__}", run))
+    many = {"lengths": (1, 2, 3, 2, 1, 4, 3, 2, 2), "local": AdamW}
+    for m, v in [(2, 3), (1, 4), (3, 1)]:
+        given = many | {"policy": local.Desynced(m=m, v=v)}
+        ours = {"at_sync": "average", "moments_every": {"exp_avg": m, "exp_avg_sq": v}}
+        run = Case("desynced", LocalSGD(**means), lambda p: path(p, **means), given, ours)
+        found.append((f"desynced-{m}-{v}", run))
     return [pytest.param(case, id=name) for name, case in found]
 
 

@@ -59,6 +59,7 @@ COMES_FROM = {
     ("optimizer", "Adam"): ("kingma2015",),
     ("optimizer", "AdamW"): ("loshchilov2019", "kingma2015"),
     ("option", "error_feedback"): ("karimireddy2019",),
+    ("option", "moments_every"): ("iacob2025",),
     ("option", "warmup"): ("goyal2017",),
     ("world", "horovod"): ("sergeev2018",),
     ("measured", "sharpness"): ("gambhir2017",),

@@ -97,6 +97,8 @@ def _options(run: Trajectory) -> Iterator[tuple[str, str]]:
     """Yield (option, item) of what is used without being a class of its own."""
     if _any(run.config, "error_feedback", True):
         yield "option", "error_feedback"
+    if any(_values(run.config, "moments_every")):
+        yield "option", "moments_every"
     if any(_number(value) > 0 for value in _values(run.config, "warmup")):
         yield "option", "warmup"
     if str(run.attrs.get("world", "")).startswith("horovod"):

@@ -45,7 +45,9 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     units = Units(units.steps_per_epoch, units.samples_per_step, steps_of(config, units))
     units = shortened(units) if config.smoke else units
     rate = config.rate.in_steps(units)
-    optimizer = LocalOptimizer(resolved.optimizer, task, config.momentum_at_sync)
+    optimizer = LocalOptimizer(
+        resolved.optimizer, task, config.momentum_at_sync, config.moments_every
+    )
     algorithm = config.algorithm
     if config.on_nan == "quarantine":
         algorithm = QuarantinedAlgorithm(algorithm, optimizer, task)

@@ -56,6 +56,8 @@ class Config:
         rate: Learning rate of a step.
         momentum_at_sync: The optimiser's state at the end of a round of local steps: kept by each
             worker, averaged (and sent), or reset.
+        moments_every: Where it is averaged, rounds between two averages of a moment, by its name in
+            torch, 1 for the others: {exp_avg: 3, exp_avg_sq: 6} is DES-LOC for Adam.
         batchnorm: BatchNorm's statistics: re-estimated on training batches before an
             evaluation, averaged at every exchange, or local.
         batchnorm_batches: Training batches used to re-estimate them, by all workers together.
@@ -129,6 +131,7 @@ class Config:
     schedule: Schedule = field(default_factory=lambda: post_local(switch="50%", every=16))
     rate: Rate = field(default_factory=lambda: cosine(lr=0.1, warmup="5%"))
     momentum_at_sync: Literal["keep", "average", "reset"] = "keep"
+    moments_every: dict[str, int] = field(default_factory=dict)
     batchnorm: Literal["reestimate", "average", "local"] = "reestimate"
     batchnorm_batches: int = 100
     workers: int | None = None

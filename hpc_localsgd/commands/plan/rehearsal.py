@@ -88,7 +88,9 @@ class Rehearsal:
         self._state = self._algorithm.init(self.x, self._world, model)
         self._batchnorm = BatchNorm(config.batchnorm, config.batchnorm_batches)
         as_task: Any = self
-        self._optimizer = LocalOptimizer(planned.optimizer, as_task, config.momentum_at_sync)
+        self._optimizer = LocalOptimizer(
+            planned.optimizer, as_task, config.momentum_at_sync, config.moments_every
+        )
         self._optimizer.step(torch.zeros_like(self._g), lr=0.0)
         self.optimizer = self._optimizer.torch
         self.optimizer_numbers = _numbers(self.optimizer.state, K) / model.P
@@ -122,8 +124,7 @@ class Rehearsal:
             return 0.0
         sent: Any = config.algorithm.payload(model, K, now)
         sent = sent + now.H * config.gradient.payload(model, K)
-        if config.momentum_at_sync == "average" and now.H > 1:
-            sent = sent + model.nbytes * self.optimizer_numbers
+        sent = sent + model.nbytes * self._optimizer.averages(now)
         if config.batchnorm == "average":
             sent = sent + planned.buffers * model.itemsize
         return sent
