@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm, overlapped_mean
-from hpc_localsgd.algorithms.compressed import compressed_mean
+from hpc_localsgd.algorithms.compressed import coded_bytes, compressed_mean
 from hpc_localsgd.compressors.base import Compressor
 
 if TYPE_CHECKING:
@@ -66,5 +66,4 @@ class AllReduce(Algorithm):
     def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one (encoded) gradient a step."""
         del K
-        codec = self.compressor
-        return now.H * (codec.payload(model.sizes) if codec else model.nbytes)
+        return now.H * coded_bytes(self.compressor, model)

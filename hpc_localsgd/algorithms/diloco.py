@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.algorithms.compressed import compressed_mean
+from hpc_localsgd.algorithms.compressed import coded_bytes, compressed_mean
 from hpc_localsgd.compressors.base import Compressor
 from hpc_localsgd.types import ConfigurationError
 
@@ -93,4 +93,4 @@ class DiLoCo(Algorithm):
     def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one (encoded) difference a round."""
         del K, now
-        return self.compressor.payload(model.sizes) if self.compressor else model.nbytes
+        return coded_bytes(self.compressor, model)

@@ -9,6 +9,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_parameters
+from hpc_localsgd.compressors.base import Compressor
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Hierarchical(Algorithm):
     Source: Lin et al., ICLR 2020, section on hierarchical local SGD (two levels, H and H^b).
     Here differs: any number of levels. An exchange at a level replaces those below it, since the
         larger average contains the smaller.
-    Sends: P numbers per worker and round.
+    Sends: P numbers per worker and round; across all workers, with a compressor, its code.
     Equals: LocalSGD(average="parameters") when rounds = (1,), and with parallel_first while all
         rounds have length 1.
 
@@ -43,6 +45,8 @@ class Hierarchical(Algorithm):
             like any other, and every(1) averages within blocks at every step. Rounds are counted
             from the beginning of the run either way, so after that phase all workers may meet
             sooner than after prod(rounds) rounds, never later.
+        compressor: How the difference from the last average over all workers is coded when all
+            meet, over the slower network; within blocks parameters travel as they are.
     """
 
     ends_equal = False
@@ -51,6 +55,7 @@ class Hierarchical(Algorithm):
     blocks: Sequence[int] = ()
     rounds: Sequence[int] = (4,)
     parallel_first: bool = False
+    compressor: Compressor | None = None
 
     def __post_init__(self) -> None:
         if len(self.rounds) != max(1, len(self.blocks)) or min(self.rounds) < 1:
@@ -64,8 +69,7 @@ class Hierarchical(Algorithm):
             )
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
-        """Return the state: `levels`, the block sizes, the whole world last."""
-        del x, model
+        """Return the state: `levels`, the block sizes, the whole world last; the codec's."""
         blocks = tuple(self.blocks) or (world.workers_per_host(),)
         levels = (*blocks, world.size)
         for small, large in zip(levels, levels[1:], strict=False):
@@ -76,11 +80,18 @@ class Hierarchical(Algorithm):
                 )
         for block in levels:
             world.ranks_of_block(block)
-        return {"levels": levels}
+        anchor = x[0].clone() if self.compressor else None
+        return {"levels": levels, "anchor": anchor, "memory": None, "sizes": model.sizes}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the average over the largest block that is due."""
-        return world.mean(x, state["levels"][self.level(now)]), state
+        anchor, memory = state["anchor"], state["memory"]
+        level = self.level(now)
+        if anchor is None or level < len(self.rounds):
+            return world.mean(x, state["levels"][level]), state
+        x, memory = mean_of_parameters(x, anchor, self.compressor, memory, state["sizes"], world)
+        anchor.copy_(x[0])
+        return x, {**state, "memory": memory}
 
     def makes_equal(self, state: State, now: Now) -> bool:
         """Return whether all workers are averaged, not only those of a block."""
@@ -97,7 +108,9 @@ class Hierarchical(Algorithm):
     def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one copy of the parameters a round (none from a block of one)."""
         alone = self.level(now) == 0 and tuple(self.blocks)[:1] == (1,)
-        return 0 if alone or K == 1 else model.nbytes
+        if alone or K == 1:
+            return 0
+        return coded_bytes(self.compressor if self.level(now) == len(self.rounds) else None, model)
 
     @property
     def global_every(self) -> int:

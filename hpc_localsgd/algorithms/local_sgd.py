@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hpc_localsgd.algorithms.base import Algorithm, overlapped_mean
-from hpc_localsgd.algorithms.compressed import compressed_mean
+from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_parameters
 from hpc_localsgd.compressors.base import Compressor
 
 if TYPE_CHECKING:
@@ -77,18 +77,13 @@ class LocalSGD(Algorithm):
             if anchor is not None:
                 anchor.copy_(x[0])
             return x, state
-        if anchor is None:
-            return world.mean(x), state
-        x.sub_(anchor).neg_()
-        x, memory = compressed_mean(x, self.compressor, memory, state["sizes"], world)
-        anchor -= x[0]
-        x[:] = anchor
+        x, memory = mean_of_parameters(x, anchor, self.compressor, memory, state["sizes"], world)
+        if anchor is not None:
+            anchor.copy_(x[0])
         return x, {**state, "memory": memory}
 
     def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one copy of the parameters, encoded after the parallel phase."""
         del K
         parallel = now.parallel and self.average == "gradients"
-        if self.compressor is None or parallel:
-            return model.nbytes
-        return self.compressor.payload(model.sizes)
+        return model.nbytes if parallel else coded_bytes(self.compressor, model)

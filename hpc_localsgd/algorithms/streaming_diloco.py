@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.tasks.fragments import cuts
+from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_part
+from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.tasks.fragments import fragment
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,15 +23,14 @@ class StreamingDiLoCo(Algorithm):
         delta <- anchor_f - mean_k x_kf        anchor_f <- Nesterov(anchor_f, delta)
         x_kf <- keep_local x_kf + (1 - keep_local) anchor_f              `delay` steps later
 
-    A fragment is exchanged every `fragments` rounds: with H_f steps between two exchanges of the
-    same fragment give the schedule every(H_f / fragments), which spaces the offsets evenly. The
-    exchange is begun at the end of the round and its result used `delay` steps into the next, so
-    the network has that long. At the end of the run all fragments are exchanged at once.
+    A fragment is exchanged every `fragments` rounds; give the schedule every(H_f / fragments) for
+    H_f steps in between. The network has from the end of a round to `delay` steps into the next. At
+    the end of the run all fragments are exchanged at once.
 
     Source: Douillard et al., Streaming DiLoCo, arXiv:2501.18512 (offsets, delay tau, merge alpha).
     Here differs: fragments are contiguous runs of tensors of about equal length; the outer
-        optimiser is SGD with Nesterov momentum; a compressor is not offered.
-    Sends: the fragment, about P / fragments numbers per worker and round.
+        optimiser is SGD with Nesterov momentum. Codes are waited for where they are sent.
+    Sends: the fragment, about P / fragments numbers per worker and round, or its code.
     Equals: DiLoCo when fragments = 1, delay = 0 and keep_local = 0.
 
     Attributes:
@@ -38,6 +39,7 @@ class StreamingDiLoCo(Algorithm):
         keep_local: Weight of the worker's own parameters when the result arrives.
         lr: Outer learning rate.
         momentum: Outer Nesterov momentum.
+        compressor: How a fragment's differences are coded (the paper: E3M0).
     """
 
     ends_equal = False
@@ -48,21 +50,20 @@ class StreamingDiLoCo(Algorithm):
     keep_local: float = 0.0
     lr: float = 0.7
     momentum: float = 0.9
+    compressor: Compressor | None = None
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ConfigurationError(f"streaming_diloco: lr must be positive, got {self.lr}")
-        if self.fragments < 1 or self.delay < 0 or not 0 <= self.keep_local < 1:
-            raise ConfigurationError(
-                "streaming_diloco: needs fragments >= 1, delay >= 0 and 0 <= keep_local < 1, "
-                f"got {self.fragments}, {self.delay}, {self.keep_local}"
-            )
+        positive = self.lr > 0 and self.fragments >= 1 and self.delay >= 0
+        if not (positive and 0 <= self.keep_local < 1):
+            wanted = "lr must be positive, fragments >= 1, delay >= 0 and 0 <= keep_local < 1"
+            raise ConfigurationError(f"streaming_diloco: {wanted}, got {self}")
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
-        """Return the state: `anchor` [P], outer momentum `u` [P], bounds of the fragments."""
+        """Return the state: `anchor` and outer momentum `u` [P], what the codec lost [R, P]."""
         del world
-        at, u = cuts(model.sizes, self.fragments), x.new_zeros(x.shape[1])
-        return {"anchor": x[0].clone(), "u": u, "cuts": at, "flying": -1, "begun": None}
+        fragment(model.sizes, self.fragments, 0)  # raises if there are too many
+        kept = {"anchor": x[0].clone(), "u": x.new_zeros(x.shape[1]), "memory": None}
+        return {**kept, "sizes": model.sizes, "flying": -1, "begun": None}
 
     def acts_on_step(self, state: State, now: Now) -> bool:
         """Return whether an exchange that was begun `delay` steps ago is under way."""
@@ -79,7 +80,7 @@ class StreamingDiLoCo(Algorithm):
             x, state = self._land(x, state)
         if now.last:
             for f in range(self.fragments):
-                x, state = self._land(x, self._begin(x, state, world, f), keep_local=0.0)
+                x, state = replace(self, keep_local=0.0)._land(x, self._begin(x, state, world, f))
             return x, state
         state = self._begin(x, state, world, now.s % self.fragments)
         return self._land(x, state) if self.delay == 0 else (x, state)
@@ -91,30 +92,29 @@ class StreamingDiLoCo(Algorithm):
 
     def resume(self, state: State, world: World) -> State:
         """Begin the exchange that was under way again, from what was sent."""
-        if state["flying"] >= 0:
-            return {**state, "begun": world.begin_mean(state["sent"])}
-        return state
+        begins = state["flying"] >= 0 and self.compressor is None
+        return {**state, "begun": world.begin_mean(state["sent"])} if begins else state
 
     def payload(self, model: ModelSize, K: int, now: Now) -> int:
-        """Return the bytes of the fragment; in the last round, of all fragments."""
+        """Return the bytes of the (encoded) fragment; in the last round, of all fragments."""
         del K
-        if now.last:
-            return model.nbytes
-        at, f = cuts(model.sizes, self.fragments), now.s % self.fragments
-        return (at[f + 1] - at[f]) * model.itemsize
+        due = range(self.fragments) if now.last else [now.s % self.fragments]
+        parts = [fragment(model.sizes, self.fragments, f)[1] for f in due]
+        return sum(coded_bytes(self.compressor, replace(model, sizes=part)) for part in parts)
 
     def _begin(self, x: Rows, state: State, world: World, f: int) -> State:
-        sent = x[:, state["cuts"][f] : state["cuts"][f + 1]].clone()
-        return {**state, "flying": f, "sent": sent, "begun": world.begin_mean(sent)}
+        part, sizes = fragment(state["sizes"], self.fragments, f)
+        sent, memory = x[:, part].clone(), None
+        if self.compressor is not None:
+            sent, memory = mean_of_part(sent, state, self.compressor, part, sizes, world)
+        return self.resume({**state, "flying": f, "sent": sent, "memory": memory}, world)
 
-    def _land(self, x: Rows, state: State, keep_local: float | None = None) -> tuple[Rows, State]:
+    def _land(self, x: Rows, state: State) -> tuple[Rows, State]:
         """Take the outer step on the fragment under way and merge it into every worker."""
-        f, mean = state["flying"], state["begun"].wait()
-        part = slice(state["cuts"][f], state["cuts"][f + 1])
+        part, _ = fragment(state["sizes"], self.fragments, state["flying"])
         anchor, u = state["anchor"][part], state["u"][part]
-        delta = anchor - mean
+        delta = anchor - (state["sent"][0] if self.compressor else state["begun"].wait())
         u.mul_(self.momentum).add_(delta)
         anchor.sub_(delta + self.momentum * u, alpha=self.lr)
-        keep = self.keep_local if keep_local is None else keep_local
-        x[:, part] = keep * x[:, part] + (1 - keep) * anchor
+        x[:, part] = self.keep_local * x[:, part] + (1 - self.keep_local) * anchor
         return x, {**state, "flying": -1, "begun": None, "sent": None}

@@ -27,12 +27,14 @@ class Compressor(ABC):
     Attributes:
         error_feedback: Whether `compress` adds what was lost to what is sent next. True by default
             for the biased codecs, False for those whose error is mere rounding.
+        decay: Share of what was lost that is added, 1 unless the codec says otherwise.
         elementwise: Whether each number is coded by itself, so that ranks may average shares of the
             vector (reduce-scatter, all-gather) instead of gathering every worker's whole row.
     """
 
     elementwise: ClassVar[bool] = False
     error_feedback: bool
+    decay: float = 1.0
 
     @abstractmethod
     def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -56,9 +58,10 @@ def compress(
 ) -> tuple[Tensor, Tensor | None]:
     """Return codes of x [N, P], with error feedback where the codec has it.
 
-        p = x + memory        sent = encode(p)        memory <- p - decode(sent)
+        p = x + decay memory        sent = encode(p)        memory <- p - decode(sent)
 
-    so that the sum of all that was decoded is the sum of all that was given, less the last memory.
+    so that with decay 1 the sum of all that was decoded is the sum of all that was given, less the
+    last memory.
 
     Source: Karimireddy et al., Error Feedback Fixes SignSGD, arXiv:1901.09847, Algorithm 2.
 
@@ -84,7 +87,7 @@ def compress(
     """
     if not codec.error_feedback:
         return codec.encode(x, sizes), None
-    p = x if memory is None else x + memory
+    p = x if memory is None else torch.add(x, memory, alpha=codec.decay)
     sent = codec.encode(p, sizes)
     return sent, p - codec.decode(sent, sizes, p.dtype)
 
@@ -98,6 +101,24 @@ def to_bytes(numbers: Tensor) -> Tensor:
 def from_bytes(raw: Tensor, dtype: torch.dtype) -> Tensor:
     """Invert `to_bytes`, by copying, since a slice of a message may start at any byte."""
     return raw.clone(memory_format=torch.contiguous_format).view(dtype)
+
+
+def pack(bits: Tensor) -> Tensor:
+    """Pack bits, the first in the lowest place of a byte: [N, n] bool -> [N, ceil(n / 8)] uint8."""
+    padded = torch.nn.functional.pad(bits.to(torch.uint8), (0, -bits.shape[1] % 8))
+    octets = padded.view(len(bits), padded.shape[1] // 8, 8)
+    return (octets << _places(bits)).sum(dim=2, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, columns: int) -> Tensor:
+    """Invert `pack`: [N, ceil(columns / 8)] uint8 -> [N, columns] bool."""
+    octets = (packed[:, :, None] >> _places(packed)) & 1
+    return octets.reshape(len(packed), -1)[:, :columns].to(torch.bool)
+
+
+def _places(like: Tensor) -> Tensor:
+    """Return 0 to 7, the place of each bit in its byte."""
+    return torch.arange(8, dtype=torch.uint8, device=like.device)
 
 
 def per_tensor(x: Tensor, sizes: Sequence[int], measure: Callable[[Tensor], Tensor]) -> Tensor:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpc_localsgd.compressors.base import Compressor, from_bytes, per_entry, per_tensor, to_bytes
+from hpc_localsgd.compressors.base import (
+    Compressor,
+    from_bytes,
+    pack,
+    per_entry,
+    per_tensor,
+    to_bytes,
+    unpack,
+)
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,13 @@ class Sign(Compressor):
 
     def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """Encode rows, see `Compressor.encode`."""
-        return torch.cat([to_bytes(_scales(x, sizes)), _pack(x < 0)], dim=1)
+        return torch.cat([to_bytes(_scales(x, sizes)), pack(x < 0)], dim=1)
 
     def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Decode rows, see `Compressor.decode`."""
         head = 4 * len(sizes)
         scales = per_entry(from_bytes(sent[:, :head], torch.float32).to(dtype), sizes)
-        return torch.where(_unpack(sent[:, head:], sum(sizes)), -scales, scales)
+        return torch.where(unpack(sent[:, head:], sum(sizes)), -scales, scales)
 
     def payload(self, sizes: Sequence[int]) -> int:
         """Return the bytes of a row, see `Compressor.payload`."""
@@ -65,21 +73,3 @@ def _scales(x: Tensor, sizes: Sequence[int]) -> Tensor:
     # Summed in float64, else the last bit would depend on the number of rows and of threads.
     means = per_tensor(x, sizes, lambda part: part.abs().mean(dim=1, dtype=torch.float64))
     return means.to(torch.float32)
-
-
-def _pack(bits: Tensor) -> Tensor:
-    """Pack bits: [N, P] bool -> [N, ceil(P / 8)] uint8."""
-    padded = torch.nn.functional.pad(bits.to(torch.uint8), (0, -bits.shape[1] % 8))
-    octets = padded.view(len(bits), padded.shape[1] // 8, 8)
-    return (octets << _places(bits)).sum(dim=2, dtype=torch.uint8)
-
-
-def _unpack(packed: Tensor, columns: int) -> Tensor:
-    """Unpack bits: [N, ceil(P / 8)] uint8 -> [N, P] bool."""
-    octets = (packed[:, :, None] >> _places(packed)) & 1
-    return octets.reshape(len(packed), -1)[:, :columns].to(torch.bool)
-
-
-def _places(like: Tensor) -> Tensor:
-    """Return 0 to 7, the place of each bit in its byte."""
-    return torch.arange(8, dtype=torch.uint8, device=like.device)

@@ -37,6 +37,17 @@ def cuts(sizes: Sequence[int], fragments: int) -> tuple[int, ...]:
     return (*at, ends[-1])
 
 
+def fragment(sizes: Sequence[int], fragments: int, f: int) -> tuple[slice, tuple[int, ...]]:
+    """Return where a fragment of `cuts` lies in the flat vector, and its tensors' lengths.
+
+    >>> fragment((4, 3, 1, 4), fragments=2, f=1)
+    (slice(7, 12, None), (1, 4))
+    """
+    begin, end = cuts(sizes, fragments)[f : f + 2]
+    within = zip(sizes, accumulate(sizes), strict=True)
+    return slice(begin, end), tuple(n for n, after in within if begin < after <= end and n)
+
+
 def cuts_from_the_end(begins: Sequence[int], least: int) -> list[tuple[int, int]]:
     """Return runs of tensors, last first, of at least `least` numbers each but the last run.
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from hpc_localsgd.compressors import BF16, FP16, Int8, Sign, TopK
+from hpc_localsgd.compressors import (
+    BF16,
+    E3M0,
+    FP16,
+    ChunkedTopK,
+    Compressor,
+    Int4,
+    Int8,
+    Sign,
+    TopK,
+    compress,
+)
 from hpc_localsgd.types import ConfigurationError
 
 
@@ -132,3 +144,96 @@ def test_top_k_refuses_a_fraction_it_cannot_keep(fraction: float) -> None:
 def test_top_k_refuses_an_unknown_type_of_values() -> None:
     with pytest.raises(ConfigurationError, match="float32 or float16"):
         TopK(values="bfloat16")  # type: ignore[arg-type]
+
+
+def test_four_bits_really_share_a_byte() -> None:
+    x = torch.tensor([[7.0, -7.0, 0.4, -2.6, 0.5]])
+    sent = Int4(block=4).encode(x, [2, 3])
+    assert sent[0, :8].view(torch.float32).tolist() == [7.0, 0.5]
+    assert sent[0, 8:].tolist() == [0x1F, 0x58, 0x0F]  # 8 is zero, the first number low
+    back = Int4(block=4).decode(sent, [2, 3], torch.float32)
+    torch.testing.assert_close(back, torch.tensor([[7.0, -7.0, 0.0, -3.0, 0.5]]))
+
+
+def test_e3m0_has_fifteen_levels() -> None:
+    """Sixty-four of the smallest, powers of two from there, and zero; nearest of them, ties up."""
+    x = torch.tensor([[64.0, 48.0, 47.9, -3.0, 1.49, 0.75, 0.5, 0.499, -0.4]])
+    codec = E3M0(block=9)
+    back = codec.decode(codec.encode(x, [9]), [9], torch.float32)
+    assert back.tolist() == [[64.0, 64.0, 32.0, -4.0, 1.0, 1.0, 1.0, 0.0, 0.0]]
+    grid = torch.linspace(-1, 1, 4001, dtype=torch.float64)[None]
+    whole = E3M0(block=4001)
+    assert len(whole.decode(whole.encode(grid, [4001]), [4001], torch.float64).unique()) == 15
+
+
+@pytest.mark.parametrize("made", [Int4(), E3M0()], ids=repr)
+def test_four_bits_cost_four_and_a_quarter(made: Compressor) -> None:
+    assert made.payload([100_000, 28_000]) == 128_000 // 2 + 4 * 1000
+    assert made.payload([1]) == 5
+
+
+@pytest.mark.parametrize("kind", [Int4, E3M0])
+def test_a_block_has_a_length(kind: Any) -> None:
+    with pytest.raises(ConfigurationError, match="blocks of at least 1 number, got 0"):
+        kind(block=0)
+
+
+def test_what_is_not_finite_stays_in_its_block() -> None:
+    x = torch.tensor([[1.0, math.nan, 1.0, -1.0, math.inf]])
+    for codec in (Int4(block=2), E3M0(block=2)):
+        back = codec.decode(codec.encode(x, [5]), [5], torch.float32)
+        assert back.isfinite()[0].tolist() == [False, False, True, True, False]
+
+
+def test_chunks_keep_their_own_largest() -> None:
+    x = torch.tensor([[9.0, 8.0, 7.0, 6.0, 0.1, -0.2, 0.3, 0.0, 5.0]])
+    codec = ChunkedTopK(chunk=4, kept_of_chunk=2)
+    sent = codec.encode(x, [9])
+    back = codec.decode(sent, [9], torch.float32)
+    torch.testing.assert_close(back, torch.tensor([[9.0, 8, 0, 0, 0, -0.2, 0.3, 0, 5]]))
+    assert sent[0, :2].tolist() == [0b01_10_01_00, 0b00]  # places 0, 1; 2, 1; 0 of the rest
+    assert sent.shape == (1, 2 + 4 * 5)
+
+
+def test_sparseloco_s_places_have_twelve_bits() -> None:
+    codec, P = ChunkedTopK(), 10 * 4096
+    assert codec.payload([P]) == 10 * 64 * 12 // 8 + 10 * 64 * 4
+    four_bits = ChunkedTopK(compressor=Int4(block=64))
+    assert four_bits.payload([P]) == 10 * (64 * 12 // 8 + 32 + 4)  # 1/124 of float32
+    x = torch.randn(2, P, generator=torch.Generator().manual_seed(0))
+    back = codec.decode(codec.encode(x, [P]), [P], x.dtype)
+    assert torch.equal(
+        back != 0,
+        x.abs()
+        >= x.abs().unflatten(1, (10, -1)).topk(64).values[..., -1:].expand(-1, -1, 4096).flatten(1),
+    )
+
+
+def test_what_the_values_lose_on_their_way_is_remembered() -> None:
+    codec, x = TopK(fraction=0.5, compressor=Int4()), torch.tensor([[7.0, 2.4, 1.0, 0.0]])
+    sent, memory = compress(codec, x, None, [4])
+    assert codec.decode(sent, [4], x.dtype).tolist() == [[7.0, 2.0, 0.0, 0.0]]
+    assert memory is not None
+    torch.testing.assert_close(memory, torch.tensor([[0.0, 0.4, 1.0, 0.0]]))
+    assert sent.shape[1] == codec.payload([4]) == 2 * 4 + 1 + 4
+
+
+def test_a_memory_that_decays_counts_for_less() -> None:
+    codec = ChunkedTopK(chunk=2, kept_of_chunk=1, decay=0.5)
+    x = torch.tensor([[4.0, 3.0]])
+    _, memory = compress(codec, x, None, [2])
+    sent, memory = compress(codec, x, memory, [2])  # of 4 and 3 + 1.5
+    assert codec.decode(sent, [2], x.dtype).tolist() == [[0.0, 4.5]]
+    assert memory is not None and memory.tolist() == [[4.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"chunk": 1}, {"kept_of_chunk": 0}, {"chunk": 8}, {"decay": 0.0}, {"decay": 1.1}],
+    ids=str,
+)
+def test_chunked_top_k_refuses_what_it_cannot_keep(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="a chunk of at least 2"):
+        ChunkedTopK(**given)
+    with pytest.raises(ConfigurationError, match="float32 or float16"):
+        ChunkedTopK(values="int3")  # type: ignore[arg-type]

@@ -11,14 +11,16 @@ def test_sum_of_sent_is_sum_of_given_less_the_last_memory(carrying: Compressor) 
     """O9: 200 steps of 3 workers, d = 50, float64."""
     sizes, generator = (30, 1, 19), torch.Generator().manual_seed(0)
     given, received = torch.zeros(3, 50).double(), torch.zeros(3, 50).double()
-    memory = None
+    memory, forgotten = None, torch.zeros(3, 50).double()
     for _ in range(200):
         x = torch.randn(3, 50, generator=generator, dtype=torch.float64)
+        if memory is not None:
+            forgotten += (1 - carrying.decay) * memory
         sent, memory = compress(carrying, x, memory, sizes)
         given += x
         received += carrying.decode(sent, sizes, x.dtype)
     assert memory is not None and memory.abs().max() > 1e-6  # something was lost, and kept
-    torch.testing.assert_close(received, given - memory, rtol=0, atol=1e-12)
+    torch.testing.assert_close(received, given - forgotten - memory, rtol=0, atol=1e-12)
 
 
 def test_the_mean_of_workers_telescopes_too() -> None:

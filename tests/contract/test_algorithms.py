@@ -29,6 +29,7 @@ from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.algorithms.push_sum import PushSum
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
+from hpc_localsgd.compressors import Int4, Sign, TopK
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.checkpoint import Place, shard
 from hpc_localsgd.run.recorder import Recorder
@@ -68,6 +69,9 @@ EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
     (StreamingDiLoCo(fragments=1), DiLoCo(), {}),
     (StreamingDiLoCo(fragments=1, lr=1.0, momentum=0.0), local, {}),
     (EDiT(threshold=INF, clip=INF), DiLoCo(lr=0.8, momentum=0.85), {"K": 1}),
+    (SlowMo(alpha=1.0, beta=0.0, compressor=TopK(0.1)), LocalSGD("parameters", TopK(0.1)), {}),
+    (StreamingDiLoCo(fragments=1, compressor=Sign()), DiLoCo(compressor=Sign()), {}),
+    (Hierarchical((2,), (1,), compressor=Int4()), LocalSGD("parameters", Int4()), {}),
     (CoCoD(), local, {"K": 1}),
     (Gossip(topology=complete()), local, {}),
     (D2(topology=complete()), local, {}),
@@ -242,6 +246,8 @@ def until(run: Run, at: int) -> Position:
     ids=name,
 )
 def test_mixing_leaves_the_mean_where_it_is(algorithm: Any) -> None:
+    if getattr(algorithm, "compressor", None) is not None:
+        pytest.skip("a codec rounds what the average is made of")
     world = Simulated(4)
     x = torch.randn(4, 5, dtype=torch.float64)
     state = algorithm.init(x.clone().zero_(), world, ModelSize((5,), 8))

@@ -19,9 +19,10 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.algorithms.noloco import NoLoCo
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.algorithms.push_sum import PushSum
+from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
 from hpc_localsgd.commands.configuration.config import choices
-from hpc_localsgd.compressors import BF16, FP16, Int8, Sign, TopK
+from hpc_localsgd.compressors import BF16, E3M0, FP16, ChunkedTopK, Int4, Int8, Sign, TopK
 from hpc_localsgd.loop import Run
 from hpc_localsgd.schedules.local_steps import Schedule, every, post_local
 from hpc_localsgd.topology import (
@@ -50,6 +51,11 @@ VARIANTS: list[Any] = [
     LocalSGD(average="parameters"),
     *(LocalSGD(compressor=codec) for codec in (FP16(), BF16(), Int8(), Sign(), TopK(fraction=0.1))),
     LocalSGD(compressor=BF16(error_feedback=True)),
+    *(
+        LocalSGD(compressor=codec)
+        for codec in (Int4(), E3M0(), ChunkedTopK(chunk=64, kept_of_chunk=4))
+    ),
+    LocalSGD(compressor=TopK(fraction=0.1, compressor=Int4(error_feedback=True))),
     AllReduce(compressor=Sign()),
     DiLoCo(compressor=Sign()),
     DiLoCo(optimizer="Adam", lr=0.01, momentum=0.0),
@@ -62,6 +68,11 @@ VARIANTS: list[Any] = [
     Gossip(topology=equi_dynamic(directed=False)),
     PushSum(topology=random_directed()),
     NoLoCo(topology=random_pairs(seed=5), alpha=0.0),
+    SlowMo(compressor=Int4()),
+    SlowMo(compressor=FP16(error_feedback=True)),
+    StreamingDiLoCo(compressor=E3M0()),
+    StreamingDiLoCo(fragments=3, delay=2, keep_local=0.5, compressor=TopK(fraction=0.1)),
+    Hierarchical(blocks=(2,), rounds=(2,), compressor=Sign()),
     Hierarchical(blocks=(2,), rounds=(2,)),
     Hierarchical(blocks=(1, 2), rounds=(2, 2)),
     Hierarchical(blocks=(1,), rounds=(2,), parallel_first=True),

@@ -1,41 +1,47 @@
 """Error feedback (Karimireddy et al., arXiv:1901.09847, Algorithm 2) and the average of messages.
 
-    p_k = v_k + e_k        m = (1/K) sum_k C(p_k)        e_k <- p_k - C(p_k)
+    p_k = v_k + beta e_k        m = (1/K) sum_k C(p_k)        e_k <- p_k - C(p_k)
 
-Codecs that round each number by itself round the average as well.
+beta is 1 but where a codec's memory decays. Codecs that round each number by itself round the
+average as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
 
-from restated.problem import SIZES, P
+from restated.problem import SIZES
 
 
 class Messages:
     """Workers that send through a codec, or plainly, and what each of them remembers."""
 
-    def __init__(self, K: int, codec: ModuleType | None, feedback: bool) -> None:
-        self.codec, self.feedback, self.e = codec, feedback, np.zeros((K, P))
+    def __init__(
+        self, K: int, codec: ModuleType | None, feedback: bool, sizes: Sequence[int] = SIZES
+    ) -> None:
+        self.codec, self.feedback, self.sizes = codec, feedback, sizes
+        self.e = np.zeros((K, sum(sizes)))
 
     def mean(self, v: np.ndarray) -> np.ndarray:
         """The average [P] of what arrives, from what the workers have to say [K, P]."""
         if self.codec is None:
             return sum(v) / len(v)
-        p = v + self.e
-        arrived = np.stack([self.codec.coded(row, SIZES) for row in p])
+        p = v + getattr(self.codec, "DECAY", 1.0) * self.e
+        arrived = np.stack([self.codec.coded(row, self.sizes) for row in p])
         if self.feedback:
             self.e = p - arrived
         mean = sum(arrived) / len(v)
-        return self.codec.coded(mean, SIZES) if self.codec.ENTRY_BY_ENTRY else mean
+        return self.codec.coded(mean, self.sizes) if self.codec.ENTRY_BY_ENTRY else mean
 
 
 def through_each() -> list[tuple[str, object, ModuleType, bool]]:
     """Every codec with and without memory: a name, ours, its restatement, its feedback."""
     from hpc_localsgd.compressors import BF16, FP16, Int8, Sign, TopK
-    from restated.compressors import bf16, fp16, int8, sign, top_k
+    from restated.compressors import bf16, chunked_top_k, e3m0, fp16, int4, int8, sign, top_k
 
     found = []
     for feedback in (True, False):
@@ -46,5 +52,10 @@ def through_each() -> list[tuple[str, object, ModuleType, bool]]:
             (f"int8-{word}", Int8(error_feedback=feedback), int8, feedback),
             (f"fp16-{word}", FP16(error_feedback=feedback), fp16, feedback),
             (f"bf16-{word}", BF16(error_feedback=feedback), bf16, feedback),
+            *(
+                (f"{codec.__name__[20:]}-{word}", made, codec, feedback)
+                for codec in (int4, e3m0, chunked_top_k)
+                for made in [replace(codec.MADE[0], error_feedback=feedback)]
+            ),
         ]
     return found

@@ -7,13 +7,24 @@ exchanges all fragments at once, and nobody keeps anything of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
-from restated.problem import LOCAL_FIRST, PARALLEL_FIRST, Case, Problem
+from restated.algorithms.compressed import Messages, through_each
+from restated.problem import LOCAL_FIRST, PARALLEL_FIRST, SIZES, Case, Problem
 
 CUTS = {1: [0, 12], 2: [0, 7, 12], 3: [0, 4, 8, 12]}  # whole tensors of 4, 3, 1 and 4 numbers
 LR, MU = 0.6, 0.75
+
+
+def within(cuts: list[int], f: int) -> list[int]:
+    """Lengths of the fragment's tensors."""
+    ends = np.cumsum(SIZES)
+    return [n for n, e in zip(SIZES, ends, strict=True) if cuts[f] < e <= cuts[f + 1]]
 
 
 class Outer:
@@ -35,9 +46,17 @@ class Outer:
         return x
 
 
-def path(p: Problem, fragments: int, tau: int, a: float) -> None:
+def path(
+    p: Problem, fragments: int, tau: int, a: float, coded: Sequence[Any] = (None, False)
+) -> None:
     x = p.start
     outer, way = Outer(x, fragments), None  # what is under way: fragment, mean, when it lands
+    messages = [Messages(p.K, *coded, within(CUTS[fragments], f)) for f in range(fragments)]
+
+    def mean(f: int) -> np.ndarray:
+        anchor = outer.anchor[outer.part(f)]
+        return anchor - messages[f].mean(anchor - x[:, outer.part(f)])
+
     for s, begin, end in p.rounds():
         for t in range(begin, end):
             x = p.step(x, p.gradients(x, t), t)
@@ -47,10 +66,10 @@ def path(p: Problem, fragments: int, tau: int, a: float) -> None:
                 p.note(x)
         if s == len(p.lengths) - 1:
             for f in range(fragments):
-                x = outer.land(x, f, sum(x)[outer.part(f)] / p.K, 0.0)
+                x = outer.land(x, f, mean(f), 0.0)
         else:
             f = s % fragments
-            way = (f, sum(x)[outer.part(f)] / p.K, end + tau)
+            way = (f, mean(f), end + tau)
             if tau == 0:
                 x, way = outer.land(x, f, way[1], a), None
         x = p.end_round(x, end - begin)
@@ -69,4 +88,13 @@ CASES = [
     case(2, 2, 0.35, LOCAL_FIRST),
     case(3, 1, 0.25, (2, 3, 4, 3, 2, 4)),
     case(1, 3, 0.25, (4, 4, 4, 4, 4, 4)),
+    *(
+        Case(
+            name,
+            StreamingDiLoCo(2, 1, 0.35, LR, MU, compressor=ours),
+            partial(path, fragments=2, tau=1, a=0.35, coded=coded),
+            {"lengths": PARALLEL_FIRST},
+        )
+        for name, ours, *coded in through_each()
+    ),
 ]

@@ -1,0 +1,37 @@
+"""Symmetric quantisation of blocks: m = max |p| of a block, p rounded to multiples of m / 7."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hpc_localsgd.compressors import Int4
+
+ENTRY_BY_ENTRY = False
+BLOCK = 5
+MADE = [Int4(block=BLOCK)]
+
+
+def blocks(p: np.ndarray) -> list[np.ndarray]:
+    """Runs of five numbers, the last shorter, whatever tensors they are of."""
+    return [p[i : i + BLOCK] for i in range(0, len(p), BLOCK)]
+
+
+def coded(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    found = []
+    for part in blocks(p):
+        m = np.float64(np.float32(np.abs(part).max()))
+        found.append(m / 7 * np.clip(np.rint(7 * part / m), -7, 7) if m > 0 else 0 * part)
+    return np.concatenate(found)
+
+
+def nbytes(P: int, tensors: int) -> int:
+    """Two numbers a byte, a float32 a block."""
+    return -(-P // 2) + 4 * -(-P // BLOCK)
+
+
+def bound(p: np.ndarray, sizes: Sequence[int]) -> float:
+    """Of ||coded(p) - p||_2: half a step for every number, or all that is not normal."""
+    half = np.concatenate([np.full(len(q), np.abs(q).max() / 14) for q in blocks(p)])
+    return float(np.sqrt(((half + 2**-126) ** 2).sum()))
