@@ -50,6 +50,8 @@ def smaller(config: Config, ranks: int) -> Config:
         overwrite=True,
         resume=False,
         resume_from_mean=False,
+        init_from=None,
+        init_with="mean",
         evaluate_every="100%",
         spread_every="50%",
         snapshot_every="100%" if config.snapshot_every else 0,

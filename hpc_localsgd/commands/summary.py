@@ -66,6 +66,7 @@ def page(run: Trajectory) -> str:
         ("status", f"{run.status}{_restarts(run)}"),
         ("run", f"{said['algorithm']}, {said['schedule']}"),
         ("on", f"{said['world']}, {said['task']}, {run.P:,} parameters"),
+        *([("begins from", readable(whence))] if (whence := said["begins_from"]) else []),
         ("steps", f"{_reached(run)}"),
         ("rounds", f"{totals.rounds}, where parallel SGD syncs {totals.steps} times"),
         ("payload per worker", sent),

@@ -45,6 +45,7 @@ class Header:
         t0: Global step at which this file begins; above 0 in the segments of a resumed run.
         steps: Optimiser steps the run is to have; 0 where that is not known.
         steps_per_epoch: Steps of one pass over the training data; NaN where that is not known.
+        begins_from: Whose parameters it begins with, in words; empty where they are drawn.
         git: Commit of the code; looked up when left empty, stays empty outside a checkout.
         package_version: Version of hpc_localsgd; looked up when left empty.
     """
@@ -61,6 +62,7 @@ class Header:
     t0: int = 0
     steps: int = 0
     steps_per_epoch: float = math.nan
+    begins_from: str = ""
     git: str = field(default_factory=lambda: git_commit(Path(__file__).parents[2]))
     package_version: str = field(default_factory=lambda: package_version())
 

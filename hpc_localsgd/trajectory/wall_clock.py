@@ -15,13 +15,14 @@ ATTRIBUTE = "wall_s"
 
 
 def whole_run(segments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the attributes of a run: those of its last file, with when it began and how long.
+    """Return the attributes of a run: of its last file, with when and whence it began, how long.
 
     Args:
         segments: Root attributes of each file of the run.
     """
     first = segments[0]
     begun = {"created": first.get("created", ""), "t0": first.get("t0", 0)}
+    begun["begins_from"] = str(first.get("begins_from", ""))
     return {**segments[-1], **begun, ATTRIBUTE: wall_s(segments)}
 
 

@@ -28,7 +28,7 @@ OPTIONS = """
     --accumulate --algorithm --batch_per_worker --batchnorm --batchnorm_batches --channels_last
     --checkpoint_every --checkpoint_keep --compile --config --deviations_every --device --dtype
     --epochs --evaluate_every --evaluate_workers --extend --fabric --figures --gradient
-    --gradients_every --help --log_every --log_format --moments_every --momentum_at_sync
+    --gradients_every --help --init_from --init_with --log_every --log_format --moments_every --momentum_at_sync
     --on_nan --optimizer --out --overwrite
     --precision --print_config --probe_samples --rate --remainder --replicas --resume
     --resume_from_mean --sampling --save_model --schedule --seed --smoke --snapshot_dtype
@@ -226,6 +226,7 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
         for name in OPTIONS.split()
         if name not in ("--help", "--print_config", "--config", "--trust")
         and name not in ("--out", "--resume", "--resume_from_mean", "--extend")
+        and name not in ("--init_from", "--init_with")  # written where they are asked for
         and name not in ("--overwrite", "--log_every", "--log_format", "--figures", "--save_model")
     }
 

@@ -129,6 +129,8 @@ def settings_of(source: Source) -> list[tuple[str, str]]:
     for name in ("rate", "gradient", "optimizer"):
         if name in config:
             rows.append((name, said(config[name])))
+    if a["begins_from"]:
+        rows.append(("begins from", str(a["begins_from"])))
     batch = config.get("batch_per_worker")
     workers = f"{run.K} in {a['world']}"
     rows.append(("workers", workers))

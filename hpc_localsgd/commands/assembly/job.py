@@ -14,6 +14,7 @@ from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration.config import Config, Resolved
 from hpc_localsgd.commands.configuration.resume_key import LENGTH, resume_key
 from hpc_localsgd.commands.derived_files import remove_results
+from hpc_localsgd.commands.init_from import begun_from
 from hpc_localsgd.commands.resuming import Continued, continued
 from hpc_localsgd.commands.resuming_from_mean import NEW, OTHERS
 from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of
@@ -139,9 +140,11 @@ def _make_job(
     often = checkpoint_cadence(config, units)
     first = world.rank == 0
     checkpoints = Checkpoints(out, world, config.checkpoint_keep, *_digests(resolved.text))
+    whence = begun_from(config, run) if how.mode != "resume" else ""
     position, place = how.position(run, checkpoints, partial(_lengthened, config, run, units))
     writer = agree(
-        world, lambda: open_record(resolved, run, units, position.t, how) if first else None
+        world,
+        lambda: open_record(resolved, run, units, position.t, how, whence) if first else None,
     )
     after = place.after if place is not None else 0
     keeper = CheckpointManager(run, checkpoints, stopping, *often, after)
@@ -196,7 +199,9 @@ def make_watchdog(
     return Watchdog(keeper, run.world, stopping, out, longest, least_s, about_the_launcher, alarm)
 
 
-def open_record(resolved: Resolved, run: Run, units: Units, t0: int, how: Continued) -> Writer:
+def open_record(
+    resolved: Resolved, run: Run, units: Units, t0: int, how: Continued, whence: str = ""
+) -> Writer:
     """Make, on rank 0, the folder, config.yaml, and trajectory.h5 or its next segment."""
     config, out = resolved.config, Path(resolved.config.out)
     if how.mode == "overwrite":
@@ -218,5 +223,6 @@ def open_record(resolved: Resolved, run: Run, units: Units, t0: int, how: Contin
         t0=t0,
         steps=run.steps,
         steps_per_epoch=units.steps_per_epoch,
+        begins_from=whence,
     )
     return Writer(out, header, mode=how.mode, snapshot_dtype=config.snapshot_dtype)

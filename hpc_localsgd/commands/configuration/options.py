@@ -93,6 +93,11 @@ class Config:
             other rates or rounds than a run of that length has. Without it that is refused.
         overwrite: Replace the run in --out, with its checkpoints, figures, report and measured
             curvature; files of your own stay.
+        init_from: Begin with the parameters of another run of the same task and model: its folder
+            for the model of its end, or RUN:STEP for a snapshot. All else is a new run.
+        init_with: What of it: mean, the mean model for all workers; workers, each worker's own, of
+            a snapshot (--snapshot-workers) or checkpoint of as many workers; optimizer, of a
+            checkpoint, with the optimiser's state.
         evaluate_every: Cadence of test loss and accuracy of the mean model.
         evaluate_workers: Also evaluate every worker's own model.
         spread_every: Cadence of the spread, mean_k ||x_k - mean||^2: before an exchange that makes
@@ -155,6 +160,8 @@ class Config:
     resume_from_mean: bool = False
     extend: bool = False
     overwrite: bool = False
+    init_from: str | None = None
+    init_with: Literal["mean", "workers", "optimizer"] = "mean"
     evaluate_every: int | str = "2%"
     evaluate_workers: bool = False
     spread_every: int | str = "0.5%"

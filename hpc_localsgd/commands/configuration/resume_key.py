@@ -22,6 +22,8 @@ NOT_THE_RUN = (  # may differ when resuming
     "save_model",
 )
 
+ELSEWHERE = ("init_from", "init_with")  # where parameters are from; written where they are asked
+
 LENGTH = ("steps", "epochs")  # may differ too, where `run.other_length` allows it
 
 NO_NUMBERS = ("checkpoint_every", "checkpoint_keep", "watchdog")  # may differ too, and are kept
@@ -43,6 +45,9 @@ def text_of(made: ArgumentParser, parsed: Any) -> str:
     whole = yaml.safe_load(made.dump(parsed, skip_unset=False))
     for name in NOT_THE_RUN:
         whole.pop(name, None)
+    if whole.get(ELSEWHERE[0]) is None:  # texts of before these options, and today's, are the same
+        for name in ELSEWHERE:
+            whole.pop(name, None)
     return str(yaml.safe_dump(_with_arguments(whole), sort_keys=False))
 
 

@@ -58,6 +58,20 @@ def check_place(place: Place, run: Run, p: Position) -> None:
         ) from said
 
 
+def optimizer_differs(saved: dict[str, Any], run: Run) -> str:
+    """Say why the state of an optimiser cannot be that of a run's; "" if it can.
+
+    Args:
+        saved: As `LocalOptimizer.state_dict` gives it.
+        run: Its objects.
+    """
+    try:
+        _check_optimizer(saved, run)
+    except _Other as said:
+        return str(said)
+    return ""
+
+
 def _check_parts(state: Mapping[str, Any], run: Run) -> None:
     for name in (*PARTS, "record"):
         if name not in state:
