@@ -50,6 +50,7 @@ def smaller(config: Config, ranks: int) -> Config:
         overwrite=True,
         resume=False,
         resume_from_mean=False,
+        partition="iid",
         init_from=None,
         init_with="mean",
         evaluate_every="100%",

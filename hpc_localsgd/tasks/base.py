@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.tasks.partition import Partition
+from hpc_localsgd.tasks.shards import IID, Sharded, alpha_of, shards
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class TaskContext:
         dtype: Of the parameters: torch.float32 or torch.float64.
         replacement: Draw the batches with replacement.
         remainder: See `Partition`.
+        shards: iid, disjoint or dirichlet:ALPHA, see `tasks.shards`.
         execution: How losses and gradients are computed.
     """
 
@@ -44,13 +47,29 @@ class TaskContext:
     dtype: torch.dtype = torch.float32
     replacement: bool = False
     remainder: Any = "carry"
+    shards: str = IID
     execution: Execution = field(default_factory=Execution)
 
-    def partition(self, samples: int) -> Partition:
-        """Return how `samples` training samples are dealt to the workers of this run."""
-        return Partition(
-            samples, self.workers, self.batch, self.seed, self.replacement, self.remainder
-        )
+    def partition(self, samples: int, labels: np.ndarray | None = None) -> Partition:
+        """Return how training samples are dealt to the workers of this run.
+
+        Args:
+            samples: How many there are.
+            labels: [N] by which they may be divided into shards; None where there are none.
+
+        Raises:
+            ConfigurationError: They are to be divided, and cannot be.
+        """
+        how = self.workers, self.batch, self.seed, self.replacement, self.remainder
+        if alpha_of(self.shards) is None and self.shards == IID:
+            return Partition(samples, *how)
+        if labels is None:
+            raise ConfigurationError(
+                f"--partition {self.shards}: this task has no samples of classes to divide: leave "
+                "it out"
+            )
+        own = shards(self.shards, labels, self.workers, self.batch, self.seed)
+        return Sharded(samples, *how, own)
 
 
 class TaskSpec(ABC):

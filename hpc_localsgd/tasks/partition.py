@@ -75,6 +75,10 @@ class Partition:
             return float(self.samples // self.per_step)
         return self.samples / self.per_step
 
+    def said(self) -> str:
+        """Return in words what is unequal between the workers; "" where nothing is."""
+        return ""
+
     def indices(self, worker: int, t: int) -> np.ndarray:
         """Return the samples of one worker at step t, int64 [batch]."""
         if self.replacement:

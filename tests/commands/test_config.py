@@ -30,7 +30,7 @@ OPTIONS = """
     --epochs --evaluate_every --evaluate_workers --extend --fabric --figures --gradient
     --gradients_every --help --init_from --init_with --log_every --log_format --moments_every --momentum_at_sync
     --on_nan --optimizer --out --overwrite
-    --precision --print_config --probe_samples --rate --remainder --replicas --resume
+    --partition --precision --print_config --probe_samples --rate --remainder --replicas --resume
     --resume_from_mean --sampling --save_model --schedule --seed --smoke --snapshot_dtype
     --snapshot_every --snapshot_workers --spread_every --steps --task --trust --watchdog --workers
     --world
@@ -226,9 +226,16 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
         for name in OPTIONS.split()
         if name not in ("--help", "--print_config", "--config", "--trust")
         and name not in ("--out", "--resume", "--resume_from_mean", "--extend")
-        and name not in ("--init_from", "--init_with")  # written where they are asked for
+        and name not in ("--init_from", "--init_with", "--partition")  # written where they are asked for
         and name not in ("--overwrite", "--log_every", "--log_format", "--figures", "--save_model")
     }
+
+
+def test_a_division_of_the_samples_is_written_where_it_is_one() -> None:
+    assert "partition" not in parse([]).text and parse(["--partition=iid"]).text == parse([]).text
+    assert yaml.safe_load(parse(["--partition=dirichlet:0.3"]).text)["partition"] == "dirichlet:0.3"
+    with pytest.raises(ConfigurationError, match="type iid, disjoint, or dirichlet:ALPHA"):
+        parse(["--partition=shards"])
 
 
 def test_print_config_prints_the_whole_configuration_and_ends(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from small_tasks import small_options
@@ -16,6 +17,7 @@ from torch import nn
 from hpc_localsgd.commands.configuration.config import choices
 from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
 from hpc_localsgd.tasks.formula import Formula
+from hpc_localsgd.types import ConfigurationError
 
 K, B = 4, 6
 CONTEXT = TaskContext(workers=K, ranks=range(K), batch=B, seed=3, dtype=torch.float64)
@@ -94,6 +96,24 @@ def test_a_batch_depends_on_seed_worker_and_step_only(spec: TaskSpec) -> None:
         assert torch.equal(seen[1][0], targets[2])
     for other in (task.batch([2], 6), task.batch([1], 5), built(spec, seed=4).batch([2], 5)):
         assert not torch.equal(other[0][0], inputs[2])
+
+
+@every_task
+@pytest.mark.parametrize("division", ["disjoint", "dirichlet:5"])
+def test_shards_are_refused_or_the_same_for_every_rank(spec: TaskSpec, division: str) -> None:
+    """What a worker sees is of its own shard, however many workers a process has."""
+    try:
+        task = built(spec, shards=division)
+    except ConfigurationError as error:
+        assert isinstance(built(spec), Formula) or "type disjoint" in str(error)
+        return
+    alone, inputs = built(spec, shards=division, ranks=[2]), task.batch(range(K), 5)[0]
+    assert torch.equal(alone.batch([2], 5)[0][0], inputs[2])
+    own = task.partition.shards
+    assert sorted(np.concatenate(own).tolist()) == list(range(task.splits["train"]))
+    used = [np.concatenate([task.partition.indices(k, t) for t in range(9)]) for k in range(K)]
+    assert all(set(used[k].tolist()) <= set(own[k].tolist()) for k in range(K))
+    assert not torch.equal(task.batch(range(K), 5)[0], built(spec).batch(range(K), 5)[0])
 
 
 @every_task

@@ -138,6 +138,7 @@ def _context_of(config: Config, world: World) -> TaskContext:
         dtype=getattr(torch, config.dtype),
         replacement=config.sampling == "replacement",
         remainder=config.remainder,
+        shards=config.partition,
         execution=execution(config),
     )
 

@@ -34,6 +34,7 @@ from hpc_localsgd.commands.configuration.value_checks import check as check_valu
 from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.tasks.base import TaskSpec
+from hpc_localsgd.tasks.shards import alpha_of
 from hpc_localsgd.trajectory.safe_text import check_yaml
 from hpc_localsgd.types import ConfigurationError
 
@@ -142,6 +143,7 @@ def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
     config = Config(**{name: objects[name] for name in names})
     if config.steps is not None and config.epochs is not None:
         raise ConfigurationError("give --steps or --epochs, not both")
+    alpha_of(config.partition)  # or it is refused
     if config.checkpoint_keep < 1:
         raise ConfigurationError(f"--checkpoint-keep {config.checkpoint_keep}: keep at least one")
     notes = tuple(overruled(expand(argv, FLAGS)))

@@ -73,6 +73,9 @@ class Config:
         epochs: Length of the run in epochs. Default: 60 epochs.
         batch_per_worker: Samples per worker and step.
         sampling: Deal one permutation per epoch to the workers, or draw with replacement.
+        partition: Whose the training samples are: iid, all of them every worker's, dealt anew in
+            every epoch; or shards for the whole run, alike but for chance (disjoint) or with few
+            classes each and of unequal sizes (dirichlet:ALPHA, the more so the smaller ALPHA).
         remainder: Samples left at the end of an epoch: carried into the next or dropped.
         seed: Seed of the initial parameters and of the order of the data.
         dtype: Type of the parameters.
@@ -146,6 +149,7 @@ class Config:
     epochs: float | None = None
     batch_per_worker: int = 16
     sampling: Literal["permutation", "replacement"] = "permutation"
+    partition: str = "iid"
     remainder: Literal["carry", "drop"] = "carry"
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"

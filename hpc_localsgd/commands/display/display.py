@@ -64,6 +64,8 @@ class Display:
         put(f"{legend(run.algorithm)}, {run.schedule}")
         put(f"{described(run.optimizer.torch)}, {run.rate}")
         put(f"{run.steps} steps of {run.world}, {run.task.dim:,} parameters")
+        if said := run.task.partition.said():
+            put(said)
         for note in notes:
             put(note)
         if run.world.size == 1:

@@ -56,7 +56,9 @@ class InMemory(Samples):
         }
         lengths = {name: len(labels) for name, (_, labels) in self._data.items()}
         self.splits = lengths | dict(repeated or {})
-        self.partition = context.partition(self.splits["train"])
+        self.partition = context.partition(
+            self.splits["train"], np.resize(splits["train"][1], self.splits["train"])
+        )
         shape = (1, len(mean), 1, 1)
         self._mean = 255 * torch.tensor(mean, dtype=context.dtype, device=device).view(shape)
         self._std = 255 * torch.tensor(std, dtype=context.dtype, device=device).view(shape)

@@ -34,7 +34,7 @@ class Streamed(Samples):
         store = decoder.store
         self.classes = len(store.classes)
         self.splits = {split: len(labels) for split, labels in store.labels.items()}
-        self.partition = context.partition(self.splits["train"])
+        self.partition = context.partition(self.splits["train"], store.labels["train"])
         self._reader = Reader(decoder, processes, pin=context.device.type == "cuda")
         self.skipped = [0] * len(context.ranks) if decoder.skip_corrupt else []
         self._faults = [0] * len(self.skipped)  # of the batches asked for last
