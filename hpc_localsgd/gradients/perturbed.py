@@ -86,6 +86,14 @@ class Elsewhere(Task):
         """Estimate the statistics, see `Task.statistics`."""
         return self.task.statistics(x, batches)
 
+    def noisy_from(self, step: int) -> None:
+        """Let label noise begin later, see `Task.noisy_from`."""
+        self.task.noisy_from(step)
+
+    def phase_begin(self, t: int) -> int:
+        """Return where the phase of step t begins, see `Task.phase_begin`."""
+        return self.task.phase_begin(t)
+
     def named_tensors(self, x: Vector, buffers: Vector) -> dict[str, torch.Tensor]:
         """Return a model by the names of its module, see `Task.named_tensors`."""
         return self.task.named_tensors(x, buffers)

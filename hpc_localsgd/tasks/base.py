@@ -204,6 +204,24 @@ class Task(ABC):
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
         """Return buffers [Q] re-estimated at x, the cumulative mean over training batches."""
 
+    def noisy_from(self, step: int) -> None:
+        """Let the label noise of training begin at a step; before it, labels are as stored.
+
+        Args:
+            step: Above 0.
+
+        Raises:
+            ConfigurationError: The task has none.
+        """
+        raise ConfigurationError(
+            f"--label-noise-from {step}: this task has no --task.label-noise that could begin then"
+        )
+
+    def phase_begin(self, t: int) -> int:
+        """Return the first step of the phase of step t, in which batches are disturbed alike."""
+        del t
+        return 0
+
     def named_tensors(self, x: Vector, buffers: Vector) -> dict[str, torch.Tensor]:
         """Return a model as its module's `state_dict`; where there is no module, the vector alone.
 

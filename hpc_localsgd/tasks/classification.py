@@ -66,7 +66,7 @@ class Classification(Task):
         if mixup < 0:
             raise ConfigurationError(f"--task.mixup {mixup}: 0 for none, or a positive number")
         self._make, self._context = make, context
-        self._noise, self._mixup = label_noise, mixup
+        self._noise, self._mixup, self._noisy_from = label_noise, mixup, 0
         self.samples = samples if isinstance(samples, Samples) else Arrays(samples, context)
         self.splits, self.partition = self.samples.splits, self.samples.partition
         self._criterion = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
@@ -98,11 +98,21 @@ class Classification(Task):
         """Return inputs [R, B, ...] and labels [R, B] (mixed: [R, B, classes]) at step t."""
         inputs, labels = self.samples.training(ranks, t)
         classes, seed = self.samples.classes, self._context.seed
-        if self._noise:
+        if self._noise and t >= self._noisy_from:
             labels = noisy(labels, classes, self._noise, seed, ranks, t)
         if self._mixup:
             return mixed((inputs, labels), classes, self._mixup, seed, ranks, t)
         return inputs, labels
+
+    def noisy_from(self, step: int) -> None:
+        """Let label noise begin at a step, see `Task.noisy_from`."""
+        if not self._noise:
+            super().noisy_from(step)
+        self._noisy_from = step
+
+    def phase_begin(self, t: int) -> int:
+        """Return where the label noise of step t began; 0 before it begins."""
+        return self._noisy_from if t >= self._noisy_from else 0
 
     def undisturbed(self, worker: int, t: int) -> Batch:
         """Return inputs [B, ...] and labels [B] as stored, without damaged samples."""

@@ -28,8 +28,8 @@ OPTIONS = """
     --accumulate --algorithm --batch_per_worker --batchnorm --batchnorm_batches --channels_last
     --checkpoint_every --checkpoint_keep --compile --config --deviations_every --device --dtype
     --epochs --evaluate_every --evaluate_workers --extend --fabric --figures --gradient
-    --gradients_every --help --init_from --init_with --log_every --log_format --moments_every --momentum_at_sync
-    --on_nan --optimizer --out --overwrite
+    --gradients_every --help --init_from --init_with --label_noise_from --log_every
+    --log_format --moments_every --momentum_at_sync --on_nan --optimizer --out --overwrite
     --partition --precision --print_config --probe_samples --rate --remainder --replicas --resume
     --resume_from_mean --sampling --save_model --schedule --seed --smoke --snapshot_dtype
     --snapshot_every --snapshot_workers --spread_every --steps --task --trust --watchdog --workers
@@ -226,7 +226,13 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
         for name in OPTIONS.split()
         if name not in ("--help", "--print_config", "--config", "--trust")
         and name not in ("--out", "--resume", "--resume_from_mean", "--extend")
-        and name not in ("--init_from", "--init_with", "--partition")  # written where they are asked for
+        and name
+        not in (
+            "--init_from",
+            "--init_with",
+            "--partition",
+            "--label_noise_from",
+        )  # written where they are asked for
         and name not in ("--overwrite", "--log_every", "--log_format", "--figures", "--save_model")
     }
 

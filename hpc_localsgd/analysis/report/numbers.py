@@ -126,7 +126,7 @@ def settings_of(source: Source) -> list[tuple[str, str]]:
     run, config, a = source.run, _config(source.run), source.run.attrs
     rows = [("task", str(a["task"])), ("algorithm", str(a["algorithm"]))]
     rows.append(("schedule", str(a["schedule"])))
-    for name in ("rate", "gradient", "optimizer", "partition"):
+    for name in ("rate", "gradient", "optimizer", "partition", "label_noise_from"):
         if name in config:
             rows.append((name, said(config[name])))
     if a["begins_from"]:

@@ -44,6 +44,8 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     units = Units(task.partition.steps_per_epoch, task.partition.per_step)
     units = Units(units.steps_per_epoch, units.samples_per_step, steps_of(config, units))
     units = shortened(units) if config.smoke else units
+    if (noisy := units.steps(config.label_noise_from, "--label-noise-from")) > 0:
+        agree(world, lambda: task.noisy_from(noisy))
     rate = config.rate.in_steps(units)
     optimizer = LocalOptimizer(
         resolved.optimizer, task, config.momentum_at_sync, config.moments_every

@@ -76,6 +76,8 @@ class Config:
         partition: Whose the training samples are: iid, all of them every worker's, dealt anew in
             every epoch; or shards for the whole run, alike but for chance (disjoint) or with few
             classes each and of unequal sizes (dirichlet:ALPHA, the more so the smaller ALPHA).
+        label_noise_from: When the label noise of the task (--task.label-noise) begins: a phase
+            without it comes first, as in experiments that begin with a trained model.
         remainder: Samples left at the end of an epoch: carried into the next or dropped.
         seed: Seed of the initial parameters and of the order of the data.
         dtype: Type of the parameters.
@@ -150,6 +152,7 @@ class Config:
     batch_per_worker: int = 16
     sampling: Literal["permutation", "replacement"] = "permutation"
     partition: str = "iid"
+    label_noise_from: int | str = 0
     remainder: Literal["carry", "drop"] = "carry"
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"

@@ -48,8 +48,9 @@ def text_of(made: ArgumentParser, parsed: Any) -> str:
     if whole.get(ELSEWHERE[0]) is None:  # texts of before these options, and today's, are the same
         for name in ELSEWHERE:
             whole.pop(name, None)
-    if whole.get("partition") == "iid":
-        whole.pop("partition")
+    for name, usual in (("partition", "iid"), ("label_noise_from", 0)):
+        if whole.get(name) == usual:
+            whole.pop(name)
     return str(yaml.safe_dump(_with_arguments(whole), sort_keys=False))
 
 

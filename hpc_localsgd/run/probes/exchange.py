@@ -78,7 +78,8 @@ class ExchangeView:
         """Return a worker's part of the fixed subset: its batches of the first steps of the run.
 
         All K parts together are about `samples` training samples, the same at every exchange and on
-        both sides of it, drawn by the run's seed; at least one batch a worker.
+        both sides of it, drawn by the run's seed; at least one batch a worker. As they are trained
+        on they are the first of a phase (`Task.phase_begin`): other samples in each.
 
         Args:
             worker: Whose part.
@@ -88,7 +89,8 @@ class ExchangeView:
         """
         task, K = self.run.task, self.run.world.size
         steps = max(1, samples // (K * task.partition.batch))
-        return [self.batch(worker, t, undisturbed) for t in range(steps)]
+        begin = 0 if undisturbed else task.phase_begin(self.t)
+        return [self.batch(worker, begin + i, undisturbed) for i in range(steps)]
 
     def batch(self, worker: int, t: int, undisturbed: bool = True) -> Batch:
         """Return one batch [B, ...] of a worker, see `share`."""
