@@ -21,6 +21,7 @@ from hpc_localsgd.run.probes.exchange import ExchangeView
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.manifold import manifold
+from hpc_localsgd.tasks.quadratic import quadratic as noisy_quadratic
 from hpc_localsgd.types import ConfigurationError
 
 LR = 0.3
@@ -156,6 +157,43 @@ def test_the_effective_learning_rate_is_zhang_s() -> None:
     assert abs(across @ g) < 1e-12
     assert found["gradient/orthogonal"] == pytest.approx(across @ across, rel=1e-9)
     assert found["gradient/norm"] == pytest.approx(np.sqrt(g @ g), rel=1e-10)
+
+
+def test_the_noise_is_split_as_zhang_s() -> None:
+    """Delta_S at the mean model on the same batches, Delta_2 of what the spread adds to them."""
+    found, exchange = measured(Gradients(1, 64), apart=0.3)
+    own, g, _ = by_hand(exchange, 64)
+    centred = ExchangeView(exchange.run, 8, LR, exchange.mean.repeat(4, 1), None)
+    sampled, _, _ = by_hand(centred, 64)
+    across = np.eye(len(g)) - np.outer(g, g) / (g @ g)
+    of_samples, of_spread = LR * across @ sampled, LR * across @ (own - sampled)
+    name = "gradient/orthogonal"
+    assert found[f"{name}_of_samples"] == pytest.approx(of_samples @ of_samples, rel=1e-9)
+    assert found[f"{name}_of_spread"] == pytest.approx(of_spread @ of_spread, rel=1e-9)
+    both = found[f"{name}_of_samples"] + found[f"{name}_of_spread"]
+    assert found[name] == pytest.approx(both + 2 * of_samples @ of_spread, rel=1e-9)
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.05, 0.5])
+def test_what_the_spread_adds_is_its_hessians_times_it(apart: float) -> None:
+    """On quadratics exactly Delta_2 = lr^2 |1/K sum_k H_k (w_k - w)|^2 across g."""
+    scales = np.array([1.0, 3.0, 0.5, 2.0])
+    spec = noisy_quadratic(h=(1.0, 0.2, 0.1), dim=3, noise=0.3, scales=tuple(scales))
+    run = small_run(spec=spec, K=4, H=4, steps=20)
+    d = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    d = apart * (d - d.mean(0))
+    exchange = ExchangeView(run, 8, LR, run.task.init(0) + d, None)
+    found = {m.name: m.value for m in Gradients(1, 64, fresh=True).measure(exchange)}
+    h = scales[:, None] * np.array(spec.h)
+    added = LR * (h * d.numpy()).mean(0)
+    noisy = [exchange.share(k, 64, undisturbed=False) for k in range(4)]
+    noise = np.mean([batch[0].mean(0).numpy() for part in noisy for batch in part], axis=0)
+    g = scales.mean() * np.array(spec.h) * exchange.mean.numpy() + noise
+    added -= (added @ g) / (g @ g) * g
+    assert found["gradient/orthogonal_of_spread"] == pytest.approx(
+        added @ added, rel=1e-9, abs=1e-28
+    )
+    assert found["gradient/orthogonal_of_samples"] > 1e-4
 
 
 def test_without_spread_the_effective_learning_rate_is_the_learning_rate() -> None:

@@ -35,6 +35,8 @@ GRADIENT_TITLES = {
     "gradient/effective_lr": "effective learning rate",
     "gradient/norm": "gradient norm",
     "gradient/orthogonal": "step across the gradient, squared",
+    "gradient/orthogonal_of_samples": "of it, of samples: Delta_S",
+    "gradient/orthogonal_of_spread": "of it, of the spread: Delta_2",
     "gradient/noise_trace": "noise: tr Sigma",
     "gradient/signal": "|grad L|^2 without the noise",
     "gradient/noise_scale": "noise scale",

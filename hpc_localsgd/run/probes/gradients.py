@@ -8,6 +8,15 @@ that the workers' next batches give where they are,
 (Zhang et al., arXiv:2112.01433). alpha_e falls below lr where the workers are spread over a rough
 landscape. Where the workers are: see `probes.exchange` for the moment.
 
+The noise has two parts. With g_S = 1/K sum_k grad L_k(w), of the same batches at the mean w,
+
+    Delta_S = lr^2 |g_S|^2,   Delta_2 = lr^2 |g_a - g_S|^2,   both without what is along g
+
+Delta_S is of the samples, and there without spread; Delta_2 is of the spread, to first order
+lr^2 |1/K sum_k H_k (w_k - w)|^2 with the Hessians H_k of the batches, and so depends on the
+landscape. Delta is their sum and twice the product of both parts, of any sign, whose mean vanishes
+where the spread has nothing to do with the next batch.
+
 What describes the loss (alpha_e, |g|) is of undisturbed samples, g_a included, so that without
 spread alpha_e is lr. What describes the noise of a step (Delta, tr Sigma, the noise scale) is of
 samples as they are trained on: augmentation, label noise and mixup are part of it.
@@ -47,12 +56,14 @@ class _Sides:
 
     Attributes:
         own: g_a, [P].
+        sampled: g_S, [P].
         g: At the mean model on the subset, [P].
         noise: tr Sigma.
         signal: |grad L|^2, unbiased.
     """
 
     own: Vector
+    sampled: Vector
     g: Vector
     noise: float
     signal: float
@@ -62,10 +73,10 @@ class _Sides:
         """Squared norm |g|^2."""
         return float(self.g.square().sum())
 
-    def across(self) -> float:
-        """Return |g_a|^2 without the part along g."""
-        along = float(self.own @ self.g) / self.size if self.size > 0 else np.nan
-        return float((self.own - along * self.g).square().sum())
+    def across(self, v: Vector) -> float:
+        """Return |v|^2 of a vector [P], without its part along g."""
+        along = float(v @ self.g) / self.size if self.size > 0 else np.nan
+        return float((v - along * self.g).square().sum())
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,8 @@ class Gradients(AtExchange):
 
     All gradients are of the plain loss in evaluation mode, so that measuring changes nothing: with
     dropout, BatchNorm, SAM or momentum they are not exactly those of the run's own step. Each
-    worker computes three: at its own parameters on the batch it takes next, and at the mean on the
-    halves of its part of the subset; six where the task disturbs its samples.
+    worker computes four: at its own parameters and at the mean on the batch it takes next, and at
+    the mean on the halves of its part of the subset; eight where the task disturbs its samples.
 
     Attributes:
         every: Cadence in steps.
@@ -113,7 +124,13 @@ class Gradients(AtExchange):
         """Yield what samples give as they are trained on."""
         on = "of samples as they are trained on"
         about = f"|lr g_a|^2 without what of it is along g, {on}, {MOMENT}"
-        yield Measurement("gradient/orthogonal", lr**2 * found.across(), "1", (), about)
+        yield Measurement("gradient/orthogonal", lr**2 * found.across(found.own), "1", (), about)
+        part = lr**2 * found.across(found.sampled)
+        about = f"Delta_S: |lr g_S|^2 across g, the same batches at the mean model, {on}, {MOMENT}"
+        yield Measurement("gradient/orthogonal_of_samples", part, "1", (), about)
+        part = lr**2 * found.across(found.own - found.sampled)
+        about = f"Delta_2: |lr (g_a - g_S)|^2 across g, what the spread adds, {on}, {MOMENT}"
+        yield Measurement("gradient/orthogonal_of_spread", part, "1", (), about)
         about = f"trace of the covariance of the gradient {on}, one by one, unbiased"
         yield Measurement("gradient/noise_trace", found.noise, "1", (), about)
         about = f"|grad L|^2 {on}, unbiased: it may be negative; average both before dividing"
@@ -124,18 +141,22 @@ class Gradients(AtExchange):
 
     def _sides(self, exchange: ExchangeView, undisturbed: bool) -> _Sides:
         world = exchange.run.world
-        own = world.mean(self._of_next_batches(exchange, undisturbed))[0].double()
+        centre = exchange.mean.expand_as(exchange.rows)
+        own, sampled = (
+            world.mean(self._of_next_batches(exchange, at, undisturbed))[0].double()
+            for at in (exchange.rows, centre)
+        )
         parts, seen, n = self._at_mean(exchange, undisturbed)
         noise = float(world.gather(seen).mean())
         g = world.mean(parts)[0].double()
         missing = self._missing(exchange, n, undisturbed)
-        return _Sides(own, g, noise, float(g.square().sum()) - noise * missing)
+        return _Sides(own, sampled, g, noise, float(g.square().sum()) - noise * missing)
 
-    def _of_next_batches(self, exchange: ExchangeView, undisturbed: bool) -> Rows:
-        """Return each worker's gradient at its own parameters on its next batch: [R, P]."""
+    def _of_next_batches(self, exchange: ExchangeView, at: Rows, undisturbed: bool) -> Rows:
+        """Return each worker's gradient at its row of `at` on its next batch: [R, P]."""
         run, t = exchange.run, exchange.t
         rows = []
-        for worker, x in zip(run.world.ranks, exchange.rows, strict=True):
+        for worker, x in zip(run.world.ranks, at, strict=True):
             batch = exchange.batch(worker, t, undisturbed)
             rows.append(gradient(run, x, [batch], exchange.buffers))
         return torch.stack(rows)
