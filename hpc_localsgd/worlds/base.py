@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -149,14 +150,24 @@ class World(ABC):
             x: [R, P], the rows of the workers living here.
             W: [K, K], float64; row k holds the weights with which worker k mixes all workers.
         """
-        routes = self._routes_of(W)
-        nbytes = _row_bytes(x)
+        return x.copy_(self.mix_codes(x, W, lambda rows: rows))
+
+    def mix_codes(
+        self, sent: torch.Tensor, W: np.ndarray, decode: Callable[[torch.Tensor], Rows]
+    ) -> Rows:
+        """Return each worker's row of W @ X, as `mix` does, where X travels as codes.
+
+        Args:
+            sent: [R, m], the codes of the workers living here.
+            W: [K, K], float64.
+            decode: Return the rows [N, P] that codes [N, m] stand for.
+        """
+        routes, nbytes = self._routes_of(W), _row_bytes(sent)
         modelled_s = self.network.mix_s(W, nbytes) if self.network else 0.0
         self._bill(routes.vectors_sent * nbytes, routes.rows_to_ranks * nbytes, modelled_s)
         with self._exchanging():
-            received = self._transport.exchange(routes.pack(x), routes.receive, x)
-            x[:] = routes.combine(x, received)
-        return x
+            came = self._transport.exchange(routes.pack(sent), routes.receive, sent)
+            return routes.combine(decode(sent), {s: decode(rows) for s, rows in came.items()})
 
     def gather_bytes(self, sent: torch.Tensor) -> torch.Tensor:
         """Return every worker's bytes on every rank: uint8 [R, m] -> [K, m]. Billed, m a worker."""

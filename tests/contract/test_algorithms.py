@@ -16,6 +16,7 @@ from variants import DEFAULTS, VARIANTS, name, run_of
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.choco import Choco
 from hpc_localsgd.algorithms.cocod import CoCoD
 from hpc_localsgd.algorithms.d2 import D2
 from hpc_localsgd.algorithms.diloco import DiLoCo
@@ -72,6 +73,7 @@ EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
     (SlowMo(alpha=1.0, beta=0.0, compressor=TopK(0.1)), LocalSGD("parameters", TopK(0.1)), {}),
     (StreamingDiLoCo(fragments=1, compressor=Sign()), DiLoCo(compressor=Sign()), {}),
     (Hierarchical((2,), (1,), compressor=Int4()), LocalSGD("parameters", Int4()), {}),
+    (Choco(gamma=1.0, compressor=None), Gossip(), {}),
     (CoCoD(), local, {"K": 1}),
     (Gossip(topology=complete()), local, {}),
     (D2(topology=complete()), local, {}),

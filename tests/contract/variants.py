@@ -10,6 +10,7 @@ from small_runs import sgd, small_run
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.choco import Choco
 from hpc_localsgd.algorithms.diloco import DiLoCo
 from hpc_localsgd.algorithms.edit import EDiT
 from hpc_localsgd.algorithms.gossip import Gossip
@@ -68,6 +69,8 @@ VARIANTS: list[Any] = [
     Gossip(topology=equi_dynamic(directed=False)),
     PushSum(topology=random_directed()),
     NoLoCo(topology=random_pairs(seed=5), alpha=0.0),
+    Choco(gamma=0.5, compressor=Int4()),
+    Choco(topology=star(), compressor=None),
     SlowMo(compressor=Int4()),
     SlowMo(compressor=FP16(error_feedback=True)),
     StreamingDiLoCo(compressor=E3M0()),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hpc_localsgd.commands.configuration.names import choices, class_at
+from hpc_localsgd.compressors import TopK
 from hpc_localsgd.topology import lazy, one_peer_exponential, random_pairs, ring
 from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.simulated import Simulated
@@ -22,6 +23,7 @@ RATE = {"lr": 0.1, "warmup": 0, "warmup_from": 0.0}
 # From the papers, or their released code, where they name a value; else as our docstrings say.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "allreduce": {"compressor": None},
+    "choco": {"topology": ring(), "gamma": 0.2, "compressor": TopK(fraction=0.1)},
     "cocod": {},
     "d2": {"topology": lazy(of=ring())},
     "diloco": {

@@ -16,6 +16,7 @@ COMES_FROM = {
     ("algorithm", "CoCoD"): ("shen2019",),
     ("algorithm", "Overlap"): ("wang2020overlap",),
     ("algorithm", "Gossip"): ("lian2017", "zhang2021", "zhu2023"),
+    ("algorithm", "Choco"): ("koloskova2019",),
     ("algorithm", "D2"): ("tang2018", "yuan2019"),
     ("algorithm", "PushSum"): ("assran2019", "nedic2016"),
     ("algorithm", "NoLoCo"): ("kolehmainen2025",),
