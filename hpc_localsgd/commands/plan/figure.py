@@ -9,7 +9,7 @@ from hpc_localsgd.topology import Topology
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpc_localsgd.commands.plan.report import PlanReport
+    from hpc_localsgd.commands.plan.plan_report import PlanReport
 
 
 def write_figure(report: PlanReport, name: str) -> None:

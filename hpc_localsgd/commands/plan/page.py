@@ -12,8 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hpc_localsgd.algorithms.allreduce import AllReduce
-from hpc_localsgd.commands.plan.report import PlanReport
+from hpc_localsgd.commands.plan.plan_report import PlanReport
 from hpc_localsgd.cost.formatting import grouped, human_seconds
 from hpc_localsgd.cost.preview import Preview
 from hpc_localsgd.cost.round_runs import Stretch
@@ -59,7 +58,7 @@ def _run(report: PlanReport) -> RenderableType:
     total = f"{grouped(planned.workers * batch)} samples a step"
     workers = f"{planned.workers} x {batch} samples = {total}" if planned.workers > 1 else total
     table.add_row("workers", f"{planned.workers}: {workers}" if planned.workers == 1 else workers)
-    table.add_row("algorithm", repr(config.algorithm))
+    table.add_row("algorithm", str(config.algorithm))
     table.add_row("schedule", repr(planned.schedule))
     table.add_row("optimiser", report.optimizer)
     table.add_row("rate", repr(planned.rate))
@@ -76,7 +75,7 @@ def _rounds(report: PlanReport) -> RenderableType:
     facts.add_row(
         "syncs", f"{grouped(plan.rounds)} syncs of {grouped(plan.steps)} steps ({percent:.3g} %)"
     )
-    if isinstance(report.planned.config.algorithm, AllReduce) and plan.longest.H > 1:
+    if report.parallel and plan.longest.H > 1:
         facts.add_row("", "allreduce averages the gradients of every step all the same")
     if plan.shortest.H < plan.longest.H:
         facts.add_row("shortest round", _where(plan, plan.shortest))

@@ -7,14 +7,14 @@ expensive: the network is slower by as much as the model is smaller.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.commands.plan.plan_report import Memory
 from hpc_localsgd.commands.plan.planned_run import PlannedRun
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.engine.batchnorm import BatchNorm
@@ -30,28 +30,6 @@ if TYPE_CHECKING:
 LARGEST = 2**14  # parameters of the small model: exact up to there, rounded tensors above
 MIXES = 16  # whose costs are kept, as many as topologies keep matrices
 ALL_WORKERS = 2**20  # parameters of all small models together, however many workers
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of a worker that has a process of its own; activations are NaN if not measured."""
-
-    parameters: float
-    gradients: float
-    optimiser: float
-    algorithm: float
-    activations: float = math.nan
-
-    @property
-    def total(self) -> float:
-        """Sum of all that is known."""
-        known = 0.0 if math.isnan(self.activations) else self.activations
-        return self.checkpointed + self.gradients + known
-
-    @property
-    def checkpointed(self) -> float:
-        """Part of it that a checkpoint holds."""
-        return self.parameters + self.optimiser + self.algorithm
 
 
 class Rehearsal:

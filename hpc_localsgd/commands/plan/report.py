@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.commands.assembly.cadences import probes
 from hpc_localsgd.commands.plan.job_limit import job_limit_s
+from hpc_localsgd.commands.plan.plan_report import Memory, PlanReport
 from hpc_localsgd.commands.plan.planned_run import PlannedRun, PlanOptions
-from hpc_localsgd.commands.plan.rehearsal import Memory, Rehearsal
+from hpc_localsgd.commands.plan.rehearsal import Rehearsal
 from hpc_localsgd.cost.advice import Advice, Circumstances, advise
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.cost.preview import Preview, preview
@@ -27,22 +28,6 @@ from hpc_localsgd.types import ConfigurationError
 MOST_SPECTRAL = 2048  # workers, whose eigenvalues take seconds, with the third power
 MOST_MIXED = 8192  # workers: their matrix takes half a gigabyte, and seconds to build
 MOST_ROUNDS = 3_000_000  # some ten seconds
-
-
-@dataclass(frozen=True)
-class PlanReport:
-    """A plan and everything it was made from."""
-
-    planned: PlannedRun
-    plan: Preview
-    network: Network
-    optimizer: str
-    memory: Memory
-    disk: DiskEstimate
-    topology: str
-    gap: float
-    time_limit_s: float
-    advice: tuple[Advice, ...]
 
 
 def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanReport:
@@ -74,6 +59,7 @@ def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanR
         topology=given.topology,
         gap=given.gap,
         time_limit_s=given.time_limit_s,
+        parallel=given.parallel,
         advice=(*(Advice("given_twice", note) for note in planned.notes), *advise(plan, given)),
     )
 
