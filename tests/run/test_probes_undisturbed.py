@@ -19,7 +19,8 @@ from hpc_localsgd.tasks.manifold import manifold
 from hpc_localsgd.tasks.quadratic import quadratic
 from hpc_localsgd.tasks.synthetic_images import synthetic_images
 
-OF_THE_NOISE = ("orthogonal", "noise_trace", "noise_scale", "signal")
+OF_THE_NOISE = ("orthogonal", "orthogonal_of_samples", "orthogonal_of_spread")
+OF_THE_NOISE += ("noise_trace", "noise_scale", "signal")
 images = synthetic_images(model="resnet8", norm="group", groups=4, size=8, samples=96)
 SPECS = [
     digits(hidden=4, label_noise=0.4),
