@@ -54,6 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     groups.mark(items)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Run the workers that only compute behind those whose ranks wait for each other."""
+    if hasattr(config, "workerinput"):
+        groups.give_way(config.workerinput["workerid"])
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> groups.ByGroup | None:
     """Keep tests that share a launch on one worker; see `groups`."""
     return groups.ByGroup(config, log) if config.getvalue("dist") == "loadgroup" else None

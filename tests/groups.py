@@ -1,26 +1,36 @@
-"""Which tests start ranks, and which of them must run in one process, one after another.
+"""Which tests start ranks, and which tests must run in one process, one after another.
 
-`make test` runs the tests that start no ranks first. Then come those that do, on two workers, a
-group of them at a time: they mostly wait, for a Slurm, for a launcher, for a rank that is killed.
+`make test` runs all tests on four workers, a group of them at a time. Two begin with the tests that
+start ranks: these mostly wait, for a Slurm, for a launcher, for a rank that is killed. The others
+begin with the tests that start none and compute meanwhile, where the first two leave a processor.
 A test that starts ranks says so with `@pytest.mark.launched`; `launching` refuses to serve one that
 does not. Tests of one group share their fixtures: a launch, a Slurm, hosts.
 """
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from pathlib import Path
 
 import launching
 import pytest
 import slow
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 HERE = Path(__file__).parent
 LAUNCHED = ("hosts", "mpi")  # folders all of whose tests start ranks
 CLUSTERS = {"cluster", "slurm"}  # fixtures that are a Slurm
 RECIPES = ("test_recipes.py", "test_recipes_tried_out.py")
+LAUNCHING = 2  # workers that begin with tests that start ranks
 # Groups that take longest begin first, so that no worker is left alone with one at the end.
-FIRST = ("slurm", "hosts", "test_stopping", "test_recipes_tried_out", "test_sharpness_of_ranks")
+FIRST = (
+    *("slurm", "hosts", "test_stopping", "test_recipes_tried_out", "test_sharpness_of_ranks"),
+    *("test_every_world", "test_odd_command_lines", "test_tasks_contract", "test_prediction"),
+    *("test_checkpoint", "test_recipes", "test_restated_attached", "test_report", "test_whatif"),
+    *("test_attach_ends", "test_loader_processes", "test_merging", "test_ends"),
+)
 
 
 def mark(items: list[pytest.Item]) -> None:
@@ -61,6 +71,40 @@ class ByGroup(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         return group(nodeid)
 
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        launching = number(node.gateway.id) < LAUNCHING
+        mine = [each for each in self.workqueue if self._starts_ranks(each) == launching]
+        chosen = min(mine or self.workqueue, key=length)
+        self.workqueue.move_to_end(chosen, last=False)
+        super()._assign_work_unit(node)
+
+    def _starts_ranks(self, name: str) -> bool:
+        files = {test.partition("::")[0] for test in self.workqueue[name]}
+        return any(starts_ranks(self.config.rootpath / file) for file in files)
+
+
+def number(worker: str) -> int:
+    """Return which worker of xdist this is: `gw3` is 3."""
+    return int(worker.removeprefix("gw"))
+
+
+def length(name: str) -> int:
+    """Return the place of a group among those that take longest; all others come behind."""
+    return FIRST.index(name) if name in FIRST else len(FIRST)
+
+
+@cache
+def starts_ranks(file: Path) -> bool:
+    """Check whether some test of a file starts ranks."""
+    folders = {*LAUNCHED, "slurm"}
+    return file.parent.name in folders or "pytest.mark.launched" in file.read_text()
+
+
+def give_way(worker: str) -> None:
+    """Let ranks have the processors first: workers that start none compute where those wait."""
+    if number(worker) >= LAUNCHING:
+        os.nice(5)
+
 
 def is_slow(item: pytest.Item) -> bool:
     """Check whether a test is among those that take seconds: see `slow`."""
@@ -72,8 +116,7 @@ def place(item: pytest.Item) -> int:
     """Return where a test comes in the order of all; those of equal places keep theirs."""
     if not item.get_closest_marker("launched"):
         return 0
-    name = group(item.nodeid)
-    return 1 + (FIRST.index(name) if name in FIRST else len(FIRST))
+    return 1 + length(group(item.nodeid))
 
 
 def about_to_run(item: pytest.Item) -> None:

@@ -80,23 +80,26 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def test_tests_that_share_a_launch_run_in_one_process(tmp_path: Path) -> None:
-    """Two folders whose files share their fixtures, and a file of its own."""
+    """Two folders whose files share their fixtures, and files of their own, two without ranks."""
     several = "import pytest\n@pytest.mark.parametrize('i', range(4))\ndef test_it(i): pass\n"
-    files = ["hosts/test_a.py", "hosts/test_b.py", "slurm/test_c.py", "slurm/test_d.py", "mpi/e.py"]
+    files = ["attach/test_f.py", "attach/test_g.py", "hosts/test_a.py", "hosts/test_b.py"]
+    files += ["slurm/test_c.py", "slurm/test_d.py", "mpi/test_e.py"]
     for file in files:
-        path = tmp_path / "tests" / file.replace("mpi/e", "mpi/test_e")
+        path = tmp_path / "tests" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(several)
     (tmp_path / "tests" / "conftest.py").write_text(CONFTEST.format(here=str(groups.HERE)))
-    command = [sys.executable, "-m", "pytest", "tests", "-v", "-n2", "--dist=loadgroup"]
+    command = [sys.executable, "-m", "pytest", "tests", "-v", "-n3", "--dist=loadgroup"]
+    command += ["--no-loadscope-reorder", "-p", "no:cacheprovider"]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240).stdout
     ran = re.findall(r"\[(gw\d)\].* PASSED tests/(.*)/(test_.)", said)
     assert len(ran) == 4 * len(files), said[-2000:]
     workers: dict[str, set[str]] = {}
     for worker, folder, file in ran:
-        workers.setdefault(folder if folder != "mpi" else file, set()).add(worker)
+        workers.setdefault(folder if folder in ("hosts", "slurm") else file, set()).add(worker)
     assert all(len(of_group) == 1 for of_group in workers.values()), workers
-    assert len(set.union(*workers.values())) == 2
+    assert workers["hosts"] | workers["slurm"] == {"gw0", "gw1"}
+    assert workers["test_f"] == {"gw2"}  # begins with one that starts no ranks
 
 
 class Stand:
