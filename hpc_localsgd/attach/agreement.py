@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hpc_localsgd.attach.buffers import buffers_of
+from hpc_localsgd.attach.shards import local
 from hpc_localsgd.attach.storage import checksum
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def described_state(optimizer: torch.optim.Optimizer) -> list[str]:
     """Describe each state tensor of the optimiser, with a checksum of its bits, a line each."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return [
-        f"optimizer state {name} of parameter {i} with checksum {checksum(value.contiguous())}"
+        f"optimizer state {name} of parameter {i} with checksum "
+        f"{checksum(local(value).contiguous())}"
         for i, parameter in enumerate(parameters)
         for name, value in sorted(optimizer.state.get(parameter, {}).items())
         if isinstance(value, torch.Tensor)

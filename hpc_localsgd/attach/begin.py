@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,19 +15,22 @@ from hpc_localsgd.attach.checks import (
     batchnorm_of,
     check_patience,
     check_settings,
+    check_sharded,
     check_sparse,
     check_types,
     check_world,
     in_steps,
     on_nan_of,
 )
+from hpc_localsgd.attach.exchanged import check_fit, grouped, trained
+from hpc_localsgd.attach.grid import RankGrid, alone, grid_of
 from hpc_localsgd.attach.intact import check_free
 from hpc_localsgd.attach.meeting import Meetings
 from hpc_localsgd.attach.named import algorithm_of, schedule_of
 from hpc_localsgd.attach.parts import Parts
+from hpc_localsgd.attach.shards import gathered, reshard
 from hpc_localsgd.attach.starting import broadcast_model
 from hpc_localsgd.attach.statistics import Statistics
-from hpc_localsgd.attach.storage import check_fit, flatten, trained
 from hpc_localsgd.attach.sync import Sync
 from hpc_localsgd.engine.agreement import agree, check_same
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
@@ -48,6 +52,7 @@ def attach(
     algorithm: Algorithm | str | None = None,
     schedule: Schedule | Callable[[int, float], int] | str,
     world: World | None = None,
+    mesh: Any = None,
     steps: int | None = None,
     steps_per_epoch: float | None = None,
     batchnorm: Policy | BatchNorm = "reestimate",
@@ -75,6 +80,9 @@ def attach(
             optimizer's first group is lr.
         world: Who the workers are, one in each process; found by itself (see
             `engine/discovery.py`).
+        mesh: Instead of a world, for a model that torch shards (`fully_shard`, DTensor): the
+            dimension of its DeviceMesh along which it is repeated, `mesh["replicate"]`. A worker is
+            then several ranks, and each rank exchanges its shards; see `grid.py`.
         steps: Optimiser steps of the whole run, if known: the last of them ends it.
         steps_per_epoch: To write a schedule in epochs.
         batchnorm: What happens to running statistics; see `batchnorm.py`.
@@ -110,18 +118,20 @@ def attach(
         0
     """
     check_types(model, optimizer)
+    check_sharded(model, world, mesh, broadcast_optimizer)
     check_patience(patience_s)
     algorithm, schedule = algorithm_of(algorithm), schedule_of(schedule)
     how, on_nan = batchnorm_of(batchnorm), on_nan_of(on_nan)
-    world = _world_of(model) if world is None else world
-    check_world(world)
-    meetings = Meetings(world, patience_s)
+    reshard(gathered(model))
+    grid = _grid_of(model, world, mesh)
+    world, everyone = grid.world, grid.everyone
+    meetings = Meetings(everyone, patience_s, grid.alike)
     with meetings.attaching():
-        check_same_software(world)
-        agree(world, lambda: check_fit(trained(model, optimizer)[0]))
-        agree(world, lambda: check_settings(schedule, optimizer, steps, steps_per_epoch))
-        agree(world, lambda: check_free([*trained(model, optimizer)[0].values()]))
-        agree(world, lambda: check_patterns(model, averaged_buffers))
+        check_same_software(everyone)
+        agree(everyone, lambda: check_fit(trained(model, optimizer)[0]))
+        agree(everyone, lambda: check_settings(schedule, optimizer, steps, steps_per_epoch))
+        agree(everyone, lambda: check_free([*trained(model, optimizer)[0].values()]))
+        agree(everyone, lambda: check_patterns(model, averaged_buffers))
         named, frozen = trained(model, optimizer)
         lengths = in_steps(schedule, steps, steps_per_epoch)
         lines = [agreement.shown(x) for x in (algorithm, lengths, steps, how)]
@@ -132,10 +142,12 @@ def attach(
         lines += agreement.described(model, list(named))
         if not broadcast_optimizer:
             lines += agreement.described_options(optimizer)
-            lines += agreement.described_state(optimizer) if broadcast else []
-        check_same(world, lines, agreement.SAME_OBJECTS)
+        check_same(everyone, lines, agreement.SAME_OBJECTS)
+        if broadcast and not broadcast_optimizer:
+            states = agreement.described_state(optimizer)
+            agree(everyone, lambda: check_same(world, states, agreement.SAME_OBJECTS))
         check_sparse(algorithm, optimizer, world, named.values())
-        groups = flatten(model, named)
+        groups = grouped(model, named, grid.shards)
         if broadcast:
             broadcast_model(world, model, groups)
         if broadcast_optimizer:
@@ -145,17 +157,27 @@ def attach(
             optimizer=optimizer,
             algorithm=algorithm,
             schedule=lengths,
-            world=world,
+            grid=grid,
             meetings=meetings,
             groups=groups,
             frozen=frozen,
-            statistics=Statistics(model, world, how, averaged_buffers),
+            gathered=gathered(model),
+            statistics=Statistics(model, grid, how, averaged_buffers),
             steps=steps,
             bucket_bytes=bucket_bytes,
             check_rounds=check_rounds,
             on_nan=on_nan,
         )
         return Sync(parts, equal=broadcast)
+
+
+def _grid_of(model: nn.Module, world: World | None, mesh: Any) -> RankGrid:
+    """Return the ranks of a mesh, or of a world in which each worker is one."""
+    if mesh is not None:
+        return grid_of(model, mesh)
+    world = _world_of(model) if world is None else world
+    check_world(world)
+    return alone(world)
 
 
 def _world_of(model: nn.Module) -> World:

@@ -7,8 +7,11 @@ from typing import Any, get_args
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.attach.shards import is_sharded
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
 from hpc_localsgd.engine.non_finite import OnNan
 from hpc_localsgd.schedules.duration import Units
@@ -16,7 +19,8 @@ from hpc_localsgd.schedules.local_steps import Schedule, qsr
 from hpc_localsgd.types import ConfigurationError, ModelSize, Now
 from hpc_localsgd.worlds.base import World
 
-_WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule")
+_WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
+_SPECTRAL = (SpectralNorm, _SpectralNorm)  # of torch.nn.utils, and of its parametrizations
 
 
 def check_types(model: Any, optimizer: Any) -> None:
@@ -71,14 +75,44 @@ def _check_alone(model: nn.Module) -> None:
             raise ConfigurationError(
                 f"{where} a {kinds[0]}, which exchanges gradients at every step by itself, so that "
                 "no step would be local: build and give attach the plain module (of a wrapped "
-                "model, model.module; compile it after that), and call that in the loop"
+                "model, model.module; compile it after that), and call that in the loop; to shard "
+                "it, use torch's fully_shard and attach(..., mesh=)"
             )
-    for name, parameter in model.named_parameters():
-        if type(parameter.data).__name__ == "DTensor":
-            raise ConfigurationError(
-                f"the parameter {name} is a DTensor, which torch shards or exchanges by itself: "
-                "give attach a model of plain parameters, whole on every rank"
-            )
+
+
+def check_sharded(model: nn.Module, world: World | None, mesh: Any, optimizer: bool) -> None:
+    """Check that what torch shards comes with the mesh along which it is repeated.
+
+    Args:
+        model: The user's.
+        world: As given, instead of a mesh.
+        mesh: As given.
+        optimizer: Whether all ranks are to begin with the optimiser state of rank 0.
+
+    Raises:
+        ConfigurationError: It does not, or something is asked for that needs whole matrices.
+    """
+    if world is not None and mesh is not None:
+        raise ConfigurationError("give attach a world or a mesh, not both: the mesh is the world")
+    sharded = next((name for name, p in model.named_parameters() if is_sharded(p)), None)
+    if sharded is None:
+        return
+    if mesh is None:
+        raise ConfigurationError(
+            f"torch shards the parameter {sharded} (it is a DTensor): give attach the dimension of "
+            'its mesh along which the model is repeated, attach(..., mesh=mesh["replicate"])'
+        )
+    if optimizer:
+        raise ConfigurationError(
+            "broadcast_optimizer=True, and the optimizer's state is sharded: load the same "
+            "checkpoint of it on all workers instead (torch.distributed.checkpoint)"
+        )
+    hooks = [hook for m in model.modules() for hook in (m, *m._forward_pre_hooks.values())]
+    if any(isinstance(hook, _SPECTRAL) for hook in hooks):
+        raise ConfigurationError(
+            "spectral_norm of a sharded model: its vectors are iterated for the mean weight, which "
+            "needs whole matrices; leave it out, or keep such modules out of fully_shard"
+        )
 
 
 def check_sparse(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.account import Accounts
+from hpc_localsgd.attach.copies import Copies
 from hpc_localsgd.attach.estimate import Forward
 from hpc_localsgd.attach.exchange import Exchange
 from hpc_localsgd.attach.gradients import GradientHooks, Use
@@ -42,6 +43,7 @@ class Course:
     def __init__(self, parts: Parts, equal: bool) -> None:
         """Begin; `equal` says whether all workers start with the same parameters."""
         self.parts, self.world = parts, parts.world
+        self._rank = parts.grid.everyone.rank
         self.rates = Rates(parts.schedule)
         self.rounds = AgreedRounds(
             parts.schedule, parts.meetings, parts.steps, self.rates.in_warm_up
@@ -49,7 +51,7 @@ class Course:
         self.rounds.place.equal = equal
         self.exchange = Exchange(parts.algorithm, parts.groups, parts.world)
         self.mean = MeanModel(
-            parts.model, parts.world, parts.groups, self.exchange, parts.statistics
+            parts.model, parts.grid, parts.groups, self.exchange, parts.statistics
         )
         self.accounts = Accounts(parts.world.ledger)
         self.use: Use = "own"
@@ -57,7 +59,8 @@ class Course:
         self._decided = -1  # the step for which `use` holds
         self.away = False
         self.intact = Intact(parts.model, parts.optimizer, parts.groups, parts.frozen)
-        self.order = Order(type(parts.model).__name__, parts.world.rank)
+        self.order = Order(type(parts.model).__name__, self._rank)
+        self._copies = Copies(parts.groups, parts.grid)
         self._quarantine = Quarantine(parts) if parts.on_nan == "quarantine" else None
         self._looked = False  # whether ranks train on data of their own
         self._on_step = type(parts.algorithm).on_step is not Algorithm.on_step
@@ -106,12 +109,14 @@ class Course:
         self.order.apart = True
         self.rates.cut(place, self._rate())
         if not place.due:
-            self.rates.say(place, self.world.rank)
+            self.rates.say(place, self._rank)
             if self._on_step:
+                self.parts.reshard()
                 with self.meet(STEP):
                     self.exchange.on_step(self.rounds.now(place.t - 1))
             return False
         last = place.t == self.parts.steps
+        self.parts.reshard()
         self.intact.check(self.order.stepped)
         with self.meet(ROUND):
             self.end_round(last)
@@ -127,15 +132,17 @@ class Course:
             self.agree(ROUND)
         elif self.use == "mean" and place.t % LOOK_EVERY == 0:
             parts.check_finite(place.t, LOOK_EVERY)
+        self._copies.look()
         now = self.rounds.now(place.t - 1, last)
         observes = self.rounds.schedule.observes and not last
         before = self.exchange.copies() if observes else None
         self.exchange.on_parameters(parts.algorithm.on_sync, now)
         if before is not None:
-            self.rounds.schedule = self.rounds.schedule.observe(self.exchange.distance(before))
+            distance = parts.grid.total(self.exchange.distance(before))
+            self.rounds.schedule = self.rounds.schedule.observe(distance)
         place.equal = parts.algorithm.ends_equal
         self.order.apart = not place.equal
-        if self.world.rank == 0:
+        if self._rank == 0:
             self.intact.warn_of_others()
         parts.statistics.on_sync()
         self.order.stepped = False
@@ -154,7 +161,8 @@ class Course:
         found = self.rounds.agree(what, self.parts.finite(), tolerant, self._digest())
         if self._quarantine is not None:
             where = f"{what} after step {self.place.t - 1}"
-            self._quarantine.of_models(found.non_finite, where, own)
+            bad = self.parts.grid.workers_of(found.non_finite)
+            self._quarantine.of_models(bad, where, own)
         if found.alike and self.order.stepped:
             self._say_alike()
 
@@ -168,7 +176,7 @@ class Course:
 
     def _say_alike(self) -> None:
         """Warn that local steps were the same on all ranks."""
-        if self.world.rank == 0 and self._rate() > 0:
+        if self._rank == 0 and self._rate() > 0:
             warnings.warn(
                 f"after {self.place.t - self.place.begin} local steps all ranks hold the same "
                 "parameters, bit for bit: they train on the same batches; give each rank its own "

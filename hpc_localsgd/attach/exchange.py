@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -65,7 +65,8 @@ class Exchange:
 
     def part_ways(self, now: Now) -> None:
         """Tell the algorithm of a round whose gradients stay where they are, without any."""
-        self.on_gradients([group.flat.new_empty((1, 0)) for group in self._groups], now)
+        rows = [torch.empty((1, 0), dtype=g.dtype, device=g.device) for g in self._groups]
+        self.on_gradients(rows, now)
 
     @torch.no_grad()
     def to_mean(self) -> None:
@@ -85,11 +86,15 @@ class Exchange:
     def distance(self, before: Sequence[Rows]) -> float:
         """Return the consensus distance of the parameters that were before the exchange just done.
 
-        A collective, not billed.
+        Of this rank's shards, if it has shards: what several ranks of a worker hold counts once in
+        their sum. A collective, not billed.
         """
-        with ExitStack() as stack:
-            after = [stack.enter_context(group.rows()) for group in self._groups]
-            return distance_before(before, after, self._algorithm, self._world)
+        found = 0.0
+        for x, group in zip(before, self._groups, strict=True):
+            with group.rows() as after:
+                apart = distance_before([x], [after], self._algorithm, self._world)
+                found += apart / group.copies
+        return found
 
     def wait(self) -> None:
         """Let exchanges that are under way end; their results are not used."""
@@ -108,7 +113,7 @@ class Exchange:
         """Restore saved states; a collective."""
         self.wait()
         self.states = [
-            self._algorithm.resume(_to(state, group.flat.device), self._world)
+            self._algorithm.resume(_to(state, group.device), self._world)
             for group, state in zip(self._groups, saved, strict=True)
         ]
 

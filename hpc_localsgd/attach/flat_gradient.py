@@ -34,7 +34,8 @@ class Slot:
     Attributes:
         name: Of the parameter.
         parameter: Itself.
-        window: Of the vector, with the parameter's shape.
+        window: Of the vector, with the shape of the parameter, or of this rank's shard of it.
+        grad: The window in the form of the parameter's gradient.
         flag: [], 1 or SPARSE if this rank has a gradient; after the average 0 if none has.
         bucket: Which it helps to fill.
         absent: Whether this rank has no gradient.
@@ -44,6 +45,7 @@ class Slot:
     name: str
     parameter: nn.Parameter
     window: torch.Tensor
+    grad: torch.Tensor
     flag: torch.Tensor
     bucket: Bucket
     absent: bool = False
@@ -57,8 +59,8 @@ class Slot:
         if (self.sparse or self.absent) and bool(self.flag < 0):
             self.parameter.grad = self.window.to(self.parameter.dtype).to_sparse(1)
             return
-        same = self.window.dtype == self.parameter.dtype
-        self.parameter.grad = self.window if same else self.window.to(self.parameter.dtype)
+        same = self.grad.dtype == self.parameter.dtype
+        self.parameter.grad = self.grad if same else self.grad.to(self.parameter.dtype)
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,19 @@ def cut_buckets(
     Returns:
         The vector, its buckets in the order in which they are begun, and the parameters' places.
     """
-    n, P = len(group.parameters), group.P
-    vector = torch.ones(n + P, dtype=group.wire_dtype, device=group.flat.device)
-    views = windows(vector[n:], group.parameters)
-    begins = [n, *(n + end for end in accumulate(p.numel() for p in group.parameters))]
+    tensors, P = group.tensors, group.P
+    n = len(tensors)
+    vector = torch.ones(n + P, dtype=group.wire_dtype, device=group.device)
+    views = windows(vector[n:], tensors)
+    begins = [n, *(n + end for end in accumulate(t.numel() for t in tensors))]
+    grads = [group.gradient(i, view) for i, view in enumerate(views)]
     buckets, slots = [], []
     for first, after in cuts_from_the_end(begins, limit // vector.itemsize):
         begin = begins[first] if first else 0
         bucket = Bucket(vector[None, begin : begins[after]], after - first, row)
         buckets.append(bucket)
         slots += [
-            Slot(group.names[i], group.parameters[i], views[i], vector[i], bucket)
+            Slot(group.names[i], group.parameters[i], views[i], grads[i], vector[i], bucket)
             for i in reversed(range(first, after))
         ]
     return FlatGradient(vector[:n], vector[None, n:]), buckets, slots

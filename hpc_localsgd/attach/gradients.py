@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from hpc_localsgd.attach.flat_gradient import SPARSE, FlatGradient, Slot, cut_buckets
+from hpc_localsgd.attach.shards import local_gradient
 from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.tasks.buckets import Begin, Buckets
 
@@ -138,16 +139,15 @@ class GradientHooks:
 
     def _keep(self, slot: Slot) -> None:
         """Copy the gradient into its window, unless it was accumulated there already."""
-        grad = slot.parameter.grad
-        assert grad is not None
-        if grad is slot.window:
+        if slot.parameter.grad is slot.grad:
             return
+        grad = local_gradient(slot.parameter)
         if grad.is_sparse:
             slot.flag.fill_(SPARSE)
             slot.sparse = True
         slot.window.copy_(grad.to_dense() if grad.is_sparse else grad)
         if grad.dtype == slot.window.dtype:
-            slot.parameter.grad = slot.window
+            slot.parameter.grad = slot.grad
 
     def _collect(self, slots: Iterable[Slot]) -> None:
         """Take what was not taken when it arrived: the last bucket, or what no pass has reached."""
@@ -160,10 +160,10 @@ class GradientHooks:
                 slot.absent = True
             elif grad.is_sparse or grad.dtype != slot.window.dtype:
                 self._keep(slot)
-            elif grad is not slot.window:
+            elif grad is not slot.grad:
                 windows.append(slot.window)
-                grads.append(grad)
-                slot.parameter.grad = slot.window
+                grads.append(local_gradient(slot.parameter))
+                slot.parameter.grad = slot.grad
         if grads:
             torch._foreach_copy_(windows, grads)
 
@@ -178,7 +178,7 @@ class GradientHooks:
                 if not (slot.absent and exact) or bool(slot.flag != 0):  # used by any rank
                     slot.give()
                 slot.absent = slot.sparse = False
-            elif slot.parameter.grad is not slot.window:
+            elif slot.parameter.grad is not slot.grad:
                 slot.give()
         for flat in self._flat:
             flat.flags.fill_(1)

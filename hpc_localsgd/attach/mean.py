@@ -21,15 +21,16 @@ from hpc_localsgd.attach import same
 from hpc_localsgd.attach.buffers import Buffer, buffers_of, described
 from hpc_localsgd.attach.estimate import Forward
 from hpc_localsgd.attach.power import iterate
+from hpc_localsgd.attach.shards import local
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.engine.agreement import texts
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.attach.exchange import Exchange
+    from hpc_localsgd.attach.grid import RankGrid
     from hpc_localsgd.attach.own import Own
     from hpc_localsgd.attach.storage import Group
-    from hpc_localsgd.worlds.base import World
 
 
 class MeanModel:
@@ -38,12 +39,13 @@ class MeanModel:
     def __init__(
         self,
         model: nn.Module,
-        world: World,
+        grid: RankGrid,
         groups: Sequence[Group],
         exchange: Exchange,
         statistics: Statistics,
     ) -> None:
-        self._model, self._world, self._exchange = model, world, exchange
+        self._model, self._world, self._exchange = model, grid.world, exchange
+        self._everyone = grid.everyone
         self._groups = groups
         self._exchanged = {id(p) for group in groups for p in group.parameters}
         self._statistics = statistics
@@ -84,10 +86,10 @@ class MeanModel:
 
         A rank may have loaded or initialised its own, after attach or after an exchange.
         """
-        flats = [group.flat for group in self._groups]
-        if not any(same.differ(self._world, flats)):
+        parts = [part for group in self._groups for part in group.parts]
+        if not any(same.differ(self._world, parts)):
             return False
-        if self._world.rank == 0:
+        if self._everyone.rank == 0:
             warnings.warn(
                 "the ranks' parameters differ where rounds leave them equal (loaded or initialised "
                 "by each rank for itself after attach?): the mean of what they hold is taken; load "
@@ -99,7 +101,7 @@ class MeanModel:
     def _parameters(self, own: Own | None) -> None:
         """Average what no round exchanges."""
         rest = [
-            (described(name, p), p.detach())
+            (described(name, p), local(p))
             for name, p in sorted(self._model.named_parameters())
             if id(p) not in self._exchanged and p.layout is torch.strided and not p.is_meta
         ]
@@ -111,7 +113,7 @@ class MeanModel:
         found = buffers_of(self._model, self._statistics.averaged)
         found = [b for b in found if b.plain and (b.statistic or b.persistent)]
         self._refuse([str(b) for b in found if b.statistic], "running statistic")
-        everywhere = same.in_common(self._world, [str(b) for b in found])
+        everywhere = same.in_common(self._everyone, [str(b) for b in found])
         self._tell([b.name for b, yes in zip(found, everywhere, strict=True) if not yes])
         found = [b for b, yes in zip(found, everywhere, strict=True) if yes]
         others = [b.values() for b in found if not b.statistic]
@@ -135,15 +137,17 @@ class MeanModel:
         """Refuse the first that not all ranks have, with its shapes."""
         missing = [
             line
-            for line, yes in zip(lines, same.in_common(self._world, lines), strict=True)
+            for line, yes in zip(lines, same.in_common(self._everyone, lines), strict=True)
             if not yes
         ]
-        first = min((t for t in texts(self._world, missing[0] if missing else "") if t), default="")
+        first = min(
+            (t for t in texts(self._everyone, missing[0] if missing else "") if t), default=""
+        )
         if not first:
             return
         name = first.split(" ")[0]
         mine = next((line for line in missing if line.split(" ")[0] == name), "none")
-        said = texts(self._world, mine)
+        said = texts(self._everyone, mine)
         other = next(rank for rank, text in enumerate(said) if text != said[0])
         raise ConfigurationError(
             f"the {what} {name} cannot be averaged: rank 0 has {said[0]}, rank {other} has "
@@ -154,7 +158,7 @@ class MeanModel:
         """Warn once of a saved buffer that it stays each rank's own."""
         new = [name for name in names if name not in self._said]
         self._said.update(new)
-        if new and self._world.rank == 0:
+        if new and self._everyone.rank == 0:
             warnings.warn(
                 f"these buffers have other shapes on other ranks, and each keeps its own: "
                 f"{', '.join(new[:8])}; register a cache with persistent=False",

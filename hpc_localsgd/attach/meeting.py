@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,7 +56,7 @@ class Everybody:
 
     Attributes:
         rate: Learning rate of the round's first step.
-        non_finite: Which ranks' parameters are not finite, bool [K].
+        non_finite: Which ranks' parameters are not finite, bool [n].
         alike: Whether several ranks were asked for a digest, and all have the same.
     """
 
@@ -68,14 +68,18 @@ class Everybody:
 class Meetings:
     """The operations of one `attach` on all ranks."""
 
-    def __init__(self, world: World, patience_s: float) -> None:
+    def __init__(
+        self, world: World, patience_s: float, alike: Callable[[np.ndarray], bool] | None = None
+    ) -> None:
         """Call the ranks together, a collective the first time in a world.
 
         Args:
             world: Who meets.
             patience_s: How long a rank may wait for others that are busy.
+            alike: Tells of digests [n] whether those that could be the same are; all by default.
         """
         self._world, self._call = world, of_world(world, patience_s)
+        self._alike = alike or (lambda digests: len(digests) > 1 and np.ptp(digests) == 0)
         self._number = self._call.number()
         self._said = False
 
@@ -114,7 +118,7 @@ class Meetings:
         own += [float(place.finite), float(place.digest % 2**52)]
         rows = self._world.gather(np.array([own], dtype=np.float64))
         rows, digests = rows[:, :7], rows[:, 7]
-        alike = len(rows) > 1 and bool(digests.all() and (digests == digests[0]).all())
+        alike = bool(digests.all() and self._alike(digests))
         bad = rows[:, 6] == 0
         if (rows == rows[0]).all() and place.finite:
             return Everybody(place.rate, bad, alike)

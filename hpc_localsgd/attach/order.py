@@ -8,6 +8,8 @@ import warnings
 
 import torch
 
+from hpc_localsgd.attach.shards import local
+
 WINDOW = 32  # calls of sync.step() in which steps of the optimiser are counted
 _UNFINISHED: dict[int, Order] = {}
 
@@ -97,7 +99,7 @@ def only_makes_state(optimizer: torch.optim.Optimizer) -> bool:
     if optimizer.state or any(float(group.get("lr", 1.0)) for group in optimizer.param_groups):
         return False
     grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
-    return not any(g is None or g.is_sparse or bool(g.any()) for g in grads)
+    return not any(g is None or g.is_sparse or bool(local(g).any()) for g in grads)
 
 
 def say_unfinished() -> None:

@@ -50,7 +50,7 @@ class Own:
 
     def __init__(self, model: nn.Module, groups: Sequence[Group]) -> None:
         self._model, self._groups = model, groups
-        self._flats = [group.flat.clone() for group in groups]
+        self._parts = [[part.clone() for part in group.parts] for group in groups]
         self._buffers = OwnBuffers(model)
         self._modes = [(module, module.training) for module in model.modules()]
         self._training = model.training
@@ -63,8 +63,9 @@ class Own:
     @torch.no_grad()
     def restore(self) -> None:
         """Put everything back, modes as well unless training was switched on meanwhile."""
-        for group, flat in zip(self._groups, self._flats, strict=True):
-            group.flat.copy_(flat)
+        for group, kept in zip(self._groups, self._parts, strict=True):
+            for part, copy in zip(group.parts, kept, strict=True):
+                part.copy_(copy)
         for tensor, copy in self._others:
             tensor.copy_(copy)
         self._buffers.restore()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.attach.grid import RankGrid
 from hpc_localsgd.attach.meeting import Meetings
+from hpc_localsgd.attach.shards import reshard
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.engine.non_finite import OnNan
@@ -27,15 +30,25 @@ class Parts:
     optimizer: torch.optim.Optimizer
     algorithm: Algorithm
     schedule: Schedule
-    world: World
+    grid: RankGrid
     meetings: Meetings
     groups: list[Group]
     frozen: list[nn.Parameter]
+    gathered: list[Any]
     statistics: Statistics
     steps: int | None
     bucket_bytes: int
     check_rounds: bool
     on_nan: OnNan = "stop"
+
+    @property
+    def world(self) -> World:
+        """The ranks with which this one exchanges."""
+        return self.grid.world
+
+    def reshard(self) -> None:
+        """Let go of parameters that a forward pass has gathered from shards."""
+        reshard(self.gathered)
 
     def finite(self) -> bool:
         """Return whether every number is finite that an exchange of this rank would send.
@@ -58,7 +71,11 @@ class Parts:
         Raises:
             RuntimeError: They are not finite, on all ranks alike.
         """
-        if not self.finite():
+        mine = self.finite()
+        everyone = self.grid.everyone
+        if self.grid.shards > 1:  # where each rank has looked at a part
+            mine = bool(everyone.gather(np.array([[mine]], dtype=bool)).all())
+        if not mine:
             raise RuntimeError(
                 f"the parameters of all ranks are not finite after step {t - 1}: within the last "
                 f"{every} steps a rank's gradient was not, and went into the average; take a "

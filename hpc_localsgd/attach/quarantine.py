@@ -17,6 +17,7 @@ import torch
 from hpc_localsgd.attach.buffers import buffers_of, described
 from hpc_localsgd.attach.power import iterate
 from hpc_localsgd.attach.same import in_common
+from hpc_localsgd.attach.shards import local
 from hpc_localsgd.attach.storage import wire_dtype
 from hpc_localsgd.engine.non_finite import message, non_finite_workers, replace_by_mean, state_like
 
@@ -31,10 +32,11 @@ class Quarantine:
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._world = parts, parts.world
+        self._grid = parts.grid
 
     def of_gradients(self, rows: Sequence[Rows], t: int) -> None:
         """Replace gradients [1, P] that are not finite, before they are averaged at step t."""
-        bad = non_finite_workers(rows, self._world)
+        bad = self._grid.any_of(non_finite_workers(rows, self._world))
         if not bad.any() or bad.all():  # all: a GradScaler's overflow, or found at the round's end
             return
         for row in rows:
@@ -94,7 +96,7 @@ class Quarantine:
         exchanged = {id(p) for group in parts.groups for p in group.parameters}
         for name, p in sorted(parts.model.named_parameters()):
             if id(p) not in exchanged:
-                yield name, p.detach(), False
+                yield name, local(p), False
         for buffer in buffers_of(parts.model, parts.statistics.averaged):
             if buffer.plain:
                 yield buffer.name, buffer.values(), buffer.statistic
@@ -114,14 +116,15 @@ class Quarantine:
                 optimizer.state.pop(parameter)
 
     def _say(self, bad: np.ndarray, where: str) -> None:
-        if self._world.rank == 0:
-            warnings.warn(message(bad, where, "rank"), stacklevel=2)
+        if self._grid.everyone.rank == 0:
+            who = "rank" if self._grid.shards == 1 else "worker"
+            warnings.warn(message(bad, where, who), stacklevel=2)
 
 
 def _finite(value: Any) -> bool:
     """Return whether all numbers in a state are finite, in lists and dicts of any depth."""
     if isinstance(value, torch.Tensor):
-        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+        return not value.is_floating_point() or bool(torch.isfinite(local(value)).all())
     if isinstance(value, dict):
         return all(_finite(each) for each in value.values())
     if isinstance(value, list | tuple):

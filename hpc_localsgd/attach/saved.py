@@ -21,8 +21,9 @@ def saved(parts: Parts, rounds: AgreedRounds, rates: Rates, exchange: Exchange) 
         "schedule": rounds.schedule.observed(),
         "rates": rates.saved(),
         "states": exchange.saved(),
-        "rank": parts.world.rank,
+        "rank": parts.grid.everyone.rank,
         "workers": parts.world.size,
+        "shards": parts.grid.shards,
         "algorithm": repr(parts.algorithm),
         "fingerprints": [group.fingerprint() for group in parts.groups],
     }
@@ -34,17 +35,25 @@ def check_saved(parts: Parts, rounds: AgreedRounds, state: dict[str, Any]) -> No
     Raises:
         ConfigurationError: It does not.
     """
+    grid, rank = parts.grid, state["rank"]
     now = (parts.world.size, repr(parts.algorithm))
     then = (state["workers"], state["algorithm"])
     if now != then:
         raise ConfigurationError(
             f"the state is of {then[0]} workers of {then[1]}, this is {now[0]} of {now[1]}"
         )
+    if state.get("shards", 1) != grid.shards:
+        raise ConfigurationError(
+            f"the state is of workers of {state.get('shards', 1)} ranks, which share a model, and "
+            f"these have {grid.shards}: continue with as many, or with sync.finish() before "
+            "the model is saved"
+        )
     rounds.having_observed(state.get("schedule", {}))
     shared = state["place"]["equal"] and parts.algorithm.ends_equal
-    if state["rank"] != parts.world.rank and not shared:
+    shared = shared and grid.columns[rank] == grid.columns[grid.everyone.rank]
+    if rank != grid.everyone.rank and not shared:
         raise ConfigurationError(
-            f"the state was saved by rank {state['rank']} between two exchanges, where workers "
+            f"the state was saved by rank {rank} between two exchanges, where workers "
             "differ: save and load model, optimizer and sync on every rank, each its own"
         )
     if state["fingerprints"] != [group.fingerprint() for group in parts.groups]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from hpc_localsgd.attach.buffers import buffers_of
 from hpc_localsgd.attach.same import in_common, take_rank_0s
+from hpc_localsgd.attach.shards import local
 from hpc_localsgd.attach.storage import Group
 
 if TYPE_CHECKING:
@@ -22,12 +23,11 @@ def broadcast_model(world: World, model: nn.Module, groups: Sequence[Group]) -> 
     Caches that have another size on another rank are each rank's own. What is sent goes in parts:
     a large frozen model costs no copy of itself.
     """
-    for group in groups:
-        world.broadcast(group.flat.view(torch.uint8)[None])
+    take_rank_0s(world, [part for group in groups for part in group.parts])
     ours = {id(p) for group in groups for p in group.parameters}
     buffers = [buffer for buffer in buffers_of(model) if buffer.plain]
     everywhere = in_common(world, [str(buffer) for buffer in buffers])
-    rest = [p.detach() for p in model.parameters() if id(p) not in ours and _plain(p)]
+    rest = [local(p) for p in model.parameters() if id(p) not in ours and _plain(p)]
     rest += [b.values() for b, yes in zip(buffers, everywhere, strict=True) if yes]
     take_rank_0s(world, [tensor for tensor in rest if tensor.numel()])
 

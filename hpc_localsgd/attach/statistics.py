@@ -19,8 +19,8 @@ from hpc_localsgd.attach.same import average, in_common
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
+    from hpc_localsgd.attach.grid import RankGrid
     from hpc_localsgd.engine.batchnorm import BatchNorm
-    from hpc_localsgd.worlds.base import World
 
 
 class Statistics:
@@ -31,9 +31,14 @@ class Statistics:
     """
 
     def __init__(
-        self, model: nn.Module, world: World, batchnorm: BatchNorm, averaged: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        grid: RankGrid,
+        batchnorm: BatchNorm,
+        averaged: Sequence[str] = (),
     ) -> None:
-        self._model, self._world, self._how = model, world, batchnorm
+        self._model, self._world, self._how = model, grid.world, batchnorm
+        self._everyone = grid.everyone
         self.averaged = tuple(averaged)
         self._norms = tuple(norms_of(model).values())
         self._at_attach = [str(buffer) for buffer in self._found()]
@@ -98,7 +103,7 @@ class Statistics:
         except Exception as error:  # the others are told before it continues
             failed = error
         others.restore()
-        counts = world.gather(np.array([[-1.0 if failed else float(seen)]]))
+        counts = self._everyone.gather(np.array([[-1.0 if failed else float(seen)]]))
         if (counts <= 0).any():
             before.restore()
         if failed is not None:
@@ -110,7 +115,7 @@ class Statistics:
             )
         if not counts.all():
             raise ConfigurationError(
-                f"batches: {int((counts == 0).sum())} of {world.size} workers had none to "
+                f"batches: {int((counts == 0).sum())} of {len(counts)} ranks had none to "
                 "estimate BatchNorm statistics from: give every rank a loader of its own data"
             )
 
@@ -119,7 +124,7 @@ class Statistics:
         norms = norms_of(self._model)
         trained = self._training_now() if self._model.training else self._trained
         moving = {name: norm for name, norm in norms.items() if id(norm) in trained}
-        same = in_common(self._world, list(moving))
+        same = in_common(self._everyone, list(moving))
         return [norm for norm, everywhere in zip(moving.values(), same, strict=True) if everywhere]
 
     def _training_now(self) -> set[int]:
@@ -139,7 +144,7 @@ class Statistics:
 
     def _warn(self) -> None:
         """Warn once, on rank 0, that the statistics do not belong to the mean model."""
-        if self._warned or self._world.rank != 0:
+        if self._warned or self._everyone.rank != 0:
             return
         self._warned = True
         warnings.warn(

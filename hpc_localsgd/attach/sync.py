@@ -79,6 +79,7 @@ class Sync:
                 course.mean.show(True, batches, forward)
             return
         course.order.check("finish()")
+        self._parts.reshard()
         if place.inside:
             course.intact.check()
         with course.meet(ROUND):
@@ -116,6 +117,7 @@ class Sync:
         if course.away:
             raise RuntimeError("averaged() is already entered: the model holds the mean parameters")
         course.order.check("averaged()")
+        self._parts.reshard()
         own = Own(self.model, self._parts.groups)
         course.away = True
         try:
@@ -125,6 +127,7 @@ class Sync:
             yield self.model
         finally:
             course.away = False
+            self._parts.reshard()
             own.restore()
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -196,7 +199,10 @@ class Sync:
         """
         course = self._course
         with course.meet(LOAD):
-            agree(self.world, lambda: check_saved(self._parts, course.rounds, state))
+            agree(
+                self._parts.grid.everyone,
+                lambda: check_saved(self._parts, course.rounds, state),
+            )
             course.rounds.load(AttachedPosition.saved(state["place"]), state.get("schedule", {}))
             course.exchange.load(state["states"])
             course.rates.load(state.get("rates"))

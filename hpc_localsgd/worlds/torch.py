@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,26 @@ class Torch(World):
     def __repr__(self) -> str:
         """Say which library moves the bytes."""
         return f"torch({self.place}, {self._torch.backend})"
+
+    @property
+    def everybody(self) -> bool:
+        """Whether all ranks of torch.distributed are in it."""
+        return self._torch.everybody
+
+
+def among(ranks: Sequence[int], device: torch.device) -> Torch:
+    """Join some ranks of torch's default group, one worker in each. A collective of these alone.
+
+    Args:
+        ranks: As torch counts them, in ascending order; the same on all of them.
+        device: Where their parameters live.
+    """
+    import torch.distributed as dist
+
+    if len(ranks) == dist.get_world_size():
+        return Torch(None, device)
+    group = dist.new_group(list(ranks), use_local_synchronization=True)
+    return Torch(None, device, group=group)
 
 
 class TorchTransport(Transport):
@@ -155,6 +175,11 @@ class TorchTransport(Transport):
         return self._dist.new_group(
             ranks, backend=backend, use_local_synchronization=not self._everybody
         )
+
+    @property
+    def everybody(self) -> bool:
+        """Whether these are all ranks of torch.distributed."""
+        return self.n == int(self._dist.get_world_size())
 
     def lost(self, error: Exception) -> bool:
         """Return whether NCCL, Gloo or the store raised it; Gloo's is known by its source alone."""

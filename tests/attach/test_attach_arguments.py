@@ -89,12 +89,8 @@ class DistributedDataParallel(nn.Module):
         self.module = module
 
 
-class FSDPModule:
-    """What torch's fully_shard mixes in."""
-
-
-class Sharded(FSDPModule, nn.Linear):
-    pass
+class FullyShardedDataParallel(nn.Linear):
+    """Torch's older sharding, as far as its name tells."""
 
 
 class Task(nn.Module):
@@ -110,7 +106,7 @@ class Task(nn.Module):
         (DistributedDataParallel, "the model is a DistributedDataParallel"),
         (lambda m: Task(nn.DataParallel(m)), "model.net is a DataParallel"),
         (lambda m: torch.compile(DistributedDataParallel(m)), "model._orig_mod is a Distributed"),
-        (lambda m: nn.Sequential(m, Sharded(2, 2)), "model.1 is a FSDPModule"),
+        (lambda m: nn.Sequential(m, FullyShardedDataParallel(2, 2)), "model.1 is a FullySharded"),
     ],
 )
 def test_a_wrapper_is_found_wherever_it_is(wrap: Any, said: str) -> None:

@@ -142,7 +142,7 @@ def test_a_worker_without_batches_is_an_error_on_all() -> None:
             pass
 
     one, other = errors_on_ranks(2, work)
-    assert one == other and "1 of 2 workers had none" in one
+    assert one == other and "1 of 2 ranks had none" in one
 
 
 @pytest.mark.parametrize("policy", ["average", "local", "reestimate"])

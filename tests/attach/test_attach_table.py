@@ -106,7 +106,7 @@ ROWS = {
     "a complex or lazy parameter that is trained": Row(
         layer(nn.Parameter(torch.zeros(3, dtype=torch.complex64)))
     ),
-    "DDP, FSDP or DataParallel, at the top or below": Row(lambda: nn.DataParallel(Linear())),
+    "DDP, FSDP1 or DataParallel, at the top or below": Row(lambda: nn.DataParallel(Linear())),
 }
 
 
