@@ -1,4 +1,4 @@
-"""`attach` on models that torch shards: all claims in one start of four ranks, two workers of two."""
+"""`attach` on models that torch shards: all claims in one start of two workers of two ranks."""
 
 from __future__ import annotations
 
