@@ -314,12 +314,12 @@ def whole_parameters_beside_shards(mesh: DeviceMesh) -> None:
             both.append(whole(side.model))
         close(*both)
         same_everywhere(both[0])
-    with warnings.catch_warnings(record=True) as said:  # without the average they drift apart
+    side = Side(mesh, "sgd", True, {"schedule": every(2)}, Scaled(mesh, True))
+    with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        side = Side(mesh, "sgd", True, {"schedule": every(2)}, Scaled(mesh, True))
-        side.train(range(4), clips=False)
+        side.train(range(2), clips=False)  # without the average they drift apart
     told = [str(each.message) for each in said if "ignored_params" in str(each.message)]
-    assert told or dist.get_rank(), told
+    assert len(told) == (dist.get_rank() == 0), told
 
 
 def tensors_cut_by_hand(mesh: DeviceMesh) -> None:
@@ -362,7 +362,7 @@ CLAIMS: list[Callable[[DeviceMesh], None]] = [
 
 
 def main() -> None:
-    warnings.simplefilter("error")
+    warnings.simplefilter("error", UserWarning)
     mesh = init_device_mesh("cpu", (WORKERS, SHARDS), mesh_dim_names=("replicate", "shard"))
     for claim in CLAIMS:
         claim(mesh)
