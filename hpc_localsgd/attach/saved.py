@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from hpc_localsgd.attach.storage import checksum
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,12 +25,25 @@ def saved(parts: Parts, rounds: AgreedRounds, rates: Rates, exchange: Exchange) 
         "schedule": rounds.schedule.observed(),
         "rates": rates.saved(),
         "states": exchange.saved(),
+        "checksum": checksum_of(exchange.saved()),
         "rank": parts.grid.everyone.rank,
         "workers": parts.world.size,
         "shards": parts.grid.shards,
         "algorithm": repr(parts.algorithm),
         "fingerprints": [group.fingerprint() for group in parts.groups],
     }
+
+
+def checksum_of(value: Any) -> int:
+    """Return a checksum of the tensors in a state, in dicts of any depth, and of their names."""
+    if isinstance(value, torch.Tensor):
+        return checksum(value.contiguous()) % 2**52
+    if isinstance(value, dict):
+        named = sorted((str(key), checksum_of(each)) for key, each in value.items())
+        return int.from_bytes(hashlib.sha256(repr(named).encode()).digest()[:6], "big")
+    if isinstance(value, list):
+        return checksum_of(dict(enumerate(value)))
+    return 0
 
 
 def check_saved(parts: Parts, rounds: AgreedRounds, state: dict[str, Any]) -> None:
@@ -47,6 +64,12 @@ def check_saved(parts: Parts, rounds: AgreedRounds, state: dict[str, Any]) -> No
             f"the state is of workers of {state.get('shards', 1)} ranks, which share a model, and "
             f"these have {grid.shards}: continue with as many, or with sync.finish() before "
             "the model is saved"
+        )
+    if "checksum" in state and state["checksum"] != checksum_of(state["states"]):
+        raise ConfigurationError(
+            "the state is not whole: torch.distributed.checkpoint loads only what a state of the "
+            "same form has, and what an algorithm remembers grows in its first rounds; save "
+            "sync.state_dict() by torch.save, in a file of each rank"
         )
     rounds.having_observed(state.get("schedule", {}))
     shared = state["place"]["equal"] and parts.algorithm.ends_equal

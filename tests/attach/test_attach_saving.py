@@ -20,6 +20,7 @@ from hpc_localsgd import DiLoCo, LocalSGD, every
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach import Sync
 from hpc_localsgd.compressors import Int8, Sign
+from hpc_localsgd.types import ConfigurationError
 
 WITH_GAPS = (nn.PReLU, lambda: nn.Linear(3, 3), lambda: nn.LayerNorm(3), lambda: nn.Linear(3, 5))
 
@@ -161,3 +162,15 @@ def steps_of_gaps(sync: Sync, optimizer: torch.optim.Optimizer) -> None:
         sync.step()
     for group in sync._parts.groups:
         assert group.flat.count_nonzero() == sum(p.count_nonzero() for p in group.parameters)
+
+
+def test_a_state_of_which_a_part_was_not_loaded_is_refused() -> None:
+    """As torch.distributed.checkpoint leaves it: what was not there yet is not filled in."""
+    model, optimizer, sync = attached(algorithm=DiLoCo())
+    steps(model, optimizer, sync, range(4))
+    whole = copy.deepcopy(sync.state_dict())
+    part = copy.deepcopy(whole)
+    del part["states"][0]["outer"]["state"][0]["momentum_buffer"]
+    sync.load_state_dict(whole)
+    with pytest.raises(ConfigurationError, match="the state is not whole"):
+        sync.load_state_dict(part)

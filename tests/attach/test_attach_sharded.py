@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from launching import run, torchrun
+from launching import ROOT, run, torchrun
 from sharded_ranks import CLAIMS
 
 pytestmark = pytest.mark.launched
@@ -16,3 +17,14 @@ def test_what_is_claimed_of_shards_holds() -> None:
     outcome = run(torchrun(4), [script], timeout_s=120).succeeded()
     for claim in CLAIMS:
         assert f"{claim.__name__} holds" in outcome.text, outcome.text[-3000:]
+
+
+def test_the_example_loses_nothing_and_resumes_in_mid_round() -> None:
+    script = str(ROOT / "examples" / "fsdp_local_sgd.py")
+    said = run(torchrun(4), [script, "--steps", "40"], timeout_s=90).succeeded().text
+    assert "resumed after 19 steps, in the middle of a round" in said
+    in_shards, whole = map(float, re.findall(r"accuracy: (\S+) in shards, (\S+) whole", said)[0])
+    assert in_shards == whole > 0.5
+    assert float(re.findall(r"difference of a parameter: (\S+)", said)[0]) < 1e-12
+    own, all_of_it = map(int, re.findall(r"sent (\d+) bytes of its shards \((\d+) of", said)[0])
+    assert own * 2 == all_of_it == 5 * 8 * (64 * 128 + 128 + 128 * 10 + 10)
