@@ -33,6 +33,8 @@ class Algorithm(ABC):
             where an outer optimiser moves on, or a codec rounds.
         only_single_steps: Whether every round must have length 1.
         sends_gradients: Whether gradients are exchanged at every step of any round.
+        needs_whole_models: Whether a number's fate depends on all others (a length, say), so that
+            it cannot be found by ranks that each have a part of the model.
         ends_its_own_way: Whether the last exchange of a run (`now.last`) is another than it would
             be in the middle of a longer run.
     """
@@ -41,6 +43,7 @@ class Algorithm(ABC):
     ends_at_mean = False
     only_single_steps = False
     sends_gradients = False
+    needs_whole_models = False
     ends_its_own_way = False
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:

@@ -49,6 +49,8 @@ class EDiT(Algorithm):
     smoothing: float = 0.02
     warmup: int = 10
 
+    needs_whole_models = True
+
     def __post_init__(self) -> None:
         positive = self.lr > 0 and self.threshold > 0 and self.clip > 0 and self.warmup >= 1
         if not (positive and 0 <= self.momentum < 1 and 0 < self.smoothing <= 1):

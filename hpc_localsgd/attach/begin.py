@@ -118,9 +118,9 @@ def attach(
         0
     """
     check_types(model, optimizer)
-    check_sharded(model, world, mesh, broadcast_optimizer)
     check_patience(patience_s)
     algorithm, schedule = algorithm_of(algorithm), schedule_of(schedule)
+    check_sharded(model, algorithm, world, mesh, broadcast_optimizer)
     how, on_nan = batchnorm_of(batchnorm), on_nan_of(on_nan)
     reshard(gathered(model))
     grid = _grid_of(model, world, mesh)

@@ -80,11 +80,14 @@ def _check_alone(model: nn.Module) -> None:
             )
 
 
-def check_sharded(model: nn.Module, world: World | None, mesh: Any, optimizer: bool) -> None:
+def check_sharded(
+    model: nn.Module, algorithm: Algorithm, world: World | None, mesh: Any, optimizer: bool
+) -> None:
     """Check that what torch shards comes with the mesh along which it is repeated.
 
     Args:
         model: The user's.
+        algorithm: What is done at the end of a round.
         world: As given, instead of a mesh.
         mesh: As given.
         optimizer: Whether all ranks are to begin with the optimiser state of rank 0.
@@ -106,6 +109,11 @@ def check_sharded(model: nn.Module, world: World | None, mesh: Any, optimizer: b
         raise ConfigurationError(
             "broadcast_optimizer=True, and the optimizer's state is sharded: load the same "
             "checkpoint of it on all workers instead (torch.distributed.checkpoint)"
+        )
+    if algorithm.needs_whole_models:
+        raise ConfigurationError(
+            f"{algorithm!r} needs whole models, and torch shards {sharded}: use DiLoCo or another "
+            "algorithm that does the same to every number"
         )
     hooks = [hook for m in model.modules() for hook in (m, *m._forward_pre_hooks.values())]
     if any(isinstance(hook, _SPECTRAL) for hook in hooks):

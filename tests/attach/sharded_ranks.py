@@ -153,6 +153,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("tracking", "sgd", {"schedule": every(1), "algorithm": GradientTracking()}),
     ("hierarchical", "sgd", {"schedule": every(2), "algorithm": Hierarchical((2,), (2,))}),
     ("CoCoD", "sgd", {"schedule": every(2), "algorithm": CoCoD()}),
+    ("push-sum", "sgd", {"schedule": every(2), "algorithm": "push_sum"}),
+    ("NoLoCo", "sgd", {"schedule": every(2), "algorithm": "noloco"}),
     ("overlap", "sgd", {"schedule": every(2), "algorithm": Overlap()}),
     ("coded", "sgd", {"schedule": every(3), "algorithm": LocalSGD(compressor=BF16())}),
     ("by the spread", "sgd", {"schedule": spread_triggered(target=1e-3)}),
@@ -253,6 +255,8 @@ def wrong_meshes_are_refused(mesh: DeviceMesh) -> None:
     narrow = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)))
     fully_shard(narrow, mesh=mesh["shard"])
     assert "needs whole matrices" in complaint(lambda: attach(narrow, mesh=mesh["replicate"]))
+    lengths = {"mesh": mesh["replicate"], "algorithm": "edit"}
+    assert "EDiT" in complaint(lambda: attach(model, **lengths))
     attach(model, mesh=mesh["replicate"])  # nothing of all this was begun
 
 
