@@ -72,7 +72,7 @@ def draw(measured: Measured) -> Figure:
     """Draw the trace, and the effect of the graph, at both batches."""
     facts = ["256 digits, label noise 0.2", "K = 16", f"{STEPS:,} steps", f"{SEEDS} seeds"]
     titles = ("tr H at the mean model at the end", "tr H / tr H of the complete graph")
-    title = "Sparser graphs end flatter at both batches"
+    title = "How flat D-SGD ends, by graph and batch"
     figure, (left, right) = panels(title, facts, titles)
     for batch, colour in ((SMALL, style.BLUE), (LARGE, style.RED)):
         look = {"color": colour, "label": f"{batch} samples a worker"}

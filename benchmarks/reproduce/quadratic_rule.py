@@ -126,13 +126,16 @@ def judge(measured: Measured) -> list[Statement]:
 def draw(measured: Measured) -> Figure:
     """Draw flatness and test loss against communication."""
     facts = ["diagonal linear net", f"K = {K}", f"{STEPS:,} steps", f"{SEEDS} seeds as dots"]
+    facts.append("%: rounds of the steps")
     rate = f"rate {GENTLE[0]} to {GENTLE[1]}"
     titles = (f"tr H, {rate}", f"test loss, {rate}", f"test loss, {STEEP[0]} to {STEEP[1]}")
     title = "QSR against rules that communicate as often"
-    figure, found = panels(title, facts, titles, 0.75)
+    figure, found = panels(title, facts, titles)
     names = ("gentle: tr H", "gentle: test loss", "steep: test loss")
     for axes, name in zip(found, names, strict=True):
         _draw_rows(axes, measured, name)
+    figure.subplots_adjust(**style.frame(figure, 1.4, 0.35, 1.1, 0.4), wspace=0.6)
+    found[1].set_yticklabels([])  # of the same rules as the panel before it
     return figure
 
 
@@ -150,9 +153,10 @@ def _draw_rows(axes: Axes, measured: Measured, name: str) -> None:
         else:
             axes.text(0.05, i, "all diverge", va="center", fontsize=8, color=style.GREY)
         counts = [x for x in rounds[rule] if np.isfinite(x)]
-        words.append(f"{rule}  {100 * counts[0] / STEPS:.0f} %" if counts else rule)
+        words.append(f"{rule}, {100 * counts[0] / STEPS:.0f} %" if counts else rule)
     axes.set_yticks(range(len(rules)), words)
-    axes.set(xlim=(0, None), ylim=(len(rules) - 0.5, -0.5))
+    most = max(x for row in of.values() for x in row if np.isfinite(x))
+    axes.set(xlim=(0, 1.06 * most), ylim=(len(rules) - 0.5, -0.5))
     axes.grid(visible=False, axis="y")
 
 
