@@ -130,11 +130,11 @@ def draw(measured: Measured) -> Figure:
     rate = f"rate {GENTLE[0]} to {GENTLE[1]}"
     titles = (f"tr H, {rate}", f"test loss, {rate}", f"test loss, {STEEP[0]} to {STEEP[1]}")
     title = "QSR against rules that communicate as often"
-    figure, found = panels(title, facts, titles)
+    figure, found = panels(title, facts, titles, 0.65)
     names = ("gentle: tr H", "gentle: test loss", "steep: test loss")
     for axes, name in zip(found, names, strict=True):
         _draw_rows(axes, measured, name)
-    figure.subplots_adjust(**style.frame(figure, 1.4, 0.35, 1.1, 0.4), wspace=0.6)
+    figure.subplots_adjust(**style.frame(figure, 1.4, 0.35, 1.1, 0.4))
     found[1].set_yticklabels([])  # of the same rules as the panel before it
     return figure
 

@@ -14,13 +14,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "reproduce"))
 
 import linear_scaling  # noqa: E402
+import quadratic_rule  # noqa: E402
 import slow_sde  # noqa: E402
 import unequal_data  # noqa: E402
 from harness import runs as runs_module  # noqa: E402
 from harness.claim import Statement, above, below, verdict, within  # noqa: E402
-from harness.page import REPORTS  # noqa: E402
+from harness.page import REPORTS, in_order  # noqa: E402
 from harness.runs import Runs, last, values  # noqa: E402
 from harness.statistics import found, paired  # noqa: E402
+
+from hpc_localsgd.schedules.base import rounds  # noqa: E402
+from hpc_localsgd.schedules.local_steps import every, qsr  # noqa: E402
+from hpc_localsgd.schedules.rates import cosine  # noqa: E402
 
 SMALL = {"task": "quadratic", "workers": 2, "steps": 4, "optimizer": "SGD", "schedule": "every"}
 
@@ -99,6 +104,29 @@ def test_theory_of_the_figures_is_that_of_the_paper(module: object) -> None:
     assert 0.9 * K < decay[512] / decay[1] < K
 
 
+def test_the_rules_of_claim_6_communicate_as_often_as_it_says() -> None:
+    """To 4 % those of 1/eta, 1/eta^3 and H = 9 are as many as QSR's, less than half of H = 4."""
+    high, low = quadratic_rule.GENTLE
+    rate = cosine(lr=high, floor=low, until=quadratic_rule.STEPS)
+
+    def count(rule: str) -> int:
+        said = {k.partition(".")[2]: v for k, v in quadratic_rule.RULES[rule].items()}
+        made = {"every": every, "qsr": qsr}[said.pop("")](**said)
+        return sum(1 for _ in rounds(made, rate, quadratic_rule.STEPS))
+
+    whole = count(quadratic_rule.QSR)
+    for rule in ("H ~ 1/eta", "H ~ 1/eta^3", quadratic_rule.SAME):
+        assert count(rule) == pytest.approx(whole, rel=0.04)
+    assert whole == 1379 and whole < count(quadratic_rule.BASE) / 2
+
+
+@pytest.mark.parametrize("number", ["1", "1b", "2", "10"])
+def test_claims_stand_in_the_order_of_their_numbers(number: str) -> None:
+    before = {"1": [], "1b": ["1"], "2": ["1", "1b"], "10": ["1", "1b", "2"]}[number]
+    shuffled = sorted(["10", 2, "1b", 1], key=lambda n: in_order({"number": n}))
+    assert [str(n) for n in shuffled][: len(before) + 1] == [*before, number]
+
+
 @pytest.mark.parametrize("file", sorted(REPORTS.glob("*.json")), ids=lambda file: file.stem)
 def test_a_recorded_verdict_follows_from_the_recorded_numbers(file: Path) -> None:
     kept = json.loads(file.read_text(encoding="utf-8"))
@@ -130,3 +158,13 @@ def test_more_workers_by_the_linear_scaling_rule(tmp_path: Path) -> None:
         decays, theory = measured["decay"][f"64, {K}"], measured["predicted"][f"64, {K}"]
         assert decays == pytest.approx([theory[0]] * len(decays), rel=0.1)
     assert measured["decay"]["64, 16"][0] > 3 * measured["decay"]["64, 4"][0]
+
+
+@pytest.mark.slow
+def test_long_rounds_diverge_at_a_large_rate_where_qsr_shortens_them(tmp_path: Path) -> None:
+    """The part of claim 6 that needs no seeds, in a tenth of the steps."""
+    measured = quadratic_rule.measure(Runs(tmp_path), quick=True)
+    alive = measured["steep: survived"]
+    assert alive[quadratic_rule.QSR] == alive["H = 1"] == [1.0]
+    assert alive[f"H = {quadratic_rule.UNSTABLE}"] == [0.0]
+    assert quadratic_rule.draw(measured).axes and quadratic_rule.judge(measured)

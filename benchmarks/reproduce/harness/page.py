@@ -27,14 +27,14 @@ the prediction is about divergence.
 def page() -> Path:
     """Write the page, and return its file."""
     kept = [json.loads(f.read_text(encoding="utf-8")) for f in sorted(REPORTS.glob("*.json"))]
-    results = sorted(kept, key=_order)
+    results = sorted(kept, key=in_order)
     parts = [HEAD, _table(results), *map(_section, results)]
     file = REPORTS.parent / "reproduce.md"
     file.write_text("\n".join(parts), encoding="utf-8")
     return file
 
 
-def _order(result: Mapping[str, Any]) -> tuple[int, str]:
+def in_order(result: Mapping[str, Any]) -> tuple[int, str]:
     """Return where a claim stands: 1, 1b, 2, ..., 10."""
     number = str(result["number"])
     return int(number.rstrip("abc")), number
