@@ -29,6 +29,9 @@ EXTRAS = {
     "mpi": ["mpi4py>=4.0"],
     "compression": ["hdf5plugin>=5.0"],
     "xarray": ["xarray>=2024.1"],
+    "tensorboard": ["tensorboard>=2.16"],
+    "wandb": ["wandb>=0.17"],
+    "mlflow": ["mlflow-skinny>=2.14"],
     "vision": ["torchvision", "pillow"],
     "dev": [
         "curvlinops-for-pytorch>=3.0",  # an independent reference for tests of curvature

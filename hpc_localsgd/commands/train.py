@@ -67,12 +67,14 @@ def run(resolved: Resolved, launch: Launch, stopping: StopListener | None = None
         from hpc_localsgd.commands.assembly.cadences import log_every_s, watchdog_s
         from hpc_localsgd.commands.assembly.worlds import make_world
         from hpc_localsgd.commands.smoke import smaller
+        from hpc_localsgd.run import loggers
         from hpc_localsgd.run.watchdog import Starting
 
     if resolved.config.smoke:
         resolved = replace(resolved, config=smaller(resolved.config, launch.started or 1))
     config = resolved.config
     log_every_s(config)
+    loggers.check(config.log)
     least_s = watchdog_s(config)  # a wrong time is said before anything is touched
     starting = Starting(launch.rank, 0 if launch.started == 1 else least_s)
     if stopping is not None:

@@ -52,6 +52,7 @@ class Recorder:
         spread: Spread | None = None,
         writer: Writer | None = None,
         show: Callable[[int, dict[str, float]], None] = lambda t, values: None,
+        log: Callable[[int, dict[str, float]], None] = lambda t, values: None,
     ) -> None:
         """Watch a run.
 
@@ -61,10 +62,11 @@ class Recorder:
             spread: The probe around an exchange.
             writer: Where it is written; None on ranks other than 0.
             show: Called with the step and the latest values, for a progress display.
+            log: Called with what is written, for live curves; where there is a writer.
         """
         self.run, self.probes, self.writer = run, tuple(probes), writer
         self.spread = spread or Spread(every=0)
-        self._show = show
+        self._show, self._log = show, log
         self._rows: list[FinishedRound] = []
         self._loss: Losses | None = None
         self._newest: Losses | None = None  # of the step just taken
@@ -260,6 +262,14 @@ class Recorder:
         self.writer.series(
             "train/loss", row.end, loss, units="nat", dims=("worker",), meaning=meaning
         )
+        curves = {
+            "train/loss": loss,
+            "rounds/compute_s": compute_s,
+            "rounds/transfer_s": transfer_s,
+        }
+        curves |= {"rounds/wait_s": exchange_s - transfer_s, "rounds/payload_bytes": payload}
+        means = {name: float(each.mean()) for name, each in curves.items()}
+        self._log(row.end, {**means, "rounds/lr": row.lr, "rounds/local_steps": float(row.H)})
 
     def _write(self, t: int, measurements: Iterable[Measurement]) -> None:
         shown = {}
@@ -276,3 +286,5 @@ class Recorder:
                 self._to_writer(self.writer.series, m.name, t, m.value, **said)
         if shown:
             self._show(t, shown)
+            if self.writer is not None:
+                self._log(t, shown)

@@ -29,7 +29,7 @@ OPTIONS = """
     --checkpoint_every --checkpoint_keep --compile --config --deviations_every --device --dtype
     --epochs --evaluate_every --evaluate_workers --extend --fabric --figures --gradient
     --gradients_every --help --init_from --init_with --label_noise_from --log_every
-    --log_format --moments_every --momentum_at_sync --on_nan --optimizer --out --overwrite
+    --log --log_format --moments_every --momentum_at_sync --on_nan --optimizer --out --overwrite
     --partition --precision --print_config --probe_samples --rate --remainder --replicas --resume
     --resume_from_mean --sampling --save_model --schedule --seed --smoke --snapshot_dtype
     --snapshot_every --snapshot_workers --spread_every --steps --task --trust --watchdog --workers
@@ -233,7 +233,8 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
             "--partition",
             "--label_noise_from",
         )  # written where they are asked for
-        and name not in ("--overwrite", "--log_every", "--log_format", "--figures", "--save_model")
+        and name
+        not in ("--overwrite", "--log", "--log_every", "--log_format", "--figures", "--save_model")
     }
 
 

@@ -22,6 +22,7 @@ CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 CONDA_ONLY = {"python", "pip", "cxx-compiler", "make"}
 # Compiled by our own script, and parts of jsonargparse[signatures].
 NOT_IN_CONDA = {"horovod", "docstring-parser", "typeshed-client"}
+NOT_IN_CONDA |= {"tensorboard", "wandb", "mlflow-skinny"}  # whoever wants one of them adds it
 
 
 def constants() -> dict[str, object]:
@@ -104,7 +105,12 @@ def test_the_version_is_said_once_and_the_same_everywhere() -> None:
 
 
 # What a module is imported as, where that differs from the name it is installed by.
-IMPORTED_AS = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "pillow"}
+IMPORTED_AS = {
+    "mlflow": "mlflow-skinny",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+}
 
 
 def imported() -> set[str]:

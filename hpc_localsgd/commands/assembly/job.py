@@ -22,6 +22,7 @@ from hpc_localsgd.environment.launcher_end import about_the_launcher
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints
 from hpc_localsgd.run.final_model import FILE_NAME, final_tensors, write_tensors
+from hpc_localsgd.run.loggers import LiveCurves, live_curves
 from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.other_length import Timetable, lengthened
 from hpc_localsgd.run.recorder import Recorder
@@ -46,6 +47,7 @@ class Job:
     units: Units
     position: Position
     record: Recorder
+    curves: LiveCurves
     keeper: CheckpointManager
     keeps: bool  # places to resume from, as a trial does not
     out: Path
@@ -89,6 +91,7 @@ class Job:
         try:
             self.keeper.finish()
             written = self.record.close(status)
+            self.curves.close(status)
         finally:  # the folder is this run's until nothing more is written
             self.keeper.at_the_end()
         if self.record.gone and status == "complete":
@@ -148,7 +151,8 @@ def _make_job(
     )
     after = place.after if place is not None else 0
     keeper = CheckpointManager(run, checkpoints, stopping, *often, after)
-    record = Recorder(run, measured, spread, writer, show)
+    curves = LiveCurves(None) if writer is None else live_curves(config.log, out, resolved.text)
+    record = Recorder(run, measured, spread, writer, show, curves.log)
     if place is not None:
         record.restore(place.state["record"])
     if not config.smoke:
@@ -158,7 +162,7 @@ def _make_job(
     if presence is not None:
         keeper.at_the_end = presence.end
     keeps = not config.smoke  # a trial leaves nothing to go on from
-    return Job(run, units, position, record, keeper, keeps, out, hosts_of(world))
+    return Job(run, units, position, record, curves, keeper, keeps, out, hosts_of(world))
 
 
 def _digests(text: str) -> tuple[str, list[str]]:

@@ -126,6 +126,8 @@ class Config:
             times as long. 0 for never.
         log_every: Time between two lines of the log ("30 seconds"), beside those at evaluations; 0
             for these only. A terminal shows one live line instead.
+        log: Where else the curves go while the run trains, beside the record; a logger that fails
+            ends nothing. wandb is offline unless WANDB_MODE says otherwise.
         log_format: Of these lines: text for people, key=value for grep.
         figures: Draw accuracy.png, spread.png and time.png at the end.
         save_model: Write the mean model as model.safetensors at the end.
@@ -183,6 +185,7 @@ class Config:
     on_nan: Literal["stop", "quarantine"] = "stop"
     watchdog: int | str = "10 minutes"
     log_every: int | str = "30 seconds"
+    log: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
     log_format: Literal["text", "key=value"] = "text"
     figures: bool = True
     save_model: bool = True

@@ -16,6 +16,7 @@ NOT_THE_RUN = (  # may differ when resuming
     "resume_from_mean",
     "extend",
     "overwrite",
+    "log",
     "log_every",
     "log_format",
     "figures",
