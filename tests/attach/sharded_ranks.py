@@ -26,8 +26,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.utils.checkpoint import checkpoint
 
 import hpc_localsgd
 from hpc_localsgd import (
@@ -114,7 +115,8 @@ class Side:
         self.sync: Sync = hpc_localsgd.attach(self.model, self.optimizer, **company, **given)
 
     def loss(self, t: int) -> torch.Tensor:
-        x, y = (each[self.mine] for each in batch(self.worker, t))
+        kept = next(iter(self.model.parameters())).dtype
+        x, y = (each[self.mine].to(kept) for each in batch(self.worker, t))
         return (self.model(x) - y).square().mean()
 
     def train(self, ts: range, clips: bool = True) -> None:
@@ -354,6 +356,87 @@ def tensors_cut_by_hand(mesh: DeviceMesh) -> None:
     same_everywhere(both[0])
 
 
+class Model(nn.Module):
+    """A model of two equal layers in the middle, in the forms that people have."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.begin, self.one, self.two, self.end = (
+            nn.Linear(*size, dtype=torch.float64) for size in ((3, 5), (5, 5), (5, 5), (5, 1))
+        )
+        stream = torch.Generator().manual_seed(0)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.5, generator=stream)
+        if form == "tied":
+            self.two.weight = self.one.weight
+        if form == "frozen":  # as a base model is, beside the adapters that are trained
+            for layer in (self.begin, self.one):
+                layer.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.begin(x).tanh()
+        if self.form == "checkpointed":
+            middle: torch.Tensor = checkpoint(self._middle, x, use_reentrant=False)
+            made: torch.Tensor = self.end(middle)
+            return made
+        return self.end(self._middle(x))
+
+    def _middle(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x).tanh()).tanh()
+
+
+def models_that_people_have(mesh: DeviceMesh) -> None:
+    for form in ("tied", "checkpointed", "frozen"):
+        for schedule in (every(1), every(2)):
+            both = []
+            for shards in (True, False):
+                model = Model(form)
+                if shards:
+                    if form != "tied":  # what two layers share belongs to the module above them
+                        fully_shard(model.one, mesh=mesh["shard"])
+                    fully_shard(model, mesh=mesh["shard"])
+                side = Side(mesh, "adamw", shards, {"schedule": schedule}, model)
+                side.train(range(5))
+                side.sync.finish()
+                both.append(whole(side.model))
+            close(*both)
+            same_everywhere(both[0])
+
+
+def mixed_precision(mesh: DeviceMesh) -> None:
+    """Computed in bfloat16 by a policy of `fully_shard`, kept and exchanged in float32."""
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for schedule in (every(1), every(2)):
+        model = net().float()
+        fully_shard(model, mesh=mesh["shard"], mp_policy=policy)
+        side = Side(mesh, "sgd", True, {"schedule": schedule}, model)
+        side.train(range(5))
+        own = sum(p.to_local().numel() for p in model.parameters())
+        if schedule == every(2):
+            assert side.sync.ledger.payload_bytes == 2 * 4 * own
+        side.sync.finish()
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        same_everywhere(whole(model))
+
+
+def compiled_layers(mesh: DeviceMesh) -> None:
+    """Layers that are compiled before they are sharded, as torch advises."""
+    both = []
+    for shards in (True, False):
+        model = Model("plain")
+        if shards:
+            model.one.compile(backend="eager")
+            fully_shard(model.one, mesh=mesh["shard"])
+            fully_shard(model, mesh=mesh["shard"])
+        schedule = post_local(switch=2, every=2)
+        side = Side(mesh, "sgd", shards, {"schedule": schedule}, model)
+        side.train(range(6))
+        side.sync.finish()
+        both.append(whole(side.model))
+    close(*both)
+
+
 CLAIMS: list[Callable[[DeviceMesh], None]] = [
     as_if_it_were_whole,
     the_ledger_has_the_bytes_of_the_shards,
@@ -362,6 +445,9 @@ CLAIMS: list[Callable[[DeviceMesh], None]] = [
     what_one_shard_finds_is_known_to_all,
     whole_parameters_beside_shards,
     tensors_cut_by_hand,
+    models_that_people_have,
+    mixed_precision,
+    compiled_layers,
 ]
 
 
