@@ -105,6 +105,11 @@ class Algorithm(ABC):
         del world, now
         return x, state
 
+    def acts_on_sync(self, state: State, now: Now) -> bool:
+        """Return whether `on_sync` does anything now; asked where lending it rows is costly."""
+        del state, now
+        return True
+
     @abstractmethod
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the parameters [R, P] that start the next round, after the round's last step."""

@@ -69,6 +69,12 @@ class LocalSGD(Algorithm):
         """Tell whether this is the parallel phase, of several workers."""
         return world.size > 1 and state["parallel"] and H == 1
 
+    def acts_on_sync(self, state: State, now: Now) -> bool:
+        """Tell that in the parallel phase there is at most an anchor to remember."""
+        del now
+        derived = type(self).on_sync is not LocalSGD.on_sync
+        return derived or not state["parallel"] or state["anchor"] is not None
+
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the average parameters on every worker."""
         del now

@@ -136,7 +136,7 @@ class Course:
         now = self.rounds.now(place.t - 1, last)
         observes = self.rounds.schedule.observes and not last
         before = self.exchange.copies() if observes else None
-        self.exchange.on_parameters(parts.algorithm.on_sync, now)
+        self.exchange.on_sync(now)
         if before is not None:
             distance = parts.grid.total(self.exchange.distance(before))
             self.rounds.schedule = self.rounds.schedule.observe(distance)

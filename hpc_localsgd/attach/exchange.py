@@ -50,6 +50,11 @@ class Exchange:
         if any(self._algorithm.acts_on_step(state, now) for state in self.states):
             self.on_parameters(self._algorithm.on_step, now)
 
+    def on_sync(self, now: Now) -> None:
+        """Call `on_sync` with the parameters, in place, where it does anything at this exchange."""
+        if any(self._algorithm.acts_on_sync(state, now) for state in self.states):
+            self.on_parameters(self._algorithm.on_sync, now)
+
     @torch.no_grad()
     def on_parameters(self, rule: Rule, now: Now) -> None:
         """Call `on_step` or `on_sync` with the parameters, in place."""

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import pickle
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from hpc_localsgd import DiLoCo, LocalSGD, every
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach import Sync
+from hpc_localsgd.attach.storage import FlatGroup
 from hpc_localsgd.compressors import Int8, Sign
 from hpc_localsgd.types import ConfigurationError
 
@@ -152,6 +154,23 @@ def test_gaps_change_no_number_and_are_not_sent(algorithm: Algorithm) -> None:
     model, optimizer, sync = attached(with_gaps(), algorithm=algorithm)
     assert f"P={sum(p.numel() for p in model.parameters())}" in repr(sync)
     steps_of_gaps(sync, optimizer)
+
+
+@pytest.mark.parametrize(("H", "lent"), [(1, 0), (2, 3)])
+def test_no_copy_is_made_where_gradients_were_all_there_was_to_exchange(
+    H: int, lent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, optimizer, sync = attached(with_gaps(), schedule=every(H))
+    (group,), calls = sync._parts.groups, []
+    rows = type(group).rows
+
+    def counted(self: FlatGroup) -> AbstractContextManager[torch.Tensor]:
+        calls.append(self)
+        return rows(self)
+
+    monkeypatch.setattr(FlatGroup, "rows", counted)
+    steps_of_gaps(sync, optimizer)
+    assert len(calls) == lent
 
 
 def steps_of_gaps(sync: Sync, optimizer: torch.optim.Optimizer) -> None:
