@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Choco(Algorithm):
     """D-SGD whose messages are codes of the difference from what was said before, `told`.
 
-        q_k = C(x_k - told_k)        told_k <- told_k + q_k       heard_k <- heard_k + sum_j W_kj q_j
+        q_k = C(x_k - told_k)        told_k <- told_k + q_k      heard_k <- heard_k + sum_j W_kj q_j
         x_k <- x_k + gamma (heard_k - told_k)                     after the local steps
 
     As x settles the differences vanish, and with them what C rounds off; coded gossip without this
