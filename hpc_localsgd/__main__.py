@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -26,6 +27,7 @@ COMMANDS = {
     "cite": "the papers that a run builds on",
     "summary": "what runs achieved and what they cost",
     "doctor": "check this machine, environment and launcher",
+    "completion": "completion for the shell: source <(hpc-localsgd completion)",
 }
 
 
@@ -35,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         print("usage: hpc-localsgd COMMAND [options]     (or python -m hpc_localsgd COMMAND ...)\n")
         print("\n".join(f"  {name:<10} {about}" for name, about in COMMANDS.items()))
+        print(
+            "\nhpc-localsgd COMMAND --help says more of each; train and plan take the same options."
+        )
         return 0
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -57,6 +62,8 @@ def run() -> int:
     """Be the program: `hpc-localsgd COMMAND`, or `python -m hpc_localsgd COMMAND`."""
     outlive_readers()
     garbage.leave_at_exit()
+    if not getattr(sys.flags, "safe_path", False) and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a user's own modules, as `python -m` finds them
     return main()
 
 

@@ -4,6 +4,7 @@
     python -m hpc_localsgd summary runs/sweep/*           # several, one line each
     python -m hpc_localsgd summary --status runs/digits   # a word, for scripts
     python -m hpc_localsgd summary --began runs/digits    # the step at which its last start began
+    python -m hpc_localsgd summary --watch runs/*         # a line a run, again when it has moved on
 
 Needs h5py and numpy alone, and a run that is in progress or was killed is read as well.
 """
@@ -13,26 +14,31 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
 from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.record_command import attempt
-from hpc_localsgd.trajectory import Trajectory
+from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.safe_text import readable
 from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
 
 PROG = "python -m hpc_localsgd summary"
 NONE = "none"  # the status of a folder without a record
+AGAIN_S = 10.0  # between two looks of --watch; the record is flushed as often
 HEADINGS = ("run", "status", "K", "steps", "rounds", "accuracy", "s/step", "communication %")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what the command line asks for; return the exit status."""
     options = parser().parse_args(argv)
+    if options.watch:
+        return attempt(PROG, lambda: _watch(options.run))
     return attempt(PROG, lambda: put(_summary(options)))
 
 
@@ -44,6 +50,34 @@ def _summary(options: argparse.Namespace) -> str:
     if len(options.run) == 1:
         return page(Trajectory(options.run[0]))
     return table([Trajectory(run) for run in options.run if status(run) != NONE])
+
+
+def _watch(runs: Sequence[str]) -> None:
+    """Print a line for each run, and again when it has changed, while one is in progress."""
+    said: dict[str, str] = {}
+    with suppress(KeyboardInterrupt):
+        while True:
+            for run in runs:
+                with suppress(TrajectoryError) if run in said else nullcontext():
+                    line = status_line(Trajectory(run))
+                    if said.get(run) != line:
+                        put(line)
+                    said[run] = line
+            if all(status(run) != "running" for run in runs):
+                return
+            time.sleep(AGAIN_S)
+
+
+def status_line(run: Trajectory) -> str:
+    """Return where a run is, on one line."""
+    reached, steps = _reached(run), int(run.attrs.get("steps") or 0)
+    of = f" of {steps}, {100 * reached / steps:.0f} %" if steps else ""
+    parts = [f"{readable(str(run.path.parent))}: {run.status}", f"step {reached}{of}"]
+    if (accuracy := _accuracy(run)) != "-":
+        parts.append(f"test accuracy {accuracy}")
+    if (communicating := _percent(run, " % of the time")) != "-":
+        parts.append(f"communication {communicating}")
+    return ", ".join(parts)
 
 
 def status(run: str | Path) -> str:
@@ -150,6 +184,8 @@ def parser() -> CommandParser:
     only = made.add_mutually_exclusive_group()
     only.add_argument("--status", action="store_true", help="only the status, one line a run")
     began_help = "only the step at which the last start began, one line a run"
+    watch_help = "a line a run, and another when it has changed, until none is in progress"
+    only.add_argument("--watch", action="store_true", help=watch_help)
     only.add_argument("--began", action="store_true", help=began_help)
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from launching import ROOT
 
+from hpc_localsgd.commands import summary
 from hpc_localsgd.commands.summary import main
 from hpc_localsgd.trajectory import Header, Writer
 
@@ -123,3 +125,23 @@ def test_it_loads_neither_torch_nor_a_transport(tmp_path: Path) -> None:
         "assert not {'torch', 'mpi4py', 'horovod'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=240)
+
+
+def test_watching_prints_a_line_whenever_a_run_has_moved_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = record(tmp_path / "run", "running")
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:  # the first time nothing has changed
+            shutil.rmtree(run)
+            record(run, "complete")
+
+    monkeypatch.setattr(summary.time, "sleep", sleep)
+    assert main(["--watch", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rest = "step 40, test accuracy 0.8750, communication 25.0 % of the time"
+    assert lines == [f"{run}: running, {rest}", f"{run}: complete, {rest}"]
+    assert slept == [summary.AGAIN_S] * 2
