@@ -19,6 +19,7 @@ from hpc_localsgd.analysis.compare import (
 )
 from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.tables import tables
+from hpc_localsgd.analysis.compare.two_way import two_way
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.commands.compare import main
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
@@ -208,3 +209,23 @@ def test_the_larger_of_both_errors_counts(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         uncertainty(grouped_runs(open_runs(runs))[0]), np.std([0.5, 0.9], ddof=1)
     )
+
+
+def test_methods_against_rates_are_a_table_of_two_ways(tmp_path: Path) -> None:
+    rate = "}}\nrate: {class_path: hpc_localsgd.constant, init_args: {lr: "
+    paths = []
+    for H, lr, accuracy in ((4, 0.1, 0.9), (4, 0.02, 0.7), (16, 0.1, 0.6)):
+        for seed in (0, 1):
+            folder, text = tmp_path / f"{H}-{lr}-{seed}", f"steps: {H}{rate}{lr}"
+            paths.append(record(folder, accuracy + 0.02 * seed, seed=seed, arguments=text))
+    (found,) = two_way(grouped_runs(open_runs([Path(path) for path in paths])))
+    assert (found.measure, found.across, found.options) == ("test accuracy", "rate.lr", 1)
+    assert found.header == ["schedule.steps", "rate.lr 0.02", "rate.lr 0.1"]
+    assert found.rows == [
+        ["4", "71.00 % ± 1.40 %", "91.00 % ± 1.40 %"],
+        ["16", "", "61.00 % ± 1.40 %"],
+    ]
+    assert not list(two_way(grouped_runs(open_runs([Path(path) for path in paths[:4]]))))
+    assert main([*paths, "--out", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "compare.html").read_text()
+    assert "Two ways" in page and "rate.lr 0.02" in page

@@ -13,6 +13,7 @@ from hpc_localsgd.analysis.compare.draw_flatness import draw_flatness
 from hpc_localsgd.analysis.compare.export import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.compare.groups import SeedGroup, grouped_runs
 from hpc_localsgd.analysis.compare.tables import Tables, tables
+from hpc_localsgd.analysis.compare.two_way import two_way
 from hpc_localsgd.analysis.costs import AXES
 from hpc_localsgd.analysis.formats import USUAL
 from hpc_localsgd.analysis.report.album import Album
@@ -37,6 +38,16 @@ def comparison(groups: Sequence[SeedGroup], made: Tables, album: Album) -> list[
         Section("What differs", Grid(header, rows, left=len(header))),
         Section("Results", Grid(*made.measured), *notes),
     ]
+    crossed = [
+        block
+        for each in two_way(groups)
+        for block in (
+            Paragraph(f"{each.measure}, by {each.across}"),
+            Grid(each.header, each.rows, left=each.options),
+        )
+    ]
+    if crossed:
+        parts.append(Section("Two ways", *crossed))
     caption = (
         "On the pale line: nothing here is both cheaper and better. A configuration has the "
         "same symbol in both panels; bars are deviations over seeds, or the statistical error "
