@@ -26,7 +26,8 @@ train: env  ## train four Horovod workers with Post-local SGD on real data
 
 # Two workers start ranks, which mostly wait; two compute meanwhile: see tests/groups.py.
 test: env  ## run every test, those under MPI and Horovod included
-	$(BIN)/python -m pytest tests -n 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest tests -n 4 --dist loadgroup --no-loadscope-reorder \
+	    --durations=10 --durations-min=5
 
 # Left out: tests that start ranks, and those marked `slow`, which take seconds each (`-m slow`).
 quick: env  ## run the quick tests, which start no ranks: an answer in some two minutes
