@@ -311,9 +311,8 @@ def test_unequal_workers_come_to_rest_at_the_fixed_point_of_H(H: int, expected: 
     )
 
 
-@pytest.mark.parametrize("name", ["Adafactor", "Muon"])
-def test_an_optimiser_that_mixes_the_workers_rows_is_refused(name: str) -> None:
-    make = partial(getattr(torch.optim, name), lr=0.1)
+def test_an_optimiser_that_mixes_the_workers_rows_is_refused() -> None:
+    make = partial(torch.optim.Adafactor, lr=0.1)
     with pytest.raises(ConfigurationError, match="element-wise"):
         small_run(K=2, optimizer=make)
 

@@ -1,7 +1,8 @@
 """The local optimiser: `torch.optim` itself, on the flat storage of all workers at once.
 
 The optimiser sees two tensors, the part of x that takes weight decay and the part that does not.
-Every element-wise optimiser (SGD, Adam, AdamW, ...) then steps all R workers in one call.
+Every element-wise optimiser (SGD, Adam, AdamW, ...) then steps all R workers in one call. One that
+looks at matrices (Muon) steps each worker's matrices of hidden layers, and AdamW the rest.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpc_localsgd.engine.matrices import MatricesAndRest, Shapes, looks_at_matrices, runs
 from hpc_localsgd.engine.non_finite import named_state_like, state_like
 from hpc_localsgd.engine.without_compiler import spare_the_compiler, take_step
 from hpc_localsgd.types import ConfigurationError
@@ -62,14 +64,19 @@ class LocalOptimizer:
         spare_the_compiler()
         self.at_sync = at_sync
         self.moments_every = dict(moments_every or {})
-        self._cuts = [(0, task.decayed), (task.decayed, task.dim)]
+        of_matrices = looks_at_matrices(make)
+        cuts: list[tuple[int, int, Shapes]] = [(0, task.decayed, ()), (task.decayed, task.dim, ())]
+        cuts = runs(task) if of_matrices else cuts
+        self._cuts, self._dim = [(a, b) for a, b, _ in cuts], task.dim
         parameters = [nn.Parameter(task.x[:, a:b], requires_grad=True) for a, b in self._cuts]
         groups: list[dict[str, Any]] = [{"params": [p]} for p in parameters if p.numel()]
         try:
-            self.torch = make(groups)
+            shapes = [shapes for _, _, shapes in cuts]
+            self.torch = MatricesAndRest(make, parameters, shapes) if of_matrices else make(groups)
         except _REFUSALS as error:  # torch's own, which names the hyper-parameter
             raise ConfigurationError(f"--optimizer: {error}") from error
-        check_by_rows(make)
+        if not of_matrices:
+            check_by_rows(make)
         self._check_moments(make)
         if len(task.x) == 1:
             fuse(self.torch)
@@ -79,7 +86,7 @@ class LocalOptimizer:
                 "workers of this process are rows with gaps between them: leave it out"
             )
         if task.decayed < task.dim and "weight_decay" in self.torch.defaults:
-            self.torch.param_groups[-1]["weight_decay"] = 0.0
+            self.torch.param_groups[-1]["weight_decay"] = 0.0  # the runs end where decay does
         self._parameters = parameters
 
     def step(self, g: Rows, lr: float) -> None:
@@ -101,12 +108,12 @@ class LocalOptimizer:
             if self._due(name, now):
                 world.mean(tensor)
 
-    def averages(self, now: Now) -> int:
+    def averages(self, now: Now) -> float:
         """Return how many numbers a parameter `on_sync` averages, after a step has been taken."""
         if self.at_sync != "average" or now.H == 1:
             return 0
-        names = {name for name, _ in named_state_like(self.torch, self._parameters)}
-        return sum(self._due(name, now) for name in names)
+        named = named_state_like(self.torch, self._parameters)
+        return sum(t.shape[1] for name, t in named if self._due(name, now)) / self._dim
 
     def _due(self, name: str, now: Now) -> bool:
         return (now.s + 1) % self.moments_every.get(name, 1) == 0
@@ -158,7 +165,8 @@ def described(optimizer: torch.optim.Optimizer) -> str:
     """
     given = {k: v for k, v in optimizer.defaults.items() if k != "lr"}
     shown = (f"{k}={v}" for k, v in given.items() if v is not None and v is not False)
-    return f"{type(optimizer).__name__}({', '.join(shown)})"
+    name = getattr(optimizer, "shown_as", type(optimizer).__name__)
+    return f"{name}({', '.join(shown)})"
 
 
 def fuse(optimizer: torch.optim.Optimizer) -> None:
@@ -178,7 +186,7 @@ def check_by_rows(make: MakeOptimizer) -> None:
     """Check that an optimiser steps every row of a matrix by itself, as separate workers would.
 
     Raises:
-        ConfigurationError: It does not (Adafactor, Muon), or needs a closure or sparse gradients.
+        ConfigurationError: It does not (Adafactor), or needs a closure or sparse gradients.
     """
     gradients = [torch.tensor([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]]), torch.ones(2, 3)]
 

@@ -115,6 +115,8 @@ class Task(ABC):
         sizes: Lengths of the model's tensors in the flat vector, in order; they sum to P.
         decayed: The first `decayed` of the P parameters get weight decay, the rest (biases and
             parameters of norms) do not.
+        matrices: For each tensor its shape [n, m] where it is a matrix of a hidden layer, for
+            optimisers that look at those; None for embeddings, the read-out and all others.
         x: [R, P], the storage of the workers' parameters; stable for the life of the task.
         buffers: [R, Q], the floating-point buffers (BatchNorm statistics) of the workers.
         partition: How the training data is dealt.
@@ -124,6 +126,7 @@ class Task(ABC):
     dim: int
     sizes: tuple[int, ...]
     decayed: int
+    matrices: tuple[tuple[int, int] | None, ...] = ()
     x: torch.Tensor
     buffers: torch.Tensor
     partition: Partition

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hpc_localsgd.tasks.base import Batch, Task, TaskContext
 from hpc_localsgd.tasks.flat import Replicas
 from hpc_localsgd.tasks.label_transforms import mixed, noisy
-from hpc_localsgd.tasks.layout import bind
+from hpc_localsgd.tasks.layout import bind, hidden_matrices
 from hpc_localsgd.tasks.running_statistics import estimated
 from hpc_localsgd.tasks.samples import Arrays, Samples
 from hpc_localsgd.types import ConfigurationError
@@ -82,6 +82,7 @@ class Classification(Task):
         self.layout = self._replicas.layout
         self.dim, self.sizes = self._replicas.dim, self.layout.sizes
         self.decayed = self.layout.decayed
+        self.matrices = hidden_matrices(self._replicas.modules[0], self.layout)
         self.x, self.buffers = self._replicas.x, self._replicas.buffers
         self._point = copy.deepcopy(self._replicas.modules[0])  # evaluated at any given vector
 

@@ -88,6 +88,24 @@ class Layout:
         return {n: p.view(s) for n, p, s in named}
 
 
+def hidden_matrices(module: nn.Module, layout: Layout) -> tuple[tuple[int, int] | None, ...]:
+    """Return for each tensor its shape [n, m] if it is a matrix of a hidden layer, else None.
+
+    Embeddings are none, and neither is the last matrix of the module, its read-out: where rows or
+    columns are tokens or classes, Muon's authors use AdamW, as for vectors and filters.
+    """
+    embeddings = {
+        id(p)
+        for inside in module.modules()
+        if isinstance(inside, nn.Embedding | nn.EmbeddingBag)
+        for p in inside.parameters()
+    }
+    named = dict(module.named_parameters())
+    matrices = [n for n, p in named.items() if p.ndim == 2 and id(p) not in embeddings]
+    hidden = {name: tuple(named[name].shape) for name in matrices[:-1] if name in layout.names}
+    return tuple(hidden.get(name) for name in layout.names)  # type: ignore[misc]
+
+
 def bind(
     module: nn.Module,
     layout: Layout,

@@ -156,7 +156,8 @@ def test_trying_an_optimiser_leaves_the_one_of_the_run_as_it_was() -> None:
     run = small_run(optimizer=sgd(momentum=0.9))
     run.optimizer.step(torch.ones_like(run.task.x), 0.1)
     optimizer, before = run.optimizer.torch, copy.deepcopy(run.optimizer.state_dict())
-    kept = _stepped(optimizer, optimizer.param_groups[0]["params"][0])
+    group = optimizer.param_groups[0]
+    kept = _stepped(optimizer, group, group["params"][0])
     assert list(kept) == ["momentum_buffer"] and kept["momentum_buffer"].shape == (1, 2)
     after = run.optimizer.state_dict()
     assert after["param_groups"] == before["param_groups"] and list(after["state"]) == [0, 1]

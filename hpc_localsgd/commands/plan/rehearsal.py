@@ -60,6 +60,8 @@ class Rehearsal:
         self.buffers = torch.zeros(K, round(planned.buffers / self._scale), dtype=dtype)
         self.dim = model.P
         self.decayed = -(-model.P // 2)  # wherever: with and without decay are sent apart
+        self.sizes = (self.decayed, model.P - self.decayed)
+        self.matrices = ((self.decayed, 1), None)
         self._g = self.x.clone()
         self._model, self._world = model, _Rehearsed(K, "cpu", slow, step_s)
         self._algorithm: Algorithm = config.algorithm

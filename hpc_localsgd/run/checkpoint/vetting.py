@@ -188,8 +188,8 @@ def _check_optimizer(saved: dict[str, Any], run: Run) -> None:
     parameters = [p for group in now.param_groups for p in group["params"]]
     if state and sorted(state) != list(range(len(parameters))):
         raise _Other("its optimiser has the state of other tensors")
-    want = _stepped(now, parameters[0]) if state else {}
-    for i, kept in state.items():
+    for (i, kept), group in zip(sorted(state.items()), now.param_groups, strict=False):
+        want = _stepped(now, group, parameters[i])
         _check_tensor_state(kept, want, parameters[i], f"optimizer.{i}")
 
 
@@ -205,13 +205,17 @@ def _check_tensor_state(kept: Any, want: Mapping[str, Any], x: torch.Tensor, nam
             raise _Other(f"'{name}.{key}' is {value!r:.40} and counts nothing")
 
 
-def _stepped(optimizer: torch.optim.Optimizer, like: torch.Tensor) -> dict[str, Any]:
+def _stepped(
+    optimizer: torch.optim.Optimizer, group: dict[str, Any], like: torch.Tensor
+) -> dict[str, Any]:
     """Return the state such an optimiser keeps of a tensor after a step, tried on two numbers."""
     tiny = torch.nn.Parameter(torch.zeros(1, 2, dtype=like.dtype, device=like.device))
     tiny.grad = torch.ones_like(tiny)
     twin = copy.copy(optimizer)
     twin.state = defaultdict(dict)
-    twin.param_groups = [{**optimizer.param_groups[0], "params": [tiny]}]
+    twin.param_groups = [{**group, "params": [tiny]}]
+    if group.get("shapes"):  # of matrices in a row
+        twin.param_groups[0]["shapes"] = ((1, 2),)
     twin.step()
     return dict(twin.state[tiny])
 
