@@ -302,24 +302,37 @@ class Scaled(nn.Module):
         return made
 
 
+def train_scaled(
+    mesh: DeviceMesh, schedule: Any, shards: bool, T: int, algorithm: Any = None
+) -> Side:
+    """Train it; a worker's ranks average the gradient of what `fully_shard` does not shard."""
+    given = {"schedule": schedule, "algorithm": algorithm}
+    side = Side(mesh, "sgd", shards, given, Scaled(mesh, shards))
+    for t in range(T):
+        side.optimizer.zero_grad()
+        side.loss(t).backward()
+        if shards:
+            dist.all_reduce(side.model.scale.grad, group=mesh["shard"].get_group())
+            side.model.scale.grad /= SHARDS
+        side.optimizer.step()
+        side.sync.step()
+    return side
+
+
 def whole_parameters_beside_shards(mesh: DeviceMesh) -> None:
-    """Theirs are gradients that the loop averages over the row, since `fully_shard` does not."""
-    for schedule in (every(1), every(2), spread_triggered(target=1e-3)):
-        both = []
-        for shards in (True, False):
-            side = Side(mesh, "sgd", shards, {"schedule": schedule}, Scaled(mesh, shards))
-            for t in range(6):
-                side.optimizer.zero_grad()
-                side.loss(t).backward()
-                if shards:
-                    dist.all_reduce(side.model.scale.grad, group=mesh["shard"].get_group())
-                    side.model.scale.grad /= SHARDS
-                side.optimizer.step()
-                side.sync.step()
+    for schedule in (every(1), every(2)):
+        both = [train_scaled(mesh, schedule, shards, 6) for shards in (True, False)]
+        for side in both:
             side.sync.finish()
-            both.append(whole(side.model))
-        close(*both)
-        same_everywhere(both[0])
+        close(*(whole(side.model) for side in both))
+        same_everywhere(whole(both[0].model))
+    apart = []
+    for shards in (True, False):  # what both ranks of a worker hold counts once
+        course = train_scaled(mesh, every(4), shards, 3, Gossip()).sync._course
+        distance = course.exchange.distance(course.exchange.copies())
+        apart.append(torch.tensor(course.parts.grid.total(distance), dtype=torch.float64))
+    assert apart[0] > 0
+    close(*apart)
     side = Side(mesh, "sgd", True, {"schedule": every(2)}, Scaled(mesh, True))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -437,6 +450,24 @@ def compiled_layers(mesh: DeviceMesh) -> None:
     close(*both)
 
 
+def running_statistics(mesh: DeviceMesh) -> None:
+    """Those of the mean model are estimated through `fully_shard`'s own forward pass."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 1)).double()
+    fully_shard(model, mesh=mesh["shard"])
+    side = Side(mesh, "sgd", True, {"schedule": every(2)}, model)
+    side.train(range(3))
+    own, before = whole(model), model[1].running_mean.clone()
+    given = [batch(side.worker, t)[0][side.mine] for t in range(4)]
+    with side.sync.averaged(batches=given):
+        rows = [torch.empty(5, dtype=torch.float64) for _ in range(WORKERS)]
+        dist.all_gather(rows, model[1].running_mean, group=mesh["replicate"].get_group())
+        assert torch.equal(*rows) and not torch.equal(rows[0], before)
+    assert torch.equal(whole(model), own) and torch.equal(model[1].running_mean, before)
+    side.train(range(3, 4))
+    side.sync.finish(batches=given)
+    same_everywhere(whole(model))
+
+
 CLAIMS: list[Callable[[DeviceMesh], None]] = [
     as_if_it_were_whole,
     the_ledger_has_the_bytes_of_the_shards,
@@ -448,6 +479,7 @@ CLAIMS: list[Callable[[DeviceMesh], None]] = [
     models_that_people_have,
     mixed_precision,
     compiled_layers,
+    running_statistics,
 ]
 
 
