@@ -72,7 +72,7 @@ def contraction(W: np.ndarray) -> tuple[float, float]:
     if n == 1:
         return 0.0, 0.0
     singular = np.linalg.svd(W - 1 / n, compute_uv=False)
-    return _expected(float(np.square(W).sum()), n), float(singular[0] ** 2)
+    return _expected(W), float(singular[0] ** 2)
 
 
 def lambda_min(W: np.ndarray) -> float:
@@ -97,10 +97,11 @@ def _symmetric(W: np.ndarray) -> bool:
 
 
 def _random_factor(topology: Topology, n: int) -> float:
-    squares = [float(np.square(topology.matrix(n, k)).sum()) for k in range(_DRAWS)]
-    return _expected(float(np.mean(squares)), n) ** 0.5
+    left = [_expected(topology.push_matrix(n, k)) for k in range(_DRAWS)]
+    return float(np.mean(left)) ** 0.5
 
 
-def _expected(square: float, n: int) -> float:
-    """Return E ||W x||^2 / ||x||^2 over directions x of mean zero, from ||W||_F^2."""
-    return max(0.0, (square - 1) / max(1, n - 1))
+def _expected(W: np.ndarray) -> float:
+    """Return E ||W x||^2 / ||x||^2 over directions x of mean zero."""
+    rest = W - W.mean(axis=1, keepdims=True)  # W of what x is without its mean
+    return float(np.square(rest).sum() / max(1, len(W) - 1))

@@ -158,3 +158,18 @@ def test_the_average_has_at_most_the_length_of_the_clip() -> None:
     assert float(anchor.norm()) == pytest.approx(0.5)
     [alone] = after(EDiT(lr=1.0, momentum=0.0, clip=0.5), [[0.4]])
     assert float(alone.norm()) == pytest.approx(0.4)
+
+
+def test_who_always_goes_as_far_is_never_astray() -> None:
+    """No deviation at all, and none from it."""
+    before, anchor = after(PLAIN, [[1.0, 2.0, 1.0]] * 5)[-2:]
+    assert (anchor - before)[1] < 0
+
+
+def test_a_worker_astray_in_the_first_round_is_measured_by_the_others_until_it_is_not() -> None:
+    """Its mean begins at theirs, so that it is back as soon as it goes as far as they do."""
+    rounds = [[1.0, float("nan"), 1.0], [1.2, 1.2, 1.2], [1.0, 1.0, 1.0]]
+    before, anchor = after(PLAIN, rounds)[-2:]
+    np.testing.assert_allclose((anchor - before)[:3], [-1 / 3] * 3, rtol=1e-12)
+    before, anchor = after(PLAIN, [*rounds, [1.0, 1.6, 1.0]])[-2:]
+    assert (anchor - before)[1] == 0, "and far beyond them it is out"

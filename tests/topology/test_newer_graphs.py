@@ -52,6 +52,7 @@ def test_one_period_of_a_base_graph_is_the_exact_average(n: int, degree: int) ->
         (1, {1: 1, 2: 1, 3: 3, 4: 2, 5: 5, 6: 4, 7: 5, 8: 3, 16: 4, 17: 9}),
         (2, {3: 1, 4: 2, 5: 3, 6: 2, 8: 3, 9: 2, 12: 3, 27: 3}),
         (3, {4: 1, 5: 3, 12: 2, 16: 2, 24: 3}),
+        (7, {8: 1, 64: 2, 216: 3}),  # 216 = 6 x 6 x 6, and 8 x 27 would need four
     ],
 )
 def test_how_many_mixes_they_need(degree: int, lengths: dict[int, int]) -> None:
@@ -159,6 +160,24 @@ def test_the_gap_of_a_directed_graph_is_that_of_its_second_eigenvalue() -> None:
     W = random_directed().push_matrix(12)
     eigenvalues = np.sort(np.abs(np.linalg.eigvals(W)))
     assert spectral_gap(W) == pytest.approx(1 - eigenvalues[-2])
+
+
+class drawn_anew(Topology):
+    """Another directed graph at every mix."""
+
+    def weights(self, n: int, k: int) -> np.ndarray:
+        return random_directed(seed=k).weights(n, 0)
+
+    def period(self, n: int) -> None:
+        return None
+
+
+def test_the_gap_of_directed_graphs_drawn_anew_is_what_their_mixes_leave() -> None:
+    n, x = 12, np.random.default_rng(0).standard_normal((12, 3000))
+    x -= x.mean(axis=0)
+    mixed = [np.square(drawn_anew().push_matrix(n, k) @ x).sum() for k in range(16)]
+    left = np.mean(mixed) / np.square(x).sum()
+    assert gap(drawn_anew(), n) == pytest.approx(1 - np.sqrt(left), rel=0.02)
 
 
 def test_a_directed_graph_of_ones_own() -> None:
