@@ -23,7 +23,7 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
-torch.use_deterministic_algorithms(True)
+torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms` loads its compiler
 settings.register_profile("here", deadline=None)
 settings.load_profile("here")
 
