@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from launching import TRAIN, Job, mpirun, started, until  # noqa: E402
 
 from hpc_localsgd.run.checkpoint import shard  # noqa: E402
-from hpc_localsgd.run.checkpoint.folder import last_complete, number  # noqa: E402
+from hpc_localsgd.run.checkpoint.listing import last_complete, number  # noqa: E402
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError  # noqa: E402
 
 STEPS = 1500

@@ -2,7 +2,8 @@
 
 An algorithm is a frozen dataclass: its fields are hyper-parameters with the paper's defaults, its
 `repr` is the legend of a figure. What it remembers between rounds is an explicit state of tensors
-and plain values that it returns. It never asks where the workers live.
+and plain values that it returns. It never asks where the workers live. A matrix in that state has a
+row for each worker of the process, and moves with them; vectors and numbers are equal on all ranks.
 
 The rows x and g are the run's own storage: an algorithm works on them in place and returns them,
 as the collectives do, so that no method needs a second copy of the model unless its equation has

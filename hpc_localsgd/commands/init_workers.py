@@ -14,10 +14,11 @@ import torch
 
 from hpc_localsgd.engine.position import Run
 from hpc_localsgd.run.checkpoint import shard
-from hpc_localsgd.run.checkpoint.folder import all_complete
+from hpc_localsgd.run.checkpoint.listing import all_complete
 from hpc_localsgd.run.checkpoint.vetting import optimizer_differs
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.dealing import Dealing
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
@@ -47,10 +48,13 @@ def put_workers(record: Trajectory, step: int | None, what: str, run: Run) -> in
         _take(record, torch.from_numpy(kept[list(run.world.ranks)]), run.task.x, "parameters")
         return step
     folder, n = _checkpoint(record, step)
-    R = len(_read(folder, n, 0)["x"])
-    _check_count(record, n * R, what, run)
-    shards = {r: _read(folder, n, r) for r in {k // R for k in run.world.ranks}}
-    mine = [(shards[k // R], k % R) for k in run.world.ranks]
+    first = _read(folder, n, 0)
+    then = Dealing(int(first.get("workers", n * len(first["x"]))), n)
+    _check_count(record, then.K, what, run)
+    of = [then.rank_of(k) for k in run.world.ranks]
+    shards = {r: _read(folder, n, r) for r in set(of)}
+    places = zip(run.world.ranks, of, strict=True)
+    mine = [(shards[r], k - int(then.firsts[r])) for k, r in places]
     _take(record, _rows(mine, "x"), run.task.x, "parameters")
     _take(record, _rows(mine, "buffers"), run.task.buffers, "buffers")
     if what == "optimizer":

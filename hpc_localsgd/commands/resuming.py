@@ -21,7 +21,9 @@ from hpc_localsgd.commands.resuming_from_mean import (
 )
 from hpc_localsgd.engine.agreement import agree, check_same, of_rank_0
 from hpc_localsgd.engine.position import Position, Run
-from hpc_localsgd.run.checkpoint.folder import Checkpoints, last_complete
+from hpc_localsgd.run.checkpoint.catching_up import catch_up
+from hpc_localsgd.run.checkpoint.folder import Checkpoints
+from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.checkpoint.vetting import check_place
 from hpc_localsgd.run.messages import say
@@ -77,6 +79,7 @@ class Continued:
         agree(world, lambda: check_place(place, run, p))  # on all ranks, before any loads a part
         said = agree(world, lambda: _of_length(place, run, other))
         agree(world, lambda: place.restore(run, p))
+        agree(world, lambda: catch_up(run, p, place))
         check_same(world, [f"resumed after the exchange of step {place.after}"])
         _at_another_length(said, place, run, p, checkpoints)
         p.sync = run.algorithm.resume(p.sync, world)
@@ -103,6 +106,8 @@ def _at_another_length(
 def continued(config: Config, text: str, world: World) -> Continued:
     """Decide from options and folder how to begin; change nothing, but make an empty folder.
 
+    Where nobody says how many workers a resumed run has, the world gets those that it had.
+
     Rank 0 looks and decides, and a `STOP` of the job before is forgotten: the folder is held
     already.
 
@@ -112,7 +117,16 @@ def continued(config: Config, text: str, world: World) -> Continued:
     first = world.rank == 0
     code = agree(world, lambda: _decide(config, text, world) if first else 0)
     code = of_rank_0(world, code)
-    return Continued(MODES[code // 2], bool(code % 2))
+    how = Continued(MODES[code // 2], bool(code % 2))
+    if how.mode == "resume" and config.workers is None and not config.resume_from_mean:
+        K = agree(world, lambda: _workers_before(Path(config.out)) if first else 0)
+        world.deal(of_rank_0(world, K))  # raises on all ranks alike
+    return how
+
+
+def _workers_before(out: Path) -> int:
+    """Return K of the run in a folder: ranks are the machine's, workers are the run's."""
+    return int(Trajectory(segment_paths(out)[-1], segments=False).K)
 
 
 def _decide(config: Config, text: str, world: World) -> int:

@@ -1,4 +1,4 @@
-"""Start from the mean model of a checkpoint that other workers or ranks left."""
+"""Start from the mean model of a checkpoint that another number of workers left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from hpc_localsgd.engine.agreement import agree, of_rank_0
 from hpc_localsgd.engine.position import Run
 from hpc_localsgd.run.checkpoint import shard
-from hpc_localsgd.run.checkpoint.folder import Checkpoints, all_complete, last_complete
+from hpc_localsgd.run.checkpoint.folder import Checkpoints
+from hpc_localsgd.run.checkpoint.listing import all_complete, last_complete
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.messages import say
 from hpc_localsgd.types import ConfigurationError
@@ -25,15 +26,19 @@ T = TypeVar("T")
 
 
 def is_other(out: Path, world: World) -> bool:
-    """Return whether the newest valid checkpoint has other numbers of ranks or workers.
+    """Return whether the newest valid checkpoint is of another number of workers.
 
     Raises:
         ConfigurationError: There are some, and all are damaged.
     """
     if last_complete(out) is None:
         return False
-    n, rows = _newest_sound(out, lambda folder, n: (n, len(_read(folder, n, 0)["x"])))
-    return n * rows != world.size or n != world.n
+    return _newest_sound(out, lambda folder, n: _workers(_read(folder, n, 0), n)) != world.size
+
+
+def _workers(state: dict[str, Any], n: int) -> int:
+    """Return K of a shard of n ranks; where it does not say it, all have as many."""
+    return int(state.get("workers", n * len(state["x"])))
 
 
 def to_the_mean(run: Run, out: Path) -> tuple[int, int, bool]:
@@ -82,8 +87,8 @@ def _mean(run: Run, folder: Path, n: int) -> tuple[torch.Tensor, torch.Tensor, d
     x, buffers = torch.zeros_like(run.task.x[0]), torch.zeros_like(run.task.buffers[0])
     for r in range(n):  # one at a time: all may not fit
         state = _read(folder, n, r)
-        x += state["x"].mean(0).to(x) / n
-        buffers += state["buffers"].mean(0).to(x) / n
+        x += state["x"].sum(0).to(x) / _workers(state, n)
+        buffers += state["buffers"].sum(0).to(x) / _workers(state, n)
     return x, buffers, state
 
 

@@ -141,10 +141,10 @@ class LocalOptimizer:
 
     def forget(self, rows: np.ndarray) -> None:
         """Set the state of some workers of this process, bool [R], to what it is at the start."""
-        for tensor in self._row_state():
+        for tensor in self.row_state():
             tensor[torch.from_numpy(rows).to(tensor.device)] = 0
 
-    def _row_state(self) -> list[torch.Tensor]:
+    def row_state(self) -> list[torch.Tensor]:
         """Return the state tensors that have one row for each worker, in a fixed order."""
         return state_like(self.torch, self._parameters)
 
@@ -154,7 +154,10 @@ class LocalOptimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state."""
-        self.torch.load_state_dict(state)
+        # How a step is computed depends on how many workers this process has.
+        own = [{"fused": g["fused"]} if "fused" in g else {} for g in self.torch.param_groups]
+        groups = [{**g, **mine} for g, mine in zip(state["param_groups"], own, strict=True)]
+        self.torch.load_state_dict({**state, "param_groups": groups})
 
 
 def described(optimizer: torch.optim.Optimizer) -> str:

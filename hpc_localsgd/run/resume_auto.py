@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from hpc_localsgd.run.checkpoint.folder import all_folders, expected, missing, never_there, number
+from hpc_localsgd.run.checkpoint.listing import all_folders, expected, missing, never_there, number
 from hpc_localsgd.run.messages import say
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.types import ConfigurationError

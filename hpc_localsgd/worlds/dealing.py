@@ -30,10 +30,22 @@ class Dealing:
                 f"one, so start {max(1, self.K)} ranks at most, or give more --workers"
             )
 
+    def __str__(self) -> str:
+        """Say how many workers the ranks have."""
+        few, extra = divmod(self.K, self.n)
+        if not extra:
+            return f"{few} on each of {self.n} ranks" if self.n > 1 else f"{few} on one rank"
+        return f"{few + 1} on {extra} ranks and {few} on {self.n - extra}"
+
     @property
     def even(self) -> bool:
         """Whether every rank hosts as many."""
         return self.K % self.n == 0
+
+    @property
+    def idle(self) -> float:
+        """Share of the ranks' computing time that waits for the ranks with most workers."""
+        return 1 - self.K / (self.n * self.most)
 
     @property
     def most(self) -> int:

@@ -65,8 +65,8 @@ def test_json_has_the_keys_that_scripts_rely_on() -> None:
     plan = planned(*SMALL)
     assert {key: sorted(inner) for key, inner in plan.items() if isinstance(inner, dict)} == {
         "run": sorted(
-            "task algorithm schedule optimizer rate workers parameters samples steps "
-            "steps_per_epoch".split()
+            "task algorithm schedule optimizer rate workers ranks waiting_of_unequal_ranks "
+            "parameters samples steps steps_per_epoch".split()
         ),
         "rounds": sorted(
             "count shortest longest last last_is_forced last_asked_steps stretches".split()
@@ -183,9 +183,25 @@ def test_warnings_reach_the_page() -> None:
     assert kinds(*SMALL, "--algorithm", "allreduce") == []
 
 
+def test_ranks_of_unequal_numbers_of_workers_are_shown_with_what_they_cost() -> None:
+    unequal = [*SMALL, "--workers", "8", "--ranks", "3"]
+    assert "3: workers are 3 on 2 ranks and 2 on 1" in printed(*unequal)
+    assert "11 % of the ranks' time is waiting for it; 2 or 4 ranks would" in " ".join(
+        printed(*unequal).split()
+    )
+    run = planned(*unequal)["run"]
+    assert (run["workers"], run["ranks"]) == (8, 3)
+    assert run["waiting_of_unequal_ranks"] == pytest.approx(1 / 9)
+    assert "unequal_ranks" in kinds(*unequal)
+    even = [*SMALL, "--workers", "8", "--ranks", "4"]
+    assert "unequal_ranks" not in kinds(*even)
+    assert planned(*even)["run"]["waiting_of_unequal_ranks"] == 0
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
+        (["--workers", "2", "--ranks", "3"], "2 workers cannot be dealt to 3 ranks"),
         (["--fabric", "foo"], "unknown network 'foo'"),
         (["--fabric", "measured"], "this process is alone"),
         (["--parameters", "-3"], "--parameters must be positive"),

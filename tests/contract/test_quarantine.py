@@ -78,7 +78,7 @@ def test_with_every_algorithm_the_run_goes_on_with_finite_numbers(
     memory = Memory()
     p, _ = go(run, memory=memory)
     assert p.x.isfinite().all()
-    assert all(t.isfinite().all() for t in run.optimizer._row_state())
+    assert all(t.isfinite().all() for t in run.optimizer.row_state())
     assert len(memory.rounds) == len(go(small_run(**options))[1].rounds)
     single = algorithm.only_single_steps or isinstance(algorithm, AllReduce)
     assert ("the numbers of worker" in capfd.readouterr().err) != single

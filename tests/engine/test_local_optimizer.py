@@ -140,7 +140,7 @@ def test_workers_that_start_anew_have_no_momentum_and_the_others_keep_theirs() -
     g = torch.ones_like(run.task.x)
     run.optimizer.step(g, 0.1)
     run.optimizer.forget(np.array([False, True, False]))
-    found = run.optimizer._row_state()
+    found = run.optimizer.row_state()
     assert len(found) == 4  # two moments of the part with decay and of the part without
     for tensor in found:
         assert (tensor[1] == 0).all() and (tensor[[0, 2]] != 0).all()

@@ -22,7 +22,7 @@ from launching import ROOT, TRAIN, Job, mpirun, patient, train, until
 from slurm_jobs import Submitted, submit
 from slurm_of_hosts import SlurmOfHosts
 
-from hpc_localsgd.run.checkpoint.folder import last_complete
+from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.trajectory import Trajectory
 
 STEPS = 1000

@@ -20,7 +20,7 @@ from launching import TRAIN, Job, mpirun, started, until
 from launching import run as launch
 
 from hpc_localsgd.run.checkpoint import shard
-from hpc_localsgd.run.checkpoint.folder import last_complete, number
+from hpc_localsgd.run.checkpoint.listing import last_complete, number
 from hpc_localsgd.trajectory import Trajectory
 
 STEPS = 800

@@ -30,7 +30,7 @@ from launching import run as launch
 
 from hpc_localsgd.commands.exit_codes import HUNG, STOPPED
 from hpc_localsgd.run.checkpoint import shard
-from hpc_localsgd.run.checkpoint.folder import last_complete, number
+from hpc_localsgd.run.checkpoint.listing import last_complete, number
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
 STEPS = 600

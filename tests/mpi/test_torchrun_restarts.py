@@ -13,7 +13,7 @@ from launching import TRAIN, Outcome, run, torchrun
 
 from hpc_localsgd.commands.summary import status
 from hpc_localsgd.run.checkpoint import shard
-from hpc_localsgd.run.checkpoint.folder import last_complete
+from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.trajectory import Trajectory
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hpc_localsgd.run.checkpoint import Checkpoints, Place, last_writes, manager, shard
-from hpc_localsgd.run.checkpoint.folder import all_folders, number
+from hpc_localsgd.run.checkpoint.listing import all_folders, number
 from hpc_localsgd.run.stopping import GONE, HUNG, STOPPED, Stopped
 from hpc_localsgd.types import Gone, NotKept
 from restated.test_when_places_are_kept import Kept

@@ -23,6 +23,7 @@ from hpc_localsgd.loop import Position, train
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints, Place, shard
 from hpc_localsgd.trajectory import Trajectory, diskspace
 from hpc_localsgd.types import ConfigurationError, DataError, NotKept
+from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated
 
 DIGITS = ("--task.hidden=8",)
@@ -212,8 +213,18 @@ class TwoRanks:
     size: int = 6
     ranks: range = range(3)
 
+    def __post_init__(self) -> None:
+        self.dealing = Dealing(self.size, self.n)
+        self.ranks = self.dealing.workers_of(self.rank)
+
     def gather(self, v: np.ndarray) -> np.ndarray:
         return np.concatenate([v, v])
+
+
+def of_six(place: Place) -> Place:
+    """A place of three workers, as one of two ranks would have it."""
+    place.state["workers"] = 6
+    return place
 
 
 def two_ranks(out: Path) -> list[Checkpoints]:
@@ -223,7 +234,7 @@ def two_ranks(out: Path) -> list[Checkpoints]:
 def test_a_checkpoint_counts_when_the_shards_of_all_ranks_are_there(tmp_path: Path) -> None:
     job, _ = start(tmp_path)
     finish(job)
-    place = Place.of(job.run, job.position, 30)
+    place = of_six(Place.of(job.run, job.position, 30))
     first, second = two_ranks(tmp_path / "two")
     first.save(place)
     with pytest.raises(ConfigurationError, match="no complete checkpoint"):
@@ -238,7 +249,7 @@ def test_ranks_go_on_each_from_its_own_step_behind_the_same_exchange(tmp_path: P
     first, second = two_ranks(tmp_path / "two")
     for rank, t, after in [(first, 20, 20), (second, 20, 20), (first, 23, 21), (second, 22, 20)]:
         job.position.t = t
-        rank.save(Place.of(job.run, job.position, after))
+        rank.save(of_six(Place.of(job.run, job.position, after)))
     assert (first.load().t, second.load().t) == (20, 22)  # rank 1 never came to the exchange of 21
     job.close("stopped")
 
@@ -385,12 +396,12 @@ def test_a_full_disk_at_a_flush_is_said_and_nothing_is_lost(
     np.testing.assert_array_equal(one.rounds.step_end, other.rounds.step_end)
 
 
-def test_a_checkpoint_of_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_number_of_workers_is_refused(tmp_path: Path) -> None:
     interrupt(tmp_path, 21)
     for folder in (tmp_path / "checkpoints").iterdir():
         (folder / "rank-0-of-1.pt").rename(folder / "rank-0-of-2.pt")
         (folder / "rank-1-of-2.pt").write_bytes(b"")
-    with pytest.raises(ConfigurationError, match=r"of \[2\] ranks and this job has 1: start 2"):
+    with pytest.raises(ConfigurationError, match=r"is not of 3 workers: .* --resume-from-mean"):
         start(tmp_path, "--resume")
 
 
@@ -469,7 +480,7 @@ def test_another_number_of_workers_is_refused_or_starts_from_the_mean(tmp_path: 
     interrupt(tmp_path, 21)
     kept = shard.read(tmp_path / "checkpoints/step-00000015/rank-0-of-1.pt")
     with pytest.raises(ConfigurationError, match="--resume-from-mean"):
-        start(tmp_path, "--resume", K=4)
+        start(tmp_path, "--resume", "--workers=4", K=4)
     job, _ = start(tmp_path, "--resume-from-mean", K=4)
     assert job.position.t == job.position.end == 15
     expected = kept["x"].mean(0).expand(4, -1)
@@ -483,6 +494,15 @@ def test_another_number_of_workers_is_refused_or_starts_from_the_mean(tmp_path: 
     assert again.position.t == 23
     finish(again)
     assert Trajectory(tmp_path).rounds.step_end[-1] == 30
+
+
+def test_where_nobody_says_how_many_workers_they_are_those_that_were(tmp_path: Path) -> None:
+    interrupt(tmp_path, 21)
+    job, _ = start(tmp_path, "--resume", K=4)
+    world = job.run.world
+    assert (world.size, len(world.ranks), len(job.run.task.x), world.ledger.R) == (3, 3, 3, 3)
+    finish(job)
+    assert Trajectory(tmp_path).K == 3 and Trajectory(tmp_path).status == "complete"
 
 
 def test_the_mean_is_of_the_newest_checkpoint_that_is_sound(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from launching import TRAIN, Job, Outcome, alone, run, started, until
 
 from hpc_localsgd.commands.exit_codes import GONE, STOPPED
 from hpc_localsgd.run import stopping
-from hpc_localsgd.run.checkpoint.folder import last_complete
+from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.run.stopping import INTERRUPTED, StopListener
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory

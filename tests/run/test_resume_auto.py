@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_localsgd.run.checkpoint.folder import PARTIAL, Checkpoints, all_folders, last_complete
+from hpc_localsgd.run.checkpoint.folder import PARTIAL, Checkpoints
+from hpc_localsgd.run.checkpoint.listing import all_folders, last_complete
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.resume_auto import ASIDES
 from hpc_localsgd.train import main

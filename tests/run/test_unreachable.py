@@ -10,7 +10,7 @@ import torch
 from hpc_localsgd.commands import exit_codes
 from hpc_localsgd.commands.exit_codes import HUNG, OK
 from hpc_localsgd.run.checkpoint import manager
-from hpc_localsgd.run.checkpoint.folder import last_complete
+from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.run.stopping import STOPPED, StopListener
 from hpc_localsgd.train import main
 from hpc_localsgd.types import Unreachable

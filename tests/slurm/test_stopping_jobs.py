@@ -18,7 +18,7 @@ from cluster import Cluster
 from launching import ROOT, steps_of_ranks, until
 from slurm_jobs import Submitted, submit
 
-from hpc_localsgd.run.checkpoint.folder import last_complete
+from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.trajectory import Trajectory
 
 STEPS = 400

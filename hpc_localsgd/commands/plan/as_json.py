@@ -26,6 +26,8 @@ def as_json(report: PlanReport) -> str:
             "optimizer": report.optimizer,
             "rate": repr(planned.rate),
             "workers": planned.workers,
+            "ranks": planned.dealing.n,
+            "waiting_of_unequal_ranks": planned.dealing.idle,
             "parameters": planned.model.P,
             "samples": planned.samples,
             "steps": plan.steps,

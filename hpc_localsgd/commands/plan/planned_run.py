@@ -34,6 +34,7 @@ class PlanOptions:
         samples: Size of the training set, in place of the task's. With both, no task is made.
         activations: Also measure the activations of a step, on one worker's model on this machine's
             CPU.
+        ranks: Of the job, to which the workers are dealt. Default: those that a launcher started.
         figure: Also draw the rate, the rounds, bytes and seconds into this file: .png, .pdf, .svg,
             or .csv for the numbers.
     """
@@ -43,6 +44,7 @@ class PlanOptions:
     parameters: float | None = None
     samples: float | None = None
     activations: bool = False
+    ranks: int | None = None
     figure: str | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +71,7 @@ class PlannedRun:
         config: Its options.
         optimizer: Makes its optimiser.
         workers: K.
+        dealing: How they are dealt to ranks.
         model: Lengths of the model's tensors.
         buffers: Q, floating-point buffers of BatchNorm.
         samples: Size of the training set.
@@ -83,6 +86,7 @@ class PlannedRun:
     config: Config
     optimizer: MakeOptimizer
     workers: int
+    dealing: Dealing
     model: ModelSize
     buffers: int
     samples: int
@@ -105,9 +109,9 @@ def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> Pla
     Raises:
         ConfigurationError: Contradictions, or data that is missing.
     """
-    config, n = resolved.config, launch.started or 1
+    config, n = resolved.config, options.ranks or launch.started or 1
     K = n if config.workers is None else config.workers
-    Dealing(K, n)  # raises if there are fewer workers than ranks
+    dealing = Dealing(K, n)
     context = TaskContext(
         workers=K,
         batch=config.batch_per_worker,
@@ -128,6 +132,7 @@ def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> Pla
         config=config,
         optimizer=resolved.optimizer,
         workers=K,
+        dealing=dealing,
         model=weighed.model,
         buffers=weighed.buffers,
         samples=weighed.samples,

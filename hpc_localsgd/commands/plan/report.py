@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from statistics import mean
 from typing import Any
@@ -24,6 +25,7 @@ from hpc_localsgd.schedules.time_limit import seconds_of
 from hpc_localsgd.topology import Topology, gap
 from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
 from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.worlds.dealing import Dealing
 
 MOST_SPECTRAL = 2048  # workers, whose eigenvalues take seconds, with the third power
 MOST_MIXED = 8192  # workers: their matrix takes half a gigabyte, and seconds to build
@@ -60,7 +62,26 @@ def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanR
         gap=given.gap,
         time_limit_s=given.time_limit_s,
         parallel=given.parallel,
-        advice=(*(Advice("given_twice", note) for note in planned.notes), *advise(plan, given)),
+        advice=(
+            *(Advice("given_twice", note) for note in planned.notes),
+            *_of_ranks(planned.dealing),
+            *advise(plan, given),
+        ),
+    )
+
+
+def _of_ranks(dealing: Dealing) -> Iterator[Advice]:
+    """Say what it costs that some ranks host a worker more than others."""
+    if dealing.even:
+        return
+    K, n, most = dealing.K, dealing.n, dealing.most
+    evenly = [m for m in range(1, K + 1) if K % m == 0]
+    fewer, more = max(m for m in evenly if m < n), min(m for m in evenly if m > n)
+    yield Advice(
+        "unequal_ranks",
+        f"{K} workers are {dealing}: a step takes as long as that of {most} workers, and "
+        f"{100 * dealing.idle:.2g} % of the ranks' time is waiting for it; {fewer} or {more} ranks "
+        "would have equal numbers",
     )
 
 

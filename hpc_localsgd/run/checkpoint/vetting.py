@@ -181,8 +181,9 @@ def _check_optimizer(saved: dict[str, Any], run: Run) -> None:
     if not isinstance(groups, list) or not isinstance(state, dict) or len(groups) != len(own):
         raise _Other("its optimiser has other groups of parameters")
     for group, mine in zip(groups, own, strict=True):
-        wrong = [k for k in mine if k != "lr" and (not isinstance(group, dict) or k not in group)]
-        wrong = wrong or [k for k in mine if k != "lr" and group[k] != mine[k]]
+        names = [k for k in mine if k not in ("lr", "fused")]
+        wrong = [k for k in names if not isinstance(group, dict) or k not in group]
+        wrong = wrong or [k for k in names if group[k] != mine[k]]
         if wrong:
             raise _Other(f"its optimiser has another {wrong[0]!r}")
     parameters = [p for group in now.param_groups for p in group["params"]]
