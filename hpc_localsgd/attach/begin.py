@@ -120,7 +120,7 @@ def attach(
     check_types(model, optimizer)
     check_patience(patience_s)
     algorithm, schedule = algorithm_of(algorithm), schedule_of(schedule)
-    check_sharded(model, algorithm, world, mesh, broadcast_optimizer)
+    check_sharded(model, optimizer, algorithm, world, mesh, broadcast_optimizer)
     how, on_nan = batchnorm_of(batchnorm), on_nan_of(on_nan)
     reshard(gathered(model))
     grid = _grid_of(model, world, mesh)

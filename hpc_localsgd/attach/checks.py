@@ -11,8 +11,9 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.attach.shards import is_sharded
+from hpc_localsgd.attach.shards import is_sharded, uneven
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
+from hpc_localsgd.engine.matrices import looks_at_matrices
 from hpc_localsgd.engine.non_finite import OnNan
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule, qsr
@@ -81,16 +82,22 @@ def _check_alone(model: nn.Module) -> None:
 
 
 def check_sharded(
-    model: nn.Module, algorithm: Algorithm, world: World | None, mesh: Any, optimizer: bool
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    algorithm: Algorithm,
+    world: World | None,
+    mesh: Any,
+    broadcast_optimizer: bool,
 ) -> None:
     """Check that what torch shards comes with the mesh along which it is repeated.
 
     Args:
         model: The user's.
+        optimizer: Of its parameters.
         algorithm: What is done at the end of a round.
         world: As given, instead of a mesh.
         mesh: As given.
-        optimizer: Whether all ranks are to begin with the optimiser state of rank 0.
+        broadcast_optimizer: Whether all ranks are to begin with the optimiser state of rank 0.
 
     Raises:
         ConfigurationError: It does not, or something is asked for that needs whole matrices.
@@ -105,7 +112,7 @@ def check_sharded(
             f"torch shards the parameter {sharded} (it is a DTensor): give attach the dimension of "
             'its mesh along which the model is repeated, attach(..., mesh=mesh["replicate"])'
         )
-    if optimizer:
+    if broadcast_optimizer:
         raise ConfigurationError(
             "broadcast_optimizer=True, and the optimizer's state is sharded: load the same "
             "checkpoint of it on all workers instead (torch.distributed.checkpoint)"
@@ -114,6 +121,13 @@ def check_sharded(
         raise ConfigurationError(
             f"{algorithm!r} needs whole models, and torch shards {sharded}: use DiLoCo or another "
             "algorithm that does the same to every number"
+        )
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if looks_at_matrices(type(optimizer)) and any(uneven(p) for p in held):
+        raise ConfigurationError(
+            f"{type(optimizer).__name__} needs whole matrices, which torch puts together only "
+            "where their rows divide by the ranks of mesh['shard']: pad the others, or give them "
+            "to AdamW"
         )
     hooks = [hook for m in model.modules() for hook in (m, *m._forward_pre_hooks.values())]
     if any(isinstance(hook, _SPECTRAL) for hook in hooks):

@@ -65,6 +65,15 @@ def copies(parameter: torch.Tensor, ranks: int) -> int:
     return ranks // sharers
 
 
+def uneven(parameter: torch.Tensor) -> bool:
+    """Return whether the ranks that share a parameter have parts of different shapes."""
+    held: Any = parameter.data
+    if not is_sharded(held):
+        return False
+    cuts = zip(held.placements, held.device_mesh.shape, strict=True)
+    return any(each.is_shard() and held.shape[each.dim] % size for each, size in cuts)
+
+
 def cut(parameter: torch.Tensor) -> str:
     """Describe how a parameter is cut, and which part this rank has; "" of a plain one."""
     held: Any = parameter.detach()

@@ -257,6 +257,10 @@ def wrong_meshes_are_refused(mesh: DeviceMesh) -> None:
     narrow = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)))
     fully_shard(narrow, mesh=mesh["shard"])
     assert "needs whole matrices" in complaint(lambda: attach(narrow, mesh=mesh["replicate"]))
+    matrices = torch.optim.Muon([p for p in model.parameters() if p.ndim == 2])
+    given = {"schedule": every(2), "mesh": mesh["replicate"]}
+    said = complaint(lambda: hpc_localsgd.attach(model, matrices, **given))
+    assert "Muon needs whole matrices" in said
     lengths = {"mesh": mesh["replicate"], "algorithm": "edit"}
     assert "EDiT" in complaint(lambda: attach(model, **lengths))
     attach(model, mesh=mesh["replicate"])  # nothing of all this was begun
