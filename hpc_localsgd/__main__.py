@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("usage: hpc-localsgd COMMAND [options]     (or python -m hpc_localsgd COMMAND ...)\n")
         print("\n".join(f"  {name:<10} {about}" for name, about in COMMANDS.items()))
         print(
-            "\nhpc-localsgd COMMAND --help says more of each; train and plan take the same options."
+            "\nhpc-localsgd COMMAND --help says more; train and plan take the same options."
         )
         return 0
     if command not in COMMANDS:

@@ -1,0 +1,99 @@
+"""The wheel and what is said of it elsewhere: conda's recipe, CITATION.cff."""
+
+from __future__ import annotations
+
+import email
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import hpc_localsgd
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, made from the files that git knows, as a release is."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    known = subprocess.run(
+        ["git", "ls-files", "hpc_localsgd", "setup.py", "pyproject.toml", "README.md", "LICENSE"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    for name in known:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--wheel-dir", str(folder), str(source)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return next(folder.glob("*.whl"))
+
+
+def needed(wheel: Path) -> dict[str, set[str]]:
+    """Extra ("" for none) -> the names of what it brings."""
+    with zipfile.ZipFile(wheel) as files:
+        inside = next(name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = email.message_from_bytes(files.read(inside)).get_all("Requires-Dist") or []
+    found: dict[str, set[str]] = {}
+    for each in map(Requirement, lines):
+        extra = re.search(r'extra == "(\w+)"', str(each.marker or ""))
+        found.setdefault(extra[1] if extra else "", set()).add(each.name)
+    return found
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "hpc_localsgd"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    with zipfile.ZipFile(wheel) as files:
+        missing = set(listed.stdout.split()) - set(files.namelist())
+    assert not missing, f"not in the wheel: {sorted(missing)} (package_data in setup.py)"
+
+
+@pytest.mark.slow
+def test_nothing_of_training_comes_unasked(wheel: Path) -> None:
+    found = needed(wheel)
+    assert not found[""] & {"torch", "mpi4py", "scikit-learn", "horovod", "safetensors"}
+    assert "torch" in found["train"] and found["mpi"] == {"mpi4py"} and found["horovod"]
+    assert {"tensorboard", "wandb", "mlflow"} <= set(found)
+
+
+@pytest.mark.slow
+def test_conda_needs_the_same(wheel: Path) -> None:
+    text = (ROOT / "slurm" / "conda" / "meta.yaml").read_text()
+    recipe = yaml.safe_load(re.sub(r"{%.*%}\n|{{.*?}}", "", text))
+    run = {
+        line.split()[0].replace("matplotlib-base", "matplotlib")
+        for line in recipe["requirements"]["run"]
+    }
+    of_signatures = {"docstring_parser", "typeshed_client"}  # of jsonargparse[signatures]
+    assert run - {"python"} - of_signatures == needed(wheel)[""]
+
+
+def test_one_version_everywhere() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == hpc_localsgd.__version__
+    recipe = (ROOT / "slurm" / "conda" / "meta.yaml").read_text()
+    assert f'version = "{hpc_localsgd.__version__}"' in recipe
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "hpc_localsgd.def"])
+def test_the_containers_install_what_the_readme_asks_for(file: str) -> None:
+    recipe = (ROOT / "slurm" / "containers" / file).read_text()
+    asked = re.search(r"`apt-get install (.+?)`", (ROOT / "README.md").read_text())
+    assert asked and set(asked[1].split()) <= set(recipe.split())
+    assert "make env" in recipe
