@@ -37,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         print("usage: hpc-localsgd COMMAND [options]     (or python -m hpc_localsgd COMMAND ...)\n")
         print("\n".join(f"  {name:<10} {about}" for name, about in COMMANDS.items()))
-        print(
-            "\nhpc-localsgd COMMAND --help says more; train and plan take the same options."
-        )
+        print("\nhpc-localsgd COMMAND --help says more; train and plan take the same options.")
         return 0
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)

@@ -41,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     typed = {command: _options(command) for command in COMMANDS}
     names = {f"--{option}": sorted(choices(option)) for option in CHOICES}
-    names |= {
-        f"--algorithm.{part}": names[f"--{part}"] for part in ("topology", "compressor")
-    }
+    names |= {f"--algorithm.{part}": names[f"--{part}"] for part in ("topology", "compressor")}
     put(FUNCTION.format(commands=_cases(typed), names=_cases(names), all=" ".join(COMMANDS)))
     return 0
 
