@@ -41,24 +41,29 @@ FILES = {
 }
 TESTS = {
     "analysis/test_timeline.py::test_the_report_writes_a_trace_when_asked",
+    "attach/test_attach_ends.py::test_a_resumed_run_is_bitwise_the_uninterrupted_one",
+    "attach/test_attach_leaves_alone.py::test_the_package_imports_nothing_and_has_the_names",
+    "attach/test_attach_mistakes.py::"
+    "test_a_program_hears_of_it_at_its_exit_but_not_after_its_own_exception",
     "commands/test_config.py::test_no_short_name_has_gone_and_every_one_works",
+    "commands/test_merging.py::test_a_named_class_has_its_own_defaults_whatever_it_is",
+    "commands/test_merging.py::test_an_optimizer_that_is_named_is_torch_s_own",
+    "commands/test_odd_command_lines.py::test_a_file_is_done_or_refused",
+    "commands/test_odd_command_lines.py::test_other_commands_refuse_what_is_no_run",
     "commands/test_odd_command_lines.py::test_plan_does_or_refuses_and_writes_nothing",
+    "commands/test_odd_command_lines.py::test_train_does_or_refuses",
+    "commands/test_plan.py::test_the_command_runs",
     "commands/test_plan.py::test_training_sends_what_was_planned_and_as_long",
     "commands/test_trust.py::test_neither_a_file_nor_a_record_runs_anything",
     "commands/test_whatif.py::test_an_answer_is_what_a_simulated_run_bills",
     "commands/test_whatif.py::test_what_cannot_be_answered_is_refused_in_a_line",
     "contract/test_algorithms.py::test_interrupted_and_resumed_is_uninterrupted_bitwise",
     "environment/test_torchvision_import.py::test_torchvision_beside_this_torch",
-    "restated/test_checkpoints_hold_everything.py::test_from_every_step_on_a_resumed_run_is_the_same",
+    "restated/test_checkpoints_hold_everything.py::"
+    "test_from_every_step_on_a_resumed_run_is_the_same",
     "run/test_measured.py::test_the_spread_comes_near_its_target",
     "run/test_probes.py::test_measuring_does_not_change_the_run_or_its_bill",
+    "tasks/test_tasks_contract.py::test_training_learns",
     "tasks/vision/test_models.py::test_every_batchnorm_is_replaced",
     "test_launching.py::test_tests_that_share_a_launch_run_in_one_process",
-    "attach/test_attach_ends.py::test_a_resumed_run_is_bitwise_the_uninterrupted_one",
-    "attach/test_attach_leaves_alone.py::test_the_package_imports_nothing_and_has_the_names",
-    "attach/test_attach_mistakes.py::"
-    "test_a_program_hears_of_it_at_its_exit_but_not_after_its_own_exception",
-    "commands/test_merging.py::test_an_optimizer_that_is_named_is_torch_s_own",
-    "commands/test_plan.py::test_the_command_runs",
-    "tasks/test_tasks_contract.py::test_training_learns",
 }

@@ -137,11 +137,6 @@ def typed(pairs: list[tuple[str, str]], command: str) -> list[str]:
     return words([*tiny.items(), *pairs], PARSED[command])
 
 
-def parts(n: int) -> list[Any]:
-    """Numbers of n tests of so many lines each; the first is quick enough for everyday."""
-    return [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, n))]
-
-
 def for_lines(part: int, drawn: st.SearchStrategy[Any], claim: Callable[[Any], None]) -> None:
     """Check a claim for the lines of a part, the same ones every time."""
 
@@ -151,7 +146,7 @@ def for_lines(part: int, drawn: st.SearchStrategy[Any], claim: Callable[[Any], N
     seed(part)(settings(odd, max_examples=LINES)(for_all(drawn)(holds)))()
 
 
-@pytest.mark.parametrize("part", parts(8))
+@pytest.mark.parametrize("part", range(8))
 def test_train_does_or_refuses(part: int) -> None:
     def claim(pairs: list[tuple[str, str]]) -> None:
         with in_a_folder() as folder:
@@ -160,7 +155,7 @@ def test_train_does_or_refuses(part: int) -> None:
     for_lines(part, of_a_run("train"), claim)
 
 
-@pytest.mark.parametrize("part", parts(4))
+@pytest.mark.parametrize("part", range(4))
 def test_plan_does_or_refuses_and_writes_nothing(part: int) -> None:
     def claim(pairs: list[tuple[str, str]]) -> None:
         with in_a_folder() as folder:
@@ -170,7 +165,7 @@ def test_plan_does_or_refuses_and_writes_nothing(part: int) -> None:
     for_lines(part, of_a_run("plan"), claim)
 
 
-@pytest.mark.parametrize("part", parts(4))
+@pytest.mark.parametrize("part", range(4))
 def test_a_file_is_done_or_refused(part: int) -> None:
     for_lines(part, of_a_run("train"), a_file_is_done_or_refused)
 
@@ -193,7 +188,7 @@ OTHERS = sorted(set(COMMANDS) - {"train", "plan"})
 BEHIND = {"verify": ["--model=nowhere:f"], "doctor": ["--bogus"], "pack": ["x", "y"]}
 
 
-@pytest.mark.parametrize("part", parts(4))
+@pytest.mark.parametrize("part", range(4))
 def test_other_commands_refuse_what_is_no_run(part: int) -> None:
     def claim(case: tuple[str, list[tuple[str, str]]]) -> None:
         command, pairs = case
