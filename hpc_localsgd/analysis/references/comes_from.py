@@ -62,6 +62,7 @@ COMES_FROM = {
     ("topology", "lazy"): ("tang2018",),
     ("optimizer", "Adam"): ("kingma2015",),
     ("optimizer", "AdamW"): ("loshchilov2019", "kingma2015"),
+    ("optimizer", "Muon"): ("jordan2024",),
     ("option", "error_feedback"): ("karimireddy2019",),
     ("option", "moments_every"): ("iacob2025",),
     ("option", "warmup"): ("goyal2017",),
