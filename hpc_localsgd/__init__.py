@@ -18,6 +18,7 @@ from hpc_localsgd.worlds.cycle_time import shorten_cycles
 
 if TYPE_CHECKING:
     from hpc_localsgd.algorithms.allreduce import AllReduce as AllReduce
+    from hpc_localsgd.algorithms.choco import Choco as Choco
     from hpc_localsgd.algorithms.cocod import CoCoD as CoCoD
     from hpc_localsgd.algorithms.d2 import D2 as D2
     from hpc_localsgd.algorithms.diloco import DiLoCo as DiLoCo
@@ -42,6 +43,7 @@ shorten_cycles()  # a script calls hvd.init() after its imports, and before `att
 
 _ALGORITHMS = {
     "AllReduce": "allreduce",
+    "Choco": "choco",
     "CoCoD": "cocod",
     "D2": "d2",
     "DiLoCo": "diloco",

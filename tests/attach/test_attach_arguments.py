@@ -48,7 +48,7 @@ def test_names_and_classes_are_what_they_name(given: Any, meant: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"algorithm": "lokal_sgd"}, r"did you mean 'local_sgd'\? \(allreduce, cocod"),
+        ({"algorithm": "lokal_sgd"}, r"did you mean 'local_sgd'\? \(allreduce, choco"),
         ({"algorithm": "sign"}, "unknown algorithm 'sign'"),
         ({"algorithm": every(4)}, r"is a schedule: write schedule=every\(steps=4\)"),
         ({"schedule": LocalSGD()}, r"is a algorithm: write algorithm=LocalSGD\("),
