@@ -13,7 +13,7 @@ import pytest
 
 from hpc_localsgd.__main__ import COMMANDS
 from hpc_localsgd.commands.configuration.config import CHOICES, choices, parse, parser
-from hpc_localsgd.commands.configuration.names import options_at
+from hpc_localsgd.commands.configuration.names import optimizers, options_at
 from hpc_localsgd.commands.configuration.options import Config
 
 PLACES = {name: f"{name}.command" for name in ("plan", "whatif", "sweep")}
@@ -55,7 +55,9 @@ def of_choices() -> frozenset[str]:
         found |= {of, f"{of}.help"}
         for path in choices(option).values():
             found |= {f"{of}.{name}" for name in options_at(path)}
-    return frozenset(found | {"--optimizer.momentum", "--optimizer.weight_decay", "--optimizer.lr"})
+    for name in optimizers():
+        found |= {f"--optimizer.{each}" for each in options_at(f"torch.optim.{name}")}
+    return frozenset(found | {"--optimizer.lr"})
 
 
 def exists(option: str, command: str) -> bool:
