@@ -1,0 +1,94 @@
+"""A run goes on, unasked, on the ranks that are there: 4, then 3, 2 and 4, in several worlds.
+
+Several runs share a launch; each is one record, and ends where the simulated run ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launching import gloo, mpirun, run, torchrun
+
+from hpc_localsgd.commands.summary import status
+from hpc_localsgd.run.checkpoint import shard
+from hpc_localsgd.run.checkpoint.listing import last_complete, shard_name
+from hpc_localsgd.train import main
+from hpc_localsgd.trajectory import Trajectory
+
+pytestmark = pytest.mark.launched
+
+SCRIPT = str(Path(__file__).parent / "several_runs.py")
+STEPS = 24
+RUN = ["--task.hidden=8", "--batch-per-worker=8", "--dtype=float64", "--rate=constant"]
+RUN += ["--schedule=every", "--schedule.steps=4", "--evaluate-every=8", "--figures=false"]
+RUN += ["--spread-every=4", "--checkpoint-every=4", "--resume=auto"]
+CASES = {
+    "diloco": ["--workers=8", "--algorithm=diloco", "--optimizer=AdamW"],
+    "gossip": ["--workers=8", "--algorithm=gossip"],
+    "mpi": ["--workers=6", "--world=mpi", "--algorithm=local_sgd"],
+    "unsaid": ["--algorithm=slowmo"],  # K is that of the first launch
+}
+LEGS: list[tuple[Callable[[], list[str]], int, int]] = [
+    (lambda: mpirun(4), 4, 8),
+    (lambda: mpirun(3), 3, 12),
+    (lambda: torchrun(2), 2, 20),
+    (lambda: gloo(4), 4, STEPS),
+]
+OF_MPI = 2  # the first legs, whose launcher gives MPI to its ranks
+
+
+def options(name: str, out: Path, steps: int) -> list[str]:
+    return [*RUN, *CASES[name], f"--steps={steps}", f"--out={out}"]
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of all runs, and what was said in each launch."""
+    folder, said = tmp_path_factory.mktemp("moved"), []
+    for i, (launcher, _, steps) in enumerate(LEGS):
+        files = []
+        for name in CASES:
+            if name == "mpi" and i >= OF_MPI:
+                continue
+            files.append(folder / f"{name}-{i}")
+            files[-1].write_text("\n".join(options(name, folder / name, steps)))
+        said.append(run(launcher(), [SCRIPT, *map(str, files)]).succeeded().stderr)
+    return folder, said
+
+
+def rows(out: Path) -> np.ndarray:
+    """The parameters [K, P] of the last checkpoint."""
+    found = last_complete(out)
+    assert found is not None
+    folder, n = found
+    return np.concatenate([shard.read(folder / shard_name(r, n))["x"].numpy() for r in range(n)])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_ends_where_the_simulated_run_ends(
+    name: str, moved: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    steps = LEGS[OF_MPI - 1][2] if name == "mpi" else STEPS
+    given = options(name, tmp_path / "alone", steps)
+    given += ["--world=simulated", *(["--workers=4"] if name == "unsaid" else [])]
+    assert main(given) == 0
+    ours, alone = rows(moved[0] / name), rows(tmp_path / "alone")
+    assert np.abs(ours - alone).max() / np.abs(alone).max() < 1e-12
+
+    record, whole = Trajectory(moved[0] / name), Trajectory(tmp_path / "alone")
+    assert status(moved[0] / name) == "complete"
+    assert len(record.paths) == (OF_MPI if name == "mpi" else len(LEGS))
+    np.testing.assert_array_equal(record.rounds.step_end, whole.rounds.step_end)
+    np.testing.assert_array_equal(record.rounds.payload_bytes, whole.rounds.payload_bytes)
+    for series in ("train/loss", "spread"):
+        np.testing.assert_array_equal(record.series(series).step, whole.series(series).step)
+        np.testing.assert_allclose(record.series(series).value, whole.series(series).value, 1e-9)
+
+
+def test_each_launch_says_so_in_one_line(moved: tuple[Path, list[str]]) -> None:
+    for (_, before, _), (_, n, _), said in zip(LEGS, LEGS[1:], moved[1][1:], strict=False):
+        line = f"the checkpoint is of {before} ranks and this job has {n}: the same"
+        assert said.count(line) == len(CASES) - (n < 3 or before < 3)
