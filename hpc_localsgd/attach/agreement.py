@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from hpc_localsgd.attach.buffers import buffers_of
+from hpc_localsgd.attach.checksum import checksum
 from hpc_localsgd.attach.shards import local
-from hpc_localsgd.attach.storage import checksum
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World

@@ -14,10 +14,11 @@ from hpc_localsgd.attach.buffers import check_patterns
 from hpc_localsgd.attach.checks import (
     batchnorm_of,
     check_patience,
-    check_settings,
+    check_schedule,
     check_sharded,
     check_sparse,
     check_types,
+    check_whole,
     check_world,
     in_steps,
     on_nan_of,
@@ -93,11 +94,13 @@ def attach(
         bucket_bytes: In rounds of one step, how much gradient is averaged at a time during
             backward.
         check_rounds: Compare the ranks' step counts before each exchange of parameters (a few
-            bytes), so that ranks out of step end with an error at once.
+            bytes), so that ranks out of step end with an error at once. With algorithms that leave
+            workers different (gossip, CoCoD) once in 64 steps, since those do not wait for all.
         on_nan: When a rank's numbers are no longer finite: "stop" all ranks with an error that
-            names it, or "quarantine": it is left out of the exchange and continues from the mean of
-            the others. Looked for in parameters at every exchange, in gradients where those are
-            averaged, which is then done after backward.
+            names it, looked for in that comparison and once in 64 rounds of one step; or
+            "quarantine": it is left out of the exchange and continues from the mean of the others,
+            looked for in parameters at every exchange, in gradients where those are averaged,
+            which is then done after backward.
         patience_s: For how many seconds a rank may wait in an exchange for others that are busy
             (evaluating, saving), before the job is ended. One that has left, or waits elsewhere,
             is noticed within seconds; see `rollcall`.
@@ -129,7 +132,8 @@ def attach(
     with meetings.attaching():
         check_same_software(everyone)
         agree(everyone, lambda: check_fit(trained(model, optimizer)[0]))
-        agree(everyone, lambda: check_settings(schedule, optimizer, steps, steps_per_epoch))
+        agree(everyone, lambda: check_whole(steps=steps, bucket_bytes=bucket_bytes))
+        agree(everyone, lambda: check_schedule(schedule, steps, steps_per_epoch))
         agree(everyone, lambda: check_free([*trained(model, optimizer)[0].values()]))
         agree(everyone, lambda: check_patterns(model, averaged_buffers))
         named, frozen = trained(model, optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, get_args
 
 import torch
@@ -65,6 +66,20 @@ def check_patience(patience_s: Any) -> None:
             f"patience_s is {patience_s!r}: give the seconds that a rank may wait for others that "
             "are busy, a number above 0 (3600 by default)"
         )
+
+
+def check_whole(**numbers: Any) -> None:
+    """Check that arguments are whole numbers of at least 1, or None.
+
+    Raises:
+        ConfigurationError: One is not; names it.
+    """
+    for name, given in numbers.items():
+        whole = isinstance(given, Integral) and not isinstance(given, bool)
+        if given is not None and not (whole and int(given) >= 1):
+            raise ConfigurationError(
+                f"{name} is {given!r}: give a whole number of at least 1, or leave it out"
+            )
 
 
 def _check_alone(model: nn.Module) -> None:
@@ -174,16 +189,12 @@ def check_world(world: World) -> None:
         )
 
 
-def check_settings(
-    schedule: Schedule, optimizer: torch.optim.Optimizer, steps: int | None, epoch: float | None
-) -> None:
-    """Check that schedule, learning rate and length fit together.
+def check_schedule(schedule: Schedule, steps: int | None, epoch: float | None) -> None:
+    """Check that a schedule can be followed here, with what attach was given.
 
     Raises:
-        ConfigurationError: They do not.
+        ConfigurationError: It cannot.
     """
-    if steps is not None and steps < 1:
-        raise ConfigurationError(f"a run of {steps} steps: give at least one, or leave it out")
     if schedule.observes and schedule.told == "loss":
         raise ConfigurationError(
             f"{schedule} follows the training loss, which attach is not told: use "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -22,13 +21,14 @@ from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.quarantine import Quarantine
 from hpc_localsgd.attach.rates import Rates
 from hpc_localsgd.attach.rounds import AgreedRounds, AttachedPosition
+from hpc_localsgd.attach.same import warn_of_same_batches
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.buckets import Begin
     from hpc_localsgd.types import Rows
 
-LOOK_EVERY = 64  # steps of rounds of one step between two looks for numbers that are not finite
+LOOK_EVERY = 64  # steps between two looks at ranks that do not wait for all others anyway
 
 
 class Course:
@@ -127,8 +127,8 @@ class Course:
     def end_round(self, last: bool) -> None:
         """Make the exchange that ends a round."""
         parts, place = self.parts, self.place
-        apart = self.use == "own" and parts.algorithm.ends_equal
-        if last or self._quarantine or (apart and parts.check_rounds):
+        local = self.use == "own" and parts.check_rounds
+        if last or self._quarantine or (local and (parts.algorithm.ends_equal or self._look_due)):
             self.agree(ROUND)
         elif self.use == "mean" and place.t % LOOK_EVERY == 0:
             parts.check_finite(place.t, LOOK_EVERY)
@@ -148,6 +148,15 @@ class Course:
         self.order.stepped = False
         self.accounts.close_round()
 
+    @property
+    def _look_due(self) -> bool:
+        """Whether the round passes a multiple of so many steps.
+
+        Where workers wait for neighbours, or for averages of the round before, a comparison of all
+        at every exchange would have all wait for the slowest.
+        """
+        return self.place.t // LOOK_EVERY > self.place.begin // LOOK_EVERY
+
     def agree(self, what: str, own: Own | None = None) -> None:
         """Stop with an error where ranks are in different places, or numbers not finite.
 
@@ -163,8 +172,8 @@ class Course:
             where = f"{what} after step {self.place.t - 1}"
             bad = self.parts.grid.workers_of(found.non_finite)
             self._quarantine.of_models(bad, where, own)
-        if found.alike and self.order.stepped:
-            self._say_alike()
+        if found.alike and self.order.stepped and self._rank == 0 and self._rate() > 0:
+            warn_of_same_batches(self.place.t - self.place.begin)
 
     def _digest(self) -> int:
         """Return a digest of the parameters after the first round of local steps, else 0."""
@@ -173,16 +182,6 @@ class Course:
             return 0
         self._looked = True
         return 1 + sum(group.fingerprint() for group in self.parts.groups) % 2**51
-
-    def _say_alike(self) -> None:
-        """Warn that local steps were the same on all ranks."""
-        if self._rank == 0 and self._rate() > 0:
-            warnings.warn(
-                f"after {self.place.t - self.place.begin} local steps all ranks hold the same "
-                "parameters, bit for bit: they train on the same batches; give each rank its own "
-                "share (DistributedSampler, or a seed that depends on the rank)",
-                stacklevel=2,
-            )
 
     def end(
         self,

@@ -7,13 +7,15 @@ large frozen model does not cost further copies of itself.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from hpc_localsgd.attach.storage import checksum, wire_dtype
+from hpc_localsgd.attach.checksum import checksum
+from hpc_localsgd.attach.storage import wire_dtype
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
@@ -84,3 +86,13 @@ def _parts(tensors: Sequence[torch.Tensor], itemsize: int | None) -> Iterator[li
                 size += piece.numel() * unit
     if part:
         yield part
+
+
+def warn_of_same_batches(steps: int) -> None:
+    """Warn that local steps were the same on all ranks."""
+    warnings.warn(
+        f"after {steps} local steps all ranks hold the same parameters, bit for bit: they train on "
+        "the same batches; give each rank its own share (DistributedSampler, or a seed that "
+        "depends on the rank)",
+        stacklevel=2,
+    )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpc_localsgd.attach.storage import checksum
+from hpc_localsgd.attach.checksum import checksum, plain_sum
+from hpc_localsgd.attach.storage import FlatGroup
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def saved(parts: Parts, rounds: AgreedRounds, rates: Rates, exchange: Exchange) 
         "workers": parts.world.size,
         "shards": parts.grid.shards,
         "algorithm": repr(parts.algorithm),
-        "fingerprints": [group.fingerprint() for group in parts.groups],
+        "checksums": [group.fingerprint() for group in parts.groups],
     }
 
 
@@ -79,8 +80,16 @@ def check_saved(parts: Parts, rounds: AgreedRounds, state: dict[str, Any]) -> No
             f"the state was saved by rank {rank} between two exchanges, where workers "
             "differ: save and load model, optimizer and sync on every rank, each its own"
         )
-    if state["fingerprints"] != [group.fingerprint() for group in parts.groups]:
+    if not _holds(parts, state):
         raise ConfigurationError(
             "the model does not hold the parameters this state was saved with: after attach, "
             "load this rank's own model, then its optimizer, then sync"
         )
+
+
+def _holds(parts: Parts, state: dict[str, Any]) -> bool:
+    """Return whether the model holds the parameters of a state; version 0.1 kept plain sums."""
+    if "checksums" in state:
+        return bool(state["checksums"] == [group.fingerprint() for group in parts.groups])
+    flats = [group.flat for group in parts.groups if isinstance(group, FlatGroup)]
+    return bool(state["fingerprints"] == [plain_sum(flat) for flat in flats])

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from hpc_localsgd.attach.checksum import checksum
 from hpc_localsgd.types import ModelSize
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class Group(ABC):
 
     def fingerprint(self) -> int:
         """Return a checksum of every bit."""
-        return sum(checksum(part.contiguous()) for part in self.parts) % 2**63
+        sums = [checksum(part.contiguous()) for part in self.parts]
+        return sum(i * each for i, each in enumerate(sums, 1)) % 2**63
 
     def finite(self) -> bool:
         """Return whether every number is finite, without a copy of them."""
@@ -207,9 +209,3 @@ def replaced(name: str) -> str:
 def wire_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the type in which numbers of this dtype are sent."""
     return torch.float32 if dtype in HALF else dtype
-
-
-def checksum(x: torch.Tensor) -> int:
-    """Return a checksum of every bit of a contiguous tensor."""
-    integer = {8: torch.int64, 4: torch.int32, 2: torch.int16}.get(x.itemsize, torch.uint8)
-    return int(x.detach().view(-1).view(integer).sum(dtype=torch.int64))

@@ -24,7 +24,7 @@ if not __package__:
 from hpc_localsgd.environment import mpi, prerequisites, progress, stages, stamp  # noqa: E402
 
 STAMP = "hpc_localsgd.json"
-PATCHES = ("patch.py", "patches.py", "patches_for_speed.py")
+PATCHES = sorted(path.name for path in Path(__file__).parent.glob("patch*.py"))
 RECIPE = ("build.py", "gpu.py", "horovod.py", "mpi.py", *PATCHES, "recipe.py", "stages.py")
 PROMISE = ("constraints.txt", "setup.py", "pyproject.toml")
 

@@ -132,3 +132,26 @@ def _of_observing(schedule: Any) -> list[Any]:
     if not is_dataclass(schedule):
         return []
     return [f for f in fields(schedule) if f.name.startswith("_")]
+
+
+def check_length(H: int, name: str) -> None:
+    """Check that a round has a step.
+
+    Raises:
+        ConfigurationError: It has none; names the option.
+    """
+    if H < 1:
+        raise ConfigurationError(f"{name} must be at least 1 step, got {H}")
+
+
+def check_bounds(at_least: int, at_most: int, schedule: str) -> None:
+    """Check that there is a length between the shortest and the longest.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    check_length(at_least, f"{schedule}.at_least")
+    if at_most < at_least:
+        raise ConfigurationError(
+            f"{schedule}.at_most is {at_most}, less than {schedule}.at_least, which is {at_least}"
+        )

@@ -133,4 +133,10 @@ class cosine(Rate):
     def in_steps(self, units: Units) -> cosine:
         """Return the same rate with its durations in steps."""
         until = units.steps(self.until, "rate.until")
-        return replace(self, until=until, warmup=units.steps(self.warmup, "rate.warmup"))
+        warmup = units.steps(self.warmup, "rate.warmup")
+        if until <= warmup and units.total != warmup:
+            raise ConfigurationError(
+                f"rate.until ({self.until}) is step {until}, the warm-up ends at step {warmup}: "
+                "the rate would fall to rate.floor at once; give a later end or a shorter warm-up"
+            )
+        return replace(self, until=until, warmup=warmup)

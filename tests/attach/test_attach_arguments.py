@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from loops import attached, net
-from rank_threads import ThreadWorld, on_ranks
+from rank_threads import ThreadWorld, errors_on_ranks, on_ranks
 from torch import nn
 
 import hpc_localsgd
@@ -236,3 +236,18 @@ def test_a_long_round_is_said_at_its_start(schedule: Any, said: list[str]) -> No
             sync.step()
     assert len(found) == len(said)
     assert all(text in str(w.message) for text, w in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize("given", [10.5, "10", True, 0, -3])
+@pytest.mark.parametrize("name", ["steps", "bucket_bytes"])
+def test_counts_are_whole_numbers(name: str, given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} is {given!r}: give a whole number"):
+        attached(**{name: given})
+
+
+def test_a_count_that_is_wrong_on_one_rank_is_refused_on_all() -> None:
+    def work(world: ThreadWorld) -> None:
+        attached(world=world, steps=4 if world.rank else 0)
+
+    one, other = errors_on_ranks(2, work)
+    assert "steps is 0: give a whole number" in one and "steps is 0" in other

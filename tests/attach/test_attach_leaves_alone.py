@@ -219,7 +219,7 @@ def _twice() -> nn.Module:
         (lambda: attached(schedule=post_local(switch="50%")), "give steps="),
         (lambda: attached(schedule=post_local(switch="2 epochs")), "steps_per_epoch="),
         (lambda: attached(schedule=phases(at=("1 samples",), every=(1, 2))), "not in steps"),
-        (lambda: attached(steps=0), "at least one"),
+        (lambda: attached(steps=0), "whole number of at least 1"),
     ],
 )
 def test_faults_of_the_request_say_what_to_type(fault: Any, said: str) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import hpc_localsgd
-from hpc_localsgd import AllReduce, DiLoCo, Gossip, every
+from hpc_localsgd import AllReduce, CoCoD, DiLoCo, Gossip, Overlap, every
 from hpc_localsgd.worlds.simulated import Simulated
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the numbers of rank.*not finite.*")
@@ -222,3 +222,27 @@ def test_another_word_is_refused() -> None:
         match="on_nan='skip': write one of 'stop', 'quarantine'",
     ):
         attached(world=Simulated(1), on_nan="skip")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "H", "seen"),
+    [(Gossip(), 1, 63), (Gossip(), 24, 71), (CoCoD(), 8, 63), (Overlap(), 8, 63)],
+    ids=str,
+)
+def test_workers_that_stay_different_are_looked_at_now_and_then(
+    algorithm: Any, H: int, seen: int
+) -> None:
+    """Once in 64 steps, at the end of a round: they do not wait for all others otherwise."""
+    taken: dict[int, int] = {}
+
+    def work(world: ThreadWorld) -> None:
+        model, optimizer, sync = attached(world=world, algorithm=algorithm, schedule=every(H))
+        for t in range(130):
+            optimizer.zero_grad()
+            (parameters_of(model) * (NAN if (t, world.rank) == (5, 1) else 1.0)).backward()
+            optimizer.step()
+            taken[world.rank] = t
+            sync.step()
+
+    one, other = errors_on_ranks(2, work)
+    assert one == other and "are not finite" in one and taken == {0: seen, 1: seen}

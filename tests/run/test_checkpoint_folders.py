@@ -308,3 +308,10 @@ def test_the_same_checkpoints_in_another_folder(tmp_path: Path) -> None:
     path = made.save(place(5, 6))
     assert path == tmp_path / "elsewhere" / "step-00000005" / "rank-1-of-2.pt"
     assert shard.read(path)["digest"] == "d" and shard.read(path)["after"] == 5
+
+
+def test_the_newest_is_that_of_the_largest_step(tmp_path: Path) -> None:
+    """By their text, step-99999999 would come after step-100000000."""
+    for step in (99_999_999, 100_000_000, 5):
+        there(tmp_path, step, [], 1)
+    assert steps(tmp_path) == [5, 99_999_999, 100_000_000]

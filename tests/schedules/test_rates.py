@@ -56,3 +56,10 @@ def test_durations_of_rates_become_steps() -> None:
 def test_a_rate_that_is_not_positive_is_refused(lr: float) -> None:
     with pytest.raises(ConfigurationError, match="rate.lr must be positive"):
         constant(lr=lr)
+
+
+def test_a_cosine_that_ends_within_its_warm_up_is_refused() -> None:
+    units = Units(10.0, 16, 100)
+    with pytest.raises(ConfigurationError, match=r"rate.until \(1%\) is step 1,.*ends at step 50"):
+        cosine(warmup="50%", until="1%").in_steps(units)
+    assert cosine(warmup="100%").in_steps(units)(100) == pytest.approx(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,12 @@ from hpc_localsgd.schedules.base import Round, round_length, rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import (
     Schedule,
+    doubling,
     every,
     phases,
     post_local,
     qsr,
+    spread_triggered,
 )
 from hpc_localsgd.schedules.rates import Rate, constant, cosine, multi_step
 from hpc_localsgd.types import ConfigurationError
@@ -173,3 +176,16 @@ def test_qsr_waits_for_the_end_of_the_warm_up_of_the_rate() -> None:
     lengths = [r.H for r in rounds(schedule, rate, 1000)]
     assert lengths[:25] == [4] * 25 and len(lengths) > 30
     assert qsr(warmup=50).in_steps(units, 100).warmup == 50
+
+
+@pytest.mark.parametrize("schedule", [doubling, spread_triggered])
+def test_bounds_that_leave_no_length_are_refused(schedule: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"at_most is 2, less than .*at_least, which is 8"):
+        schedule(at_least=8, at_most=2)
+    equal = schedule(at_least=8, at_most=8).in_steps(Units(10.0, 16, 100))
+    assert [equal(t, 0.1) for t in (0, 50)] == [8, 8]
+
+
+def test_a_doubling_every_zero_steps_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"doubling\.every must be at least 1 step"):
+        doubling(every=0).in_steps(Units(10.0, 16, 100))

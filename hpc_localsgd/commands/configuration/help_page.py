@@ -19,7 +19,7 @@ from hpc_localsgd.commands.configuration.options import (
     OPTIMIZER_HELP,
     Config,
 )
-from hpc_localsgd.schedules import by_loss, local_steps, rates
+from hpc_localsgd.schedules import by_distance, by_loss, local_steps, rates
 from hpc_localsgd.types import legend
 
 ALL = "--help-all"
@@ -155,7 +155,7 @@ def names(option: str) -> Iterator[str]:
             if "(Algorithm):\n" in file.read_text(encoding="utf-8"):
                 yield file.stem
     elif option in ("schedule", "rate"):
-        for module in (local_steps, by_loss) if option == "schedule" else (rates,):
+        for module in (local_steps, by_distance, by_loss) if option == "schedule" else (rates,):
             for name, item in vars(module).items():
                 if isinstance(item, type) and item.__module__ == module.__name__ and name.islower():
                     yield name

@@ -25,6 +25,14 @@ NOT_THE_RUN = (  # may differ when resuming
 
 ELSEWHERE = ("init_from", "init_with")  # where parameters are from; written where they are asked
 
+# Options, and arguments of classes, that version 0.1 did not have, with the value that does what it
+# did: left out where they have it, so that what 0.1 began can be resumed.
+SINCE_0_1 = {"partition": "iid", "label_noise_from": 0, "moments_every": {}}
+ARGUMENTS_SINCE_0_1: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("Hierarchical", "SlowMo", "StreamingDiLoCo", "TopK"), {"compressor": None}),
+    "synthetic_images": {"channels": 3},
+}
+
 LENGTH = ("steps", "epochs")  # may differ too, where `run.other_length` allows it
 
 NO_NUMBERS = ("checkpoint_every", "checkpoint_keep", "watchdog")  # may differ too, and are kept
@@ -49,10 +57,7 @@ def text_of(made: ArgumentParser, parsed: Any) -> str:
     if whole.get(ELSEWHERE[0]) is None:  # texts of before these options, and today's, are the same
         for name in ELSEWHERE:
             whole.pop(name, None)
-    for name, usual in (("partition", "iid"), ("label_noise_from", 0)):
-        if whole.get(name) == usual:
-            whole.pop(name)
-    return str(yaml.safe_dump(_with_arguments(whole), sort_keys=False))
+    return str(yaml.safe_dump(_as_before(_with_arguments(whole), SINCE_0_1), sort_keys=False))
 
 
 def _with_arguments(value: Any) -> Any:
@@ -61,3 +66,16 @@ def _with_arguments(value: Any) -> Any:
         return value
     found = {name: _with_arguments(inside) for name, inside in value.items()}
     return {**found, "init_args": found.get("init_args", {})} if "class_path" in found else found
+
+
+def _as_before(options: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """Return options, or the arguments of a class, without what is as in version 0.1."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in usual and value == usual[name]:
+            continue
+        found[name] = value
+        if isinstance(value, dict) and "class_path" in value:
+            since = ARGUMENTS_SINCE_0_1.get(value["class_path"].rpartition(".")[2], {})
+            found[name] = {**value, "init_args": _as_before(value["init_args"], since)}
+    return found

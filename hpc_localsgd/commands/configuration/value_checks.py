@@ -30,6 +30,7 @@ _SOME = {
     "dim",
 }
 _SOME |= {"vocabulary", "batchnorm_batches", "accumulate", "batch_per_worker", "probe_samples"}
+_PACKAGES = ("hpc_localsgd.", "torch.")  # whose arguments are bounded by their names
 _TEXTS = {"out", "device", "fabric"}
 
 
@@ -44,8 +45,8 @@ def check(options: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
         ConfigurationError: One is empty, not finite, too large, or outside of what its name means.
     """
     for name, value in options.items():
-        for path, inner, hint in _leaves(name, value, hints.get(name)):
-            if fault := _fault(path.rpartition(".")[2], inner, hint):
+        for path, inner, hint, named in _leaves(name, value, hints.get(name)):
+            if fault := _fault(named, inner, hint):
                 option = "--" + path.replace("_", "-")
                 raise ConfigurationError(f"{option} {_shown(inner)}: {fault}")
 
@@ -77,20 +78,31 @@ def _fault(name: str, value: Any, hint: Any) -> str | None:
     return None
 
 
-def _leaves(path: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield every value within a value, with its name and type."""
+def _leaves(
+    path: str, value: Any, hint: Any, known: bool = True
+) -> Iterator[tuple[str, Any, Any, str]]:
+    """Yield every value within a value, with its path and type, and the name that bounds it.
+
+    Args:
+        path: Of the value.
+        value: Perhaps a class with arguments.
+        hint: Its type.
+        known: Whether names mean what they mean here: in a class of a user's own, `beta` may be
+            anything.
+    """
     inside = value if isinstance(value, Mapping) else getattr(value, "__dict__", None)
     if inside is not None and "class_path" in inside:
         arguments = inside.get("init_args")
         named = arguments if isinstance(arguments, Mapping) else getattr(arguments, "__dict__", {})
         hints = _hints(inside["class_path"])
+        known = inside["class_path"].startswith(_PACKAGES)
         for name, each in named.items():
-            yield from _leaves(f"{path}.{name}", each, hints.get(name))
+            yield from _leaves(f"{path}.{name}", each, hints.get(name), known)
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _leaves(path, each, None)
+            yield from _leaves(path, each, None, known)
     else:
-        yield path, value, hint
+        yield path, value, hint, path.rpartition(".")[2] if known else ""
 
 
 def _hints(path: str) -> dict[str, Any]:

@@ -139,8 +139,9 @@ class Checkpoints:
             return
         everything = self._all()
         good = [f for f in everything if is_complete(f)]
-        too_old = [f for f in everything if len(good) > self.keep and f < good[-self.keep]]
-        behind = [f for f in everything if not good or f > good[-1]]
+        oldest = number(good[-self.keep]) if len(good) > self.keep else 0
+        too_old = [f for f in everything if number(f) < oldest]
+        behind = [f for f in everything if not good or number(f) > number(good[-1])]
         silent = never_there(behind) if len(behind) > PARTIAL and not self._told else []
         if silent:
             self._told = True

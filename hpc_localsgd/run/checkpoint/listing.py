@@ -24,7 +24,8 @@ def all_folders(folder: Path) -> list[Path]:
     """Return the checkpoints in `<out>/checkpoints`, complete or not, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(f for f in folder.iterdir() if FOLDER.fullmatch(f.name))
+    found = (f for f in folder.iterdir() if FOLDER.fullmatch(f.name))
+    return sorted(found, key=number)  # by text, step 99999999 would come after step 100000000
 
 
 def number(folder: Path) -> int:
