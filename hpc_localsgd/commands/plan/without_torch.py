@@ -10,6 +10,7 @@ import math
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
@@ -79,6 +80,7 @@ class _Planned:
     schedule: Schedule
     rate: Rate
     stand_in: bool = False
+    dealing: Any = field(default_factory=lambda: SimpleNamespace(n=1))  # ranks need torch
 
 
 def plan(argv: Sequence[str], prog: str) -> str:
