@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
+from rich.markup import escape
 
 from hpc_localsgd.commands.plan.job_limit import job_limit_s
 from hpc_localsgd.commands.plan.page import page
@@ -152,6 +153,6 @@ def _report(run: Averages) -> PlanReport:
         topology="",
         gap=math.nan,
         time_limit_s=limit_s,
-        advice=(*advise(seen, given), Advice("without_torch", ABOUT)),
+        advice=(*advise(seen, given), Advice("without_torch", escape(ABOUT))),
         parallel=parallel,
     )
