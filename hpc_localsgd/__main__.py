@@ -15,7 +15,7 @@ from hpc_localsgd.environment import garbage
 COMMANDS = {
     "train": "train; the same as python -m hpc_localsgd.train",
     "plan": "what a run would do and cost, before it starts",
-    "whatif": "what a recorded run had cost with other workers, H, methods, networks",
+    "whatif": "what a recorded run would have cost with other workers, H, methods, networks",
     "sweep": "runs over a grid of options and seeds, here or under Slurm",
     "verify": "whether every algorithm is exact on this machine and launcher",
     "sharpness": "curvature of the loss at the snapshots of a run",

@@ -1,4 +1,13 @@
-"""The loop. Everything else in the package exists so that this fits on one screen."""
+"""The loop: rounds of local steps, each ended by an exchange of parameters.
+
+    while t < steps:
+        H = schedule(t, rate(t))                        # a round begins
+        for H steps: x_k <- x_k - rate(t) grad_k(x_k)   # each worker by itself; for H = 1 averaged
+        x <- algorithm.on_sync(x)                       # the exchange that ends the round
+
+What is exchanged is the algorithm's, when the schedule's, how the world's, and what is measured the
+recorder's: none of it is here.
+"""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def _default(field: Field[Any]) -> Any:
 class ConfigurationError(ValueError):
     """An error in the user's request: what was given, what is allowed, what to type.
 
-    Raised before any rank communicates, and by all ranks alike. The front door prints its text
+    Raised before any rank communicates, and by all ranks alike. The command prints its text
     without a traceback.
     """
 
@@ -107,7 +107,7 @@ class ConfigurationError(ValueError):
 class DataError(RuntimeError):
     """An error in the data that one rank found during a run, naming file and item.
 
-    Unlike a ConfigurationError it is this rank's alone: the job is ended at once. The front door
+    Unlike a ConfigurationError it is this rank's alone: the job is ended at once. The command
     prints its text without a traceback.
     """
 
@@ -115,19 +115,19 @@ class DataError(RuntimeError):
 class Unreachable(RuntimeError):
     """A failed exchange: a rank that this one talks with is gone, or the network between them.
 
-    What a rank has kept can be resumed. The front door prints its text without a traceback.
+    What a rank has kept can be resumed. The command prints its text without a traceback.
     """
 
 
 class Gone(RuntimeError):
-    """The loss of a finished run's record: it is missing, or cannot be read.
+    """A finished run whose record is missing, or cannot be read.
 
-    Trying again would find the same. The front door prints its text without a traceback.
+    Trying again would find the same. The command prints its text without a traceback.
     """
 
 
 class NotKept(RuntimeError):
-    """The lack, at the end of a run, of what this rank needs on disk to resume.
+    """A checkpoint that this rank could not write at the end of a run.
 
-    Earlier checkpoints are. The front door prints its text without a traceback.
+    Earlier checkpoints are on disk. The command prints its text without a traceback.
     """

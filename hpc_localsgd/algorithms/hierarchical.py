@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import prod
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
@@ -111,8 +110,3 @@ class Hierarchical(Algorithm):
         if alone or K == 1:
             return 0
         return coded_bytes(self.compressor if self.level(now) == len(self.rounds) else None, model)
-
-    @property
-    def global_every(self) -> int:
-        """Rounds between two averages over all workers."""
-        return prod(self.rounds)

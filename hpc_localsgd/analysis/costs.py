@@ -1,4 +1,4 @@
-"""What a run had cost by a step: bytes and seconds, from the table of rounds."""
+"""What a run has cost by a step: bytes and seconds, from the table of rounds."""
 
 from __future__ import annotations
 

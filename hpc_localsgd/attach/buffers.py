@@ -26,7 +26,7 @@ class Buffer:
         name: As `model.named_buffers()` has it.
         owner: The module that holds it.
         leaf: Its name there.
-        tensor: Itself.
+        tensor: The buffer.
         statistic: Whether it is averaged over the workers.
     """
 

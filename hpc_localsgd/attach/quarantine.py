@@ -102,9 +102,9 @@ class Quarantine:
                 yield buffer.name, buffer.values(), buffer.statistic
 
     def _forget(self) -> None:
-        """Set the optimiser's state to what it is at the start.
+        """Set momenta and moments to 0.
 
-        As the trainer does: moments are 0 and the count of steps stays. What has another form
+        As the trainer does: the count of steps stays. What has another form
         (Adafactor's factors, LBFGS's history) and is not finite is made again by the optimiser.
         """
         optimizer = self._parts.optimizer

@@ -104,12 +104,12 @@ def _at_another_length(
 
 
 def continued(config: Config, text: str, world: World) -> Continued:
-    """Decide from options and folder how to begin; change nothing, but make an empty folder.
+    """Decide from options and folder how to begin.
 
     Where nobody says how many workers a resumed run has, the world gets those that it had.
 
-    Rank 0 looks and decides, and a `STOP` of the job before is forgotten: the folder is held
-    already.
+    Rank 0 looks and decides. The folder is made if it is missing, a `STOP` of the job before is
+    removed (the folder is held already), and `--resume auto` moves files that cannot be used aside.
 
     Raises:
         ConfigurationError: --out holds a run and may not be touched, or cannot be resumed.

@@ -140,7 +140,7 @@ class LocalOptimizer:
                 )
 
     def forget(self, rows: np.ndarray) -> None:
-        """Set the state of some workers of this process, bool [R], to what it is at the start."""
+        """Set momenta and moments of some workers, bool [R], to 0; the count of steps stays."""
         for tensor in self.row_state():
             tensor[torch.from_numpy(rows).to(tensor.device)] = 0
 

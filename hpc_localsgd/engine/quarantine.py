@@ -37,6 +37,7 @@ class QuarantinedAlgorithm(Algorithm):
         self.ends_at_mean = False  # of the parameters before the exchange
         self.only_single_steps = of.only_single_steps
         self.sends_gradients = of.sends_gradients
+        self.ends_its_own_way = of.ends_its_own_way
 
     def __repr__(self) -> str:
         """Return the algorithm's."""

@@ -1,8 +1,8 @@
 """The only clock and the only byte counter of communication.
 
-A world opens `ledger.transfer(...)` around every exchange; nothing else times communication. What
-is done for measurement goes inside `ledger.unbilled()` and counts neither as
-communication nor as computing.
+A world opens `ledger.transferring(...)` around every exchange; nothing else times communication.
+What is done for measurement goes inside `ledger.unbilled()` and counts neither as communication nor
+as computing.
 """
 
 from __future__ import annotations

@@ -30,11 +30,11 @@ def meet(environ: MutableMapping[str, str], rank: int | None, n: int | None) -> 
     if n == 1:
         found = ("127.0.0.1", _free_port(), 0, 1)
     else:
-        found = _through_mpi(rank, n)
+        found = _through_mpi(n)
     environ.update({name: str(value) for name, value in zip(NEEDED, found, strict=True)})
 
 
-def _through_mpi(rank: int | None, n: int | None) -> tuple[str, int, int, int]:
+def _through_mpi(n: int | None) -> tuple[str, int, int, int]:
     try:
         from mpi4py import MPI
     except ImportError as error:

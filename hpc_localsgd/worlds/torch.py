@@ -81,6 +81,7 @@ class TorchTransport(Transport):
         if self._own:
             meet(os.environ, rank, n)
             dist.init_process_group(self.backend)
+        self.backend = dist.get_backend(group)  # the script's own, if it began the group
         self._everybody, self._all = group is None, group or dist.group.WORLD
         self.rank, self.n = dist.get_rank(self._all), dist.get_world_size(self._all)
         self._ranks = dist.get_process_group_ranks(self._all)  # as torch's default group counts
@@ -154,7 +155,7 @@ class TorchTransport(Transport):
         if self._own:
             self._dist.barrier()
             # Gloo's thread lets go of the last tensor after the exchange has returned; if Python
-            # ends before that, the process aborts (seen in 1 of 10 runs without this).
+            # ends before that, the process may abort, see `discovery._leave_torch`.
             time.sleep(0.05)
             self._dist.destroy_process_group()
 

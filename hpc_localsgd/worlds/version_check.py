@@ -1,4 +1,4 @@
-"""Whether all ranks run one code in one version: before the first exchange of numbers, on all.
+"""A check, before the first exchange of numbers, that all ranks run the same code and version.
 
 Another copy of the package on one host would train with other code there, and nothing would say so.
 """

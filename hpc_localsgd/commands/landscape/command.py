@@ -21,7 +21,6 @@ from hpc_localsgd.types import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hpc_localsgd.commands.landscape.landscape_file import LandscapeFile
     from hpc_localsgd.commands.landscape.slices import Runs, Slice
     from hpc_localsgd.commands.landscape.surface import Surface
     from hpc_localsgd.tasks.base import Task
@@ -68,7 +67,7 @@ def landscape(options: LandscapeOptions, world: World) -> None:
         values = _shared(world, surface, basis, grid["axes"], index)
         if first:
             store.add(index, values)
-            _progress(store, grid["missing"], index)
+            _progress(grid["missing"], index)
     if first:
         store.close()
         _conclude(runs, surface, store.path)
@@ -127,7 +126,7 @@ def _shared(
     return found
 
 
-def _progress(store: LandscapeFile, missing: list[int], index: np.ndarray) -> None:
+def _progress(missing: list[int], index: np.ndarray) -> None:
     done = missing.index(int(index[-1])) + 1
     if sys.stderr.isatty():
         end = "\n" if done == len(missing) else ""

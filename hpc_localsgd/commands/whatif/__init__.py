@@ -1,4 +1,4 @@
-"""`python -m hpc_localsgd whatif RUN`: what a recorded run had cost, were it another one."""
+"""`python -m hpc_localsgd whatif RUN`: what a recorded run would have cost as another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recorded run had cost with another H, number of workers, method or network.
+"""What a recorded run would have cost with another H, number of workers, method or network.
 
     python -m hpc_localsgd whatif runs/digits --network 1GbE 100GbE --every 1 8 64
     python -m hpc_localsgd whatif runs/digits --workers 64 4096 --network 100GbE,trunk=25GB/s/32

@@ -123,7 +123,7 @@ class RollCall:
                 _say_without(int(np.argmax(rows[:, 0])), address, watch.patience_s)
 
     def join(self, world: World, patience_s: float) -> None:
-        """Add a world of the same ranks; the shorter patience holds from now on, for all."""
+        """Add a world of the same ranks; its patience holds from now on, for all."""
         self._worlds.add(world)
         if self._watch is not None:
             self._watch.patience_s = patience_s
