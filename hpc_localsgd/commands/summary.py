@@ -102,7 +102,7 @@ def page(run: Trajectory) -> str:
         ("on", f"{said['world']}, {said['task']}, {run.P:,} parameters"),
         *([("begins from", readable(whence))] if (whence := said["begins_from"]) else []),
         ("steps", f"{_reached(run)}"),
-        ("rounds", f"{totals.rounds}, where parallel SGD syncs {totals.steps} times"),
+        ("rounds", f"{totals.rounds}, against {totals.steps} of parallel SGD"),
         ("payload per worker", sent),
         ("computing", f"{totals.compute_s:.2f} s per worker"),
         ("waiting for the slowest", f"{totals.wait_s:.2f} {of}"),

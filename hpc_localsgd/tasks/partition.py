@@ -59,7 +59,7 @@ class Partition:
             largest = self.samples // self.workers
             fewer = f"--batch-per-worker {largest} or less" if largest else "fewer workers"
             raise ConfigurationError(
-                f"{self.workers} workers x {self.batch} samples = {self.per_step} samples a step, "
+                f"{self.workers} workers x {self.batch} samples are {self.per_step} per step, "
                 f"but the training set has {self.samples}: use {fewer}"
             )
 

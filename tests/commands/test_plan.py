@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from small_runs import go
 
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
-from hpc_localsgd.commands.plan import command
+from hpc_localsgd.commands.plan import command, network
 from hpc_localsgd.commands.plan.job_limit import job_limit_s
 from hpc_localsgd.commands.plan.network import measure
 from hpc_localsgd.cost.cost_model import NETWORKS
@@ -240,22 +241,23 @@ def test_the_limit_of_a_slurm_job_is_asked_of_squeue(tmp_path: Path) -> None:
 
 
 class Slow(Simulated):
-    """Averages that take as long as a network would need."""
+    """Averages that take as long as a network would need, by a clock of its own."""
+
+    now_s = 0.0
 
     def mean(self, x: Any, block: int | None = None) -> Any:
-        import time
-
-        time.sleep(2e-3 + x[0].numel() * 4 / 1e9)
+        self.now_s += 2e-3 + x[0].numel() * 4 / 1e9
         return super().mean(x, block)
 
 
-def test_a_world_is_measured_to_be_what_it_is() -> None:
+def test_a_world_is_measured_to_be_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     world = Slow(1)
     world.n = 2  # one message there, one back, and the payload once over the wire
     world.gather = lambda v: v  # type: ignore[method-assign]
+    monkeypatch.setattr(network, "time", SimpleNamespace(perf_counter=lambda: world.now_s))
     found = measure(world, [4_000, 4_000_000])
-    assert found.latency_s == pytest.approx(1e-3, rel=0.5)
-    assert found.bytes_per_s == pytest.approx(1e9, rel=0.5)
+    assert found.latency_s == pytest.approx(1e-3)
+    assert found.bytes_per_s == pytest.approx(1e9)
 
 
 HIDDEN = {"cocod", "overlap", "streaming_diloco"}  # the exchange runs while they compute

@@ -51,7 +51,7 @@ def test_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(record(tmp_path / "run"))]) == 0
     said = figures(capsys.readouterr().out)
     assert said["status"] == "complete" and said["steps"] == "40"
-    assert said["rounds"] == "10, where parallel SGD syncs 40 times"
+    assert said["rounds"] == "10, against 40 of parallel SGD"
     assert said["communication"] == "25.0 % of the time"
     assert said["payload per worker"] == "4 kB" and said["test accuracy"] == "0.8750"
 

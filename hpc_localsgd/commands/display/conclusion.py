@@ -67,9 +67,9 @@ def conclusion(
         skipped = int(trajectory.series("data/skipped").value[-1])
         table.add_row("damaged images skipped", f"{skipped}, every time one was due in training")
     table.add_row(
-        "rounds", f"{totals.rounds}, where parallel SGD syncs {totals.steps} times ({share:.0f} %)"
+        "rounds", f"{totals.rounds}, against {totals.steps} of parallel SGD ({share:.0f} %)"
     )
-    table.add_row("payload per worker", f"{sent}, where parallel SGD sends {would}")
+    table.add_row("payload per worker", f"{sent}, against {would} of parallel SGD")
     table.add_row("optimiser", described(run.optimizer.torch))
     table.add_row("learning rate", repr(run.rate))
     table.add_row("computing", f"{totals.compute_s:.2f} s per worker")

@@ -55,7 +55,7 @@ def _run(report: PlanReport) -> RenderableType:
     table.add_row("data", f"{samples} samples{absent}, {epoch}")
     table.add_row("length", f"{grouped(plan.steps)} steps = {_epochs(plan, plan.steps)}")
     batch = config.batch_per_worker
-    total = f"{grouped(planned.workers * batch)} samples a step"
+    total = f"{grouped(planned.workers * batch)} samples per step"
     workers = f"{planned.workers} x {batch} samples = {total}" if planned.workers > 1 else total
     table.add_row("workers", f"{planned.workers}: {workers}" if planned.workers == 1 else workers)
     if planned.dealing.n > 1:
@@ -118,7 +118,7 @@ def _stretches(plan: Preview) -> Table:
             grouped(first.begin),
             _number(plan.epochs(first.begin)),
             _way(first.lr_first, max(s.lr_high for s in together), last.lr_last),
-            grouped(low) if low == high else f"{grouped(low)} .. {grouped(high)}",
+            grouped(low) if low == high else f"{grouped(low)} to {grouped(high)}",
             grouped(sum(s.rounds for s in together)),
             human_bytes(sum(s.payload_bytes for s in together)),
         )
@@ -133,9 +133,9 @@ def _gathered(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
 
 
 def _way(first: float, high: float, last: float) -> str:
-    """Format ``0 .. 0.1 .. 0.05`` (first, highest, last), each number once."""
-    known = [f"{lr:.3g}" for lr in (first, high, last)]
-    return " .. ".join(lr for lr, _ in groupby(known))
+    """Format ``0 to 0.1, then to 0.05`` (first, highest, last), each number once."""
+    known = [lr for lr, _ in groupby(f"{lr:.3g}" for lr in (first, high, last))]
+    return ", then to ".join([" to ".join(known[:2]), *known[2:]])
 
 
 def _cost(report: PlanReport) -> RenderableType:

@@ -68,7 +68,7 @@ class _Cells:
         """Format the smallest and largest of the workers' first values."""
         values = np.atleast_1d(self.value(name, step))
         first = values[:, 0] if values.ndim == 2 else values
-        return f"{_number(first.min())} .. {_number(first.max())}"
+        return f"{_number(first.min())} to {_number(first.max())}"
 
 
 def _number(value: float) -> str:
