@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import hypothesis.strategies as st
 
-from hpc_localsgd.commands import cite, compare, doctor, export, pack, report, summary
+from hpc_localsgd.commands import cite, compare, completion, doctor, export, pack, report, summary
 from hpc_localsgd.commands.configuration import config
 from hpc_localsgd.commands.configuration.names import (
     CHOICES,
@@ -40,6 +40,7 @@ PARSERS: dict[str, Callable[[], ArgumentParser]] = {
     "cite": cite.parser,
     "summary": summary.parser,
     "doctor": doctor.parser,
+    "completion": completion.parser,
 }
 NO_VALUES = ("help", "print_config", "config", "trust")  # end the command, or are no options of it
 ODD = (

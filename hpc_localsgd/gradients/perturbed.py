@@ -37,7 +37,7 @@ class Elsewhere(Task):
     """
 
     def __init__(self, task: Task) -> None:
-        self.task = task
+        self.task, self.matrices = task, task.matrices
         self._ranks: Sequence[int] = ()
         self._t = 0
 
