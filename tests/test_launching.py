@@ -14,7 +14,9 @@ import pytest
 import slow
 
 SLEEP = "import time; time.sleep(600)"
-LEAVES = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{SLEEP}'])"
+# It has begun when this ends: /proc shows nothing of a process that is about to become another.
+BEGUN = f"[sys.executable, '-c', 'print(flush=True); {SLEEP}'], stdout=subprocess.PIPE"
+LEAVES = f"import subprocess, sys; subprocess.Popen({BEGUN}).stdout.readline()"
 
 
 def test_a_process_that_outlives_its_test_is_named_and_ended() -> None:

@@ -98,7 +98,7 @@ def test_moving_to_other_ranks_does_not_change_the_data() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ((100, 4, 26), r"4 workers x 26 samples = 104 .* has 100: use --batch-per-worker 25"),
+        ((100, 4, 26), r"4 workers x 26 samples are 104 .* has 100: use --batch-per-worker 25"),
         ((3, 4, 1), "4 workers .* has 3: use fewer workers"),
         ((100, 0, 4), "at least 1 worker"),
         ((100, 4, 1, -1), "--seed must not be negative"),
