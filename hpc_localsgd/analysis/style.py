@@ -181,6 +181,24 @@ def in_percent(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g} %"))
 
 
+def fit(scale: Any, limit: Any, ends: tuple[float, float], room: float, factors: bool) -> None:
+    """Scale an axis to values with room around them; by factors where they are 15 times apart.
+
+    Args:
+        scale: `axes.set_xscale` or `axes.set_yscale`.
+        limit: `axes.set_xlim` or `axes.set_ylim`.
+        ends: The least and the largest value.
+        room: On each side of a linear axis, which does not go below 0 for it.
+        factors: Whether a logarithmic axis is allowed.
+    """
+    low, high = ends
+    if factors and low > 0 and high > 15 * low:
+        scale("log")
+        limit(low / 1.4, high * 1.4)
+    else:
+        limit(max(0.0, low - room) if low >= 0 else low - room, high + room)
+
+
 def seconds_axis(axes: Axes, longest_s: float) -> None:
     """Label seconds from 0 to `longest_s`, with ticks at round numbers of a fitting unit.
 

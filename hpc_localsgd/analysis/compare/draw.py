@@ -14,7 +14,7 @@ import numpy as np
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.compare.groups import SeedGroup
-from hpc_localsgd.analysis.compare.legend import LINE_IN, draw_legend, look_of
+from hpc_localsgd.analysis.compare.legend import look_of, sheet_of_panels
 from hpc_localsgd.analysis.compare.measures import (
     ACCURACY,
     SENT,
@@ -47,19 +47,14 @@ def draw_front(groups: Sequence[SeedGroup]) -> Figure | None:
         return None
     facts = [f"{len(groups)} configurations", f"{sum(len(g.runs) for g in groups)} runs"]
     shown = costs_of(groups)
-    width = 9.6 if len(shown) == 2 else 5.6
-    legend = LINE_IN * len(groups)
-    figure = style.titled_sheet(width, 4.0 + legend, "Accuracy against communication", facts)
-    margins = style.frame(figure, 0.75, 0.35, 1.0, 0.65 + legend)
-    grid: dict[str, Any] = {**margins, "wspace": 0.12}
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False, gridspec_kw=grid)[0]
+    title = "Accuracy against communication"
+    figure, panels = sheet_of_panels(groups, len(shown), title, facts)
     for axes, cost in zip(panels, shown, strict=True):
         _draw_panel(axes, groups, cost)
     _scale_accuracy(panels[0], groups)
     for axes, cost in zip(panels, shown, strict=True):  # where the axes are is known now
         _name_points(axes, groups, *_points(groups, cost))
     panels[0].set_ylabel("test accuracy of the mean model")
-    draw_legend(figure, groups, lines=False)
     return figure
 
 

@@ -117,12 +117,9 @@ def _scale(axes: Axes, courses: Sequence[MeanCurve], quantity: Quantity) -> None
     low, high = float(value.min()), float(value.max())
     if quantity.percent:
         _scale_share(axes, courses, low, high)
-    elif quantity.logarithmic and low > 0 and high > 15 * low:
-        axes.set_yscale("log")
-        axes.set_ylim(low / 1.4, high * 1.4)
     else:
         room = 0.08 * max(high - low, 1e-3 * abs(high), 1e-12)
-        axes.set_ylim(max(0.0, low - room) if low >= 0 else low - room, high + room)
+        style.fit(axes.set_yscale, axes.set_ylim, (low, high), room, quantity.logarithmic)
 
 
 def _scale_share(axes: Axes, courses: Sequence[MeanCurve], low: float, high: float) -> None:

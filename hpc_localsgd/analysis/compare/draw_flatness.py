@@ -14,7 +14,7 @@ import numpy as np
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.compare.groups import SeedGroup
-from hpc_localsgd.analysis.compare.legend import LINE_IN, draw_legend, look_of
+from hpc_localsgd.analysis.compare.legend import look_of, sheet_of_panels
 from hpc_localsgd.analysis.compare.measures import SHARPEST, TEST_LOSS, TRACE, Measure
 from hpc_localsgd.analysis.figure_data import keep
 
@@ -39,15 +39,11 @@ def draw_flatness(groups: Sequence[SeedGroup]) -> Figure | None:
     if not shown:
         return None
     facts = [f"{len(groups)} configurations", "at the end of the runs"]
-    legend = LINE_IN * len(groups)
-    width = 9.6 if len(shown) == 2 else 5.6
-    figure = style.titled_sheet(width, 4.0 + legend, "Test loss against sharpness", facts)
-    grid: dict[str, Any] = {**style.frame(figure, 0.75, 0.35, 1.0, 0.65 + legend), "wspace": 0.12}
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False, gridspec_kw=grid)[0]
+    title = "Test loss against sharpness"
+    figure, panels = sheet_of_panels(groups, len(shown), title, facts)
     for axes, (measure, each) in zip(panels, shown.items(), strict=True):
         _draw_panel(axes, measure, each, groups)
     panels[0].set_ylabel("test loss of the mean model")
-    draw_legend(figure, groups, lines=False)
     return figure
 
 
@@ -63,11 +59,11 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
     Source: C. Spearman, Am. J. Psychol. 15 (1904) 72-101; ties have their mean rank.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
     if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
         return math.nan
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(spearmanr(x, y).statistic)
 
 
 def _draw_panel(
@@ -99,11 +95,6 @@ def _draw_group(axes: Axes, letter: str, at: np.ndarray, look: dict[str, Any]) -
 
 
 def _scale(scale: Any, limit: Any, values: np.ndarray) -> None:
-    """Leave room around the values; by factors where they differ by a factor of 15."""
     low, high = float(values.min()), float(values.max())
-    if low > 0 and high > 15 * low:
-        scale("log")
-        limit(low / 1.4, high * 1.4)
-        return
     room = 0.15 * max(high - low, 0.05 * abs(high), 1e-12)
-    limit(max(0.0, low - room) if low >= 0 else low - room, high + room)
+    style.fit(scale, limit, (low, high), room, factors=True)

@@ -9,6 +9,7 @@ from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.compare.groups import SeedGroup, differences
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vPX<>p"
@@ -23,6 +24,26 @@ def look_of(i: int) -> dict[str, Any]:
         i: Which group.
     """
     return {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)]}
+
+
+def sheet_of_panels(
+    groups: Sequence[SeedGroup], n: int, title: str, facts: Sequence[str]
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of one panel, or of two beside each other with one ordinate, and its legend.
+
+    Args:
+        groups: The configurations, each a symbol.
+        n: 1 or 2.
+        title: What the figure shows.
+        facts: What there is to say about it, each a few words.
+    """
+    legend = LINE_IN * len(groups)
+    figure = style.titled_sheet(9.6 if n == 2 else 5.6, 4.0 + legend, title, facts)
+    margins = style.frame(figure, 0.75, 0.35, 1.0, 0.65 + legend)
+    grid: dict[str, Any] = {**margins, "wspace": 0.12}
+    panels = figure.subplots(1, n, sharey=True, squeeze=False, gridspec_kw=grid)[0]
+    draw_legend(figure, groups, lines=False)
+    return figure, list(panels)
 
 
 def draw_legend(figure: Figure, groups: Sequence[SeedGroup], lines: bool) -> None:
