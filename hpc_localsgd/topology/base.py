@@ -209,3 +209,16 @@ def nearest(n: int, allowed: Callable[[int], bool]) -> str:
     below = next((m for m in range(n - 1, 1, -1) if allowed(m)), None)
     above = next((m for m in range(n + 1, 2 * n + 3) if allowed(m)), None)
     return " or ".join(str(m) for m in (below, above) if m is not None)
+
+
+def refuse_below(topology: Topology, **least: int) -> None:
+    """Refuse a topology whose counts are too small.
+
+    Args:
+        topology: Has attributes of these names.
+        least: Name -> the least it may be, 0 or 1.
+    """
+    if any(getattr(topology, name) < number for name, number in least.items()):
+        words = ("must not be negative", "must be at least 1")
+        said = " and ".join(f"{name} {words[number]}" for name, number in least.items())
+        raise ConfigurationError(f"{topology!r}: {said}")

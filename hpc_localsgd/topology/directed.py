@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpc_localsgd.topology.base import Topology
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.topology.base import Topology, refuse_below
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,7 @@ class random_directed(Topology):
 
     def __post_init__(self) -> None:
         """Refuse a negative seed and a degree below 1."""
-        if self.degree < 1 or self.seed < 0:
-            raise ConfigurationError(
-                f"{self!r}: degree must be at least 1 and seed must not be negative"
-            )
+        refuse_below(self, degree=1, seed=0)
 
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return a matrix with equal weights in a column."""

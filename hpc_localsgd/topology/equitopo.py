@@ -11,8 +11,7 @@ from math import gcd
 
 import numpy as np
 
-from hpc_localsgd.topology.base import Topology
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.topology.base import Topology, refuse_below
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,7 @@ class equi_static(Topology):
 
     def __post_init__(self) -> None:
         """Refuse a negative seed and less than one shift."""
-        if self.shifts < 1 or self.seed < 0:
-            raise ConfigurationError(
-                f"{self!r}: shifts must be at least 1 and seed must not be negative"
-            )
+        refuse_below(self, shifts=1, seed=0)
 
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return a circulant matrix, or the mean of it and its transpose."""
@@ -107,8 +103,7 @@ class equi_dynamic(Topology):
 
     def __post_init__(self) -> None:
         """Refuse a negative seed."""
-        if self.seed < 0:
-            raise ConfigurationError(f"{self!r}: seed must not be negative")
+        refuse_below(self, seed=0)
 
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return half the identity, half the shift of this mix; or pairs along it."""

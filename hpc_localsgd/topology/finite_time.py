@@ -10,8 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from hpc_localsgd.topology.base import Topology
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.topology.base import Topology, refuse_below
 
 Workers: TypeAlias = Sequence[int]
 Mix: TypeAlias = "list[tuple[Workers, np.ndarray]]"  # groups that meet, and their weights
@@ -53,8 +52,7 @@ class base_graph(Topology):
 
     def __post_init__(self) -> None:
         """Refuse a degree below 1."""
-        if self.degree < 1:
-            raise ConfigurationError(f"{self!r}: degree must be at least 1")
+        refuse_below(self, degree=1)
 
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return the matrix of the k-th mix of the period."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 
-from hpc_localsgd.topology.base import Topology, metropolis, nearest
+from hpc_localsgd.topology.base import Topology, metropolis, nearest, refuse_below
 from hpc_localsgd.types import ConfigurationError
 
 
@@ -42,8 +42,7 @@ class random_pairs(Topology):
 
     def __post_init__(self) -> None:
         """Refuse a negative seed."""
-        if self.seed < 0:
-            raise ConfigurationError(f"{self!r}: seed must not be negative")
+        refuse_below(self, seed=0)
 
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return pairs from a random order of the workers: the first two, the next two, ..."""
@@ -87,10 +86,7 @@ class random_regular(Topology):
 
     def __post_init__(self) -> None:
         """Refuse a negative seed and a degree below 1."""
-        if self.degree < 1 or self.seed < 0:
-            raise ConfigurationError(
-                f"{self!r}: degree must be at least 1 and seed must not be negative"
-            )
+        refuse_below(self, degree=1, seed=0)
 
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return Metropolis weights of the first connected graph drawn."""
