@@ -74,10 +74,10 @@ def check_shared(world: World, out: Path, run: str) -> None:
     codes = world.gather(np.full(len(world.ranks), found))
     if not codes.any():
         return
-    hosts, firsts = hosts_of(world), world.dealing.firsts[:-1]  # of a rank its first worker
+    hosts, leaders = hosts_of(world), world.dealing.leaders
     first = int(codes[np.flatnonzero(codes)[0]])
-    ranks = np.flatnonzero(codes[firsts] == first)
-    where = ", ".join(f"rank {r} on {hosts[firsts[r]]}" for r in ranks[:NAMED])
+    ranks = np.flatnonzero(codes[leaders] == first)
+    where = ", ".join(f"rank {r} on {hosts[leaders[r]]}" for r in ranks[:NAMED])
     more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
     raise ConfigurationError(_complaint(out, first, f"{where}{more}", hosts[0]))
 

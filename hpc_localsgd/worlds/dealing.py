@@ -58,6 +58,11 @@ class Dealing:
         r = np.arange(self.n + 1)
         return r * (self.K // self.n) + np.minimum(r, self.K % self.n)
 
+    @property
+    def leaders(self) -> np.ndarray:
+        """The first worker of each rank, whose row stands for what is the rank's: [n]."""
+        return self.firsts[:-1]
+
     def workers_of(self, rank: int) -> range:
         """Return the workers of a rank."""
         return range(int(self.firsts[rank]), int(self.firsts[rank + 1]))

@@ -22,7 +22,7 @@ class Routes:
 
     def __init__(self, W: np.ndarray, rank: int, dealing: Dealing) -> None:
         n, firsts = dealing.n, dealing.firsts
-        blocks = np.logical_or.reduceat(W != 0, firsts[:-1])  # [n, K]: d wants row j
+        blocks = np.logical_or.reduceat(W != 0, dealing.leaders)  # [n, K]: d wants row j
         np.fill_diagonal(wanted := W != 0, False)
         mine = slice(firsts[rank], firsts[rank + 1])
         self.vectors_sent = wanted.sum(0)[mine]
