@@ -139,3 +139,12 @@ def overlapped_mean(world: World) -> Begin | None:
     if world.n == 1 or world.size > world.n:  # on all ranks alike: some may have one worker
         return None
     return partial(world.begin_mean, keep=False)
+
+
+def nesterov_step(anchor: Vector, u: Vector, delta: Vector, lr: float, momentum: float) -> None:
+    """Take DiLoCo's outer step, of torch's SGD with Nesterov momentum u [n], in place.
+
+    u <- momentum u + delta        anchor <- anchor - lr (delta + momentum u)
+    """
+    u.mul_(momentum).add_(delta)
+    anchor.sub_(delta + momentum * u, alpha=lr)

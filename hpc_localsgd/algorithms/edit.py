@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.base import Algorithm, nesterov_step
 from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ class EDiT(Algorithm):
         if fit.any():
             length = max(1e-30, float(torch.linalg.vector_norm(delta)))
             delta.mul_(min(1.0, self.clip / length))
-            u.mul_(self.momentum).add_(delta)
-            anchor.sub_(delta + self.momentum * u, alpha=self.lr)
+            nesterov_step(anchor, u, delta, self.lr, self.momentum)
         x[:] = anchor
         return x, {**state, **self._remembered(norms, fit, state)}
 

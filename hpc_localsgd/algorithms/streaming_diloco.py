@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.algorithms.base import Algorithm, nesterov_step
 from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_part
 from hpc_localsgd.compressors.base import Compressor
 from hpc_localsgd.tasks.fragments import fragment
@@ -114,7 +114,6 @@ class StreamingDiLoCo(Algorithm):
         part, _ = fragment(state["sizes"], self.fragments, state["flying"])
         anchor, u = state["anchor"][part], state["u"][part]
         delta = anchor - (state["sent"][0] if self.compressor else state["begun"].wait())
-        u.mul_(self.momentum).add_(delta)
-        anchor.sub_(delta + self.momentum * u, alpha=self.lr)
+        nesterov_step(anchor, u, delta, self.lr, self.momentum)
         x[:, part] = self.keep_local * x[:, part] + (1 - self.keep_local) * anchor
         return x, {**state, "flying": -1, "begun": None, "sent": None}
