@@ -87,3 +87,9 @@ def compared(page: str) -> list[str]:
 def test_what_it_cannot_know_is_refused(words: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="PyTorch|--steps"):
         without_torch.plan(words, "plan")
+
+
+@pytest.mark.parametrize("length", ["--epochs=0", "--steps=0"])
+def test_no_length_is_refused_as_with_torch(length: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is 0 steps: give at least one"):
+        without_torch.plan(["--parameters=9610", "--samples=1437", length], "plan")

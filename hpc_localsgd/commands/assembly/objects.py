@@ -8,6 +8,7 @@ from itertools import islice
 import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.commands.assembly.length import steps_of
 from hpc_localsgd.commands.configuration.config import Config, Resolved
 from hpc_localsgd.commands.smoke import shortened
 from hpc_localsgd.engine.agreement import agree, check_same
@@ -22,8 +23,6 @@ from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.types import ConfigurationError, DataError
 from hpc_localsgd.worlds.base import World
-
-DEFAULT_EPOCHS = 60.0
 
 EVERY_ROUND = 100_000  # rounds of a run that are looked at one by one
 
@@ -148,18 +147,3 @@ def _context_of(config: Config, world: World) -> TaskContext:
 def execution(config: Config) -> Execution:
     """Return how the task computes, from the options."""
     return Execution(**{field.name: getattr(config, field.name) for field in fields(Execution)})
-
-
-def steps_of(config: Config, units: Units) -> int:
-    """Return the length of a run in optimiser steps.
-
-    Raises:
-        ConfigurationError: It is given twice, or is no length.
-    """
-    given = config.steps
-    if given is None:
-        given = f"{DEFAULT_EPOCHS if config.epochs is None else config.epochs} epochs"
-    steps = units.steps(given, "--epochs" if config.steps is None else "--steps")
-    if steps < 1:
-        raise ConfigurationError(f"a run of {given} is {steps} steps: give at least one")
-    return steps

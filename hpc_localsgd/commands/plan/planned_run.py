@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hpc_localsgd.commands.assembly.objects import built, check_rounds, execution, steps_of
+from hpc_localsgd.commands.assembly.length import steps_of
+from hpc_localsgd.commands.assembly.objects import built, check_rounds, execution
 from hpc_localsgd.commands.configuration.config import Config, MakeOptimizer, Resolved
 from hpc_localsgd.commands.plan.activations import activations
 from hpc_localsgd.commands.plan.figure_file import check_figure

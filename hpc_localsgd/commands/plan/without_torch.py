@@ -16,6 +16,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from rich.markup import escape
 
+from hpc_localsgd.commands.assembly.length import steps_of
 from hpc_localsgd.commands.plan.job_limit import job_limit_s
 from hpc_localsgd.commands.plan.page import page
 from hpc_localsgd.commands.plan.plan_report import Memory, PlanReport
@@ -34,7 +35,6 @@ ABOUT = (
     "PyTorch is not installed: this plan knows averages only (pip install 'hpc-localsgd[train]')."
 )
 BYTES = 4  # of a number
-DEFAULT_EPOCHS = 60
 
 
 @dataclass
@@ -120,8 +120,7 @@ def _report(run: Averages) -> PlanReport:
     units = Units(partition.steps_per_epoch, partition.per_step)
     if run.steps is not None and run.epochs is not None:
         raise ConfigurationError("--steps and --epochs are both given: one of them is the length")
-    length = run.steps if run.steps is not None else f"{run.epochs or DEFAULT_EPOCHS} epochs"
-    units = Units(units.steps_per_epoch, units.samples_per_step, units.steps(length, "--steps"))
+    units = Units(units.steps_per_epoch, units.samples_per_step, steps_of(run, units))
     rate = run.rate.in_steps(units)
     schedule = run.schedule.in_steps(units, int(rate.warmup))
     model, wire, parallel = (
