@@ -62,9 +62,7 @@ class Arrays(Samples):
         self._data = {name: self._to_device(*split) for name, split in splits.items()}
         self.splits = {name: len(labels) for name, (_, labels) in self._data.items()}
         self.classes = 1 + max(int(labels.max()) for _, labels in self._data.values())
-        self.partition = context.partition(
-            self.splits["train"], self._data["train"][1].cpu().numpy()
-        )
+        self.partition = context.partition(self.splits["train"], splits["train"][1])
 
     def _to_device(
         self, inputs: np.ndarray, labels: np.ndarray
