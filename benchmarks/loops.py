@@ -20,11 +20,12 @@ FOREVER = 10**9  # steps
 LR = 1e-6  # all loops compute on the same numbers from the first turn to the last
 
 
-def _model(subject: Subject) -> Any:
+def model_of(subject: Subject, on: Any = None) -> Any:
+    """Return the model and its optimiser, the same in every contestant."""
     import torch
 
     torch.manual_seed(0)
-    model = subject.make().to(device())
+    model = subject.make().to(on or device())
     sgd = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=1e-4)
     return model, sgd
 
@@ -47,7 +48,7 @@ def bare(subject: Subject, H: int, gate: Gate) -> None:
     from torch.nn.functional import cross_entropy
 
     del H
-    model, sgd = _model(subject)
+    model, sgd = model_of(subject)
     for x, y in _batches(subject, gate):
         sgd.zero_grad()
         cross_entropy(model(x), y).backward()
@@ -63,7 +64,7 @@ def attach(subject: Subject, H: int, gate: Gate) -> None:
     from hpc_localsgd.schedules.local_steps import every
 
     hvd.init()
-    model, sgd = _model(subject)
+    model, sgd = model_of(subject)
     sync = hpc_localsgd.attach(model, sgd, schedule=every(H))
     for x, y in _batches(subject, gate):
         sgd.zero_grad()
@@ -88,18 +89,8 @@ def trainer_mpi(subject: Subject, H: int, gate: Gate) -> None:
 
 
 def _train(subject: Subject, H: int, gate: Gate, world: Any) -> None:
-    from functools import partial
-
-    from torch.optim import SGD
-
-    from hpc_localsgd.algorithms.local_sgd import LocalSGD
-    from hpc_localsgd.engine.batchnorm import BatchNorm
-    from hpc_localsgd.engine.optimizer import LocalOptimizer
-    from hpc_localsgd.loop import Run, train
+    from hpc_localsgd.loop import train
     from hpc_localsgd.run.recorder import Recorder
-    from hpc_localsgd.schedules.local_steps import every
-    from hpc_localsgd.schedules.rates import constant
-    from hpc_localsgd.tasks.base import TaskContext
     from hpc_localsgd.tasks.classification import Classification
 
     class Gated(Classification):
@@ -110,19 +101,42 @@ def _train(subject: Subject, H: int, gate: Gate, world: Any) -> None:
                 raise StopIteration
             return super().batch(ranks, t)
 
-    context = TaskContext(world.size, world.ranks, subject.batch, device=world.device)
-    data = tuple(part.numpy() for part in subject.data())
-    task = Gated(subject.make, {"train": data}, context)
-    algorithm = LocalSGD()
-    make = partial(SGD, lr=LR, momentum=0.9, weight_decay=1e-4)
-    run = Run(
-        task, algorithm, every(H), constant(LR), LocalOptimizer(make, task),
-        BatchNorm("local", 0), world, FOREVER,
-    )  # fmt: skip
+    run = run_of(subject, H, world, Gated)
     try:
         train(run, run.beginning(), Recorder(run))
     except StopIteration:
         return
+
+
+def run_of(subject: Subject, H: int, world: Any, kind: Any) -> Any:
+    """Return the trainer's run of a subject.
+
+    Args:
+        subject: What is trained.
+        H: Steps of a round.
+        world: Where its workers live.
+        kind: `Classification`, or a class derived from it.
+    """
+    from functools import partial
+
+    from torch.optim import SGD
+
+    from hpc_localsgd.algorithms.local_sgd import LocalSGD
+    from hpc_localsgd.engine.batchnorm import BatchNorm
+    from hpc_localsgd.engine.optimizer import LocalOptimizer
+    from hpc_localsgd.loop import Run
+    from hpc_localsgd.schedules.local_steps import every
+    from hpc_localsgd.schedules.rates import constant
+    from hpc_localsgd.tasks.base import TaskContext
+
+    context = TaskContext(world.size, world.ranks, subject.batch, device=world.device)
+    data = tuple(part.numpy() for part in subject.data())
+    task = kind(subject.make, {"train": data}, context)
+    make = partial(SGD, lr=LR, momentum=0.9, weight_decay=1e-4)
+    return Run(
+        task, LocalSGD(), every(H), constant(LR), LocalOptimizer(make, task),
+        BatchNorm("local", 0), world, FOREVER,
+    )  # fmt: skip
 
 
 def horovod(subject: Subject, H: int, gate: Gate) -> None:
@@ -132,7 +146,7 @@ def horovod(subject: Subject, H: int, gate: Gate) -> None:
 
     del H
     hvd.init()
-    model, sgd = _model(subject)
+    model, sgd = model_of(subject)
     sgd = hvd.DistributedOptimizer(sgd, named_parameters=model.named_parameters())
     hvd.broadcast_parameters(model.state_dict(), root_rank=0)
     for x, y in _batches(subject, gate):
@@ -164,7 +178,7 @@ def ddp(subject: Subject, H: int, gate: Gate) -> None:
 
     del H
     start_gloo()
-    plain, sgd = _model(subject)
+    plain, sgd = model_of(subject)
     model = DistributedDataParallel(plain)
     for x, y in _batches(subject, gate):
         sgd.zero_grad()
@@ -186,7 +200,7 @@ def post_local(subject: Subject, H: int, gate: Gate) -> None:
     from torch.nn.parallel import DistributedDataParallel
 
     start_gloo()
-    plain, sgd = _model(subject)
+    plain, sgd = model_of(subject)
     model = DistributedDataParallel(plain)
     alone, _ = dist.new_subgroups(group_size=1)
     state = PostLocalSGDState(process_group=None, subgroup=alone, start_localSGD_iter=1)
@@ -209,7 +223,7 @@ def accelerate(subject: Subject, H: int, gate: Gate) -> None:
 
     start_gloo()
     accelerator = Accelerator(cpu=True)
-    model, sgd = accelerator.prepare(*_model(subject))
+    model, sgd = accelerator.prepare(*model_of(subject))
     with LocalSGD(accelerator=accelerator, model=model, local_sgd_steps=H) as local_sgd:
         for x, y in _batches(subject, gate):
             sgd.zero_grad()

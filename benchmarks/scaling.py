@@ -18,12 +18,11 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -41,7 +40,6 @@ MODEL = "--task=synthetic_images --task.model=resnet20 --task.samples=4096 --tas
 ALWAYS = "--figures=false --evaluate-every=0 --checkpoint-every=0 --save-model=false --overwrite"
 WARM_UP = 0.2  # part of the steps
 PATIENCE_S = 900.0
-Launch = Callable[[int, Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -134,12 +132,9 @@ def rate_of(run: Trajectory, batch: int) -> tuple[float, float]:
     late = rounds.step_begin >= WARM_UP * last
     steps = int((rounds.step_end - rounds.step_begin)[late].sum())
     seconds = float(round_s(run)[late].sum())
-    parts = (np.nan_to_num(part[late]).mean(axis=1).sum() for part in _exchanging(rounds))
-    return run.K * batch * steps / seconds, float(sum(parts)) / seconds
-
-
-def _exchanging(rounds: Any) -> tuple[np.ndarray, np.ndarray]:
-    return rounds.wait_s, rounds.transfer_s
+    talked = (np.nan_to_num(part[late]) for part in (rounds.wait_s, rounds.transfer_s))
+    exchanging_s = sum(part.mean(axis=1).sum() for part in talked)
+    return run.K * batch * steps / seconds, float(exchanging_s) / seconds
 
 
 def _middle(turns: Sequence[Rate]) -> Rate:

@@ -5,30 +5,23 @@ from __future__ import annotations
 import statistics
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from loops import FOREVER, model_of, run_of
 from models import SUBJECTS, Subject
 from on_gpu.section import Bench, Section, table
+from on_gpu.steps import trained
 from torch.nn.functional import cross_entropy
 
 import hpc_localsgd
-from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.engine.batchnorm import BatchNorm
-from hpc_localsgd.engine.optimizer import LocalOptimizer
-from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import every
-from hpc_localsgd.schedules.rates import constant
-from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.worlds.simulated import Simulated
 
-FOREVER = 10**9  # steps
-SGD = partial(torch.optim.SGD, lr=1e-6, momentum=0.9, weight_decay=1e-4)
 WATCHED = 20  # steps in which waits of the host are counted
 
 
@@ -98,7 +91,7 @@ def _batches(subject: Subject, device: torch.device) -> Iterator[Any]:
 
 def bare(subject: Subject, device: torch.device) -> Generator[None]:
     """Take steps with PyTorch alone."""
-    model, sgd = _model(subject, device)
+    model, sgd = model_of(subject, device)
     for x, y in _batches(subject, device):
         sgd.zero_grad()
         cross_entropy(model(x), y).backward()
@@ -108,7 +101,7 @@ def bare(subject: Subject, device: torch.device) -> Generator[None]:
 
 def attach(subject: Subject, device: torch.device) -> Generator[None]:
     """Take steps of the same loop with `hpc_localsgd.attach`."""
-    model, sgd = _model(subject, device)
+    model, sgd = model_of(subject, device)
     sync = hpc_localsgd.attach(model, sgd, schedule=every(FOREVER), world=Simulated(1, device))
     try:
         for x, y in _batches(subject, device):
@@ -121,40 +114,10 @@ def attach(subject: Subject, device: torch.device) -> Generator[None]:
         sync.detach()
 
 
-def _model(subject: Subject, device: torch.device) -> Any:
-    torch.manual_seed(0)
-    model = subject.make().to(device)
-    return model, SGD(model.parameters())
-
-
-class _Enough(Exception):
-    """A step of the trainer is over."""
-
-
 def trainer(subject: Subject, device: torch.device) -> Generator[None]:
     """Take steps of the trainer's loop, with its recorder."""
-    world = Simulated(1, device)
-    context = TaskContext(1, range(1), subject.batch, device=device)
-    data = tuple(part.numpy() for part in subject.data())
-    task = Classification(subject.make, {"train": data}, context)
-    run = Run(
-        task, LocalSGD(), every(FOREVER), constant(1e-6), LocalOptimizer(SGD, task),
-        BatchNorm("local", 0), world, FOREVER,
-    )  # fmt: skip
+    run = run_of(subject, FOREVER, Simulated(1, device), Classification)
     record, p = Recorder(run), run.beginning()
     while True:
-        p = one_step(run, p, record)
+        p = trained(run, p, record, p.t + 1)
         yield
-
-
-def one_step(run: Run, p: Position, record: Recorder) -> Position:
-    """Take one step of the loop, wherever its round ends."""
-    places = [p]
-
-    def keep(p: Position) -> None:
-        places[0] = p
-        raise _Enough
-
-    with suppress(_Enough):
-        train(run, p, record, keep)
-    return places[0]

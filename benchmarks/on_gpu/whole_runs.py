@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from on_gpu.section import Bench, Section, table
+from on_gpu.steps import trained
 
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
@@ -14,7 +15,6 @@ from hpc_localsgd.commands.plan.planned_run import PlanOptions, planned_run
 from hpc_localsgd.commands.plan.rehearsal import Memory, Rehearsal
 from hpc_localsgd.cost.cost_model import NETWORKS
 from hpc_localsgd.engine.launch import detect
-from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.worlds.simulated import Simulated
@@ -85,10 +85,6 @@ def _runs(bench: Bench) -> dict[str, list[str]]:
     return {"ResNet-8": [*SMALL, *ROUNDS]} if bench.quick else RUNS
 
 
-class _Enough(Exception):
-    """The run has come to where it is stopped."""
-
-
 def _trained(bench: Bench, words: Sequence[str], until: int, begin: Place | None = None) -> Place:
     """Return the place that a run comes to, from its beginning or from another place."""
     world = Simulated(_workers(words), bench.device)
@@ -97,22 +93,7 @@ def _trained(bench: Bench, words: Sequence[str], until: int, begin: Place | None
     if begin is not None:
         p = begin.restore(run, p)
         p.sync = run.algorithm.resume(p.sync, world)
-    return Place.of(run, _until(run, p, until), 0)
-
-
-def _until(run: Run, p: Position, t: int) -> Position:
-    """Train to step t."""
-    place = [p]
-
-    def keep(p: Position) -> None:
-        place[0] = p
-        if p.t == t:
-            raise _Enough
-
-    try:
-        return train(run, p, Recorder(run), keep)
-    except _Enough:
-        return place[0]
+    return Place.of(run, trained(run, p, Recorder(run), until), 0)
 
 
 def _workers(words: Sequence[str]) -> int:
