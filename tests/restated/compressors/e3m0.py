@@ -8,15 +8,12 @@ import numpy as np
 
 from hpc_localsgd.compressors import E3M0
 
+from ..four_bits import BLOCK, blocks
+from ..four_bits import nbytes as nbytes
+
 ENTRY_BY_ENTRY = False
-BLOCK = 5
 MADE = [E3M0(block=BLOCK)]
 LEVELS = [0.0, *(2.0**e for e in range(-6, 1))]
-
-
-def blocks(p: np.ndarray) -> list[np.ndarray]:
-    """Runs of five numbers, the last shorter, whatever tensors they are of."""
-    return [p[i : i + BLOCK] for i in range(0, len(p), BLOCK)]
 
 
 def coded(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
@@ -27,11 +24,6 @@ def coded(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
             near = min(LEVELS, key=lambda e: (abs(abs(number) - m * e), -e))
             found.append(np.sign(number) * m * near)
     return np.array(found)
-
-
-def nbytes(P: int, tensors: int) -> int:
-    """Two numbers a byte, a float32 a block."""
-    return -(-P // 2) + 4 * -(-P // BLOCK)
 
 
 def bound(p: np.ndarray, sizes: Sequence[int]) -> float:

@@ -8,14 +8,11 @@ import numpy as np
 
 from hpc_localsgd.compressors import Int4
 
+from ..four_bits import BLOCK, blocks
+from ..four_bits import nbytes as nbytes
+
 ENTRY_BY_ENTRY = False
-BLOCK = 5
 MADE = [Int4(block=BLOCK)]
-
-
-def blocks(p: np.ndarray) -> list[np.ndarray]:
-    """Runs of five numbers, the last shorter, whatever tensors they are of."""
-    return [p[i : i + BLOCK] for i in range(0, len(p), BLOCK)]
 
 
 def coded(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
@@ -24,11 +21,6 @@ def coded(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
         m = np.float64(np.float32(np.abs(part).max()))
         found.append(m / 7 * np.clip(np.rint(7 * part / m), -7, 7) if m > 0 else 0 * part)
     return np.concatenate(found)
-
-
-def nbytes(P: int, tensors: int) -> int:
-    """Two numbers a byte, a float32 a block."""
-    return -(-P // 2) + 4 * -(-P // BLOCK)
 
 
 def bound(p: np.ndarray, sizes: Sequence[int]) -> float:
