@@ -100,3 +100,14 @@ def test_the_page_has_the_figure(runs: list[str], tmp_path: Path) -> None:
     files = write_comparison(open_runs(runs), tmp_path / "out", ("png",))
     assert "Flatness and test loss" in files[0].read_text()
     assert tmp_path / "out" / "flatness.png" in files
+
+
+def test_values_fifteen_times_apart_are_drawn_by_factors(tmp_path: Path) -> None:
+    far = [record(tmp_path / f"far{H}", H, 0) for H in (1, 40)]  # eigenvalues 20 and 0.5
+    figure = draw_flatness(grouped_runs(open_runs(far)))
+    assert figure is not None and figure.axes[0].get_xscale() == "log"
+    assert figure.axes[0].get_xlim() == pytest.approx((0.5 / 1.4, 20 * 1.4))
+    near = [record(tmp_path / f"near{H}", H, 0) for H in (2, 20)]  # 10 and 1
+    figure = draw_flatness(grouped_runs(open_runs(near)))
+    assert figure is not None and figure.axes[0].get_xscale() == "linear"
+    assert figure.axes[0].get_xlim() == pytest.approx((0.0, 10 + 0.15 * 9))

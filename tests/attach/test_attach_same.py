@@ -12,6 +12,7 @@ from hpc_localsgd import every
 from hpc_localsgd.attach import checksum as checksums
 from hpc_localsgd.attach import same
 from hpc_localsgd.attach.checksum import checksum
+from hpc_localsgd.attach.shards import ShardGroup
 
 
 def test_parts_are_bounded_and_hold_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +72,17 @@ def test_masks_with_as_many_ones_are_not_taken_for_equal() -> None:
         return [int(x) for x in model.mask]
 
     assert on_ranks(2, work) == [[1, 0, 0]] * 2
+
+
+def test_the_fingerprint_of_shards_knows_which_is_which() -> None:
+    """Two layers of one shape whose values are each other's are another model."""
+    layers = [torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False)]
+    owners = tuple((layer, "weight") for layer in layers)
+    weights = tuple(layer.weight for layer in layers)
+    group = ShardGroup(("a", "b"), weights, owners, 1)
+    before = group.fingerprint()
+    with torch.no_grad():
+        first = weights[0].clone()
+        weights[0].copy_(weights[1])
+        weights[1].copy_(first)
+    assert group.fingerprint() != before
