@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.valley import LENGTHS, LR, START, STEPS, K, ways
 from hpc_localsgd.analysis.draw.slow_sde import draw_slow_sde, measured
 from hpc_localsgd.analysis.slow_sde import predict, way
 from hpc_localsgd.analysis.slow_sde.conditions import foreign
 from hpc_localsgd.commands.report import main as report
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
-K, LR, STEPS, START = 8, 0.02, 20_000, 1.5
-LENGTHS = (1, 2, 4, 16, 64)
 SNAPSHOTS = range(0, STEPS + 1, 1000)
 
 
@@ -26,22 +25,6 @@ def header(H: int, momentum: float = 0.0) -> Header:
         f"  init_args: {{momentum: {momentum}}}\n"
     )
     return Header(config, "valley", "local_sgd()", f"every({H})", "simulated(8)", K=K, P=2, seed=1)
-
-
-def valley(H: int, momentum: float = 0.0, repeats: int = 128) -> np.ndarray:
-    """Local SGD on L = (1 + x^2) y^2 / 2 with label noise: mean x at the snapshots (R1)."""
-    stream = np.random.default_rng(1)
-    x, y = np.full((K, repeats), START), np.zeros((K, repeats))
-    found = [START]
-    for t in range(STEPS):
-        a = 1 + x * x
-        noise = np.sqrt(a) * stream.standard_normal((K, repeats))
-        x, y = x - LR * x * y * y, y - LR * (a * y + noise)
-        if (t + 1) % H == 0:
-            x[:], y[:] = x.mean(0), y.mean(0)
-        if t + 1 in SNAPSHOTS:
-            found.append(float(x.mean()))
-    return np.array(found)
 
 
 def recorded(folder: Path, H: int, x: np.ndarray) -> tuple[Trajectory, Trajectory]:
@@ -74,8 +57,8 @@ def runs(
 ) -> dict[int, tuple[Trajectory, Trajectory, np.ndarray]]:
     folder = tmp_path_factory.mktemp("valley")
     found = {}
-    for H in LENGTHS:
-        x = valley(H)
+    for H, rest in ways(SNAPSHOTS[1:]).items():
+        x = np.array([START, *rest])
         found[H] = (*recorded(folder / str(H), H, x), 1 + x**2)
     return found
 

@@ -9,6 +9,7 @@ import pytest
 from scipy import integrate, special
 from scipy.linalg import solve_continuous_lyapunov
 
+from analysis.valley import LR, START, STEPS, K, ways
 from hpc_localsgd.analysis.slow_sde import (
     F,
     Manifold,
@@ -23,8 +24,6 @@ from hpc_localsgd.analysis.slow_sde import (
     regulariser,
     split,
 )
-
-K, LR, STEPS, START = 8, 0.02, 20_000, 1.5
 
 # O5: L = (1 + x^2) y^2 / 2, noise in g_y with variance 1 + x^2 per sample, one sample a worker.
 VALLEY = Manifold(
@@ -191,19 +190,7 @@ def test_the_path_is_the_exponential_of_the_limits(regime: str, rate: float) -> 
 @pytest.fixture(scope="module")
 def ends() -> dict[int, float]:
     """x after 20000 steps of Local SGD on the valley, the mean of 128 repeats."""
-    return {rounds: local_sgd_on_the_valley(rounds) for rounds in PREDICTED}
-
-
-def local_sgd_on_the_valley(H: int, repeats: int = 128) -> float:
-    stream = np.random.default_rng(1)
-    x, y = np.full((K, repeats), START), np.zeros((K, repeats))
-    for t in range(STEPS):
-        a = 1 + x * x
-        noise = np.sqrt(a) * stream.standard_normal((K, repeats))
-        x, y = x - LR * x * y * y, y - LR * (a * y + noise)
-        if (t + 1) % H == 0:
-            x[:], y[:] = x.mean(0), y.mean(0)
-    return float(x.mean())
+    return {H: float(x[-1]) for H, x in ways().items()}
 
 
 def predicted(H: float, finite: bool = True) -> float:

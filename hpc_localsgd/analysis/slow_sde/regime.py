@@ -59,14 +59,7 @@ class Regime:
             return np.where(total > 0, float(self.K), 1.0)
         if not self.finite:
             return 1.0 + (self.K - 1) * psi(self.lr * self.H * total)
-        lost = np.where(total > 0, self.lr * total, 1.0)  # 1 - r
-        small = np.minimum(lost, 0.5)  # 1 - (1 - lost)^H has no digits left where lost is tiny
-        kept = np.where(
-            lost <= 0.5,
-            -np.expm1(self.H * np.log1p(-small)) / (self.H * small),
-            (1.0 - (1.0 - lost) ** self.H) / (self.H * lost),
-        )
-        return 1.0 + (self.K - 1) * np.where(total > 0, 1.0 - kept, 0.0)
+        return finite_boost(self.K, self.lr, self.H, total)
 
     def covariance(self, hessian: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         """Return the covariance of a worker around the manifold, averaged over a round.
@@ -129,3 +122,24 @@ class Regime:
         rate = rate_of(run)
         lr = float(rounds.lr[i]) if rate is None else rate(step)
         return Regime(run.K, batch, lr, int(rounds.local_steps[i]), finite)
+
+
+def finite_boost(
+    K: int, lr: float | np.ndarray, H: float | np.ndarray, total: np.ndarray
+) -> np.ndarray:
+    """Return `Regime.boost` with `finite`; rates and lengths of rounds may be arrays.
+
+    Args:
+        K: Workers.
+        lr: Learning rates eta, positive.
+        H: Lengths of rounds, at least 1 and finite; H, `lr` and `total` broadcast.
+        total: (1 - r) / eta.
+    """
+    lost = np.where(total > 0, lr * total, 1.0)  # 1 - r
+    small = np.minimum(lost, 0.5)  # 1 - (1 - lost)^H has no digits left where lost is tiny
+    kept = np.where(
+        lost <= 0.5,
+        -np.expm1(H * np.log1p(-small)) / (H * small),
+        (1.0 - (1.0 - lost) ** H) / (H * lost),
+    )
+    return 1.0 + (K - 1) * np.where(total > 0, 1.0 - kept, 0.0)
