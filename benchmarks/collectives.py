@@ -96,7 +96,7 @@ def exchanges(world: World) -> dict[str, Exchange]:
     for block in _blocks(world):
         found[f"mean of {block}"] = lambda x, block=block: world.mean(x, block)
     for topology in (ring(), exponential()):
-        W = topology.matrix(world.size)
+        W = topology.matrix(world.K)
         found[f"mix {type(topology).__name__}"] = lambda x, W=W: world.mix(x, W)
     found["compressed mean"] = lambda x: world.mean_elementwise(x, BF16())
     found["gather"] = lambda x: world.gather_bytes(x.view(torch.uint8))
@@ -109,7 +109,7 @@ def _blocks(world: World) -> list[int]:
         block = world.workers_per_host()
     except ConfigurationError:
         return []
-    return [block] if 1 < block < world.size else []
+    return [block] if 1 < block < world.K else []
 
 
 def measured(world: World, names: list[str], sizes: list[int], how: Repeated) -> Iterator[Cell]:
@@ -120,7 +120,7 @@ def measured(world: World, names: list[str], sizes: list[int], how: Repeated) ->
     with world.ledger.unbilled():
         for name in names:
             for size in sizes:
-                if name == "gather" and size * world.size > MOST_GATHERED_BYTES:
+                if name == "gather" and size * world.K > MOST_GATHERED_BYTES:
                     continue
                 yield _cell(world, name, known[name], size, how)
 
@@ -145,7 +145,7 @@ def _cell(world: World, name: str, exchange: Exchange, size: int, how: Repeated)
 
 def own_seconds(world: World, name: str, x: torch.Tensor) -> float:
     """Time what a rank computes in an exchange, by itself: the gamma of the model."""
-    y, n = x.clone(), world.size
+    y, n = x.clone(), world.K
     vectors = _traffic(world, name, 4)[1]
 
     def compute() -> None:
@@ -168,7 +168,7 @@ def own_seconds(world: World, name: str, x: torch.Tensor) -> float:
 
 def _traffic(world: World, name: str, size: int) -> tuple[int, int, int]:
     """Payload, messages a rank sends one after another, and their bytes: the model's terms."""
-    n = world.size
+    n = world.K
     if name.startswith("mix"):
         topology = {"mix ring": ring, "mix exponential": exponential}[name]()
         W, per_host = topology.matrix(n), next(iter(_blocks(world)), 1)

@@ -96,10 +96,10 @@ def _train(subject: Subject, H: int, gate: Gate, world: Any) -> None:
     class Gated(Classification):
         """Asks the gate before every batch."""
 
-        def batch(self, ranks: Any, t: int) -> Any:
+        def batch(self, workers: Any, t: int) -> Any:
             if not gate.step():
                 raise StopIteration
-            return super().batch(ranks, t)
+            return super().batch(workers, t)
 
     run = run_of(subject, H, world, Gated)
     try:
@@ -129,7 +129,7 @@ def run_of(subject: Subject, H: int, world: Any, kind: Any) -> Any:
     from hpc_localsgd.schedules.rates import constant
     from hpc_localsgd.tasks.base import TaskContext
 
-    context = TaskContext(world.size, world.ranks, subject.batch, device=world.device)
+    context = TaskContext(world.K, world.local_workers, subject.batch, device=world.device)
     data = tuple(part.numpy() for part in subject.data())
     task = kind(subject.make, {"train": data}, context)
     make = partial(SGD, lr=LR, momentum=0.9, weight_decay=1e-4)

@@ -41,16 +41,16 @@ Replicas = Literal["auto", "vmap", "loop"]
 
 
 def stepper(
-    spec: digits, ranks: range, K: int, batch: int, replicas: Replicas, device: torch.device
+    spec: digits, workers: range, K: int, batch: int, replicas: Replicas, device: torch.device
 ) -> Callable[[int], Any]:
     """Return a function that takes one step of some of the workers."""
     execution = Execution(replicas=replicas)
-    task = spec.build(TaskContext(K, ranks, batch, device=device, execution=execution))
+    task = spec.build(TaskContext(K, workers, batch, device=device, execution=execution))
     task.x[:] = task.init(0)
     optimizer = LocalOptimizer(SGD, task)
 
     def step(t: int) -> None:
-        _, g = task.loss_and_grad(task.x, task.batch(ranks, t))
+        _, g = task.loss_and_grad(task.x, task.batch(workers, t))
         optimizer.step(g, 0.01)
 
     step.vmapped = lambda: task._replicas.vmapped  # type: ignore[attr-defined]

@@ -37,7 +37,10 @@ def train(
         if p.due:
             p = p.next_round(run.round_length(p))
         now = p.now(run, p.t)
-        batch, begin = task.batch(world.ranks, p.t), algorithm.in_backward(p.sync, world, now)
+        batch, begin = (
+            task.batch(world.local_workers, p.t),
+            algorithm.in_backward(p.sync, world, now),
+        )
         if begin is None:
             loss, g = task.loss_and_grad(p.x, batch)
             g, p.sync = algorithm.on_gradient(g, p.sync, world, now)

@@ -55,7 +55,9 @@ def small_run(
 ) -> Run:
     """The objects of a run on the digits (or another task) in a simulated world."""
     world = world or Simulated(K)
-    context = TaskContext(world.size, world.ranks, batch, seed, device=world.device, dtype=dtype)
+    context = TaskContext(
+        world.K, world.local_workers, batch, seed, device=world.device, dtype=dtype
+    )
     task = (spec or digits(hidden=16)).build(context)
     task.x[:] = task.init(seed)
     return Run(
@@ -132,24 +134,24 @@ class Quadratic(Task):
     def __init__(self, spec: quadratic, context: TaskContext) -> None:
         self.spec, self.context = spec, context
         self.dim, self.sizes, self.decayed = spec.dim, (spec.dim,), 0
-        self.x = torch.empty(len(context.ranks), spec.dim, dtype=context.dtype)
-        self.buffers = torch.empty(len(context.ranks), 0, dtype=context.dtype)
+        self.x = torch.empty(len(context.local_workers), spec.dim, dtype=context.dtype)
+        self.buffers = torch.empty(len(context.local_workers), 0, dtype=context.dtype)
         self.partition = Partition(context.workers, context.workers, 1)
         self.splits = {"train": context.workers}
         self.h, self.c = (
-            torch.tensor([values[k % len(values)] for k in context.ranks], dtype=context.dtype)[
-                :, None
-            ]
+            torch.tensor(
+                [values[k % len(values)] for k in context.local_workers], dtype=context.dtype
+            )[:, None]
             for values in (spec.h, spec.c)
         )
 
     def init(self, seed: int) -> torch.Tensor:
         return torch.full((self.dim,), self.spec.start, dtype=self.context.dtype)
 
-    def batch(self, ranks: Sequence[int], t: int) -> Batch:
-        streams = [np.random.default_rng([self.context.seed, k, t]) for k in ranks]
+    def batch(self, workers: Sequence[int], t: int) -> Batch:
+        streams = [np.random.default_rng([self.context.seed, k, t]) for k in workers]
         noise = np.stack([stream.standard_normal(self.dim) for stream in streams])
-        return torch.from_numpy(noise) * self.spec.noise, torch.tensor(ranks)
+        return torch.from_numpy(noise) * self.spec.noise, torch.tensor(workers)
 
     def loss_and_grad(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         away = x - self.c

@@ -79,12 +79,12 @@ def stepper(
     bench: Bench, spec: TaskSpec, batch: int, K: int, execution: Execution
 ) -> Callable[[], Any]:
     """Return a function that takes a local step of all workers."""
-    ranks = range(K)
-    context = TaskContext(K, ranks, batch, device=bench.device, execution=execution)
+    workers = range(K)
+    context = TaskContext(K, workers, batch, device=bench.device, execution=execution)
     task = spec.build(context)
     task.x[:] = task.init(0)
     optimizer = LocalOptimizer(partial(torch.optim.SGD, lr=0.01, momentum=0.9), task)
-    data = task.batch(ranks, 0)
+    data = task.batch(workers, 0)
 
     def step() -> None:
         _, g = task.loss_and_grad(task.x, data)

@@ -56,7 +56,7 @@ class AllReduce(Algorithm):
     def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
         """Tell whether there is anybody to average with, or a codec, which acts on one too."""
         del state, H
-        return world.size > 1 or self.compressor is not None
+        return world.K > 1 or self.compressor is not None
 
     def acts_on_sync(self, state: State, now: Now) -> bool:
         """Tell that nothing is left to do, unless a method derived from this one does more."""

@@ -136,7 +136,7 @@ class Algorithm(ABC):
 
 def overlapped_mean(world: World) -> Begin | None:
     """Return a function that averages in place during backward; None if not possible here."""
-    if world.n == 1 or world.size > world.n:  # on all ranks alike: some may have one worker
+    if world.n == 1 or world.K > world.n:  # on all ranks alike: some may have one worker
         return None
     return partial(world.begin_mean, keep=False)
 

@@ -61,8 +61,8 @@ class Choco(Algorithm):
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `told` and `heard` [R, P], a worker's own and its neighbourhood's."""
-        W = self.topology.matrix(world.size)
-        if self.topology.period(world.size) != 1 or not np.allclose(W, W.T):
+        W = self.topology.matrix(world.K)
+        if self.topology.period(world.K) != 1 or not np.allclose(W, W.T):
             raise ConfigurationError(
                 f"choco needs a symmetric graph that does not change, not {self.topology}"
             )
@@ -71,7 +71,7 @@ class Choco(Algorithm):
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the parameters, a step nearer to what the neighbours were heard to be."""
         told, heard, sizes = state["told"], state["heard"], state["sizes"]
-        W = self.topology.matrix(world.size, now.s)
+        W = self.topology.matrix(world.K, now.s)
         q = x - told
         if self.compressor is None:
             told += q

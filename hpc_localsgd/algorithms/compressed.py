@@ -45,7 +45,7 @@ def compressed_mean(
     total = torch.zeros_like(x[0])
     for row in world.gather_bytes(sent):  # one at a time: K decoded rows may not fit
         total += codec.decode(row[None], sizes, x.dtype)[0]
-    x[:] = total / world.size
+    x[:] = total / world.K
     return x, memory
 
 

@@ -41,12 +41,12 @@ class D2(Algorithm):
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `x` [R, P], the round's start, and `y` [R, P] of the round before."""
         del model
-        if self.topology.period(world.size) != 1:
+        if self.topology.period(world.K) != 1:
             raise ConfigurationError(f"d2 needs a graph that does not change, not {self.topology}")
-        least = lambda_min(self.topology.matrix(world.size))
+        least = lambda_min(self.topology.matrix(world.K))
         if least <= -1 / 3 + 1e-9:
             raise ConfigurationError(
-                f"d2 needs a topology with lambda_min > -1/3, and {self.topology} of {world.size} "
+                f"d2 needs a topology with lambda_min > -1/3, and {self.topology} of {world.K} "
                 f"workers has {least:.3g}: use lazy(of={self.topology})"
             )
         return {"x": x.clone(), "y": x.clone()}
@@ -56,7 +56,7 @@ class D2(Algorithm):
         start, y = state["x"], state["y"]
         corrected = start.sub_(y)  # 0 in the first round
         y.copy_(x)
-        x = world.mix(x.add_(corrected), self.topology.matrix(world.size, now.s))
+        x = world.mix(x.add_(corrected), self.topology.matrix(world.K, now.s))
         start.copy_(x)
         return x, state
 

@@ -114,4 +114,4 @@ def _weights(norms: np.ndarray, fit: np.ndarray, x: Rows, world: World) -> torch
     if fit.any():
         w[fit] = np.exp(norms[fit].min() - norms[fit])
         w *= len(w) / w.sum()
-    return x.new_tensor(w[list(world.ranks)])[:, None]
+    return x.new_tensor(w[list(world.local_workers)])[:, None]

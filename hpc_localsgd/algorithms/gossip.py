@@ -44,12 +44,12 @@ class Gossip(Algorithm):
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: with AWC, `before` [R, P], the parameters at the round's beginning."""
         del model
-        self.topology.matrix(world.size)  # raises if there is none for K workers
+        self.topology.matrix(world.K)  # raises if there is none for K workers
         return {"before": x.clone()} if self.order == "awc" else {}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the average of each worker's neighbourhood."""
-        W = self.topology.matrix(world.size, now.s)
+        W = self.topology.matrix(world.K, now.s)
         if self.order == "atc":
             return world.mix(x, W), state
         before = state["before"]

@@ -41,7 +41,7 @@ class GradientTracking(Algorithm):
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: tracked and last gradient, `y` and `g` [R, P], none at first."""
         del x, model
-        self.topology.matrix(world.size)
+        self.topology.matrix(world.K)
         return {"y": None, "g": None}
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
@@ -51,13 +51,13 @@ class GradientTracking(Algorithm):
         y, last = state["y"], state["g"]
         y.add_(g).sub_(last)
         last.copy_(g)
-        world.mix(y, self.topology.matrix(world.size, now.s))
+        world.mix(y, self.topology.matrix(world.K, now.s))
         g.copy_(y)
         return g, state
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the average of each worker's neighbourhood."""
-        return world.mix(x, self.topology.matrix(world.size, now.s)), state
+        return world.mix(x, self.topology.matrix(world.K, now.s)), state
 
     def payload(self, model: ModelSize, K: int, now: Now) -> np.ndarray:
         """Return the bytes of x and y for each neighbour, [K]; in the first step only of x."""

@@ -70,7 +70,7 @@ class Hierarchical(Algorithm):
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `levels`, the block sizes, the whole world last; the codec's."""
         blocks = tuple(self.blocks) or (world.workers_per_host(),)
-        levels = (*blocks, world.size)
+        levels = (*blocks, world.K)
         for small, large in zip(levels, levels[1:], strict=False):
             if large % small:
                 raise ConfigurationError(

@@ -67,7 +67,7 @@ class LocalSGD(Algorithm):
 
     def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
         """Tell whether this is the parallel phase, of several workers."""
-        return world.size > 1 and state["parallel"] and H == 1
+        return world.K > 1 and state["parallel"] and H == 1
 
     def acts_on_sync(self, state: State, now: Now) -> bool:
         """Tell that in the parallel phase there is at most an anchor to remember."""

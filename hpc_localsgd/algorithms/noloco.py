@@ -57,14 +57,14 @@ class NoLoCo(Algorithm):
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `phi` [R, P] and its momentum `d` [R, P]."""
         del model
-        self.topology.matrix(world.size)  # raises if there is none for K workers
+        self.topology.matrix(world.K)  # raises if there is none for K workers
         return {"phi": x.clone(), "d": x.new_zeros(x.shape)}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return phi after an outer step with the peer."""
         phi, d = state["phi"], state["d"]
         x.mul_(self.beta).add_(phi, alpha=self.gamma - self.beta)
-        world.mix(x, self.topology.matrix(world.size, now.s))
+        world.mix(x, self.topology.matrix(world.K, now.s))
         d.mul_(self.alpha).add_(x).sub_(phi, alpha=self.gamma)
         x.copy_(phi.add_(d))
         return x, state

@@ -48,12 +48,12 @@ class PushSum(Algorithm):
         `w` is the same list on all ranks.
         """
         del model
-        self.topology.push_matrix(world.size)  # raises if there is none for K workers
-        return {"start": x.clone(), "w": [1.0] * world.size}
+        self.topology.push_matrix(world.K)  # raises if there is none for K workers
+        return {"start": x.clone(), "w": [1.0] * world.K}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return what each worker holds of the parameters, by what it holds of all."""
-        P = self.topology.push_matrix(world.size, now.s)
+        P = self.topology.push_matrix(world.K, now.s)
         w: list[float] = (P @ np.array(state["w"])).tolist()
         x = world.mix(_held(x, state, world), P)
         x.div_(_of_rank(w, x, world))
@@ -77,4 +77,4 @@ def _held(x: Rows, state: State, world: World) -> Rows:
 
 def _of_rank(w: list[float], x: Rows, world: World) -> torch.Tensor:
     """Return the weights of the workers living here, [R, 1]."""
-    return x.new_tensor([w[k] for k in world.ranks])[:, None]
+    return x.new_tensor([w[k] for k in world.local_workers])[:, None]

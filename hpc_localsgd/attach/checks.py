@@ -182,9 +182,9 @@ def check_world(world: World) -> None:
     Raises:
         ConfigurationError: It has more.
     """
-    if len(world.ranks) != 1:
+    if world.R != 1:
         raise ConfigurationError(
-            f"{world!r} has {len(world.ranks)} workers in this process, and attach trains one "
+            f"{world!r} has {world.R} workers in this process, and attach trains one "
             "model in each: leave out the number of workers"
         )
 

@@ -28,7 +28,7 @@ def saved(parts: Parts, rounds: AgreedRounds, rates: Rates, exchange: Exchange) 
         "states": exchange.saved(),
         "checksum": checksum_of(exchange.saved()),
         "rank": parts.grid.everyone.rank,
-        "workers": parts.world.size,
+        "workers": parts.world.K,
         "shards": parts.grid.shards,
         "algorithm": repr(parts.algorithm),
         "checksums": [group.fingerprint() for group in parts.groups],
@@ -54,7 +54,7 @@ def check_saved(parts: Parts, rounds: AgreedRounds, state: dict[str, Any]) -> No
         ConfigurationError: It does not.
     """
     grid, rank = parts.grid, state["rank"]
-    now = (parts.world.size, repr(parts.algorithm))
+    now = (parts.world.K, repr(parts.algorithm))
     then = (state["workers"], state["algorithm"])
     if now != then:
         raise ConfigurationError(

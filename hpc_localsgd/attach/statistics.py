@@ -98,7 +98,7 @@ class Statistics:
         others = OwnBuffers(self._model, but=[b for b in of_norms if b is not None])
         before = OwnBuffers(self._model)
         try:
-            share = itertools.islice(batches, self._how.share(world.size))
+            share = itertools.islice(batches, self._how.share(world.K))
             seen = estimate(self._model, norms, share, forward, world.device)
         except Exception as error:  # the others are told before it continues
             failed = error

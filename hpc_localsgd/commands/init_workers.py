@@ -45,15 +45,17 @@ def put_workers(record: Trajectory, step: int | None, what: str, run: Run) -> in
         kept = record.snapshot(step, workers=True).workers
         assert kept is not None
         _check_count(record, len(kept), what, run)
-        _take(record, torch.from_numpy(kept[list(run.world.ranks)]), run.task.x, "parameters")
+        _take(
+            record, torch.from_numpy(kept[list(run.world.local_workers)]), run.task.x, "parameters"
+        )
         return step
     folder, n = _checkpoint(record, step)
     first = _read(folder, n, 0)
     then = Dealing(int(first.get("workers", n * len(first["x"]))), n)
     _check_count(record, then.K, what, run)
-    of = [then.rank_of(k) for k in run.world.ranks]
+    of = [then.rank_of(k) for k in run.world.local_workers]
     shards = {r: _read(folder, n, r) for r in set(of)}
-    places = zip(run.world.ranks, of, strict=True)
+    places = zip(run.world.local_workers, of, strict=True)
     mine = [(shards[r], k - int(then.firsts[r])) for k, r in places]
     _take(record, _rows(mine, "x"), run.task.x, "parameters")
     _take(record, _rows(mine, "buffers"), run.task.buffers, "buffers")
@@ -89,10 +91,10 @@ def _read(folder: Path, n: int, r: int) -> dict[str, Any]:
 
 
 def _check_count(record: Trajectory, K: int, what: str, run: Run) -> None:
-    if run.world.size != K:
+    if run.world.K != K:
         raise ConfigurationError(
             f"--init-with {what}: {record.path.parent} has {K} workers and this run "
-            f"{run.world.size}: start as many, or type --init-with mean"
+            f"{run.world.K}: start as many, or type --init-with mean"
         )
 
 

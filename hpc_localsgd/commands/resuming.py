@@ -97,7 +97,7 @@ def _at_another_length(
     """Resume with another length: say so, and keep the result of a run that was finished."""
     p.end = min(p.end, run.steps)  # a round under way ends with a run that became shorter
     finished = place.after == place.state["steps"] != run.steps
-    if run.world.gather(np.full(len(run.world.ranks), finished)).any():
+    if run.world.gather(np.full(run.world.R, finished)).any():
         checkpoints.preserve(place.after)
     if said and run.world.rank == 0:
         say(said)

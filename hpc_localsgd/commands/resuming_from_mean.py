@@ -33,7 +33,7 @@ def is_other(out: Path, world: World) -> bool:
     """
     if last_complete(out) is None:
         return False
-    return _newest_sound(out, lambda folder, n: _workers(_read(folder, n, 0), n)) != world.size
+    return _newest_sound(out, lambda folder, n: _workers(_read(folder, n, 0), n)) != world.K
 
 
 def _workers(state: dict[str, Any], n: int) -> int:

@@ -48,7 +48,7 @@ def texts(world: World, text: str, size: int = SAID_BYTES) -> list[str]:
         size: Bytes of it that travel, the same on all ranks.
     """
     raw = text.encode(errors="backslashreplace")[:size].ljust(size, b"\0")
-    rows = world.gather(np.tile(np.frombuffer(raw, dtype=np.uint8), (len(world.ranks), 1)))
+    rows = world.gather(np.tile(np.frombuffer(raw, dtype=np.uint8), (world.R, 1)))
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
@@ -64,7 +64,7 @@ def check_same(world: World, lines: Sequence[str], remedy: str = SAME_START) -> 
         ConfigurationError: Names the first line that differs, and two ranks that differ in it; on
             all ranks alike.
     """
-    R = len(world.ranks)
+    R = world.R
     count = int(world.gather(np.full(R, float(len(lines)))).max())
     padded = [*lines, *["nothing more"] * (count - len(lines))]
     digests = b"".join(hashlib.sha256(line.encode()).digest()[:8] for line in padded)
@@ -83,7 +83,7 @@ def check_same(world: World, lines: Sequence[str], remedy: str = SAME_START) -> 
 
 def of_rank_0(world: World, number: int) -> int:
     """Return a number of rank 0, on all ranks."""
-    return int(world.gather(np.full(len(world.ranks), number))[0])
+    return int(world.gather(np.full(world.R, number))[0])
 
 
 def hosts_of(world: World) -> list[str]:

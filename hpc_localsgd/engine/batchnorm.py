@@ -55,7 +55,9 @@ class BatchNorm:
         with world.ledger.unbilled():
             rows = task.buffers.clone()
             if self.policy == "reestimate":
-                rows = torch.stack([self._estimate(x, task, k, world.size) for k in world.ranks])
+                rows = torch.stack(
+                    [self._estimate(x, task, k, world.K) for k in world.local_workers]
+                )
             return world.mean(rows)[0]
 
     def _estimate(self, x: Vector, task: Task, worker: int, K: int) -> Vector:

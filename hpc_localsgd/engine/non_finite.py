@@ -37,7 +37,7 @@ def replace_by_mean(x: Rows, bad: np.ndarray, world: World) -> None:
     """
     if not bad.any() or bad.all():
         return
-    own = torch.from_numpy(bad[list(world.ranks)]).to(x.device)
+    own = torch.from_numpy(bad[list(world.local_workers)]).to(x.device)
     with world.ledger.unbilled():
         others = torch.where(own[:, None], torch.zeros_like(x), x)
         mean = world.mean(others)[0] * (len(bad) / (len(bad) - int(bad.sum())))

@@ -68,7 +68,7 @@ class QuarantinedAlgorithm(Algorithm):
             replace_by_mean(x, bad, world)
             if self._task.buffers.numel():
                 replace_by_mean(self._task.buffers, bad, world)
-            self._optimizer.forget(bad[list(world.ranks)])
+            self._optimizer.forget(bad[list(world.local_workers)])
         x, state = self.of.on_sync(x, state, world, now)
         return x, {**state, QUARANTINED: bad.tolist() if bad.any() else None}
 

@@ -60,14 +60,14 @@ class average_direction(GradientAt):
         if sigma == 0:
             return task
 
-        def given(x: Rows, ranks: Sequence[int], t: int) -> None:
-            del ranks
+        def given(x: Rows, workers: Sequence[int], t: int) -> None:
+            del workers
             x.add_(normal(x[0], seed, 0, t), alpha=float(sigma))
 
-        def measured(x: Rows, ranks: Sequence[int], t: int) -> None:
-            z = coefficients(world.size, seed, t)[list(ranks)]
+        def measured(x: Rows, workers: Sequence[int], t: int) -> None:
+            z = coefficients(world.K, seed, t)[list(workers)]
             weights = torch.from_numpy(z).to(x, non_blocking=True)
-            x.add_(world.mean(weights[:, None] * x), alpha=world.size**0.5)
+            x.add_(world.mean(weights[:, None] * x), alpha=world.K**0.5)
 
         return Shifted(task, measured if sigma == "measured" else given)
 

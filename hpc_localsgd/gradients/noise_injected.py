@@ -42,8 +42,8 @@ class noise_injected(GradientAt):
         """Return the task with a gradient at x_k + eps_k, drawn from (seed, worker, t)."""
         del world
 
-        def shift(x: Rows, ranks: Sequence[int], t: int) -> None:
-            for row, worker in zip(x, ranks, strict=True):
+        def shift(x: Rows, workers: Sequence[int], t: int) -> None:
+            for row, worker in zip(x, workers, strict=True):
                 row.add_(normal(row, seed, worker, t), alpha=self.sigma)
 
         return Shifted(task, shift) if self.sigma else task

@@ -29,7 +29,7 @@ class Elsewhere(Task):
     Storage is never copied: x, gradients and buffers are the wrapped task's. Inside
     `loss_and_grad` its x is moved, and afterwards bitwise what it was.
 
-    Which step it is, a task is told by `batch(ranks, t)` alone. That call is passed through and
+    Which step it is, a task is told by `batch(workers, t)` alone. That call is passed through and
     remembered: `loss_and_grad` belongs to the batch that was drawn last.
 
     Attributes:
@@ -38,7 +38,7 @@ class Elsewhere(Task):
 
     def __init__(self, task: Task) -> None:
         self.task, self.matrices = task, task.matrices
-        self._ranks: Sequence[int] = ()
+        self._workers: Sequence[int] = ()
         self._t = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -51,10 +51,10 @@ class Elsewhere(Task):
     def loss_and_grad(self, x: Rows, batch: Batch) -> tuple[Losses, Rows]:
         """Return each worker's loss [R], and its gradient [R, P] at the point the method names."""
 
-    def batch(self, ranks: Sequence[int], t: int) -> Batch:
+    def batch(self, workers: Sequence[int], t: int) -> Batch:
         """Return the wrapped task's batches, and remember the step."""
-        self._ranks, self._t = ranks, t
-        return self.task.batch(ranks, t)
+        self._workers, self._t = workers, t
+        return self.task.batch(workers, t)
 
     def undisturbed(self, worker: int, t: int) -> Batch:
         """Return `Task.undisturbed`; the record of which batch was drawn last stays."""
@@ -163,13 +163,13 @@ class Shifted(Elsewhere):
         Raises:
             RuntimeError: The batch drawn last was not one for each row of x.
         """
-        if len(self._ranks) != len(x):
+        if len(self._workers) != len(x):
             raise RuntimeError(
                 f"the point of a step is a function of the step: draw the batch of these {len(x)} "
-                f"workers with batch(ranks, t) first (the last was of {len(self._ranks)} workers)"
+                f"workers with batch(workers, t) first (the last was of {len(self._workers)})"
             )
         with self._restoring(x) as point:
-            self._shift(point, self._ranks, self._t)
+            self._shift(point, self._workers, self._t)
             return self.task.loss_and_grad(point, batch)
 
 

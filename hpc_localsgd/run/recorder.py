@@ -74,7 +74,7 @@ class Recorder:
         self._ledger = run.world.ledger
         self._began = self._ledger.clock.stamp()
         self._ledger.take()  # what was sent before the run is not part of a round
-        self._before = np.zeros((len(run.world.ranks), FIGURES))  # of a round begun by another job
+        self._before = np.zeros((run.world.R, FIGURES))  # of a round begun by another job
         self._resumed = False
         self._tolerant = False  # of single workers whose loss is not finite
         self._writing = threading.Lock()

@@ -69,9 +69,9 @@ def check_shared(world: World, out: Path, run: str) -> None:
         ConfigurationError: Names the hosts that do not, and what to do; on all ranks alike.
     """
     word = np.frombuffer(run.encode().ljust(WORD_BYTES, b"\0"), dtype=np.uint8)
-    word = world.gather(np.tile(word, (len(world.ranks), 1)))[0]
+    word = world.gather(np.tile(word, (world.R, 1)))[0]
     found = _found(out, word.tobytes().decode(), world.rank)
-    codes = world.gather(np.full(len(world.ranks), found))
+    codes = world.gather(np.full(world.R, found))
     if not codes.any():
         return
     hosts, leaders = hosts_of(world), world.dealing.leaders

@@ -28,7 +28,7 @@ class TaskContext:
 
     Attributes:
         workers: K.
-        ranks: The workers living in this process, R numbers out of 0..K-1.
+        local_workers: The workers living in this process, R numbers out of 0..K-1.
         batch: Samples per worker and step.
         seed: Of the initial parameters and of the order of the data.
         device: Where the parameters live.
@@ -40,7 +40,7 @@ class TaskContext:
     """
 
     workers: int = 1
-    ranks: Sequence[int] = (0,)
+    local_workers: Sequence[int] = (0,)
     batch: int = 16
     seed: int = 0
     device: torch.device = torch.device("cpu")
@@ -137,7 +137,7 @@ class Task(ABC):
         """Return initial parameters [P], the same on every worker."""
 
     @abstractmethod
-    def batch(self, ranks: Sequence[int], t: int) -> Batch:
+    def batch(self, workers: Sequence[int], t: int) -> Batch:
         """Return the batches of some workers at step t: a function of (seed, worker, t) only."""
 
     def undisturbed(self, worker: int, t: int) -> Batch:

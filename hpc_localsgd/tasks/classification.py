@@ -72,7 +72,7 @@ class Classification(Task):
         self._criterion = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
         self._replicas = Replicas(
             self._module(context.seed),
-            len(context.ranks),
+            len(context.local_workers),
             self._criterion,
             context.device,
             context.dtype,
@@ -95,14 +95,14 @@ class Classification(Task):
         """Return initial parameters [P], drawn on the CPU so that every device starts alike."""
         return self.layout.flatten(self._module(seed)).to(self.x)
 
-    def batch(self, ranks: Sequence[int], t: int) -> Batch:
+    def batch(self, workers: Sequence[int], t: int) -> Batch:
         """Return inputs [R, B, ...] and labels [R, B] (mixed: [R, B, classes]) at step t."""
-        inputs, labels = self.samples.training(ranks, t)
+        inputs, labels = self.samples.training(workers, t)
         classes, seed = self.samples.classes, self._context.seed
         if self._noise and t >= self._noisy_from:
-            labels = noisy(labels, classes, self._noise, seed, ranks, t)
+            labels = noisy(labels, classes, self._noise, seed, workers, t)
         if self._mixup:
-            return mixed((inputs, labels), classes, self._mixup, seed, ranks, t)
+            return mixed((inputs, labels), classes, self._mixup, seed, workers, t)
         return inputs, labels
 
     def noisy_from(self, step: int) -> None:

@@ -45,7 +45,7 @@ class Formula(Task):
                 "this task is a formula: leave them out"
             )
         self._context = context
-        R = len(context.ranks)
+        R = len(context.local_workers)
         self.dim, self.sizes, self.decayed = P, (P,), 0
         self.x = torch.zeros(R, P, device=context.device, dtype=context.dtype)
         self.buffers = self.x.new_empty(R, 0)
@@ -76,13 +76,13 @@ class Formula(Task):
         """Return where all workers begin, [P]."""
         return torch.as_tensor(self.start(np.random.default_rng(seed))).to(self.x)
 
-    def batch(self, ranks: Sequence[int], t: int) -> Batch:
+    def batch(self, workers: Sequence[int], t: int) -> Batch:
         """Return numbers [R, B, ...], and their workers [R, B]."""
         B, seed = self._context.batch, self._context.seed
-        drawn = np.stack([self.draw(np.random.default_rng([seed, k, t]), B) for k in ranks])
+        drawn = np.stack([self.draw(np.random.default_rng([seed, k, t]), B) for k in workers])
         numbers = torch.from_numpy(drawn).to(self.x)
-        workers = torch.tensor(list(ranks), device=self.x.device)
-        return numbers, workers[:, None].expand(-1, B)
+        of = torch.tensor(list(workers), device=self.x.device)
+        return numbers, of[:, None].expand(-1, B)
 
     def undisturbed(self, worker: int, t: int) -> Batch:
         """Return a worker's batch without its noise, whose mean is 0: the loss is exact."""

@@ -24,7 +24,7 @@ from hpc_localsgd.worlds.ledger import Ledger
 from hpc_localsgd.worlds.pending import Pending
 from hpc_localsgd.worlds.pieces import Pieces
 from hpc_localsgd.worlds.reaching import Reaching
-from hpc_localsgd.worlds.routes import Routes
+from hpc_localsgd.worlds.routes import KnownRoutes
 from hpc_localsgd.worlds.transport import Transport
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ class World(ABC):
     everything here is the same for all.
 
     Attributes:
-        size: K.
+        K: Workers of the run.
+        n: Ranks, that is processes.
         rank: This process, 0..n-1.
-        n: Number of processes.
         dealing: Which rank hosts which workers.
-        ranks: The workers living here, a range of R numbers out of 0..K-1.
+        local_workers: The workers living here, a range of R numbers out of 0..K-1.
         device: Where their parameters live.
         ledger: Clock and byte counter.
         network: Predicts the seconds of an exchange where nothing real is sent; else None.
@@ -66,11 +66,11 @@ class World(ABC):
         Raises:
             ConfigurationError: There are fewer than ranks.
         """
-        self.size, self.dealing = workers, Dealing(workers, self.n)
-        self.ranks = self.dealing.workers_of(self.rank)
-        self.ledger = Ledger(len(self.ranks), self.device, modelled=self.network is not None)
+        self.K, self.dealing = workers, Dealing(workers, self.n)
+        self.local_workers = self.dealing.workers_of(self.rank)
+        self.ledger = Ledger(self.R, self.device, modelled=self.network is not None)
         self.ledger.staged = self.device.type == "cuda" and self._transport.staged
-        self._routes: dict[bytes, Routes] = {}
+        self._routes = KnownRoutes(self.rank, self.dealing)
         self._pieces: dict[int, Pieces] = {}
 
     @abstractmethod
@@ -78,12 +78,17 @@ class World(ABC):
         """Describe the world for a bug report and for the head of a trajectory."""
 
     @property
+    def R(self) -> int:
+        """Number of workers living here."""
+        return len(self.local_workers)
+
+    @property
     def place(self) -> str:
         """Arrangement of workers on ranks, their device, and whether host memory is used."""
         staged = ", staged through host memory" if self.ledger.staged else ""
         each = f"{self.n} x {self.dealing.most}"
         if not self.dealing.even:
-            each = f"{self.size} on {self.n} ranks,"
+            each = f"{self.K} on {self.n} ranks,"
         return f"{each} workers, {self.device}{staged}"
 
     def mean(self, x: Rows, block: int | None = None) -> Rows:
@@ -99,7 +104,7 @@ class World(ABC):
         Raises:
             ConfigurationError: The block does not divide K.
         """
-        block = self.size if block is None else block
+        block = self.K if block is None else block
         ranks = self.ranks_of_block(block)
         payload = _row_bytes(x)
         if block > 1:
@@ -131,7 +136,7 @@ class World(ABC):
             Its `wait` gives the average [P] of what x was now.
         """
         payload = _row_bytes(x)
-        modelled_s = self._allreduce_s(payload, self.size)
+        modelled_s = self._allreduce_s(payload, self.K)
         self._bill(payload, allreduce_wire_bytes(self.n, payload), 0.0)
         with self._exchanging():
             row = self._own_mean(x, keep)
@@ -162,7 +167,7 @@ class World(ABC):
             W: [K, K], float64.
             decode: Return the rows [N, P] that codes [N, m] stand for.
         """
-        routes, nbytes = self._routes_of(W), _row_bytes(sent)
+        routes, nbytes = self._routes.of(W), _row_bytes(sent)
         modelled_s = self.network.mix_s(W, nbytes) if self.network else 0.0
         self._bill(routes.vectors_sent * nbytes, routes.rows_to_ranks * nbytes, modelled_s)
         with self._exchanging():
@@ -172,8 +177,8 @@ class World(ABC):
     def gather_bytes(self, sent: torch.Tensor) -> torch.Tensor:
         """Return every worker's bytes on every rank: uint8 [R, m] -> [K, m]. Billed, m a worker."""
         m = sent.shape[1]
-        elsewhere = self.size - len(self.ranks)
-        modelled_s = self.network.gather_s(self.size, m) if self.network else 0.0
+        elsewhere = self.K - self.R
+        modelled_s = self.network.gather_s(self.K, m) if self.network else 0.0
         self._bill(m, elsewhere * m, modelled_s)
         with self._exchanging():
             return self.dealing.together(self._transport.allgather(self.dealing.padded(sent)))
@@ -189,7 +194,7 @@ class World(ABC):
         P, n = x.shape[1], self.n
         wire = (self.dealing.most + 1) * (n - 1) * codec.payload((-(-P // n),))
         payload = codec.payload((P,))
-        self._bill(payload, wire, self._allreduce_s(payload, self.size, coded=True))
+        self._bill(payload, wire, self._allreduce_s(payload, self.K, coded=True))
         with self._exchanging():
             x[:] = mean_of_shares(x, codec, self.dealing, self._transport)
         return x
@@ -213,10 +218,10 @@ class World(ABC):
             [K, ...], of the same dtype.
         """
         with self.ledger.unbilled(), self._exchanging():
-            raw = np.ascontiguousarray(v).view(np.uint8).reshape(len(self.ranks), -1)
+            raw = np.ascontiguousarray(v).view(np.uint8).reshape(self.R, -1)
             sent = self.dealing.padded(torch.from_numpy(raw))
             rows = self.dealing.together(self._transport.allgather_host(sent)).cpu().numpy()
-        return rows.reshape(-1).view(v.dtype).reshape(self.size, *v.shape[1:])
+        return rows.reshape(-1).view(v.dtype).reshape(self.K, *v.shape[1:])
 
     def close(self) -> None:
         """Close the ranks' connection; no exchange is possible after it.
@@ -247,7 +252,7 @@ class World(ABC):
             ConfigurationError: Hosts have unequal numbers of workers, or ranks go round the hosts.
         """
         name = int.from_bytes(hashlib.sha256(socket.gethostname().encode()).digest()[:6], "big")
-        hosts = self.gather(np.full(len(self.ranks), float(name)))
+        hosts = self.gather(np.full(self.R, float(name)))
         return self.dealing.per_host(hosts)
 
     def ranks_of_block(self, block: int) -> int:
@@ -269,7 +274,7 @@ class World(ABC):
         """
         if self.dealing.even:
             return x.mean(0) if len(x) > 1 else x[0].clone() if keep else x[0]
-        return x.mean(0).mul_(len(x) * self.n / self.size)
+        return x.mean(0).mul_(len(x) * self.n / self.K)
 
     def _exchanging(self) -> Reaching:
         """Return the context of this rank's part of an exchange."""
@@ -277,22 +282,13 @@ class World(ABC):
 
     def _bill(self, payload: float | np.ndarray, rank_bytes: float, modelled_s: float) -> None:
         """Count an exchange of `rank_bytes` sent by this rank; a lone worker sends nothing."""
-        if self.size > 1:
-            self.ledger.bill(payload, rank_bytes / len(self.ranks), modelled_s)
+        if self.K > 1:
+            self.ledger.bill(payload, rank_bytes / self.R, modelled_s)
 
     def _allreduce_s(self, payload: int, workers: int, *, coded: bool = False) -> float:
         if self.network is None:
             return 0.0
-        return self.network.mean_s(workers, payload, workers=self.size, coded=coded)
-
-    def _routes_of(self, W: np.ndarray) -> Routes:
-        """Return the routes for this W, cached, since a topology repeats itself."""
-        key = W.tobytes()
-        if key not in self._routes:
-            if len(self._routes) > 64:  # random topologies never repeat
-                self._routes.clear()
-            self._routes[key] = Routes(W, self.rank, self.dealing)
-        return self._routes[key]
+        return self.network.mean_s(workers, payload, workers=self.K, coded=coded)
 
 
 def _row_bytes(x: Rows) -> int:

@@ -52,6 +52,23 @@ class Routes:
             torch.set_float32_matmul_precision(before)
 
 
+class KnownRoutes:
+    """The routes of one of n ranks for the matrices so far, since a topology repeats itself."""
+
+    def __init__(self, rank: int, dealing: Dealing) -> None:
+        self._rank, self._dealing = rank, dealing
+        self._known: dict[bytes, Routes] = {}
+
+    def of(self, W: np.ndarray) -> Routes:
+        """Return the routes for a mixing matrix [K, K]."""
+        key = W.tobytes()
+        if key not in self._known:
+            if len(self._known) > 64:  # random topologies never repeat
+                self._known.clear()
+            self._known[key] = Routes(W, self._rank, self._dealing)
+        return self._known[key]
+
+
 def _weighted_sum(weights: np.ndarray, rows: list[torch.Tensor]) -> torch.Tensor:
     total = rows[0] * float(weights[0])
     for weight, row in zip(weights[1:], rows[1:], strict=True):

@@ -26,6 +26,4 @@ class Simulated(World):
 
     def __repr__(self) -> str:
         """Name the network that the modelled seconds are of."""
-        return (
-            f"simulated({self.size} workers, {self.device}, {self.network and self.network.name})"
-        )
+        return f"simulated({self.K} workers, {self.device}, {self.network and self.network.name})"

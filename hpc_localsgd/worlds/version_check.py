@@ -65,7 +65,7 @@ def check_same_software(world: World) -> None:
         return
     import numpy as np  # the doctor asks for the digest where there may be none
 
-    rows = world.gather(np.tile(np.frombuffer(said(), dtype=np.uint8), (len(world.ranks), 1)))
+    rows = world.gather(np.tile(np.frombuffer(said(), dtype=np.uint8), (world.R, 1)))
     everyone = [json.loads(row.tobytes()) for row in rows[world.dealing.leaders]]
     first = everyone[0]
     for rank, theirs in enumerate(everyone):

@@ -121,7 +121,7 @@ def test_the_start_of_a_real_run_off_the_floor_is_told_from_one_on_it(y: float, 
             mean = task.x.mean(0)
             losses.append(float(task.risk(mean)))  # type: ignore[attr-defined]
             traces.append(float((1 + mean[:64] ** 2).sum()))
-        _, g = task.loss_and_grad(task.x, task.batch(run.world.ranks, t))
+        _, g = task.loss_and_grad(task.x, task.batch(run.world.local_workers, t))
         task.x.sub_(g, alpha=0.05)
         if t % 4 == 3:
             task.x[:] = task.x.mean(0)

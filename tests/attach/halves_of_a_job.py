@@ -49,7 +49,7 @@ def main(how: str) -> None:
         sync.step()
     sync.finish()
     weight = float(model.weight.detach().sum())
-    print(f"half {half}: rank {sync.world.rank} of {sync.world.size}, {weight:.9f}", flush=True)
+    print(f"half {half}: rank {sync.world.rank} of {sync.world.K}, {weight:.9f}", flush=True)
     MPI.COMM_WORLD.Barrier()  # Horovod ends for all its process sets when one process ends
 
 

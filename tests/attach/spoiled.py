@@ -61,7 +61,7 @@ def through_attach(
     world: World, optimizer: Any = None, algorithm: Any = None, **given: Any
 ) -> torch.Tensor:
     """The parameters [P] of this rank after the same run in a loop of one's own."""
-    options = _options(optimizer or sgd(momentum=0.9), algorithm, world.size)
+    options = _options(optimizer or sgd(momentum=0.9), algorithm, world.K)
     task = small_run(**options, world=world).task
     model = Flat(task.x[0])
     made = (optimizer or sgd(momentum=0.9))(model.parameters())
@@ -70,7 +70,7 @@ def through_attach(
     sync = hpc_localsgd.attach(model, made, algorithm=algorithm, **given)
     for t in range(T):
         made.zero_grad()
-        _, g = task.loss_and_grad(model.x.detach()[None], task.batch(world.ranks, t))
+        _, g = task.loss_and_grad(model.x.detach()[None], task.batch(world.local_workers, t))
         g = g.clone()
         spoil(g, t, world.rank, 0)
         (model.x * g[0]).sum().backward()

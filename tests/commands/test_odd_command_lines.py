@@ -59,7 +59,7 @@ def short() -> Iterator[None]:
     train = hpc_localsgd.loop.train
 
     def begin(run: Any, position: Any, record: Any, keep: Any) -> Any:
-        if run.steps > 4 or run.world.size > 8 or run.task.dim > 100_000:
+        if run.steps > 4 or run.world.K > 8 or run.task.dim > 100_000:
             raise Stopped("far enough")
         return train(run, position, record, keep)
 

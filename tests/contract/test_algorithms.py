@@ -157,9 +157,9 @@ class Bills:
 
     def after_sync(self, p: Position, now: Now) -> None:
         world = self.run.world
-        declared = np.asarray(self.run.algorithm.payload(self.model, world.size, now), float)
+        declared = np.asarray(self.run.algorithm.payload(self.model, world.K, now), float)
         billed = world.ledger.take().payload_bytes
-        np.testing.assert_array_equal(billed, np.broadcast_to(declared, world.size))
+        np.testing.assert_array_equal(billed, np.broadcast_to(declared, world.K))
         self.rounds += 1
 
 

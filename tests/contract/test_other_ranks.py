@@ -46,7 +46,7 @@ def made(make: Make, world: World) -> Run:
     """A run, made by one thread at a time, and before any of them trains."""
     with MAKING:
         run = make(world)
-    world.gather(np.zeros(len(world.ranks)))
+    world.gather(np.zeros(world.R))
     return run
 
 
@@ -139,7 +139,7 @@ def test_what_is_remembered_of_a_worker_is_a_row_of_a_matrix(algorithm: Any) -> 
         run = run_of(algorithm, steps=6, world=Simulated(workers))
         p = until(run, run.beginning(), 6)
         found = states({k: v for k, v in p.sync.items() if not hasattr(v, "wait")})
-        R = len(run.world.ranks)
+        R = run.world.R
         assert all(len(t) == R for _, t in found if t.ndim > 1), "a matrix without a row a worker"
         kept.append({at: tuple(t.shape) for at, t in found if t.ndim <= 1})
     assert kept[0] == kept[1], "a vector that depends on the workers: make it [R, 1]"

@@ -87,8 +87,7 @@ def test_alone_and_without_a_codec_nothing_is_done_with_a_gradient(
 def test_an_average_begins_in_backward_of_one_worker_among_several_ranks(
     ranks: int, workers: int, codec: Any, begun: bool
 ) -> None:
-    size = ranks * workers
-    world: Any = SimpleNamespace(n=ranks, size=size, begin_mean=lambda x, keep: None)
+    world: Any = SimpleNamespace(n=ranks, K=ranks * workers, begin_mean=lambda x, keep: None)
     given: Any = None
     assert (AllReduce(compressor=codec).in_backward({}, world, given) is not None) is begun
 
@@ -112,7 +111,7 @@ def test_blocks_that_do_not_divide_are_refused_before_the_first_round(
 ) -> None:
     """Six workers, on two ranks of three: blocks of two are cut by them, and averaged as well."""
     world = Simulated(6)
-    world.n, world.ranks, world.dealing = 2, range(3), Dealing(6, 2)
+    world.n, world.local_workers, world.dealing = 2, range(3), Dealing(6, 2)
 
     def begin() -> Any:
         made = Hierarchical(blocks=(block,))

@@ -83,7 +83,7 @@ def model() -> nn.Module:
 def task_of(world: ThreadWorld) -> Classification:
     numbers = torch.Generator().manual_seed(1)
     data = torch.randn(40, 6, generator=numbers).numpy(), torch.arange(40).numpy() % 3
-    return Classification(model, {"train": data}, TaskContext(2, world.ranks, batch=5))
+    return Classification(model, {"train": data}, TaskContext(2, world.local_workers, batch=5))
 
 
 def watched(first: nn.Parameter, algorithm: HalfTheMean, seen: list[int]) -> None:
@@ -115,7 +115,7 @@ def by_attach(world: ThreadWorld) -> dict[str, Any]:
         bucket_bytes=4 * WIDE,
     )  # fmt: skip
     for t in range(STEPS):
-        inputs, labels = task.batch(world.ranks, t)
+        inputs, labels = task.batch(world.local_workers, t)
         optimizer.zero_grad()
         nn.functional.cross_entropy(own(inputs[0]), labels[0]).backward()
         optimizer.step()

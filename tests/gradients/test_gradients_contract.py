@@ -53,12 +53,12 @@ def every(methods: Sequence[Any]) -> Any:
     return pytest.mark.parametrize("method", methods, ids=repr)
 
 
-def task_of(spec: digits = MLP, ranks: Sequence[int] = range(K), seed: int = 0) -> Task:
+def task_of(spec: digits = MLP, workers: Sequence[int] = range(K), seed: int = 0) -> Task:
     """Workers of a run of K that are apart from each other, in float64."""
-    task = spec.build(TaskContext(K, ranks, batch=8, seed=seed, dtype=torch.float64))
+    task = spec.build(TaskContext(K, workers, batch=8, seed=seed, dtype=torch.float64))
     apart = [
         torch.randn(task.dim, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
-        for k in ranks
+        for k in workers
     ]
     task.x[:] = task.init(seed) + 0.01 * torch.stack(apart)
     return task
@@ -68,9 +68,9 @@ def wrapped(method: GradientAt, task: Task, world: World | None = None, seed: in
     return method.wrap(task, world or Simulated(K), seed)
 
 
-def gradient(task: Task, t: int = 7, ranks: Sequence[int] = range(K)) -> list[torch.Tensor]:
+def gradient(task: Task, t: int = 7, workers: Sequence[int] = range(K)) -> list[torch.Tensor]:
     """Losses and gradients at the task's own x, copied out of the storage."""
-    return [part.clone() for part in task.loss_and_grad(task.x, task.batch(ranks, t))]
+    return [part.clone() for part in task.loss_and_grad(task.x, task.batch(workers, t))]
 
 
 def same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
@@ -206,10 +206,10 @@ def on_threads(n: int, work: Callable[[World], list[torch.Tensor]]) -> list[torc
 @pytest.mark.parametrize("n", [2, 4])
 def test_ranks_times_workers(method: GradientAt, n: int) -> None:
     R = K // n  # made here, because torch's global random numbers are shared by the threads
-    tasks = [task_of(ranks=range(i * R, (i + 1) * R)) for i in range(n)]
+    tasks = [task_of(workers=range(i * R, (i + 1) * R)) for i in range(n)]
 
     def work(world: World) -> list[torch.Tensor]:
-        return gradient(wrapped(method, tasks[world.rank], world), ranks=world.ranks)
+        return gradient(wrapped(method, tasks[world.rank], world), workers=world.local_workers)
 
     together = gradient(wrapped(method, task_of()))
     for ours, expected in zip(on_threads(n, work), together, strict=True):

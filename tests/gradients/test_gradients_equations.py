@@ -35,7 +35,7 @@ class Function(Task):
         self.dim, self.sizes, self.decayed = x.shape[1], (x.shape[1],), 0
         self.partition, self.splits = Partition(len(x), len(x), 1), {}
 
-    def batch(self, ranks: Sequence[int], t: int) -> Batch:
+    def batch(self, workers: Sequence[int], t: int) -> Batch:
         return torch.empty(0), torch.empty(0)
 
     def loss_and_grad(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

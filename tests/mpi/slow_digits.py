@@ -39,16 +39,16 @@ class slow_digits(digits):
         deal = task.batch
         at, _, folder = os.environ.get("ARRIVES", "").partition(" ")
 
-        def batch(ranks: Sequence[int], t: int) -> Batch:
+        def batch(workers: Sequence[int], t: int) -> Batch:
             if folder and t == int(at):
-                for rank in ranks:
-                    (Path(folder) / str(rank)).touch()
+                for worker in workers:
+                    (Path(folder) / str(worker)).touch()
             if not os.path.exists(os.environ.get("HURRY", "")):
                 arrived = bool(folder) and t >= int(at)
                 time.sleep(self.step_s + arrived * float(os.environ.get("SLOW_S", 0)))
-            if t == self.at and self.late in ranks:
+            if t == self.at and self.late in workers:
                 time.sleep(float(os.environ.get("LATE_S", 0)))
-            return deal(ranks, t)
+            return deal(workers, t)
 
         task.batch = batch  # type: ignore[method-assign]
         return task

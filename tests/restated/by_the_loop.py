@@ -24,19 +24,19 @@ from restated.problem import DECAYED, SIZES, Case, P, Problem
 class Restated(Task):
     """The problem as a task, of all workers or some. The step it is at is what its batch says."""
 
-    def __init__(self, problem: Problem, ranks: Sequence[int] | None = None) -> None:
+    def __init__(self, problem: Problem, workers: Sequence[int] | None = None) -> None:
         self.problem = problem
-        ranks = range(problem.K) if ranks is None else ranks
+        workers = range(problem.K) if workers is None else workers
         self.dim, self.sizes, self.decayed = P, SIZES, DECAYED
-        self.x = torch.from_numpy(problem.start[list(ranks)])
-        self.buffers = torch.empty(len(ranks), 0, dtype=torch.float64)
+        self.x = torch.from_numpy(problem.start[list(workers)])
+        self.buffers = torch.empty(len(workers), 0, dtype=torch.float64)
         self.partition, self.splits = Partition(problem.K, problem.K, 1), {"train": problem.K}
 
     def init(self, seed: int) -> torch.Tensor:
         return self.x[0].clone()
 
-    def batch(self, ranks: Sequence[int], t: int) -> Batch:
-        return torch.tensor(t), torch.tensor(list(ranks))
+    def batch(self, workers: Sequence[int], t: int) -> Batch:
+        return torch.tensor(t), torch.tensor(list(workers))
 
     def loss_and_grad(self, x: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         of = zip(batch[1].tolist(), x.numpy(), strict=True)
@@ -88,7 +88,7 @@ def run_of(
 ) -> Run:
     """The objects of a run on the problem, in a simulated world if no other is given."""
     world = world or Simulated(problem.K)
-    task = make(problem) if len(world.ranks) == problem.K else make(problem, world.ranks)
+    task = make(problem) if world.R == problem.K else make(problem, world.local_workers)
     torch_class = torch.optim.SGD if problem.local is Sgd else torch.optim.AdamW
     make = partial(torch_class, lr=0.0, **problem.local.GIVEN)  # type: ignore[attr-defined]
     rule = case.ours.get("gradient")

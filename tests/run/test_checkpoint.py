@@ -210,12 +210,13 @@ class TwoRanks:
 
     rank: int
     n: int = 2
-    size: int = 6
-    ranks: range = range(3)
+    K: int = 6
+    R: int = 3
+    local_workers: range = range(3)
 
     def __post_init__(self) -> None:
-        self.dealing = Dealing(self.size, self.n)
-        self.ranks = self.dealing.workers_of(self.rank)
+        self.dealing = Dealing(self.K, self.n)
+        self.local_workers = self.dealing.workers_of(self.rank)
 
     def gather(self, v: np.ndarray) -> np.ndarray:
         return np.concatenate([v, v])
@@ -500,7 +501,7 @@ def test_where_nobody_says_how_many_workers_they_are_those_that_were(tmp_path: P
     interrupt(tmp_path, 21)
     job, _ = start(tmp_path, "--resume", K=4)
     world = job.run.world
-    assert (world.size, len(world.ranks), len(job.run.task.x), world.ledger.R) == (3, 3, 3, 3)
+    assert (world.K, world.R, len(job.run.task.x), world.ledger.R) == (3, 3, 3, 3)
     finish(job)
     assert Trajectory(tmp_path).K == 3 and Trajectory(tmp_path).status == "complete"
 

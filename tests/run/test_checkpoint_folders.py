@@ -45,8 +45,9 @@ class Ranks:
     others: Callable[[np.ndarray], np.ndarray] = lambda v: v
 
     def __post_init__(self) -> None:
-        self.size, self.ranks = R * self.n, range(R * self.rank, R * (self.rank + 1))
-        self.dealing, self.device = Dealing(self.size, self.n), torch.device("cpu")
+        self.K, self.R = R * self.n, R
+        self.local_workers = range(R * self.rank, R * (self.rank + 1))
+        self.dealing, self.device = Dealing(self.K, self.n), torch.device("cpu")
         self.told: list[np.ndarray] = []
 
     def gather(self, v: np.ndarray) -> np.ndarray:

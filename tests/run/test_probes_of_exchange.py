@@ -47,7 +47,7 @@ def measured(probe: Any, apart: float = 0.02, K: int = 4) -> tuple[dict[str, Any
 
 
 def whole_subset(exchange: ExchangeView, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    parts = [b for k in range(exchange.run.world.size) for b in exchange.share(k, samples)]
+    parts = [b for k in range(exchange.run.world.K) for b in exchange.share(k, samples)]
     return torch.cat([i for i, _ in parts]), torch.cat([t for _, t in parts])
 
 

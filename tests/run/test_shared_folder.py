@@ -25,7 +25,7 @@ class ThreeRanks(Simulated):
 
     def __init__(self, rank: int, word: str = "", found: tuple[int, int, int] = (0, 0, 0)) -> None:
         super().__init__(6)
-        self.n, self.rank, self.ranks = 3, rank, range(2 * rank, 2 * rank + 2)
+        self.n, self.rank, self.local_workers = 3, rank, range(2 * rank, 2 * rank + 2)
         self.dealing = Dealing(6, 3)
         self.word, self.others = word, found
 

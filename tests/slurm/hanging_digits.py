@@ -27,10 +27,10 @@ class hanging_digits(digits):
         task = super().build(context)
         deal = task.batch
 
-        def batch(ranks: Sequence[int], t: int) -> Batch:
-            if t == self.at and 1 in ranks:
+        def batch(workers: Sequence[int], t: int) -> Batch:
+            if t == self.at and 1 in workers:
                 time.sleep(3600)
-            return deal(ranks, t)
+            return deal(workers, t)
 
         task.batch = batch  # type: ignore[method-assign]
         return task

@@ -170,7 +170,9 @@ def test_the_trace_of_a_diagonal_net_is_its_norm_on_the_minimisers() -> None:
 
 
 def test_a_diagonal_net_without_its_noise_is_what_it_is_measured_on() -> None:
-    task = diagonal_net(dim=6, samples=8).build(TaskContext(workers=2, ranks=(0, 1), batch=3))
+    task = diagonal_net(dim=6, samples=8).build(
+        TaskContext(workers=2, local_workers=(0, 1), batch=3)
+    )
     x = torch.linspace(-1, 1, 12)
     (numbers, _), (still, workers) = task.batch([1], 4), task.undisturbed(1, 4)
     torch.testing.assert_close(still[:, 0], numbers[0, :, 0])

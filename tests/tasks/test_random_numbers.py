@@ -39,7 +39,7 @@ def test_a_task_leaves_the_random_numbers_of_gpus_alone(gpu_seeds: list[int]) ->
         model="resnet8", data=str(files("imagenet")), size=16, classes=4, loaders=0, rand_augment=5
     )
     before = torch.get_rng_state()
-    task = spec.build(TaskContext(workers=2, ranks=(0, 1), batch=5))
+    task = spec.build(TaskContext(workers=2, local_workers=(0, 1), batch=5))
     task.x[:] = task.init(3)
     task.batch([0, 1], 0)
     assert gpu_seeds == []

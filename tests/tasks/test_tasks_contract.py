@@ -20,7 +20,7 @@ from hpc_localsgd.tasks.formula import Formula
 from hpc_localsgd.types import ConfigurationError
 
 K, B = 4, 6
-CONTEXT = TaskContext(workers=K, ranks=range(K), batch=B, seed=3, dtype=torch.float64)
+CONTEXT = TaskContext(workers=K, local_workers=range(K), batch=B, seed=3, dtype=torch.float64)
 
 
 def variants() -> Iterator[TaskSpec]:
@@ -87,7 +87,7 @@ def test_shapes_and_sizes_agree(spec: TaskSpec) -> None:
 
 @every_task
 def test_a_batch_depends_on_seed_worker_and_step_only(spec: TaskSpec) -> None:
-    task, alone = built(spec), built(spec, ranks=[2])
+    task, alone = built(spec), built(spec, local_workers=[2])
     inputs, targets = task.batch(range(K), 5)
     assert inputs.shape[:2] == targets.shape[:2] == (K, B)
     task.loss_and_grad(task.x, task.batch(range(K), 6))
@@ -107,7 +107,7 @@ def test_shards_are_refused_or_the_same_for_every_rank(spec: TaskSpec, division:
     except ConfigurationError as error:
         assert isinstance(built(spec), Formula) or "type disjoint" in str(error)
         return
-    alone, inputs = built(spec, shards=division, ranks=[2]), task.batch(range(K), 5)[0]
+    alone, inputs = built(spec, shards=division, local_workers=[2]), task.batch(range(K), 5)[0]
     assert torch.equal(alone.batch([2], 5)[0][0], inputs[2])
     own = task.partition.shards
     assert sorted(np.concatenate(own).tolist()) == list(range(task.splits["train"]))
@@ -138,7 +138,7 @@ def test_initial_parameters_depend_on_the_seed_only_and_leave_random_numbers_alo
     before = torch.get_rng_state()
     x = task.init(1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(x, built(spec, ranks=[1], seed=9).init(1))
+    assert torch.equal(x, built(spec, local_workers=[1], seed=9).init(1))
     assert not torch.equal(x, task.init(2))
     assert x.shape == (task.dim,)
 
@@ -179,7 +179,7 @@ def test_all_workers_at_once_equal_each_alone(spec: TaskSpec) -> None:
     together = moved_apart(built(spec))
     losses, g = together.loss_and_grad(together.x, together.batch(range(K), 1))
     for k in range(K):
-        single = built(spec, ranks=[k])
+        single = built(spec, local_workers=[k])
         single.x[:] = together.x[k]
         loss, gradient = single.loss_and_grad(single.x, single.batch([k], 1))
         torch.testing.assert_close(loss[0], losses[k], rtol=1e-12, atol=0)

@@ -27,7 +27,7 @@ X = torch.randn(12, P, dtype=torch.float64, generator=torch.Generator().manual_s
 
 
 def rows_of(world: World) -> torch.Tensor:
-    return X[list(world.ranks)].clone()
+    return X[list(world.local_workers)].clone()
 
 
 def same(K: int, n: int, exchange: Callable[[World, torch.Tensor], torch.Tensor]) -> None:
@@ -38,7 +38,7 @@ def same(K: int, n: int, exchange: Callable[[World, torch.Tensor], torch.Tensor]
 
 
 def of_all(world: World, row: torch.Tensor) -> torch.Tensor:
-    return row.expand(len(world.ranks), -1)
+    return row.expand(world.R, -1)
 
 
 @pytest.mark.parametrize(("K", "n"), DEALT)
@@ -94,7 +94,7 @@ def test_mixing_is_the_same(K: int, n: int, topology: object) -> None:
 def test_gathered_rows_are_in_the_order_of_workers(K: int, n: int) -> None:
     def gathered(world: World, x: torch.Tensor) -> torch.Tensor:
         assert np.array_equal(world.gather(x.numpy()), X[:K].numpy())
-        assert np.array_equal(world.gather(np.array(world.ranks)), np.arange(K))
+        assert np.array_equal(world.gather(np.array(world.local_workers)), np.arange(K))
         raw = x.view(torch.uint8)
         assert torch.equal(world.gather_bytes(raw), X[:K].view(torch.uint8))
         return x
@@ -109,7 +109,7 @@ def test_a_mean_in_half_precision_is_the_same(K: int, n: int, codec: FP16 | BF16
     mean = codec.decode(codec.encode(exact.mean(0, keepdim=True), (P,)), (P,), torch.float64)
 
     def coded(world: World) -> torch.Tensor:
-        return world.mean_elementwise(exact[list(world.ranks)].clone(), codec)
+        return world.mean_elementwise(exact[list(world.local_workers)].clone(), codec)
 
     for rows in on_ranks(n, coded, workers=K):
         assert torch.equal(rows, mean.expand_as(rows))
@@ -128,7 +128,7 @@ def test_the_wire_is_billed_as_sent() -> None:
         world.mean(rows_of(world), 2)  # pairs of 8 workers on 3, 3, 2
         cost = world.ledger.take()
         sent = sum(m for what, m in world.transport.log if what == "exchange")
-        return cost.wire_bytes * len(world.ranks), sent
+        return cost.wire_bytes * world.R, sent
 
     # Rank 0 shares {2, 3} with rank 1, and rank 1 {4, 5} with nobody: one sum of P numbers each.
     assert [wire for wire, _ in on_ranks(3, billed, workers=8)] == [8 * P, 8 * P, 0]

@@ -220,7 +220,7 @@ def open_record(
         algorithm=legend(config.algorithm),
         schedule=repr(run.schedule),
         world=repr(run.world),
-        K=run.world.size,
+        K=run.world.K,
         P=run.task.dim,
         seed=config.seed,
         clock="modelled" if run.world.ledger.modelled else "measured",

@@ -131,8 +131,8 @@ def _described(task: Task) -> list[str]:
 
 def _context_of(config: Config, world: World) -> TaskContext:
     return TaskContext(
-        workers=world.size,
-        ranks=world.ranks,
+        workers=world.K,
+        local_workers=world.local_workers,
         batch=config.batch_per_worker,
         seed=config.seed,
         device=world.device,

@@ -68,7 +68,7 @@ class Display:
             put(said)
         for note in notes:
             put(note)
-        if run.world.size == 1:
+        if run.world.K == 1:
             put("one worker has nobody to average with: add --workers 4, or start more ranks")
         if self._terminal:
             self._bar = Progress(*_columns())

@@ -63,7 +63,7 @@ def measure(world: World, sizes_bytes: list[int]) -> Network:
 
 def _seconds_of_mean(world: World, nbytes: int) -> float:
     """Return the median seconds of one average."""
-    x = torch.zeros(len(world.ranks), nbytes // 4, device=world.device)
+    x = torch.zeros(world.R, nbytes // 4, device=world.device)
     took = []
     for _ in range(WARM_UP + REPEATS):
         _finish(world)
@@ -80,4 +80,4 @@ def _finish(world: World) -> None:
 
 
 def _row(values: list[float], world: World) -> np.ndarray:
-    return np.tile(np.array(values), (len(world.ranks), 1))
+    return np.tile(np.array(values), (world.R, 1))

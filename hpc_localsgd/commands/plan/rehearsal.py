@@ -93,7 +93,7 @@ class Rehearsal:
         self._optimizer.on_sync(world, now)
         as_task: Any = self
         self._batchnorm.on_sync(as_task, world)
-        self._remembered = max(self._remembered, _numbers(self._state, world.size))
+        self._remembered = max(self._remembered, _numbers(self._state, world.K))
         return world.ledger.take().close().transfer_s
 
     def payload(self, now: Now) -> Any:
@@ -162,7 +162,7 @@ class _Rehearsed(Simulated):
         row = self.mean(x.clone())[0]
         if not self.step_s:
             return Pending(row, lambda: None, self.ledger, 0.0)
-        took_s = self._allreduce_s(row.numel() * row.element_size(), self.size)
+        took_s = self._allreduce_s(row.numel() * row.element_size(), self.K)
         self.ledger.add_modelled(-took_s)  # until it is waited for
         return _UnderWay(row, took_s, self)
 

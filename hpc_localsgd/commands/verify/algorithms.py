@@ -48,7 +48,7 @@ parameters = LocalSGD(average="parameters")
 def same_numbers(bench: Harness) -> dict[str, Algorithm]:
     """Check every algorithm and codec of the folders and their bytes; return the algorithms."""
     found = {}
-    for label, algorithm in tried(bench.world.size):
+    for label, algorithm in tried(bench.world.K):
         refusal = refused(bench, algorithm)
         if refusal:
             bench.skip(SAME, label, f"not with these workers: {refusal}")
@@ -81,7 +81,7 @@ def tried(K: int) -> Iterator[tuple[str, Algorithm]]:
 
 def must_be_equal(bench: Harness) -> None:
     """Check pairs that have the same equations, each in this world."""
-    for check, one, other, schedule in pairs(bench.world.size):
+    for check, one, other, schedule in pairs(bench.world.K):
         bench.check(EQUAL, check, SUMMATION, partial(_between, bench, one, other, schedule))
 
 
@@ -124,10 +124,10 @@ def apart_from_one_process(
 ) -> float:
     """Return the distance of workers and mean model from K workers computed in this process."""
     here = bench.outcome(algorithm, schedule)
-    world = Simulated(bench.world.size, bench.world.device)
+    world = Simulated(bench.world.K, bench.world.device)
     trial = Trial(bench.problem, like(algorithm, bench.world), schedule)
     there = finished(trial, world, vmapped=False)
-    workers = slice(bench.world.ranks.start, bench.world.ranks.stop)
+    workers = slice(bench.world.local_workers.start, bench.world.local_workers.stop)
     return max(relative(here.x, there.x[workers]), relative(here.mean, there.mean))
 
 
@@ -152,8 +152,8 @@ def _one(bench: Harness) -> float:
     """Exchange numbers that float32 holds exactly, with and without the codec."""
     world, P = bench.world, 173
     stream = torch.Generator().manual_seed(SEED)
-    rows = torch.randn(world.size, P, generator=stream, dtype=torch.float32).double()
-    mine = rows[world.ranks.start : world.ranks.stop].to(world.device)
+    rows = torch.randn(world.K, P, generator=stream, dtype=torch.float32).double()
+    mine = rows[world.local_workers.start : world.local_workers.stop].to(world.device)
     coded, _ = compressed_mean(mine.clone(), TopK(fraction=1.0), None, (P,), world)
     return relative(coded, world.mean(mine.clone()))
 

@@ -90,4 +90,4 @@ def _print(found: VerifyReport, machine: bool, launch: Launch) -> None:
 def _meet(world: World) -> None:
     import numpy as np
 
-    world.gather(np.zeros((len(world.ranks), 1)))
+    world.gather(np.zeros((world.R, 1)))

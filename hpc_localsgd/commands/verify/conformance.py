@@ -56,7 +56,7 @@ def _report(bench: Harness, model: str, features: Sequence[Feature], begin: floa
         "torch": torch.__version__,
         "world": repr(world),
         "ranks": world.n,
-        "workers": world.size,
+        "workers": world.K,
         "device": str(world.device),
         "subject": model,
         "parameters": P,

@@ -44,7 +44,7 @@ def coverage(bench: Harness) -> None:
 def bandwidth(bench: Harness) -> None:
     """Measure the median of a few averages, of the slowest rank."""
     world = bench.world
-    x = torch.zeros(len(world.ranks), NBYTES // 4, device=world.device)
+    x = torch.zeros(world.R, NBYTES // 4, device=world.device)
     seconds = []
     for _ in range(WARM_UP + REPEATS):
         begin = time.perf_counter()
@@ -53,13 +53,13 @@ def bandwidth(bench: Harness) -> None:
             torch.cuda.synchronize(world.device)
         seconds.append(time.perf_counter() - begin)
     median = statistics.median(seconds[WARM_UP:])
-    slowest = float(world.gather(np.full((len(world.ranks), 1), median)).max())
-    bench.inform(SPEED, f"average of 4 MB over {world.size} workers, MB/s", NBYTES / slowest / 1e6)
+    slowest = float(world.gather(np.full((world.R, 1), median)).max())
+    bench.inform(SPEED, f"average of 4 MB over {world.K} workers, MB/s", NBYTES / slowest / 1e6)
 
 
 def _uncovered(world: World) -> int:
     """Count the departures from permutations in the workers' batches laid end to end."""
-    steps = -(-SAMPLES * EPOCHS // (world.size * BATCH))
+    steps = -(-SAMPLES * EPOCHS // (world.K * BATCH))
     used = _dealt(world, "carry", steps).reshape(-1)[: SAMPLES * EPOCHS]
     counts = [np.bincount(epoch, minlength=SAMPLES) for epoch in used.reshape(EPOCHS, SAMPLES)]
     return int(sum((count != 1).sum() for count in counts))
@@ -67,15 +67,15 @@ def _uncovered(world: World) -> int:
 
 def _repeated(world: World) -> int:
     """Count the samples that occur twice in an epoch, or are left out without need."""
-    steps = SAMPLES // (world.size * BATCH)
+    steps = SAMPLES // (world.K * BATCH)
     used = _dealt(world, "drop", steps * EPOCHS).reshape(EPOCHS, -1)
-    left = SAMPLES - steps * world.size * BATCH
+    left = SAMPLES - steps * world.K * BATCH
     counts = [np.bincount(epoch, minlength=SAMPLES) for epoch in used]
     return int(sum((c > 1).sum() + abs(int((c == 0).sum()) - left) for c in counts))
 
 
 def _dealt(world: World, remainder: Literal["carry", "drop"], steps: int) -> np.ndarray:
     """Return the samples of all workers, [steps, K, batch]; each rank says which it would use."""
-    dealt = Partition(SAMPLES, world.size, BATCH, SEED, remainder=remainder)
-    own = [[dealt.indices(worker, t) for t in range(steps)] for worker in world.ranks]
+    dealt = Partition(SAMPLES, world.K, BATCH, SEED, remainder=remainder)
+    own = [[dealt.indices(worker, t) for t in range(steps)] for worker in world.local_workers]
     return world.gather(np.array(own)).swapaxes(0, 1)

@@ -65,7 +65,7 @@ class Harness:
 
     def rows(self) -> list[Row]:
         """Return the rows, each number the worst of all ranks; equal on every rank."""
-        R = len(self.world.ranks)
+        R = self.world.R
         own = [math.nan if row.number is None else row.number for row in self._rows]
         numbers = self.world.gather(np.tile(np.array(own), (R, 1)))
         numbers = numbers[self.world.dealing.leaders]  # [ranks, rows]
@@ -117,4 +117,4 @@ def different(a: torch.Tensor, b: torch.Tensor) -> int:
 
 def anywhere(world: World, claim: bool) -> bool:
     """Return whether the claim is true on any rank. All ranks together."""
-    return bool(world.gather(np.full((len(world.ranks), 1), float(claim))).any())
+    return bool(world.gather(np.full((world.R, 1), float(claim))).any())

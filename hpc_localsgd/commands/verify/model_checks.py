@@ -55,7 +55,7 @@ def with_others(bench: Harness) -> None:
     label = "local_sgd, here as in one process"
     if is_random(bench):
         bench.skip(RUNS, label, RANDOM)
-    elif bench.problem.parameters * bench.world.size > COMPARED:
+    elif bench.problem.parameters * bench.world.K > COMPARED:
         bench.skip(RUNS, label, "not compared: all workers of this model do not fit one process")
     else:
         bench.check(RUNS, label, limit, lambda: apart_from_one_process(bench, local))
@@ -123,6 +123,6 @@ def unequal(bench: Harness) -> tuple[float, str]:
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         )
     row = np.frombuffer(digest.digest(), dtype=np.uint8)
-    rows = bench.world.gather(np.tile(row, (len(bench.world.ranks), 1)))
+    rows = bench.world.gather(np.tile(row, (bench.world.R, 1)))
     others = (rows != rows[0]).any(1)[bench.world.dealing.leaders]
     return int(others.sum()), "the factory must make the same model on every rank"

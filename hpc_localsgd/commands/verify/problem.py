@@ -49,7 +49,7 @@ class Problem:
     def task(self, world: World, vmapped: bool | None = None) -> Classification:
         """Return the task of this rank's workers, all with the parameters of the module."""
         context = TaskContext(
-            world.size, world.ranks, self.batch, SEED, device=world.device, dtype=self.dtype
+            world.K, world.local_workers, self.batch, SEED, device=world.device, dtype=self.dtype
         )
         splits = {"train": (self.inputs, self.labels)}
         chosen = self.vmapped if vmapped is None else vmapped

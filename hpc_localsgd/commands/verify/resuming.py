@@ -85,5 +85,5 @@ def _appears(folder: Path) -> bool:
 
 def _of_rank_0(world: World, text: str) -> str:
     raw = text.encode().ljust(LONGEST_NAME, b"\0")
-    rows = np.tile(np.frombuffer(raw, dtype=np.uint8), (len(world.ranks), 1))
+    rows = np.tile(np.frombuffer(raw, dtype=np.uint8), (world.R, 1))
     return bytes(world.gather(rows)[0]).rstrip(b"\0").decode()

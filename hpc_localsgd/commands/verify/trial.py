@@ -44,7 +44,7 @@ class Trial:
     def run(self, world: World, vmapped: bool | None = None) -> Run:
         """Make the objects of the run, with a new task. All ranks together."""
         task = self.problem.task(world, vmapped)
-        torch.manual_seed(SEED + world.ranks[0])  # for a model that draws random numbers
+        torch.manual_seed(SEED + world.local_workers[0])  # for a model that draws random numbers
         return Run(
             task=task,
             algorithm=self.algorithm,
@@ -144,7 +144,7 @@ class Sent:
             place.t = begin
             place = place.next_round(end - begin)
             now = place.now(run, end - 1)
-            declared = np.asarray(run.algorithm.payload(model, run.world.size, now), float)
+            declared = np.asarray(run.algorithm.payload(model, run.world.K, now), float)
             if not np.array_equal(billed, np.broadcast_to(declared, billed.shape)):
                 found.append(f"round {s}: declared {_bytes(declared)}, sent {_bytes(billed)}")
         return found

@@ -58,7 +58,7 @@ def _problem(
     """Make the problem in float64 if the model can be computed in it, so that differences show."""
     if not inputs.is_floating_point():
         module = TakesIntegers(module, inputs.dtype)
-    repeats = -(-world.size * BATCH // len(inputs))
+    repeats = -(-world.K * BATCH // len(inputs))
     x, y = (np.concatenate([part.cpu().numpy()] * repeats) for part in (inputs, labels))
     problem = Problem(module, x, y, BATCH, lr=LR, vmapped=False)
     problems = []

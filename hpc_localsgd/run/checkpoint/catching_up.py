@@ -42,7 +42,7 @@ def catch_up(run: Run, p: Position, place: Place) -> None:
 def _step(run: Run, p: Position, t: int) -> torch.Tensor:
     """Take local step t of a round with all rows; return their losses [R]."""
     p.t, now, world = t, p.now(run, t), run.world
-    loss, g = run.task.loss_and_grad(p.x, run.task.batch(world.ranks, t))
+    loss, g = run.task.loss_and_grad(p.x, run.task.batch(world.local_workers, t))
     g, p.sync = run.algorithm.on_gradient(g, p.sync, world, now)
     run.optimizer.step(g, now.lr)
     p.t += 1
@@ -52,7 +52,7 @@ def _step(run: Run, p: Position, t: int) -> torch.Tensor:
 
 def _rows(run: Run, p: Position) -> list[torch.Tensor]:
     """Return everything that has a row for each worker of this process."""
-    R, task = len(run.world.ranks), run.task.state_dict()
+    R, task = run.world.R, run.task.state_dict()
     own = [rows for rows in task.values() if rows.ndim and len(rows) == R]
     memory = [rows for rows in _tensors(p.sync) if rows.ndim > 1]
     return [p.x, run.task.buffers, *own, *run.optimizer.row_state(), *memory]

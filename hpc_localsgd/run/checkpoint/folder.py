@@ -90,7 +90,7 @@ class Checkpoints:
         world = self.world
         for after, n in self._of_rank_0(self.complete()):
             place, why = self._read(after, n)
-            worse = world.gather(np.full(len(world.ranks), why))
+            worse = world.gather(np.full(world.R, why))
             if (worse == _OTHER).any():
                 raise ConfigurationError(
                     f"{self.folder_of(after)} is of a run with another configuration: "
@@ -98,7 +98,7 @@ class Checkpoints:
                 )
             if (worse == _WORKERS).any():
                 raise ConfigurationError(
-                    f"{self.folder_of(after)} is not of {world.size} workers: give as many as "
+                    f"{self.folder_of(after)} is not of {world.K} workers: give as many as "
                     "there were, or add --resume-from-mean to start from the mean of theirs"
                 )
             if (worse == _UNREAD).any():
@@ -165,14 +165,14 @@ class Checkpoints:
                 shutil.rmtree(made, ignore_errors=True)
                 shutil.copytree(folder, made, copy_function=_linked)
                 made.rename(aside)
-        self.world.gather(np.zeros(len(self.world.ranks)))  # no rank writes before it is done
+        self.world.gather(np.zeros(self.world.R))  # no rank writes before it is done
 
     def _read(self, after: int, n: int) -> tuple[Place | None, int]:
         """Return this rank's place in a checkpoint of n ranks, and what is wrong with it."""
         world, folder = self.world, self.folder_of(after)
         try:
-            then = Dealing(world.size, n)
-            parts = moving.of_workers(world.ranks, folder, then)
+            then = Dealing(world.K, n)
+            parts = moving.of_workers(world.local_workers, folder, then)
             ours = all(part.get("digest") in (self.digest, *self.also) for part in parts)
             moved = n != world.n
             state = moving.joined(parts, world.device) if moved else parts[0]
@@ -190,7 +190,7 @@ class Checkpoints:
         """Return rank 0's list on all ranks: file systems may show each rank a different one."""
         rows = np.full((_LOOKED_AT, 2), -1)
         rows[: len(found)] = np.array(found[:_LOOKED_AT]).reshape(-1, 2)
-        listed = self.world.gather(np.tile(rows, (len(self.world.ranks), 1, 1)))[0]
+        listed = self.world.gather(np.tile(rows, (self.world.R, 1, 1)))[0]
         return [(int(after), int(n)) for after, n in listed if after >= 0]
 
     def _say_moved(self, n: int) -> None:
@@ -198,7 +198,7 @@ class Checkpoints:
         if n != self.world.n:
             self._say(
                 f"the checkpoint is of {n} ranks and this job has {self.world.n}: the same "
-                f"{self.world.size} workers go on, {self.world.dealing}"
+                f"{self.world.K} workers go on, {self.world.dealing}"
                 + ("; what the model draws (dropout) starts over from the seed" * self._drew)
             )
 
@@ -217,7 +217,7 @@ class Checkpoints:
                     folder.rename(aside)
                 else:
                     shutil.rmtree(folder, ignore_errors=True)
-        self.world.gather(np.zeros(len(self.world.ranks)))  # no rank writes before it is done
+        self.world.gather(np.zeros(self.world.R))  # no rank writes before it is done
 
     def _nothing(self) -> str:
         if self.complete():

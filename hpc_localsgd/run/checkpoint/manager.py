@@ -142,7 +142,7 @@ class CheckpointManager:
         again = min(ASK_WITHIN, max(1, int(steps * self._pace_s / passed_s)))
         copy = COPY if now - self._shared_s >= self._pace_s else 0
         save = SAVE if self._seconds and now - self._saved_s >= self._seconds else 0
-        found = world.gather(np.full((len(world.ranks), 2), (copy | save, again)))[0]
+        found = world.gather(np.full((world.R, 2), (copy | save, again)))[0]
         self._ask_at = p.t + int(found[1])
         return int(found[0])
 

@@ -50,7 +50,7 @@ class Place:
             "schedule": p.schedule.observed(),
             "after": after,
             "steps": run.steps,
-            "workers": run.world.size,
+            "workers": run.world.K,
             "x": p.x,
             "sync": {k: v for k, v in p.sync.items() if not isinstance(v, Pending)},
             "buffers": run.task.buffers,

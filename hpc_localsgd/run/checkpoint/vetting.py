@@ -50,7 +50,7 @@ def check_place(place: Place, run: Run, p: Position) -> None:
         _check_observed(place.state["schedule"], p)
         _check_memory(place.state["sync"], p.sync, run, "sync")
         _check_optimizer(place.state["optimizer"], run)
-        _check_record(place.state["record"], len(run.world.ranks))
+        _check_record(place.state["record"], run.world.R)
     except _Other as said:
         raise ConfigurationError(
             f"the checkpoint of step {place.after!r:.20} is not of this run: {said}; nothing of it "

@@ -53,7 +53,7 @@ class Deviations(AtExchange):
     def measure(self, exchange: ExchangeView) -> Iterator[Measurement]:
         """Yield `xi/trace`, `xi/eigenvalues`, `xi/mean_loss`, `xi/worker_loss`, `xi/gap`, ..."""
         world, apart = exchange.run.world, exchange.rows - exchange.mean
-        K, eps = world.size, torch.finfo(apart.dtype).eps
+        K, eps = world.K, torch.finfo(apart.dtype).eps
         values = descending(gram(apart, world), eps) / K
         equal = bool(values.sum() <= exchange.rounding)
         values = np.zeros_like(values) if equal else values
@@ -102,7 +102,7 @@ class Deviations(AtExchange):
         run, w, buffers = exchange.run, exchange.mean, exchange.buffers
         sums = torch.zeros(2 * len(apart) + 1, dtype=torch.float64, device=w.device)
         count = 0
-        for worker in range(run.world.size):
+        for worker in range(run.world.K):
             for batch in exchange.share(worker, self.samples):
                 points = (w, *(w + d for d in apart), *(w - d for d in apart))
                 losses = [run.task.loss(point, batch, buffers).double() for point in points]
@@ -118,7 +118,7 @@ def gram(apart: Rows, world: World) -> np.ndarray:
 
     Brought together block by block of the parameters. A collective, not billed.
     """
-    found = np.zeros((world.size, world.size))
+    found = np.zeros((world.K, world.K))
     for block in apart.split(BLOCK, dim=1):
         whole = world.gather(block.contiguous().cpu().numpy()).astype(np.float64)
         found += whole @ whole.T

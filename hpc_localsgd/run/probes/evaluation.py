@@ -46,7 +46,7 @@ class Evaluation(Probe):
         """Mean loss, accuracy, and the number of samples they are means over."""
         task, world = view.run.task, view.run.world
         count, x, buffers = task.splits[split], view.mean, view.buffers
-        shares = [share(count, k, world.size) for k in world.ranks]
+        shares = [share(count, k, world.K) for k in world.local_workers]
         rows = torch.stack([task.evaluate(x, split, rows, buffers) for rows in shares])
         loss, right, samples = world.gather(rows.cpu().numpy()).sum(0)
         return loss / samples, right / samples, round(samples)

@@ -87,7 +87,7 @@ class ExchangeView:
             undisturbed: As the samples are stored; else as they are trained on, with augmentation,
                 noise and mixup.
         """
-        task, K = self.run.task, self.run.world.size
+        task, K = self.run.task, self.run.world.K
         steps = max(1, samples // (K * task.partition.batch))
         begin = 0 if undisturbed else task.phase_begin(self.t)
         return [self.batch(worker, begin + i, undisturbed) for i in range(steps)]

@@ -156,7 +156,7 @@ class Gradients(AtExchange):
         """Return each worker's gradient at its row of `at` on its next batch: [R, P]."""
         run, t = exchange.run, exchange.t
         rows = []
-        for worker, x in zip(run.world.ranks, at, strict=True):
+        for worker, x in zip(run.world.local_workers, at, strict=True):
             batch = exchange.batch(worker, t, undisturbed)
             rows.append(gradient(run, x, [batch], exchange.buffers))
         return torch.stack(rows)
@@ -170,11 +170,11 @@ class Gradients(AtExchange):
     def _at_mean(self, exchange: ExchangeView, undisturbed: bool) -> tuple[Rows, np.ndarray, int]:
         """Return, at the mean model, parts of g [R, P], estimates of tr Sigma [R], and n."""
         run, w, buffers = exchange.run, exchange.mean, exchange.buffers
-        step = run.world.size * run.task.partition.batch  # samples of all workers
+        step = run.world.K * run.task.partition.batch  # samples of all workers
         most = min(self.samples, run.task.partition.samples)
         half = max(1, most // (2 * step))  # batches
         parts, noise = [], []
-        for worker in run.world.ranks:
+        for worker in run.world.local_workers:
             batches = exchange.share(worker, 2 * half * step, undisturbed)
             a, b = (gradient(run, w, batches[i::2], buffers).double() for i in range(2))
             parts.append(((a + b) / 2).to(w))

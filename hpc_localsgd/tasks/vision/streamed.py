@@ -36,7 +36,7 @@ class Streamed(Samples):
         self.splits = {split: len(labels) for split, labels in store.labels.items()}
         self.partition = context.partition(self.splits["train"], store.labels["train"])
         self._reader = Reader(decoder, processes, pin=context.device.type == "cuda")
-        self.skipped = [0] * len(context.ranks) if decoder.skip_corrupt else []
+        self.skipped = [0] * len(context.local_workers) if decoder.skip_corrupt else []
         self._faults = [0] * len(self.skipped)  # of the batches asked for last
         self._named: set[str] = set()
         self._expected: Iterator[BatchRequest] = iter(())
@@ -102,8 +102,8 @@ class Streamed(Samples):
 
     def _note(self, worker: int, faults: int) -> None:
         """Note damaged samples in the batch of a worker, to be counted if it is trained on."""
-        if self.skipped and worker in self._context.ranks:
-            self._faults[self._context.ranks.index(worker)] += faults
+        if self.skipped and worker in self._context.local_workers:
+            self._faults[self._context.local_workers.index(worker)] += faults
 
     def _to_device(self, result: Result) -> Batch:
         """Return images uint8 [b, 3, size, size] and labels [b] on the device.

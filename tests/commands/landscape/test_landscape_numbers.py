@@ -86,7 +86,7 @@ class Paraboloid:
         self.splits, self.dim = {"train": 10}, P
         self.partition = type("Partition", (), {"batch": 4})()
 
-    def batch(self, ranks: Any, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, workers: Any, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = torch.arange(4 * t, 4 * t + 4) % 10
         return self.c[rows][None], rows[None]
 

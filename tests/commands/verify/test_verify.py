@@ -245,7 +245,7 @@ class Said(Simulated):
 
     def __init__(self, others: float | None) -> None:
         super().__init__(2)
-        self.n, self.ranks, self.others = 2, range(0, 1), others
+        self.n, self.local_workers, self.others = 2, range(0, 1), others
         self.dealing = Dealing(2, 2)
 
     def gather(self, v: np.ndarray) -> np.ndarray:

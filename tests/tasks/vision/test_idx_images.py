@@ -20,7 +20,7 @@ from hpc_localsgd.tasks.synthetic_images import synthetic_images
 from hpc_localsgd.tasks.vision import idx_files
 from hpc_localsgd.types import ConfigurationError
 
-CONTEXT = TaskContext(workers=2, ranks=(0, 1), batch=8)
+CONTEXT = TaskContext(workers=2, local_workers=(0, 1), batch=8)
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
@@ -78,7 +78,9 @@ def test_several_sets_in_one_folder_are_told_apart(tmp_path: Path) -> None:
 def test_a_subset_takes_every_class_in_turn_and_is_the_same_for_every_seed(tmp_path: Path) -> None:
     write_idx(tmp_path, train=80)
     tasks = [
-        small(tmp_path, subset=12).build(TaskContext(workers=2, ranks=(0, 1), batch=4, seed=seed))
+        small(tmp_path, subset=12).build(
+            TaskContext(workers=2, local_workers=(0, 1), batch=4, seed=seed)
+        )
         for seed in (0, 7)
     ]
     (one, labels), (other, _) = (next(iter(t.samples.clean("train", range(12)))) for t in tasks)

@@ -31,7 +31,7 @@ from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.types import ConfigurationError, DataError
 from hpc_localsgd.worlds.simulated import Simulated
 
-CONTEXT = TaskContext(workers=2, ranks=(0, 1), batch=5, seed=4)
+CONTEXT = TaskContext(workers=2, local_workers=(0, 1), batch=5, seed=4)
 SPEC = imagenet(model="resnet8", size=16, classes=4, loaders=0)
 
 

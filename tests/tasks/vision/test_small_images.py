@@ -19,7 +19,7 @@ from hpc_localsgd.tasks.vision.cifar_files import CIFAR10, CIFAR100
 from hpc_localsgd.tasks.vision.in_memory import cropped
 from hpc_localsgd.types import ConfigurationError
 
-CONTEXT = TaskContext(workers=2, ranks=(0, 1), batch=8)
+CONTEXT = TaskContext(workers=2, local_workers=(0, 1), batch=8)
 
 
 @pytest.mark.parametrize(("published", "task"), [(CIFAR10, "cifar10"), (CIFAR100, "cifar100")])
@@ -149,7 +149,7 @@ def noisy_labels(p: float, t: int) -> torch.Tensor:
     spec = synthetic_images(
         model="resnet8", size=8, samples=4000, test_samples=4, label_noise=p, augment=False
     )
-    return spec.build(TaskContext(workers=2, ranks=(0, 1), batch=1000)).batch([0, 1], t)[1]
+    return spec.build(TaskContext(workers=2, local_workers=(0, 1), batch=1000)).batch([0, 1], t)[1]
 
 
 def test_label_noise_is_fresh_at_every_step_and_replayable() -> None:
@@ -165,7 +165,7 @@ def test_label_noise_is_fresh_at_every_step_and_replayable() -> None:
 
 def test_mixup_blends_pairs_of_images_and_their_labels_alike() -> None:
     options: dict[str, Any] = {"model": "resnet8", "size": 8, "samples": 64, "test_samples": 4}
-    context = TaskContext(workers=2, ranks=(0, 1), batch=16)
+    context = TaskContext(workers=2, local_workers=(0, 1), batch=16)
     plain, mixing = (
         synthetic_images(**options, augment=False, mixup=alpha).build(context)
         for alpha in (0.0, 0.4)
