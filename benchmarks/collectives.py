@@ -36,10 +36,10 @@ from hpc_localsgd.cost.cost_model import (
 from hpc_localsgd.cost.fitting import Cell, errors, fitted
 from hpc_localsgd.cost.network_file import written
 from hpc_localsgd.engine.launch import detect
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.base import vectors_sent
 from hpc_localsgd.topology.directed import exponential
 from hpc_localsgd.topology.static import ring
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World

@@ -36,8 +36,8 @@ from hpc_localsgd.commands.sweep import manifest, request
 from hpc_localsgd.commands.sweep.table import groups
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.cost.network_file import network
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import TrajectoryError
-from hpc_localsgd.types import ConfigurationError
 
 NAME = "comm_vs_accuracy"
 Priced = dict[

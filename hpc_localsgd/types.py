@@ -9,14 +9,16 @@ A *worker* is one model replica that takes local steps, a *rank* one process, a 
 steps and the exchange that ends them. *Spread* (the consensus distance of the papers) is
 mean_k ||x_k - mean||^2.
 
-This file imports nothing of ours, and torch only for the type checker, so that planning a run and
-reading its record need neither.
+This file imports nothing of ours but errors, and torch only for the type checker, so that planning
+a run and reading its record need neither.
 """
 
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from hpc_localsgd.errors import ConfigurationError as ConfigurationError  # it was here in 0.1
 
 if TYPE_CHECKING:
     import torch
@@ -94,40 +96,3 @@ def _default(field: Field[Any]) -> Any:
     if field.default_factory is not MISSING:
         return field.default_factory()
     return field.default
-
-
-class ConfigurationError(ValueError):
-    """An error in the user's request: what was given, what is allowed, what to type.
-
-    Raised before any rank communicates, and by all ranks alike. The command prints its text
-    without a traceback.
-    """
-
-
-class DataError(RuntimeError):
-    """An error in the data that one rank found during a run, naming file and item.
-
-    Unlike a ConfigurationError it is this rank's alone: the job is ended at once. The command
-    prints its text without a traceback.
-    """
-
-
-class Unreachable(RuntimeError):
-    """A failed exchange: a rank that this one talks with is gone, or the network between them.
-
-    What a rank has kept can be resumed. The command prints its text without a traceback.
-    """
-
-
-class Gone(RuntimeError):
-    """A finished run whose record is missing, or cannot be read.
-
-    Trying again would find the same. The command prints its text without a traceback.
-    """
-
-
-class NotKept(RuntimeError):
-    """A checkpoint that this rank could not write at the end of a run.
-
-    Earlier checkpoints are on disk. The command prints its text without a traceback.
-    """

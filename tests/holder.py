@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from hpc_localsgd.run import run_lock as presence
 from hpc_localsgd.run.run_lock import Presence
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 held = []
 def renew():
     while True:

@@ -18,6 +18,7 @@ PACKAGE = "hpc_localsgd"
 
 # Parts that share a floor do not see each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
     ("types", ""),  # "" is the package itself, which has the version
     ("trajectory",),
     ("schedules", "topology"),
@@ -32,14 +33,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 SEES_ITS_FLOOR = {"curvature"}
 OTHER_TOWER = {
-    "analysis": {"", "types", "trajectory", "schedules", "topology", "cost", "tasks", "curvature"}
+    "analysis": {"", "errors", "types", "trajectory", "schedules", "topology", "cost"}
+    | {"tasks", "curvature"}
 }
 DOOR = {"commands", "environment", "train", "__main__"}
 FLOOR = {part: i for i, parts in enumerate(FLOORS) for part in parts}
 
 TRANSPORTS = ("mpi4py", "horovod", "torch.distributed")
 MAY_TALK = {"worlds", "environment"}
-WITHOUT_TORCH = {"types", "trajectory", "schedules", "topology", "cost"}
+WITHOUT_TORCH = {"errors", "types", "trajectory", "schedules", "topology", "cost"}
 TOO_HEAVY_TO_PLAN_AND_READ = ("torch", "torchvision", *TRANSPORTS)
 
 

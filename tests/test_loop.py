@@ -14,11 +14,12 @@ from small_runs import adam, go, quadratic, sgd, small_run
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.engine.optimizer import MakeOptimizer
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.schedules.local_steps import post_local
 from hpc_localsgd.schedules.rates import cosine
 from hpc_localsgd.tasks.digits import digits
-from hpc_localsgd.types import ConfigurationError, Now
+from hpc_localsgd.types import Now
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 

@@ -143,5 +143,5 @@ def _modules(folder: str) -> str:
 
 def _first_page() -> str:
     listed = "\n".join(f"- [{_name(f)}]({posixpath.basename(_api(f))})" for f in API)
-    own = "\n\n".join(f"::: hpc_localsgd.{name}" for name in ("types", "loop"))
+    own = "\n\n".join(f"::: hpc_localsgd.{name}" for name in ("types", "errors", "loop"))
     return f"# API\n\nFrom the docstrings of the package.\n\n{listed}\n\n{own}"

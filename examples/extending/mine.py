@@ -19,11 +19,11 @@ from sklearn.datasets import load_wine
 from torch import nn
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.base import Schedule
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.topology import Topology, metropolis
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Now, Rows, State

@@ -12,8 +12,8 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.compressed import coded_bytes
 from hpc_localsgd.compressors.base import Compressor
 from hpc_localsgd.compressors.top_k import TopK
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import Topology, ring
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Now, Rows, State

@@ -11,7 +11,7 @@ import torch
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.compressed import coded_bytes, compressed_mean
 from hpc_localsgd.compressors.base import Compressor
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Now, Rows, State

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.algorithms.base import Algorithm, nesterov_step
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Now, Rows, State

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_parameters
 from hpc_localsgd.compressors.base import Compressor
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Now, Rows, State

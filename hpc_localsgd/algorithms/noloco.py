@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import Topology, random_pairs
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Now, Rows, State

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.algorithms.base import Algorithm, nesterov_step
 from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_part
 from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.fragments import fragment
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Now, Rows, State

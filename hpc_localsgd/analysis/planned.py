@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from hpc_localsgd.analysis.recorded_objects import WRONG, Unplannable, made
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules import local_steps, rates
 from hpc_localsgd.schedules.base import Schedule, rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
-from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)

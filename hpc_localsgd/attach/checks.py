@@ -16,9 +16,10 @@ from hpc_localsgd.attach.shards import is_sharded, uneven
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
 from hpc_localsgd.engine.matrices import looks_at_matrices
 from hpc_localsgd.engine.non_finite import OnNan
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule, qsr
-from hpc_localsgd.types import ConfigurationError, ModelSize, Now
+from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.base import World
 
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")

@@ -22,7 +22,7 @@ from hpc_localsgd.attach.quarantine import Quarantine
 from hpc_localsgd.attach.rates import Rates
 from hpc_localsgd.attach.rounds import AgreedRounds, AttachedPosition
 from hpc_localsgd.attach.same import warn_of_same_batches
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.buckets import Begin

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.running_statistics import estimated
-from hpc_localsgd.types import ConfigurationError
 
 Forward: TypeAlias = Callable[[nn.Module, Any], Any]  # calls a model with a batch
 

@@ -10,7 +10,7 @@ from torch import nn
 from hpc_localsgd.attach.shards import ShardGroup, copies, is_sharded, local
 from hpc_localsgd.attach.storage import FlatGroup, Group
 from hpc_localsgd.attach.windows import aligned, windows
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 def grouped(model: nn.Module, named: Mapping[str, nn.Parameter], ranks: int = 1) -> list[Group]:

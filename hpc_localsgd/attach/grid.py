@@ -22,7 +22,7 @@ from torch import nn
 
 from hpc_localsgd.attach.shards import cut, ranks_of
 from hpc_localsgd.engine.agreement import agree, check_same
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.torch import Torch, among
 
 if TYPE_CHECKING:

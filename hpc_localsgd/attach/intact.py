@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hpc_localsgd.attach.storage import Group, replaced
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 _ATTACHED: weakref.WeakSet[Intact] = weakref.WeakSet()
 _LOCK = threading.Lock()  # ranks may be threads

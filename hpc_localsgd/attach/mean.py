@@ -24,7 +24,7 @@ from hpc_localsgd.attach.power import iterate
 from hpc_localsgd.attach.shards import local
 from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.engine.agreement import texts
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.attach.exchange import Exchange

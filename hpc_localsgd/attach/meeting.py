@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.rollcall import of_world
 from hpc_localsgd.run.rollcall.protocol import REMEDY, At, failed
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World

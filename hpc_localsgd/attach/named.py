@@ -12,9 +12,9 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.attach.rounds import FromFunction
 from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.topology.base import Topology
-from hpc_localsgd.types import ConfigurationError
 
 # What can be named, as on the command line: the class, and where its files are.
 _KINDS: dict[str, tuple[type, str]] = {

@@ -10,7 +10,7 @@ import torch
 
 from hpc_localsgd.attach.checksum import checksum, plain_sum
 from hpc_localsgd.attach.storage import FlatGroup
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.attach.exchange import Exchange

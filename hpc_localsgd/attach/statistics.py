@@ -16,7 +16,7 @@ from hpc_localsgd.attach.buffers import Buffer, buffers_of, norms_of
 from hpc_localsgd.attach.estimate import Forward, estimate
 from hpc_localsgd.attach.own import OwnBuffers
 from hpc_localsgd.attach.same import average, in_common
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.attach.grid import RankGrid

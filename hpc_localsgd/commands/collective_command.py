@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, get_type_hints
 from hpc_localsgd.commands.exit_codes import OK, in_world, refuse
 from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

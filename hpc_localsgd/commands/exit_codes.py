@@ -16,12 +16,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from hpc_localsgd.errors import ConfigurationError, DataError, Gone, NotKept, Unreachable
 from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.stopping import GONE as GONE
 from hpc_localsgd.run.stopping import HUNG as HUNG
 from hpc_localsgd.run.stopping import STOPPED as STOPPED
 from hpc_localsgd.run.stopping import end, to_launcher
-from hpc_localsgd.types import ConfigurationError, DataError, Gone, NotKept, Unreachable
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.launch import Launch

@@ -17,9 +17,9 @@ from hpc_localsgd.commands.configuration.config import Config
 from hpc_localsgd.commands.init_workers import EACH, put_workers
 from hpc_localsgd.engine.agreement import agree
 from hpc_localsgd.engine.position import Run
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.final_model import FILE_NAME, read_tensors, step_of
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Vector

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from hpc_localsgd.engine.position import Run
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.listing import all_complete
 from hpc_localsgd.run.checkpoint.vetting import optimizer_differs
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.dealing import Dealing
 
 if TYPE_CHECKING:

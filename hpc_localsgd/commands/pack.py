@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_localsgd.commands.exit_codes import FAULT, OK, CommandParser, complain
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 PROG = "python -m hpc_localsgd pack"
 SAY_EVERY_S = 5.0

@@ -21,6 +21,7 @@ from hpc_localsgd.commands.resuming_from_mean import (
 )
 from hpc_localsgd.engine.agreement import agree, check_same, of_rank_0
 from hpc_localsgd.engine.position import Position, Run
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.catching_up import catch_up
 from hpc_localsgd.run.checkpoint.folder import Checkpoints
 from hpc_localsgd.run.checkpoint.listing import last_complete
@@ -30,7 +31,6 @@ from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.resume_auto import anew
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.trajectory.safe_text import load_yaml
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World

@@ -11,12 +11,12 @@ import torch
 
 from hpc_localsgd.engine.agreement import agree, of_rank_0
 from hpc_localsgd.engine.position import Run
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.folder import Checkpoints
 from hpc_localsgd.run.checkpoint.listing import all_complete, last_complete
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.messages import say
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World

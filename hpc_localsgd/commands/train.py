@@ -21,8 +21,8 @@ from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment import garbage
 from hpc_localsgd.environment.allocation import of_this_process, told
 from hpc_localsgd.environment.cores import share_cores
+from hpc_localsgd.errors import ConfigurationError, Gone, Unreachable
 from hpc_localsgd.run.stopping import StopListener, Stopped
-from hpc_localsgd.types import ConfigurationError, Gone, Unreachable
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.assembly.job import Job

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpc_localsgd.compressors.base import Compressor, from_bytes, to_bytes
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 _VALUE_TYPES = {"float32": torch.float32, "float16": torch.float16}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hpc_localsgd.compressors.base import Compressor, from_bytes, to_bytes
 from hpc_localsgd.compressors.sparse import Sparse, largest
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 @dataclass(frozen=True)

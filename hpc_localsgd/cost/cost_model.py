@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hpc_localsgd.cost.contention import Load, Shared, allreduce_loads, gather_load, mix_load
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.base import vectors_sent
-from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from hpc_localsgd.cost.contention import ALLREDUCE, Shared
 from hpc_localsgd.cost.cost_model import NETWORKS, Cost, Network, Piece
 from hpc_localsgd.cost.fitting import Cell, errors, predicted_s, rms
 from hpc_localsgd.cost.typed_network import typed, with_words
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import regular_file
-from hpc_localsgd.types import ConfigurationError
 
 MOST_BYTES = 2**20
 NORMAL = 1.48  # deviation of a normal distribution by its median absolute value

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hpc_localsgd.cost.round_runs import Payload, Seconds, Stretch, stretches
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.base import Round, Schedule
 from hpc_localsgd.schedules.rates import Rate
-from hpc_localsgd.types import ConfigurationError
 
 POINTS = 72  # of the curves of the learning rate and of H
 

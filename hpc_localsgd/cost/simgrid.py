@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_localsgd.cost.cost_model import Network
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 INSTALL = "apt-get install libsimgrid-dev (Debian, Ubuntu), or see simgrid.org"
 PATIENCE_S = 1200

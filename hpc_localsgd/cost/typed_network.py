@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hpc_localsgd.cost.contention import ALLREDUCE
 from hpc_localsgd.cost.cost_model import Network
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _RATES = {

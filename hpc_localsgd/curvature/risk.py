@@ -16,8 +16,8 @@ import torch
 
 from hpc_localsgd.curvature.gauss_newton import Middle, OuterProducts, squared_gradients
 from hpc_localsgd.curvature.pullback import PullBack
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import Batch, Task
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows, Vector

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import TrajectoryError
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World

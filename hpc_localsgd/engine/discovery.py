@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.engine.reach import check_before
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
 from hpc_localsgd.worlds.torch import Torch

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hpc_localsgd.engine.without_compiler import take_step
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.base import Task

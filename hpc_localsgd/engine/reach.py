@@ -15,7 +15,7 @@ from collections.abc import Mapping, MutableMapping
 from hpc_localsgd.engine.finding import OK, PROBLEM, WARNING, Finding
 from hpc_localsgd.engine.interfaces import HostNetwork, network_here
 from hpc_localsgd.engine.launch import Launch
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 OF_TORCH = "GLOO_SOCKET_IFNAME"  # names the interface: the name of the host does not matter then
 INCLUDE, EXCLUDE = "OMPI_MCA_btl_tcp_if_include", "OMPI_MCA_btl_tcp_if_exclude"

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.probes.base import View
 from hpc_localsgd.trajectory.whole_file import put_whole
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run

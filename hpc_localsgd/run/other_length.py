@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.base import Schedule, rounds
 from hpc_localsgd.schedules.rates import Rate
-from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.listing import all_folders, expected, missing, never_there, number
 from hpc_localsgd.run.messages import say
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
-from hpc_localsgd.types import ConfigurationError
 
 FIRST = 2  # partial checkpoints, at most, of a job that was killed while it wrote its first
 ASIDE = "cut-off-{}"  # in the folder of the run: what such a job left

@@ -25,11 +25,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease
 from hpc_localsgd.run.lease import Lease
 from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.stopping import before_end
-from hpc_localsgd.types import ConfigurationError
 
 RENEWED_EVERY_S = 5.0
 WATCHED_FOR_S = 30.0  # a run that a lock may not reach; sshfs caches for 20 s

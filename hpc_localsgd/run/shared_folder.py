@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.engine.agreement import agree, hosts_of
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease
 from hpc_localsgd.run.run_lock import Presence
 from hpc_localsgd.trajectory.diskspace import mend, why
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.rates import Rate
-from hpc_localsgd.types import ConfigurationError
 
 MOMENTS = 1000  # of a run, at which the length of its rounds is looked at
 S = TypeVar("S", bound="Schedule")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import ClassVar
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.base import Schedule, check_bounds
 from hpc_localsgd.schedules.rates import Rate
-from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)

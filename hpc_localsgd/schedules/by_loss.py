@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from math import ceil, isfinite, sqrt
 from typing import ClassVar
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.base import Schedule, Told
 from hpc_localsgd.schedules.duration import Duration, Units
 from hpc_localsgd.schedules.rates import Rate
-from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)

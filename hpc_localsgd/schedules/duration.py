@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.time_limit import clock
-from hpc_localsgd.types import ConfigurationError
 
 Duration: TypeAlias = int | str
 MOST_STEPS = 10**12  # no run is longer: a mistyped exponent

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.base import Schedule as Schedule
 from hpc_localsgd.schedules.base import check_bounds, check_length
 from hpc_localsgd.schedules.by_distance import spread_triggered as spread_triggered
 from hpc_localsgd.schedules.by_loss import adacomm as adacomm
 from hpc_localsgd.schedules.duration import Duration, Units
-from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)

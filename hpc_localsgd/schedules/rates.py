@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Duration, Units
-from hpc_localsgd.types import ConfigurationError
 
 T = TypeVar("T", bound="Rate")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 _CLOCK = re.compile(r"(?:(?P<days>\d{1,9})-)?(?P<rest>\d{1,9}(?::\d{1,9}){0,2})", re.ASCII)
 _UNITS = [(3600, 24), (60, 60), (1, 60)]  # seconds, and how many make the next

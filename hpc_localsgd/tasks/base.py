@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 import torch
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.tasks.shards import IID, Sharded, alpha_of, shards
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.buckets import Begin

@@ -19,13 +19,13 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import Batch, Task, TaskContext
 from hpc_localsgd.tasks.flat import Replicas
 from hpc_localsgd.tasks.label_transforms import mixed, noisy
 from hpc_localsgd.tasks.layout import bind, hidden_matrices
 from hpc_localsgd.tasks.running_statistics import estimated
 from hpc_localsgd.tasks.samples import Arrays, Samples
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.buckets import Begin

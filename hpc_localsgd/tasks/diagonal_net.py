@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import Batch, TaskContext, TaskSpec
 from hpc_localsgd.tasks.formula import Formula
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Vector

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 FILE = Path("datasets") / "data" / "digits.csv.gz"  # in the package sklearn
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.buckets import Begin
 from hpc_localsgd.tasks.execution import Execution, LossScale, check_compiler
 from hpc_localsgd.tasks.gradient_parts import GradientParts
 from hpc_localsgd.tasks.layout import Layout, bind
-from hpc_localsgd.types import ConfigurationError
 
 ALIGNED = 64  # numbers
 SLOW_ON_CPU = (nn.modules.conv._ConvNd, nn.MultiheadAttention)  # by vmap

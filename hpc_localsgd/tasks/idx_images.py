@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.synthetic_images import like
@@ -15,7 +16,6 @@ from hpc_localsgd.tasks.vision import idx_files
 from hpc_localsgd.tasks.vision.in_memory import InMemory
 from hpc_localsgd.tasks.vision.norms import Norm
 from hpc_localsgd.tasks.vision.spec import ImageTask
-from hpc_localsgd.types import ConfigurationError
 
 FRAME = 2  # pixels around an image, out of which it is cropped at random
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.cores import share_of_rank
@@ -15,7 +16,6 @@ from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.tasks.vision.image_store import Folder, ImageStore, check_classes
 from hpc_localsgd.tasks.vision.spec import ImageTask
 from hpc_localsgd.tasks.vision.streamed import Streamed
-from hpc_localsgd.types import ConfigurationError
 
 MOST_LOADERS = 8  # of a rank, unless given
 

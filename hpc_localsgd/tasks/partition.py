@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 _EPOCH, _DRAW = 1, 2  # separate streams of random numbers for the same seed
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.formula import Formula
-from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.partition import Partition, share
-from hpc_localsgd.types import ConfigurationError
 
 IID, DISJOINT, DIRICHLET = "iid", "disjoint", "dirichlet"
 _SHARDS, _ORDER, _DRAW = 8, 9, 10  # streams of random numbers of their own for the same seed

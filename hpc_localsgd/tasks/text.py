@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.language_models import LSTM, Transformer
 from hpc_localsgd.tasks.tokens import read_tokens
-from hpc_localsgd.types import ConfigurationError
 
 BUNDLED = Path(__file__).with_name("alice.txt")
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import regular_file
-from hpc_localsgd.types import ConfigurationError
 
 Kind = Literal["characters", "words", "bytes"]
 UNKNOWN = 0  # the token of what the training part does not have; bytes have none

@@ -9,7 +9,7 @@ from functools import lru_cache
 import networkx as nx
 import numpy as np
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 TOLERANCE = 1e-9  # of a row or column sum
 ANY_ROWS = ". The algorithm push_sum takes graphs whose rows do not"

@@ -16,10 +16,10 @@ from typing import TypeAlias
 import networkx as nx
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.base import TOLERANCE, Topology, linked, metropolis, validate_columns
 from hpc_localsgd.topology.static import ring
 from hpc_localsgd.trajectory import regular_file
-from hpc_localsgd.types import ConfigurationError
 
 MOST_BYTES = 1 << 30  # of a file: a matrix of 11,000 workers
 _FORM = "type rows of real numbers, as [[0.5, 0.5], [0.5, 0.5]], or a .npy or .csv file"

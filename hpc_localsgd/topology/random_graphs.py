@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.base import Topology, metropolis, nearest, refuse_below
-from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from functools import reduce
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.base import Topology, validate, validate_columns
-from hpc_localsgd.types import ConfigurationError
 
 _ZERO = 1e-12  # an eigenvalue below it is rounding
 _DRAWS = 16  # of a random topology, to measure its contraction

@@ -8,8 +8,8 @@ from math import isqrt
 import networkx as nx
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.base import Topology, metropolis, nearest
-from hpc_localsgd.types import ConfigurationError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 @dataclass(frozen=True)

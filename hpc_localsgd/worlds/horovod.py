@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.cycle_time import shorten_cycles
 from hpc_localsgd.worlds.mpi import MpiTransport, mpi_module, on_host

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.transport import Transport, company
 

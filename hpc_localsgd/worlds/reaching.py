@@ -11,7 +11,7 @@ import socket
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.types import Unreachable
+from hpc_localsgd.errors import Unreachable
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.ledger import Transfer

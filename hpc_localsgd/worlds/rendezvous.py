@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import MutableMapping
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 NEEDED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 

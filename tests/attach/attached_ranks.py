@@ -45,7 +45,7 @@ import hpc_localsgd
 from hpc_localsgd import CoCoD, DiLoCo, Gossip, GradientTracking, every, post_local, qsr
 from hpc_localsgd.attach import Sync
 from hpc_localsgd.environment import garbage
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
 
 POST_LOCAL = post_local(switch=4, every=3)

@@ -22,8 +22,8 @@ import hpc_localsgd
 from hpc_localsgd import every, post_local
 from hpc_localsgd.attach import Sync
 from hpc_localsgd.environment import garbage
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import Schedule
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 
 BATCHES = 10

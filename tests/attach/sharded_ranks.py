@@ -48,8 +48,8 @@ from hpc_localsgd import (
 )
 from hpc_localsgd.attach import Sync
 from hpc_localsgd.compressors import BF16
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import spread_triggered
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.torch import Torch
 
 WORKERS, SHARDS, T = 2, 2, 8

@@ -18,9 +18,9 @@ import hpc_localsgd
 from hpc_localsgd import AllReduce, Gossip, LocalSGD, every, post_local, qsr
 from hpc_localsgd.attach.checks import check_types
 from hpc_localsgd.compressors import Sign
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import doubling
 from hpc_localsgd.topology import complete, ring
-from hpc_localsgd.types import ConfigurationError
 
 
 @pytest.mark.parametrize(

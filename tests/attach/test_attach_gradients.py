@@ -23,9 +23,9 @@ from torch.utils.checkpoint import checkpoint
 import hpc_localsgd
 from hpc_localsgd import AllReduce, GradientTracking, every, post_local
 from hpc_localsgd.compressors import Sign
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.tasks.fragments import cuts_from_the_end
-from hpc_localsgd.types import ConfigurationError
 
 
 def test_buckets_are_averaged_during_backward_in_one_order_whatever_order_gradients_come_in() -> (

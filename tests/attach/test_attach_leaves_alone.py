@@ -19,7 +19,7 @@ from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd import LocalSGD, SlowMo, every, phases, post_local
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 ROOT = Path(__file__).parents[2]

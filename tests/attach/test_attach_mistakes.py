@@ -19,7 +19,7 @@ from torch.nn.utils import prune as pruning
 import hpc_localsgd
 from hpc_localsgd import LocalSGD, every, post_local
 from hpc_localsgd.attach import order
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 def gradient(model: nn.Module, optimizer: torch.optim.Optimizer, t: int) -> None:

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 import hpc_localsgd
 from hpc_localsgd import every
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 def train(model: nn.Module, optimizer: Any, sync: Any, rank: int, n: int, width: int = 4) -> None:

@@ -15,8 +15,8 @@ import hpc_localsgd
 from hpc_localsgd import Gossip, LocalSGD, every
 from hpc_localsgd.attach import Sync
 from hpc_localsgd.attach.rounds import AttachedPosition
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import spread_triggered
-from hpc_localsgd.types import ConfigurationError
 
 STEPS, K = 40, 4
 SPEC = quadratic(h=(1.0, 2.0, 0.5, 1.5), c=(1.0, -1.0, 0.5, 3.0), noise=0.1, dim=5)

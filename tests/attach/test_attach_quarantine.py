@@ -218,7 +218,7 @@ def test_healthy_ranks_are_not_touched() -> None:
 
 def test_another_word_is_refused() -> None:
     with pytest.raises(
-        hpc_localsgd.types.ConfigurationError,
+        hpc_localsgd.errors.ConfigurationError,
         match="on_nan='skip': write one of 'stop', 'quarantine'",
     ):
         attached(world=Simulated(1), on_nan="skip")

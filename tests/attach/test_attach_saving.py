@@ -22,7 +22,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach import Sync
 from hpc_localsgd.attach.storage import FlatGroup
 from hpc_localsgd.compressors import Int8, Sign
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 WITH_GAPS = (nn.PReLU, lambda: nn.Linear(3, 3), lambda: nn.LayerNorm(3), lambda: nn.Linear(3, 5))
 

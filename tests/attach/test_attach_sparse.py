@@ -14,7 +14,7 @@ import hpc_localsgd
 from hpc_localsgd import AllReduce, GradientTracking, LocalSGD, every, post_local
 from hpc_localsgd.attach.checks import check_sparse
 from hpc_localsgd.compressors import Sign
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 ROWS = 12

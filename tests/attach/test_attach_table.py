@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import hpc_localsgd
 from hpc_localsgd import every
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 REFUSED = "refused"
 

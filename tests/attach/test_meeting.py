@@ -10,8 +10,8 @@ from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd.attach.meeting import AVERAGED, ROUND, Meetings, RankState
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.rollcall import RollCall
-from hpc_localsgd.types import ConfigurationError
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, -1.0, 2.5, 99.0, 1e300])

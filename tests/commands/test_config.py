@@ -16,12 +16,12 @@ from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.commands.assembly.cadences import checkpoint_cadence, probes
 from hpc_localsgd.commands.configuration.config import Config, choices, parse, parser
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import every, phases, post_local, qsr
 from hpc_localsgd.schedules.rates import constant, cosine
 from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.tasks.digits import digits
-from hpc_localsgd.types import ConfigurationError
 
 # What people have written into scripts and files. A change here is a change for all of them.
 OPTIONS = """

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from hpc_localsgd.commands.export import main as export
 from hpc_localsgd.commands.sharpness.command import main as sharpness
 from hpc_localsgd.cost.network_file import network
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.final_model import final_tensors, read_tensors, step_of
 from hpc_localsgd.tasks.digits import conv, digits
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 NET = ["--task.model=conv", "--task.norm=batch", "--task.hidden=8", "--batch-per-worker=8"]

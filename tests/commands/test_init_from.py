@@ -16,9 +16,9 @@ from hpc_localsgd.commands.assembly.job import Job, make_job
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.summary import page
 from hpc_localsgd.commands.train import main as train
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 SMALL = ["--task.hidden=4", "--batch-per-worker=4", "--figures=false", "--evaluate-every=100%"]

@@ -14,10 +14,10 @@ import yaml
 from hpc_localsgd.commands.assembly.cadences import checkpoint_cadence, probes, watchdog_s
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.configuration.names import CHOICES, choices, class_at, optimizers
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import every
 from hpc_localsgd.schedules.rates import constant, cosine, multi_step
-from hpc_localsgd.types import ConfigurationError
 
 UNITS = Units(10, 10, 1000)
 TOP = {"task", "algorithm", "gradient", "schedule", "rate"}

@@ -25,11 +25,11 @@ import hpc_localsgd.loop
 from hpc_localsgd.__main__ import COMMANDS, main
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.engine import discovery
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.stopping import Stopped
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.topology import random_regular
 from hpc_localsgd.topology.derived import custom
-from hpc_localsgd.types import ConfigurationError
 
 TINY = {
     "workers": "2",

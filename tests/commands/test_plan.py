@@ -22,7 +22,7 @@ from hpc_localsgd.commands.plan.job_limit import job_limit_s
 from hpc_localsgd.commands.plan.network import measure
 from hpc_localsgd.cost.cost_model import NETWORKS
 from hpc_localsgd.engine.launch import detect
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 NOWHERE = detect({})

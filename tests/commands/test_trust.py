@@ -13,9 +13,9 @@ import yaml
 from hpc_localsgd.__main__ import COMMANDS, main
 from hpc_localsgd.commands.configuration import config, trust
 from hpc_localsgd.commands.configuration.names import CHOICES
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.trajectory import Header, Writer
-from hpc_localsgd.types import ConfigurationError
 
 P = 3
 

@@ -15,7 +15,7 @@ from fuzzed import classes
 
 from hpc_localsgd.commands.configuration.config import parse, parser
 from hpc_localsgd.commands.configuration.names import CHOICES, class_at, options_at
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("kind", [*CHOICES, "optimizer"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hpc_localsgd.commands.configuration.value_checks import check
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 def of(path: str, **arguments: Any) -> dict[str, Any]:

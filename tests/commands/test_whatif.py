@@ -19,9 +19,9 @@ from hpc_localsgd.commands.whatif import command
 from hpc_localsgd.commands.whatif.answers import Answer, answers, with_length
 from hpc_localsgd.commands.whatif.basis import basis
 from hpc_localsgd.cost.cost_model import NETWORKS
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import every, post_local, qsr
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 OPTIONS = "--task.hidden 8 --workers 4 --steps 12 --schedule every --schedule.steps 3".split()

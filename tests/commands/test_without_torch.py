@@ -11,8 +11,8 @@ from launching import ROOT
 
 from hpc_localsgd.commands.plan import command, without_torch
 from hpc_localsgd.commands.plan.command import main as plan
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.train import main as train
-from hpc_localsgd.types import ConfigurationError
 
 SIZES = ("--parameters=9610", "--samples=1437", "--workers=8", "--epochs=20")
 # Run by a Python to which torch, MPI and what training brings do not exist.

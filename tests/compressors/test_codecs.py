@@ -20,7 +20,7 @@ from hpc_localsgd.compressors import (
     TopK,
     compress,
 )
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 def test_fp16_overflows_in_the_open() -> None:

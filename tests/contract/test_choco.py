@@ -9,8 +9,9 @@ import torch
 
 from hpc_localsgd.algorithms.choco import Choco
 from hpc_localsgd.compressors import Compressor, Int4, Sign, TopK
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import exponential, one_peer_exponential, ring
-from hpc_localsgd.types import ConfigurationError, ModelSize, Now
+from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.simulated import Simulated
 
 K, P = 8, 40

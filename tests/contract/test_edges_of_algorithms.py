@@ -19,8 +19,9 @@ from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.algorithms.push_sum import PushSum
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import hypercube, one_peer_exponential, random_directed, ring
-from hpc_localsgd.types import ConfigurationError, ModelSize, Now
+from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.simulated import Simulated
 
 NAN = float("nan")

@@ -23,12 +23,12 @@ from rank_threads import ThreadWorld, on_ranks
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.engine.quarantine import QuarantinedAlgorithm
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.checkpoint import Checkpoints, Place
 from hpc_localsgd.run.checkpoint.catching_up import catch_up
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import every
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 

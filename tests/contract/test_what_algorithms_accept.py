@@ -17,8 +17,9 @@ from hpc_localsgd.algorithms.diloco import DiLoCo
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.compressors.sign import Sign
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import complete, custom, lazy, ring
-from hpc_localsgd.types import ConfigurationError, ModelSize, Now
+from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hpc_localsgd.cost.contention import ALLREDUCE, Shared, load, mix_load
 from hpc_localsgd.cost.cost_model import NETWORKS, Cost, Network, Piece
 from hpc_localsgd.cost.network_file import network
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.directed import exponential
 from hpc_localsgd.topology.static import ring
-from hpc_localsgd.types import ConfigurationError
 
 ALPHA, RATE, SIZE = 50e-6, 0.117e9, 8_000_000
 

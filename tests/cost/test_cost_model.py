@@ -11,7 +11,7 @@ from hpc_localsgd.cost.cost_model import (
     allreduce_wire_bytes,
 )
 from hpc_localsgd.cost.network_file import network
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(("n", "messages", "wire"), [(1, 0, 0), (2, 2, 1200), (4, 6, 1800)])

@@ -19,10 +19,10 @@ from hpc_localsgd.cost.cost_model import (
 )
 from hpc_localsgd.cost.fitting import Cell, errors, fitted, predicted_s
 from hpc_localsgd.cost.network_file import network, written
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.base import Topology
 from hpc_localsgd.topology.directed import exponential
 from hpc_localsgd.topology.static import ring
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 SIZES = (4_000, 16_000, 64_000, 250_000, 1_000_000, 4_000_000, 16_000_000)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from hpc_localsgd.cost.preview import POINTS, Preview, preview
 from hpc_localsgd.cost.round_runs import CYCLE
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.base import Schedule, rounds
 from hpc_localsgd.schedules.local_steps import every, phases, post_local, qsr
 from hpc_localsgd.schedules.rates import Rate, constant, cosine
-from hpc_localsgd.types import ConfigurationError, Now
+from hpc_localsgd.types import Now
 
 FLAT = constant(lr=0.1)
 VIT = cosine(lr=0.008, warmup=10_000, floor=1e-6, until=93_600)

@@ -11,9 +11,9 @@ import pytest
 
 from hpc_localsgd.cost import simgrid
 from hpc_localsgd.cost.network_file import network
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.directed import exponential
 from hpc_localsgd.topology.static import ring
-from hpc_localsgd.types import ConfigurationError
 
 SIZE = 8_000_000
 NETWORKS = (

@@ -19,9 +19,9 @@ from hpc_localsgd.curvature import (
     top_eigenvalues,
 )
 from hpc_localsgd.curvature.subset import statistics_sum
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.synthetic_images import synthetic_images
-from hpc_localsgd.types import ConfigurationError
 
 from .small import SAMPLES, dense, mlp_risk, trained
 

@@ -25,8 +25,8 @@ from hpc_localsgd.curvature import (
 )
 from hpc_localsgd.curvature.eigenvalues import gram_eigenvalues
 from hpc_localsgd.curvature.gauss_newton import Middle
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.digits import conv, digits, mlp
-from hpc_localsgd.types import ConfigurationError
 
 from .small import SAMPLES, dense, mlp_risk, multiplier, risk_of, trained
 

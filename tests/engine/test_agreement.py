@@ -13,8 +13,8 @@ import torch
 
 from hpc_localsgd.engine import agreement
 from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of, of_rank_0, texts
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import TrajectoryError
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 
 sys.path.append(str(Path(__file__).parents[1] / "attach"))  # its ranks, which are threads

@@ -14,7 +14,7 @@ from hpc_localsgd.commands.assembly.worlds import join_world
 from hpc_localsgd.engine import discovery, reach
 from hpc_localsgd.engine.interfaces import HostNetwork, Interface
 from hpc_localsgd.engine.launch import detect
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 CPU = torch.device("cpu")

@@ -62,7 +62,7 @@ def test_without_a_local_rank_no_gpu_is_guessed(monkeypatch: pytest.MonkeyPatch)
     import torch
 
     from hpc_localsgd.commands.assembly.worlds import device_for
-    from hpc_localsgd.types import ConfigurationError
+    from hpc_localsgd.errors import ConfigurationError
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

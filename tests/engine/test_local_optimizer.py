@@ -11,9 +11,9 @@ import torch
 from small_runs import adam, quadratic, sgd, small_run
 
 from hpc_localsgd.engine.optimizer import LocalOptimizer, check_by_rows, described, fuse
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
-from hpc_localsgd.types import ConfigurationError
 
 
 def flat_task(dim: int, decayed: int, R: int = 1) -> Task:

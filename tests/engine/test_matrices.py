@@ -17,13 +17,13 @@ from hpc_localsgd.algorithms.diloco import DiLoCo
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.engine.matrices import MatricesAndRest, looks_at_matrices, runs
 from hpc_localsgd.engine.optimizer import LocalOptimizer, described
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.checkpoint import Place, shard, vetting
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.tasks.base import Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.text import text
-from hpc_localsgd.types import ConfigurationError
 
 muon = partial(torch.optim.Muon, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
 

@@ -18,7 +18,7 @@ from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.engine.reach import EXCLUDE, judge
 from hpc_localsgd.environment import launch_checks, meeting
 from hpc_localsgd.environment.facts import Facts
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 LO, ETH = Interface("lo", "127.0.0.1"), Interface("ib0", "10.1.0.7")
 DOCKER = Interface("docker0", "172.17.0.1", bridge=True)

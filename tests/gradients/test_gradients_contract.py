@@ -16,6 +16,7 @@ from small_runs import go, sgd, small_run
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.commands.configuration.config import choices, parse
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.gradients.average_direction import average_direction
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.gradients.perturbed import Elsewhere
@@ -23,7 +24,7 @@ from hpc_localsgd.gradients.plain import plain
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.tasks.base import Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
-from hpc_localsgd.types import ConfigurationError, ModelSize, Now
+from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 from hpc_localsgd.worlds.transport import Alone

@@ -17,7 +17,7 @@ from hpc_localsgd.commands.train import _train
 from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.environment import garbage
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
 
 

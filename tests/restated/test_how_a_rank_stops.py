@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from hpc_localsgd.errors import Gone, NotKept
 from hpc_localsgd.run.checkpoint import Checkpoints, Place, last_writes, manager, shard
 from hpc_localsgd.run.checkpoint.listing import all_folders, number
 from hpc_localsgd.run.stopping import GONE, HUNG, STOPPED, Stopped
-from hpc_localsgd.types import Gone, NotKept
 from restated.test_when_places_are_kept import Kept
 
 LINE = "python -m hpc_localsgd.train --config {out}/config.yaml --out {out} --resume"

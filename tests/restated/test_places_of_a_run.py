@@ -12,10 +12,10 @@ import torch
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.compressors import Sign
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, train
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.checkpoint.vetting import check_place
-from hpc_localsgd.types import ConfigurationError
 from restated.local import AdamW, Sgd
 from restated.problem import Case, P
 from restated.test_checkpoints_hold_everything import CASES, begun

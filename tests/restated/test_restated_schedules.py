@@ -9,6 +9,7 @@ import pytest
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.commands.configuration.names import choices
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.base import rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import (
@@ -22,7 +23,6 @@ from hpc_localsgd.schedules.local_steps import (
     spread_triggered,
 )
 from hpc_localsgd.schedules.rates import multi_step
-from hpc_localsgd.types import ConfigurationError
 from restated.by_the_loop import trained
 from restated.problem import Case, Problem, equal
 from restated.schedules.local_steps import SCHEDULES, WARMUP, after_losses, after_measuring

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.errors import NotKept
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints, Place
 from hpc_localsgd.run.stopping import StopListener, Stopped
-from hpc_localsgd.types import NotKept
 from restated.by_the_loop import Noting, run_of
 from restated.problem import Case, Problem
 

@@ -19,10 +19,10 @@ from small_tasks import write_folder
 from hpc_localsgd.commands.assembly.job import Job, make_job
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.pack import main as pack
+from hpc_localsgd.errors import ConfigurationError, DataError, NotKept
 from hpc_localsgd.loop import Position, train
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints, Place, shard
 from hpc_localsgd.trajectory import Trajectory, diskspace
-from hpc_localsgd.types import ConfigurationError, DataError, NotKept
 from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_localsgd.errors import ConfigurationError, DataError
 from hpc_localsgd.run.checkpoint import Checkpoints, Place, shard
 from hpc_localsgd.run.checkpoint.folder import PARTIAL
 from hpc_localsgd.run.checkpoint.listing import (
@@ -25,7 +26,6 @@ from hpc_localsgd.run.checkpoint.listing import (
     never_there,
     number,
 )
-from hpc_localsgd.types import ConfigurationError, DataError
 from hpc_localsgd.worlds.dealing import Dealing
 
 R = 3

@@ -11,10 +11,10 @@ import torch
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.train import main as train
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Run
 from hpc_localsgd.run.probes.exchange import ExchangeView
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 SMALL = ["--task.hidden=4", "--batch-per-worker=8", "--steps=20", "--seed=1"]

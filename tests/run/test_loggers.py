@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import loggers
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.types import ConfigurationError
 
 RUN = ("--workers=2", "--steps=6", "--figures=false", "--save-model=false", "--task.hidden=8")
 KINDS = sorted(loggers.NEEDS)

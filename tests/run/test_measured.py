@@ -16,6 +16,7 @@ from hpc_localsgd import attach
 from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, train
 from hpc_localsgd.run.checkpoint import Checkpoints, Place, shard
 from hpc_localsgd.run.checkpoint.vetting import check_place
@@ -29,7 +30,7 @@ from hpc_localsgd.schedules.local_steps import (
     spread_triggered,
 )
 from hpc_localsgd.schedules.rates import constant
-from hpc_localsgd.types import ConfigurationError, legend
+from hpc_localsgd.types import legend
 from hpc_localsgd.worlds.simulated import Simulated
 
 NAN, INF = float("nan"), float("inf")

@@ -14,10 +14,10 @@ from test_checkpoint import Interrupted, Stop, finish, memory_of
 
 from hpc_localsgd.commands.assembly.job import Job, make_job
 from hpc_localsgd.commands.configuration.config import parse
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint import Checkpoints, shard
 from hpc_localsgd.schedules.rates import cosine
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
 
 BASE = ("--batch-per-worker=4", "--checkpoint-every=4")

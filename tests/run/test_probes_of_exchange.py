@@ -14,6 +14,7 @@ from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.diloco import DiLoCo
 from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.probes import Deviations, Gradients, Spread
 from hpc_localsgd.run.probes.deviations import gram
@@ -22,7 +23,6 @@ from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.manifold import manifold
 from hpc_localsgd.tasks.quadratic import quadratic as noisy_quadratic
-from hpc_localsgd.types import ConfigurationError
 
 LR = 0.3
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from holder import Holder, holders, left_by, race
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease, run_lock
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.run.run_lock import Presence
 from hpc_localsgd.run.stopping import before_end
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.types import ConfigurationError
 
 TINY = ["--task.hidden=4", "--workers=2", "--steps=8", "--figures=false"]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.commands.train import nothing_left
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease, shared_folder
 from hpc_localsgd.run.run_lock import Presence
 from hpc_localsgd.run.shared_folder import UNSEEN, check_shared, held
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated
 

@@ -9,11 +9,11 @@ import torch
 
 from hpc_localsgd.commands import exit_codes
 from hpc_localsgd.commands.exit_codes import HUNG, OK
+from hpc_localsgd.errors import Unreachable
 from hpc_localsgd.run.checkpoint import manager
 from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.run.stopping import STOPPED, StopListener
 from hpc_localsgd.train import main
-from hpc_localsgd.types import Unreachable
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.transport import Alone
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units, seconds
 from hpc_localsgd.schedules.local_steps import Schedule, doubling, phases, post_local, qsr
 from hpc_localsgd.schedules.rates import Rate, constant, cosine, multi_step
-from hpc_localsgd.types import ConfigurationError
 
 UNITS = Units(steps_per_epoch=22.5, samples_per_step=64, total=900)
 

@@ -9,8 +9,8 @@ import pytest
 
 from hpc_localsgd.cost.cost_model import NETWORKS, Network, fit
 from hpc_localsgd.cost.formatting import grouped, human_seconds, slurm_time
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.time_limit import seconds_of
-from hpc_localsgd.types import ConfigurationError
 
 SIZES = [4e3, 64e3, 1e6, 32e6]
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.rates import constant, cosine, multi_step
-from hpc_localsgd.types import ConfigurationError
 
 
 def test_constant_is_the_same_at_every_step() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.base import Round, round_length, rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import (
@@ -22,7 +23,6 @@ from hpc_localsgd.schedules.local_steps import (
     spread_triggered,
 )
 from hpc_localsgd.schedules.rates import Rate, constant, cosine, multi_step
-from hpc_localsgd.types import ConfigurationError
 
 FLAT = constant(lr=0.1)
 

@@ -12,8 +12,8 @@ from launching import ROOT
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.digit_images import load, stratified
-from hpc_localsgd.types import ConfigurationError
 
 FRACTIONS = (0.01, 0.1, 0.2, 0.25, 1 / 3, 0.5, 0.777, 0.99)
 # What a short run leaves loaded, and whether garbage is collected again.

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.execution import Execution, LossScale
-from hpc_localsgd.types import ConfigurationError
 
 R, B = 3, 8
 CONV, MLP = digits("conv", "group", hidden=16), digits("mlp", hidden=16)

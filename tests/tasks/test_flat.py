@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.flat import Replicas
 from hpc_localsgd.tasks.layout import Layout
-from hpc_localsgd.types import ConfigurationError
 
 CPU, R, B = torch.device("cpu"), 3, 5
 P = 4 * 4 + 4 + 4 * 4 + 2 * 4 + 2  # of `Odd`: the tied matrix once, the frozen ones not at all

@@ -13,12 +13,12 @@ from hpc_localsgd.analysis.slow_sde import Manifold, Regime, drift, flow_to_mini
 from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.curvature.risk import Risk
 from hpc_localsgd.curvature.subset import pieces
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.diagonal_net import diagonal_net
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.tasks.manifold import manifold
 from hpc_localsgd.tasks.quadratic import quadratic
-from hpc_localsgd.types import ConfigurationError
 
 
 @pytest.mark.parametrize("H", [1, 4, 16])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.fragments import cuts
-from hpc_localsgd.types import ConfigurationError
 
 
 @given(sizes=st.lists(st.integers(1, 1000), min_size=1, max_size=30), data=st.data())

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.partition import Partition, permutation, share
-from hpc_localsgd.types import ConfigurationError
 
 
 @st.composite

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.tasks.shards import Sharded, alpha_of, shards
-from hpc_localsgd.types import ConfigurationError
 
 LABELS = np.arange(600) % 10
 DIVISIONS = st.sampled_from(["disjoint", "dirichlet:0.3", "dirichlet:2", "dirichlet:1e3"])

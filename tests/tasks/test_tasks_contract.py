@@ -15,9 +15,9 @@ from small_tasks import small_options
 from torch import nn
 
 from hpc_localsgd.commands.configuration.config import choices
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
 from hpc_localsgd.tasks.formula import Formula
-from hpc_localsgd.types import ConfigurationError
 
 K, B = 4, 6
 CONTEXT = TaskContext(workers=K, local_workers=range(K), batch=B, seed=3, dtype=torch.float64)

@@ -11,6 +11,7 @@ import torch
 from small_runs import go, small_run
 
 from hpc_localsgd.curvature import build_for_curvature
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.probes import Evaluation
 from hpc_localsgd.schedules.rates import constant
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
@@ -18,7 +19,6 @@ from hpc_localsgd.tasks.sequences import sequences
 from hpc_localsgd.tasks.text import BUNDLED, text
 from hpc_localsgd.tasks.text import sequences as cut
 from hpc_localsgd.tasks.tokens import UNKNOWN, read_tokens
-from hpc_localsgd.types import ConfigurationError
 
 SMALL: dict[str, Any] = {"length": 8, "width": 8, "layers": 1, "heads": 2}
 

@@ -9,6 +9,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import (
     Topology,
     base_graph,
@@ -25,7 +26,6 @@ from hpc_localsgd.topology import (
     spectral_gap,
     vectors_sent,
 )
-from hpc_localsgd.types import ConfigurationError
 
 
 def mixes(topology: base_graph, n: int) -> list[np.ndarray]:

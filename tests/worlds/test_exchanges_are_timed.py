@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpc_localsgd.types import Unreachable
+from hpc_localsgd.errors import Unreachable
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.transport import Alone
 

@@ -15,8 +15,8 @@ sys.path.append(str(Path(__file__).parents[1] / "attach"))  # its ranks, which a
 from rank_threads import ThreadWorld, on_ranks
 
 from hpc_localsgd.compressors import BF16, FP16
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import one_peer_exponential, ring, star
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds import version_check
 from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpc_localsgd.commands.configuration.config import Config
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.probes import (
     Deviations,
     Evaluation,
@@ -13,7 +14,6 @@ from hpc_localsgd.run.probes import (
     Spread,
 )
 from hpc_localsgd.schedules.duration import Units, seconds
-from hpc_localsgd.types import ConfigurationError
 
 
 def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:

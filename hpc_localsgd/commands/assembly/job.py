@@ -19,6 +19,7 @@ from hpc_localsgd.commands.resuming import Continued, continued
 from hpc_localsgd.commands.resuming_from_mean import NEW, OTHERS
 from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of
 from hpc_localsgd.environment.launcher_end import about_the_launcher
+from hpc_localsgd.errors import ConfigurationError, Gone, NotKept
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints
 from hpc_localsgd.run.final_model import FILE_NAME, final_tensors, write_tensors
@@ -34,7 +35,7 @@ from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.trajectory import Writer
 from hpc_localsgd.trajectory.header import Header
 from hpc_localsgd.trajectory.moved_classes import where_then
-from hpc_localsgd.types import ConfigurationError, Gone, NotKept, legend
+from hpc_localsgd.types import legend
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.version_check import check_same_software
 

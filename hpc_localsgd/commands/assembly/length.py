@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
-from hpc_localsgd.types import ConfigurationError
 
 DEFAULT_EPOCHS = 60.0
 

@@ -15,13 +15,13 @@ from hpc_localsgd.engine.agreement import agree, check_same
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.engine.optimizer import LocalOptimizer
 from hpc_localsgd.engine.quarantine import QuarantinedAlgorithm
+from hpc_localsgd.errors import ConfigurationError, DataError
 from hpc_localsgd.loop import Run
 from hpc_localsgd.schedules.base import Round, Schedule, rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
 from hpc_localsgd.tasks.execution import Execution
-from hpc_localsgd.types import ConfigurationError, DataError
 from hpc_localsgd.worlds.base import World
 
 EVERY_ROUND = 100_000  # rounds of a run that are looked at one by one

@@ -8,7 +8,7 @@ from hpc_localsgd.commands.configuration.config import Config
 from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.engine.discovery import SIMULATED, join, kind_of_world
 from hpc_localsgd.engine.launch import Launch
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated

@@ -32,11 +32,11 @@ from hpc_localsgd.commands.configuration.options import Config as Config
 from hpc_localsgd.commands.configuration.resume_key import text_of
 from hpc_localsgd.commands.configuration.value_checks import check as check_values
 from hpc_localsgd.engine.launch import detect
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.tasks.shards import alpha_of
 from hpc_localsgd.trajectory.safe_text import check_yaml
-from hpc_localsgd.types import ConfigurationError
 
 # What annotates the options beside `options`, which imports nothing of torch.
 TYPES = {kind.__name__: kind for kind in (TaskSpec, Algorithm, GradientAt)}

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import regular_file
-from hpc_localsgd.types import ConfigurationError
 
 MOST_BYTES = 1 << 20  # of a file of options
 _FILE = ": give a file of options, which is read more than once"

@@ -17,7 +17,7 @@ import yaml
 from hpc_localsgd.commands.configuration import config_file
 from hpc_localsgd.commands.configuration.command_line import options
 from hpc_localsgd.commands.configuration.names import CHOICES, class_at
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 Path = tuple[str, ...]
 KINDS = (*CHOICES, "optimizer")

@@ -17,12 +17,12 @@ import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.compressors import Compressor
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.tasks.base import TaskSpec
 from hpc_localsgd.topology import Topology
-from hpc_localsgd.types import ConfigurationError
 
 # Option -> (base class, where its classes live). A package's files are its registry.
 CHOICES: dict[str, tuple[type, str]] = {

@@ -32,8 +32,8 @@ from hpc_localsgd.commands.configuration.names import (
     short_name,
     unknown,
 )
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory.moved_classes import where_now
-from hpc_localsgd.types import ConfigurationError
 
 KINDS: dict[str, type] = {
     **{option: base for option, (base, _) in CHOICES.items()},

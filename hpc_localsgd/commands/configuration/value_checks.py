@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hpc_localsgd.commands.configuration.names import class_at
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 MOST = 2**53  # whole numbers up to here are exact everywhere
 MOST_WORKERS = 65_536

@@ -16,7 +16,7 @@ import numpy as np
 from hpc_localsgd.commands.collective_command import measure
 from hpc_localsgd.commands.landscape.options import PROG, LandscapeOptions, parse
 from hpc_localsgd.commands.output import put
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path

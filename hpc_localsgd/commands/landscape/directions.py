@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 BLOCK = 1 << 20  # parameters that are looked at in float64 at a time
 

@@ -12,9 +12,9 @@ from hpc_localsgd.analysis.landscape import VERSION, Landscape
 from hpc_localsgd.commands.landscape.options import LandscapeOptions
 from hpc_localsgd.commands.landscape.slices import Runs, Slice
 from hpc_localsgd.commands.landscape.surface import NAMES
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory.header import package_version, utc_now
 from hpc_localsgd.trajectory.safe_text import load_yaml
-from hpc_localsgd.types import ConfigurationError
 
 ABOUT = {
     "train_loss": ("nat", "mean loss on the fixed subset of the training set"),

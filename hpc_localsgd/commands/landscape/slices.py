@@ -10,8 +10,8 @@ import numpy as np
 
 from hpc_localsgd.commands.landscape.directions import coordinates, filter_normalised, principal
 from hpc_localsgd.commands.landscape.options import REACH, LandscapeOptions
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
-from hpc_localsgd.types import ConfigurationError
 
 Shapes = Sequence[tuple[int, ...]]
 

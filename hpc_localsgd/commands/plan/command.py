@@ -17,7 +17,7 @@ from hpc_localsgd.commands.exit_codes import OK, refuse
 from hpc_localsgd.commands.output import put
 from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

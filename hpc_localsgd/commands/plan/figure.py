@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import Topology
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.plan.plan_report import PlanReport

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from hpc_localsgd.analysis.formats import FORMATS
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 
 def check_figure(name: str) -> None:

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.time_limit import seconds_of
-from hpc_localsgd.types import ConfigurationError
 
 PATIENCE_S = 10.0  # a busy controller may be slow, and a plan does not depend on it
 

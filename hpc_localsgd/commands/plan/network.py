@@ -19,7 +19,7 @@ from hpc_localsgd.cost.cost_model import (
     fit,
 )
 from hpc_localsgd.cost.network_file import network
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.configuration.config import Config

@@ -13,11 +13,12 @@ from hpc_localsgd.commands.configuration.config import Config, MakeOptimizer, Re
 from hpc_localsgd.commands.plan.activations import activations
 from hpc_localsgd.commands.plan.figure_file import check_figure
 from hpc_localsgd.engine.launch import Launch
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
-from hpc_localsgd.types import ConfigurationError, ModelSize
+from hpc_localsgd.types import ModelSize
 from hpc_localsgd.worlds.dealing import Dealing
 
 TENSORS = 16  # a model of which only P is known counts as so many equal tensors

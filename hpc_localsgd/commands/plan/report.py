@@ -20,11 +20,11 @@ from hpc_localsgd.cost.advice import Advice, Circumstances, advise
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.cost.preview import Preview, preview
 from hpc_localsgd.engine.optimizer import described
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.probes import Evaluation, Snapshots
 from hpc_localsgd.schedules.time_limit import seconds_of
 from hpc_localsgd.topology import Topology, gap
 from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.dealing import Dealing
 
 MOST_SPECTRAL = 2048  # workers, whose eigenvalues take seconds, with the third power

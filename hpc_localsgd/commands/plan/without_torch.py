@@ -23,13 +23,14 @@ from hpc_localsgd.commands.plan.plan_report import Memory, PlanReport
 from hpc_localsgd.cost.advice import Advice, Circumstances, advise
 from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.cost.preview import preview
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule, post_local
 from hpc_localsgd.schedules.rates import Rate, cosine
 from hpc_localsgd.schedules.time_limit import seconds_of
 from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.trajectory import disk_estimate
-from hpc_localsgd.types import ConfigurationError, ModelSize
+from hpc_localsgd.types import ModelSize
 
 ABOUT = (
     "PyTorch is not installed: this plan knows averages only (pip install 'hpc-localsgd[train]')."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.commands.collective_command import measure
 from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.sharpness.options import PROG, SharpnessOptions, parse
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.sharpness.measure import Measurer

@@ -12,11 +12,11 @@ from hpc_localsgd.commands.assembly.objects import NO_SUCH_SIZES, cannot_be_made
 from hpc_localsgd.commands.configuration.config import Config, recorded
 from hpc_localsgd.commands.sharpness.options import SharpnessOptions
 from hpc_localsgd.curvature import build_for_curvature
+from hpc_localsgd.errors import ConfigurationError, DataError
 from hpc_localsgd.run.final_model import FILE_NAME as FINAL
 from hpc_localsgd.run.final_model import read_tensors, step_of
 from hpc_localsgd.tasks.base import Task
 from hpc_localsgd.trajectory import Header, Snapshot, Trajectory, TrajectoryError
-from hpc_localsgd.types import ConfigurationError, DataError
 
 FILE_NAME = "sharpness.h5"
 

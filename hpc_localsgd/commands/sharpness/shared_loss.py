@@ -18,7 +18,7 @@ import torch
 from hpc_localsgd.curvature import Risk, in_chunks, pieces
 from hpc_localsgd.curvature.subset import statistics_sum, subset_size
 from hpc_localsgd.engine.agreement import agree
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.base import Task

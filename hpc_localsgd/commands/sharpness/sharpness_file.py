@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hpc_localsgd.commands.sharpness.values import Value
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import (
     SCHEMA_VERSION,
     Header,
@@ -26,7 +27,6 @@ from hpc_localsgd.trajectory import (
 from hpc_localsgd.trajectory.records import padded
 from hpc_localsgd.trajectory.safe_text import load_yaml
 from hpc_localsgd.trajectory.storage import Mode
-from hpc_localsgd.types import ConfigurationError
 
 FOREVER_S = 1e9  # rows are flushed when a snapshot has all of them, not by the clock
 

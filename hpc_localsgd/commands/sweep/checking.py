@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.sweep.members import Member
 from hpc_localsgd.engine.launch import Launch
-from hpc_localsgd.types import ConfigurationError, Now
+from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.types import Now
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.configuration.config import Resolved

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.exit_codes import DIVERGED, FAULT, OK, STOPPED, CommandParser, complain
 from hpc_localsgd.commands.output import put
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.lease import lock
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from argparse import Namespace

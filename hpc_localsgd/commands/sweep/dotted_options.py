@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpc_localsgd.commands.configuration.merging import KINDS
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 Flat = dict[str, str]
 _SPECIAL = set(",[]{}:#\"'&*!|>%@`")

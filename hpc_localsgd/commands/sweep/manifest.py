@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hpc_localsgd.commands.sweep.members import Member
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import regular_file
-from hpc_localsgd.types import ConfigurationError
 
 FILE, VERSION = "sweep.json", 1
 MOST_BYTES = 1 << 26

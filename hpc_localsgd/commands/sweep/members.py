@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 from hpc_localsgd.commands.sweep.dotted_options import Flat, merged, words
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 MOST = 10_000  # runs of a sweep
 _NAME = 100  # letters, at most, of what is readable in the name of a folder

@@ -24,8 +24,8 @@ from hpc_localsgd.commands.configuration import config_file, yaml_text
 from hpc_localsgd.commands.configuration.names import nearest
 from hpc_localsgd.commands.sweep.dotted_options import Flat, flat, merged, typed
 from hpc_localsgd.commands.sweep.members import Axis
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory.safe_text import check_yaml
-from hpc_localsgd.types import ConfigurationError
 
 KEYS = ("options", "grid", "seeds", "out")
 OURS = {

@@ -13,7 +13,7 @@ from types import FrameType
 
 from hpc_localsgd.commands.sweep.members import Member
 from hpc_localsgd.commands.sweep.processes import Forked, Process, divide_cores, launched, tell
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 LOGS = "logs"
 LOOK_EVERY_S = 0.05

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import hpc_localsgd
 from hpc_localsgd.commands.sweep.members import Member
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 TEMPLATE = "slurm/sweep.sbatch"
 PATIENCE_S = 120.0  # of sbatch

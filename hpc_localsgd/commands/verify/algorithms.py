@@ -28,9 +28,10 @@ from hpc_localsgd.commands.verify.harness import Harness, relative
 from hpc_localsgd.commands.verify.problem import SEED
 from hpc_localsgd.commands.verify.trial import Trial, finished
 from hpc_localsgd.compressors import TopK
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import Schedule, every
 from hpc_localsgd.topology import complete, random_pairs, ring
-from hpc_localsgd.types import ConfigurationError, ModelSize
+from hpc_localsgd.types import ModelSize
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 

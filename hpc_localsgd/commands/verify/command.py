@@ -13,7 +13,7 @@ from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.verify.options import PROG, VerifyOptions, parse
 from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.verify.rows import VerifyReport

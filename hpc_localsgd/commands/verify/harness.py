@@ -15,9 +15,9 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.commands.verify.problem import Problem
 from hpc_localsgd.commands.verify.rows import OK, Row
 from hpc_localsgd.commands.verify.trial import Outcome, Trial, finished, schedule_for
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.finished_rounds import Diverged
 from hpc_localsgd.schedules.local_steps import Schedule
-from hpc_localsgd.types import ConfigurationError
 from hpc_localsgd.worlds.base import World
 
 Measure = Callable[[], float | tuple[float, str]]  # a number, and a note for when it is too large

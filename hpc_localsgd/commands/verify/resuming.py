@@ -15,7 +15,7 @@ import numpy as np
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.commands.verify.harness import Harness, anywhere, different
 from hpc_localsgd.commands.verify.trial import SAVED_AT, STEPS, Trial, resumed
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
 
 TITLE = f"Saved after step {SAVED_AT} of {STEPS} and resumed: numbers that differ in any bit"

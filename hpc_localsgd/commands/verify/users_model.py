@@ -16,7 +16,7 @@ from torch import nn
 
 from hpc_localsgd.commands.verify.problem import SEED, Problem
 from hpc_localsgd.engine.agreement import agree, check_same
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.verify.options import VerifyOptions

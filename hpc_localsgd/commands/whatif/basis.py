@@ -13,9 +13,9 @@ from hpc_localsgd.commands.configuration.config import Config, Resolved, recorde
 from hpc_localsgd.commands.plan.planned_run import PlannedRun, PlanOptions, planned_run
 from hpc_localsgd.cost.step_times import StepTimes, step_times
 from hpc_localsgd.engine.launch import Launch
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.base import Schedule
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.types import ConfigurationError
 
 ALONE = Launch("none", 0, 1, 0, "")
 

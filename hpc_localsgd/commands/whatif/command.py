@@ -27,7 +27,7 @@ from hpc_localsgd.commands.exit_codes import FAULT, CommandParser, complain
 from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.record_command import attempt
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.whatif.answers import Question

@@ -14,7 +14,7 @@ from hpc_localsgd.commands.whatif.basis import Basis
 from hpc_localsgd.cost.cost_model import Cost, Network, Piece
 from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.cost.step_times import spread
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 RECORDED = "recorded"
 KINDS = ("mean", "compressed mean", "mix", "gather")

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpc_localsgd.cost import simgrid
 from hpc_localsgd.cost.cost_model import Network
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 Replay = Callable[[simgrid.Collective], float]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError, DataError
 from hpc_localsgd.run.checkpoint import moving, shard
 from hpc_localsgd.run.checkpoint.listing import (
     all_folders,
@@ -21,7 +22,6 @@ from hpc_localsgd.run.checkpoint.listing import (
 )
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.messages import say
-from hpc_localsgd.types import ConfigurationError, DataError
 from hpc_localsgd.worlds.dealing import Dealing
 
 if TYPE_CHECKING:

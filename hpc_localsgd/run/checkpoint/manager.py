@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from hpc_localsgd.errors import Gone, NotKept
 from hpc_localsgd.run.checkpoint.background import Background
 from hpc_localsgd.run.checkpoint.last_writes import LastWrites
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.stopping import GONE, HUNG, StopListener, Stopped, end
-from hpc_localsgd.types import Gone, NotKept
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run

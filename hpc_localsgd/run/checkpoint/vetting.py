@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.place import WHERE
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run

@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.messages import say
-from hpc_localsgd.types import ConfigurationError
 
 NEEDS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name -> package
 WAITING = 4096  # calls at most: what comes then is left out

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.rollcall.connection import Connection
 from hpc_localsgd.run.rollcall.hub import ADDRESS_BYTES, Hub
 from hpc_localsgd.run.rollcall.own_operations import OwnOperations
 from hpc_localsgd.run.rollcall.protocol import ENDED, LEFT, OUT_OF_STEP, At, Verdict, failed
 from hpc_localsgd.run.rollcall.watch import Watch
-from hpc_localsgd.types import ConfigurationError
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World

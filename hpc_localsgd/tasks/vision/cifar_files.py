@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import regular_file
-from hpc_localsgd.types import ConfigurationError
 
 _PIXELS = 3 * 32 * 32
 _MOST_BYTES = 1 << 29  # of a file; the largest that is published has 155 million

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_localsgd.errors import DataError
 from hpc_localsgd.tasks.torchvision_import import import_torchvision
 from hpc_localsgd.tasks.vision.image_store import ImageStore
 from hpc_localsgd.tasks.vision.in_memory import AUGMENT
 from hpc_localsgd.tasks.vision.reader import BatchRequest, Result
-from hpc_localsgd.types import DataError
 
 RESIZED = 8 / 7  # the shorter side before the middle is cut out: 256 pixels for 224
 MOST_SKIPS = 100  # in a row

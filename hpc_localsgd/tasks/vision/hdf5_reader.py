@@ -28,10 +28,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError, DataError
 from hpc_localsgd.tasks.vision.image_store import SPLITS, ImageStore
 from hpc_localsgd.tasks.vision.tree import is_junk
 from hpc_localsgd.trajectory.vetting import why_strange
-from hpc_localsgd.types import ConfigurationError, DataError
 
 FORMAT, VERSION = "hpc_localsgd.images", 1
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.vision.hdf5_reader import FORMAT, VERSION, check_format, lay_down, opened
 from hpc_localsgd.tasks.vision.image_store import MOST_BYTES, SPLITS, Folder
 from hpc_localsgd.trajectory import regular_file
-from hpc_localsgd.types import ConfigurationError
 
 AT_ONCE_BYTES = 64 << 20  # written and flushed together: what a kill can cost
 

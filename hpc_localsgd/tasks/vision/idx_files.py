@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import regular_file
-from hpc_localsgd.types import ConfigurationError
 
 Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, 1, height, width], int64 [N]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpc_localsgd.errors import ConfigurationError, DataError
 from hpc_localsgd.tasks.vision.pixels import decode
 from hpc_localsgd.tasks.vision.tree import list_tree
 from hpc_localsgd.trajectory import regular_file
-from hpc_localsgd.types import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.torchvision_import import require_torchvision
 from hpc_localsgd.tasks.vision.cifar_nets import VGG_REPEATS, resnet, vgg, wide_resnet
 from hpc_localsgd.tasks.vision.norms import MakeNorm, Norm, make_norm, replace_norms
 from hpc_localsgd.tasks.vision.plain_nets import cnn, mlp
-from hpc_localsgd.types import ConfigurationError
 
 _SMALL = re.compile(r"(resnet|wide_resnet|cnn|mlp|cifar_vgg)(\d+)(?:_(\d+))?")
 SMALL = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 Norm: TypeAlias = Literal["batch", "group", "ghost"]
 MakeNorm: TypeAlias = Callable[[int], nn.Module]  # of so many channels

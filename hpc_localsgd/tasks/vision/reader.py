@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hpc_localsgd.types import DataError
+from hpc_localsgd.errors import DataError
 
 TIMEOUT_S = 600.0  # for one batch; a file system that hangs must not hang a job silently
 LOOK_AFTER_S = 5.0  # without a batch, check that no loader process has ended: nothing else would

@@ -6,12 +6,12 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.samples import Samples
 from hpc_localsgd.tasks.vision.models import model_maker
 from hpc_localsgd.tasks.vision.norms import Norm
-from hpc_localsgd.types import ConfigurationError
 
 SMOKE_TEST = 4  # test images of a trial, and distinct ones
 

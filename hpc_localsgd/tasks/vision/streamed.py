@@ -9,11 +9,11 @@ from itertools import chain, count
 import numpy as np
 import torch
 
+from hpc_localsgd.errors import DataError
 from hpc_localsgd.tasks.base import Batch, TaskContext
 from hpc_localsgd.tasks.samples import Places, Samples, chunks
 from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.reader import BatchRequest, Reader, Result
-from hpc_localsgd.types import DataError
 
 _LOG = logging.getLogger("hpc_localsgd")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels

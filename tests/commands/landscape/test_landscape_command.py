@@ -15,9 +15,9 @@ from hpc_localsgd.commands.landscape import main
 from hpc_localsgd.commands.landscape.options import LandscapeOptions
 from hpc_localsgd.commands.sharpness.measured_run import rebuilt
 from hpc_localsgd.commands.sharpness.options import SharpnessOptions
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.types import ConfigurationError
 
 RUN = ["--task.hidden=4", "--workers=2", "--schedule=every", "--schedule.steps=4", "--steps=20"]
 RUN += ["--figures=false"]

@@ -13,8 +13,8 @@ from hpc_localsgd.analysis.landscape import Landscape
 from hpc_localsgd.commands.landscape.directions import coordinates, filter_normalised, principal
 from hpc_localsgd.commands.landscape.surface import Surface, shapes_of
 from hpc_localsgd.curvature import build_for_curvature
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.digits import digits
-from hpc_localsgd.types import ConfigurationError
 
 
 def points(m: int = 7, P: int = 50) -> np.ndarray:

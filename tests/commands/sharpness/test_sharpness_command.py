@@ -17,9 +17,9 @@ from hpc_localsgd.commands.sharpness.measured_run import chosen, rebuilt
 from hpc_localsgd.commands.sharpness.options import SharpnessOptions, parse
 from hpc_localsgd.commands.sharpness.sharpness_file import SharpnessFile, put_in_order
 from hpc_localsgd.commands.sharpness.values import Value
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Header, Trajectory, Writer
-from hpc_localsgd.types import ConfigurationError
 
 RUN = ["--task.hidden=4", "--workers=3", "--schedule=every", "--schedule.steps=8", "--steps=30"]
 FAST = ["--samples=200", "--eigenvalues=3", "--dtype=float64", "--direction-probes=4"]

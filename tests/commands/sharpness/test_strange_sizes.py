@@ -9,7 +9,7 @@ import torch
 
 from hpc_localsgd.commands.sharpness.measured_run import rebuilt
 from hpc_localsgd.commands.sharpness.options import SharpnessOptions
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 ENORMOUS = (
     "task: {class_path: quadratic, init_args: {dim: 1000000000000000}}\n",

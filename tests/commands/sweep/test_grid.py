@@ -11,7 +11,7 @@ from hpc_localsgd.commands.sweep import manifest
 from hpc_localsgd.commands.sweep.dotted_options import flat, merged, of_words, words
 from hpc_localsgd.commands.sweep.members import Member, members
 from hpc_localsgd.commands.sweep.request import read, request
-from hpc_localsgd.types import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError
 
 FILE = """
 out: runs/x

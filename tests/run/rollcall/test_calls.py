@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "attach"))
 
 from rank_threads import Meeting, ThreadWorld, on_ranks
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.rollcall import RollCall, call, connection, judging, leave, of_world, watch
 from hpc_localsgd.run.rollcall.connection import Connection
 from hpc_localsgd.run.rollcall.protocol import LEFT, At, Verdict, failed
-from hpc_localsgd.types import ConfigurationError
 
 A = At(0, "averaged()", 6)
 OVER = Verdict("all is over", 2, (0, 1))

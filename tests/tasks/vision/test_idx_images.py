@@ -11,6 +11,7 @@ import pytest
 import torch
 from small_tasks import easy_images, idx, write_idx
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.cifar100 import cifar100
 from hpc_localsgd.tasks.fashion_mnist import DEBIAN, fashion_mnist
@@ -18,7 +19,6 @@ from hpc_localsgd.tasks.idx_images import idx_images
 from hpc_localsgd.tasks.mnist import mnist
 from hpc_localsgd.tasks.synthetic_images import synthetic_images
 from hpc_localsgd.tasks.vision import idx_files
-from hpc_localsgd.types import ConfigurationError
 
 CONTEXT = TaskContext(workers=2, local_workers=(0, 1), batch=8)
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

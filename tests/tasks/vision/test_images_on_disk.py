@@ -23,12 +23,12 @@ from small_tasks import write_folder
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.pack import main as pack_command
+from hpc_localsgd.errors import ConfigurationError, DataError
 from hpc_localsgd.run.probes import Evaluation
 from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.imagenet import imagenet
 from hpc_localsgd.tasks.vision import hdf5_writer
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
-from hpc_localsgd.types import ConfigurationError, DataError
 from hpc_localsgd.worlds.simulated import Simulated
 
 CONTEXT = TaskContext(workers=2, local_workers=(0, 1), batch=5, seed=4)

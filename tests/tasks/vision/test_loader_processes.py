@@ -16,9 +16,9 @@ from launching import patient, until
 from small_tasks import write_folder
 
 from hpc_localsgd.commands.pack import main as pack_command
+from hpc_localsgd.errors import DataError
 from hpc_localsgd.tasks.vision import reader
 from hpc_localsgd.tasks.vision.reader import BatchRequest, Reader, Result
-from hpc_localsgd.types import DataError
 
 GONE_WITHIN_S = 30
 
@@ -28,7 +28,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from hpc_localsgd.tasks.vision.reader import BatchRequest
-from hpc_localsgd.types import DataError
+from hpc_localsgd.errors import DataError
 from test_images_on_disk import built
 from test_loader_processes import descendants, parents
 

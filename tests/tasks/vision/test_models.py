@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.vision import models
 from hpc_localsgd.tasks.vision.models import OF_TORCHVISION, model_maker
 from hpc_localsgd.tasks.vision.norms import GhostBatchNorm2d, make_norm, replace_norms
-from hpc_localsgd.types import ConfigurationError
 
 PARAMETERS = {  # of the papers and of torchvision's documentation
     ("resnet20", 10, 32): 269_722,

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from hpc_localsgd.commands.pack import main as pack_command
+from hpc_localsgd.errors import DataError
 from hpc_localsgd.tasks.torchvision_import import import_torchvision
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.tasks.vision.image_store import Folder
-from hpc_localsgd.types import DataError
 
 GREY = np.arange(0, 256, 2, dtype=np.uint8).reshape(8, 16)  # every second level
 COLOUR = np.stack([GREY, GREY[::-1], GREY.T.reshape(8, 16)], axis=-1)

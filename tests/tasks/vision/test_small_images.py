@@ -12,12 +12,12 @@ import pytest
 import torch
 from small_tasks import PUBLISHED, easy_images, write_cifar
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.cifar10 import cifar10
 from hpc_localsgd.tasks.synthetic_images import synthetic_images
 from hpc_localsgd.tasks.vision.cifar_files import CIFAR10, CIFAR100
 from hpc_localsgd.tasks.vision.in_memory import cropped
-from hpc_localsgd.types import ConfigurationError
 
 CONTEXT = TaskContext(workers=2, local_workers=(0, 1), batch=8)
 

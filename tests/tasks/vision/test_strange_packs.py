@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
+from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.vision.hdf5_reader import FORMAT, VERSION, Pack, lay_down
-from hpc_localsgd.types import ConfigurationError
 
 
 def packed(path: Path) -> Path:

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from hpc_localsgd.commands.pack import main as pack_command
+from hpc_localsgd.errors import ConfigurationError, DataError
 from hpc_localsgd.tasks.torchvision_import import import_torchvision
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.tasks.vision.image_store import Folder, ImageStore
-from hpc_localsgd.types import ConfigurationError, DataError
 
 NESTED = ("ant/s/0.png", "ant/t/0.png", "ant/9.PNG", "ant/s-1/0.png", "bee/u/0.png")
 
