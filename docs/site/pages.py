@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import posixpath
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+
+sys.path.insert(0, str(Path(__file__).parent))  # a hook is no part of a package
+
+from notebook import page_of  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 # File of the repository -> page of the site.
@@ -20,6 +25,7 @@ OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
+    "examples/analysis.ipynb": "notebook.md",
     "slurm/README.md": "slurm.md",
     "benchmarks/README.md": "reports/index.md",
     "benchmarks/configs/README.md": "reports/recipes.md",
@@ -69,7 +75,10 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages, and a copy of every other file that one of them links to."""
     pages = sources()
     for source, page in pages.items():
-        if files.get_file_from_path(page) is None:
+        if source.endswith(".ipynb"):
+            content = page_of((ROOT / source).read_text(encoding="utf-8"))
+            files.append(File.generated(config, page, content=content))
+        elif files.get_file_from_path(page) is None:
             files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
         for link in LINK.findall(CODE.sub("", (ROOT / source).read_text())):
             target = _target(source, link)

@@ -5,15 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import runpy
-import sys
 from pathlib import Path
 
-import matplotlib
-import numpy as np
 import pytest
 from launching import ROOT, run, torchrun
-
-from hpc_localsgd.train import main
 
 FOLDER = ROOT / "examples"
 # Script -> what must be installed, and what it must reach.
@@ -53,19 +48,3 @@ def test_callbacks_of_trainers(script: str, tmp_path: Path) -> None:
 def test_scripts_of_one_worker(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(FOLDER / script), run_name="__main__")
     assert reached(capsys.readouterr().out) > 0.8
-
-
-def test_the_notebook(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    matplotlib.use("agg")
-    options = ("--workers=3", "--steps=12", "--schedule.every=3", "--figures=false")
-    assert main([*options, f"--out={tmp_path / 'run'}", "--task.hidden=8"]) == 0
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["analysis.py", "run"])
-    names = runpy.run_path(str(FOLDER / "analysis.py"))
-    assert (tmp_path / "analysis.png").stat().st_size > 1000
-    # Post-local: six rounds of one step, then two of three; the workers send float32.
-    assert names["H"].tolist() == [1] * 6 + [3] * 2
-    assert np.isclose(names["sent"], 8 / 12 * names["parallel"])
-    assert names["local"].sum() == 2 and (names["ratio"] > 0).all()
