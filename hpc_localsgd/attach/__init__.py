@@ -18,7 +18,7 @@ import sys
 from types import ModuleType
 
 from hpc_localsgd.attach.account import Account
-from hpc_localsgd.attach.begin import attach
+from hpc_localsgd.attach.entry import attach
 from hpc_localsgd.attach.sync import Sync
 
 __all__ = ["Account", "Sync", "attach"]

@@ -247,7 +247,7 @@ def in_steps(schedule: Schedule, steps: int | None, steps_per_epoch: float | Non
         ConfigurationError: One is in a unit that attach has not been told, or none can be.
     """
     if without_warmup(schedule):
-        return schedule  # as it is: `Rates` watches the rate
+        return schedule  # as it is: `WarmUp` watches the rate
     try:
         return schedule.in_steps(Units(steps_per_epoch or float("nan"), 0, steps))
     except ConfigurationError as error:

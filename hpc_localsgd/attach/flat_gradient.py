@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from hpc_localsgd.attach.flat_views import cut_views
 from hpc_localsgd.attach.storage import Group
-from hpc_localsgd.attach.windows import windows
 from hpc_localsgd.tasks.buckets import Bucket
 from hpc_localsgd.tasks.fragments import cuts_from_the_end
 
@@ -34,8 +34,8 @@ class Slot:
     Attributes:
         name: Of the parameter.
         parameter: Itself.
-        window: Of the vector, with the shape of the parameter, or of this rank's shard of it.
-        grad: The window in the form of the parameter's gradient.
+        view: Of the vector, with the shape of the parameter, or of this rank's shard of it.
+        grad: The view in the form of the parameter's gradient.
         flag: [], 1 or SPARSE if this rank has a gradient; after the average 0 if none has.
         bucket: Which it helps to fill.
         absent: Whether this rank has no gradient.
@@ -44,7 +44,7 @@ class Slot:
 
     name: str
     parameter: nn.Parameter
-    window: torch.Tensor
+    view: torch.Tensor
     grad: torch.Tensor
     flag: torch.Tensor
     bucket: Bucket
@@ -52,12 +52,12 @@ class Slot:
     sparse: bool = False
 
     def give(self) -> None:
-        """Make the window the parameter's gradient, or a copy of it in half precision.
+        """Make the view the parameter's gradient, or a copy of it in half precision.
 
         A sparse gradient, as SparseAdam wants, has the rows whose average is not zero.
         """
         if (self.sparse or self.absent) and bool(self.flag < 0):
-            self.parameter.grad = self.window.to(self.parameter.dtype).to_sparse(1)
+            self.parameter.grad = self.view.to(self.parameter.dtype).to_sparse(1)
             return
         same = self.grad.dtype == self.parameter.dtype
         self.parameter.grad = self.grad if same else self.grad.to(self.parameter.dtype)
@@ -92,7 +92,7 @@ def cut_buckets(
     tensors, P = group.tensors, group.P
     n = len(tensors)
     vector = torch.ones(n + P, dtype=group.wire_dtype, device=group.device)
-    views = windows(vector[n:], tensors)
+    views = cut_views(vector[n:], tensors)
     begins = [n, *(n + end for end in accumulate(t.numel() for t in tensors))]
     grads = [group.gradient(i, view) for i, view in enumerate(views)]
     buckets, slots = [], []

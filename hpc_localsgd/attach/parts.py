@@ -12,8 +12,8 @@ from torch import nn
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.grid import RankGrid
 from hpc_localsgd.attach.meeting import Meetings
+from hpc_localsgd.attach.running_statistics import Statistics
 from hpc_localsgd.attach.shards import reshard
-from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.engine.non_finite import OnNan
 from hpc_localsgd.schedules.base import Schedule

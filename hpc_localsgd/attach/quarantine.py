@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from hpc_localsgd.attach.buffers import buffers_of, described
-from hpc_localsgd.attach.power import iterate
-from hpc_localsgd.attach.same import in_common
+from hpc_localsgd.attach.other_tensors import in_common
 from hpc_localsgd.attach.shards import local
+from hpc_localsgd.attach.spectral_norm import iterate
 from hpc_localsgd.attach.storage import wire_dtype
 from hpc_localsgd.engine.non_finite import message, non_finite_workers, replace_by_mean, state_like
 
 if TYPE_CHECKING:
-    from hpc_localsgd.attach.own import Own
+    from hpc_localsgd.attach.backup import ModelBackup
     from hpc_localsgd.attach.parts import Parts
     from hpc_localsgd.types import Rows
 
@@ -44,13 +44,13 @@ class Quarantine:
         self._say(bad, f"step {t}, gradients")
 
     @torch.no_grad()
-    def of_models(self, bad: np.ndarray, where: str, own: Own | None = None) -> None:
+    def of_models(self, bad: np.ndarray, where: str, backup: ModelBackup | None = None) -> None:
         """Give the ranks `bad` [K] the mean of the others' models.
 
         Args:
             bad: Some of the ranks, not all.
             where: In the run, for the sentence.
-            own: Where one's own model is given back later: is told of what it does not know. The
+            backup: Where one's own model is given back later: is told of what it does not know. The
                 optimiser then forgets nothing.
         """
         if not bad.any():
@@ -58,14 +58,14 @@ class Quarantine:
         for group in self._parts.groups:
             with group.rows() as x:
                 replace_by_mean(x, bad, self._world)
-        self._others(bad, own)
+        self._others(bad, backup)
         if bad[self._world.rank]:
             iterate(self._parts.model)
-            if own is None:
+            if backup is None:
                 self._forget()
         self._say(bad, where)
 
-    def _others(self, bad: np.ndarray, own: Own | None) -> None:
+    def _others(self, bad: np.ndarray, backup: ModelBackup | None) -> None:
         """Replace running statistics, and of all else that ranks have in common what is not finite.
 
         A teacher that follows the model by an average would otherwise never be finite again.
@@ -82,8 +82,8 @@ class Quarantine:
         mine = [[not bool(torch.isfinite(x).all()) for _, x, _ in common]]
         sick = self._world.gather(np.array(mine, dtype=bool))[bad].any(0)
         changed = [x for (_, x, stat), yes in zip(common, sick, strict=True) if stat or yes]
-        if own is not None:
-            own.keep(changed)
+        if backup is not None:
+            backup.keep(changed)
         for x in changed:
             row = x.reshape(1, -1).to(self._world.device, wire_dtype(x.dtype), copy=True)
             replace_by_mean(row, bad, self._world)

@@ -116,11 +116,11 @@ class ShardGroup(Group):
         """The same."""
         return self.tensors
 
-    def gradient(self, i: int, window: torch.Tensor) -> torch.Tensor:
-        """Return a window as a sharded gradient of parameter i, in the same memory."""
+    def gradient(self, i: int, view: torch.Tensor) -> torch.Tensor:
+        """Return a view as a sharded gradient of parameter i, in the same memory."""
         held: Any = self.parameters[i].detach()
         made: torch.Tensor = type(held).from_local(
-            window,
+            view,
             held.device_mesh,
             held.placements,
             run_check=False,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hpc_localsgd.attach.buffers import buffers_of
-from hpc_localsgd.attach.same import in_common, take_rank_0s
+from hpc_localsgd.attach.other_tensors import in_common, take_rank_0s
 from hpc_localsgd.attach.shards import local
 from hpc_localsgd.attach.storage import Group
 

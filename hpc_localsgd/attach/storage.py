@@ -1,8 +1,8 @@
 """A module's trained parameters as vectors, without wrapping or replacing anything.
 
 The Parameter objects stay the same objects, so an optimiser's state, its groups and a model's
-hooks know nothing of it. Only what they point to moves, once: from then on each is a window of a
-vector, one vector for each dtype and device, and that memory never moves again. Every window
+hooks know nothing of it. Only what they point to moves, once: from then on each is a view of a
+vector, one vector for each dtype and device, and that memory never moves again. Every view
 begins at an address that is divisible by 16, so where a parameter's length is not, a gap follows.
 What torch shards stays where it is (`shards.py`).
 """
@@ -55,8 +55,8 @@ class Group(ABC):
         """The same numbers in the same order, in as few pieces as their memory allows."""
 
     @abstractmethod
-    def gradient(self, i: int, window: torch.Tensor) -> torch.Tensor:
-        """Return a window [as tensor i] in the form that parameter i wants for its gradient."""
+    def gradient(self, i: int, view: torch.Tensor) -> torch.Tensor:
+        """Return a view [as tensor i] in the form that parameter i wants for its gradient."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -120,7 +120,7 @@ class Group(ABC):
 
 @dataclass(frozen=True)
 class FlatGroup(Group):
-    """Parameters that are windows of a vector.
+    """Parameters that are views of a vector.
 
     Attributes:
         flat: [P] and the gaps, their storage; gaps hold zeros.
@@ -163,10 +163,10 @@ class FlatGroup(Group):
         with super().rows() as rows:
             yield rows
 
-    def gradient(self, i: int, window: torch.Tensor) -> torch.Tensor:
-        """Return the window."""
+    def gradient(self, i: int, view: torch.Tensor) -> torch.Tensor:
+        """Return the view."""
         del i
-        return window
+        return view
 
     def fingerprint(self) -> int:
         """Return a checksum of every bit."""

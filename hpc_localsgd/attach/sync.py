@@ -11,13 +11,13 @@ from torch import nn
 
 from hpc_localsgd.attach.account import Account
 from hpc_localsgd.attach.agreement import shown
-from hpc_localsgd.attach.course import Course
-from hpc_localsgd.attach.estimate import Forward
+from hpc_localsgd.attach.attached_run import AttachedRun
+from hpc_localsgd.attach.backup import ModelBackup
+from hpc_localsgd.attach.batchnorm_estimate import Forward
 from hpc_localsgd.attach.meeting import AVERAGED, LOAD, ROUND
-from hpc_localsgd.attach.own import Own
 from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.rounds import AttachedPosition
-from hpc_localsgd.attach.saved import check_saved, saved
+from hpc_localsgd.attach.state_dict import check_saved, saved
 from hpc_localsgd.engine.agreement import agree
 from hpc_localsgd.run.rollcall.protocol import failed
 
@@ -33,17 +33,17 @@ class Sync:
     def __init__(self, parts: Parts, equal: bool) -> None:
         """Keep the parts; made by `attach`, and `equal` says whether all workers start alike."""
         self._parts, self.model, self.world = parts, parts.model, parts.world
-        self._course = Course(parts, equal)
+        self._run = AttachedRun(parts, equal)
 
     @property
     def t(self) -> int:
         """Number of optimiser steps so far, skipped ones included."""
-        return self._course.place.t
+        return self._run.place.t
 
     @property
     def ledger(self) -> Account:
         """What was sent and how long it took, since attach, on this rank."""
-        return self._course.accounts.until_now()
+        return self._run.accounts.until_now()
 
     def step(self) -> bool:
         """Count one optimiser step, and exchange when it ends a round.
@@ -58,8 +58,8 @@ class Sync:
             ConfigurationError: The ranks are out of step, on all of them alike.
             RuntimeError: The run has ended, or the model holds the mean parameters.
         """
-        self._course.refuse("step()")
-        return self._course.count()
+        self._run.refuse("step()")
+        return self._run.count()
 
     def finish(self, batches: Iterable[Any] | None = None, forward: Forward | None = None) -> None:
         """End the run: a last exchange, after which every rank holds the mean model.
@@ -71,24 +71,24 @@ class Sync:
             batches: This worker's training batches, to estimate BatchNorm statistics from.
             forward: Calls the model with a batch, as in `averaged`.
         """
-        course, place = self._course, self._course.place
-        if course.away:
-            course.refuse("finish()")
+        run, place = self._run, self._run.place
+        if run.away:
+            run.refuse("finish()")
         if place.over:
             if batches is not None:
-                course.mean.show(True, batches, forward)
+                run.mean_model.show(True, batches, forward)
             return
-        course.order.check("finish()")
+        run.call_order.check("finish()")
         self._parts.reshard()
         if place.inside:
-            course.intact.check()
-        with course.meet(ROUND):
+            run.integrity.check()
+        with run.meet(ROUND):
             if place.inside:
                 place.end = place.t
-                course.end_round(last=True)
+                run.end_round(last=True)
             else:
-                course.agree(ROUND)
-            course.end(batches, forward)
+                run.agree(ROUND)
+            run.end(batches, forward)
 
     @contextmanager
     def averaged(
@@ -113,22 +113,22 @@ class Sync:
                 or statistics of different shapes; on all ranks alike.
             RuntimeError: Already inside.
         """
-        course = self._course
-        if course.away:
+        run = self._run
+        if run.away:
             raise RuntimeError("averaged() is already entered: the model holds the mean parameters")
-        course.order.check("averaged()")
+        run.call_order.check("averaged()")
         self._parts.reshard()
-        own = Own(self.model, self._parts.groups)
-        course.away = True
+        backup = ModelBackup(self.model, self._parts.groups)
+        run.away = True
         try:
-            with course.meet(AVERAGED):
-                course.agree(AVERAGED, own)
-                course.mean.show(course.place.equal, batches, forward, own)
+            with run.meet(AVERAGED):
+                run.agree(AVERAGED, backup)
+                run.mean_model.show(run.place.equal, batches, forward, backup)
             yield self.model
         finally:
-            course.away = False
+            run.away = False
             self._parts.reshard()
-            own.restore()
+            backup.restore()
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Only accumulate gradients, in all backward passes of a step but the last.
@@ -136,12 +136,12 @@ class Sync:
         Matters in rounds of one step, where each backward pass would exchange otherwise (also
         right, since averaging is linear, but sent more often than needed).
         """
-        gradients = self._course.gradients
+        gradients = self._run.gradients
         return nullcontext() if gradients is None else gradients.pause()
 
     def detach(self) -> None:
         """Take all hooks off. The parameters stay where they are and the run is over."""
-        self._course.detach()
+        self._run.detach()
 
     def __enter__(self) -> Sync:
         return self
@@ -166,7 +166,7 @@ class Sync:
         of = f" of {parts.steps}" if parts.steps is not None else ""
         return (
             f"Sync({parts.algorithm}, {shown(parts.schedule)}, {parts.world}, P={P}, "
-            f"step {self.t}{of}, {self._course.place})"
+            f"step {self.t}{of}, {self._run.place})"
         )
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -187,8 +187,8 @@ class Sync:
         Save it on every rank, beside that rank's own `model.state_dict()` and
         `optimizer.state_dict()`: between two exchanges the workers differ.
         """
-        course = self._course
-        return saved(self._parts, course.rounds, course.rates, course.exchange)
+        run = self._run
+        return saved(self._parts, run.rounds, run.warm_up, run.exchange)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state, after model and optimiser were loaded; on all ranks.
@@ -197,13 +197,13 @@ class Sync:
             ConfigurationError: It is of another job, another rank, or the model in memory is not
                 the one it was saved with; on all ranks alike.
         """
-        course = self._course
-        with course.meet(LOAD):
+        run = self._run
+        with run.meet(LOAD):
             agree(
                 self._parts.grid.everyone,
-                lambda: check_saved(self._parts, course.rounds, state),
+                lambda: check_saved(self._parts, run.rounds, state),
             )
-            course.rounds.load(AttachedPosition.saved(state["place"]), state.get("schedule", {}))
-            course.exchange.load(state["states"])
-            course.rates.load(state.get("rates"))
-        course.resumed()
+            run.rounds.load(AttachedPosition.saved(state["place"]), state.get("schedule", {}))
+            run.exchange.load(state["states"])
+            run.warm_up.load(state.get("rates"))
+        run.resumed()

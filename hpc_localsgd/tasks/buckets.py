@@ -1,7 +1,7 @@
 """Buckets: parts of flat gradients, averaged as soon as backward has finished them.
 
 The one machinery of the overlap with backward. The trainer fills buckets by the hooks of a task's
-module (`gradient_parts.py`), `attach` by those of a user's own (`attach/gradients.py`); which
+module (`gradient_parts.py`), `attach` by those of a user's own (`attach/gradient_hooks.py`); which
 average is begun, and whether any is, the algorithm says (`Algorithm.in_backward`).
 """
 

@@ -178,7 +178,7 @@ def as_if_it_were_whole(mesh: DeviceMesh) -> None:
         try:
             close(whole(one.model), whole(other.model))
             same_everywhere(whole(one.model))
-            assert one.sync._course.place.s == other.sync._course.place.s
+            assert one.sync._run.place.s == other.sync._run.place.s
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
 
@@ -279,8 +279,8 @@ def what_one_shard_finds_is_known_to_all(mesh: DeviceMesh) -> None:
     spoil(side)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        side.sync._course.place.t = 2  # the round ends without another step
-        side.sync._course.end_round(last=False)
+        side.sync._run.place.t = 2  # the round ends without another step
+        side.sync._run.end_round(last=False)
     dist.all_gather(rows, healthy)
     close(whole(side.model), rows[0])
 
@@ -332,9 +332,9 @@ def whole_parameters_beside_shards(mesh: DeviceMesh) -> None:
         same_everywhere(whole(both[0].model))
     apart = []
     for shards in (True, False):  # what both ranks of a worker hold counts once
-        course = train_scaled(mesh, every(4), shards, 3, Gossip()).sync._course
-        distance = course.exchange.distance(course.exchange.copies())
-        apart.append(torch.tensor(course.parts.grid.total(distance), dtype=torch.float64))
+        run = train_scaled(mesh, every(4), shards, 3, Gossip()).sync._run
+        distance = run.exchange.distance(run.exchange.copies())
+        apart.append(torch.tensor(run.parts.grid.total(distance), dtype=torch.float64))
     assert apart[0] > 0
     close(*apart)
     side = Side(mesh, "sgd", True, {"schedule": every(2)}, Scaled(mesh, True))

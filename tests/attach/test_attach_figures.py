@@ -11,9 +11,9 @@ import torch
 
 from hpc_localsgd.attach import account
 from hpc_localsgd.attach.account import Account, Accounts
-from hpc_localsgd.attach.rates import LONG_ROUND, Rates
+from hpc_localsgd.attach.flat_views import aligned, cut_views
 from hpc_localsgd.attach.rounds import AttachedPosition
-from hpc_localsgd.attach.windows import aligned, windows
+from hpc_localsgd.attach.warm_up import LONG_ROUND, WarmUp
 from hpc_localsgd.schedules.local_steps import every, qsr
 
 
@@ -64,21 +64,21 @@ def test_a_bill_is_taken_every_so_many_rounds_and_closed_with_the_next(
 
 
 def test_a_rate_is_watched_until_it_falls() -> None:
-    rates = Rates(qsr(alpha=0.1, at_least=2))
+    rates = WarmUp(qsr(alpha=0.1, at_least=2))
     for t in range(3):
         assert rates.in_warm_up(t, 0.1) == 0 and rates.watching
     assert [rates.in_warm_up(t, 0.11) for t in (3, 4)] == [2, 2]  # it rises
     assert rates.in_warm_up(5, 0.1) == 0 and not rates.watching
     assert rates.in_warm_up(6, 0.5) == 0
-    assert Rates(qsr(alpha=0.1, at_least=2)).in_warm_up(0, 0.0) == 2
-    assert not Rates(every(4)).watching
-    resumed = Rates(qsr(alpha=0.1, at_least=2))
+    assert WarmUp(qsr(alpha=0.1, at_least=2)).in_warm_up(0, 0.0) == 2
+    assert not WarmUp(every(4)).watching
+    resumed = WarmUp(qsr(alpha=0.1, at_least=2))
     resumed.load(None)
     assert resumed.in_warm_up(5, 0.0) == 0
 
 
 def test_a_warm_up_is_over_when_the_rate_stays_for_more_than_twice_as_long() -> None:
-    rates = Rates(qsr(alpha=0.1, at_least=2))
+    rates = WarmUp(qsr(alpha=0.1, at_least=2))
     assert [rates.in_warm_up(t, 0.1) for t in (0, 3)] == [0, 0]
     assert [rates.in_warm_up(t, 0.2) for t in (4, 12)] == [2, 2]  # it had stayed for 4 steps
     assert rates.in_warm_up(13, 0.2) == 0 and not rates.watching
@@ -87,7 +87,7 @@ def test_a_warm_up_is_over_when_the_rate_stays_for_more_than_twice_as_long() -> 
 def test_a_round_is_long_from_a_thousand_steps_on_and_again_when_it_doubles(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    rates, said = Rates(qsr(alpha=0.1, at_least=2)), list[bool]()
+    rates, said = WarmUp(qsr(alpha=0.1, at_least=2)), list[bool]()
     for H in (LONG_ROUND - 1, LONG_ROUND, 2 * LONG_ROUND - 1, 2 * LONG_ROUND, 3000, 5000):
         rates.say(AttachedPosition(t=9, s=3, begin=7, end=7 + H, rate=0.25), 0)
         said.append(len(recwarn) > 0)
@@ -97,7 +97,7 @@ def test_a_round_is_long_from_a_thousand_steps_on_and_again_when_it_doubles(
     rates.say(
         AttachedPosition(t=8, begin=7, end=10**6, rate=0.25), 0
     )  # the rate may still be seen to rise
-    Rates(every(10**6)).say(AttachedPosition(t=9, begin=7, end=10**6), 0)
+    WarmUp(every(10**6)).say(AttachedPosition(t=9, begin=7, end=10**6), 0)
     assert not len(recwarn)
     rates.say(AttachedPosition(t=9, s=3, begin=7, end=7 + 10**7, rate=0.25), 0)
     said_last = str(recwarn.pop().message)
@@ -119,11 +119,11 @@ def test_tensors_lie_at_addresses_of_16_bytes(dtype: torch.dtype) -> None:
         expected.append(unit * ((end + unit - 1) // unit))
     assert begins == tuple(expected) and length == expected[-1] + 1
     flat = torch.arange(length, dtype=torch.float64).to(dtype)
-    for tensor, begin, part in zip(like, begins, windows(flat, like, begins), strict=True):
+    for tensor, begin, part in zip(like, begins, cut_views(flat, like, begins), strict=True):
         assert part.shape == tensor.shape and part.data_ptr() == flat[begin:].data_ptr()
         assert part.untyped_storage().nbytes() == tensor.numel() * dtype.itemsize
-    cut = windows(flat, like, begins)
+    cut = cut_views(flat, like, begins)
     assert cut[1].stride() == (1, 2) and cut[3].stride() == (4, 1)
-    tight = windows(flat, like)
+    tight = cut_views(flat, like)
     places = [part.data_ptr() - flat.data_ptr() for part in tight]
     assert places == [n * dtype.itemsize for n in (0, 3, 13, 14, 30)]

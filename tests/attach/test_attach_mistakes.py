@@ -18,7 +18,7 @@ from torch.nn.utils import prune as pruning
 
 import hpc_localsgd
 from hpc_localsgd import LocalSGD, every, post_local
-from hpc_localsgd.attach import order
+from hpc_localsgd.attach import call_order
 from hpc_localsgd.errors import ConfigurationError
 
 
@@ -208,12 +208,12 @@ main()
 def test_a_run_that_was_not_finished_is_said(
     loop: str, end: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order, "_UNFINISHED", {})
+    monkeypatch.setattr(call_order, "_UNFINISHED", {})
     monkeypatch.delattr(sys, "last_type", raising=False)
     exec(PROGRAM.format(loop=loop, end=end or "pass"), {})
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        order.say_unfinished()
+        call_order.say_unfinished()
     assert len(found) == bool(said)
     assert all(said in str(w.message) for w in found)
 

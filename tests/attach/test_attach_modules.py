@@ -454,9 +454,10 @@ def test_an_exception_of_ones_own_forward_is_ones_own() -> None:
 
 def test_what_attach_broadcasts_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large frozen model costs no further copy of itself."""
-    from hpc_localsgd.attach import same
 
-    monkeypatch.setattr(same, "PART_BYTES", 4096)
+    from hpc_localsgd.attach import other_tensors
+
+    monkeypatch.setattr(other_tensors, "PART_BYTES", 4096)
 
     def work(world: ThreadWorld) -> torch.Tensor:
         model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 3), nn.Linear(3, 3))

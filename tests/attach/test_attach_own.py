@@ -9,7 +9,7 @@ from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd import every
-from hpc_localsgd.attach.own import OwnBuffers
+from hpc_localsgd.attach.backup import BufferBackup
 
 
 def holder() -> nn.Module:
@@ -23,7 +23,7 @@ def holder() -> nn.Module:
 
 def test_what_was_changed_in_place_comes_back() -> None:
     model = holder()
-    kept = OwnBuffers(model)
+    kept = BufferBackup(model)
     for buffer in model.buffers():
         buffer.zero_()
     kept.restore()
@@ -33,7 +33,7 @@ def test_what_was_changed_in_place_comes_back() -> None:
 def test_a_cache_that_was_made_again_stays_and_what_is_saved_is_put_back_where_it_was() -> None:
     """What follows a cache in the order of names comes back all the same."""
     model = holder()
-    kept, mask = OwnBuffers(model), model.mask
+    kept, mask = BufferBackup(model), model.mask
     model.cache, model.mask = torch.full((2,), 5.0), torch.full((2,), 5.0)
     model.table.zero_()
     kept.restore()
@@ -44,7 +44,7 @@ def test_a_cache_that_was_made_again_stays_and_what_is_saved_is_put_back_where_i
 
 def test_what_has_another_size_since_or_is_gone_is_left_as_it_is() -> None:
     model = holder()
-    kept = OwnBuffers(model)
+    kept = BufferBackup(model)
     model.cache, model.mask = torch.full((4,), 5.0), None
     model.table.zero_()
     kept.restore()
@@ -54,7 +54,7 @@ def test_what_has_another_size_since_or_is_gone_is_left_as_it_is() -> None:
 
 def test_one_that_grew_in_place_is_left_as_it_is() -> None:
     model = holder()
-    kept = OwnBuffers(model)
+    kept = BufferBackup(model)
     model.mask.resize_(3).fill_(5.0)
     kept.restore()
     assert model.mask.tolist() == [5.0] * 3
@@ -62,7 +62,7 @@ def test_one_that_grew_in_place_is_left_as_it_is() -> None:
 
 def test_some_are_left_out_when_asked() -> None:
     model = holder()
-    kept = OwnBuffers(model, but=[model.mask])
+    kept = BufferBackup(model, but=[model.mask])
     for buffer in model.buffers():
         buffer.zero_()
     kept.restore()

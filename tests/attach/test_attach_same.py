@@ -10,15 +10,15 @@ from rank_threads import ThreadWorld, errors_on_ranks, on_ranks
 import hpc_localsgd
 from hpc_localsgd import every
 from hpc_localsgd.attach import checksum as checksums
-from hpc_localsgd.attach import same
+from hpc_localsgd.attach import other_tensors
 from hpc_localsgd.attach.checksum import checksum
 from hpc_localsgd.attach.shards import ShardGroup
 
 
 def test_parts_are_bounded_and_hold_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(same, "PART_BYTES", 64)
+    monkeypatch.setattr(other_tensors, "PART_BYTES", 64)
     tensors = [torch.arange(5.0) + 10 * i for i in range(6)] + [torch.arange(40.0), torch.empty(0)]
-    parts = list(same._parts(tensors, None))
+    parts = list(other_tensors._parts(tensors, None))
     nbytes = [sum(4 * piece.numel() for piece in part) for part in parts]
     assert max(nbytes) <= 64 and len(parts) <= 2 * sum(nbytes) // 64 + 1
     together = torch.cat([piece for part in parts for piece in part])

@@ -122,7 +122,7 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "_UNITS = [(3600, 23), (60, 60), (1, 60)]  # seconds, and how many make the next",
     ): "hours without days are first, and the first number has no bound",
     (
-        "attach/same.py",
+        "attach/other_tensors.py",
         "sums = np.array([[checksum(t.contiguous()) if t.numel() else 0 for t in tensors]])",
         "sums = np.array([[checksum(t.contiguous()) if t.numel() else -1 for t in tensors]])",
     ): "what is empty is so on all ranks: any number is the same on each",

@@ -1,4 +1,4 @@
-"""Windows of a flat vector: tensors of any shapes in its memory, each with its own storage."""
+"""Views of a flat vector: tensors of any shapes in its memory, each with its own storage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def aligned(like: Sequence[torch.Tensor]) -> tuple[tuple[int, ...], int]:
     return tuple(begins), end
 
 
-def windows(
+def cut_views(
     flat: torch.Tensor, like: Sequence[torch.Tensor], begins: Sequence[int] | None = None
 ) -> list[torch.Tensor]:
     """Cut parts of a vector with the shapes and strides of some tensors.

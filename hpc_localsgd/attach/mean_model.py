@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hpc_localsgd.attach import same
+from hpc_localsgd.attach import other_tensors
+from hpc_localsgd.attach.batchnorm_estimate import Forward
 from hpc_localsgd.attach.buffers import Buffer, buffers_of, described
-from hpc_localsgd.attach.estimate import Forward
-from hpc_localsgd.attach.power import iterate
+from hpc_localsgd.attach.running_statistics import Statistics
 from hpc_localsgd.attach.shards import local
-from hpc_localsgd.attach.statistics import Statistics
+from hpc_localsgd.attach.spectral_norm import iterate
 from hpc_localsgd.engine.agreement import texts
 from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from hpc_localsgd.attach.backup import ModelBackup
     from hpc_localsgd.attach.exchange import Exchange
     from hpc_localsgd.attach.grid import RankGrid
-    from hpc_localsgd.attach.own import Own
     from hpc_localsgd.attach.storage import Group
 
 
@@ -56,7 +56,7 @@ class MeanModel:
         equal: bool,
         batches: Iterable[Any] | None,
         forward: Forward | None,
-        own: Own | None = None,
+        backup: ModelBackup | None = None,
         warn: bool = True,
     ) -> None:
         """Leave the mean model in the module.
@@ -65,7 +65,7 @@ class MeanModel:
             equal: All workers hold the same exchanged parameters already.
             batches: This worker's training batches, to estimate BatchNorm's statistics from.
             forward: Calls the model with a batch.
-            own: Is told of what is changed besides exchanged parameters and buffers.
+            backup: Is told of what is changed besides exchanged parameters and buffers.
             warn: Say where statistics are not those of the mean model.
 
         Raises:
@@ -75,7 +75,7 @@ class MeanModel:
         with self._world.ledger.unbilled():
             if not equal or self._apart():
                 self._exchange.to_mean()
-            self._parameters(own)
+            self._parameters(backup)
             buffers = self._buffers()
             iterate(self._model)
             self._statistics.estimate(batches, forward, warn)
@@ -87,7 +87,7 @@ class MeanModel:
         A rank may have loaded or initialised its own, after attach or after an exchange.
         """
         parts = [part for group in self._groups for part in group.parts]
-        if not any(same.differ(self._world, parts)):
+        if not any(other_tensors.differ(self._world, parts)):
             return False
         if self._everyone.rank == 0:
             warnings.warn(
@@ -98,7 +98,7 @@ class MeanModel:
             )
         return True
 
-    def _parameters(self, own: Own | None) -> None:
+    def _parameters(self, backup: ModelBackup | None) -> None:
         """Average what no round exchanges."""
         rest = [
             (described(name, p), local(p))
@@ -106,38 +106,40 @@ class MeanModel:
             if id(p) not in self._exchanged and p.layout is torch.strided and not p.is_meta
         ]
         self._refuse([line for line, _ in rest], "parameter")
-        self._average_where_they_differ([p for _, p in rest], own)
+        self._average_where_they_differ([p for _, p in rest], backup)
 
     def _buffers(self) -> list[Buffer]:
         """Make the other buffers rank 0's; return those that all ranks have."""
         found = buffers_of(self._model, self._statistics.averaged)
         found = [b for b in found if b.plain and (b.statistic or b.persistent)]
         self._refuse([str(b) for b in found if b.statistic], "running statistic")
-        everywhere = same.in_common(self._everyone, [str(b) for b in found])
+        everywhere = other_tensors.in_common(self._everyone, [str(b) for b in found])
         self._tell([b.name for b, yes in zip(found, everywhere, strict=True) if not yes])
         found = [b for b, yes in zip(found, everywhere, strict=True) if yes]
         others = [b.values() for b in found if not b.statistic]
-        differ = same.differ(self._world, others)
-        same.take_rank_0s(self._world, [x for x, yes in zip(others, differ, strict=True) if yes])
+        differ = other_tensors.differ(self._world, others)
+        other_tensors.take_rank_0s(
+            self._world, [x for x, yes in zip(others, differ, strict=True) if yes]
+        )
         return found
 
     def _average_where_they_differ(
-        self, tensors: Sequence[torch.Tensor], own: Own | None = None
+        self, tensors: Sequence[torch.Tensor], backup: ModelBackup | None = None
     ) -> None:
         """Average real numbers, take rank 0's of others; equal ones are not even rounded."""
-        differ = same.differ(self._world, tensors)
+        differ = other_tensors.differ(self._world, tensors)
         changed = [x for x, yes in zip(tensors, differ, strict=True) if yes]
-        if own is not None:
-            own.keep(changed)
+        if backup is not None:
+            backup.keep(changed)
         changed = [torch.view_as_real(x) if x.is_complex() else x for x in changed]
-        same.average(self._world, [x for x in changed if x.is_floating_point()])
-        same.take_rank_0s(self._world, [x for x in changed if not x.is_floating_point()])
+        other_tensors.average(self._world, [x for x in changed if x.is_floating_point()])
+        other_tensors.take_rank_0s(self._world, [x for x in changed if not x.is_floating_point()])
 
     def _refuse(self, lines: Sequence[str], what: str) -> None:
         """Refuse the first that not all ranks have, with its shapes."""
         missing = [
             line
-            for line, yes in zip(lines, same.in_common(self._everyone, lines), strict=True)
+            for line, yes in zip(lines, other_tensors.in_common(self._everyone, lines), strict=True)
             if not yes
         ]
         first = min(

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hpc_localsgd.attach.backup import BufferBackup
+from hpc_localsgd.attach.batchnorm_estimate import Forward, estimate
 from hpc_localsgd.attach.buffers import Buffer, buffers_of, norms_of
-from hpc_localsgd.attach.estimate import Forward, estimate
-from hpc_localsgd.attach.own import OwnBuffers
-from hpc_localsgd.attach.same import average, in_common
+from hpc_localsgd.attach.other_tensors import average, in_common
 from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class Statistics:
     ) -> None:
         world, seen, failed = self._world, 0, None
         of_norms = [buffer for norm in norms for buffer in norm._buffers.values()]
-        others = OwnBuffers(self._model, but=[b for b in of_norms if b is not None])
-        before = OwnBuffers(self._model)
+        others = BufferBackup(self._model, but=[b for b in of_norms if b is not None])
+        before = BufferBackup(self._model)
         try:
             share = itertools.islice(batches, self._how.share(world.K))
             seen = estimate(self._model, norms, share, forward, world.device)

@@ -11,8 +11,8 @@ from hpc_localsgd.attach.buffers import Buffer, buffers_of
 from hpc_localsgd.attach.storage import Group
 
 
-class OwnBuffers:
-    """Copies of a model's buffers.
+class BufferBackup:
+    """A copy of a model's buffers.
 
     A cache (not persistent) that was made again meanwhile, or a buffer that has another size since,
     is left as it is: what the module remembers of it (its length, say) fits the new one.
@@ -45,13 +45,13 @@ def _put(buffer: Buffer, copy: torch.Tensor) -> None:
         values.copy_(copy)
 
 
-class Own:
+class ModelBackup:
     """One's own parameters, buffers, and the mode of every module."""
 
     def __init__(self, model: nn.Module, groups: Sequence[Group]) -> None:
         self._model, self._groups = model, groups
         self._parts = [[part.clone() for part in group.parts] for group in groups]
-        self._buffers = OwnBuffers(model)
+        self._buffers = BufferBackup(model)
         self._modes = [(module, module.training) for module in model.modules()]
         self._training = model.training
         self._others: list[tuple[torch.Tensor, torch.Tensor]] = []

@@ -11,10 +11,10 @@ import torch
 from hpc_localsgd.attach.shards import local
 
 WINDOW = 32  # calls of sync.step() in which steps of the optimiser are counted
-_UNFINISHED: dict[int, Order] = {}
+_UNFINISHED: dict[int, CallOrder] = {}
 
 
-class Order:
+class CallOrder:
     """What has been called so far, on this rank.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Rounds of one step: gradients averaged bucket by bucket while backward still runs.
 
-    hook of a parameter       its gradient is copied into its window of one flat vector, and
-                              `p.grad` becomes that window
+    hook of a parameter       its gradient is copied into its view of one flat vector, and
+                              `p.grad` becomes that view
     bucket complete           and all before it begun: its average is begun, without waiting
     end of backward           what no backward pass reached counts as zero; wait for the averages
 
@@ -138,34 +138,34 @@ class GradientHooks:
         buckets.restart()
 
     def _keep(self, slot: Slot) -> None:
-        """Copy the gradient into its window, unless it was accumulated there already."""
+        """Copy the gradient into its view, unless it was accumulated there already."""
         if slot.parameter.grad is slot.grad:
             return
         grad = local_gradient(slot.parameter)
         if grad.is_sparse:
             slot.flag.fill_(SPARSE)
             slot.sparse = True
-        slot.window.copy_(grad.to_dense() if grad.is_sparse else grad)
-        if grad.dtype == slot.window.dtype:
+        slot.view.copy_(grad.to_dense() if grad.is_sparse else grad)
+        if grad.dtype == slot.view.dtype:
             slot.parameter.grad = slot.grad
 
     def _collect(self, slots: Iterable[Slot]) -> None:
         """Take what was not taken when it arrived: the last bucket, or what no pass has reached."""
-        windows, grads = [], []
+        views, grads = [], []
         for slot in slots:
             grad = slot.parameter.grad
             if grad is None:
-                slot.window.zero_()
+                slot.view.zero_()
                 slot.flag.zero_()
                 slot.absent = True
-            elif grad.is_sparse or grad.dtype != slot.window.dtype:
+            elif grad.is_sparse or grad.dtype != slot.view.dtype:
                 self._keep(slot)
             elif grad is not slot.grad:
-                windows.append(slot.window)
+                views.append(slot.view)
                 grads.append(local_gradient(slot.parameter))
                 slot.parameter.grad = slot.grad
         if grads:
-            torch._foreach_copy_(windows, grads)
+            torch._foreach_copy_(views, grads)
 
     def _hand_back(self, exact: bool) -> None:
         """Give every parameter the result as its gradient, and be ready for the next pass.

@@ -10,6 +10,7 @@ from torch import nn
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach import agreement
+from hpc_localsgd.attach.arguments import algorithm_of, schedule_of
 from hpc_localsgd.attach.buffers import check_patterns
 from hpc_localsgd.attach.checks import (
     batchnorm_of,
@@ -23,16 +24,15 @@ from hpc_localsgd.attach.checks import (
     in_steps,
     on_nan_of,
 )
-from hpc_localsgd.attach.exchanged import check_fit, grouped, trained
 from hpc_localsgd.attach.grid import RankGrid, alone, grid_of
-from hpc_localsgd.attach.intact import check_free
+from hpc_localsgd.attach.integrity import check_free
 from hpc_localsgd.attach.meeting import Meetings
-from hpc_localsgd.attach.named import algorithm_of, schedule_of
 from hpc_localsgd.attach.parts import Parts
+from hpc_localsgd.attach.running_statistics import Statistics
 from hpc_localsgd.attach.shards import gathered, reshard
 from hpc_localsgd.attach.starting import broadcast_model
-from hpc_localsgd.attach.statistics import Statistics
 from hpc_localsgd.attach.sync import Sync
+from hpc_localsgd.attach.trained_parameters import check_fit, grouped, trained
 from hpc_localsgd.engine.agreement import agree, check_same
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
 from hpc_localsgd.engine.discovery import SIMULATED, join, kind_of_world

@@ -15,16 +15,18 @@ from hpc_localsgd.errors import ConfigurationError
 if TYPE_CHECKING:
     from hpc_localsgd.attach.exchange import Exchange
     from hpc_localsgd.attach.parts import Parts
-    from hpc_localsgd.attach.rates import Rates
     from hpc_localsgd.attach.rounds import AgreedRounds
+    from hpc_localsgd.attach.warm_up import WarmUp
 
 
-def saved(parts: Parts, rounds: AgreedRounds, rates: Rates, exchange: Exchange) -> dict[str, Any]:
+def saved(
+    parts: Parts, rounds: AgreedRounds, warm_up: WarmUp, exchange: Exchange
+) -> dict[str, Any]:
     """Return what `Sync.state_dict` returns."""
     return {
         "place": asdict(rounds.place),
         "schedule": rounds.schedule.observed(),
-        "rates": rates.saved(),
+        "rates": warm_up.saved(),
         "states": exchange.saved(),
         "checksum": checksum_of(exchange.saved()),
         "rank": parts.grid.everyone.rank,

@@ -11,7 +11,7 @@ from hpc_localsgd.attach.grid import RankGrid
 from hpc_localsgd.attach.storage import Group
 
 
-class Copies:
+class ReplicatedCheck:
     """A look at parameters that ranks of one worker should hold alike.
 
     Torch takes care of what it shards. Where the gradients of a whole parameter beside it

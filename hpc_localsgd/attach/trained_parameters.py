@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from hpc_localsgd.attach.flat_views import aligned, cut_views
 from hpc_localsgd.attach.shards import ShardGroup, copies, is_sharded, local
 from hpc_localsgd.attach.storage import FlatGroup, Group
-from hpc_localsgd.attach.windows import aligned, windows
 from hpc_localsgd.errors import ConfigurationError
 
 
@@ -42,7 +42,7 @@ def _group(model: nn.Module, named: Mapping[str, nn.Parameter], ranks: int) -> G
         return ShardGroup(*whose)
     begins, length = aligned(parameters)
     flat = torch.zeros(length, dtype=parameters[0].dtype, device=parameters[0].device)
-    for parameter, view in zip(parameters, windows(flat, parameters, begins), strict=True):
+    for parameter, view in zip(parameters, cut_views(flat, parameters, begins), strict=True):
         view.copy_(parameter.detach())
         parameter.data = view
     return FlatGroup(*whose, flat, begins, tuple(p.data_ptr() for p in parameters))

@@ -1,4 +1,4 @@
-"""The course of an attached run: rounds that begin and end, and what happens to gradients."""
+"""An attached run: rounds that begin and end, and what happens to gradients."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.account import Accounts
-from hpc_localsgd.attach.copies import Copies
-from hpc_localsgd.attach.estimate import Forward
+from hpc_localsgd.attach.backup import ModelBackup
+from hpc_localsgd.attach.batchnorm_estimate import Forward
+from hpc_localsgd.attach.call_order import CallOrder, only_makes_state
 from hpc_localsgd.attach.exchange import Exchange
-from hpc_localsgd.attach.gradients import GradientHooks, Use
-from hpc_localsgd.attach.intact import Intact
-from hpc_localsgd.attach.mean import MeanModel
+from hpc_localsgd.attach.gradient_hooks import GradientHooks, Use
+from hpc_localsgd.attach.integrity import ModelIntegrity
+from hpc_localsgd.attach.mean_model import MeanModel
 from hpc_localsgd.attach.meeting import GRADIENTS, ROUND, STEP
-from hpc_localsgd.attach.order import Order, only_makes_state
-from hpc_localsgd.attach.own import Own
+from hpc_localsgd.attach.other_tensors import warn_of_same_batches
 from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.quarantine import Quarantine
-from hpc_localsgd.attach.rates import Rates
+from hpc_localsgd.attach.replicated import ReplicatedCheck
 from hpc_localsgd.attach.rounds import AgreedRounds, AttachedPosition
-from hpc_localsgd.attach.same import warn_of_same_batches
+from hpc_localsgd.attach.warm_up import WarmUp
 from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LOOK_EVERY = 64  # steps between two looks at ranks that do not wait for all others anyway
 
 
-class Course:
+class AttachedRun:
     """The state behind the calls of a `Sync`.
 
     Attributes:
@@ -44,13 +44,13 @@ class Course:
         """Begin; `equal` says whether all workers start with the same parameters."""
         self.parts, self.world = parts, parts.world
         self._rank = parts.grid.everyone.rank
-        self.rates = Rates(parts.schedule)
+        self.warm_up = WarmUp(parts.schedule)
         self.rounds = AgreedRounds(
-            parts.schedule, parts.meetings, parts.steps, self.rates.in_warm_up
+            parts.schedule, parts.meetings, parts.steps, self.warm_up.in_warm_up
         )
         self.rounds.place.equal = equal
         self.exchange = Exchange(parts.algorithm, parts.groups, parts.world)
-        self.mean = MeanModel(
+        self.mean_model = MeanModel(
             parts.model, parts.grid, parts.groups, self.exchange, parts.statistics
         )
         self.accounts = Accounts(parts.world.ledger)
@@ -58,9 +58,9 @@ class Course:
         self._begins: list[Begin] = []  # of averages, where they are begun during backward
         self._decided = -1  # the step for which `use` holds
         self.away = False
-        self.intact = Intact(parts.model, parts.optimizer, parts.groups, parts.frozen)
-        self.order = Order(type(parts.model).__name__, self._rank)
-        self._copies = Copies(parts.groups, parts.grid)
+        self.integrity = ModelIntegrity(parts.model, parts.optimizer, parts.groups, parts.frozen)
+        self.call_order = CallOrder(type(parts.model).__name__, self._rank)
+        self._replicated = ReplicatedCheck(parts.groups, parts.grid)
         self._quarantine = Quarantine(parts) if parts.on_nan == "quarantine" else None
         self._looked = False  # whether ranks train on data of their own
         self._on_step = type(parts.algorithm).on_step is not Algorithm.on_step
@@ -100,16 +100,16 @@ class Course:
         if self.place.due:
             self._begin_round(used=False)
         self.settle_gradients(skipped=True)
-        self.order.counted(self.parts.optimizer)
+        self.call_order.counted(self.parts.optimizer)
         if self.gradients is not None:
             self.gradients.done = False
             self.watch_gradients()
         place = self.place
         place.t, place.equal = place.t + 1, False
-        self.order.apart = True
-        self.rates.cut(place, self._rate())
+        self.call_order.apart = True
+        self.warm_up.cut(place, self._rate())
         if not place.due:
-            self.rates.say(place, self._rank)
+            self.warm_up.say(place, self._rank)
             if self._on_step:
                 self.parts.reshard()
                 with self.meet(STEP):
@@ -117,7 +117,7 @@ class Course:
             return False
         last = place.t == self.parts.steps
         self.parts.reshard()
-        self.intact.check(self.order.stepped)
+        self.integrity.check(self.call_order.stepped)
         with self.meet(ROUND):
             self.end_round(last)
             if last:
@@ -132,7 +132,7 @@ class Course:
             self.agree(ROUND)
         elif self.use == "mean" and place.t % LOOK_EVERY == 0:
             parts.check_finite(place.t, LOOK_EVERY)
-        self._copies.look()
+        self._replicated.look()
         now = self.rounds.now(place.t - 1, last)
         observes = self.rounds.schedule.observes and not last
         before = self.exchange.copies() if observes else None
@@ -141,11 +141,11 @@ class Course:
             distance = parts.grid.total(self.exchange.distance(before))
             self.rounds.schedule = self.rounds.schedule.observe(distance)
         place.equal = parts.algorithm.ends_equal
-        self.order.apart = not place.equal
+        self.call_order.apart = not place.equal
         if self._rank == 0:
-            self.intact.warn_of_others()
+            self.integrity.warn_of_others()
         parts.statistics.on_sync()
-        self.order.stepped = False
+        self.call_order.stepped = False
         self.accounts.close_round()
 
     @property
@@ -157,22 +157,22 @@ class Course:
         """
         return self.place.t // LOOK_EVERY > self.place.begin // LOOK_EVERY
 
-    def agree(self, what: str, own: Own | None = None) -> None:
+    def agree(self, what: str, backup: ModelBackup | None = None) -> None:
         """Stop with an error where ranks are in different places, or numbers not finite.
 
         In quarantine, ranks whose numbers are not finite are given the mean of the others instead.
 
         Args:
             what: The operation in which they are.
-            own: What is given back later, if anything.
+            backup: What is given back later, if anything.
         """
         tolerant = self._quarantine is not None
         found = self.rounds.agree(what, self.parts.finite(), tolerant, self._digest())
         if self._quarantine is not None:
             where = f"{what} after step {self.place.t - 1}"
             bad = self.parts.grid.workers_of(found.non_finite)
-            self._quarantine.of_models(bad, where, own)
-        if found.alike and self.order.stepped and self._rank == 0 and self._rate() > 0:
+            self._quarantine.of_models(bad, where, backup)
+        if found.alike and self.call_order.stepped and self._rank == 0 and self._rate() > 0:
             warn_of_same_batches(self.place.t - self.place.begin)
 
     def _digest(self) -> int:
@@ -191,7 +191,7 @@ class Course:
     ) -> None:
         """Leave the model to keep on every rank, after the last exchange."""
         self.exchange.wait()
-        self.mean.show(self.place.equal, batches, forward, warn=warn)
+        self.mean_model.show(self.place.equal, batches, forward, warn=warn)
         self.detach()
         self.place.equal = True
 
@@ -203,12 +203,12 @@ class Course:
             self.gradients.remove()
         self.gradients, self.use = None, "own"
         self.place.over = True
-        self.intact.over()
-        self.order.over()
+        self.integrity.over()
+        self.call_order.over()
 
     def resumed(self) -> None:
         """Continue from a place and state that have been loaded."""
-        self.order.taken = 0
+        self.call_order.taken = 0
         self.use, self._decided = "own", -1
         if not self.place.due:
             self._decide()
@@ -248,7 +248,7 @@ class Course:
         self._use_now()
         given = [*args[1:], *kwargs.values()]  # the first argument is the optimiser
         closure = any(each is not None for each in given)
-        self.order.took(optimizer, closure)
+        self.call_order.took(optimizer, closure)
         if self.use == "algorithm" and getattr(optimizer, "found_inf", None) is not None:
             raise ConfigurationError(
                 f"{self.parts.algorithm} needs the gradients without GradScaler's factor, and a "

@@ -14,11 +14,11 @@ from torch import nn
 from hpc_localsgd.attach.storage import Group, replaced
 from hpc_localsgd.errors import ConfigurationError
 
-_ATTACHED: weakref.WeakSet[Intact] = weakref.WeakSet()
+_ATTACHED: weakref.WeakSet[ModelIntegrity] = weakref.WeakSet()
 _LOCK = threading.Lock()  # ranks may be threads
 
 
-class Intact:
+class ModelIntegrity:
     """What an attached model and its optimiser consisted of."""
 
     def __init__(

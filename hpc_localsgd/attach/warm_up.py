@@ -13,7 +13,7 @@ LONG_ROUND = 1000  # steps; one that was written down (every, post_local, phases
 SAID_AFTER = 2  # steps of it; by then the rate of a warm-up has risen
 
 
-class Rates:
+class WarmUp:
     """The learning rate seen so far, while it may still be warming up.
 
     For `qsr` without a word on warm-up: a rate that is 0, or rises before it ever fell, warms up,
