@@ -11,13 +11,13 @@ from hpc_localsgd.attach.account import Accounts
 from hpc_localsgd.attach.backup import ModelBackup
 from hpc_localsgd.attach.batchnorm_estimate import Forward
 from hpc_localsgd.attach.call_order import CallOrder, only_makes_state
+from hpc_localsgd.attach.collectives import GRADIENTS, ROUND, STEP
+from hpc_localsgd.attach.context import AttachContext
 from hpc_localsgd.attach.exchange import Exchange
 from hpc_localsgd.attach.gradient_hooks import GradientHooks, Use
 from hpc_localsgd.attach.integrity import ModelIntegrity
 from hpc_localsgd.attach.mean_model import MeanModel
-from hpc_localsgd.attach.meeting import GRADIENTS, ROUND, STEP
 from hpc_localsgd.attach.other_tensors import warn_of_same_batches
-from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.quarantine import Quarantine
 from hpc_localsgd.attach.replicated import ReplicatedCheck
 from hpc_localsgd.attach.rounds import AgreedRounds, AttachedPosition
@@ -40,31 +40,33 @@ class AttachedRun:
         away: Whether the model holds the mean parameters just now.
     """
 
-    def __init__(self, parts: Parts, equal: bool) -> None:
+    def __init__(self, context: AttachContext, equal: bool) -> None:
         """Begin; `equal` says whether all workers start with the same parameters."""
-        self.parts, self.world = parts, parts.world
-        self._rank = parts.grid.everyone.rank
-        self.warm_up = WarmUp(parts.schedule)
+        self.context, self.world = context, context.world
+        self._rank = context.grid.everyone.rank
+        self.warm_up = WarmUp(context.schedule)
         self.rounds = AgreedRounds(
-            parts.schedule, parts.meetings, parts.steps, self.warm_up.in_warm_up
+            context.schedule, context.collectives, context.steps, self.warm_up.in_warm_up
         )
         self.rounds.place.equal = equal
-        self.exchange = Exchange(parts.algorithm, parts.groups, parts.world)
+        self.exchange = Exchange(context.algorithm, context.groups, context.world)
         self.mean_model = MeanModel(
-            parts.model, parts.grid, parts.groups, self.exchange, parts.statistics
+            context.model, context.grid, context.groups, self.exchange, context.statistics
         )
-        self.accounts = Accounts(parts.world.ledger)
+        self.accounts = Accounts(context.world.ledger)
         self.use: Use = "own"
         self._begins: list[Begin] = []  # of averages, where they are begun during backward
         self._decided = -1  # the step for which `use` holds
         self.away = False
-        self.integrity = ModelIntegrity(parts.model, parts.optimizer, parts.groups, parts.frozen)
-        self.call_order = CallOrder(type(parts.model).__name__, self._rank)
-        self._replicated = ReplicatedCheck(parts.groups, parts.grid)
-        self._quarantine = Quarantine(parts) if parts.on_nan == "quarantine" else None
+        self.integrity = ModelIntegrity(
+            context.model, context.optimizer, context.groups, context.frozen
+        )
+        self.call_order = CallOrder(type(context.model).__name__, self._rank)
+        self._replicated = ReplicatedCheck(context.groups, context.grid)
+        self._quarantine = Quarantine(context) if context.on_nan == "quarantine" else None
         self._looked = False  # whether ranks train on data of their own
-        self._on_step = type(parts.algorithm).on_step is not Algorithm.on_step
-        self._before = parts.optimizer.register_step_pre_hook(self._before_step)
+        self._on_step = type(context.algorithm).on_step is not Algorithm.on_step
+        self._before = context.optimizer.register_step_pre_hook(self._before_step)
         self.gradients: GradientHooks | None = None
         self.watch_gradients()
 
@@ -75,7 +77,7 @@ class AttachedRun:
 
     def meet(self, what: str) -> AbstractContextManager[None]:
         """Return the context of an operation in which all ranks meet."""
-        return self.parts.meetings.at(what, self.place.t)
+        return self.context.collectives.at(what, self.place.t)
 
     def refuse(self, what: str) -> None:
         """Refuse a call that is not possible now.
@@ -100,7 +102,7 @@ class AttachedRun:
         if self.place.due:
             self._begin_round(used=False)
         self.settle_gradients(skipped=True)
-        self.call_order.counted(self.parts.optimizer)
+        self.call_order.counted(self.context.optimizer)
         if self.gradients is not None:
             self.gradients.done = False
             self.watch_gradients()
@@ -111,12 +113,12 @@ class AttachedRun:
         if not place.due:
             self.warm_up.say(place, self._rank)
             if self._on_step:
-                self.parts.reshard()
+                self.context.reshard()
                 with self.meet(STEP):
                     self.exchange.on_step(self.rounds.now(place.t - 1))
             return False
-        last = place.t == self.parts.steps
-        self.parts.reshard()
+        last = place.t == self.context.steps
+        self.context.reshard()
         self.integrity.check(self.call_order.stepped)
         with self.meet(ROUND):
             self.end_round(last)
@@ -126,25 +128,25 @@ class AttachedRun:
 
     def end_round(self, last: bool) -> None:
         """Make the exchange that ends a round."""
-        parts, place = self.parts, self.place
-        local = self.use == "own" and parts.check_rounds
-        if last or self._quarantine or (local and (parts.algorithm.ends_equal or self._look_due)):
+        context, place = self.context, self.place
+        local = self.use == "own" and context.check_rounds
+        if last or self._quarantine or (local and (context.algorithm.ends_equal or self._look_due)):
             self.agree(ROUND)
         elif self.use == "mean" and place.t % LOOK_EVERY == 0:
-            parts.check_finite(place.t, LOOK_EVERY)
+            context.check_finite(place.t, LOOK_EVERY)
         self._replicated.look()
         now = self.rounds.now(place.t - 1, last)
         observes = self.rounds.schedule.observes and not last
         before = self.exchange.copies() if observes else None
         self.exchange.on_sync(now)
         if before is not None:
-            distance = parts.grid.total(self.exchange.distance(before))
+            distance = context.grid.total(self.exchange.distance(before))
             self.rounds.schedule = self.rounds.schedule.observe(distance)
-        place.equal = parts.algorithm.ends_equal
+        place.equal = context.algorithm.ends_equal
         self.call_order.apart = not place.equal
         if self._rank == 0:
             self.integrity.warn_of_others()
-        parts.statistics.on_sync()
+        context.statistics.on_sync()
         self.call_order.stepped = False
         self.accounts.close_round()
 
@@ -167,10 +169,10 @@ class AttachedRun:
             backup: What is given back later, if anything.
         """
         tolerant = self._quarantine is not None
-        found = self.rounds.agree(what, self.parts.finite(), tolerant, self._digest())
+        found = self.rounds.agree(what, self.context.finite(), tolerant, self._digest())
         if self._quarantine is not None:
             where = f"{what} after step {self.place.t - 1}"
-            bad = self.parts.grid.workers_of(found.non_finite)
+            bad = self.context.grid.workers_of(found.non_finite)
             self._quarantine.of_models(bad, where, backup)
         if found.alike and self.call_order.stepped and self._rank == 0 and self._rate() > 0:
             warn_of_same_batches(self.place.t - self.place.begin)
@@ -181,7 +183,7 @@ class AttachedRun:
         if self._looked or self.use != "own" or place.H < 2 or place.t - place.begin < 2:
             return 0
         self._looked = True
-        return 1 + sum(group.fingerprint() for group in self.parts.groups) % 2**51
+        return 1 + sum(group.fingerprint() for group in self.context.groups) % 2**51
 
     def end(
         self,
@@ -197,7 +199,7 @@ class AttachedRun:
 
     def detach(self) -> None:
         """Take all hooks off; the run is over."""
-        self.parts.meetings.over()
+        self.context.collectives.over()
         self._before.remove()
         if self.gradients is not None:
             self.gradients.remove()
@@ -222,8 +224,8 @@ class AttachedRun:
         may_come = self.exchange.acts_on_gradient(1)
         if may_come and self.gradients is None:
             self.gradients = GradientHooks(
-                self.parts.groups,
-                self.parts.bucket_bytes,
+                self.context.groups,
+                self.context.bucket_bytes,
                 self._use_now,
                 lambda: self._begins,
                 self._on_gradients,
@@ -251,19 +253,19 @@ class AttachedRun:
         self.call_order.took(optimizer, closure)
         if self.use == "algorithm" and getattr(optimizer, "found_inf", None) is not None:
             raise ConfigurationError(
-                f"{self.parts.algorithm} needs the gradients without GradScaler's factor, and a "
+                f"{self.context.algorithm} needs the gradients without GradScaler's factor, and a "
                 "fused optimizer takes it off inside its step: give it fused=False"
             )
         if not closure:
             self.settle_gradients()
         elif self.use == "algorithm":
             raise ConfigurationError(
-                f"{self.parts.algorithm} needs the gradients before optimizer.step(), and a "
+                f"{self.context.algorithm} needs the gradients before optimizer.step(), and a "
                 "closure computes them inside: call backward() first and step() without a closure"
             )
 
     def _rate(self) -> float:
-        return float(self.parts.optimizer.param_groups[0].get("lr", 0.0))
+        return float(self.context.optimizer.param_groups[0].get("lr", 0.0))
 
     def _begin_round(self, used: bool) -> None:
         """Find H and what it means for the gradients."""

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.attach import agreement
+from hpc_localsgd.attach import descriptions
 from hpc_localsgd.attach.arguments import algorithm_of, schedule_of
+from hpc_localsgd.attach.broadcast import broadcast_model, broadcast_optimizer_state
 from hpc_localsgd.attach.buffers import check_patterns
 from hpc_localsgd.attach.checks import (
     batchnorm_of,
@@ -24,13 +25,12 @@ from hpc_localsgd.attach.checks import (
     in_steps,
     on_nan_of,
 )
+from hpc_localsgd.attach.collectives import Collectives
+from hpc_localsgd.attach.context import AttachContext
 from hpc_localsgd.attach.grid import RankGrid, alone, grid_of
 from hpc_localsgd.attach.integrity import check_free
-from hpc_localsgd.attach.meeting import Meetings
-from hpc_localsgd.attach.parts import Parts
 from hpc_localsgd.attach.running_statistics import Statistics
 from hpc_localsgd.attach.shards import gathered, reshard
-from hpc_localsgd.attach.starting import broadcast_model
 from hpc_localsgd.attach.sync import Sync
 from hpc_localsgd.attach.trained_parameters import check_fit, grouped, trained
 from hpc_localsgd.engine.agreement import agree, check_same
@@ -128,8 +128,8 @@ def attach(
     reshard(gathered(model))
     grid = _grid_of(model, world, mesh)
     world, everyone = grid.world, grid.everyone
-    meetings = Meetings(everyone, patience_s, grid.alike)
-    with meetings.attaching():
+    collectives = Collectives(everyone, patience_s, grid.alike)
+    with collectives.attaching():
         check_same_software(everyone)
         agree(everyone, lambda: check_fit(trained(model, optimizer)[0]))
         agree(everyone, lambda: check_whole(steps=steps, bucket_bytes=bucket_bytes))
@@ -138,31 +138,31 @@ def attach(
         agree(everyone, lambda: check_patterns(model, averaged_buffers))
         named, frozen = trained(model, optimizer)
         lengths = in_steps(schedule, steps, steps_per_epoch)
-        lines = [agreement.shown(x) for x in (algorithm, lengths, steps, how)]
+        lines = [descriptions.shown(x) for x in (algorithm, lengths, steps, how)]
         lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
         lines += [f"on_nan={on_nan}", f"patience_s={patience_s}"]
         lines += [f"averaged_buffers={list(averaged_buffers)}"]
         lines += [f"broadcast={broadcast}", f"broadcast_optimizer={broadcast_optimizer}"]
-        lines += agreement.described(model, list(named))
+        lines += descriptions.described(model, list(named))
         if not broadcast_optimizer:
-            lines += agreement.described_options(optimizer)
-        check_same(everyone, lines, agreement.SAME_OBJECTS)
+            lines += descriptions.described_options(optimizer)
+        check_same(everyone, lines, descriptions.SAME_OBJECTS)
         if broadcast and not broadcast_optimizer:
-            states = agreement.described_state(optimizer)
-            agree(everyone, lambda: check_same(world, states, agreement.SAME_OBJECTS))
+            states = descriptions.described_state(optimizer)
+            agree(everyone, lambda: check_same(world, states, descriptions.SAME_OBJECTS))
         check_sparse(algorithm, optimizer, world, named.values())
         groups = grouped(model, named, grid.shards)
         if broadcast:
             broadcast_model(world, model, groups)
         if broadcast_optimizer:
-            agreement.broadcast_optimizer(world, optimizer)
-        parts = Parts(
+            broadcast_optimizer_state(world, optimizer)
+        context = AttachContext(
             model=model,
             optimizer=optimizer,
             algorithm=algorithm,
             schedule=lengths,
             grid=grid,
-            meetings=meetings,
+            collectives=collectives,
             groups=groups,
             frozen=frozen,
             gathered=gathered(model),
@@ -172,7 +172,7 @@ def attach(
             check_rounds=check_rounds,
             on_nan=on_nan,
         )
-        return Sync(parts, equal=broadcast)
+        return Sync(context, equal=broadcast)
 
 
 def _grid_of(model: nn.Module, world: World | None, mesh: Any) -> RankGrid:

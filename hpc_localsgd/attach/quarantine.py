@@ -23,16 +23,16 @@ from hpc_localsgd.engine.non_finite import message, non_finite_workers, replace_
 
 if TYPE_CHECKING:
     from hpc_localsgd.attach.backup import ModelBackup
-    from hpc_localsgd.attach.parts import Parts
+    from hpc_localsgd.attach.context import AttachContext
     from hpc_localsgd.types import Rows
 
 
 class Quarantine:
     """Treatment of ranks whose numbers are not finite. Collectives, not billed."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts, self._world = parts, parts.world
-        self._grid = parts.grid
+    def __init__(self, context: AttachContext) -> None:
+        self._context, self._world = context, context.world
+        self._grid = context.grid
 
     def of_gradients(self, rows: Sequence[Rows], t: int) -> None:
         """Replace gradients [1, P] that are not finite, before they are averaged at step t."""
@@ -55,12 +55,12 @@ class Quarantine:
         """
         if not bad.any():
             return
-        for group in self._parts.groups:
+        for group in self._context.groups:
             with group.rows() as x:
                 replace_by_mean(x, bad, self._world)
         self._others(bad, backup)
         if bad[self._world.rank]:
-            iterate(self._parts.model)
+            iterate(self._context.model)
             if backup is None:
                 self._forget()
         self._say(bad, where)
@@ -92,12 +92,12 @@ class Quarantine:
 
     def _beside(self) -> Iterator[tuple[str, torch.Tensor, bool]]:
         """Yield name, values, and whether it is a running statistic."""
-        parts = self._parts
-        exchanged = {id(p) for group in parts.groups for p in group.parameters}
-        for name, p in sorted(parts.model.named_parameters()):
+        context = self._context
+        exchanged = {id(p) for group in context.groups for p in group.parameters}
+        for name, p in sorted(context.model.named_parameters()):
             if id(p) not in exchanged:
                 yield name, local(p), False
-        for buffer in buffers_of(parts.model, parts.statistics.averaged):
+        for buffer in buffers_of(context.model, context.statistics.averaged):
             if buffer.plain:
                 yield buffer.name, buffer.values(), buffer.statistic
 
@@ -107,7 +107,7 @@ class Quarantine:
         As the trainer does: the count of steps stays. What has another form
         (Adafactor's factors, LBFGS's history) and is not finite is made again by the optimiser.
         """
-        optimizer = self._parts.optimizer
+        optimizer = self._context.optimizer
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for tensor in state_like(optimizer, parameters):
             tensor.zero_()

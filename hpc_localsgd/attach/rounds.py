@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_localsgd.attach.meeting import RATE, ROUND, Everybody, Meetings, RankState
+from hpc_localsgd.attach.collectives import RATE, ROUND, Collectives, Comparison, RankState
 from hpc_localsgd.engine.position import RoundPosition
 from hpc_localsgd.schedules.base import round_length
 from hpc_localsgd.schedules.local_steps import Schedule, every, phases, post_local
@@ -83,7 +83,7 @@ class AgreedRounds:
     def __init__(
         self,
         schedule: Schedule,
-        meetings: Meetings,
+        collectives: Collectives,
         steps: int | None,
         in_warm_up: Callable[[int, float], int],
     ) -> None:
@@ -91,13 +91,13 @@ class AgreedRounds:
 
         Args:
             schedule: Length of the round that starts at step t with learning rate lr.
-            meetings: Who must agree.
+            collectives: Who must agree.
             steps: Of the whole run, if known.
             in_warm_up: Length of a round that starts while the rate warms up, else 0.
         """
         self.place, self.steps = AttachedPosition(), steps
         self._given = self.schedule = schedule
-        self._meetings, self._in_warm_up = meetings, in_warm_up
+        self._collectives, self._in_warm_up = collectives, in_warm_up
         self._uses_rate = type(schedule) not in _WITHOUT_RATE
 
     def begin(self, rate: float, used: bool) -> None:
@@ -108,9 +108,9 @@ class AgreedRounds:
         """
         place = self.place
         if self._uses_rate:
-            with self._meetings.at(RATE, place.t):
+            with self._collectives.at(RATE, place.t):
                 here = RankState(RATE, place.t, place.t, rate, used)
-                rate = self._meetings.compare(here, strict=True).rate
+                rate = self._collectives.compare(here, strict=True).rate
         warm_up = self._in_warm_up(place.t, rate)
         schedule = every(warm_up) if warm_up else self.schedule
         self.place = place.next_round(round_length(schedule, place.t, rate, self.steps))
@@ -130,7 +130,7 @@ class AgreedRounds:
 
     def agree(
         self, what: str = ROUND, finite: bool = True, tolerant: bool = False, digest: int = 0
-    ) -> Everybody:
+    ) -> Comparison:
         """Stop with an error where the ranks would wait for each other. A collective, not billed.
 
         Args:
@@ -148,11 +148,11 @@ class AgreedRounds:
         p = self.place
         begin = p.begin if p.begin < p.t else p.t  # one rank may have begun the next round already
         if what != ROUND:
-            return self._meetings.compare(RankState(what, p.t, finite=finite), tolerant=tolerant)
+            return self._collectives.compare(RankState(what, p.t, finite=finite), tolerant=tolerant)
         here = RankState(what, p.t, begin, p.rate, p.used, finite, digest)
-        all_of_us = self._meetings.compare(here, self._uses_rate, tolerant)
-        p.rate = all_of_us.rate
-        return all_of_us
+        found = self._collectives.compare(here, self._uses_rate, tolerant)
+        p.rate = found.rate
+        return found
 
     def now(self, t: int, last: bool = False) -> Now:
         """Return what an algorithm may know about step t of this round."""

@@ -13,14 +13,14 @@ from hpc_localsgd.attach.storage import FlatGroup
 from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from hpc_localsgd.attach.context import AttachContext
     from hpc_localsgd.attach.exchange import Exchange
-    from hpc_localsgd.attach.parts import Parts
     from hpc_localsgd.attach.rounds import AgreedRounds
     from hpc_localsgd.attach.warm_up import WarmUp
 
 
 def saved(
-    parts: Parts, rounds: AgreedRounds, warm_up: WarmUp, exchange: Exchange
+    context: AttachContext, rounds: AgreedRounds, warm_up: WarmUp, exchange: Exchange
 ) -> dict[str, Any]:
     """Return what `Sync.state_dict` returns."""
     return {
@@ -29,11 +29,11 @@ def saved(
         "rates": warm_up.saved(),
         "states": exchange.saved(),
         "checksum": checksum_of(exchange.saved()),
-        "rank": parts.grid.everyone.rank,
-        "workers": parts.world.K,
-        "shards": parts.grid.shards,
-        "algorithm": repr(parts.algorithm),
-        "checksums": [group.fingerprint() for group in parts.groups],
+        "rank": context.grid.everyone.rank,
+        "workers": context.world.K,
+        "shards": context.grid.shards,
+        "algorithm": repr(context.algorithm),
+        "checksums": [group.fingerprint() for group in context.groups],
     }
 
 
@@ -49,14 +49,14 @@ def checksum_of(value: Any) -> int:
     return 0
 
 
-def check_saved(parts: Parts, rounds: AgreedRounds, state: dict[str, Any]) -> None:
+def check_saved(context: AttachContext, rounds: AgreedRounds, state: dict[str, Any]) -> None:
     """Check that a state belongs to this run, this rank and the model in memory.
 
     Raises:
         ConfigurationError: It does not.
     """
-    grid, rank = parts.grid, state["rank"]
-    now = (parts.world.K, repr(parts.algorithm))
+    grid, rank = context.grid, state["rank"]
+    now = (context.world.K, repr(context.algorithm))
     then = (state["workers"], state["algorithm"])
     if now != then:
         raise ConfigurationError(
@@ -75,23 +75,23 @@ def check_saved(parts: Parts, rounds: AgreedRounds, state: dict[str, Any]) -> No
             "sync.state_dict() by torch.save, in a file of each rank"
         )
     rounds.having_observed(state.get("schedule", {}))
-    shared = state["place"]["equal"] and parts.algorithm.ends_equal
+    shared = state["place"]["equal"] and context.algorithm.ends_equal
     shared = shared and grid.columns[rank] == grid.columns[grid.everyone.rank]
     if rank != grid.everyone.rank and not shared:
         raise ConfigurationError(
             f"the state was saved by rank {rank} between two exchanges, where workers "
             "differ: save and load model, optimizer and sync on every rank, each its own"
         )
-    if not _holds(parts, state):
+    if not _holds(context, state):
         raise ConfigurationError(
             "the model does not hold the parameters this state was saved with: after attach, "
             "load this rank's own model, then its optimizer, then sync"
         )
 
 
-def _holds(parts: Parts, state: dict[str, Any]) -> bool:
+def _holds(context: AttachContext, state: dict[str, Any]) -> bool:
     """Return whether the model holds the parameters of a state; version 0.1 kept plain sums."""
     if "checksums" in state:
-        return bool(state["checksums"] == [group.fingerprint() for group in parts.groups])
-    flats = [group.flat for group in parts.groups if isinstance(group, FlatGroup)]
+        return bool(state["checksums"] == [group.fingerprint() for group in context.groups])
+    flats = [group.flat for group in context.groups if isinstance(group, FlatGroup)]
     return bool(state["fingerprints"] == [plain_sum(flat) for flat in flats])

@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 from torch import nn
 
 from hpc_localsgd.attach.account import Account
-from hpc_localsgd.attach.agreement import shown
 from hpc_localsgd.attach.attached_run import AttachedRun
 from hpc_localsgd.attach.backup import ModelBackup
 from hpc_localsgd.attach.batchnorm_estimate import Forward
-from hpc_localsgd.attach.meeting import AVERAGED, LOAD, ROUND
-from hpc_localsgd.attach.parts import Parts
+from hpc_localsgd.attach.collectives import AVERAGED, LOAD, ROUND
+from hpc_localsgd.attach.context import AttachContext
+from hpc_localsgd.attach.descriptions import shown
 from hpc_localsgd.attach.rounds import AttachedPosition
 from hpc_localsgd.attach.state_dict import check_saved, saved
 from hpc_localsgd.engine.agreement import agree
@@ -30,10 +30,10 @@ class Sync:
         world: Who the workers are.
     """
 
-    def __init__(self, parts: Parts, equal: bool) -> None:
-        """Keep the parts; made by `attach`, and `equal` says whether all workers start alike."""
-        self._parts, self.model, self.world = parts, parts.model, parts.world
-        self._run = AttachedRun(parts, equal)
+    def __init__(self, context: AttachContext, equal: bool) -> None:
+        """Begin; made by `attach`, and `equal` says whether all workers start alike."""
+        self._context, self.model, self.world = context, context.model, context.world
+        self._run = AttachedRun(context, equal)
 
     @property
     def t(self) -> int:
@@ -79,7 +79,7 @@ class Sync:
                 run.mean_model.show(True, batches, forward)
             return
         run.call_order.check("finish()")
-        self._parts.reshard()
+        self._context.reshard()
         if place.inside:
             run.integrity.check()
         with run.meet(ROUND):
@@ -117,8 +117,8 @@ class Sync:
         if run.away:
             raise RuntimeError("averaged() is already entered: the model holds the mean parameters")
         run.call_order.check("averaged()")
-        self._parts.reshard()
-        backup = ModelBackup(self.model, self._parts.groups)
+        self._context.reshard()
+        backup = ModelBackup(self.model, self._context.groups)
         run.away = True
         try:
             with run.meet(AVERAGED):
@@ -127,7 +127,7 @@ class Sync:
             yield self.model
         finally:
             run.away = False
-            self._parts.reshard()
+            self._context.reshard()
             backup.restore()
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -156,16 +156,16 @@ class Sync:
         if kind is None:
             self.finish()
         else:
-            self._parts.meetings.over(failed(error))
+            self._context.collectives.over(failed(error))
             self.detach()
 
     def __repr__(self) -> str:
         """Describe the algorithm, the world and the position in the run."""
-        parts = self._parts
-        P = sum(group.P for group in parts.groups)
-        of = f" of {parts.steps}" if parts.steps is not None else ""
+        context = self._context
+        P = sum(group.P for group in context.groups)
+        of = f" of {context.steps}" if context.steps is not None else ""
         return (
-            f"Sync({parts.algorithm}, {shown(parts.schedule)}, {parts.world}, P={P}, "
+            f"Sync({context.algorithm}, {shown(context.schedule)}, {context.world}, P={P}, "
             f"step {self.t}{of}, {self._run.place})"
         )
 
@@ -188,7 +188,7 @@ class Sync:
         `optimizer.state_dict()`: between two exchanges the workers differ.
         """
         run = self._run
-        return saved(self._parts, run.rounds, run.warm_up, run.exchange)
+        return saved(self._context, run.rounds, run.warm_up, run.exchange)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state, after model and optimiser were loaded; on all ranks.
@@ -200,8 +200,8 @@ class Sync:
         run = self._run
         with run.meet(LOAD):
             agree(
-                self._parts.grid.everyone,
-                lambda: check_saved(self._parts, run.rounds, state),
+                self._context.grid.everyone,
+                lambda: check_saved(self._context, run.rounds, state),
             )
             run.rounds.load(AttachedPosition.saved(state["place"]), state.get("schedule", {}))
             run.exchange.load(state["states"])

@@ -334,7 +334,7 @@ def whole_parameters_beside_shards(mesh: DeviceMesh) -> None:
     for shards in (True, False):  # what both ranks of a worker hold counts once
         run = train_scaled(mesh, every(4), shards, 3, Gossip()).sync._run
         distance = run.exchange.distance(run.exchange.copies())
-        apart.append(torch.tensor(run.parts.grid.total(distance), dtype=torch.float64))
+        apart.append(torch.tensor(run.context.grid.total(distance), dtype=torch.float64))
     assert apart[0] > 0
     close(*apart)
     side = Side(mesh, "sgd", True, {"schedule": every(2)}, Scaled(mesh, True))

@@ -161,7 +161,7 @@ def test_no_copy_is_made_where_gradients_were_all_there_was_to_exchange(
     H: int, lent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, optimizer, sync = attached(with_gaps(), schedule=every(H))
-    (group,), calls = sync._parts.groups, []
+    (group,), calls = sync._context.groups, []
     rows = type(group).rows
 
     def counted(self: FlatGroup) -> AbstractContextManager[torch.Tensor]:
@@ -179,7 +179,7 @@ def steps_of_gaps(sync: Sync, optimizer: torch.optim.Optimizer) -> None:
         sync.model(torch.ones(2, 3)).square().sum().backward()
         optimizer.step()
         sync.step()
-    for group in sync._parts.groups:
+    for group in sync._context.groups:
         assert group.flat.count_nonzero() == sum(p.count_nonzero() for p in group.parameters)
 
 

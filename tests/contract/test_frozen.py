@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from hpc_localsgd.attach.account import Account
+from hpc_localsgd.attach.collectives import Comparison, RankState
 from hpc_localsgd.attach.flat_gradient import FlatGradient
-from hpc_localsgd.attach.meeting import Everybody, RankState
 from hpc_localsgd.attach.rounds import FromFunction
 from hpc_localsgd.attach.storage import Group
-from hpc_localsgd.attach.sync import Parts
+from hpc_localsgd.attach.sync import AttachContext
 from hpc_localsgd.commands.configuration.names import CHOICES, choices, class_at
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.loop import Run
@@ -17,7 +17,7 @@ from hpc_localsgd.run.checkpoint import Place
 from hpc_localsgd.schedules.base import Round
 from hpc_localsgd.types import ModelSize, Now
 
-OF_ATTACH = [Account, Everybody, FlatGradient, FromFunction, Group, Parts, RankState]
+OF_ATTACH = [Account, Comparison, FlatGradient, FromFunction, Group, AttachContext, RankState]
 OF_A_RUN = [BatchNorm, ModelSize, Now, Place, Round, Run, *OF_ATTACH]
 CHOSEN = [class_at(path) for option in CHOICES for path in choices(option).values()]
 

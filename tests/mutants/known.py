@@ -127,7 +127,7 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "sums = np.array([[checksum(t.contiguous()) if t.numel() else -1 for t in tensors]])",
     ): "what is empty is so on all ranks: any number is the same on each",
     (
-        "attach/meeting.py",
+        "attach/collectives.py",
         "rate: float = 0.0",
         "rate: float = -1.0",
     ): "where no rate is asked for, all ranks say the same and nobody reads it",
@@ -182,7 +182,7 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "ASK_WITHIN = 1001  # steps, at most, until it is asked again",
     ): "how often a clock is asked, not what for",
     (
-        "attach/meeting.py",
+        "attach/collectives.py",
         "alike = len(rows) > 1 and bool(digests.all() and (digests == digests[0]).all())",
         "alike = len(rows) > 1 and bool(digests.all() and (digests == digests[ 1]).all())",
     ): "all are the first exactly where all are the second",

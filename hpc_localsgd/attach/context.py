@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.attach.collectives import Collectives
 from hpc_localsgd.attach.grid import RankGrid
-from hpc_localsgd.attach.meeting import Meetings
 from hpc_localsgd.attach.running_statistics import Statistics
 from hpc_localsgd.attach.shards import reshard
 from hpc_localsgd.attach.storage import Group
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parts:
+class AttachContext:
     """What a `Sync` is made of, checked and the same on all ranks."""
 
     model: nn.Module
@@ -31,7 +31,7 @@ class Parts:
     algorithm: Algorithm
     schedule: Schedule
     grid: RankGrid
-    meetings: Meetings
+    collectives: Collectives
     groups: list[Group]
     frozen: list[nn.Parameter]
     gathered: list[Any]

@@ -51,7 +51,7 @@ class RankState:
 
 
 @dataclass(frozen=True)
-class Everybody:
+class Comparison:
     """What ranks know of each other when they have compared their places.
 
     Attributes:
@@ -65,7 +65,7 @@ class Everybody:
     alike: bool = False
 
 
-class Meetings:
+class Collectives:
     """The operations of one `attach` on all ranks."""
 
     def __init__(
@@ -101,7 +101,7 @@ class Meetings:
         """Note that this rank meets no other any more in this run."""
         self._call.ended(self._number, how)
 
-    def compare(self, place: RankState, strict: bool = False, tolerant: bool = False) -> Everybody:
+    def compare(self, place: RankState, strict: bool = False, tolerant: bool = False) -> Comparison:
         """Check that all ranks are at the same place. Inside `at`, a collective.
 
         The rows are of one length in all operations, so that ranks which come to this from
@@ -121,7 +121,7 @@ class Meetings:
         alike = bool(digests.all() and self._alike(digests))
         bad = rows[:, 6] == 0
         if (rows == rows[0]).all() and place.finite:
-            return Everybody(place.rate, bad, alike)
+            return Comparison(place.rate, bad, alike)
         other = np.flatnonzero((rows[:, :4] != rows[0, :4]).any(1))
         if len(other):
             self._call.settle()
@@ -142,7 +142,7 @@ class Meetings:
                 stacklevel=2,
             )
         self._said = self._said or bool(differ)
-        return Everybody(float(rows[int(np.argmax(rows[:, 5])), 4]), bad, alike)
+        return Comparison(float(rows[int(np.argmax(rows[:, 5])), 4]), bad, alike)
 
 
 def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:

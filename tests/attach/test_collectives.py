@@ -9,7 +9,7 @@ from rank_threads import ThreadWorld, errors_on_ranks, on_ranks
 from torch import nn
 
 import hpc_localsgd
-from hpc_localsgd.attach.meeting import AVERAGED, ROUND, Meetings, RankState
+from hpc_localsgd.attach.collectives import AVERAGED, ROUND, Collectives, RankState
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.rollcall import RollCall
 
@@ -19,7 +19,7 @@ def test_what_is_no_comparison_is_named_as_such(odd: float) -> None:
     """MPI may let a comparison meet an average of the same length."""
 
     def rank(world: ThreadWorld) -> None:
-        meetings, gather = Meetings(world, 60.0), world.gather
+        collectives, gather = Collectives(world, 60.0), world.gather
 
         def strange(own: np.ndarray) -> np.ndarray:
             rows = gather(own)
@@ -27,8 +27,8 @@ def test_what_is_no_comparison_is_named_as_such(odd: float) -> None:
             return rows
 
         world.gather = strange  # type: ignore[method-assign]
-        with meetings.at(AVERAGED, 6):
-            meetings.compare(RankState(AVERAGED, 6))
+        with collectives.at(AVERAGED, 6):
+            collectives.compare(RankState(AVERAGED, 6))
 
     for said in errors_on_ranks(2, rank):
         assert said.startswith("ConfigurationError") and "what rank 1 sent is of another" in said
@@ -39,7 +39,7 @@ def test_the_whole_place_is_compared() -> None:
     for other in places.values():
 
         def rank(world: ThreadWorld, other: tuple[str, int, int] = other) -> None:
-            Meetings(world, 60.0).compare(RankState(*(other if world.rank else (ROUND, 6, 6))))
+            Collectives(world, 60.0).compare(RankState(*(other if world.rank else (ROUND, 6, 6))))
 
         for said in errors_on_ranks(2, rank):
             assert "out of step" in said and "rank 1" in said
@@ -51,10 +51,10 @@ def test_what_all_ranks_know_waits_for_no_explanation(non_finite: bool, monkeypa
     monkeypatch.setattr(RollCall, "_explain", lambda _, error: asked.append(error))
 
     def rank(world: ThreadWorld) -> None:
-        meetings = Meetings(world, 60.0)
+        collectives = Collectives(world, 60.0)
         what = RankState(AVERAGED, 6 if non_finite else 6 + world.rank, finite=not non_finite)
-        with meetings.at(AVERAGED, 6):
-            meetings.compare(what)
+        with collectives.at(AVERAGED, 6):
+            collectives.compare(what)
 
     said = errors_on_ranks(2, rank)
     assert all(("not finite" in s) == non_finite for s in said) and asked == []
@@ -92,6 +92,6 @@ def test_ranks_that_differ_in_patience_are_told() -> None:
 def test_ranks_at_one_place_go_on_with_its_rate() -> None:
     def rank(world: ThreadWorld) -> float:
         place = RankState(ROUND, 6, 4, 0.5 if world.rank else 0.0, used=world.rank == 1)
-        return Meetings(world, 60.0).compare(place).rate
+        return Collectives(world, 60.0).compare(place).rate
 
     assert on_ranks(2, rank) == [0.5, 0.5]

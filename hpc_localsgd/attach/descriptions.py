@@ -1,22 +1,16 @@
-"""What the ranks of an `attach` must agree on: lines to compare, and how they take rank 0's."""
+"""What the ranks of an `attach` must agree on, as lines of text to compare."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
 from hpc_localsgd.attach.buffers import buffers_of
 from hpc_localsgd.attach.checksum import checksum
 from hpc_localsgd.attach.shards import local
-
-if TYPE_CHECKING:
-    from hpc_localsgd.worlds.base import World
 
 SAME_OBJECTS = (
     "build the same model, optimizer and schedule on every rank and attach before loading each "
@@ -75,17 +69,3 @@ def described_state(optimizer: torch.optim.Optimizer) -> list[str]:
         for name, value in sorted(optimizer.state.get(parameter, {}).items())
         if isinstance(value, torch.Tensor)
     ]
-
-
-def broadcast_optimizer(world: World, optimizer: torch.optim.Optimizer) -> None:
-    """Copy rank 0's optimiser state and hyper-parameters to all ranks. A collective, not billed."""
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    length = int(world.gather(np.array([[float(len(file.getvalue()))]]))[0, 0])
-    raw = np.frombuffer(file.getvalue()[:length].ljust(length, b"\0"), dtype=np.uint8)
-    received = world.broadcast(torch.from_numpy(raw.copy())[None].to(world.device))
-    if world.rank != 0:
-        state = io.BytesIO(received[0].cpu().numpy().tobytes())
-        # A file of this very job's rank 0, so not one that needs to be distrusted. On the host: the
-        # optimiser takes to the device what it wants there, which Adam's count of steps is not.
-        optimizer.load_state_dict(torch.load(state, map_location="cpu", weights_only=False))
