@@ -17,8 +17,8 @@ HOLD = """
 import json, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from hpc_localsgd.run import run_lock as presence
-from hpc_localsgd.run.run_lock import Presence
+from hpc_localsgd.run import run_lock
+from hpc_localsgd.run.run_lock import RunLock
 from hpc_localsgd.errors import ConfigurationError
 held = []
 def renew():
@@ -28,13 +28,13 @@ def renew():
             each.renew()
 def take(out):
     try:
-        held.append(Presence(Path(out)))
+        held.append(RunLock(Path(out)))
         return "ran"
     except ConfigurationError as error:
         return str(error)
 for setting in sys.argv[1:]:
     name, _, value = setting.partition("=")
-    setattr(presence, name, float(value))
+    setattr(run_lock, name, float(value))
 threading.Thread(target=renew, daemon=True).start()
 with ThreadPoolExecutor(64) as pool:
     for line in sys.stdin:  # folders to take, all at once, or none: give back what was taken

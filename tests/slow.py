@@ -26,7 +26,7 @@ FILES = {
     "restated/test_restated_attached.py",
     "run/test_checkpoint.py",
     "run/test_ends.py",
-    "run/test_other_length.py",
+    "run/test_extend.py",
     "run/test_resume_auto.py",
     "run/test_runs_of_0_1_0.py",
     "run/test_watchdog.py",

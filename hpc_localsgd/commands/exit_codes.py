@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from hpc_localsgd.errors import ConfigurationError, DataError, Gone, NotKept, Unreachable
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import GONE as GONE
 from hpc_localsgd.run.stopping import HUNG as HUNG
 from hpc_localsgd.run.stopping import STOPPED as STOPPED

@@ -27,8 +27,8 @@ from hpc_localsgd.run.checkpoint.folder import Checkpoints
 from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.run.checkpoint.place import Place
 from hpc_localsgd.run.checkpoint.vetting import check_place
-from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.resume_auto import anew
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 from hpc_localsgd.trajectory.safe_text import load_yaml
 

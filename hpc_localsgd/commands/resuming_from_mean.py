@@ -16,7 +16,7 @@ from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.folder import Checkpoints
 from hpc_localsgd.run.checkpoint.listing import all_complete, last_complete
 from hpc_localsgd.run.checkpoint.place import Place
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World

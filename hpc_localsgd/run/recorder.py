@@ -24,8 +24,8 @@ from hpc_localsgd.run.finished_rounds import (
     figures_between,
     shown_of,
 )
-from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.probes import Measurement, Probe, Spread, View
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.trajectory import NotWritten, RecordGone, TrajectoryError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Literal
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.listing import all_folders, expected, missing, never_there, number
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 
 FIRST = 2  # partial checkpoints, at most, of a job that was killed while it wrote its first

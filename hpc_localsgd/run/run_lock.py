@@ -28,7 +28,7 @@ from typing import NoReturn
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease
 from hpc_localsgd.run.lease import Lease
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import before_end
 
 RENEWED_EVERY_S = 5.0
@@ -38,10 +38,10 @@ SETTLED_S = 2.0  # after taking the place of a silent run, for others that do th
 BORN_WITHIN_S = 0.5
 ENDED_WITHIN_S = 5.0  # a file server that hangs must not keep a process from ending
 TRIES = 100
-_ours: dict[str, Presence] = {}  # of this process, by their words
+_ours: dict[str, RunLock] = {}  # of this process, by their words
 
 
-class Presence:
+class RunLock:
     """The claim of this process to the folder of a run.
 
     Attributes:

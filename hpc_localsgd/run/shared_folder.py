@@ -15,7 +15,7 @@ import numpy as np
 from hpc_localsgd.engine.agreement import agree, hosts_of
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease
-from hpc_localsgd.run.run_lock import Presence
+from hpc_localsgd.run.run_lock import RunLock
 from hpc_localsgd.trajectory.diskspace import mend, why
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ NAMED = 8  # hosts, at most
 
 
 @contextmanager
-def held(world: World, out: Path) -> Iterator[Presence | None]:
+def held(world: World, out: Path) -> Iterator[RunLock | None]:
     """Hold the folder of a run on rank 0, and check that all ranks see it. All ranks together.
 
     When the block fails the folder is given back; when it ends well its owner does that.
@@ -40,20 +40,20 @@ def held(world: World, out: Path) -> Iterator[Presence | None]:
         ConfigurationError: A run is in progress in it, or a rank does not see it or cannot write to
             it; on all ranks alike.
     """
-    presence: Presence | None = None
+    lock: RunLock | None = None
 
-    def take() -> Presence | None:
-        nonlocal presence  # held by this rank, whatever another one says
-        presence = Presence(out) if world.rank == 0 else None
-        return presence
+    def take() -> RunLock | None:
+        nonlocal lock  # held by this rank, whatever another one says
+        lock = RunLock(out) if world.rank == 0 else None
+        return lock
 
     try:
         agree(world, take)
-        check_shared(world, out, presence.run if presence else "")
-        yield presence
+        check_shared(world, out, lock.run if lock else "")
+        yield lock
     except BaseException:
-        if presence is not None:
-            presence.end()
+        if lock is not None:
+            lock.end()
         raise
 
 

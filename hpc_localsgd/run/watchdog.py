@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.run.alarm import RUNS_WITHIN_S, Alarm
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import HUNG, StopListener, end, resume_line
 
 if TYPE_CHECKING:

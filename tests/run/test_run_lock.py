@@ -18,7 +18,7 @@ from holder import Holder, holders, left_by, race
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease, run_lock
 from hpc_localsgd.run.recorder import Recorder
-from hpc_localsgd.run.run_lock import Presence
+from hpc_localsgd.run.run_lock import RunLock
 from hpc_localsgd.run.stopping import before_end
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
@@ -61,20 +61,20 @@ def test_of_two_that_start_at_once_one_runs_and_the_other_says_who(tmp_path: Pat
 
 
 def test_who_is_gone_stands_in_nobodys_way(tmp_path: Path, other: Holder) -> None:
-    Presence(tmp_path / "in" / "a" / "folder").end()
-    Presence(tmp_path)  # of a job in this process that was never ended
-    Presence(tmp_path).end()
+    RunLock(tmp_path / "in" / "a" / "folder").end()
+    RunLock(tmp_path)  # of a job in this process that was never ended
+    RunLock(tmp_path).end()
     left_by(tmp_path, os.getpid())  # the number of a living process, in another container perhaps
-    Presence(tmp_path).end()
+    RunLock(tmp_path).end()
     values = {"host": "a", "process": 1, "run": [1], "reach": "", "beat": 0}
     for nonsense in ("", "[1]", "{}", '{"host": 1, "process": "x"}', json.dumps(values)):
         (tmp_path / "RUNNING").write_text(nonsense)
-        Presence(tmp_path).end()
+        RunLock(tmp_path).end()
     assert other.take(tmp_path) == "ran"
     other.kill(reap=False)
     until_dead(other.pid)
     assert Path(f"/proc/{other.pid}").exists()  # a zombie
-    Presence(tmp_path).end()
+    RunLock(tmp_path).end()
 
 
 def until_dead(pid: int) -> None:
@@ -93,7 +93,7 @@ def test_a_run_that_a_lock_does_not_reach_is_watched_and_its_dates_are_not_belie
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = left_by(tmp_path, 7, reach="another kernel")
-    Presence(tmp_path).end()  # it is silent
+    RunLock(tmp_path).end()  # it is silent
     left_by(tmp_path, 7, reach="another kernel")
     claim, pause = lease.read(file)[1], run_lock.time.sleep
 
@@ -106,7 +106,7 @@ def test_a_run_that_a_lock_does_not_reach_is_watched_and_its_dates_are_not_belie
     monkeypatch.setattr(run_lock.time, "sleep", renewed)
     os.utime(file, (1, 1))
     with pytest.raises(ConfigurationError, match="process 7 on node-12"):
-        Presence(tmp_path)
+        RunLock(tmp_path)
 
 
 @pytest.mark.usefixtures("hurried")
@@ -116,18 +116,18 @@ def test_of_two_that_take_the_place_of_a_silent_run_one_gives_way(
 ) -> None:
     """Where no lock reaches the other: it looked at the same moment, and was a little later."""
     left_by(tmp_path, 7, reach="another kernel")
-    settle, descriptors = Presence._settle, []
+    settle, descriptors = RunLock._settle, []
 
-    def overtaken(self: Presence, descriptor: int) -> None:
+    def overtaken(self: RunLock, descriptor: int) -> None:
         descriptors.append(descriptor)
         (tmp_path / "RUNNING").unlink()
         if not ended:
             left_by(tmp_path, 8, reach="another kernel", run="f" * 16)
         settle(self, descriptor)
 
-    monkeypatch.setattr(Presence, "_settle", overtaken)
+    monkeypatch.setattr(RunLock, "_settle", overtaken)
     with pytest.raises(ConfigurationError, match="a run is in progress") as refused:
-        Presence(tmp_path)
+        RunLock(tmp_path)
     assert ended or "process 8 on node-12" in str(refused.value)
     assert ended or lease.read(tmp_path / "RUNNING")[1].process == 8
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -146,13 +146,13 @@ def test_whoever_is_just_giving_the_folder_back_is_no_run_that_goes_on(
         pause(seconds)
 
     monkeypatch.setattr(run_lock.time, "sleep", ends)
-    Presence(tmp_path).end()
+    RunLock(tmp_path).end()
 
 
 def test_a_claim_that_could_not_be_removed_at_the_end_is_nobodys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = Presence(tmp_path)
+    here = RunLock(tmp_path)
     with monkeypatch.context() as patch:
 
         def refused(*words: object, **more: object) -> None:
@@ -161,12 +161,12 @@ def test_a_claim_that_could_not_be_removed_at_the_end_is_nobodys(
         patch.setattr(Path, "unlink", refused)
         here.end()
     assert here.file.exists()
-    Presence(tmp_path).end()
+    RunLock(tmp_path).end()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_process_that_ends_at_once_gives_the_folder_back(tmp_path: Path) -> None:
-    here = Presence(tmp_path)
+    here = RunLock(tmp_path)
     assert here.end in before_end
     here.end()
     assert here.end not in before_end
@@ -183,7 +183,7 @@ def test_a_lock_that_a_silent_host_holds_is_waited_for_not_broken(
     with (tmp_path / "RUNNING").open("rb+") as file:
         replace(claim, reach="another kernel").write(file.fileno())
     with pytest.raises(ConfigurationError, match=f"process {other.pid} on"):
-        Presence(tmp_path)
+        RunLock(tmp_path)
 
 
 @pytest.mark.usefixtures("hurried")
@@ -201,7 +201,7 @@ def test_a_lock_that_a_host_holds_which_died_is_waited_for(
 
     monkeypatch.setattr(run_lock, "HELD_FOR_S", 60.0)
     monkeypatch.setattr(run_lock.time, "sleep", the_server_notices)
-    Presence(tmp_path).end()
+    RunLock(tmp_path).end()
     assert not list(tmp_path.iterdir())
 
 
@@ -215,7 +215,7 @@ def test_a_link_that_was_made_though_the_server_says_it_was_there_is_ours(
         raise FileExistsError
 
     monkeypatch.setattr(run_lock.os, "link", asked_twice)
-    here = Presence(tmp_path)
+    here = RunLock(tmp_path)
     assert lease.read(here.file)[1].run == here.run
     here.end()
 
@@ -226,7 +226,7 @@ def test_where_there_are_no_locks_a_silent_claim_of_this_host_is_watched_too(
 ) -> None:
     monkeypatch.setattr(lease, "lock", lambda descriptor: None)
     left_by(tmp_path, 7)
-    Presence(tmp_path).end()
+    RunLock(tmp_path).end()
     assert not list(tmp_path.iterdir())
 
 
@@ -237,7 +237,7 @@ def test_a_claim_that_cannot_be_read_and_is_locked_is_somebodys(
     assert other.take(tmp_path) == "ran"
     (tmp_path / "RUNNING").write_text("nonsense")
     with pytest.raises(ConfigurationError, match=f"a run is in progress in {tmp_path}"):
-        Presence(tmp_path)
+        RunLock(tmp_path)
 
 
 def test_a_file_that_is_still_empty_may_be_one_that_is_just_made(
@@ -252,19 +252,19 @@ def test_a_file_that_is_still_empty_may_be_one_that_is_just_made(
 
     monkeypatch.setattr(run_lock.time, "sleep", written)
     with pytest.raises(ConfigurationError, match="process 7 on node-12"):
-        Presence(tmp_path)
+        RunLock(tmp_path)
 
 
 def test_who_has_once_removed_a_silent_claim_looks_again_however_it_gets_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another was faster, and has ended: a third may still have seen the silent one."""
-    make, settled = Presence._make, []
+    make, settled = RunLock._make, []
     makes, clears = iter([False, False, True]), iter([True, False])
-    monkeypatch.setattr(Presence, "_make", lambda self: make(self) if next(makes) else None)
-    monkeypatch.setattr(Presence, "_clear_the_way", lambda self: next(clears))
-    monkeypatch.setattr(Presence, "_settle", lambda self, descriptor: settled.append(descriptor))
-    here = Presence(tmp_path)
+    monkeypatch.setattr(RunLock, "_make", lambda self: make(self) if next(makes) else None)
+    monkeypatch.setattr(RunLock, "_clear_the_way", lambda self: next(clears))
+    monkeypatch.setattr(RunLock, "_settle", lambda self, descriptor: settled.append(descriptor))
+    here = RunLock(tmp_path)
     assert settled == [here._descriptor]
     here.end()
 
@@ -275,7 +275,7 @@ def test_a_claim_that_came_while_a_silent_one_was_watched_stays(
     left_by(tmp_path, 7, reach="another kernel")
     watched = []
 
-    def overtaken(self: Presence, before: bytes, descriptor: int, ours: bool) -> None:
+    def overtaken(self: RunLock, before: bytes, descriptor: int, ours: bool) -> None:
         watched.append(before)
         if len(watched) > 1:
             self._refuse()
@@ -283,9 +283,9 @@ def test_a_claim_that_came_while_a_silent_one_was_watched_stays(
         left_by(tmp_path, 8, reach="another kernel", run="f" * 16)
 
     monkeypatch.setattr(run_lock, "SETTLED_S", 0.0)
-    monkeypatch.setattr(Presence, "_watch", overtaken)
+    monkeypatch.setattr(RunLock, "_watch", overtaken)
     with pytest.raises(ConfigurationError, match="process 8 on node-12"):
-        Presence(tmp_path)
+        RunLock(tmp_path)
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ def test_without_hard_links_a_file_that_another_locks_first_is_not_held(
         return False if not removed or len(calls) == 1 else lock(descriptor)
 
     monkeypatch.setattr(lease, "lock", late)
-    here = Presence(tmp_path)
+    here = RunLock(tmp_path)
     assert lease.is_at(file, here._descriptor) and len(calls) == 2
     assert f"process {os.getpid()} on" in other.take(tmp_path)
     here.end()
@@ -326,7 +326,7 @@ def test_without_hard_links_and_locks_it_is_still_one(
     monkeypatch.setattr(lease, "lock", lambda descriptor: None)
     monkeypatch.setattr(run_lock, "WATCHED_FOR_S", 3.0)
     monkeypatch.setattr(run_lock, "RENEWED_EVERY_S", 0.0)
-    first = Presence(tmp_path)
+    first = RunLock(tmp_path)
     run_lock._ours.clear()  # as if it were of another process
     done = threading.Event()
 
@@ -338,7 +338,7 @@ def test_without_hard_links_and_locks_it_is_still_one(
     thread.start()
     try:
         with pytest.raises(ConfigurationError, match=f"process {os.getpid()} on"):
-            Presence(tmp_path)
+            RunLock(tmp_path)
     finally:
         done.set()
         thread.join()
@@ -349,7 +349,7 @@ def test_without_hard_links_and_locks_it_is_still_one(
 def test_it_is_renewed_now_and_then_and_seen_to_be_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = Presence(tmp_path)
+    here = RunLock(tmp_path)
     assert here.renew() and lease.read(here.file)[1].beat == 0
     monkeypatch.setattr(run_lock, "RENEWED_EVERY_S", 0.0)
     assert here.renew() and lease.read(here.file)[1].beat == 1
@@ -382,14 +382,14 @@ def test_a_claim_that_is_torn_is_watched_where_no_lock_can_be_asked(
     monkeypatch.setattr(lease, "lock", lambda descriptor: None)
     monkeypatch.setattr(run_lock.time, "sleep", rewritten)
     with pytest.raises(ConfigurationError, match="process 7 on node-12"):
-        Presence(tmp_path)
+        RunLock(tmp_path)
 
 
 def test_a_claim_is_not_written_into_a_file_that_got_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread renews while another one ends: the descriptor stays open as long."""
-    here = Presence(tmp_path)
+    here = RunLock(tmp_path)
     ending, written = threading.Thread(target=here.end), []
 
     def slow(claim: lease.Lease, descriptor: int) -> None:
@@ -408,7 +408,7 @@ def test_a_claim_is_not_written_into_a_file_that_got_its_number(
 def test_a_file_server_that_hangs_keeps_no_process_from_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, hangs, done = Presence(tmp_path), threading.Event(), threading.Event()
+    here, hangs, done = RunLock(tmp_path), threading.Event(), threading.Event()
     monkeypatch.setattr(run_lock, "RENEWED_EVERY_S", 0.0)
     monkeypatch.setattr(run_lock, "ENDED_WITHIN_S", 0.1)
     monkeypatch.setattr(lease.Lease, "write", lambda *words: (hangs.set(), done.wait(30)))
@@ -445,7 +445,7 @@ def test_a_folder_that_takes_no_claim_is_said_and_left_as_it_was(
 
     monkeypatch.setattr(lease.os, "pwrite", refused)
     with pytest.raises(ConfigurationError, match=f"cannot write to --out .*{os.strerror(number)}"):
-        Presence(tmp_path)
+        RunLock(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -453,7 +453,7 @@ def test_a_folder_that_goes_away_is_no_other_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is said elsewhere, with what to do; and its end is quiet."""
-    here = Presence(tmp_path / "run")
+    here = RunLock(tmp_path / "run")
     monkeypatch.setattr(run_lock, "RENEWED_EVERY_S", 0.0)
     shutil.rmtree(tmp_path / "run")
     assert here.renew()
@@ -465,11 +465,11 @@ def test_a_holder_that_is_frozen_still_holds(tmp_path: Path, other: Holder) -> N
     assert other.take(tmp_path) == "ran"
     os.kill(other.pid, signal.SIGSTOP)
     with pytest.raises(ConfigurationError, match=f"process {other.pid} on"):
-        Presence(tmp_path)
+        RunLock(tmp_path)
 
 
 def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:
-    here = Presence(tmp_path)
+    here = RunLock(tmp_path)
     reads, writes = os.pipe()
     begun, says = os.pipe()
     child = os.fork()
@@ -482,7 +482,7 @@ def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:
         os.read(begun, 1)
         os.close(here._descriptor)  # as its end would, and what it left stays
         run_lock._ours.clear()
-        Presence(tmp_path).end()
+        RunLock(tmp_path).end()
     finally:
         os.close(writes)
         _, status = os.waitpid(child, 0)
@@ -496,7 +496,7 @@ def test_a_claim_is_on_the_disk_and_read_past_the_cache(
 ) -> None:
     done, opened, open_, sync = [], [], os.open, os.fsync
     monkeypatch.setattr(lease.os, "fsync", lambda descriptor: done.append(sync(descriptor)))
-    here = Presence(tmp_path)
+    here = RunLock(tmp_path)
     assert done
     monkeypatch.setattr(
         lease.os, "open", lambda file, flags: opened.append(flags) or open_(file, flags)

@@ -11,7 +11,7 @@ import pytest
 from hpc_localsgd.commands.train import nothing_left
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease, shared_folder
-from hpc_localsgd.run.run_lock import Presence
+from hpc_localsgd.run.run_lock import RunLock
 from hpc_localsgd.run.shared_folder import UNSEEN, check_shared, held
 from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated
@@ -51,13 +51,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def claim(tmp_path: Path) -> Presence:
-    made = Presence(tmp_path / "shared")
+def claim(tmp_path: Path) -> RunLock:
+    made = RunLock(tmp_path / "shared")
     yield made
     made.end()
 
 
-def test_one_folder_for_all_is_fine_and_nothing_is_left_in_it(claim: Presence) -> None:
+def test_one_folder_for_all_is_fine_and_nothing_is_left_in_it(claim: RunLock) -> None:
     out = claim.file.parent
     check_shared(ThreeRanks(0), out, claim.run)
     check_shared(ThreeRanks(2, claim.run), out, "")
@@ -66,11 +66,11 @@ def test_one_folder_for_all_is_fine_and_nothing_is_left_in_it(claim: Presence) -
 
 @pytest.mark.parametrize("stale", [False, True], ids=["empty", "with another run's claim"])
 def test_a_rank_with_a_disk_of_its_own_is_named_on_all_ranks_alike(
-    claim: Presence, tmp_path: Path, stale: bool
+    claim: RunLock, tmp_path: Path, stale: bool
 ) -> None:
     own, out = tmp_path / "own", claim.file.parent
     own.mkdir()
-    other = Presence(own) if stale else None
+    other = RunLock(own) if stale else None
     with pytest.raises(ConfigurationError) as there:
         check_shared(ThreeRanks(1, claim.run), own, "")
     with pytest.raises(ConfigurationError) as here:
@@ -98,7 +98,7 @@ def test_a_rank_with_a_disk_of_its_own_is_named_on_all_ranks_alike(
     ],
 )
 def test_what_a_disk_refuses_is_said_and_nothing_is_left_of_the_try(
-    claim: Presence, monkeypatch: pytest.MonkeyPatch, number: int, words: str, cure: str
+    claim: RunLock, monkeypatch: pytest.MonkeyPatch, number: int, words: str, cure: str
 ) -> None:
     write, out = Path.write_bytes, claim.file.parent
 
@@ -121,7 +121,7 @@ def test_what_a_disk_refuses_is_said_and_nothing_is_left_of_the_try(
 
 
 def test_ranks_with_one_trouble_are_named_and_not_too_many(
-    claim: Presence, monkeypatch: pytest.MonkeyPatch
+    claim: RunLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def said(*found: int) -> str:
         with pytest.raises(ConfigurationError) as refused:
@@ -148,14 +148,14 @@ def test_that_the_folder_cannot_be_taken_is_said_to_all_ranks(
     def busy(out: Path) -> None:
         raise ConfigurationError("a run is in progress")
 
-    monkeypatch.setattr(shared_folder, "Presence", busy)
+    monkeypatch.setattr(shared_folder, "RunLock", busy)
     with pytest.raises(ConfigurationError, match="a run is in progress"), held(Asked(0), tmp_path):
         pass
     assert told and told[0].startswith(b"a run is in progress")
 
 
 def test_a_claim_that_a_cache_of_the_host_hides_is_looked_for_again(
-    claim: Presence, monkeypatch: pytest.MonkeyPatch
+    claim: RunLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, looks = lease.read, []
 

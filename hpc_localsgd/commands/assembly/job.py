@@ -22,13 +22,13 @@ from hpc_localsgd.environment.launcher_end import about_the_launcher
 from hpc_localsgd.errors import ConfigurationError, Gone, NotKept
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints
+from hpc_localsgd.run.extend import Timetable, lengthened
 from hpc_localsgd.run.final_model import FILE_NAME, final_tensors, write_tensors
 from hpc_localsgd.run.loggers import LiveCurves, live_curves
-from hpc_localsgd.run.messages import say
-from hpc_localsgd.run.other_length import Timetable, lengthened
 from hpc_localsgd.run.recorder import Recorder
-from hpc_localsgd.run.run_lock import Presence
+from hpc_localsgd.run.run_lock import RunLock
 from hpc_localsgd.run.shared_folder import held
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import GONE, StopListener
 from hpc_localsgd.run.watchdog import Watchdog, stuck
 from hpc_localsgd.schedules.duration import Units
@@ -124,8 +124,8 @@ def make_job(
         raise ConfigurationError("--resume continues a run, --overwrite replaces it: give one")
     if config.extend and not (config.resume or config.resume_from_mean):
         raise ConfigurationError("--extend changes how a run is resumed: add --resume")
-    with held(world, Path(config.out)) as presence:
-        return _make_job(resolved, world, show, stopping or StopListener(), presence)
+    with held(world, Path(config.out)) as lock:
+        return _make_job(resolved, world, show, stopping or StopListener(), lock)
 
 
 def _make_job(
@@ -133,7 +133,7 @@ def _make_job(
     world: World,
     show: Callable[[int, dict[str, float]], None],
     stopping: StopListener,
-    presence: Presence | None,
+    lock: RunLock | None,
 ) -> Job:
     """Make a job, see `make_job`, in a folder that this process has locked."""
     config, out = resolved.config, Path(resolved.config.out)
@@ -158,10 +158,10 @@ def _make_job(
         record.restore(place.state["record"])
     if not config.smoke:
         watchdog = make_watchdog(config, run, keeper, stopping, out)
-        look = partial(_each_second, watchdog, presence, stopping)
+        look = partial(_each_second, watchdog, lock, stopping)
         stopping.attend(look, keeper.leave, watchdog.over)
-    if presence is not None:
-        keeper.at_the_end = presence.end
+    if lock is not None:
+        keeper.at_the_end = lock.end
     keeps = not config.smoke  # a trial leaves nothing to go on from
     return Job(run, units, position, record, curves, keeper, keeps, out, hosts_of(world))
 
@@ -187,9 +187,9 @@ def _lengthened(config: Config, run: Run, units: Units, state: Mapping[str, Any]
     return lengthened(state, before, now, config.algorithm, config.extend)
 
 
-def _each_second(watchdog: Watchdog, presence: Presence | None, stopping: StopListener) -> None:
-    if presence is not None and not presence.renew():
-        stopping.ask(f"{presence.file} is another run's", GONE)
+def _each_second(watchdog: Watchdog, lock: RunLock | None, stopping: StopListener) -> None:
+    if lock is not None and not lock.renew():
+        stopping.ask(f"{lock.file} is another run's", GONE)
     watchdog.look()
 
 

@@ -33,7 +33,7 @@ ARGUMENTS_SINCE_0_1: dict[str, dict[str, Any]] = {
     "synthetic_images": {"channels": 3},
 }
 
-LENGTH = ("steps", "epochs")  # may differ too, where `run.other_length` allows it
+LENGTH = ("steps", "epochs")  # may differ too, where `run.extend` allows it
 
 NO_NUMBERS = ("checkpoint_every", "checkpoint_keep", "watchdog")  # may differ too, and are kept
 

@@ -6,7 +6,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.trajectory.diskspace import mend, why
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from hpc_localsgd.run.checkpoint.listing import (
     whole,
 )
 from hpc_localsgd.run.checkpoint.place import Place
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.worlds.dealing import Dealing
 
 if TYPE_CHECKING:

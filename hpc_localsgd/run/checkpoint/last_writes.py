@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hpc_localsgd.run.checkpoint.background import Background
 from hpc_localsgd.run.checkpoint.place import Place
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import GONE, StopListener, resume_line, starts_again
 from hpc_localsgd.trajectory.diskspace import mend
 

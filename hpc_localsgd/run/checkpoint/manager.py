@@ -14,7 +14,7 @@ from hpc_localsgd.errors import Gone, NotKept
 from hpc_localsgd.run.checkpoint.background import Background
 from hpc_localsgd.run.checkpoint.last_writes import LastWrites
 from hpc_localsgd.run.checkpoint.place import Place
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import GONE, HUNG, StopListener, Stopped, end
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:

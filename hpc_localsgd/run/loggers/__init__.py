@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 
 NEEDS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name -> package
 WAITING = 4096  # calls at most: what comes then is left out

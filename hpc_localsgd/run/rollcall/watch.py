@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
-from hpc_localsgd.run.messages import say
 from hpc_localsgd.run.rollcall.judging import Heard, judge
 from hpc_localsgd.run.rollcall.own_operations import OwnOperations
 from hpc_localsgd.run.rollcall.protocol import Note, Verdict, read
+from hpc_localsgd.run.stderr import say
 
 TICK_S = 1.0
 WAITS_S = 0.5  # in an operation, before others are told

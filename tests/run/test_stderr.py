@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hpc_localsgd.run.messages import say
+from hpc_localsgd.run.stderr import say
 
 
 class Raw(io.RawIOBase):
