@@ -46,7 +46,7 @@ API = (
     "run/probes",
     "analysis/slow_sde",
 )
-WHOLE_LINK = re.compile(r"\[([^\[\]]+)\]\(([^)\s#]+)\)")
+WHOLE_LINK = re.compile(r"\[([^\[\]]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 LINK = re.compile(r"(?<=\]\()([^)\s#]+)")
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -98,6 +98,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     source = of.get(page.file.src_uri)
     if source is None:
         return markdown
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation"]  # its tab has one page; the lines of the README are long
     here = posixpath.dirname(page.file.src_uri)
 
     def led(found: re.Match[str]) -> str:
@@ -107,7 +109,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def bare(found: re.Match[str]) -> str:
         target = _target(source, found[2])
         folder = bool(target) and (ROOT / target).is_dir()
-        return found[1] if folder and not _page_of(target, pages) else found.group()
+        if folder and not _page_of(target, pages):
+            return found[1]
+        if found[1] in pages or found[1] == posixpath.basename(target) and target in pages:
+            return f"[{_title(ROOT / target)}]({found[2]}{found[3] or ''})"
+        return found.group()
 
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
     text = (each if each.startswith("```") else WHOLE_LINK.sub(bare, each) for each in parts)
@@ -130,6 +136,12 @@ def _page_of(target: str, pages: dict[str, str]) -> str:
         return pages.get(f"{target}/README.md", _api(inside) if inside in API else "")
     folder = posixpath.dirname(target).removeprefix("hpc_localsgd/")
     return _api(folder) if folder in API and target.endswith(".py") else f"files/{target}"
+
+
+def _title(page: Path) -> str:
+    """Return the first heading: a link that is labelled with a file shows it."""
+    found = re.search(r"^# (.+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else page.name
 
 
 def _api(folder: str) -> str:
