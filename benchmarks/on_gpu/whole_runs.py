@@ -15,7 +15,7 @@ from hpc_localsgd.commands.plan.planned_run import PlanOptions, planned_run
 from hpc_localsgd.commands.plan.rehearsal import Memory, Rehearsal
 from hpc_localsgd.cost.cost_model import NETWORKS
 from hpc_localsgd.engine.launch import detect
-from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -85,7 +85,9 @@ def _runs(bench: Bench) -> dict[str, list[str]]:
     return {"ResNet-8": [*SMALL, *ROUNDS]} if bench.quick else RUNS
 
 
-def _trained(bench: Bench, words: Sequence[str], until: int, begin: Place | None = None) -> Place:
+def _trained(
+    bench: Bench, words: Sequence[str], until: int, begin: RankCheckpoint | None = None
+) -> RankCheckpoint:
     """Return the place that a run comes to, from its beginning or from another place."""
     world = Simulated(_workers(words), bench.device)
     run, _ = make_run(config.parse(words), world)
@@ -93,7 +95,7 @@ def _trained(bench: Bench, words: Sequence[str], until: int, begin: Place | None
     if begin is not None:
         p = begin.restore(run, p)
         p.sync = run.algorithm.resume(p.sync, world)
-    return Place.of(run, trained(run, p, Recorder(run), until), 0)
+    return RankCheckpoint.of(run, trained(run, p, Recorder(run), until), 0)
 
 
 def _workers(words: Sequence[str]) -> int:

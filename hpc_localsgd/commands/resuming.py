@@ -25,7 +25,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.catching_up import catch_up
 from hpc_localsgd.run.checkpoint.folder import Checkpoints
 from hpc_localsgd.run.checkpoint.listing import last_complete
-from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.checkpoint.vetting import check_place
 from hpc_localsgd.run.resume_auto import anew
 from hpc_localsgd.run.stderr import say
@@ -54,7 +54,7 @@ class Continued:
 
     def position(
         self, run: Run, checkpoints: Checkpoints, other: OtherLength
-    ) -> tuple[Position, Place | None]:
+    ) -> tuple[Position, RankCheckpoint | None]:
         """Return where the run begins, and the checkpoint it comes from. All ranks together.
 
         Args:
@@ -74,7 +74,7 @@ class Continued:
         if self.mode != "resume":
             return p, None
         if self.from_mean:
-            replace_checkpoints(checkpoints, Place.of(run, p, p.t))
+            replace_checkpoints(checkpoints, RankCheckpoint.of(run, p, p.t))
         place = checkpoints.load()
         agree(world, lambda: check_place(place, run, p))  # on all ranks, before any loads a part
         said = agree(world, lambda: _of_length(place, run, other))
@@ -86,13 +86,13 @@ class Continued:
         return p, place
 
 
-def _of_length(place: Place, run: Run, other: OtherLength) -> str:
+def _of_length(place: RankCheckpoint, run: Run, other: OtherLength) -> str:
     """Say what follows if a checkpoint is of a run of another length; "" if it is not."""
     return "" if place.state["steps"] == run.steps else other(place.state)
 
 
 def _at_another_length(
-    said: str, place: Place, run: Run, p: Position, checkpoints: Checkpoints
+    said: str, place: RankCheckpoint, run: Run, p: Position, checkpoints: Checkpoints
 ) -> None:
     """Resume with another length: say so, and keep the result of a run that was finished."""
     p.end = min(p.end, run.steps)  # a round under way ends with a run that became shorter

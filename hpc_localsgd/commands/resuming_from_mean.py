@@ -15,7 +15,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.folder import Checkpoints
 from hpc_localsgd.run.checkpoint.listing import all_complete, last_complete
-from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.stderr import say
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _read(folder: Path, n: int, r: int) -> dict[str, Any]:
     return dict(shard.read(folder / f"rank-{r}-of-{n}.pt"))
 
 
-def replace_checkpoints(checkpoints: Checkpoints, place: Place) -> None:
+def replace_checkpoints(checkpoints: Checkpoints, place: RankCheckpoint) -> None:
     """Put a new checkpoint where checkpoints are, and those of the other workers beside it."""
     folder, world = checkpoints.folder, checkpoints.world
     new = folder.with_name(NEW)

@@ -32,7 +32,7 @@ from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
 from hpc_localsgd.compressors import Int4, Sign, TopK
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.run.checkpoint import Place, shard
+from hpc_localsgd.run.checkpoint import RankCheckpoint, shard
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import every, post_local
 from hpc_localsgd.topology import (
@@ -203,10 +203,10 @@ def test_interrupted_and_resumed_is_uninterrupted_bitwise(
 ) -> None:
     whole, _ = go(run_of(algorithm))
     first = run_of(algorithm)
-    saved = Place.of(first, until(first, at), after=0)
+    saved = RankCheckpoint.of(first, until(first, at), after=0)
     shard.write(tmp_path / "shard.pt", saved.state)
     second = run_of(algorithm)
-    place = Place.saved(shard.read(tmp_path / "shard.pt"))
+    place = RankCheckpoint.saved(shard.read(tmp_path / "shard.pt"))
     q = place.restore(second, begun(second))
     q.sync = algorithm.resume(q.sync, second.world)
     assert q.t == at

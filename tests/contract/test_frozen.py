@@ -13,12 +13,12 @@ from hpc_localsgd.attach.sync import AttachContext
 from hpc_localsgd.commands.configuration.names import CHOICES, choices, class_at
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.loop import Run
-from hpc_localsgd.run.checkpoint import Place
+from hpc_localsgd.run.checkpoint import RankCheckpoint
 from hpc_localsgd.schedules.base import Round
 from hpc_localsgd.types import ModelSize, Now
 
 OF_ATTACH = [Account, Comparison, FlatGradient, FromFunction, Group, AttachContext, RankState]
-OF_A_RUN = [BatchNorm, ModelSize, Now, Place, Round, Run, *OF_ATTACH]
+OF_A_RUN = [BatchNorm, ModelSize, Now, RankCheckpoint, Round, Run, *OF_ATTACH]
 CHOSEN = [class_at(path) for option in CHOICES for path in choices(option).values()]
 
 

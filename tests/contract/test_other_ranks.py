@@ -25,7 +25,7 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.engine.quarantine import QuarantinedAlgorithm
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.run.checkpoint import Checkpoints, Place
+from hpc_localsgd.run.checkpoint import Checkpoints, RankCheckpoint
 from hpc_localsgd.run.checkpoint.catching_up import catch_up
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import every
@@ -77,7 +77,7 @@ def leg(make: Make, world: ThreadWorld, out: Path, begin: bool, at: int) -> torc
     """Resume, unless it is the beginning; run to a step; save. The rows of this rank."""
     run, checkpoints = made(make, world), Checkpoints(out, world)
     p = until(run, run.beginning() if begin else resumed(run, checkpoints), at)
-    checkpoints.save(Place.of(run, p, after=at))
+    checkpoints.save(RankCheckpoint.of(run, p, after=at))
     return p.x.clone()
 
 
@@ -155,7 +155,7 @@ def test_workers_that_were_behind_take_the_steps_they_lack(tmp_path: Path) -> No
         run = made(make, world)
         p = until(run, run.beginning(), 5 + world.rank)
         record = {"rows": [], "loss": torch.ones(2), "so_far": torch.zeros(2, 5)}
-        Checkpoints(tmp_path, world).save(Place.of(run, p, after=0, record=record))
+        Checkpoints(tmp_path, world).save(RankCheckpoint.of(run, p, after=0, record=record))
 
     on_ranks(4, saved, workers=K)
 
@@ -180,7 +180,7 @@ def test_that_dropout_draws_anew_is_said(
         drawn = torch.Generator().manual_seed(world.rank)
         if draws:
             torch.rand(1, generator=drawn)
-        place = Place.of(run, until(run, run.beginning(), 7), after=4)
+        place = RankCheckpoint.of(run, until(run, run.beginning(), 7), after=4)
         place.state["rng"] = drawn.get_state()
         Checkpoints(tmp_path, world).save(place)
 
@@ -202,7 +202,7 @@ def test_bad_shards_are_refused_on_all_ranks(bad: str, tmp_path: Path) -> None:
         run = made(make, world)
         digest = "another" if bad == "of another run" and world.rank == 3 else "ours"
         p = until(run, run.beginning(), 7)
-        path = Checkpoints(tmp_path, world, digest=digest).save(Place.of(run, p, after=4))
+        path = Checkpoints(tmp_path, world, digest=digest).save(RankCheckpoint.of(run, p, after=4))
         if bad == "missing" and world.rank == 3:
             path.write_bytes(b"")
 

@@ -19,7 +19,7 @@ from hpc_localsgd.engine.matrices import MatricesAndRest, looks_at_matrices, run
 from hpc_localsgd.engine.optimizer import LocalOptimizer, described
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.run.checkpoint import Place, shard, vetting
+from hpc_localsgd.run.checkpoint import RankCheckpoint, shard, vetting
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.tasks.base import Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
@@ -209,9 +209,9 @@ def test_interrupted_and_resumed_is_uninterrupted_bitwise(tmp_path: Path) -> Non
     options = {"spec": digits(), "K": 2, "H": 4, "lr": 0.02, "optimizer": muon}
     whole = go(small_run(steps=8, algorithm=DiLoCo(), **options))[0].x.clone()
     first = small_run(steps=8, algorithm=DiLoCo(), **options)
-    shard.write(tmp_path / "shard.pt", Place.of(first, until(first, 6), after=0).state)
+    shard.write(tmp_path / "shard.pt", RankCheckpoint.of(first, until(first, 6), after=0).state)
     second = small_run(steps=8, algorithm=DiLoCo(), **options)
-    place = Place.saved(shard.read(tmp_path / "shard.pt"))
+    place = RankCheckpoint.saved(shard.read(tmp_path / "shard.pt"))
     vetting.check_place(place, second, second.beginning())
     q = place.restore(second, second.beginning())
     assert torch.equal(train(second, q, Recorder(second)).x, whole)

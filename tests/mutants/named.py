@@ -52,7 +52,7 @@ NAMED: list[tuple[str, str, str, str, str]] = [
     (
         "random numbers left out of a checkpoint",
         "run/checkpoint",
-        "run/checkpoint/place.py",
+        "run/checkpoint/rank_checkpoint.py",
         'torch.set_rng_state(state["rng"])',
         "pass",
     ),

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.run.checkpoint import Checkpoints, Place
+from hpc_localsgd.run.checkpoint import Checkpoints, RankCheckpoint
 from hpc_localsgd.tasks.base import Batch
 from restated.by_the_loop import Noting, Restated, run_of
 from restated.local import AdamW, Sgd
@@ -54,7 +54,7 @@ class Keeping(Noting):
     def keep(self, p: Position) -> None:
         if self.checkpoints:
             # One exchange a step, so that no shard replaces another.
-            self.checkpoints.save(Place.of(self.run, p, p.t, {"said": p.t}))
+            self.checkpoints.save(RankCheckpoint.of(self.run, p, p.t, {"said": p.t}))
 
 
 def begun(case: Case) -> tuple[Run, Position]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hpc_localsgd.errors import Gone, NotKept
-from hpc_localsgd.run.checkpoint import Checkpoints, Place, last_writes, manager, shard
+from hpc_localsgd.run.checkpoint import Checkpoints, RankCheckpoint, last_writes, manager, shard
 from hpc_localsgd.run.checkpoint.listing import all_folders, number
 from hpc_localsgd.run.stopping import GONE, HUNG, STOPPED, Stopped
 from restated.test_when_places_are_kept import Kept
@@ -23,7 +23,7 @@ class Refused(Checkpoints):
 
     everywhere = False
 
-    def save(self, place: Place) -> Path:
+    def save(self, place: RankCheckpoint) -> Path:
         if self.everywhere or "run" in self.folder.parts:
             raise OSError("no space")
         return super().save(place)
@@ -200,7 +200,10 @@ def test_the_status_says_whether_anything_was_kept(tmp_path: Path, monkeypatch: 
 
 
 def test_the_newest_place_behind_each_exchange_is_written_the_newest_exchange_first() -> None:
-    places = [Place(after, t, {}) for after, t in [(5, 9), (2, 4), (5, 7), (2, 3), (9, 9), (0, 2)]]
+    places = [
+        RankCheckpoint(after, t, {})
+        for after, t in [(5, 9), (2, 4), (5, 7), (2, 3), (9, 9), (0, 2)]
+    ]
     found = [(one.after, one.t) for one in last_writes.newest_of_each(places)]
     assert found == [(9, 9), (5, 9), (2, 4), (0, 2)]
 
@@ -244,7 +247,7 @@ def test_how_long_the_others_shards_are_waited_for(
     real = kept.keeper._keep_and_wait
     began = list[Fellows]()
 
-    def keep_and_wait(live: list[Place]) -> bool:
+    def keep_and_wait(live: list[RankCheckpoint]) -> bool:
         began.append(Fellows(kept, monkeypatch, there_at))
         return real(live)
 
@@ -275,7 +278,7 @@ def test_where_the_newest_place_cannot_be_written_an_older_one_is(
     kept = Kept(tmp_path, (1, 1, 3), dt=1.0, stop_at=3)
     real = kept.checkpoints.save
 
-    def save(place: Place) -> Path:
+    def save(place: RankCheckpoint) -> Path:
         if place.after == 2:
             raise OSError("no space")
         return real(place)

@@ -14,7 +14,7 @@ from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.compressors import Sign
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, train
-from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.checkpoint.vetting import check_place
 from restated.local import AdamW, Sgd
 from restated.problem import Case, P
@@ -31,7 +31,7 @@ class Placing:
     """Stands in for the recorder; keeps the places."""
 
     def __init__(self, run: Any) -> None:
-        self.run, self.places = run, list[Place]()
+        self.run, self.places = run, list[RankCheckpoint]()
 
     def after_step(self, loss: torch.Tensor) -> None: ...
 
@@ -46,13 +46,13 @@ class Placing:
         figures = numbers(len(p.x), 4)
         row = {"s": 0, "H": 1, "end": 1, "lr": 0.1, "figures": figures}
         record = {"rows": [row], "loss": torch.zeros(len(p.x)), "so_far": figures}
-        self.places.append(Place.of(self.run, p, after, record))
+        self.places.append(RankCheckpoint.of(self.run, p, after, record))
 
 
-def places_of(case: Case) -> list[Place]:
+def places_of(case: Case) -> list[RankCheckpoint]:
     run, p = begun(case)
     placing = Placing(run)
-    placing.places.append(Place.of(run, p, 0))  # before the first step
+    placing.places.append(RankCheckpoint.of(run, p, 0))  # before the first step
     train(run, p, placing, placing.keep)  # type: ignore[arg-type]
     return placing.places
 
@@ -70,7 +70,7 @@ MID = Case("", LocalSGD(average="parameters", compressor=Sign()), lambda p: None
 
 
 @pytest.fixture(scope="module")
-def mid() -> Place:
+def mid() -> RankCheckpoint:
     place = places_of(MID)[9]
     where = {"t": 9, "s": 4, "begin": 7, "end": 11, "parallel": False}
     assert (place.state["place"], place.after, MID.problem().steps) == (where, 7, 14)
@@ -184,18 +184,18 @@ WRONG = [
 ]
 
 
-def changed(place: Place, change: Change) -> Place:
+def changed(place: RankCheckpoint, change: Change) -> RankCheckpoint:
     state = copy.deepcopy(place.state)
     change(state)
-    return Place(state["after"], 9, state)
+    return RankCheckpoint(state["after"], 9, state)
 
 
 @pytest.mark.parametrize("change", RIGHT)
-def test_what_could_have_been_is_taken(mid: Place, change: Change) -> None:
+def test_what_could_have_been_is_taken(mid: RankCheckpoint, change: Change) -> None:
     check_place(changed(mid, change), *begun(MID))
 
 
 @pytest.mark.parametrize("change", WRONG)
-def test_what_could_not_is_refused(mid: Place, change: Change) -> None:
+def test_what_could_not_is_refused(mid: RankCheckpoint, change: Change) -> None:
     with pytest.raises(ConfigurationError, match="is not of this run: .* nothing of it"):
         check_place(changed(mid, change), *begun(MID))

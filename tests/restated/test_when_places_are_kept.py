@@ -11,7 +11,7 @@ import pytest
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.errors import NotKept
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints, Place
+from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints, RankCheckpoint
 from hpc_localsgd.run.stopping import StopListener, Stopped
 from restated.by_the_loop import Noting, run_of
 from restated.problem import Case, Problem
@@ -22,7 +22,7 @@ class Written(Checkpoints):
 
     full = False
 
-    def save(self, place: Place) -> Path:
+    def save(self, place: RankCheckpoint) -> Path:
         if self.full:
             raise OSError("no space")
         self.saved.append((place.t, place.after))

@@ -21,7 +21,7 @@ from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.pack import main as pack
 from hpc_localsgd.errors import ConfigurationError, DataError, NotKept
 from hpc_localsgd.loop import Position, train
-from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints, Place, shard
+from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints, RankCheckpoint, shard
 from hpc_localsgd.trajectory import Trajectory, diskspace
 from hpc_localsgd.worlds.dealing import Dealing
 from hpc_localsgd.worlds.simulated import Simulated
@@ -222,7 +222,7 @@ class TwoRanks:
         return np.concatenate([v, v])
 
 
-def of_six(place: Place) -> Place:
+def of_six(place: RankCheckpoint) -> RankCheckpoint:
     """A place of three workers, as one of two ranks would have it."""
     place.state["workers"] = 6
     return place
@@ -235,7 +235,7 @@ def two_ranks(out: Path) -> list[Checkpoints]:
 def test_a_checkpoint_counts_when_the_shards_of_all_ranks_are_there(tmp_path: Path) -> None:
     job, _ = start(tmp_path)
     finish(job)
-    place = of_six(Place.of(job.run, job.position, 30))
+    place = of_six(RankCheckpoint.of(job.run, job.position, 30))
     first, second = two_ranks(tmp_path / "two")
     first.save(place)
     with pytest.raises(ConfigurationError, match="no complete checkpoint"):
@@ -250,7 +250,7 @@ def test_ranks_go_on_each_from_its_own_step_behind_the_same_exchange(tmp_path: P
     first, second = two_ranks(tmp_path / "two")
     for rank, t, after in [(first, 20, 20), (second, 20, 20), (first, 23, 21), (second, 22, 20)]:
         job.position.t = t
-        rank.save(of_six(Place.of(job.run, job.position, after)))
+        rank.save(of_six(RankCheckpoint.of(job.run, job.position, after)))
     assert (first.load().t, second.load().t) == (20, 22)  # rank 1 never came to the exchange of 21
     job.close("stopped")
 
@@ -318,7 +318,7 @@ def test_ranks_with_large_shards_wait_for_each_other_when_they_stop(
     keeper.begin(job.position, job.record)
     began = now
 
-    def slow(place: Place) -> bool:
+    def slow(place: RankCheckpoint) -> bool:
         nonlocal now
         now += 9.0
         return True
@@ -466,13 +466,15 @@ def test_a_place_kept_on_a_cpu_can_be_gone_on_from_on_a_gpu(
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda kept, device: restored.append(kept))
     job, _ = start(tmp_path)
     finish(job)
-    place = Place.of(job.run, job.position, 30)
+    place = RankCheckpoint.of(job.run, job.position, 30)
     job.run.world.device = torch.device("cuda")  # where the next job finds itself
     kept = torch.ones(16, dtype=torch.uint8)
-    Place.saved({**place.state, "cuda_rng": kept, "sync": {}}).restore(job.run, job.position)
+    RankCheckpoint.saved({**place.state, "cuda_rng": kept, "sync": {}}).restore(
+        job.run, job.position
+    )
     assert restored == [kept]
     assert capfd.readouterr().err == ""
-    Place.saved({**place.state, "sync": {}}).restore(job.run, job.position)
+    RankCheckpoint.saved({**place.state, "sync": {}}).restore(job.run, job.position)
     assert restored == [kept]
     assert "not bit for bit" in capfd.readouterr().err
 

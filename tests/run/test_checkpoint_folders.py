@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hpc_localsgd.errors import ConfigurationError, DataError
-from hpc_localsgd.run.checkpoint import Checkpoints, Place, shard
+from hpc_localsgd.run.checkpoint import Checkpoints, RankCheckpoint, shard
 from hpc_localsgd.run.checkpoint.folder import PARTIAL
 from hpc_localsgd.run.checkpoint.listing import (
     all_complete,
@@ -73,8 +73,8 @@ def steps(out: Path) -> list[int]:
     return [number(folder) for folder in all_folders(out / "checkpoints")]
 
 
-def place(after: int, t: int, rows: int = R) -> Place:
-    return Place(
+def place(after: int, t: int, rows: int = R) -> RankCheckpoint:
+    return RankCheckpoint(
         after, t, {"place": {"t": t}, "after": after, "x": torch.full((rows, 2), float(t))}
     )
 

@@ -18,7 +18,7 @@ from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, train
-from hpc_localsgd.run.checkpoint import Checkpoints, Place, shard
+from hpc_localsgd.run.checkpoint import Checkpoints, RankCheckpoint, shard
 from hpc_localsgd.run.checkpoint.vetting import check_place
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import (
@@ -110,7 +110,7 @@ def test_rounds_follow_the_loss_of_all_workers_and_a_checkpoint_holds_what_was_t
     for at in (5, 40, 41, 77):
         shard_of = saved_at(small_run(H=schedule, steps=120, lr=0.05), at, tmp_path)
         second = small_run(H=schedule, steps=120, lr=0.05)
-        q = Place.saved(shard_of).restore(second, second.beginning())
+        q = RankCheckpoint.saved(shard_of).restore(second, second.beginning())
         assert torch.equal(train(second, q, Recorder(second)).x, p.x)
 
 
@@ -119,7 +119,7 @@ def saved_at(run: Any, at: int, folder: Path) -> Any:
 
     def keep(p: Position) -> None:
         if p.t == at:
-            shard.write(folder / "shard.pt", Place.of(run, p, after=0).state)
+            shard.write(folder / "shard.pt", RankCheckpoint.of(run, p, after=0).state)
 
     train(run, run.beginning(), Recorder(run), keep)
     return shard.read(folder / "shard.pt")
@@ -183,15 +183,15 @@ def test_a_checkpoint_holds_what_was_observed(tmp_path: Path) -> None:
 
     def keep(p: Position) -> None:
         ends.append(p.end)
-        folder.save(Place.of(run, p, p.t))
+        folder.save(RankCheckpoint.of(run, p, p.t))
 
     whole = train(run, run.beginning(), Recorder(run), keep).x
     assert len(set(np.diff(sorted(set(ends))))) > 2
     for t in range(1, 40, 2):
         again = small_run(H=schedule, steps=40)
         state = shard.read(folder.folder_of(t) / "rank-0-of-1.pt")
-        check_place(Place.saved(state), again, again.beginning())
-        p = Place.saved(state).restore(again, again.beginning())
+        check_place(RankCheckpoint.saved(state), again, again.beginning())
+        p = RankCheckpoint.saved(state).restore(again, again.beginning())
         later: list[int] = []
         x = train(again, p, Recorder(again), lambda p, later=later: later.append(p.end)).x
         assert later == ends[t:] and torch.equal(x, whole)

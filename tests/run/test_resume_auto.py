@@ -14,7 +14,7 @@ import torch
 
 from hpc_localsgd.run.checkpoint.folder import PARTIAL, Checkpoints
 from hpc_localsgd.run.checkpoint.listing import all_folders, last_complete
-from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.resume_auto import ASIDES
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
@@ -186,7 +186,7 @@ def test_partial_checkpoints_do_not_pile_up(
     world.n = 2  # the shards of rank 1 never come
     checkpoints = Checkpoints(tmp_path, world, keep=2)
     for after in range(0, 120, 5):
-        checkpoints.save(Place(after, after, {"x": torch.zeros(1)}))
+        checkpoints.save(RankCheckpoint(after, after, {"x": torch.zeros(1)}))
         if after == 10:  # one is complete
             shutil.copy(
                 checkpoints.folder_of(after) / "rank-0-of-2.pt",

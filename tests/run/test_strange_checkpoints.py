@@ -15,7 +15,7 @@ from small_runs import sgd, small_run
 
 from hpc_localsgd.commands import train
 from hpc_localsgd.run.checkpoint import shard
-from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.checkpoint.vetting import _stepped
 
 RUN = ["--steps=6", "--batch-per-worker=2", "--task.hidden=4", "--schedule=every", "--workers=2"]
@@ -105,7 +105,7 @@ def test_what_is_not_of_this_run_is_refused_and_nothing_of_it_loaded(
     def loaded(*given: Any) -> None:
         raise AssertionError("a part was loaded")
 
-    monkeypatch.setattr(Place, "restore", loaded)
+    monkeypatch.setattr(RankCheckpoint, "restore", loaded)
     assert train.main(again(kept, tmp_path, STRANGE[name][0])) == 2
     said = capfd.readouterr().err
     assert STRANGE[name][1] in said and "the checkpoint of step 6 is not of this run" in said

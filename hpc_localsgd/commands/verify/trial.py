@@ -15,7 +15,7 @@ from hpc_localsgd.commands.verify.problem import SEED, Problem
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.engine.optimizer import LocalOptimizer
 from hpc_localsgd.loop import Position, Run, train
-from hpc_localsgd.run.checkpoint import Checkpoints, Place
+from hpc_localsgd.run.checkpoint import Checkpoints, RankCheckpoint
 from hpc_localsgd.run.probes import Measurement, Probe, View
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import Schedule, every, post_local
@@ -111,7 +111,7 @@ class Keep(Probe):
 
     def measure(self, view: View) -> Iterator[Measurement]:
         """Yield nothing: this probe only saves."""
-        self.checkpoints.save(Place.of(view.run, view.p, view.p.t))
+        self.checkpoints.save(RankCheckpoint.of(view.run, view.p, view.p.t))
         yield from ()
 
 

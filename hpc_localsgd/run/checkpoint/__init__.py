@@ -2,9 +2,9 @@
 
     checkpoints/step-00001200/rank-2-of-4.pt
 
-A *place* is all that decides how one rank continues, always between two steps. Between exchanges
-the ranks know nothing of each other, so their places fit together when each has taken part in the
-same exchanges, however many local steps each has taken since. Hence one rule:
+A *place* (`RankCheckpoint`) is all that decides how one rank continues, always between two steps.
+Between exchanges the ranks know nothing of each other, so their places fit together when each has
+taken part in the same exchanges, however many local steps each has taken since. Hence one rule:
 
     A shard is one rank's place, in the folder of the last exchange before it. A folder counts when
     the shards of all ranks are in it, and the newest that counts is resumed.
@@ -22,4 +22,4 @@ shard.
 
 from hpc_localsgd.run.checkpoint.folder import Checkpoints as Checkpoints
 from hpc_localsgd.run.checkpoint.manager import CheckpointManager as CheckpointManager
-from hpc_localsgd.run.checkpoint.place import Place as Place
+from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint as RankCheckpoint

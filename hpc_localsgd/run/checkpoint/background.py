@@ -11,7 +11,7 @@ from hpc_localsgd.trajectory.diskspace import mend, why
 
 if TYPE_CHECKING:
     from hpc_localsgd.run.checkpoint.folder import Checkpoints
-    from hpc_localsgd.run.checkpoint.place import Place
+    from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 
 
 class Background:
@@ -27,7 +27,7 @@ class Background:
         self.written = True  # what was handed over last
         self.refused: OSError | RuntimeError | None = None  # why, if it was not
 
-    def hand(self, place: Place) -> None:
+    def hand(self, place: RankCheckpoint) -> None:
         """Begin to write a place, once the one before it is written."""
         self.finish()
         self._thread = threading.Thread(target=self._work, args=(place,), daemon=True)
@@ -39,7 +39,7 @@ class Background:
             self._thread.join()
             self._thread = None
 
-    def write(self, place: Place) -> bool:
+    def write(self, place: RankCheckpoint) -> bool:
         """Write a place now; report a failure, but continue: training matters more."""
         try:
             self.checkpoints.save(place)
@@ -53,7 +53,7 @@ class Background:
             return False
         return True
 
-    def _work(self, place: Place) -> None:
+    def _work(self, place: RankCheckpoint) -> None:
         self.written = self.write(place)
         if self.written:
             self.checkpoints.tidy()

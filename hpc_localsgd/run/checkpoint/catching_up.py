@@ -15,10 +15,10 @@ from hpc_localsgd.run.checkpoint.moving import TAKEN
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run
-    from hpc_localsgd.run.checkpoint.place import Place
+    from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 
 
-def catch_up(run: Run, p: Position, place: Place) -> None:
+def catch_up(run: Run, p: Position, place: RankCheckpoint) -> None:
     """Bring all workers of this rank to the step of the foremost. No exchange.
 
     Args:

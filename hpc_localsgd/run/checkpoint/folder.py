@@ -20,7 +20,7 @@ from hpc_localsgd.run.checkpoint.listing import (
     shard_name,
     whole,
 )
-from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.worlds.dealing import Dealing
 
@@ -68,7 +68,7 @@ class Checkpoints:
         made.folder = folder
         return made
 
-    def save(self, place: Place) -> Path:
+    def save(self, place: RankCheckpoint) -> Path:
         """Write this rank's shard now.
 
         Raises:
@@ -78,7 +78,7 @@ class Checkpoints:
         shard.write(path, {**place.state, "digest": self.digest})
         return path
 
-    def load(self) -> Place:
+    def load(self) -> RankCheckpoint:
         """Return this rank's place in the newest checkpoint, of however many ranks. All together.
 
         Raises:
@@ -167,7 +167,7 @@ class Checkpoints:
                 made.rename(aside)
         self.world.gather(np.zeros(self.world.R))  # no rank writes before it is done
 
-    def _read(self, after: int, n: int) -> tuple[Place | None, int]:
+    def _read(self, after: int, n: int) -> tuple[RankCheckpoint | None, int]:
         """Return this rank's place in a checkpoint of n ranks, and what is wrong with it."""
         world, folder = self.world, self.folder_of(after)
         try:
@@ -184,7 +184,7 @@ class Checkpoints:
             return None, _UNREAD
         except _STRANGE:
             return None, _DAMAGED
-        return (Place.saved(state), 0) if ours else (None, _OTHER)
+        return (RankCheckpoint.saved(state), 0) if ours else (None, _OTHER)
 
     def _of_rank_0(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return rank 0's list on all ranks: file systems may show each rank a different one."""

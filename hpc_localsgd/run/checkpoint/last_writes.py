@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.run.checkpoint.background import Background
-from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import GONE, StopListener, resume_line, starts_again
 from hpc_localsgd.trajectory.diskspace import mend
@@ -53,7 +53,7 @@ class LastWrites:
         self._until, self._rescued = 0.0, False
         self.within_s, self.kept_in = LEFT_AFTER_S, background.checkpoints.folder
 
-    def keep(self, record: Recorder, places: Sequence[Place]) -> list[int]:
+    def keep(self, record: Recorder, places: Sequence[RankCheckpoint]) -> list[int]:
         """Write places, newest first, until one fits the other ranks'; return those written.
 
         Bounded: ranks that are gone are not waited for, and others hardly take more than twice as
@@ -88,7 +88,7 @@ class LastWrites:
             time.sleep(TOGETHER_S)  # the last thing: the first to end ends the others
         return bool(written) or self._rescued
 
-    def _rescue(self, places: Sequence[Place]) -> None:
+    def _rescue(self, places: Sequence[RankCheckpoint]) -> None:
         """Write the newest of these into this host's folder for temporary files."""
         checkpoints = self._background.checkpoints
         out = checkpoints.folder.parent
@@ -132,9 +132,9 @@ class LastWrites:
         )
 
 
-def newest_of_each(places: Sequence[Place]) -> list[Place]:
+def newest_of_each(places: Sequence[RankCheckpoint]) -> list[RankCheckpoint]:
     """Return the places in the order in which they are worth writing: one for each `after`."""
-    best: dict[int, Place] = {}
+    best: dict[int, RankCheckpoint] = {}
     for place in sorted(places, key=lambda place: place.t):
         best[place.after] = place
     return [best[after] for after in sorted(best, reverse=True)]

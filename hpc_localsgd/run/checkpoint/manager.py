@@ -13,7 +13,7 @@ import numpy as np
 from hpc_localsgd.errors import Gone, NotKept
 from hpc_localsgd.run.checkpoint.background import Background
 from hpc_localsgd.run.checkpoint.last_writes import LastWrites
-from hpc_localsgd.run.checkpoint.place import Place
+from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import GONE, HUNG, StopListener, Stopped, end
 
@@ -64,8 +64,8 @@ class CheckpointManager:
         self._background = Background(checkpoints)
         self.at_the_end: Callable[[], None] = lambda: None  # of the run on this rank, however
         self._last = LastWrites(self._stopping, self._background, clock, lambda: self.at_the_end())
-        self._common: deque[Place] = deque(maxlen=2)
-        self._own: Place | None = None
+        self._common: deque[RankCheckpoint] = deque(maxlen=2)
+        self._own: RankCheckpoint | None = None
         self._ask_at = after + 1  # the first exchange after so many steps; on all ranks alike
         self._leaving = threading.Lock()
         self._flushed = True
@@ -182,7 +182,7 @@ class CheckpointManager:
 
     def _stop(self, p: Position) -> None:
         self._claim()
-        place = Place.of(self._run, p, self._after, self._record.state())
+        place = RankCheckpoint.of(self._run, p, self._after, self._record.state())
         if not self._keep_and_wait([place]):
             raise NotKept(f"stopped, but nothing could be kept: {self.to_mend()}")
         raise Stopped(self._last.farewell(f"after step {p.t}"))
@@ -196,34 +196,34 @@ class CheckpointManager:
         if not self._leaving.acquire(blocking=False):
             threading.Event().wait()  # the thread was faster, and is about to end the process
 
-    def _keep_and_wait(self, live: list[Place]) -> bool:
+    def _keep_and_wait(self, live: list[RankCheckpoint]) -> bool:
         """Write places, and wait for the other ranks'; return whether any is written."""
         return self._last.wait(self._last.keep(self._record, [*live, *self._copies()]))
 
-    def _copies(self) -> list[Place]:
+    def _copies(self) -> list[RankCheckpoint]:
         return [*self._common, *([self._own] if self._own else [])]
 
-    def _copy(self, p: Position) -> Place:
+    def _copy(self, p: Position) -> RankCheckpoint:
         began = self._clock()
         with self._run.world.ledger.unbilled():
-            place = Place.of(self._run, p, self._after, self._record.state())
+            place = RankCheckpoint.of(self._run, p, self._after, self._record.state())
         self._copied_s = self._clock()
         self._pace_s = max(COPY_EVERY_S, SHARE * (self._copied_s - began))
         return place
 
-    def _shared(self, p: Position) -> Place:
+    def _shared(self, p: Position) -> RankCheckpoint:
         """Return a copy that all ranks make at this moment."""
         place = self._copy(p)
         self._common.append(place)
         self._shared_s = self._copied_s
         return place
 
-    def _alone(self, p: Position) -> Place:
+    def _alone(self, p: Position) -> RankCheckpoint:
         """Return a copy that this rank makes for itself."""
         self._own = self._copy(p)
         return self._own
 
-    def _save(self, place: Place) -> None:
+    def _save(self, place: RankCheckpoint) -> None:
         """Write a copy to disk, and before it the record that the resumed run will extend."""
         self._saved_s = self._clock()
         with self._run.world.ledger.unbilled():

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.run.checkpoint.place import WHERE
+from hpc_localsgd.run.checkpoint.rank_checkpoint import WHERE
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run
-    from hpc_localsgd.run.checkpoint.place import Place
+    from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 
 PARTS = (
     *("place", "after", "steps", "x", "sync", "schedule"),
@@ -33,7 +33,7 @@ class _Other(Exception):
     """A difference from this run; the message says what, as the second half of a sentence."""
 
 
-def check_place(place: Place, run: Run, p: Position) -> None:
+def check_place(place: RankCheckpoint, run: Run, p: Position) -> None:
     """Check that a place is of this run, of whatever length; change nothing.
 
     Args:
@@ -102,7 +102,7 @@ def _same(name: str, value: Any, like: torch.Tensor) -> None:
         )
 
 
-def _check_position(place: Place) -> None:
+def _check_position(place: RankCheckpoint) -> None:
     where = place.state["place"]
     *names, flag = WHERE
     if not isinstance(where, dict) or set(where) != set(WHERE):

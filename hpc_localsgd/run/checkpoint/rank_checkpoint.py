@@ -18,7 +18,7 @@ WHERE = ("t", "s", "begin", "end", "parallel")  # of a position
 
 
 @dataclass(frozen=True)
-class Place:
+class RankCheckpoint:
     """State of one rank, in host memory.
 
     Attributes:
@@ -33,7 +33,9 @@ class Place:
     state: dict[str, Any]
 
     @classmethod
-    def of(cls, run: Run, p: Position, after: int, record: dict[str, Any] | None = None) -> Place:
+    def of(
+        cls, run: Run, p: Position, after: int, record: dict[str, Any] | None = None
+    ) -> RankCheckpoint:
         """Return a copy of where a run is now.
 
         Exchanges under way are left out: `Algorithm.resume` begins them again.
@@ -63,7 +65,7 @@ class Place:
         return cls(after, p.t, _moved(state, torch.device("cpu"), copy=True))
 
     @classmethod
-    def saved(cls, state: dict[str, Any]) -> Place:
+    def saved(cls, state: dict[str, Any]) -> RankCheckpoint:
         """Make a place from what a shard holds."""
         return cls(state["after"], state["place"]["t"], state)
 
