@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.algorithms.gradient_tracking import GradientTracking as GradientTracking
     from hpc_localsgd.algorithms.hierarchical import Hierarchical as Hierarchical
     from hpc_localsgd.algorithms.local_sgd import LocalSGD as LocalSGD
+    from hpc_localsgd.algorithms.local_sign_momentum import LocalSignMomentum as LocalSignMomentum
     from hpc_localsgd.algorithms.noloco import NoLoCo as NoLoCo
     from hpc_localsgd.algorithms.overlap import Overlap as Overlap
     from hpc_localsgd.algorithms.push_sum import PushSum as PushSum
@@ -52,6 +53,7 @@ _ALGORITHMS = {
     "GradientTracking": "gradient_tracking",
     "Hierarchical": "hierarchical",
     "LocalSGD": "local_sgd",
+    "LocalSignMomentum": "local_sign_momentum",
     "NoLoCo": "noloco",
     "Overlap": "overlap",
     "PushSum": "push_sum",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_runs import go, sgd, small_run
+from small_runs import go, quadratic, sgd, small_run
 from variants import DEFAULTS, VARIANTS, name, run_of
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
@@ -25,6 +25,7 @@ from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.algorithms.local_sign_momentum import LocalSignMomentum
 from hpc_localsgd.algorithms.noloco import NoLoCo
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.algorithms.push_sum import PushSum
@@ -53,10 +54,13 @@ NOT_ALONE = {
     EDiT: "the outer optimiser acts on one worker too",
     DiLoCo: "the outer optimiser acts on one worker too",
     StreamingDiLoCo: "the outer optimiser acts on one worker too",
+    LocalSignMomentum: "a worker steps along signs, alone too",
     NoLoCo: "outer momentum acts on one worker too",
     Overlap: "a worker is pulled to its own late anchor",
 }
 INF = float("inf")
+# No gradient is 0, and a rate that float32, the scale's type, has exactly.
+SIGN_SGD = {"H": every(1), "optimizer": sgd(), "spec": quadratic(noise=1.0, dim=9), "lr": 2**-5}
 DOUBLY = (ring(), one_peer_exponential(), base_graph())
 # The `Equals:` lines of the docstrings: (algorithm, what it equals, options of both runs)
 EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
@@ -73,6 +77,7 @@ EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
     (SlowMo(alpha=1.0, beta=0.0, compressor=TopK(0.1)), LocalSGD("parameters", TopK(0.1)), {}),
     (StreamingDiLoCo(fragments=1, compressor=Sign()), DiLoCo(compressor=Sign()), {}),
     (Hierarchical((2,), (1,), compressor=Int4()), LocalSGD("parameters", Int4()), {}),
+    (LocalSignMomentum(), LocalSignMomentum(compressor=None), SIGN_SGD),
     (Choco(gamma=1.0, compressor=None), Gossip(), {}),
     (CoCoD(), local, {"K": 1}),
     (Gossip(topology=complete()), local, {}),

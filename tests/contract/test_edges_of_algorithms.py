@@ -14,6 +14,7 @@ from hpc_localsgd.algorithms.edit import EDiT
 from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
+from hpc_localsgd.algorithms.local_sign_momentum import LocalSignMomentum
 from hpc_localsgd.algorithms.noloco import NoLoCo
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.algorithms.push_sum import PushSum
@@ -35,6 +36,7 @@ SIZE = ModelSize((3, 2), 8)
         (SlowMo, "beta", (0.0, 0.999), (-1e-9, 1.0, NAN)),
         (Overlap, "pull", (0.0, 1.0), (-1e-9, 1.001, NAN)),
         (Overlap, "beta", (0.0, 0.999), (-1e-9, 1.0, NAN)),
+        (LocalSignMomentum, "momentum", (0.0, 0.999), (-1e-9, 1.0, NAN)),
         (NoLoCo, "alpha", (0.0, 0.999), (-1e-9, 1.0, NAN)),
         (NoLoCo, "beta", (1e-9, 2.0), (0.0, -0.5, NAN)),
         (NoLoCo, "gamma", (1e-9, 2.0), (0.0, -0.5, NAN)),

@@ -1,4 +1,4 @@
-"""Push-sum, NoLoCo, EDiT: what their papers promise of them."""
+"""Push-sum, NoLoCo, EDiT, local sign momentum: what their papers promise of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hpc_localsgd.algorithms.edit import EDiT
+from hpc_localsgd.algorithms.local_sign_momentum import LocalSignMomentum
 from hpc_localsgd.algorithms.noloco import NoLoCo
 from hpc_localsgd.algorithms.push_sum import PushSum
 from hpc_localsgd.topology import random_directed, random_pairs
@@ -173,3 +174,26 @@ def test_a_worker_astray_in_the_first_round_is_measured_by_the_others_until_it_i
     np.testing.assert_allclose((anchor - before)[:3], [-1 / 3] * 3, rtol=1e-12)
     before, anchor = after(PLAIN, [*rounds, [1.0, 1.6, 1.0]])[-2:]
     assert (anchor - before)[1] == 0, "and far beyond them it is out"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_sign_does_not_hide_what_is_not_finite_and_a_round_later_it_is_forgotten(
+    bad: float,
+) -> None:
+    x, world, algorithm = torch.zeros(K, P, dtype=torch.float64), Simulated(K), LocalSignMomentum()
+    state = algorithm.init(x, world, ModelSize((P,), 8))
+    g = noise(0)
+    g[3, 7] = bad
+    signs, state = algorithm.on_gradient(g.clone(), state, world, now(0))
+    assert signs.isnan().nonzero().tolist() == [[3, 7]]
+    assert torch.equal(signs.nan_to_num(), torch.where(g == bad, 0.0, g).nan_to_num().sign())
+    x, state = algorithm.on_sync(x, state, world, now(0))  # quarantine has made x finite
+    assert torch.equal(state["u"], torch.where(g.isfinite(), g, 0.0))
+
+
+def test_a_number_whose_gradient_is_always_0_stays() -> None:
+    x, world = torch.ones(K, P, dtype=torch.float64), Simulated(K)
+    algorithm = LocalSignMomentum(compressor=None)
+    state = algorithm.init(x, world, ModelSize((P,), 8))
+    signs, _ = algorithm.on_gradient(torch.zeros_like(x), state, world, now(0))
+    assert not signs.any()

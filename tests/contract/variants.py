@@ -17,6 +17,7 @@ from hpc_localsgd.algorithms.gossip import Gossip
 from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.algorithms.local_sign_momentum import LocalSignMomentum
 from hpc_localsgd.algorithms.noloco import NoLoCo
 from hpc_localsgd.algorithms.overlap import Overlap
 from hpc_localsgd.algorithms.push_sum import PushSum
@@ -57,6 +58,7 @@ VARIANTS: list[Any] = [
         for codec in (Int4(), E3M0(), ChunkedTopK(chunk=64, kept_of_chunk=4))
     ),
     LocalSGD(compressor=TopK(fraction=0.1, compressor=Int4(error_feedback=True))),
+    LocalSignMomentum(momentum=0.5, nesterov=False, compressor=Sign()),
     AllReduce(compressor=Sign()),
     DiLoCo(compressor=Sign()),
     DiLoCo(optimizer="Adam", lr=0.01, momentum=0.0),

@@ -8,6 +8,7 @@ COMES_FROM = {
     ("task", "digits"): ("alpaydin1998",),
     ("algorithm", "AllReduce"): (),
     ("algorithm", "LocalSGD"): ("stich2019", "lin2020", "gu2023"),
+    ("algorithm", "LocalSignMomentum"): ("lin2020",),
     ("algorithm", "Hierarchical"): ("lin2020",),
     ("algorithm", "SlowMo"): ("wang2020slowmo",),
     ("algorithm", "DiLoCo"): ("douillard2023",),
