@@ -15,7 +15,9 @@ a run and reading its record need neither.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hpc_localsgd.errors import ConfigurationError as ConfigurationError  # it was here in 0.1
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     Vector: TypeAlias = torch.Tensor  # [P]
     Losses: TypeAlias = torch.Tensor  # [R]
 
+Shape: TypeAlias = tuple[int, ...]
 State: TypeAlias = dict[str, Any]  # what an algorithm remembers between two calls
 
 
@@ -63,10 +66,18 @@ class ModelSize:
     Attributes:
         sizes: Length of each tensor; they sum to P.
         itemsize: Bytes of one number: 4 in float32, 8 in float64.
+        shapes: Their shapes; empty where nobody knows them.
     """
 
     sizes: tuple[int, ...]
     itemsize: int = 4
+    shapes: tuple[Shape, ...] = ()
+
+    @staticmethod
+    def of(shapes: Iterable[Iterable[int]], itemsize: int = 4) -> ModelSize:
+        """Return that of tensors of these shapes."""
+        known = tuple(tuple(shape) for shape in shapes)
+        return ModelSize(lengths(known), itemsize, known)
 
     @property
     def P(self) -> int:
@@ -77,6 +88,15 @@ class ModelSize:
     def nbytes(self) -> int:
         """Bytes of one uncompressed copy."""
         return self.P * self.itemsize
+
+
+def lengths(tensors: Iterable[int | Shape]) -> tuple[int, ...]:
+    """Return the lengths of tensors given by their lengths or by their shapes.
+
+    >>> lengths([3, (2, 4), ()])
+    (3, 8, 1)
+    """
+    return tuple(each if isinstance(each, int) else prod(each) for each in tensors)
 
 
 def legend(thing: Any) -> str:

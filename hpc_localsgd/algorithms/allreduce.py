@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm, overlapped_mean
-from hpc_localsgd.algorithms.compressed import coded_bytes, compressed_mean
-from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.algorithms.compressed import coded_bytes, coded_state, compressed_mean
+from hpc_localsgd.compressors.base import Compression
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.buckets import Begin
@@ -33,14 +33,14 @@ class AllReduce(Algorithm):
         compressor: How the gradient is coded; None sends it as it is.
     """
 
-    compressor: Compressor | None = None
+    compressor: Compression | None = None
     ends_at_mean = True
     sends_gradients = True
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `memory` [R, P], what the codec has lost so far."""
-        del x, world
-        return {"memory": None, "sizes": model.sizes}
+        del world
+        return coded_state(self.compressor, x, model)
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the average gradient on every worker."""

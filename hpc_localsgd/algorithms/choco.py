@@ -10,7 +10,7 @@ import numpy as np
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.compressed import coded_bytes
-from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.compressors.base import Compressor, codec_of_rows
 from hpc_localsgd.compressors.top_k import TopK
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import Topology, ring
@@ -53,6 +53,7 @@ class Choco(Algorithm):
     compressor: Compressor | None = TopK(fraction=0.1)
 
     def __post_init__(self) -> None:
+        codec_of_rows(self.compressor, "choco")
         if not 0 < self.gamma <= 1:
             raise ConfigurationError(
                 f"choco: gamma must be above 0 and at most 1, got {self.gamma}: with 0 nobody "

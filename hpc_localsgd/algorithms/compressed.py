@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from hpc_localsgd.compressors.base import compress
+from hpc_localsgd.compressors.base import Compressor, compress
+from hpc_localsgd.compressors.power_sgd import PowerSGD
+from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.types import lengths
 
 if TYPE_CHECKING:
-    from hpc_localsgd.compressors.base import Compressor
+    from hpc_localsgd.compressors.base import Compression
     from hpc_localsgd.types import ModelSize, Rows, State, Vector
     from hpc_localsgd.worlds.base import World
 
+# Lengths of the model's tensors in the vector, or their shapes where the codec sees matrices.
+Tensors: TypeAlias = Any
+
+
+def coded_state(codec: Compression | None, x: Rows, model: ModelSize) -> State:
+    """Return what an algorithm remembers for its codec: `sizes`, and `memory` of what was lost.
+
+    Raises:
+        ConfigurationError: The codec sees matrices, and there are none to be seen.
+    """
+    tensors = tensors_of(codec, model)
+    memory = codec.fresh(x, tensors) if isinstance(codec, PowerSGD) else None
+    return {"memory": memory, "sizes": tensors}
+
+
+def tensors_of(codec: Compression | None, model: ModelSize) -> Tensors:
+    """Return the model's tensors as the codec wants them, see `Tensors`.
+
+    Raises:
+        ConfigurationError: See `coded_state`.
+    """
+    if codec is None or not codec.sees_matrices:
+        return model.sizes
+    if not model.shapes:
+        raise ConfigurationError(
+            f"{codec!r} codes matrices, and the shapes of this model's tensors are not known: use "
+            "another compressor (int4, top_k), or a model that has them (a plan: leave out "
+            "--parameters)"
+        )
+    return model.shapes
+
 
 def compressed_mean(
-    x: Rows, codec: Compressor | None, memory: Rows | None, sizes: tuple[int, ...], world: World
+    x: Rows, codec: Compression | None, memory: Rows | None, sizes: Tensors, world: World
 ) -> tuple[Rows, Rows | None]:
     """Replace each row by mean_k decode(encode(x_k + memory_k)), in place.
 
@@ -28,7 +63,7 @@ def compressed_mean(
         x: [R, P], what each worker has to say; overwritten.
         codec: None sends the numbers as they are.
         memory: [R, P], what earlier messages lost; None for nothing.
-        sizes: Lengths of the model's tensors in the vector.
+        sizes: The model's tensors, see `Tensors`.
         world: Who the workers are.
 
     Returns:
@@ -36,6 +71,10 @@ def compressed_mean(
     """
     if codec is None:
         return world.mean(x), None
+    if isinstance(codec, PowerSGD):
+        assert memory is not None
+        return codec.mean(x, memory, sizes, world.mean)
+    assert isinstance(codec, Compressor)
     if codec.elementwise:
         p = x if memory is None else x.add_(memory, alpha=codec.decay)
         sent = codec.decode(codec.encode(p, sizes), sizes, p.dtype)
@@ -52,9 +91,9 @@ def compressed_mean(
 def mean_of_parameters(
     x: Rows,
     anchor: Vector | None,
-    codec: Compressor | None,
+    codec: Compression | None,
     memory: Rows | None,
-    sizes: tuple[int, ...],
+    sizes: Tensors,
     world: World,
 ) -> tuple[Rows, Rows | None]:
     """Replace each row by mean_k x_k, or anchor - mean_k C(anchor - x_k + memory_k), in place.
@@ -69,21 +108,32 @@ def mean_of_parameters(
 
 
 def mean_of_part(
-    x: Rows, state: State, codec: Compressor, part: slice, sizes: tuple[int, ...], world: World
+    x: Rows, state: State, codec: Compression, part: slice, sizes: Tensors, world: World
 ) -> tuple[Rows, Rows | None]:
     """Return `mean_of_parameters` of x [R, n], a part of the vector with tensors of these sizes.
 
     The anchor [P] and the memory [R, P] of the state, and the memory returned, are of the whole.
     """
     anchor, memory = state["anchor"], state["memory"]
-    lost = None if memory is None else memory[:, part]
+    kept = _columns(codec, state["sizes"], part)
+    lost = None if memory is None else memory[:, kept]
     x, lost = mean_of_parameters(x, anchor[part], codec, lost, sizes, world)
     if lost is not None:
         memory = x.new_zeros(len(x), len(anchor)) if memory is None else memory
-        memory[:, part] = lost
+        memory[:, kept] = lost
     return x, memory
 
 
-def coded_bytes(codec: Compressor | None, model: ModelSize) -> int:
-    """Return the bytes of one copy of the parameters, or of its code."""
-    return model.nbytes if codec is None else codec.payload(model.sizes)
+def coded_bytes(codec: Compression | None, model: ModelSize, part: Tensors | None = None) -> int:
+    """Return the bytes of one copy of the parameters, or of its code; of a part of the tensors."""
+    tensors = tensors_of(codec, model) if part is None else part
+    return sum(tensors) * model.itemsize if codec is None else codec.nbytes(tensors, model.itemsize)
+
+
+def _columns(codec: Compression, tensors: Tensors, part: slice) -> slice:
+    """Return where the memory of a part of the vector lies: [R, P], but where Q is in it too."""
+    if not isinstance(codec, PowerSGD):
+        return part
+    ends = [0, *accumulate(lengths(tensors))]
+    kept = [0, *accumulate(codec.columns(tensors))]
+    return slice(kept[ends.index(part.start)], kept[ends.index(part.stop)])

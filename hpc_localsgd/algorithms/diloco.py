@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.algorithms.compressed import coded_bytes, compressed_mean
-from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.algorithms.compressed import coded_bytes, coded_state, compressed_mean
+from hpc_localsgd.compressors.base import Compression
 from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class DiLoCo(Algorithm):
     momentum: float = 0.9
     optimizer: str = "SGD"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    compressor: Compressor | None = None
+    compressor: Compression | None = None
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -74,7 +74,7 @@ class DiLoCo(Algorithm):
         del world
         anchor = x[0].clone()
         outer = self.outer(anchor).state_dict()
-        return {"anchor": anchor, "outer": outer, "memory": None, "sizes": model.sizes}
+        return {"anchor": anchor, "outer": outer, **coded_state(self.compressor, x, model)}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the anchor after an outer step, on every worker."""

@@ -8,8 +8,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_parameters
-from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.algorithms.compressed import coded_bytes, coded_state, mean_of_parameters
+from hpc_localsgd.compressors.base import Compression
 from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Hierarchical(Algorithm):
     blocks: Sequence[int] = ()
     rounds: Sequence[int] = (4,)
     parallel_first: bool = False
-    compressor: Compressor | None = None
+    compressor: Compression | None = None
 
     def __post_init__(self) -> None:
         if len(self.rounds) != max(1, len(self.blocks)) or min(self.rounds) < 1:
@@ -80,7 +80,7 @@ class Hierarchical(Algorithm):
         for block in levels:
             world.ranks_of_block(block)
         anchor = x[0].clone() if self.compressor else None
-        return {"levels": levels, "anchor": anchor, "memory": None, "sizes": model.sizes}
+        return {"levels": levels, "anchor": anchor, **coded_state(self.compressor, x, model)}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the average over the largest block that is due."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hpc_localsgd.algorithms.base import Algorithm, overlapped_mean
-from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_parameters
-from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.algorithms.compressed import coded_bytes, coded_state, mean_of_parameters
+from hpc_localsgd.compressors.base import Compression
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.buckets import Begin
@@ -42,7 +42,7 @@ class LocalSGD(Algorithm):
     """
 
     average: Literal["gradients", "parameters"] = "gradients"
-    compressor: Compressor | None = None
+    compressor: Compression | None = None
 
     @property
     def ends_at_mean(self) -> bool:  # type: ignore[override]
@@ -54,7 +54,8 @@ class LocalSGD(Algorithm):
         del world
         anchor = x[0].clone() if self.compressor else None
         parallel = self.average == "gradients"
-        return {"parallel": parallel, "anchor": anchor, "memory": None, "sizes": model.sizes}
+        coded = coded_state(self.compressor, x, model)
+        return {"parallel": parallel, "anchor": anchor, **coded}
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the average gradient in the parallel phase, after it each worker's own."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_parameters
-from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.algorithms.compressed import coded_bytes, coded_state, mean_of_parameters
+from hpc_localsgd.compressors.base import Compression
 from hpc_localsgd.compressors.sign import Sign
 from hpc_localsgd.errors import ConfigurationError
 
@@ -50,7 +50,7 @@ class LocalSignMomentum(Algorithm):
 
     momentum: float = 0.9
     nesterov: bool = True
-    compressor: Compressor | None = field(default_factory=lambda: Sign(error_feedback=False))
+    compressor: Compression | None = field(default_factory=lambda: Sign(error_feedback=False))
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
@@ -66,12 +66,8 @@ class LocalSignMomentum(Algorithm):
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: momenta `u` [R, P], `anchor` [P], and what the codec lost."""
         del world
-        return {
-            "u": x.new_zeros(x.shape),
-            "anchor": x[0].clone(),
-            "memory": None,
-            "sizes": model.sizes,
-        }
+        started = {"u": x.new_zeros(x.shape), "anchor": x[0].clone()}
+        return {**started, **coded_state(self.compressor, x, model)}
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the signs of the workers' momenta [R, P]."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_parameters
-from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.algorithms.compressed import coded_bytes, coded_state, mean_of_parameters
+from hpc_localsgd.compressors.base import Compression
 from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SlowMo(Algorithm):
 
     alpha: float = 1.0
     beta: float = 0.5
-    compressor: Compressor | None = None
+    compressor: Compression | None = None
 
     def __post_init__(self) -> None:
         if not (self.alpha > 0 and 0 <= self.beta < 1):
@@ -52,7 +52,7 @@ class SlowMo(Algorithm):
         """Return the state: `anchor` [P], the slow momentum `u` [P], and what the codec lost."""
         del world
         u = x.new_zeros(x.shape[1])
-        return {"anchor": x[0].clone(), "u": u, "memory": None, "sizes": model.sizes}
+        return {"anchor": x[0].clone(), "u": u, **coded_state(self.compressor, x, model)}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the anchor moved by slow momentum, on every worker."""

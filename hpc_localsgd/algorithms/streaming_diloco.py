@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.algorithms.base import Algorithm, nesterov_step
-from hpc_localsgd.algorithms.compressed import coded_bytes, mean_of_part
-from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.algorithms.compressed import coded_bytes, coded_state, mean_of_part, tensors_of
+from hpc_localsgd.compressors.base import Compression
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.fragments import fragment
 
@@ -50,7 +50,7 @@ class StreamingDiLoCo(Algorithm):
     keep_local: float = 0.0
     lr: float = 0.7
     momentum: float = 0.9
-    compressor: Compressor | None = None
+    compressor: Compression | None = None
 
     def __post_init__(self) -> None:
         positive = self.lr > 0 and self.fragments >= 1 and self.delay >= 0
@@ -62,8 +62,8 @@ class StreamingDiLoCo(Algorithm):
         """Return the state: `anchor` and outer momentum `u` [P], what the codec lost [R, P]."""
         del world
         fragment(model.sizes, self.fragments, 0)  # raises if there are too many
-        kept = {"anchor": x[0].clone(), "u": x.new_zeros(x.shape[1]), "memory": None}
-        return {**kept, "sizes": model.sizes, "flying": -1, "begun": None}
+        kept = {"anchor": x[0].clone(), "u": x.new_zeros(x.shape[1])}
+        return {**kept, **coded_state(self.compressor, x, model), "flying": -1, "begun": None}
 
     def acts_on_step(self, state: State, now: Now) -> bool:
         """Return whether an exchange that was begun `delay` steps ago is under way."""
@@ -99,8 +99,9 @@ class StreamingDiLoCo(Algorithm):
         """Return the bytes of the (encoded) fragment; in the last round, of all fragments."""
         del K
         due = range(self.fragments) if now.last else [now.s % self.fragments]
-        parts = [fragment(model.sizes, self.fragments, f)[1] for f in due]
-        return sum(coded_bytes(self.compressor, replace(model, sizes=part)) for part in parts)
+        tensors = tensors_of(self.compressor, model)
+        parts = [fragment(tensors, self.fragments, f)[1] for f in due]
+        return sum(coded_bytes(self.compressor, model, part) for part in parts)
 
     def _begin(self, x: Rows, state: State, world: World, f: int) -> State:
         part, sizes = fragment(state["sizes"], self.fragments, f)

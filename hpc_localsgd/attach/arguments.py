@@ -11,7 +11,7 @@ from typing import Any
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.attach.rounds import FromFunction
-from hpc_localsgd.compressors.base import Compressor
+from hpc_localsgd.compressors.base import Compression
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.topology.base import Topology
@@ -21,7 +21,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "algorithm": (Algorithm, "hpc_localsgd.algorithms"),
     "schedule": (Schedule, "hpc_localsgd.schedules.local_steps"),
     "topology": (Topology, "hpc_localsgd.topology"),
-    "compressor": (Compressor, "hpc_localsgd.compressors"),
+    "compressor": (Compression, "hpc_localsgd.compressors"),
 }
 _EXAMPLES = {"algorithm": "LocalSGD()", "schedule": "every(16)"}
 

@@ -138,6 +138,12 @@ def check_sharded(
             f"{algorithm!r} needs whole models, and torch shards {sharded}: use DiLoCo or another "
             "algorithm that does the same to every number"
         )
+    codec = getattr(algorithm, "compressor", None)
+    if getattr(codec, "sees_matrices", False):
+        raise ConfigurationError(
+            f"{codec!r} needs whole matrices, and torch shards {sharded}: use a compressor that "
+            "codes a shard by itself (int4, e3m0, top_k)"
+        )
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if looks_at_matrices(type(optimizer)) and any(uneven(p) for p in held):
         raise ConfigurationError(
@@ -166,8 +172,8 @@ def check_sparse(
     """
     if not isinstance(optimizer, torch.optim.SparseAdam):
         return
-    sizes = tuple(p.numel() for p in parameters)
-    state = algorithm.init(torch.zeros(1, sum(sizes)), world, ModelSize(sizes))
+    model = ModelSize.of(p.shape for p in parameters)
+    state = algorithm.init(torch.zeros(1, model.P), world, model)
     first = Now(0, 0, 1, 0, 1.0, 1.0, parallel=True)
     overlaps = algorithm.in_backward(state, world, first) is not None
     if algorithm.acts_on_gradient(state, world, 1) and not overlaps:

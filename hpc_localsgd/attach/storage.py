@@ -75,8 +75,8 @@ class Group(ABC):
 
     @property
     def size(self) -> ModelSize:
-        """Lengths of the tensors, and the bytes of a number on the wire."""
-        return ModelSize(tuple(t.numel() for t in self.tensors), self.wire_dtype.itemsize)
+        """Lengths and shapes of the tensors, and the bytes of a number on the wire."""
+        return ModelSize.of((t.shape for t in self.tensors), self.wire_dtype.itemsize)
 
     @property
     def P(self) -> int:

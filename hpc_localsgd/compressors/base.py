@@ -9,13 +9,36 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from hpc_localsgd.errors import ConfigurationError
 
-class Compressor(ABC):
+
+class Compression(ABC):
+    """What stands for the workers' vectors where these are sent; a frozen dataclass.
+
+    Attributes:
+        error_feedback: Whether what was lost is added to what is sent next.
+        sees_matrices: Whether it has to know the shapes of the tensors, not their lengths alone.
+    """
+
+    sees_matrices: ClassVar[bool] = False
+    error_feedback: bool
+
+    @abstractmethod
+    def nbytes(self, tensors: Sequence[Any], itemsize: int) -> int:
+        """Return the bytes that one worker sends.
+
+        Args:
+            tensors: Lengths of the tensors; shapes where it sees matrices.
+            itemsize: Bytes of a number of the run.
+        """
+
+
+class Compressor(Compression):
     """Interface of a codec; codecs are frozen dataclasses whose `repr` is a figure's legend.
 
     In every method `sizes` holds the lengths of the model's tensors in the flat vector, in order,
@@ -33,7 +56,6 @@ class Compressor(ABC):
     """
 
     elementwise: ClassVar[bool] = False
-    error_feedback: bool
     decay: float = 1.0
 
     @abstractmethod
@@ -44,6 +66,11 @@ class Compressor(ABC):
     def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Decode what was sent: [N, payload(sizes)] uint8 -> [N, P] of `dtype`."""
 
+    def nbytes(self, tensors: Sequence[Any], itemsize: int) -> int:
+        """Return the bytes of one worker's encoded row."""
+        del itemsize
+        return self.payload(tensors)
+
     @abstractmethod
     def payload(self, sizes: Sequence[int]) -> int:
         """Return the number of bytes of one worker's encoded row."""
@@ -51,6 +78,20 @@ class Compressor(ABC):
     @abstractmethod
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return a bound on ||decode(encode(x)) - x||_2 of each row: [N] float64."""
+
+
+def codec_of_rows(given: Compression | None, who: str) -> Compressor | None:
+    """Return what codes a vector by itself, as given to something that needs just that.
+
+    Raises:
+        ConfigurationError: It is made for averages over all workers.
+    """
+    if given is None or isinstance(given, Compressor):
+        return given
+    raise ConfigurationError(
+        f"{who} codes each worker's vector by itself, and {given!r} is made for an average over "
+        "all workers: type another compressor (int4, e3m0, sign, top_k)"
+    )
 
 
 def compress(

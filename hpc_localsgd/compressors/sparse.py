@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hpc_localsgd.compressors.base import Compressor, from_bytes, to_bytes
+from hpc_localsgd.compressors.base import Compressor, codec_of_rows, from_bytes, to_bytes
 from hpc_localsgd.errors import ConfigurationError
 
 _VALUE_TYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -52,13 +52,14 @@ class Sparse(Compressor):
         """Invert `write_places`."""
 
     def check_values(self) -> None:
-        """Check the type of the values.
+        """Check the type of the values, and what codes them.
 
         Raises:
-            ConfigurationError: There is no such type.
+            ConfigurationError: There is no such type; or it codes matrices.
         """
+        name = type(self).__module__.rpartition(".")[2]
+        codec_of_rows(self.compressor, name)
         if self.values not in _VALUE_TYPES:
-            name = type(self).__module__.rpartition(".")[2]
             raise ConfigurationError(
                 f"{name} sends its values as {' or '.join(_VALUE_TYPES)}, not as {self.values!r}: "
                 "type values float32"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from hpc_localsgd.schedules.base import round_length
-from hpc_localsgd.types import ModelSize, Now, State
+from hpc_localsgd.types import Now, State
 from hpc_localsgd.worlds.consensus import consensus_distance
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class Run:
 
     def beginning(self) -> Position:
         """Return the position before the first step, from the parameters that the task holds."""
-        x = self.task.x
-        model = ModelSize(self.task.sizes, x.element_size())
+        x, model = self.task.x, self.task.model_size
         return Position(x, self.algorithm.init(x, self.world, model), self.schedule)
 
     def round_length(self, p: Position) -> int:

@@ -37,7 +37,7 @@ class Elsewhere(Task):
     """
 
     def __init__(self, task: Task) -> None:
-        self.task, self.matrices = task, task.matrices
+        self.task, self.matrices, self.shapes = task, task.matrices, task.shapes
         self._workers: Sequence[int] = ()
         self._t = 0
 

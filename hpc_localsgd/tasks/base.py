@@ -14,10 +14,11 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.tasks.shards import IID, Sharded, alpha_of, shards
+from hpc_localsgd.types import ModelSize
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.buckets import Begin
-    from hpc_localsgd.types import Losses, Rows, Vector
+    from hpc_localsgd.types import Losses, Rows, Shape, Vector
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # inputs and targets [R, B, ...]
 
@@ -115,6 +116,7 @@ class Task(ABC):
         sizes: Lengths of the model's tensors in the flat vector, in order; they sum to P.
         decayed: The first `decayed` of the P parameters get weight decay, the rest (biases and
             parameters of norms) do not.
+        shapes: Shapes of these tensors; empty where a task has none but the vector.
         matrices: For each tensor its shape [n, m] where it is a matrix of a hidden layer, for
             optimisers that look at those; None for embeddings, the read-out and all others.
         x: [R, P], the storage of the workers' parameters; stable for the life of the task.
@@ -126,11 +128,17 @@ class Task(ABC):
     dim: int
     sizes: tuple[int, ...]
     decayed: int
+    shapes: tuple[Shape, ...] = ()
     matrices: tuple[tuple[int, int] | None, ...] = ()
     x: torch.Tensor
     buffers: torch.Tensor
     partition: Partition
     splits: Mapping[str, int]
+
+    @property
+    def model_size(self) -> ModelSize:
+        """Return lengths and shapes of the tensors, and the bytes of a number."""
+        return ModelSize(self.sizes, self.x.element_size(), self.shapes)
 
     @abstractmethod
     def init(self, seed: int) -> Vector:

@@ -81,6 +81,7 @@ class Classification(Task):
         )
         self.layout = self._replicas.layout
         self.dim, self.sizes = self._replicas.dim, self.layout.sizes
+        self.shapes = tuple(map(tuple, self.layout.shapes))
         self.decayed = self.layout.decayed
         self.matrices = hidden_matrices(self._replicas.modules[0], self.layout)
         self.x, self.buffers = self._replicas.x, self._replicas.buffers

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TypeVar
 
 from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.types import Shape, lengths
+
+T = TypeVar("T", int, Shape)
 
 
 def cuts(sizes: Sequence[int], fragments: int) -> tuple[int, ...]:
@@ -37,15 +41,20 @@ def cuts(sizes: Sequence[int], fragments: int) -> tuple[int, ...]:
     return (*at, ends[-1])
 
 
-def fragment(sizes: Sequence[int], fragments: int, f: int) -> tuple[slice, tuple[int, ...]]:
-    """Return where a fragment of `cuts` lies in the flat vector, and its tensors' lengths.
+def fragment(tensors: Sequence[T], fragments: int, f: int) -> tuple[slice, tuple[T, ...]]:
+    """Return where a fragment of `cuts` lies in the flat vector, and its tensors.
+
+    These are lengths or shapes, as they are given.
 
     >>> fragment((4, 3, 1, 4), fragments=2, f=1)
     (slice(7, 12, None), (1, 4))
+    >>> fragment(((2, 2), (3,), (), (4,)), fragments=2, f=1)
+    (slice(7, 12, None), ((), (4,)))
     """
+    sizes = lengths(tensors)
     begin, end = cuts(sizes, fragments)[f : f + 2]
-    within = zip(sizes, accumulate(sizes), strict=True)
-    return slice(begin, end), tuple(n for n, after in within if begin < after <= end and n)
+    within = zip(tensors, sizes, accumulate(sizes), strict=True)
+    return slice(begin, end), tuple(t for t, n, after in within if begin < after <= end and n)
 
 
 def cuts_from_the_end(begins: Sequence[int], least: int) -> list[tuple[int, int]]:

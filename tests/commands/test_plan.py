@@ -209,6 +209,7 @@ def test_ranks_of_unequal_numbers_of_workers_are_shown_with_what_they_cost() -> 
         (["--step-time", "0"], "--step-time must be positive"),
         (["--time-limit", "soon"], "is not a time"),
         (["--samples", "10"], "4 workers x 16 samples"),
+        (["--algorithm.compressor", "power_sgd"], "shapes of this model's tensors are not known"),
     ],
 )
 def test_a_fault_of_the_request_is_one_line(
@@ -275,6 +276,8 @@ EXTRA = {
     [
         *((name, EXTRA.get(name, [])) for name in sorted(config.choices("algorithm"))),
         ("local_sgd", ["--algorithm.compressor", SIGN]),
+        ("local_sgd", ["--algorithm.compressor", "power_sgd"]),
+        ("streaming_diloco", ["--algorithm.compressor", "power_sgd"]),
         ("local_sgd", ["--momentum-at-sync", "average"]),
         ("local_sgd", [*DES_LOC, "{exp_avg: 2, exp_avg_sq: 3}"]),
         ("hierarchical", [*"--algorithm.blocks [1] --algorithm.rounds [2]".split(), PARALLEL]),
@@ -295,6 +298,25 @@ def test_training_sends_what_was_planned_and_as_long(algorithm: str, extra: list
         assert predicted >= seconds
     else:
         assert predicted == pytest.approx(seconds)
+
+
+def test_averages_of_factors_of_a_large_model_take_as_long_as_they_are() -> None:
+    """Matrices 64 x 2000 and 2000 x 10 with rank 2, vectors whole; two averages a round."""
+    options = "--task.hidden 2000 --workers 4 --steps 4 --schedule every --schedule.steps 2".split()
+    codec = (
+        "--algorithm diloco --algorithm.compressor power_sgd --algorithm.compressor.rank 2".split()
+    )
+    plan = planned(*options, *codec, "--fabric", "10GbE")
+    first, second = 2 * (2000 + 10) + 2010, 2 * (64 + 2000)
+    assert plan["traffic"]["payload_bytes_per_worker"] == 2 * 4 * (first + second)
+    wire = NETWORKS["10GbE"]
+    exact = 2 * sum(wire.mean_s(4, 4 * numbers) for numbers in (first, second))
+    assert plan["seconds"]["communication_predicted"] == pytest.approx(exact, rel=5e-3)
+    kept = (
+        plan["memory_bytes_per_worker"]["algorithm"] / 4
+    )  # the anchor, momentum, Q, what was lost
+    P = 64 * 2000 + 2000 * 10 + 2010
+    assert kept == pytest.approx(2 * P + second + P - 2010, rel=5e-3)
 
 
 def test_the_command_runs() -> None:

@@ -150,7 +150,7 @@ class Bills:
     """A recorder that compares the ledger with what the algorithm declared, round by round."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.model = run, ModelSize(run.task.sizes, run.task.x.element_size())
+        self.run, self.model = run, run.task.model_size
         self.rounds = 0
         run.world.ledger.take()
 

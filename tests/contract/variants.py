@@ -24,7 +24,7 @@ from hpc_localsgd.algorithms.push_sum import PushSum
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
 from hpc_localsgd.commands.configuration.config import choices
-from hpc_localsgd.compressors import BF16, E3M0, FP16, ChunkedTopK, Int4, Int8, Sign, TopK
+from hpc_localsgd.compressors import BF16, E3M0, FP16, ChunkedTopK, Int4, Int8, PowerSGD, Sign, TopK
 from hpc_localsgd.loop import Run
 from hpc_localsgd.schedules.local_steps import Schedule, every, post_local
 from hpc_localsgd.topology import (
@@ -60,6 +60,12 @@ VARIANTS: list[Any] = [
     LocalSGD(compressor=TopK(fraction=0.1, compressor=Int4(error_feedback=True))),
     LocalSignMomentum(momentum=0.5, nesterov=False, compressor=Sign()),
     AllReduce(compressor=Sign()),
+    AllReduce(compressor=PowerSGD(rank=2)),
+    LocalSGD(compressor=PowerSGD(rank=1)),
+    DiLoCo(compressor=PowerSGD()),
+    SlowMo(compressor=PowerSGD(rank=2, error_feedback=False)),
+    StreamingDiLoCo(fragments=3, delay=2, keep_local=0.5, compressor=PowerSGD(rank=3)),
+    Hierarchical(blocks=(2,), rounds=(2,), compressor=PowerSGD(rank=2)),
     DiLoCo(compressor=Sign()),
     DiLoCo(optimizer="Adam", lr=0.01, momentum=0.0),
     Gossip(order="awc"),

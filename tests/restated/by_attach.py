@@ -12,7 +12,7 @@ from torch import nn
 
 import hpc_localsgd
 from restated.local import Sgd
-from restated.problem import SIZES, Problem
+from restated.problem import SHAPES, SIZES, Problem
 
 sys.path.append(str(Path(__file__).parents[1] / "attach"))  # the ranks of its tests
 
@@ -26,12 +26,16 @@ class Model(nn.Module):
         super().__init__()
         parts = torch.from_numpy(x).split(SIZES)
         self.copies = nn.ModuleList(
-            nn.ParameterList(nn.Parameter(part.to(dtype)) for part in parts) for dtype in dtypes
+            nn.ParameterList(
+                nn.Parameter(part.view(shape).to(dtype))
+                for part, shape in zip(parts, SHAPES, strict=True)
+            )
+            for dtype in dtypes
         )
 
     def rows(self) -> list[np.ndarray]:
         """The parameters [P] of every copy."""
-        together = (torch.cat([p.detach() for p in copy]) for copy in self.copies)
+        together = (torch.cat([p.detach().flatten() for p in copy]) for copy in self.copies)
         return [x.double().numpy().copy() for x in together]
 
     def step(self, optimizer: Any, problem: Problem, k: int, t: int) -> None:
@@ -41,7 +45,7 @@ class Model(nn.Module):
         for copy, x in zip(self.copies, self.rows(), strict=True):
             g = torch.from_numpy(problem.gradient(k, x, t)).split(SIZES)
             for p, part in zip(copy, g, strict=True):
-                loss = loss + (p * part.to(p.dtype)).sum()
+                loss = loss + (p.flatten() * part.to(p.dtype)).sum()
         loss.backward()
         optimizer.step()
 

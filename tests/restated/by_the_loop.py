@@ -18,7 +18,7 @@ from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 from restated.local import Sgd
-from restated.problem import DECAYED, SIZES, Case, P, Problem
+from restated.problem import DECAYED, SHAPES, SIZES, Case, P, Problem
 
 
 class Restated(Task):
@@ -27,7 +27,7 @@ class Restated(Task):
     def __init__(self, problem: Problem, workers: Sequence[int] | None = None) -> None:
         self.problem = problem
         workers = range(problem.K) if workers is None else workers
-        self.dim, self.sizes, self.decayed = P, SIZES, DECAYED
+        self.dim, self.sizes, self.decayed, self.shapes = P, SIZES, DECAYED, SHAPES
         self.x = torch.from_numpy(problem.start[list(workers)])
         self.buffers = torch.empty(len(workers), 0, dtype=torch.float64)
         self.partition, self.splits = Partition(problem.K, problem.K, 1), {"train": problem.K}

@@ -11,7 +11,8 @@ import numpy as np
 
 from restated.local import Local, Sgd
 
-SIZES = (4, 3, 1, 4)  # of the model's tensors; the first two take weight decay
+SHAPES = ((2, 2), (3,), (1,), (2, 2))  # of the model's tensors; the first two take weight decay
+SIZES = (4, 3, 1, 4)
 DECAYED, P = 7, 12
 PARALLEL_FIRST = (1, 1, 3, 2, 4, 3)  # six rounds; rounds of one step, then local steps
 LOCAL_FIRST = (3, 1, 2, 4, 1, 3)  # after local steps, rounds of one step are no parallel SGD

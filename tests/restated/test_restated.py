@@ -111,7 +111,10 @@ class Counted(Restated):
         return super().loss_and_grad(x, batch)
 
 
-@pytest.mark.parametrize("name", restated_of("compressors"))
+CODECS = [n for n, module in restated_of("compressors").items() if hasattr(module, "MADE")]
+
+
+@pytest.mark.parametrize("name", CODECS)
 def test_what_arrives_is_what_the_codec_s_equation_says(name: str) -> None:
     module = restated_of("compressors")[name]
     rows = np.random.default_rng(3).standard_normal((40, P)) * np.logspace(-3, 3, 40)[:, None]
@@ -126,7 +129,7 @@ def test_what_arrives_is_what_the_codec_s_equation_says(name: str) -> None:
         assert codec.elementwise == module.ENTRY_BY_ENTRY
 
 
-@pytest.mark.parametrize("name", restated_of("compressors"))
+@pytest.mark.parametrize("name", CODECS)
 def test_what_is_lost_at_most_is_what_the_codec_s_equation_says(name: str) -> None:
     """The bound of the equation, and for rounding in float32 hardly more on top.
 

@@ -14,7 +14,7 @@ from hpc_localsgd.compressors import Sign, TopK
 from hpc_localsgd.topology import lazy, one_peer_exponential, random_pairs, ring
 from hpc_localsgd.types import ModelSize, Now
 from hpc_localsgd.worlds.simulated import Simulated
-from restated.problem import SIZES, P, equal
+from restated.problem import SHAPES, SIZES, P, equal
 from restated.test_restated import restated_of
 
 MODULES = {n: m for n, m in restated_of("algorithms").items() if hasattr(m, "CASES")}
@@ -75,6 +75,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "fp16": {"error_feedback": False},
     "int4": {"block": 128, "error_feedback": False},
     "int8": {"error_feedback": False},
+    "power_sgd": {"rank": 4, "error_feedback": True},
     "sign": {"error_feedback": True},
     "top_k": {
         "fraction": 0.01,
@@ -141,7 +142,7 @@ def test_whether_gradients_are_sent_in_a_round_of_local_steps(name: str) -> None
         world = Simulated(case.problem().K)
         x = torch.from_numpy(case.problem().start)
         g = torch.from_numpy(case.problem().plain(x.numpy(), 3))
-        state = case.made.init(x, world, ModelSize(SIZES, 8))
+        state = case.made.init(x, world, ModelSize(SIZES, 8, SHAPES))
         world.ledger.take()
         case.made.on_gradient(g, state, world, now)
         sent = world.ledger.take().payload_bytes

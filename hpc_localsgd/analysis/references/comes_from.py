@@ -43,6 +43,7 @@ COMES_FROM = {
     ("compressor", "Int4"): ("dettmers2022",),
     ("compressor", "E3M0"): ("douillard2025",),
     ("compressor", "ChunkedTopK"): ("sarfi2025",),
+    ("compressor", "PowerSGD"): ("vogels2019",),
     ("compressor", "Sign"): ("karimireddy2019", "lin2020"),
     ("compressor", "TopK"): ("stich2018",),
     ("topology", "complete"): (),

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.compressors import Compressor
+from hpc_localsgd.compressors import Compression
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.gradients.base import GradientAt
 from hpc_localsgd.schedules.local_steps import Schedule
@@ -32,7 +32,7 @@ CHOICES: dict[str, tuple[type, str]] = {
     "schedule": (Schedule, "hpc_localsgd.schedules"),
     "rate": (Rate, "hpc_localsgd.schedules.rates"),
     "topology": (Topology, "hpc_localsgd.topology"),
-    "compressor": (Compressor, "hpc_localsgd.compressors"),
+    "compressor": (Compression, "hpc_localsgd.compressors"),
 }
 NO_OPTIONS = ("params", "lr")  # parameters of an optimiser that are set elsewhere
 

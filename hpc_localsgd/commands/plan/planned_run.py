@@ -166,7 +166,9 @@ def _weighed(config: Config, options: PlanOptions, context: TaskContext) -> _Wei
         return _Weighed(_even(round(given[0]), itemsize), 0, round(given[1]))
     task, stand_in = _built(config.task, context)
     model = (
-        ModelSize(task.sizes, itemsize) if given[0] is None else _even(round(given[0]), itemsize)
+        replace(task.model_size, itemsize=itemsize)
+        if given[0] is None
+        else _even(round(given[0]), itemsize)
     )
     samples = task.splits["train"] if given[1] is None else round(given[1])
     kept = math.nan

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.commands.plan.matrices_in_small import in_small
 from hpc_localsgd.commands.plan.plan_report import Memory
 from hpc_localsgd.commands.plan.planned_run import PlannedRun
 from hpc_localsgd.cost.cost_model import Network
@@ -64,7 +65,8 @@ class Rehearsal:
         self.matrices = ((self.decayed, 1), None)
         self._g = self.x.clone()
         self._model, self._world = model, _Rehearsed(K, "cpu", slow, step_s)
-        self._algorithm: Algorithm = config.algorithm
+        whole = model == planned.model
+        self._algorithm = config.algorithm if whole else in_small(config.algorithm, planned.model)
         self._state = self._algorithm.init(self.x, self._world, model)
         self._batchnorm = BatchNorm(config.batchnorm, config.batchnorm_batches)
         as_task: Any = self
@@ -186,7 +188,10 @@ class _UnderWay(Pending):
 def _shrunk(model: ModelSize, most: int) -> ModelSize:
     """Return the model with its tensors shortened in proportion, to about `most` parameters."""
     scale = max(1.0, model.P / most)
-    return replace(model, sizes=tuple(max(1, round(size / scale)) for size in model.sizes))
+    if scale == 1.0:
+        return model
+    sizes = tuple(max(1, round(size / scale)) for size in model.sizes)
+    return replace(model, sizes=sizes, shapes=tuple((n,) for n in sizes if model.shapes))
 
 
 def _steps_matter(algorithm: Algorithm) -> bool:

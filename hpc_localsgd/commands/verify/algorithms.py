@@ -31,7 +31,6 @@ from hpc_localsgd.compressors import TopK
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import Schedule, every
 from hpc_localsgd.topology import complete, random_pairs, ring
-from hpc_localsgd.types import ModelSize
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -64,7 +63,7 @@ def refused(bench: Harness, algorithm: Algorithm) -> str:
     """Return why the algorithm cannot run with these workers, such as unequal hosts; or ""."""
     task = bench.problem.task(bench.world)
     try:
-        algorithm.init(task.x, bench.world, ModelSize(task.sizes, task.x.element_size()))
+        algorithm.init(task.x, bench.world, task.model_size)
     except ConfigurationError as error:  # on all ranks alike
         return str(error)
     return ""

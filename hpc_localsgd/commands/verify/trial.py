@@ -20,7 +20,6 @@ from hpc_localsgd.run.probes import Measurement, Probe, View
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import Schedule, every, post_local
 from hpc_localsgd.schedules.rates import constant
-from hpc_localsgd.types import ModelSize
 
 if TYPE_CHECKING:
     from hpc_localsgd.algorithms.base import Algorithm
@@ -138,7 +137,7 @@ class Sent:
 
     def faults(self, run: Run) -> list[str]:
         """Return the rounds in which the ledger counted other bytes than the algorithm declares."""
-        model = ModelSize(run.task.sizes, run.task.x.element_size())
+        model = run.task.model_size
         found, place = [], Position(run.task.x, {}, run.schedule)
         for s, (begin, end, billed) in enumerate(self.rounds):
             place.t = begin

@@ -25,11 +25,15 @@ class Messages:
     ) -> None:
         self.codec, self.feedback, self.sizes = codec, feedback, sizes
         self.e = np.zeros((K, sum(sizes)))
+        averages = getattr(codec, "Averages", None)
+        self.averages = averages(K, feedback, sizes) if averages else None
 
     def mean(self, v: np.ndarray) -> np.ndarray:
         """The average [P] of what arrives, from what the workers have to say [K, P]."""
         if self.codec is None:
             return sum(v) / len(v)
+        if self.averages:
+            return self.averages.mean(v)
         p = v + getattr(self.codec, "DECAY", 1.0) * self.e
         arrived = np.stack([self.codec.coded(row, self.sizes) for row in p])
         if self.feedback:
@@ -40,8 +44,18 @@ class Messages:
 
 def through_each() -> list[tuple[str, object, ModuleType, bool]]:
     """Every codec with and without memory: a name, ours, its restatement, its feedback."""
-    from hpc_localsgd.compressors import BF16, FP16, Int8, Sign, TopK
-    from restated.compressors import bf16, chunked_top_k, e3m0, fp16, int4, int8, sign, top_k
+    from hpc_localsgd.compressors import BF16, FP16, Int8, PowerSGD, Sign, TopK
+    from restated.compressors import (
+        bf16,
+        chunked_top_k,
+        e3m0,
+        fp16,
+        int4,
+        int8,
+        power_sgd,
+        sign,
+        top_k,
+    )  # fmt: skip
 
     found = []
     for feedback in (True, False):
@@ -49,6 +63,7 @@ def through_each() -> list[tuple[str, object, ModuleType, bool]]:
         found += [
             (f"sign-{word}", Sign(error_feedback=feedback), sign, feedback),
             (f"top_k-{word}", TopK(fraction=0.3, error_feedback=feedback), top_k, feedback),
+            (f"power_sgd-{word}", PowerSGD(1, error_feedback=feedback), power_sgd, feedback),
             (f"int8-{word}", Int8(error_feedback=feedback), int8, feedback),
             (f"fp16-{word}", FP16(error_feedback=feedback), fp16, feedback),
             (f"bf16-{word}", BF16(error_feedback=feedback), bf16, feedback),
