@@ -37,24 +37,22 @@ def train(
         if p.due:
             p = p.next_round(run.round_length(p))
         now = p.now(run, p.t)
-        batch, begin = (
-            task.batch(world.local_workers, p.t),
-            algorithm.in_backward(p.sync, world, now),
-        )
+        batch = task.batch(world.local_workers, p.t)
+        begin = algorithm.in_backward(p.state, world, now)
         if begin is None:
             loss, g = task.loss_and_grad(p.x, batch)
-            g, p.sync = algorithm.on_gradient(g, p.sync, world, now)
+            g, p.state = algorithm.on_gradient(g, p.state, world, now)
         else:
             loss, g = task.loss_and_mean_grad(p.x, batch, begin)
         optimizer.step(g, now.lr)
         p.t += 1
         record.after_step(loss)
         if p.t < p.end:
-            p.take(*algorithm.on_step(p.x, p.sync, world, now))
+            p.take(*algorithm.on_step(p.x, p.state, world, now))
         else:
             record.before_sync(p, now)
             before = p.before_exchange(run)
-            p.take(*algorithm.on_sync(p.x, p.sync, world, now))
+            p.take(*algorithm.on_sync(p.x, p.state, world, now))
             p.observe(run, before, loss)
             optimizer.on_sync(world, now)
             run.batchnorm.on_sync(task, world)

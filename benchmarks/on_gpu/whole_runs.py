@@ -94,7 +94,7 @@ def _trained(
     p = run.beginning()
     if begin is not None:
         p = begin.restore(run, p)
-        p.sync = run.algorithm.resume(p.sync, world)
+        p.state = run.algorithm.resume(p.state, world)
     return RankCheckpoint.of(run, trained(run, p, Recorder(run), until), 0)
 
 

@@ -82,7 +82,7 @@ class Continued:
         agree(world, lambda: catch_up(run, p, place))
         check_same(world, [f"resumed after the exchange of step {place.after}"])
         _at_another_length(said, place, run, p, checkpoints)
-        p.sync = run.algorithm.resume(p.sync, world)
+        p.state = run.algorithm.resume(p.state, world)
         return p, place
 
 

@@ -104,19 +104,19 @@ class Position(RoundPosition):
 
     Attributes:
         x: [R, P], the workers' parameters (the task's own storage).
-        sync: What the algorithm remembers.
+        state: What the algorithm remembers.
         schedule: Of the rounds to come, with what it has observed.
     """
 
     x: Rows
-    sync: State
+    state: State
     schedule: Schedule
 
-    def take(self, x: Rows, sync: State) -> None:
+    def take(self, x: Rows, state: State) -> None:
         """Take over what an algorithm returned; rows of its own go into the storage."""
         if x is not self.x:
             self.x.copy_(x)
-        self.sync = sync
+        self.state = state
 
     def now(self, run: Run, t: int) -> Now:
         """Return what an algorithm may know about step t of this round."""

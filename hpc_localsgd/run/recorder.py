@@ -133,14 +133,14 @@ class Recorder:
             self._write(p.t, self.spread.after_sync(self.run, p, now))
             self._write(p.t, self._quarantined(p, now))
         self._rows.append(self._row(p, now))
-        self._tolerant = QUARANTINED in p.sync
+        self._tolerant = QUARANTINED in p.state
         with self._ledger.unbilled():
             if p.t // DRAIN_EVERY > p.begin // DRAIN_EVERY or p.t == self.run.steps:
                 self.drain()
 
     def _quarantined(self, p: Position, now: Now) -> Iterator[Measurement]:
         """Yield which workers were left out of the exchange, if any."""
-        flags = p.sync.get(QUARANTINED)
+        flags = p.state.get(QUARANTINED)
         if not flags:
             return
         if self.run.world.rank == 0:

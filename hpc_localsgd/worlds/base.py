@@ -237,9 +237,9 @@ class World(ABC):
         self._transport.abort(code)
 
     @property
-    def company(self) -> object:
+    def rank_group(self) -> object:
         """The same object for all worlds of this process that join the same ranks."""
-        return self._transport.company
+        return self._transport.rank_group
 
     def end(self, status: int) -> None:
         """End this process from any thread, whatever its others wait for."""

@@ -13,7 +13,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.cycle_time import shorten_cycles
 from hpc_localsgd.worlds.mpi import MpiTransport, mpi_module, on_host
-from hpc_localsgd.worlds.transport import Transport, company
+from hpc_localsgd.worlds.transport import Transport, rank_group
 
 BROADCAST_AT_MOST = 1 << 30  # elements; Horovod hands their number to MPI as an int, unasked
 
@@ -177,9 +177,9 @@ class HorovodTransport(Transport):
         return isinstance(error, self._internal_error) and "Mismatched" not in str(error)
 
     @property
-    def company(self) -> object:
+    def rank_group(self) -> object:
         """All ranks of Horovod, or those of the process set that was given."""
-        return company("horovod", self.rank, self.n) if self._everybody else self
+        return rank_group("horovod", self.rank, self.n) if self._everybody else self
 
     def _root(self) -> int:
         """Return rank 0 of this world, as Horovod counts its ranks."""

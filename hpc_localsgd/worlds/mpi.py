@@ -9,7 +9,7 @@ import torch
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.transport import Transport, company
+from hpc_localsgd.worlds.transport import Transport, rank_group
 
 
 class Mpi(World):
@@ -115,9 +115,9 @@ class MpiTransport(Transport):
         return isinstance(error, self._MPI.Exception)
 
     @property
-    def company(self) -> object:
+    def rank_group(self) -> object:
         """All ranks of MPI, or those of the communicator that was given."""
-        return company("mpi", self.rank, self.n) if self._everybody else self
+        return rank_group("mpi", self.rank, self.n) if self._everybody else self
 
     def close(self) -> None:
         """Free the communicators; MPI itself is finalised at exit."""

@@ -11,7 +11,7 @@ import torch
 
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.rendezvous import meet
-from hpc_localsgd.worlds.transport import Transport, company
+from hpc_localsgd.worlds.transport import Transport, rank_group
 
 
 class Torch(World):
@@ -188,6 +188,6 @@ class TorchTransport(Transport):
         return isinstance(error, self._dist.DistError) or of_gloo
 
     @property
-    def company(self) -> object:
+    def rank_group(self) -> object:
         """All ranks of torch.distributed, or those of the group that was given."""
-        return company("torch", self.rank, self.n) if self._everybody else self
+        return rank_group("torch", self.rank, self.n) if self._everybody else self

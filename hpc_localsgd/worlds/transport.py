@@ -79,7 +79,7 @@ class Transport(ABC):
         return False
 
     @property
-    def company(self) -> object:
+    def rank_group(self) -> object:
         """The same object for all transports of this process that join the same ranks."""
         return self
 
@@ -94,15 +94,15 @@ class Transport(ABC):
         os._exit(code)
 
 
-class Company:
+class RankGroup:
     """Ranks that meet through one library."""
 
 
 @cache
-def company(library: str, rank: int, n: int) -> Company:
+def rank_group(library: str, rank: int, n: int) -> RankGroup:
     """Return the one object for all ranks that a library has joined."""
     del library, rank, n
-    return Company()
+    return RankGroup()
 
 
 class Alone(Transport):

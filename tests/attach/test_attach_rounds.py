@@ -73,7 +73,7 @@ def test_every_algorithm_gives_the_numbers_of_our_own_loop(algorithm: Algorithm)
     spec = quadratic(h=(1.0, 2.0, 0.5, 1.5), c=(1.0, -1.0, 0.5, 3.0), noise=0.1, dim=5)
     run = small_run(spec=spec, K=4, H=schedule_for(algorithm), steps=14, algorithm=algorithm)
     p, _ = go(run)
-    expected = algorithm.readout(p.x, p.sync, run.world)
+    expected = algorithm.readout(p.x, p.state, run.world)
     own = small_run(spec=spec, K=4)
 
     def work(world: ThreadWorld) -> tuple[torch.Tensor, int]:

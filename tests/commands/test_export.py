@@ -79,7 +79,7 @@ def test_random_numbers_go_on_as_if_nothing_had_been_written() -> None:
         task=SimpleNamespace(named_tensors=lambda x, buffers: {"x": x, "buffers": buffers}),
     )
     before = torch.get_rng_state()
-    named = final_tensors(run, cast(Any, SimpleNamespace(x=None, sync=None)))
+    named = final_tensors(run, cast(Any, SimpleNamespace(x=None, state=None)))
     assert named.keys() == {"x", "buffers"}
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -33,7 +33,7 @@ def results(world: World) -> dict[str, dict[str, object]]:
     for algorithm in VARIANTS:
         run = run_of(algorithm, steps=12, world=world)
         p, memory = go(run)
-        mean = algorithm.readout(p.x, p.sync, world)
+        mean = algorithm.readout(p.x, p.state, world)
         payload = [row["payload_bytes"] for row in memory.rounds]
         found[name(algorithm)] = {
             "mean": mean.tolist(),

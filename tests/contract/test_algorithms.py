@@ -93,7 +93,7 @@ def outcome(algorithm: Algorithm, **options: Any) -> torch.Tensor:
     """The mean model [P] at the end of a run."""
     run = run_of(algorithm, **options)
     p, _ = go(run)
-    return algorithm.readout(p.x, p.sync, run.world)
+    return algorithm.readout(p.x, p.state, run.world)
 
 
 @pytest.mark.parametrize("algorithm", DEFAULTS, ids=name)
@@ -213,7 +213,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bitwise(
     second = run_of(algorithm)
     place = RankCheckpoint.saved(shard.read(tmp_path / "shard.pt"))
     q = place.restore(second, begun(second))
-    q.sync = algorithm.resume(q.sync, second.world)
+    q.state = algorithm.resume(q.state, second.world)
     assert q.t == at
     assert torch.equal(train(second, q, Recorder(second)).x, whole.x)
 

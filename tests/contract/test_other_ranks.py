@@ -69,7 +69,7 @@ def resumed(run: Run, checkpoints: Checkpoints) -> Position:
     place, p = checkpoints.load(), run.beginning()
     p = place.restore(run, p)
     catch_up(run, p, place)
-    p.sync = run.algorithm.resume(p.sync, run.world)
+    p.state = run.algorithm.resume(p.state, run.world)
     return p
 
 
@@ -138,7 +138,7 @@ def test_what_is_remembered_of_a_worker_is_a_row_of_a_matrix(algorithm: Any) -> 
     for workers in (4, 8):
         run = run_of(algorithm, steps=6, world=Simulated(workers))
         p = until(run, run.beginning(), 6)
-        found = states({k: v for k, v in p.sync.items() if not hasattr(v, "wait")})
+        found = states({k: v for k, v in p.state.items() if not hasattr(v, "wait")})
         R = run.world.R
         assert all(len(t) == R for _, t in found if t.ndim > 1), "a matrix without a row a worker"
         kept.append({at: tuple(t.shape) for at, t in found if t.ndim <= 1})

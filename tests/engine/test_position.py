@@ -61,7 +61,7 @@ def test_rows_of_its_own_that_an_algorithm_returns_go_into_the_storage() -> None
     p = run.beginning()
     mine = torch.full_like(p.x, 3.0)
     p.take(mine, {"new": 1})
-    assert p.x is run.task.x and (run.task.x == 3).all() and p.sync == {"new": 1}
+    assert p.x is run.task.x and (run.task.x == 3).all() and p.state == {"new": 1}
 
 
 class Told(Schedule):
@@ -92,7 +92,7 @@ def test_a_schedule_is_told_how_far_workers_were_apart_before_the_exchange(algor
     run, p = position(Told(), algorithm=algorithm)
     before = p.before_exchange(run)
     assert before is not None and before is not p.x
-    p.take(*algorithm.on_sync(p.x, p.sync, run.world, p.next_round(2).now(run, 1)))
+    p.take(*algorithm.on_sync(p.x, p.state, run.world, p.next_round(2).now(run, 1)))
     p.observe(run, before, torch.zeros(2))
     assert p.schedule.apart == pytest.approx(5.0)  # type: ignore[attr-defined]
 

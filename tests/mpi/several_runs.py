@@ -34,7 +34,7 @@ for file in sys.argv[1:]:
     if config.workers not in worlds:
         worlds[config.workers] = make_world(config, launch)
     statuses.append(_train(resolved, worlds[config.workers]))
-last = {world.company: world for world in reversed(worlds.values())}  # one of those of a library
+last = {world.rank_group: world for world in reversed(worlds.values())}  # one of those of a library
 for world in last.values():
     world.close()
 sys.exit(max(statuses))

@@ -90,7 +90,7 @@ def test_from_every_step_on_a_resumed_run_is_the_same(
         place = Checkpoints(tmp_path, again.world, digest="of this run").load()
         assert (place.t, place.after, place.state["record"]) == (t, t, {"said": t})
         p = place.restore(again, p)
-        p.sync = again.algorithm.resume(p.sync, again.world)
+        p.state = again.algorithm.resume(p.state, again.world)
         resumed = Keeping(again, None)
         train(again, p, resumed, resumed.keep)  # type: ignore[arg-type]
         np.testing.assert_array_equal(resumed.noted, keeping.noted[2 * t :])

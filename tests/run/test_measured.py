@@ -143,7 +143,7 @@ def test_the_spread_comes_near_its_target(algorithm: LocalSGD | Gossip) -> None:
     assert lengths[0] == 1 and lengths.max() > 4 and lengths.sum() == 600
     assert 1e-2 < np.median(late) < 0.25
     assert p.schedule.observed()["H"] >= 1 and run.schedule.observed() == {"H": None}
-    assert set(p.sync) == set(run.beginning().sync)
+    assert set(p.state) == set(run.beginning().state)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def finished(
     keep = [Keep(Checkpoints(folder, world))] if folder else []
     p = train(run, run.beginning(), Recorder(run, keep, writer=sent.as_writer()))
     equal = run.algorithm.ends_equal  # then every worker is the mean
-    mean = p.x[0] if equal else run.algorithm.readout(p.x, p.sync, world)
+    mean = p.x[0] if equal else run.algorithm.readout(p.x, p.state, world)
     return Outcome(p.x.clone(), mean.clone(), sent.faults(run))
 
 
@@ -87,7 +87,7 @@ def resumed(trial: Trial, world: World, folder: Path) -> Rows:
     """Return the workers [R, P] at the end of a trial resumed from the checkpoint in the folder."""
     run = trial.run(world)
     p = Checkpoints(folder, world).load().restore(run, run.beginning())
-    p.sync = run.algorithm.resume(p.sync, world)
+    p.state = run.algorithm.resume(p.state, world)
     return train(run, p, Recorder(run)).x.clone()
 
 

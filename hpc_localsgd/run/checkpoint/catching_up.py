@@ -43,10 +43,10 @@ def _step(run: Run, p: Position, t: int) -> torch.Tensor:
     """Take local step t of a round with all rows; return their losses [R]."""
     p.t, now, world = t, p.now(run, t), run.world
     loss, g = run.task.loss_and_grad(p.x, run.task.batch(world.local_workers, t))
-    g, p.sync = run.algorithm.on_gradient(g, p.sync, world, now)
+    g, p.state = run.algorithm.on_gradient(g, p.state, world, now)
     run.optimizer.step(g, now.lr)
     p.t += 1
-    p.take(*run.algorithm.on_step(p.x, p.sync, world, now))
+    p.take(*run.algorithm.on_step(p.x, p.state, world, now))
     return loss.clone()
 
 
@@ -54,7 +54,7 @@ def _rows(run: Run, p: Position) -> list[torch.Tensor]:
     """Return everything that has a row for each worker of this process."""
     R, task = run.world.R, run.task.state_dict()
     own = [rows for rows in task.values() if rows.ndim and len(rows) == R]
-    memory = [rows for rows in _tensors(p.sync) if rows.ndim > 1]
+    memory = [rows for rows in _tensors(p.state) if rows.ndim > 1]
     return [p.x, run.task.buffers, *own, *run.optimizer.row_state(), *memory]
 
 

@@ -54,7 +54,7 @@ class RankCheckpoint:
             "steps": run.steps,
             "workers": run.world.K,
             "x": p.x,
-            "sync": {k: v for k, v in p.sync.items() if not isinstance(v, Pending)},
+            "sync": {k: v for k, v in p.state.items() if not isinstance(v, Pending)},
             "buffers": run.task.buffers,
             "task": run.task.state_dict(),
             "optimizer": run.optimizer.state_dict(),
@@ -79,7 +79,7 @@ class RankCheckpoint:
         torch.set_rng_state(state["rng"])
         if device.type == "cuda":
             _restore_gpu_numbers(state["cuda_rng"], device, aloud=run.world.rank == 0)
-        p.sync = _moved(state["sync"], device)
+        p.state = _moved(state["sync"], device)
         for name in WHERE:
             setattr(p, name, state["place"][name])
         if state["schedule"] is not None:

@@ -48,7 +48,7 @@ def check_place(place: RankCheckpoint, run: Run, p: Position) -> None:
         _check_parts(place.state, run)
         _check_position(place)
         _check_observed(place.state["schedule"], p)
-        _check_memory(place.state["sync"], p.sync, run, "sync")
+        _check_memory(place.state["sync"], p.state, run, "sync")
         _check_optimizer(place.state["optimizer"], run)
         _check_record(place.state["record"], run.world.R)
     except _Other as said:

@@ -44,7 +44,7 @@ class View:
     @cached_property
     def mean(self) -> Vector:
         """The model to evaluate, [P]. A collective."""
-        return self.run.algorithm.readout(self.p.x, self.p.sync, self.run.world)
+        return self.run.algorithm.readout(self.p.x, self.p.state, self.run.world)
 
     @cached_property
     def buffers(self) -> Vector:

@@ -40,7 +40,7 @@ class Spread(AtExchange):
         """Keep the parameters, when a measurement is due."""
         self._due = [probe for probe in (self, *self.also) if probe.due(run, p, now)]
         self._before = p.x.clone() if self._due else None
-        self._equal = run.algorithm.makes_equal(p.sync, now)
+        self._equal = run.algorithm.makes_equal(p.state, now)
 
     def after_sync(self, run: Run, p: Position, now: Now) -> Iterator[Measurement]:
         """Yield `spread` and what else was due."""

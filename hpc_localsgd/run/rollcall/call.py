@@ -41,24 +41,24 @@ def of_world(world: World, patience_s: float = PATIENCE_S) -> RollCall:
         patience_s: For how long a rank may wait for others that are busy with something else, from
             now on.
     """
-    found = _calls.get(world.company)
+    found = _calls.get(world.rank_group)
     if found is not None:
         found.join(world, patience_s)
         return found
-    found = _calls[world.company] = RollCall(world, patience_s)
-    weakref.finalize(world.company, found.leave).atexit = False
+    found = _calls[world.rank_group] = RollCall(world, patience_s)
+    weakref.finalize(world.rank_group, found.leave).atexit = False
     try:
         found.start(world)
     except BaseException:
         found.leave()
-        del _calls[world.company]
+        del _calls[world.rank_group]
         raise
     return found
 
 
 def leave(world: World, how: str = LEFT) -> None:
     """Announce that this rank joins no more operations, as the end of its process does."""
-    found = _calls.get(world.company)
+    found = _calls.get(world.rank_group)
     if found is not None:
         found.leave(how)
 

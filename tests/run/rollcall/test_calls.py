@@ -146,13 +146,13 @@ def test_a_call_that_could_not_begin_is_none(monkeypatch) -> None:
     monkeypatch.setattr(call, "EXPLAIN_S", 0.0)
     with pytest.raises(RuntimeError, match="the library says no"):
         of_world(world)
-    assert world.company not in call._calls
+    assert world.rank_group not in call._calls
 
 
 class Alone:
     """A rank of two that meets nobody, and whose end is noted."""
 
-    company = object.__new__(type("Company", (), {}))
+    rank_group = object.__new__(type("RankGroup", (), {}))
 
     def __init__(self) -> None:
         self.rank, self.n, self.ends = 0, 2, list[int]()
@@ -277,7 +277,7 @@ def test_a_fork_neither_answers_nor_holds_the_connections() -> None:
         world, found = alone()
         assert found._watch is not None
         found._watch.wire = line = Connection(here.hub.address, 1)
-        call._calls[world.company] = found
+        call._calls[world.rank_group] = found
         wake, born = os.pipe(), os.pipe()
         child = os.fork()
         if child == 0:
