@@ -133,11 +133,11 @@ class RollCall:
         self._made += 1
         return self._made - 1
 
-    def at(self, sync: int, what: str, t: int) -> AbstractContextManager[None]:
+    def at(self, run: int, what: str, t: int) -> AbstractContextManager[None]:
         """Return the context of an operation in which all ranks meet.
 
         Args:
-            sync: The number of the run.
+            run: The number of the run.
             what: In words.
             t: Steps taken before it.
 
@@ -146,7 +146,7 @@ class RollCall:
                 library's own error ends it, and that is why.
             RuntimeError: The same, when a rank has failed.
         """
-        return nullcontext() if self._watch is None else _Operation(self, At(sync, what, t))
+        return nullcontext() if self._watch is None else _Operation(self, At(run, what, t))
 
     def begin(self, at: At) -> None:
         """Enter an operation; one within another is part of it."""
@@ -167,9 +167,9 @@ class RollCall:
         """Note that the ranks have met in the current operation, and know of any error."""
         self._own.settle()
 
-    def ended(self, sync: int, how: str = ENDED) -> None:
+    def ended(self, run: int, how: str = ENDED) -> None:
         """Announce that a run is over on this rank, which joins no more of its operations."""
-        if self._own.over(sync, how) and self._watch is not None:
+        if self._own.over(run, how) and self._watch is not None:
             self._watch.say()
 
     def leave(self, how: str = LEFT) -> None:

@@ -77,7 +77,7 @@ def _left(heard: Mapping[int, Heard]) -> Verdict | None:
         of = heard[waiting].note
         for rank in absent:
             other = heard[rank].note
-            how = other.absence(of.at.sync)
+            how = other.absence(of.at.run)
             if how and of.count > other.count:
                 said = (
                     f"rank {rank} {how}, its last exchange being {other.at}, and "
@@ -95,9 +95,9 @@ def _furthest(heard: Mapping[int, Heard]) -> Iterator[int]:
     found: dict[int, int] = {}
     for rank, other in sorted(heard.items()):
         if other.note.inside:
-            known = found.setdefault(other.note.at.sync, rank)
+            known = found.setdefault(other.note.at.run, rank)
             if other.note.count > heard[known].note.count:
-                found[other.note.at.sync] = rank
+                found[other.note.at.run] = rank
     yield from found.values()
 
 
@@ -109,7 +109,7 @@ def _gone(heard: Mapping[int, Heard]) -> Verdict | None:
         for rank in gone:
             since_s, other = heard[rank].gone_s or 0.0, heard[rank].note
             enough = of.note.gave_up or min(of.waits_s, since_s) > GONE_S
-            if enough and not other.absence(of.note.at.sync):
+            if enough and not other.absence(of.note.at.run):
                 said = (
                     f"the process of rank {rank} has ended without notice (killed?), and "
                     f"rank {waiting} waits for it in {of.note.at}"
@@ -127,8 +127,8 @@ def _longest(heard: Mapping[int, Heard]) -> Iterator[int]:
 
     for rank, other in sorted(heard.items()):
         if other.note.inside:
-            sync = other.note.at.sync
-            found[sync] = max(found.get(sync, rank), rank, key=key)
+            run = other.note.at.run
+            found[run] = max(found.get(run, rank), rank, key=key)
     yield from found.values()
 
 

@@ -73,11 +73,11 @@ class OwnOperations:
         count = self.moment.number
         self._past[count % REMEMBERED] = self.moment = Moment(count, SETTLED, True)
 
-    def over(self, sync: int, how: str) -> bool:
+    def over(self, run: int, how: str) -> bool:
         """Note that a run is over; return whether that is new."""
-        if sync in self.ended:
+        if run in self.ended:
             return False
-        kept = [*self.ended.items(), (sync, how)][-KEPT:]
+        kept = [*self.ended.items(), (run, how)][-KEPT:]
         self.ended = dict(kept)  # a new one: the other thread may be reading the old
         return True
 

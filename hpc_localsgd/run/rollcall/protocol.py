@@ -26,18 +26,18 @@ class At(NamedTuple):
     """An operation in which ranks meet, equal on all of them.
 
     Attributes:
-        sync: Which call of `attach` it belongs to, counted from 0.
+        run: Which call of `attach` it belongs to, counted from 0.
         what: In words, "averaged()".
         t: Steps taken before it.
     """
 
-    sync: int
+    run: int
     what: str
     t: int
 
     def __str__(self) -> str:
         """Write it in words, for a message."""
-        which = f" (of attach number {self.sync + 1})" if self.sync else ""
+        which = f" (of attach number {self.run + 1})" if self.run else ""
         return f"{self.what} after {self.t} steps{which}"
 
 
@@ -74,10 +74,10 @@ class Note:
     @staticmethod
     def of(said: Mapping[str, Any]) -> Note:
         """Read a note from what `to_json` wrote."""
-        sync, what, t = said["at"]
+        run, what, t = said["at"]
         return Note(
             int(said["count"]),
-            At(int(sync), str(what), int(t)),
+            At(int(run), str(what), int(t)),
             bool(said["inside"]),
             float(said["waited_s"]),
             bool(said["gave_up"]),
@@ -85,9 +85,9 @@ class Note:
             str(said["left"]),
         )
 
-    def absence(self, sync: int) -> str:
+    def absence(self, run: int) -> str:
         """Say why this rank joins no more operations of a run; "" if it may."""
-        return self.left or self.ended.get(sync, "")
+        return self.left or self.ended.get(run, "")
 
 
 @dataclass(frozen=True)

@@ -125,10 +125,10 @@ def test_the_cost_grows_with_the_ranks_and_not_with_their_square(of_dead: bool) 
     asked = 0
 
     class Counting(Note):
-        def absence(self, sync: int) -> str:
+        def absence(self, run: int) -> str:
             nonlocal asked
             asked += 1
-            return super().absence(sync)
+            return super().absence(run)
 
     n = 1000
     heard = {r: Heard(note(7, R8), 9.0) for r in range(n)}
