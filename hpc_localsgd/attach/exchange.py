@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.engine.position import distance_before
+from hpc_localsgd.engine.state import moved
 from hpc_localsgd.worlds.pending import Pending
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Exchange:
         """Restore saved states; a collective."""
         self.wait()
         self.states = [
-            self._algorithm.resume(_to(state, group.device), self._world)
+            self._algorithm.resume(moved(state, group.device, copy=True), self._world)
             for group, state in zip(self._groups, saved, strict=True)
         ]
 
@@ -130,12 +131,3 @@ class Exchange:
             result, self.states[i] = rule(x, self.states[i], self._world, now)
         if result is not x:
             x.copy_(result)
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    """Copy a saved state, with its tensors, nested ones too, to a device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, copy=True)
-    if isinstance(value, dict):
-        return {k: _to(v, device) for k, v in value.items()}
-    return value

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hpc_localsgd.cost.contention import Load, Shared, allreduce_loads, gather_load, mix_load
-from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.base import vectors_sent
 
 
@@ -185,43 +184,3 @@ def allreduce_messages(n: int) -> int:
 def allreduce_wire_bytes(n: int, payload_bytes: int) -> int:
     """Return the bytes a rank sends in a ring all-reduce, the minimum: 2 (n - 1) / n payloads."""
     return 2 * (n - 1) * payload_bytes // n
-
-
-def fit(
-    sizes_bytes: Sequence[float],
-    seconds: Sequence[float],
-    *,
-    messages: float | Sequence[float] = 1,
-    name: str = "measured",
-) -> Network:
-    """Fit a network to measured seconds, by the least relative squares.
-
-        minimise sum_i ((alpha messages_i + beta size_i - seconds_i) / seconds_i)^2
-
-    over alpha, beta >= 0.
-
-    Relative, because the short exchanges, which tell alpha, are lost among the long ones otherwise.
-
-    Args:
-        sizes_bytes: Bytes a worker put on the wire in each measurement.
-        seconds: How long each took.
-        messages: Messages one after another in each of them; one figure if it is the same.
-        name: Of the network.
-
-    Raises:
-        ConfigurationError: Fewer than two different sizes, or a time that is not positive.
-    """
-    size, took = np.asarray(sizes_bytes, dtype=float), np.asarray(seconds, dtype=float)
-    if len(np.unique(size)) < 2 or not (took > 0).all():
-        raise ConfigurationError(
-            "a network is fitted to positive seconds of at least two different sizes, "
-            f"got {list(sizes_bytes)} bytes and {list(seconds)} s"
-        )
-    per_message, per_byte = np.asarray(messages, dtype=float) / took, size / took
-    columns = np.stack([per_message, per_byte], axis=1)
-    alpha, beta = np.linalg.lstsq(columns, np.ones(len(took)), rcond=None)[0]
-    if alpha < 0:
-        alpha, beta = 0.0, per_byte.sum() / np.square(per_byte).sum()
-    elif beta <= 0:
-        alpha, beta = per_message.sum() / np.square(per_message).sum(), 0.0
-    return Network(name, float(alpha), float(1 / beta) if beta > 0 else float("inf"))

@@ -1,4 +1,4 @@
-"""The cost model fitted to exchanges that were measured."""
+"""The cost model fitted to exchanges that were measured: one network, or a cost of each kind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import combinations
 
 import numpy as np
 
-from hpc_localsgd.cost.cost_model import Cost, Piece, fit
+from hpc_localsgd.cost.cost_model import Cost, Network, Piece
+from hpc_localsgd.errors import ConfigurationError
 
 LEAST_OF_A_PIECE, MOST_PIECES = 2, 3  # sizes, and protocols: short, long, in between
 WORTH_A_PIECE = 0.5  # of the error that remains without it
@@ -42,6 +43,46 @@ class Cell:
     def kind(self) -> str:
         """What the model calls it."""
         return "mix" if self.exchange.startswith("mix") else self.exchange
+
+
+def fit_network(
+    sizes_bytes: Sequence[float],
+    seconds: Sequence[float],
+    *,
+    messages: float | Sequence[float] = 1,
+    name: str = "measured",
+) -> Network:
+    """Fit a network to measured seconds, by the least relative squares.
+
+        minimise sum_i ((alpha messages_i + beta size_i - seconds_i) / seconds_i)^2
+
+    over alpha, beta >= 0.
+
+    Relative, because the short exchanges, which tell alpha, are lost among the long ones otherwise.
+
+    Args:
+        sizes_bytes: Bytes a worker put on the wire in each measurement.
+        seconds: How long each took.
+        messages: Messages one after another in each of them; one figure if it is the same.
+        name: Of the network.
+
+    Raises:
+        ConfigurationError: Fewer than two different sizes, or a time that is not positive.
+    """
+    size, took = np.asarray(sizes_bytes, dtype=float), np.asarray(seconds, dtype=float)
+    if len(np.unique(size)) < 2 or not (took > 0).all():
+        raise ConfigurationError(
+            "a network is fitted to positive seconds of at least two different sizes, "
+            f"got {list(sizes_bytes)} bytes and {list(seconds)} s"
+        )
+    per_message, per_byte = np.asarray(messages, dtype=float) / took, size / took
+    columns = np.stack([per_message, per_byte], axis=1)
+    alpha, beta = np.linalg.lstsq(columns, np.ones(len(took)), rcond=None)[0]
+    if alpha < 0:
+        alpha, beta = 0.0, per_byte.sum() / np.square(per_byte).sum()
+    elif beta <= 0:
+        alpha, beta = per_message.sum() / np.square(per_message).sum(), 0.0
+    return Network(name, float(alpha), float(1 / beta) if beta > 0 else float("inf"))
 
 
 def fitted(cells: Sequence[Cell]) -> dict[str, Cost]:
@@ -106,7 +147,7 @@ def _piece(cells: Sequence[Cell], gamma: float, up_to: float) -> Piece:
     left = np.array([max(c.seconds - gamma * c.payload_bytes, 0.1 * c.seconds) for c in cells])
     messages = np.array([cell.messages for cell in cells], dtype=float)
     wire = np.array([cell.wire_bytes for cell in cells], dtype=float)
-    start = fit(list(wire), list(left), messages=list(messages))
+    start = fit_network(list(wire), list(left), messages=list(messages))
     least = np.array([left.min() / messages.max(), left.min() / wire.max()]) * 1e-6  # as good as 0
     begin = np.maximum([start.latency_s, 1 / start.bytes_per_s], least)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import TrajectoryError
+from hpc_localsgd.worlds.texts import texts
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
@@ -33,23 +34,10 @@ def agree(world: World, check: Callable[[], T]) -> T:
     except (ConfigurationError, TrajectoryError) as error:
         where = f" (on rank {world.rank})" if world.rank else ""
         said = f"{error}{where}"
-    for text in texts(world, said):
+    for text in texts(world, said, SAID_BYTES):
         if text:
             raise ConfigurationError(text)
     return cast(T, found)
-
-
-def texts(world: World, text: str, size: int = SAID_BYTES) -> list[str]:
-    """Return a short text of each of the K workers, on every rank. A collective, not billed.
-
-    Args:
-        world: Who the workers are.
-        text: This rank's.
-        size: Bytes of it that travel, the same on all ranks.
-    """
-    raw = text.encode(errors="backslashreplace")[:size].ljust(size, b"\0")
-    rows = world.gather(np.tile(np.frombuffer(raw, dtype=np.uint8), (world.R, 1)))
-    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
 def check_same(world: World, lines: Sequence[str], remedy: str = SAME_START) -> None:
@@ -74,7 +62,7 @@ def check_same(world: World, lines: Sequence[str], remedy: str = SAME_START) -> 
         return
     first = int(np.argmax(others.any(0)))
     other = int(np.argmax(others[:, first]))
-    said = texts(world, padded[first])
+    said = texts(world, padded[first], SAID_BYTES)
     raise ConfigurationError(
         f"the ranks differ: rank 0 has {said[0]}, rank {world.dealing.rank_of(other)} has "
         f"{said[other]}; {remedy}"

@@ -16,11 +16,11 @@ from hpc_localsgd.engine.finding import OK, PROBLEM, WARNING, Finding
 from hpc_localsgd.engine.interfaces import HostNetwork, network_here
 from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.tasks.cores import LOCAL_SIZES
 
 OF_TORCH = "GLOO_SOCKET_IFNAME"  # names the interface: the name of the host does not matter then
 INCLUDE, EXCLUDE = "OMPI_MCA_btl_tcp_if_include", "OMPI_MCA_btl_tcp_if_exclude"
 NEVER = ("127.0.0.1/8", "sppp")  # what Open MPI itself leaves out where it is told nothing
-LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "HOROVOD_LOCAL_SIZE", "LOCAL_WORLD_SIZE")
 NODES = ("SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "SLURM_NNODES")
 
 

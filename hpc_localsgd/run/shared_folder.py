@@ -17,6 +17,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease
 from hpc_localsgd.run.run_lock import RunLock
 from hpc_localsgd.trajectory.diskspace import mend, why
+from hpc_localsgd.worlds.texts import texts
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
@@ -68,9 +69,7 @@ def check_shared(world: World, out: Path, run: str) -> None:
     Raises:
         ConfigurationError: Names the hosts that do not, and what to do; on all ranks alike.
     """
-    word = np.frombuffer(run.encode().ljust(WORD_BYTES, b"\0"), dtype=np.uint8)
-    word = world.gather(np.tile(word, (world.R, 1)))[0]
-    found = _found(out, word.tobytes().decode(), world.rank)
+    found = _found(out, texts(world, run, WORD_BYTES)[0], world.rank)
     codes = world.gather(np.full(world.R, found))
     if not codes.any():
         return

@@ -7,18 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_LOCAL_SIZES = (
-    "LOCAL_WORLD_SIZE",
-    "HOROVOD_LOCAL_SIZE",
-    "OMPI_COMM_WORLD_LOCAL_SIZE",
-    "MPI_LOCALNRANKS",
-    "SLURM_NTASKS_PER_NODE",
-)
+LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
+_ASKED_FOR = ("MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE")  # where no launcher has counted
 
 
 def local_size(environ: Mapping[str, str]) -> int:
     """Return the ranks on this host, from the launcher's variables; 1 if none says."""
-    for name in _LOCAL_SIZES:
+    for name in (*LOCAL_SIZES, *_ASKED_FOR):
         if environ.get(name, "").isdecimal():
             return int(environ[name])
     return 1

@@ -82,7 +82,7 @@ class Replicas:
             self._run = [torch.compile(module) for module in self.modules]
         worth = worth_vmapping(module, R, device)
         asked = self.execution.replicas if vmapped is None else "vmap" if vmapped else "loop"
-        if asked == "vmap" and _has_running_statistics(module):
+        if asked == "vmap" and has_running_statistics(module):
             raise ConfigurationError(
                 "--replicas vmap: BatchNorm's running statistics cannot be kept by vmap: leave it "
                 "out, or take a model with another norm"
@@ -226,7 +226,7 @@ class Replicas:
 
 def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool | None:
     """Return whether R workers in one batched program are possible and faster; None: measure."""
-    if R == 1 or _has_running_statistics(module):
+    if R == 1 or has_running_statistics(module):
         return False
     kinds = list(module.modules())
     if any(isinstance(m, nn.RNNBase) for m in kinds):
@@ -245,5 +245,6 @@ def _aligned_rows(R: int, P: int, device: torch.device, dtype: torch.dtype) -> t
     return torch.empty(R, pitch, device=device, dtype=dtype)[:, :P]
 
 
-def _has_running_statistics(module: nn.Module) -> bool:
+def has_running_statistics(module: nn.Module) -> bool:
+    """Return whether the model has running statistics, which only a loop over workers updates."""
     return any(getattr(m, "track_running_stats", False) for m in module.modules())

@@ -106,3 +106,8 @@ def chunks(rows: Places, numbers: int) -> Iterator[Places]:
     length = min(CHUNK, max(16, CHUNK_NUMBERS // max(1, numbers)))
     for begin in range(0, len(rows), length):
         yield rows[begin : begin + length]
+
+
+def normalised(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Return images of bytes [N, C, h, w] as numbers of the mean's dtype: (images - mean) / std."""
+    return images.to(mean.dtype).sub_(mean).div_(std)

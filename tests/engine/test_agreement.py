@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hpc_localsgd.engine import agreement
-from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of, of_rank_0, texts
+from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of, of_rank_0
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import TrajectoryError
 from hpc_localsgd.worlds.base import World
@@ -20,6 +20,8 @@ from hpc_localsgd.worlds.base import World
 sys.path.append(str(Path(__file__).parents[1] / "attach"))  # its ranks, which are threads
 
 from rank_threads import ThreadWorld, errors_on_ranks, on_ranks  # noqa: E402
+
+from hpc_localsgd.worlds.texts import texts
 
 
 @pytest.mark.parametrize("kind", [ConfigurationError, TrajectoryError])
@@ -63,7 +65,11 @@ def test_a_mistake_of_the_program_is_no_refusal() -> None:
 
 def test_texts_of_all_ranks_reach_all_and_are_cut_where_they_are_too_long() -> None:
     def work(world: ThreadWorld) -> list[list[str]]:
-        return [texts(world, "é" * world.rank), texts(world, "x" * 3000), texts(world, "abcd", 3)]
+        return [
+            texts(world, "é" * world.rank, 9),
+            texts(world, "x" * 3000, 2000),
+            texts(world, "abcd", 3),
+        ]
 
     for said, long, short in on_ranks(3, work):
         assert said == ["", "é", "éé"]

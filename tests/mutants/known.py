@@ -12,9 +12,9 @@ EQUAL: dict[tuple[str, str, str], str] = {
         "flat = torch.zeros(length, dtype=parameters[0].dtype, device=parameters[ -1].device)",
     ): "all parameters of a group are on one device",
     (
-        "run/checkpoint/rank_checkpoint.py",
-        "def _moved(value: Any, device: torch.device, copy: bool = False) -> Any:",
-        "def _moved(value: Any, device: torch.device, copy: bool = True) -> Any:",
+        "engine/state.py",
+        "def moved(value: Any, device: torch.device, copy: bool = False) -> Any:",
+        "def moved(value: Any, device: torch.device, copy: bool = True) -> Any:",
     ): "a second copy of what was read from a file",
     (
         "run/checkpoint/folder.py",

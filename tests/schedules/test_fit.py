@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from hpc_localsgd.cost.cost_model import NETWORKS, Network, fit
+from hpc_localsgd.cost.cost_model import NETWORKS, Network
+from hpc_localsgd.cost.fitting import fit_network
 from hpc_localsgd.cost.formatting import grouped, human_seconds, slurm_time
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.time_limit import seconds_of
@@ -17,7 +18,9 @@ SIZES = [4e3, 64e3, 1e6, 32e6]
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=str)
 def test_exact_times_give_the_network_back(network: Network) -> None:
-    found = fit(SIZES, [network.seconds(6, size) for size in SIZES], messages=6, name="found")
+    found = fit_network(
+        SIZES, [network.seconds(6, size) for size in SIZES], messages=6, name="found"
+    )
     assert found.name == "found"
     assert found.latency_s == pytest.approx(network.latency_s)
     assert found.bytes_per_s == pytest.approx(network.bytes_per_s)
@@ -26,14 +29,14 @@ def test_exact_times_give_the_network_back(network: Network) -> None:
 def test_noisy_times_give_nearly_the_network_back() -> None:
     noise = np.random.default_rng(0).uniform(0.95, 1.05, len(SIZES))
     exact = np.array([NETWORKS["10GbE"].seconds(6, size) for size in SIZES])
-    found = fit(SIZES, list(exact * noise), messages=6)
+    found = fit_network(SIZES, list(exact * noise), messages=6)
     assert found.latency_s == pytest.approx(20e-6, rel=0.1)
     assert found.bytes_per_s == pytest.approx(1.17e9, rel=0.1)
 
 
 def test_neither_latency_nor_bandwidth_becomes_negative() -> None:
-    assert fit([1e3, 1e6], [1e-7, 1e-3]).latency_s == 0.0
-    falling = fit([1e3, 1e6], [2e-3, 1e-3])
+    assert fit_network([1e3, 1e6], [1e-7, 1e-3]).latency_s == 0.0
+    falling = fit_network([1e3, 1e6], [2e-3, 1e-3])
     assert falling.latency_s > 0
     assert falling.seconds(1, 1e9) == pytest.approx(falling.latency_s)
 
@@ -43,7 +46,7 @@ def test_neither_latency_nor_bandwidth_becomes_negative() -> None:
 )
 def test_what_cannot_be_fitted_is_refused(sizes: list[float], seconds: list[float]) -> None:
     with pytest.raises(ConfigurationError, match="at least two different sizes"):
-        fit(sizes, seconds)
+        fit_network(sizes, seconds)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from hpc_localsgd.cost.cost_model import (
     Network,
     allreduce_messages,
     allreduce_wire_bytes,
-    fit,
 )
+from hpc_localsgd.cost.fitting import fit_network
 from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.errors import ConfigurationError
 
@@ -58,7 +58,7 @@ def measure(world: World, sizes_bytes: list[int]) -> Network:
         seconds = [_seconds_of_mean(world, size) for size in sizes_bytes]
     seconds = [float(s) for s in world.gather(_row(seconds, world)).mean(0)]
     wire = [allreduce_wire_bytes(world.n, size) for size in sizes_bytes]
-    return fit(wire, seconds, messages=allreduce_messages(world.n), name=MEASURED)
+    return fit_network(wire, seconds, messages=allreduce_messages(world.n), name=MEASURED)
 
 
 def _seconds_of_mean(world: World, nbytes: int) -> float:

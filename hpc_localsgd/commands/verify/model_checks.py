@@ -17,10 +17,11 @@ from hpc_localsgd.commands.verify.algorithms import (
     parameters,
 )
 from hpc_localsgd.commands.verify.harness import Harness, anywhere, different, relative
-from hpc_localsgd.commands.verify.model_features import keeps_statistics, stays
+from hpc_localsgd.commands.verify.model_features import stays
 from hpc_localsgd.commands.verify.problem import SEED
 from hpc_localsgd.commands.verify.resuming import check_resume
 from hpc_localsgd.schedules.local_steps import every
+from hpc_localsgd.tasks.flat import has_running_statistics
 from hpc_localsgd.worlds.simulated import Simulated
 
 STEP = "One step of the model by itself"
@@ -102,7 +103,7 @@ def _vmap_apart(bench: Harness) -> float:
 
 def _why_not_vmap(bench: Harness) -> str:
     """Say why workers cannot be computed together and compared; return "" if they can."""
-    if keeps_statistics(bench.problem.module):
+    if has_running_statistics(bench.problem.module):
         return "not possible with running statistics: workers of one process take turns"
     why = ""
     try:

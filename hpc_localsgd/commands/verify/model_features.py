@@ -94,11 +94,6 @@ def _mixed(module: nn.Module) -> Feature:
     return _feature("mixed types", count, f"{', '.join(names)}: all become that of --dtype")
 
 
-def keeps_statistics(module: nn.Module) -> bool:
-    """Return whether the model has running statistics, which only a loop over workers updates."""
-    return any(getattr(m, "track_running_stats", False) for m in module.modules())
-
-
 def stays(module: nn.Module) -> Iterable[torch.Tensor]:
     """Yield what is never sent: frozen parameters, and buffers of whole numbers."""
     yield from (p for p in module.parameters() if not p.requires_grad)

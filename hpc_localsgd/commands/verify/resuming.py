@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.commands.verify.harness import Harness, anywhere, different
 from hpc_localsgd.commands.verify.trial import SAVED_AT, STEPS, Trial, resumed
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
+from hpc_localsgd.worlds.texts import texts
 
 TITLE = f"Saved after step {SAVED_AT} of {STEPS} and resumed: numbers that differ in any bit"
 SEEN_WITHIN_S = 2.0  # network file systems show new folders late
@@ -65,7 +64,7 @@ def _made(world: World, parent: str) -> Path | None:
             name = tempfile.mkdtemp(prefix="verify-", dir=Path(parent).resolve())
         except OSError:
             pass
-    folder = Path(_of_rank_0(world, name))
+    folder = Path(texts(world, name, LONGEST_NAME)[0])
     seen = bool(folder.name) and _appears(folder)
     if not anywhere(world, not seen):
         return folder
@@ -81,9 +80,3 @@ def _appears(folder: Path) -> bool:
             return False
         time.sleep(0.05)
     return True
-
-
-def _of_rank_0(world: World, text: str) -> str:
-    raw = text.encode().ljust(LONGEST_NAME, b"\0")
-    rows = np.tile(np.frombuffer(raw, dtype=np.uint8), (world.R, 1))
-    return bytes(world.gather(rows)[0]).rstrip(b"\0").decode()

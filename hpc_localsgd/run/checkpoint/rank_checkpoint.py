@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpc_localsgd.engine.state import moved
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.worlds.pending import Pending
 
@@ -62,7 +63,7 @@ class RankCheckpoint:
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "record": record or {},
         }
-        return cls(after, p.t, _moved(state, torch.device("cpu"), copy=True))
+        return cls(after, p.t, moved(state, torch.device("cpu"), copy=True))
 
     @classmethod
     def saved(cls, state: dict[str, Any]) -> RankCheckpoint:
@@ -79,7 +80,7 @@ class RankCheckpoint:
         torch.set_rng_state(state["rng"])
         if device.type == "cuda":
             _restore_gpu_numbers(state["cuda_rng"], device, aloud=run.world.rank == 0)
-        p.state = _moved(state["sync"], device)
+        p.state = moved(state["sync"], device)
         for name in WHERE:
             setattr(p, name, state["place"][name])
         if state["schedule"] is not None:
@@ -96,14 +97,3 @@ def _restore_gpu_numbers(kept: torch.Tensor | None, device: torch.device, aloud:
             "the checkpoint was written on a CPU: the run continues, but not bit for bit, and its "
             "GPU's random numbers (dropout) start over from the seed"
         )
-
-
-def _moved(value: Any, device: torch.device, copy: bool = False) -> Any:
-    """Return a state with its tensors on a device."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to(device, copy=copy)
-    if isinstance(value, dict):
-        return {k: _moved(v, device, copy) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_moved(v, device, copy) for v in value)
-    return value

@@ -21,6 +21,7 @@ from hpc_localsgd.run.rollcall.hub import ADDRESS_BYTES, Hub
 from hpc_localsgd.run.rollcall.own_operations import OwnOperations
 from hpc_localsgd.run.rollcall.protocol import ENDED, LEFT, OUT_OF_STEP, At, Verdict, failed
 from hpc_localsgd.run.rollcall.watch import Watch
+from hpc_localsgd.worlds.texts import texts
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
@@ -213,11 +214,10 @@ def _line(address: Mapping[str, object], rank: int) -> Connection | None:
 
 def _told(world: World, address: dict[str, object]) -> dict[str, object]:
     """Return rank 0's answer on every rank. A collective."""
-    said = json.dumps(address).encode()
+    said = json.dumps(address)
     if len(said) > ADDRESS_BYTES:
-        said = b"{}"
-    row = np.frombuffer(said.ljust(ADDRESS_BYTES), dtype=np.uint8)
-    told: dict[str, object] = json.loads(world.gather(row[None].copy())[0].tobytes())
+        said = "{}"
+    told: dict[str, object] = json.loads(texts(world, said, ADDRESS_BYTES)[0])
     return told
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hpc_localsgd.tasks.base import Batch, TaskContext
-from hpc_localsgd.tasks.samples import Places, Samples, chunks, rows_of
+from hpc_localsgd.tasks.samples import Places, Samples, chunks, normalised, rows_of
 
 AUGMENT = 5  # a stream of random numbers of its own, beside those of `tasks/partition.py`
 Images8 = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, size, size], labels [N]
@@ -71,14 +71,14 @@ class InMemory(Samples):
         chosen = images[index.flatten()]
         if self._pad is not None:
             chosen = self._augmented(chosen, workers, t, self._pad)
-        return self._normalised(chosen).unflatten(0, index.shape), labels[index]
+        return normalised(chosen, self._mean, self._std).unflatten(0, index.shape), labels[index]
 
     def clean(self, split: str, rows: Places) -> Iterator[Batch]:
         """Yield chunks of a split, see `Samples.clean`."""
         images, labels = self._data[split]
         for part in chunks(rows, images[0].numel()):
             index = torch.as_tensor(np.asarray(part) % len(labels), device=labels.device)
-            yield self._normalised(images[index]), labels[index]
+            yield normalised(images[index], self._mean, self._std), labels[index]
 
     def _augmented(
         self, images: torch.Tensor, workers: Sequence[int], t: int, pad: int
@@ -95,9 +95,6 @@ class InMemory(Samples):
     @property
     def _batch(self) -> int:
         return self.partition.batch
-
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        return images.to(self._context.dtype).sub_(self._mean).div_(self._std)
 
 
 def cropped(

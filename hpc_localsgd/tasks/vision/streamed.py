@@ -11,7 +11,7 @@ import torch
 
 from hpc_localsgd.errors import DataError
 from hpc_localsgd.tasks.base import Batch, TaskContext
-from hpc_localsgd.tasks.samples import Places, Samples, chunks
+from hpc_localsgd.tasks.samples import Places, Samples, chunks, normalised
 from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.reader import BatchRequest, Reader, Result
 
@@ -58,7 +58,7 @@ class Streamed(Samples):
             self._note(worker, len(result.faults))
         self._expected = self._from(workers, t + 1)
         images, labels = zip(*(self._to_device(result) for result in found), strict=True)
-        return self._normalised(torch.stack(images)), torch.stack(labels)
+        return normalised(torch.stack(images), self._mean, self._std), torch.stack(labels)
 
     def trained(self) -> None:
         """Count skipped samples, see `Samples.trained`; a second pass over a batch adds none."""
@@ -74,7 +74,7 @@ class Streamed(Samples):
             result = self._checked(self._reader.get(request, following), training=False)
             images, labels = self._to_device(result)
             kept = labels >= 0
-            yield self._normalised(images[kept]), labels[kept]
+            yield normalised(images[kept], self._mean, self._std), labels[kept]
 
     def _from(
         self, workers: Sequence[int], t: int, worker: int | None = None
@@ -122,6 +122,3 @@ class Streamed(Samples):
         for moved in (images, labels):
             moved.record_stream(now)
         return images, labels
-
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        return images.to(self._context.dtype).sub_(self._mean).div_(self._std)
