@@ -46,6 +46,10 @@ API = (
     "run/probes",
     "analysis/slow_sde",
 )
+# Those of which only what the folder itself hands out is for users.
+DOORS = ("attach",)
+# Reports that come first in the navigation; the others follow by name.
+FIRST = ("comm_vs_accuracy", "reproduce", "alternatives", "text", "step_overhead", "first_gpu")
 WHOLE_LINK = re.compile(r"\[([^\[\]]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 LINK = re.compile(r"(?<=\]\()([^)\s#]+)")
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -61,9 +65,10 @@ def sources() -> dict[str, str]:
 
 def on_config(config: Any) -> Any:
     """Put every report and every API page into the navigation."""
-    reports = [page for page in sources().values() if page.startswith("reports/")]
+    reports = {page for page in sources().values() if page.startswith("reports/")}
+    first = ["reports/index.md", *(f"reports/{name}.md" for name in FIRST)]
     whole = {
-        "Reports": ["reports/index.md", *sorted(set(reports) - {"reports/index.md"})],
+        "Reports": [*first, *sorted(reports - set(first))],
         "API": ["api/index.md", *({_name(folder): _api(folder)} for folder in API)],
     }
     for entry in config["nav"]:
@@ -155,7 +160,8 @@ def _name(folder: str) -> str:
 def _modules(folder: str) -> str:
     """Return the API page of a folder: what it says of itself, then each of its files."""
     name = _name(folder)
-    files = sorted((ROOT / "hpc_localsgd" / folder).glob("*.py"))
+    inside = () if folder in DOORS else (ROOT / "hpc_localsgd" / folder).glob("*.py")
+    files = sorted(inside)
     names = [name, *(f"{name}.{file.stem}" for file in files if file.stem != "__init__")]
     bare = "\n    options: {show_root_heading: false}"
     first, *rest = (f"::: {each}" for each in names)
