@@ -24,9 +24,9 @@ from torch.nn.functional import cross_entropy
 from hpc_localsgd.tasks.vision import idx_files
 
 WIDTHS = (784, 3000, 2600, 10)
-BATCH, LR, MOST_STEPS, LOOK_EVERY = 32, 0.03, 160, 8
+BATCH, LR, MOST_STEPS, LOOK_EVERY = 16, 0.02, 480, 16
 LOOKED_AT = 2_000  # test images
-H, SWITCH = 8, 8  # of the local ways; until then every step
+H, SWITCH = 16, 16  # of the local ways; until then every step
 
 
 @dataclass
@@ -64,7 +64,10 @@ def ddp(net: nn.Module, sgd: Any, hook: str = "") -> Way:
     from torch.nn.parallel import DistributedDataParallel
 
     dist.init_process_group("gloo")
-    model = DistributedDataParallel(net)
+    # Through Gloo the PowerSGD hook works with one bucket only: with several, ranks start its second
+    # exchanges in different orders, and torch 2.13 ends with "Received data size doesn't match".
+    bucket_mb = 1000 if hook == "powersgd" else 25
+    model = DistributedDataParallel(net, bucket_cap_mb=bucket_mb)
     if hook == "fp16":
         model.register_comm_hook(None, default_hooks.fp16_compress_hook)
     if hook == "powersgd":

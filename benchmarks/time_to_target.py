@@ -94,7 +94,7 @@ def rows(found: dict[str, list[dict[str, Any]]]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--network", default="1gbit-4", help="a name or a file of netlab")
-    parser.add_argument("--target", type=float, default=0.80)
+    parser.add_argument("--target", type=float, default=0.84)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist", metavar="FOLDER")
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS)
