@@ -1,8 +1,8 @@
-"""The average of 25 million numbers, as the worlds do it and as the libraries below them do.
+"""The average of many numbers, as the worlds do it and as the libraries below them do.
 
-    mpirun -np 2 python benchmarks/mean.py WAY
+    mpirun -np 2 python benchmarks/mean.py WAY [NUMBERS]
 
-is started by `alternatives.py`.
+is started by `alternatives.py`, with 25 million numbers, and by `sizes.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ from side_by_side import Gate
 
 P = 25_000_000
 Average = Callable[[], Any]
+
+
+def copy(x: torch.Tensor) -> Average:
+    """Copy the numbers once, as all ranks do at a time: what the memory allows."""
+    y = torch.empty_like(x)
+    return lambda: y.copy_(x)
 
 
 def mpi(x: torch.Tensor) -> Average:
@@ -74,17 +80,17 @@ def world_torch(x: torch.Tensor) -> Average:
 WAYS = {f.__name__: f for f in (mpi, horovod, gloo, world_horovod, world_mpi, world_torch)}
 
 
-def main() -> None:
-    """Average again and again; at the end tell how far the memory grew, in MB."""
-    x = torch.ones(P)
-    average = WAYS[sys.argv[1]](x)
+def repeat(way: Callable[[torch.Tensor], Average], numbers: int) -> None:
+    """Exchange again and again; at the end tell how far the memory grew, in MB."""
+    x = torch.ones(numbers)
+    exchange = way(x)
     small = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     gate = Gate()
     while gate.step():
-        average()
+        exchange()
         x.fill_(1.0)
     gate.tell((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - small) / 1024)
 
 
 if __name__ == "__main__":
-    main()
+    repeat((WAYS | {"copy": copy})[sys.argv[1]], int(sys.argv[2]) if sys.argv[2:] else P)

@@ -64,8 +64,8 @@ def ddp(net: nn.Module, sgd: Any, hook: str = "") -> Way:
     from torch.nn.parallel import DistributedDataParallel
 
     dist.init_process_group("gloo")
-    # Through Gloo the PowerSGD hook works with one bucket only: with several, ranks start its second
-    # exchanges in different orders, and torch 2.13 ends with "Received data size doesn't match".
+    # Through Gloo the PowerSGD hook works with one bucket only: with several, ranks start its
+    # second exchanges in different orders, and torch ends with "Received data size doesn't match".
     bucket_mb = 1000 if hook == "powersgd" else 25
     model = DistributedDataParallel(net, bucket_cap_mb=bucket_mb)
     if hook == "fp16":
