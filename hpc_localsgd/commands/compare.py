@@ -5,7 +5,6 @@ Runs that differ in nothing but their seed are one configuration: mean and devia
 
 from __future__ import annotations
 
-import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.commands.figure_options import add_figure_options
-from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.commands.record_command import attempt
 
 PROG = "python -m hpc_localsgd compare"
@@ -31,9 +30,7 @@ def _compare(options: Namespace) -> None:
     from hpc_localsgd.analysis.report.source import open_runs
 
     sources = open_runs(options.runs)
-    coloured = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if coloured else 160
-    text = terminal(sources, coloured=coloured, width=max(width, 80))
+    text = terminal(sources, columns_of_output())
     asked = (options.formats, options.width)
     files = write_comparison(sources, Path(options.out), *asked) if options.out else []
     put(text + (f"\n\n{files[0]}, and its figures and tables beside it" if files else ""))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 from typing import TextIO
 
+LEAST_COLUMNS = 40  # of a terminal; a narrower one breaks lines by itself
 LOST = "cannot write standard output: {}; what would be said there is lost\n"
 
 
@@ -44,6 +46,11 @@ def put(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     sys.stdout.flush()
+
+
+def columns_of_output() -> int | None:
+    """Return the width of the terminal that standard output is; None for a file or a pipe."""
+    return max(shutil.get_terminal_size().columns, LEAST_COLUMNS) if sys.stdout.isatty() else None
 
 
 def outlive_readers() -> None:

@@ -20,8 +20,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
+from hpc_localsgd.analysis.text_tables import named_values, text_table
 from hpc_localsgd.commands.exit_codes import CommandParser
-from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.commands.record_command import attempt
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
@@ -111,12 +112,14 @@ def page(run: Trajectory) -> str:
         ("wall time", _wall(run)),
         _quality(run),
     ]
-    return f"{readable(str(run.path.parent))}\n{_aligned(rows)}"
+    named = named_values(rows, columns_of_output())
+    return f"{readable(str(run.path.parent))}\n{named}"
 
 
 def table(runs: Sequence[Trajectory]) -> str:
     """Format several runs, a line each."""
-    return _aligned([HEADINGS, *(_row(run) for run in runs)])
+    rows = [_row(run) for run in runs]
+    return text_table(HEADINGS, rows, width=columns_of_output(), left=2)
 
 
 def _row(run: Trajectory) -> tuple[str, ...]:
@@ -169,12 +172,6 @@ def _restarts(run: Trajectory) -> str:
     """Return how often the run was resumed: each time begins another file."""
     times = len(run.paths) - 1
     return ("", ", resumed once")[times] if times < 2 else f", resumed {times} times"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def parser() -> CommandParser:

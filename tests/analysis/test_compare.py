@@ -18,6 +18,7 @@ from hpc_localsgd.analysis.compare import (
     uncertainty,
 )
 from hpc_localsgd.analysis.compare.draw import draw_front
+from hpc_localsgd.analysis.compare.page import terminal
 from hpc_localsgd.analysis.compare.tables import tables
 from hpc_localsgd.analysis.compare.two_way import two_way
 from hpc_localsgd.analysis.report.source import open_runs
@@ -145,7 +146,7 @@ def test_seconds_of_two_clocks_have_no_front(
     ]
     assert main([*runs, f"--out={tmp_path / 'out'}"]) == 0
     said = capsys.readouterr().out
-    assert "against sent by a worker: B" in said and "against communicating" not in said
+    assert "against bytes sent by a worker: B" in said and "against seconds" not in said
     assert "do not compare these" in said
     figure = draw_front(grouped_runs(open_runs(runs)))
     assert figure is not None and len(figure.axes) == 1
@@ -157,7 +158,10 @@ def test_the_command(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     for words in ("92.00 % ± 2.80 %", "2 seeds, 1 stopped", "Only complete runs count: A"):
         assert words in text, text
-    assert "Pareto front of accuracy against sent by a worker: B, C" in text
+    assert "Pareto front of accuracy against bytes sent by a worker: B, C" in text
+    narrow = terminal(open_runs(runs), 60)
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert all(cell in narrow for cell in ("92.00 % ± 2.80 %", "2 seeds, 1 stopped"))
     assert "wall time" in text
     kinds = ("html", "csv", "md", "tex")
     tables = {f"compare.{kind}" for kind in kinds}

@@ -207,6 +207,19 @@ def test_methods_are_combined_with_every_network(tmp_path: Path) -> None:
     ]
 
 
+def test_on_a_terminal_no_line_is_wider_than_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["whatif", record(tmp_path), "--workers", "64", "4096"]
+    assert door(words) == 0
+    whole = capfd.readouterr().out
+    monkeypatch.setattr(command, "columns_of_output", lambda: 80)
+    assert door(words) == 0
+    narrow = capfd.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 80 < max(map(len, whole.splitlines()))
+    assert set(whole.split()) <= set(narrow.split())
+
+
 @pytest.mark.parametrize(
     ("schedule", "made"),
     [(every(4), every(7)), (post_local(5, 4), post_local(5, 7)), (qsr(0.1, 4), every(7))],

@@ -12,6 +12,7 @@ from hpc_localsgd.analysis.compare.draw_courses import draw_courses
 from hpc_localsgd.analysis.compare.draw_flatness import draw_flatness
 from hpc_localsgd.analysis.compare.export import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.compare.groups import SeedGroup, grouped_runs
+from hpc_localsgd.analysis.compare.measures import SENT, TALKED
 from hpc_localsgd.analysis.compare.tables import Tables, tables
 from hpc_localsgd.analysis.compare.two_way import two_way
 from hpc_localsgd.analysis.costs import AXES
@@ -20,6 +21,7 @@ from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.blocks import Block, Grid, NamedValues, Paragraph, Section
 from hpc_localsgd.analysis.report.render import render
 from hpc_localsgd.analysis.report.source import Source
+from hpc_localsgd.analysis.text_tables import text_table, wrapped
 
 FILE_NAME = "compare.html"
 
@@ -130,41 +132,31 @@ def _write_tables(groups: Sequence[SeedGroup], made: Tables, folder: Path) -> li
     return files
 
 
-def terminal(sources: Sequence[Source], coloured: bool = False, width: int = 120) -> str:
+def terminal(sources: Sequence[Source], width: int | None = None) -> str:
     """Format the tables as text.
 
     Args:
         sources: The runs.
-        coloured: Whether it is for a terminal.
-        width: In characters.
+        width: Characters of a line; None for no limit.
 
     Raises:
         TrajectoryError: A configuration cannot be read.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     groups = grouped_runs(sources)
     made = tables(groups)
-    console = Console(
-        width=width, highlight=False, force_terminal=coloured, no_color=not coloured, emoji=False
-    )
-    with console.capture() as captured:
-        for (header, rows), justify in ((made.differing, "left"), (made.measured, "right")):
-            table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-            for i, name in enumerate(header):
-                table.add_column(name, justify="left" if i == 0 else justify)  # type: ignore[arg-type]
-            for row in rows:
-                table.add_row(*row)
-            console.print(table, "")
-    lines = [line.rstrip() for line in captured.get().rstrip().splitlines()]
-    return "\n".join([*lines, "", *front_lines(made), *made.notes])
+    header, rows = made.differing
+    parts = [text_table(header, rows, width=width, left=len(header))]
+    parts.append(text_table(*made.measured, width=width))
+    return "\n\n".join([*parts, "\n".join(wrapped([*front_lines(made), *made.notes], width))])
+
+
+_COSTS = {SENT.name: "bytes sent by a worker", TALKED.name: "seconds of communication"}
 
 
 def front_lines(made: Tables) -> list[str]:
     """Describe the Pareto fronts in words."""
     return [
-        f"Pareto front of accuracy against {cost}: {', '.join(letters)}"
+        f"Pareto front of accuracy against {_COSTS[cost]}: {', '.join(letters)}"
         for cost, letters in made.fronts.items()
         if letters
     ]

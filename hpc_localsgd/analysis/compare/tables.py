@@ -82,8 +82,9 @@ def _notes(groups: Sequence[SeedGroup]) -> list[str]:
         notes.append("Mean ± standard deviation over seeds.")
     if any(uncertainty(g) for g in groups):
         notes.append(
-            "On a front a dearer configuration is better by more than the deviation over seeds, "
-            "and than the statistical error of the test set where the record says its size."
+            "On a front is what no cheaper configuration equals: its accuracy is higher by more "
+            "than the deviation over seeds, and than the statistical error of the test set where "
+            "the record says its size."
         )
     partial = [g.letter for g in groups if len(g.counted) < len(g.runs)]
     if partial:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.commands.exit_codes import FAULT, CommandParser, complain
-from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.commands.record_command import attempt
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.errors import ConfigurationError
@@ -74,7 +74,7 @@ def whatif(options: argparse.Namespace, words: Sequence[str]) -> str:
         if options.simgrid:
             asked = by_simgrid_too(asked, kept)
         found = list(answers(known, asked))
-    text = page(known, found)
+    text = page(known, found, columns_of_output())
     if options.out:
         folder = Path(options.out)
         folder.mkdir(parents=True, exist_ok=True)

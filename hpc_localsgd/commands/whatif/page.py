@@ -7,10 +7,8 @@ import io
 import math
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
-
 from hpc_localsgd.analysis.compare.export import markdown_table
+from hpc_localsgd.analysis.text_tables import text_table, wrapped
 from hpc_localsgd.commands.whatif.answers import Answer
 from hpc_localsgd.commands.whatif.basis import Basis
 from hpc_localsgd.commands.whatif.networks import RECORDED
@@ -35,24 +33,17 @@ COLUMNS = (
 )
 
 
-def page(known: Basis, found: Sequence[Answer]) -> str:
+def page(known: Basis, found: Sequence[Answer], width: int | None = None) -> str:
     """Lay out the answers for a terminal.
 
     Args:
         known: The run they are about.
         found: At least one.
+        width: Characters of a line; None for no limit.
     """
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for i, name in enumerate(COLUMNS):
-        table.add_column(name, justify="left" if i in (0, 2, 3) else "right", no_wrap=True)
-    rows = [_row(answer) for answer in found]
-    for row in rows:
-        table.add_row(*row)
-    console = Console(width=300, highlight=False, force_terminal=False, no_color=True)
-    with console.capture() as captured:
-        console.print(table)
-    lines = "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
-    return "\n".join([*about(known), "", lines, "", *notes(known, found)])
+    table = text_table(COLUMNS, [_row(a) for a in found], width=width, keys=4, left=4)
+    head, foot = wrapped(about(known), width), wrapped(notes(known, found), width)
+    return "\n".join([*head, "", table, "", *foot])
 
 
 def about(known: Basis) -> list[str]:
