@@ -1,6 +1,6 @@
 """Loss against bytes on the text task: Muon or AdamW inside, and what the differences are coded by.
 
-    python benchmarks/text_bits.py [--steps 160] [--seeds 3]
+    python benchmarks/text_bits.py [--steps 160] [--seeds 3] [--jobs 1]
 
 Four workers in one process predict the next character of the bundled book with the Transformer of
 `benchmarks/text.py`. All methods take the same steps on the same batches at the same rate, which is
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -102,11 +103,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=160, help="of each run")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time: no clock is read")
     given = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = {
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
+        begun = {
             name: [
-                measured(
+                pool.submit(
+                    measured,
                     name,
                     COMMON.format(steps=given.steps, seed=seed) + options,
                     Path(folder) / f"{i}-{seed}",
@@ -115,6 +118,7 @@ def main(words: Sequence[str] | None = None) -> None:
             ]
             for i, (name, options) in enumerate(METHODS.items())
         }
+        rows = {name: [run.result() for run in runs] for name, runs in begun.items()}
     draw(rows, REPORTS / "text_bits.png")
     record = {name: [asdict(row) for row in runs] for name, runs in rows.items()}
     write_report("text_bits", page(rows), {"rows": record})
