@@ -91,11 +91,13 @@ class MatricesAndRest(torch.optim.Optimizer):
         ]
         super().__init__(groups, {})
         self._kind: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = type(made)
+        self._inner: dict[torch.Tensor, torch.optim.Optimizer] = {}
         self.defaults, self.shown_as = own, f"{type(made).__name__} and AdamW"
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of; torch's own leaves out what a class of its own has."""
-        return {**super().__getstate__(), "_kind": self._kind, "shown_as": self.shown_as}
+        own = {"_kind": self._kind, "_inner": {}, "shown_as": self.shown_as}
+        return {**super().__getstate__(), **own}
 
     def step(self, closure: Any = None) -> Any:
         """Take a step of all workers."""
@@ -103,28 +105,35 @@ class MatricesAndRest(torch.optim.Optimizer):
         for group in self.param_groups:
             options = {k: v for k, v in group.items() if k not in ("params", "shapes")}
             (p,) = group["params"]
+            inner = self._inner_of(p, group["shapes"])
+            inner.param_groups[0].update(options)
             if group["shapes"]:
-                self._step_matrices(p, group["shapes"], options)
+                self._step_matrices(p, group["shapes"], inner)
             else:
-                adam = torch.optim.AdamW([p])
-                adam.param_groups[0].update(options)
-                adam.state[p] = self.state[p]
-                take_step(adam)
+                inner.state[p] = self.state[p]
+                take_step(inner)
 
-    def _step_matrices(self, p: torch.Tensor, shapes: Shapes, options: dict[str, Any]) -> None:
+    def _inner_of(self, p: torch.Tensor, shapes: Shapes) -> torch.optim.Optimizer:
+        """Return what steps p, made once; its hyper-parameters and state are set at every step."""
+        if p not in self._inner and shapes:
+            self._inner[p] = self._kind([nn.Parameter(m) for m in _parts(p.detach(), shapes)])
+        elif p not in self._inner:
+            self._inner[p] = torch.optim.AdamW([p])
+        return self._inner[p]
+
+    def _step_matrices(self, p: torch.Tensor, shapes: Shapes, inner: torch.optim.Optimizer) -> None:
         """Step the matrices of every row, each with its part of the rows' state."""
         state = self.state[p]
         grad = p.grad
         assert grad is not None
-        views = [nn.Parameter(part) for part in _parts(p.detach(), shapes)]
+        views = inner.param_groups[0]["params"]
         for view, g in zip(views, _parts(grad, shapes), strict=True):
             view.grad = g
-        inner = self._kind(views)  # its hyper-parameters are set below
-        inner.param_groups[0].update(options)
         rows = {k: _parts(v, shapes) if _is_row(v, p) else None for k, v in state.items()}
         for i, view in enumerate(views):  # counts are each one's own, kept once
-            for name, parts in rows.items():
-                inner.state[view][name] = parts[i] if parts else _copied(state[name])
+            inner.state[view] = {
+                name: parts[i] if parts else _copied(state[name]) for name, parts in rows.items()
+            }
         take_step(inner)
         for name, value in inner.state[views[0]].items():
             mine = [inner.state[view][name] for view in views]

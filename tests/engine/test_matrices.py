@@ -153,6 +153,28 @@ def test_a_class_of_one_s_own_declares_it() -> None:
     assert not looks_at_matrices(partial(torch.optim.AdamW, lr=0.1))
 
 
+def test_what_steps_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a copy of the optimiser steps parameters of its own."""
+    of = task(2)
+    g = some_gradients(of, 1)[0]
+    made = LocalOptimizer(muon, of)
+    made.step(g, 0.02)
+    copied, kept = copy.deepcopy(made.torch), of.x.clone()
+
+    def anew(*given: Any, **named: Any) -> None:
+        raise AssertionError("an optimiser is made at a step")
+
+    with monkeypatch.context() as patched:
+        for kind in (torch.optim.Muon, torch.optim.AdamW):
+            patched.setattr(kind, "__init__", anew)
+        made.step(g, 0.02)
+    stepped = of.x.clone()
+    for group in copied.param_groups:
+        group["params"][0].grad = torch.ones_like(group["params"][0])
+    copied.step()
+    assert torch.equal(of.x, stepped) and not torch.equal(stepped, kept)
+
+
 def test_a_model_without_hidden_matrices_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="this model has none but embeddings"):
         LocalOptimizer(muon, quadratic(dim=4).build(TaskContext(1, [0])))
