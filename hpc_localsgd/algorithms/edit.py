@@ -28,8 +28,10 @@ class EDiT(Algorithm):
     x_k <- anchor on every worker. Those out keep their mu and sigma; where all are, the anchor
     stays, which takes them back to the beginning of the round.
 
-    Source: Cheng et al., EDiT, ICLR 2025, arXiv:2412.07210: its pseudo-gradient penalty.
-    Here differs: norms are of the whole model, not of a layer; defaults of `smoothing`, `warmup`.
+    Source: Cheng et al., EDiT, ICLR 2025, arXiv:2412.07210: its pseudo-gradient penalty. Threshold,
+        clip, smoothing and warmup as in the example of its released code (atorch).
+    Here differs: norms are of the whole model, not of a layer. lr and momentum are our choice (0.7
+        and 0.8 in that example). mu begins at the first norms (there at 0).
     Sends: P numbers per worker and round, and its norm.
     Equals: DiLoCo for one worker, when threshold and clip are infinite.
 

@@ -28,8 +28,10 @@ class NoLoCo(Algorithm):
     that stays alone (K odd) takes its outer step with what it has.
 
     Source: Kolehmainen et al., NoLoCo, arXiv:2506.10911.
+        alpha and beta as in the configurations of the released code (jkolehm/noloco), in which
+        gamma is beta.
     Here differs: beta x + (gamma - beta) phi is sent, one vector for two; other graphs than random
-        pairs are allowed. The default of gamma is ours.
+        pairs are allowed.
     Sends: P numbers per worker and round (none by the one that stays alone).
     Equals: Gossip(topology=random_pairs()) when alpha = 0, beta = 1 and gamma = 1.
 
@@ -44,7 +46,7 @@ class NoLoCo(Algorithm):
 
     alpha: float = 0.5
     beta: float = 0.7
-    gamma: float = 1.0
+    gamma: float = 0.7
     topology: Topology = field(default_factory=random_pairs)
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "compressor": Sign(error_feedback=False),
     },
     "overlap": {"pull": 0.6, "beta": 0.7},
-    "noloco": {"alpha": 0.5, "beta": 0.7, "gamma": 1.0, "topology": random_pairs()},
+    "noloco": {"alpha": 0.5, "beta": 0.7, "gamma": 0.7, "topology": random_pairs()},
     "push_sum": {"topology": one_peer_exponential()},
     "slowmo": {"alpha": 1.0, "beta": 0.5, "compressor": None},
     "streaming_diloco": {
