@@ -13,6 +13,7 @@ CLAIMS = (
     "why_and_when",
     "slow_sde",
     "post_local",
+    "ablations",
     "large_rates",
     "average_direction",
     "average_direction_batch",
