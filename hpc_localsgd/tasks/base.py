@@ -211,6 +211,20 @@ class Task(ABC):
         Right answers are NaN where nothing is guessed.
         """
 
+    def probabilities(
+        self, x: Vector, split: str, rows: range, buffers: Vector
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return probabilities [n, C] in float64 and labels [n] of some rows of a split.
+
+        n counts places where a sample has several labels.
+
+        Raises:
+            ConfigurationError: The task predicts no classes.
+        """
+        raise ConfigurationError(
+            f"{type(self).__name__} predicts no classes: leave --uncertainty-every out"
+        )
+
     @abstractmethod
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
         """Return buffers [Q] re-estimated at x, the cumulative mean over training batches."""

@@ -174,6 +174,19 @@ class Classification(Task):
         return sums
 
     @torch.no_grad()
+    def probabilities(
+        self, x: Vector, split: str, rows: range, buffers: Vector
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return probabilities [n, C] and labels [n] of rows of a split."""
+        module = self._at(x, buffers).eval()
+        parts, found = [], []
+        for inputs, labels in self.samples.clean(split, rows):
+            logits = self._logits(module, inputs).double().movedim(1, -1)
+            parts.append(logits.flatten(0, -2).softmax(1))
+            found.append(labels.flatten())
+        return torch.cat(parts), torch.cat(found)
+
+    @torch.no_grad()
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
         """Return BatchNorm statistics [Q] at x: the cumulative mean over batches [B, ...]."""
         buffers = self.buffers[0].clone()

@@ -32,8 +32,8 @@ OPTIONS = """
     --log --log_format --moments_every --momentum_at_sync --on_nan --optimizer --out --overwrite
     --partition --precision --print_config --probe_samples --rate --remainder --replicas --resume
     --resume_from_mean --sampling --save_model --schedule --seed --smoke --snapshot_dtype
-    --snapshot_every --snapshot_workers --spread_every --steps --task --trust --watchdog --workers
-    --world
+    --snapshot_every --snapshot_workers --spread_every --steps --task --trust --uncertainty_every
+    --watchdog --workers --world
 """
 SHORT_NAMES = {
     "task": {"digits"},
@@ -401,7 +401,7 @@ def test_a_good_file_is_not_blamed_for_the_command_line(tmp_path: Path) -> None:
     assert refusal(in_file(tmp_path, "seed: 1\n"), "--workers=x").startswith("--workers wants")
 
 
-@pytest.mark.parametrize("name", ["evaluate", "spread", "deviations", "gradients", "snapshot"])
+@pytest.mark.parametrize("name", ["evaluate", "spread", "deviations", "gradients", "uncertainty"])
 def test_a_cadence_that_is_none_is_named(name: str) -> None:
     made = config(f"--{name}-every", "2 weeks")
     with pytest.raises(ConfigurationError, match=f"^--{name}-every '2 weeks' is not a duration"):

@@ -26,6 +26,7 @@ NOT_THE_CONFIGURATION = (
     "checkpoint_every",
     "checkpoint_keep",
     "deviations_every",
+    "uncertainty_every",
     "gradients_every",
     "probe_samples",
     "watchdog",

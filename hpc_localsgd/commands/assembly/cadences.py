@@ -12,6 +12,7 @@ from hpc_localsgd.run.probes import (
     Skipped,
     Snapshots,
     Spread,
+    Uncertainty,
 )
 from hpc_localsgd.schedules.duration import Units, seconds
 
@@ -31,8 +32,9 @@ def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
     deviations = Deviations(often, config.probe_samples)
     often = units.cadence(config.gradients_every, "--gradients-every")
     gradients = Gradients(often, config.probe_samples, fresh=config.task.fresh)
+    uncertainty = Uncertainty(units.cadence(config.uncertainty_every, "--uncertainty-every"))
     often = units.cadence(config.spread_every, "--spread-every")
-    around = Spread(often, (deviations, gradients))
+    around = Spread(often, (deviations, gradients, uncertainty))
     return [evaluation, Skipped(evaluation.every), snapshot], around
 
 

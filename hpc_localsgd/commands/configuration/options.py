@@ -112,7 +112,10 @@ class Config:
             curvature along the deviations. Takes no gradient; 0 for never.
         gradients_every: Cadence, at the same moment, of the effective learning rate, the part of
             the step orthogonal to the gradient and the gradient noise scale; 0 for never.
-        probe_samples: Training samples of the fixed subset these two are measured on.
+        uncertainty_every: Cadence, at the same moment, of the variance of the workers' predictions
+            on the test samples, and of how well calibrated their average and the mean model are:
+            negative log-likelihood, Brier score, reliability; 0 for never.
+        probe_samples: Training samples of the fixed subset the two before that are measured on.
         snapshot_every: Cadence of parameter snapshots; 0 for none.
         snapshot_workers: Snapshots also keep every worker's parameters.
         snapshot_dtype: Type of the stored snapshots.
@@ -176,6 +179,7 @@ class Config:
     spread_every: int | str = "0.5%"
     deviations_every: int | str = 0
     gradients_every: int | str = 0
+    uncertainty_every: int | str = 0
     probe_samples: int = 512
     snapshot_every: int | str = 0
     snapshot_workers: bool = False

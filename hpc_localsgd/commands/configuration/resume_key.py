@@ -27,7 +27,7 @@ ELSEWHERE = ("init_from", "init_with")  # where parameters are from; written whe
 
 # Options, and arguments of classes, that version 0.1 did not have, with the value that does what it
 # did: left out where they have it, so that what 0.1 began can be resumed.
-SINCE_0_1 = {"partition": "iid", "label_noise_from": 0, "moments_every": {}}
+SINCE_0_1 = {"partition": "iid", "label_noise_from": 0, "moments_every": {}, "uncertainty_every": 0}
 ARGUMENTS_SINCE_0_1: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("Hierarchical", "SlowMo", "StreamingDiLoCo", "TopK"), {"compressor": None}),
     "synthetic_images": {"channels": 3},

@@ -17,6 +17,7 @@ from hpc_localsgd.run.probes.gradients import Gradients
 from hpc_localsgd.run.probes.skipped import Skipped
 from hpc_localsgd.run.probes.snapshots import Snapshots
 from hpc_localsgd.run.probes.spread import Spread
+from hpc_localsgd.run.probes.uncertainty import Uncertainty
 
 __all__ = [
     "AtExchange",
@@ -29,5 +30,6 @@ __all__ = [
     "Skipped",
     "Snapshots",
     "Spread",
+    "Uncertainty",
     "View",
 ]
