@@ -64,6 +64,8 @@ _FOUND_IN = {
     **{name: f"hpc_localsgd.algorithms.{file}" for name, file in _ALGORITHMS.items()},
     **dict.fromkeys(("every", "phases", "post_local", "qsr"), "hpc_localsgd.schedules.local_steps"),
 }
+# What `from hpc_localsgd import *` gives, which imports all of it, torch included.
+__all__ = ["attach", *_FOUND_IN]
 
 
 def __getattr__(name: str) -> Any:
@@ -76,4 +78,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FOUND_IN, "attach"})
+    return sorted({*globals(), *__all__})

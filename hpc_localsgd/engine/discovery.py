@@ -94,10 +94,24 @@ def join(kind: str, launch: Launch, device: torch.device, workers: int | None = 
     if n not in (None, world.n) and not told and not _part_of_mpi(kind, n):
         raise ConfigurationError(
             f"{launch.launcher} started {n} processes, but {kind} joined {world.n}: "
-            "the launcher and the library belong to different MPIs; "
-            "run `python -m hpc_localsgd doctor` under the same launcher"
+            f"{_why_others(kind, launch)}"
         )
     return world
+
+
+def _why_others(kind: str, launch: Launch) -> str:
+    """Say why a library has joined other ranks than a launcher started, and what to type."""
+    library = sys.modules.get(_LIBRARIES.get(kind, ""))
+    if kind == "horovod" and not getattr(library, "mpi_built", lambda: True)():
+        return (
+            f"this Horovod has no MPI, only Gloo, which {launch.launcher} tells nothing of its "
+            "ranks: start it by horovodrun --gloo, compile it with MPI (python -m "
+            "hpc_localsgd.environment.horovod), or use mpi4py's (--world mpi)"
+        )
+    return (
+        "the launcher and the library belong to different MPIs; "
+        "run `python -m hpc_localsgd doctor` under the same launcher"
+    )
 
 
 def _part_of_mpi(kind: str, promised: int | None) -> bool:

@@ -124,6 +124,21 @@ def test_a_library_that_joined_other_ranks_is_refused(monkeypatch: pytest.Monkey
         discovery.join("mpi", detect(MPIRUN), CPU)
 
 
+@pytest.mark.parametrize(
+    ("with_mpi", "why"),
+    [(False, "no MPI, only Gloo, which mpirun tells"), (True, "different MPIs")],
+)
+def test_a_horovod_without_mpi_under_mpirun_is_called_so(
+    with_mpi: bool, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = SimpleNamespace(is_initialized=lambda: False, mpi_built=lambda: with_mpi)
+    monkeypatch.setitem(sys.modules, "horovod.torch", library)
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    monkeypatch.setitem(discovery.WORLDS, "horovod", lambda workers, device: SimpleNamespace(n=1))
+    with pytest.raises(ConfigurationError, match=f"mpirun started 2 processes.* {why}"):
+        discovery.join("horovod", detect(MPIRUN), CPU)
+
+
 @pytest.mark.parametrize("by_script", [True, False])
 def test_ranks_that_no_launcher_told_of_are_believed_if_the_script_has_them(
     by_script: bool, monkeypatch: pytest.MonkeyPatch
@@ -149,7 +164,7 @@ def test_a_lone_process_of_a_job_of_several_tasks_is_refused_by_both_doors(
         hpc_localsgd.attach(model, sgd, schedule="every")
     with pytest.raises(ConfigurationError, match="4 tasks, but one.*--world simulated"):
         join_world(detect(SBATCH))
-    assert join_world(detect(SBATCH), workers=3).size == 3
+    assert join_world(detect(SBATCH), workers=3).K == 3
     hpc_localsgd.attach(model, sgd, schedule="every", world=Simulated(1)).detach()
 
 
