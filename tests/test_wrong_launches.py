@@ -151,7 +151,7 @@ def test_a_run_that_diverges_says_where_and_what_to_do(
 
 def test_an_evaluation_may_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran(tmp_path, "--evaluate-every=0") == OK
-    assert "payload per worker" in capsys.readouterr().out
+    assert "sent by a worker" in capsys.readouterr().out
 
 
 def test_a_run_without_any_option_can_be_parsed_and_starts(

@@ -24,6 +24,7 @@ from hpc_localsgd.analysis.text_tables import named_values, text_table
 from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.commands.record_command import attempt
+from hpc_localsgd.cost.formatting import human_seconds
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.safe_text import readable
@@ -32,7 +33,7 @@ from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
 PROG = "python -m hpc_localsgd summary"
 NONE = "none"  # the status of a folder without a record
 AGAIN_S = 10.0  # between two looks of --watch; the record is flushed as often
-HEADINGS = ("run", "status", "K", "steps", "rounds", "accuracy", "s/step", "communication %")
+HEADINGS = ("run", "status", "K", "steps", "rounds", "accuracy", "a step", "communication")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +96,7 @@ def began(run: str | Path) -> str:
 def page(run: Trajectory) -> str:
     """Format one run, a line for each figure."""
     totals, said, modelled = run.totals, run.attrs, run.attrs["clock"] == "modelled"
-    of = "s per worker" + (", modelled" if modelled else "")
+    of = "per worker" + (", modelled" if modelled else "")
     sent = human_bytes(totals.payload_bytes)
     rows = [
         ("status", f"{run.status}{_restarts(run)}"),
@@ -104,10 +105,10 @@ def page(run: Trajectory) -> str:
         *([("begins from", readable(whence))] if (whence := said["begins_from"]) else []),
         ("steps", f"{_reached(run)}"),
         ("rounds", f"{totals.rounds}, against {totals.steps} of parallel SGD"),
-        ("payload per worker", sent),
-        ("computing", f"{totals.compute_s:.2f} s per worker"),
-        ("waiting for the slowest", f"{totals.wait_s:.2f} {of}"),
-        ("transferring", f"{totals.transfer_s:.2f} {of}"),
+        ("sent by a worker", sent),
+        ("computing", f"{human_seconds(totals.compute_s)} per worker"),
+        ("waiting for the slowest", f"{human_seconds(totals.wait_s)} {of}"),
+        ("transferring", f"{human_seconds(totals.transfer_s)} {of}"),
         ("communication", _percent(run, " % of the time")),
         ("wall time", _wall(run)),
         _quality(run),
@@ -125,10 +126,10 @@ def table(runs: Sequence[Trajectory]) -> str:
 def _row(run: Trajectory) -> tuple[str, ...]:
     totals = run.totals
     whole = totals.compute_s + totals.wait_s + totals.transfer_s
-    step_s = f"{whole / totals.steps:.3g}" if totals.steps else "-"
+    step_s = human_seconds(whole / totals.steps) if totals.steps else "-"
     reached, rounds = str(_reached(run)), str(totals.rounds)
     name = readable(str(run.path.parent))
-    return name, run.status, str(run.K), reached, rounds, _accuracy(run), step_s, _percent(run)
+    return name, run.status, str(run.K), reached, rounds, _accuracy(run), step_s, _percent(run, " %")
 
 
 def _reached(run: Trajectory) -> int:
@@ -148,7 +149,7 @@ def _accuracy(run: Trajectory) -> str:
     """Return the last accuracy of the mean model; - without any."""
     if without_accuracy(run) or ACCURACY not in run.names() or not len(run.series(ACCURACY)):
         return "-"
-    return f"{run.series(ACCURACY).value[-1]:.4f}"
+    return f"{100 * run.series(ACCURACY).value[-1]:.2f} %"
 
 
 def _percent(run: Trajectory, unit: str = "") -> str:
@@ -165,7 +166,7 @@ def _percent(run: Trajectory, unit: str = "") -> str:
 def _wall(run: Trajectory) -> str:
     """Return how long it took by the clock, all included; - where the record does not tell."""
     seconds = run.attrs["wall_s"]
-    return f"{seconds:.2f} s, all included" if math.isfinite(seconds) else "-"
+    return f"{human_seconds(seconds)}, all included" if math.isfinite(seconds) else "-"
 
 
 def _restarts(run: Trajectory) -> str:

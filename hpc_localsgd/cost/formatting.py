@@ -6,8 +6,8 @@ import math
 
 
 def grouped(number: float) -> str:
-    """Format a whole number for a reader: ``93 600``."""
-    return f"{number:,.0f}".replace(",", " ")
+    """Format a whole number for a reader: ``93,600``."""
+    return f"{number:,.0f}"
 
 
 def human_seconds(seconds: float) -> str:

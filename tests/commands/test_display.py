@@ -97,10 +97,10 @@ def test_a_value_of_an_earlier_step_says_so_and_is_on_one_line_only(
     display.show(8, {"spread": 0.5, **ROUNDS})
     display.show(16, {"train/loss": 1.25, ACCURACY: 0.75})
     line = capsys.readouterr().out
-    assert "  test accuracy 0.7500  " in line and "  spread 0.5 (step 8)  " in line
+    assert "  test accuracy 75.00 %  " in line and "  spread 0.5 (step 8)  " in line
     display.show(16, {ACCURACY: 0.5})
     line = capsys.readouterr().out
-    assert "test accuracy 0.5000" in line and "spread" not in line
+    assert "test accuracy 50.00 %" in line and "spread" not in line
 
 
 def test_the_loss_of_a_line_is_the_mean_of_all_steps_since_the_last(
@@ -181,7 +181,7 @@ def test_nothing_is_cut_on_a_terminal(tmp_path: Path, columns: int, lines: int) 
         subprocess.run([*tmux, "kill-server"], check=True)
     assert "…" not in seen and "hpc_localsgd" in seen
     (live,) = [line for line in seen.splitlines() if re.search(r"step +\d+/\d+  ", line)]
-    assert re.search(r"100 %  0:00 left  loss [\d.e-]+  test accuracy 0\.\d{4}( |$)", live), seen
+    assert re.search(r"100 %  0:00 left  loss [\d.e-]+  test accuracy \d+\.\d\d %( |$)", live), seen
     assert ("━" in live) == (columns >= 100), seen
 
 

@@ -54,9 +54,9 @@ def kinds(*options: str) -> list[str]:
 def test_the_facts_of_qsr_from_the_command_line() -> None:
     plain = [*VIT, "--optimizer", "torch.optim.SGD"]
     page = printed(*plain, "--step-time", "0.35", "--time-limit", "45")
-    assert "9 711 syncs of 93 600 steps" in page
-    assert "8 142 steps = 26.1 epochs, 47 min, from step 85 458" in page
-    assert "93 600 steps = 300 epochs" in page
+    assert "9,711 syncs of 93,600 steps" in page
+    assert "8,142 steps = 26.1 epochs, 47 min, from step 85,458" in page
+    assert "93,600 steps = 300 epochs" in page
     assert "job may last 45 min" in page
     assert "\x1b" not in page  # no colours where nobody asked
     assert max(len(line) for line in page.splitlines()) <= 100
@@ -158,7 +158,7 @@ def test_activations_of_micro_batches_of_a_net_with_batchnorm() -> None:
 
 def test_a_plan_without_the_data_says_so(tmp_path: Path) -> None:
     text = printed("--task", "cifar10", "--task.data", str(tmp_path), "--task.model", "resnet8")
-    assert "50 000 samples (not found here: the published size)" in text
+    assert "50,000 samples (not found here: the published size)" in text
 
 
 def test_gossip_shows_its_spectral_gap() -> None:

@@ -53,7 +53,7 @@ def test_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said["status"] == "complete" and said["steps"] == "40"
     assert said["rounds"] == "10, against 40 of parallel SGD"
     assert said["communication"] == "25.0 % of the time"
-    assert said["payload per worker"] == "4 kB" and said["test accuracy"] == "0.8750"
+    assert said["sent by a worker"] == "4 kB" and said["test accuracy"] == "87.50 %"
 
 
 def test_a_resumed_run_says_how_often(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_several_runs_are_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixt
     runs = [str(record(tmp_path / "a")), str(record(tmp_path / "b", "diverged"))]
     assert main([*runs, str(tmp_path)]) == 0  # a folder without a record is no run
     _, a, b = capsys.readouterr().out.splitlines()
-    assert a.split() == [runs[0], "complete", "2", "40", "10", "0.8750", "1", "25.0"]
+    assert a.split() == [*[runs[0], "complete", "2", "40", "10"], *"87.50 % 1 s 25.0 %".split()]
     assert b.split()[:2] == [runs[1], "diverged"]
 
 
@@ -77,7 +77,7 @@ def test_what_is_modelled_is_marked_beside_what_was_measured(
     runs = [str(record(tmp_path / "a")), str(record(tmp_path / "b", clock="modelled"))]
     assert main(runs) == 0
     _, a, b = capsys.readouterr().out.splitlines()
-    assert a.endswith(" 25.0") and b.endswith(" 25.0, modelled")
+    assert a.endswith(" 25.0 %") and b.endswith(" 25.0 %, modelled")
 
 
 def test_a_word_for_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,6 +142,6 @@ def test_watching_prints_a_line_whenever_a_run_has_moved_on(
     monkeypatch.setattr(summary.time, "sleep", sleep)
     assert main(["--watch", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rest = "step 40, test accuracy 0.8750, communication 25.0 % of the time"
+    rest = "step 40, test accuracy 87.50 %, communication 25.0 % of the time"
     assert lines == [f"{run}: running, {rest}", f"{run}: complete, {rest}"]
     assert slept == [summary.AGAIN_S] * 2

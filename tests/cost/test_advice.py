@@ -111,7 +111,7 @@ def test_the_last_round_of_qsr_is_longer_than_the_job() -> None:
     rate = cosine(lr=0.008, warmup=10_000, floor=1e-6, until=93_600)
     plan = look(qsr(0.0175, 4, warmup=10_000), 93_600, rate, step_s=0.5)
     (text,) = (a.text for a in advise(plan, CALM) if a.kind == "round_over_limit")
-    assert "step 85 458" in text
-    assert "8 142 steps, about 1 h 08 min" in text
+    assert "step 85,458" in text
+    assert "8,142 steps, about 1 h 08 min" in text
     assert "job may last 1 h 00 min" in text
     assert "#SBATCH --time=01:22:00" in text

@@ -97,3 +97,61 @@ def test_the_containers_install_what_the_readme_asks_for(file: str) -> None:
     asked = re.search(r"`apt-get install (.+?)`", (ROOT / "README.md").read_text())
     assert asked and set(asked[1].split()) <= set(recipe.split())
     assert "make env" in recipe
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "hpc_localsgd.def"])
+def test_what_a_container_recipe_names_exists(file: str) -> None:
+    """Files of the checkout, targets of make, commands of the package, PyTorch's index."""
+    path = ROOT / "slurm" / "containers" / file
+    recipe, readme = path.read_text(), (ROOT / "README.md").read_text()
+    named = re.findall(r"\b(?:slurm|docs|examples)/[\w./]+\w", recipe)
+    assert f"slurm/containers/{file}" in named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z]+)$", recipe, re.MULTILINE)) == {"env"} <= set(targets)
+    commands = re.findall(r"hpc_localsgd[\", .]+([a-z]+)\b", recipe)
+    assert {"doctor"} <= set(commands)
+    assert "https://download.pytorch.org/whl/cpu" in recipe and "pytorch.org/whl/cpu" in readme
+
+
+def test_both_containers_are_of_one_debian_whose_python_we_support() -> None:
+    folder = ROOT / "slurm" / "containers"
+    bases = {
+        re.search(r"(?:ARG BASE=|From: )(\S+)", (folder / file).read_text())[1]  # type: ignore[index]
+        for file in ("Dockerfile", "hpc_localsgd.def")
+    }
+    assert bases == {"debian:12-slim"}  # its Python is 3.11, its compiler gcc 12
+    assert "Python 3.10 to 3.13" in (ROOT / "README.md").read_text()
+
+
+def test_what_the_site_file_binds_is_what_the_image_is_called() -> None:
+    image = re.search(r"apptainer build ~/(\S+)", recipe_of("hpc_localsgd.def"))
+    site = (ROOT / "slurm" / "sites" / "container.sh").read_text()
+    assert image and f"$HOME/{image[1]}" in site
+
+
+def test_images_leave_out_what_is_built_here() -> None:
+    left_out = (ROOT / ".dockerignore").read_text().split()
+    assert {".git", ".venv", "build", "runs"} <= set(left_out)
+    assert "rm -rf .venv build runs" in recipe_of("hpc_localsgd.def")  # Apptainer copies all
+
+
+def test_conda_environment_has_the_versions_of_the_tests() -> None:
+    """`numpy=2.4` in environment.yml is the numpy of constraints.txt."""
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M))
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    of_conda = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+    stated = [re.fullmatch(r"([\w-]+)=([\d.]+)", str(each)) for each in environment["dependencies"]]
+    compared = 0
+    for found in filter(None, stated):
+        version = pinned.get(of_conda.get(found[1], found[1]))
+        if version:
+            assert (version + ".").startswith(found[2] + "."), (
+                f"{found[0]}, but {version} is tested"
+            )
+            compared += 1
+    assert compared > 8
+
+
+def recipe_of(file: str) -> str:
+    return (ROOT / "slurm" / "containers" / file).read_text()

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
 from hpc_localsgd.commands.output import put
+from hpc_localsgd.cost.formatting import human_seconds
 from hpc_localsgd.engine.optimizer import described
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
@@ -62,22 +63,22 @@ def conclusion(
         table.add_row("test loss of the mean model", f"{loss:.4g}")
     elif ACCURACY in trajectory.names():  # --evaluate-every 0 leaves it out
         accuracy = trajectory.series(ACCURACY).value[-1]
-        table.add_row("test accuracy of the mean model", f"{accuracy:.4f}")
+        table.add_row("test accuracy of the mean model", f"{100 * accuracy:.2f} %")
     if "data/skipped" in trajectory.names():
         skipped = int(trajectory.series("data/skipped").value[-1])
         table.add_row("damaged images skipped", f"{skipped}, every time one was due in training")
     table.add_row(
         "rounds", f"{totals.rounds}, against {totals.steps} of parallel SGD ({share:.0f} %)"
     )
-    table.add_row("payload per worker", f"{sent}, against {would} of parallel SGD")
+    table.add_row("sent by a worker", f"{sent}, against {would} of parallel SGD")
     table.add_row("optimiser", described(run.optimizer.torch))
     table.add_row("learning rate", repr(run.rate))
-    table.add_row("computing", f"{totals.compute_s:.2f} s per worker")
-    table.add_row("waiting for the slowest", f"{totals.wait_s:.2f} s {of}")
+    table.add_row("computing", f"{human_seconds(totals.compute_s)} per worker")
+    table.add_row("waiting for the slowest", f"{human_seconds(totals.wait_s)} {of}")
     if row := straggler(trajectory.rounds, hosts):
         table.add_row("they waited for", row)
-    table.add_row("transferring", f"{totals.transfer_s:.2f} s {of}")
-    table.add_row("wall time", f"{trajectory.attrs['wall_s']:.2f} s, all included")
+    table.add_row("transferring", f"{human_seconds(totals.transfer_s)} {of}")
+    table.add_row("wall time", f"{human_seconds(trajectory.attrs['wall_s'])}, all included")
     table.add_row("files", os.linesep.join(str(path) for path in files))
     return table
 
@@ -100,4 +101,4 @@ def straggler(rounds: Rounds, hosts: Sequence[str]) -> str:
     share = for_host[worst] / max(whole_s, 1e-9)
     if len(names) == 1 or share < WORTH_NAMING:
         return ""
-    return f"{names[worst]}, {for_host[worst]:.2f} s per worker ({100 * share:.0f} % of the time)"
+    return f"{names[worst]}, {human_seconds(for_host[worst])} per worker ({100 * share:.0f} % of the time)"

@@ -102,7 +102,7 @@ def _measured(state: State, name: str, key: str, rank: int) -> Field | None:
     if step < 0 or (name == ACCURACY and not math.isfinite(value)):
         return None
     words = key.replace("_", " ")
-    text = f"{words} {value:.4f}" if name == ACCURACY else f"{words} {value:.3g}"
+    text = f"{words} {100 * value:.2f} %" if name == ACCURACY else f"{words} {value:.3g}"
     return Field(key, f"{value:.6g}", text, rank, step)
 
 
