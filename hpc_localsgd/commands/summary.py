@@ -128,8 +128,8 @@ def _row(run: Trajectory) -> tuple[str, ...]:
     whole = totals.compute_s + totals.wait_s + totals.transfer_s
     step_s = human_seconds(whole / totals.steps) if totals.steps else "-"
     reached, rounds = str(_reached(run)), str(totals.rounds)
-    name = readable(str(run.path.parent))
-    return name, run.status, str(run.K), reached, rounds, _accuracy(run), step_s, _percent(run, " %")
+    name, share = readable(str(run.path.parent)), _percent(run, " %")
+    return name, run.status, str(run.K), reached, rounds, _accuracy(run), step_s, share
 
 
 def _reached(run: Trajectory) -> int:

@@ -177,6 +177,14 @@ def test_ones_own_class_is_ones_own_code(marker: Path, tmp_path: Path) -> None:
         config.parse(["--algorithm", "strange_module.theirs"])
 
 
+def test_a_name_that_a_module_of_ones_own_has_not_is_said_so(marker: Path) -> None:
+    said = "strange_module has no thiers - did you mean strange_module.theirs\\?"
+    with pytest.raises(ConfigurationError, match=f"task strange_module.thiers: {said}"):
+        config.parse(["--task", "strange_module.thiers"])
+    with pytest.raises(ConfigurationError, match="strange_module has no zzz$"):
+        config.parse(["--task", "strange_module.zzz"])
+
+
 def test_a_record_needs_trust_and_says_how_to_give_it(marker: Path) -> None:
     with pytest.raises(ConfigurationError, match="add --trust strange_module$"):
         config.recorded(STRANGE)

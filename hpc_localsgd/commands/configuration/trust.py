@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -193,6 +194,12 @@ def _no_such_class(option: str, path: str) -> str:
     known = sorted(choices(option)) if option in CHOICES else optimizers()
     if path.partition(".")[0] in _OURS:
         return unknown(option, path.rpartition(".")[2], known)
+    module, _, name = path.rpartition(".")
+    if (loaded := sys.modules.get(module)) is not None and not hasattr(loaded, name):
+        close = get_close_matches(name, [each for each in dir(loaded) if each[0] != "_"], n=1)
+        return f"{option} {path}: {module} has no {name}" + "".join(
+            f" - did you mean {module}.{each}?" for each in close
+        )
     kind = KINDS[option]
     return (
         f"{option} {path} is not a class derived from {kind.__module__}.{kind.__qualname__}: type "

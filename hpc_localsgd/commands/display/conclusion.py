@@ -101,4 +101,5 @@ def straggler(rounds: Rounds, hosts: Sequence[str]) -> str:
     share = for_host[worst] / max(whole_s, 1e-9)
     if len(names) == 1 or share < WORTH_NAMING:
         return ""
-    return f"{names[worst]}, {human_seconds(for_host[worst])} per worker ({100 * share:.0f} % of the time)"
+    waited = human_seconds(for_host[worst])
+    return f"{names[worst]}, {waited} per worker ({100 * share:.0f} % of the time)"
