@@ -47,12 +47,12 @@ def section(bench: Bench) -> Section:
 
 
 def codecs() -> dict[str, Compressor]:
-    """Return every codec by its short name, as it is by default."""
+    """Return every codec of rows by its short name, as it is by default."""
     found = {}
     for name, path in choices("compressor").items():
         module, _, made = path.rpartition(".")
         found[name] = getattr(import_module(module), made)()
-    return found
+    return {name: made for name, made in found.items() if isinstance(made, Compressor)}
 
 
 def _both_ways(name: str, codec: Compressor, x: torch.Tensor) -> dict[str, tuple[Call, int]]:
