@@ -79,7 +79,7 @@ def test_seconds_bytes_share_and_speed_up_are_those_of_the_closed_form(tmp_path:
     run = record(tmp_path)
     for K in (2, 4, 64):
         for H in (1, 2, 6):
-            found = one(run, "--network", "alpha=1ms,beta=1MB/s", f"--workers={K}", f"--every={H}")
+            found = one(run, "--fabric", "alpha=1ms,beta=1MB/s", f"--workers={K}", f"--every={H}")
             each_s, rounds = ring_s(K, 1e-3, 1e6), 12 // H
             assert found.plan.exchange_s == pytest.approx(rounds * each_s)
             assert found.plan.payload_bytes == rounds * BYTES
@@ -108,7 +108,7 @@ def test_an_answer_is_what_a_simulated_run_bills(words: list[str], tmp_path: Pat
     made, _ = make_run(options, Simulated(4, network=NETWORKS["1GbE"]))
     _, memory = go(made)
     billed_s = sum(row["transfer_s"].mean() for row in memory.rounds)
-    found = one(run, "--network", "1GbE", "--every", "4", "--", *words)
+    found = one(run, "--fabric", "1GbE", "--every", "4", "--", *words)
     scale = (found.plan.exchange_s - latency_s(found)) / (billed_s - latency_s(found))
     assert scale == pytest.approx(P / made.task.dim, rel=2e-3)  # the record says P
 
@@ -136,7 +136,7 @@ def test_steps_of_one_are_not_asked_for_the_network(tmp_path: Path) -> None:
     """Their averages were hidden behind the backward pass, where there is one."""
     lengths, talked_s = (1,) * 6 + (3, 3), {1: 0.9, 3: 0.2}
     mixed = record(tmp_path / "a", "--schedule=post_local", lengths=lengths, transfer_s=talked_s)
-    with pytest.raises(ConfigurationError, match="hid exchanges behind steps.*give --network"):
+    with pytest.raises(ConfigurationError, match="hid exchanges behind steps.*give --fabric"):
         one(record(tmp_path / "b", "--schedule.steps=1", lengths=(1,) * 12))
     assert one(mixed).plan.exchange_s == pytest.approx(8 * 0.2)
     with pytest.raises(ConfigurationError, match="hid exchanges behind steps"):
@@ -156,7 +156,7 @@ def test_rounds_are_those_of_the_record_until_something_changes_them(tmp_path: P
 
 def test_more_workers_take_as_many_steps_or_share_the_samples(tmp_path: Path) -> None:
     run = record(tmp_path, lengths=(3,) * 16)
-    wider = [run, "--network", "1GbE", "--workers", "16", "--scaling"]
+    wider = [run, "--fabric", "1GbE", "--workers", "16", "--scaling"]
     weak, strong = (one(*wider, how) for how in ("weak", "strong"))
     assert (weak.plan.steps, strong.plan.steps) == (48, 12)
     # Epochs: each worker sees its own share as often as before, or all the samples as often.
@@ -167,14 +167,14 @@ def test_more_workers_take_as_many_steps_or_share_the_samples(tmp_path: Path) ->
 def test_the_slowest_is_waited_for(tmp_path: Path) -> None:
     """Workers of 0.1, 0.1, 0.1 and 0.14 s a step: the mean is 0.11, the deviation 0.02."""
     run = record(tmp_path, compute_s=[0.1, 0.1, 0.1, 0.14])
-    found = one(run, "--network", "1GbE")
+    found = one(run, "--fabric", "1GbE")
     assert found.plan.compute_s == pytest.approx(12 * 0.11)
     assert found.waiting_s == pytest.approx(12 * 0.03, rel=0.35)  # of normal numbers, 0.021
     longer_s = found.total_s(slower=2.0) - found.total_s()
     assert longer_s == pytest.approx(found.plan.compute_s + found.waiting_s)
-    many = one(run, "--network", "1GbE", "--workers", "1024")
+    many = one(run, "--fabric", "1GbE", "--workers", "1024")
     assert many.waiting_s > 2.5 * found.waiting_s
-    assert one(run, "--network", "1GbE", "--step-time", "0.5").waiting_s == 0.0
+    assert one(run, "--fabric", "1GbE", "--step-time", "0.5").waiting_s == 0.0
 
 
 def test_deviations_are_those_of_steps_and_of_the_fit(tmp_path: Path) -> None:
@@ -184,13 +184,13 @@ def test_deviations_are_those_of_steps_and_of_the_fit(tmp_path: Path) -> None:
         "alpha_s: 1e-3, beta_s: 1e-6}], relative_residuals: {rms: 0.2}}}}"
     )
     run = record(tmp_path / "run")
-    typed = one(run, "--network", "alpha=1ms,beta=1MB/s", "--every", "1")
-    fitted = one(run, "--network", str(file), "--every", "1")
+    typed = one(run, "--fabric", "alpha=1ms,beta=1MB/s", "--every", "1")
+    fitted = one(run, "--fabric", str(file), "--every", "1")
     assert typed.off(typed.total_s) == 0.0
     assert fitted.total_s() == pytest.approx(typed.total_s())
     assert fitted.off(fitted.total_s) == pytest.approx(0.2 * fitted.plan.exchange_s)
     assert fitted.off(fitted.speed_up) == pytest.approx(0, abs=1e-12)  # H = 1 is parallel SGD
-    longer = one(run, "--network", str(file), "--every", "6")
+    longer = one(run, "--fabric", str(file), "--every", "6")
     speed_ups = [longer.speed_up(dearer=f) for f in (0.8, 1.2)]
     assert longer.off(longer.speed_up) == pytest.approx((speed_ups[1] - speed_ups[0]) / 2)
 
@@ -198,7 +198,7 @@ def test_deviations_are_those_of_steps_and_of_the_fit(tmp_path: Path) -> None:
 def test_methods_are_combined_with_every_network(tmp_path: Path) -> None:
     run = record(tmp_path)
     methods = ["--algorithm", "gossip", "--topology", "ring", "complete"]
-    found = asked(run, "--network", "1GbE", "10GbE", *methods, "--every", "1", "4")
+    found = asked(run, "--fabric", "1GbE", "10GbE", *methods, "--every", "1", "4")
     assert [(a.network.name, len(str(a.algorithm)) > 8, a.plan.rounds) for a in found] == [
         (network, other, rounds)
         for network in ("1GbE", "10GbE")
@@ -230,7 +230,7 @@ def test_another_H_keeps_the_switch(schedule: object, made: object) -> None:
 
 def test_tables_are_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run, out = record(tmp_path / "run"), tmp_path / "tables"
-    words = [run, "--network", "1GbE", "--every", "1", "6", "--out", str(out)]
+    words = [run, "--fabric", "1GbE", "--every", "1", "6", "--out", str(out)]
     assert door(["whatif", *words]) == 0
     said = capfd.readouterr().out
     assert "4 workers, LocalSGD, every(3), 12 steps of 100 ms" in said and "whatif.csv" in said
@@ -248,8 +248,8 @@ def test_tables_are_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--network", "moon"], "unknown network 'moon'"),
-        (["--network", "10GbE,moon=3"], "'moon=3' is not understood"),
+        (["--fabric", "moon"], "unknown network 'moon'"),
+        (["--fabric", "10GbE,moon=3"], "'moon=3' is not understood"),
         (["--workers", "0"], "--workers 0: give 1 or more"),
         (["--workers", "10000000000"], "give at most 65536"),
         (["--step-time", "inf"], "--step-time must be positive"),
@@ -292,7 +292,7 @@ def test_simgrid_is_asked_for_every_exchange_once(
     monkeypatch.setattr(simgrid, "seconds", seconds)
     run = record(tmp_path / "run")
     known = basis(Trajectory(run), [], None)
-    options = command.parser().parse_args([run, "--network", "1GbE", "--every", "3", "1"])
+    options = command.parser().parse_args([run, "--fabric", "1GbE", "--every", "3", "1"])
     for words, each_s in (([], 5.0), (["--algorithm=gossip"], 7.0)):
         question = command.question(known, options, words)
         twice = replace(question, networks=[replayed(question.networks[0], tmp_path)])
@@ -318,7 +318,7 @@ def test_simgrid_answers_beside_the_model(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run, out = record(tmp_path / "run"), tmp_path / "tables"
-    words = ["--network", "10us,1MB/s,core=1.5MB/s", "--simgrid", "--out", str(out)]
+    words = ["--fabric", "10us,1MB/s,core=1.5MB/s", "--simgrid", "--out", str(out)]
     assert command.main([run, *words, "--every", "3"]) == 0
     rows = list(csv.DictReader((out / "whatif.csv").open()))
     assert [row["network"].endswith(", SimGrid") for row in rows] == [False, True]
@@ -332,5 +332,5 @@ def test_without_simgrid_it_is_refused(
 ) -> None:
     run = record(tmp_path / "run")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert command.main([run, "--network", "1GbE", "--simgrid"]) == 2
+    assert command.main([run, "--fabric", "1GbE", "--simgrid"]) == 2
     assert "apt-get install libsimgrid-dev" in capfd.readouterr().err

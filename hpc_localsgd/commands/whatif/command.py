@@ -1,7 +1,7 @@
 """What a recorded run would have cost with another H, number of workers, method or network.
 
-    python -m hpc_localsgd whatif runs/digits --network 1GbE 100GbE --every 1 8 64
-    python -m hpc_localsgd whatif runs/digits --workers 64 4096 --network 100GbE,trunk=25GB/s/32
+    python -m hpc_localsgd whatif runs/digits --fabric 1GbE 100GbE --every 1 8 64
+    python -m hpc_localsgd whatif runs/digits --workers 64 4096 --fabric 100GbE,trunk=25GB/s/32
     python -m hpc_localsgd whatif runs/digits --algorithm local_sgd gossip --topology ring
     python -m hpc_localsgd whatif runs/digits --compressor null sign -- --schedule qsr
 
@@ -106,7 +106,7 @@ def question(known: Basis, options: argparse.Namespace, words: Sequence[str]) ->
     }
     chosen = [[f"{option}={value}" for value in values] or [""] for option, values in kinds.items()]
     methods = [[*filter(None, picked), *words] for picked in product(*chosen)]
-    networks = [network_of(known, name) for name in options.network or [RECORDED]]
+    networks = [network_of(known, name) for name in options.fabric or [RECORDED]]
     workers = options.workers or [known.run.K]
     if max(workers) > MOST_WORKERS:
         raise ConfigurationError(f"--workers {max(workers)}: give at most {MOST_WORKERS}")
@@ -137,9 +137,9 @@ def parser() -> CommandParser:
     made.add_argument("run", metavar="RUN", help="folder of a run, or trajectory.h5")
     several: dict[str, Any] = {"nargs": "+", "default": []}
     made.add_argument(
-        "--network",
+        "--fabric",
         **several,
-        help="as --fabric of plan; recorded (default): the run's own, as it was measured",
+        help="as of plan; recorded (default): the run's own, as it was measured",
     )
     made.add_argument("--workers", type=int, **several, metavar="K", help="default: those it had")
     made.add_argument("--every", type=int, **several, metavar="H", help="local steps in a round")

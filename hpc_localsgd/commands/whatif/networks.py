@@ -56,7 +56,7 @@ def _fitted(known: Basis) -> Network:
     if hidden or not sent_bytes or not talked.sum():
         why = "hid exchanges behind steps" if hidden else "recorded no seconds of exchanges"
         raise ConfigurationError(
-            f"this run {why}, so its record does not tell the network: give --network (a name, "
+            f"this run {why}, so its record does not tell the network: give --fabric (a name, "
             '"50us,117MB/s", or the file of benchmarks/collectives.py)'
         )
     each_s, off = spread(talked, np.ones(len(talked)))
