@@ -27,6 +27,7 @@ from hpc_localsgd.attach.checks import (
 )
 from hpc_localsgd.attach.collectives import Collectives
 from hpc_localsgd.attach.context import AttachContext
+from hpc_localsgd.attach.descriptions import SAME_OBJECTS, shown
 from hpc_localsgd.attach.grid import RankGrid, alone, grid_of
 from hpc_localsgd.attach.integrity import check_free
 from hpc_localsgd.attach.running_statistics import Statistics
@@ -131,25 +132,17 @@ def attach(
     collectives = Collectives(everyone, patience_s, grid.alike)
     with collectives.attaching():
         check_same_software(everyone)
-        agree(everyone, lambda: check_fit(trained(model, optimizer)[0]))
         agree(everyone, lambda: check_whole(steps=steps, bucket_bytes=bucket_bytes))
-        agree(everyone, lambda: check_schedule(schedule, steps, steps_per_epoch))
-        agree(everyone, lambda: check_free([*trained(model, optimizer)[0].values()]))
-        agree(everyone, lambda: check_patterns(model, averaged_buffers))
+        lengths = agree(everyone, lambda: _in_steps(schedule, steps, steps_per_epoch))
+        agree(everyone, lambda: _check_model(model, optimizer, averaged_buffers))
         named, frozen = trained(model, optimizer)
-        lengths = in_steps(schedule, steps, steps_per_epoch)
-        lines = [descriptions.shown(x) for x in (algorithm, lengths, steps, how)]
+        lines = [shown(each) for each in (algorithm, lengths, steps, how)]
         lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
         lines += [f"on_nan={on_nan}", f"patience_s={patience_s}"]
         lines += [f"averaged_buffers={list(averaged_buffers)}"]
         lines += [f"broadcast={broadcast}", f"broadcast_optimizer={broadcast_optimizer}"]
         lines += descriptions.described(model, list(named))
-        if not broadcast_optimizer:
-            lines += descriptions.described_options(optimizer)
-        check_same(everyone, lines, descriptions.SAME_OBJECTS)
-        if broadcast and not broadcast_optimizer:
-            states = descriptions.described_state(optimizer)
-            agree(everyone, lambda: check_same(world, states, descriptions.SAME_OBJECTS))
+        _check_alike(grid, optimizer, lines, broadcast, broadcast_optimizer)
         check_sparse(algorithm, optimizer, world, named.values())
         groups = grouped(model, named, grid.shards)
         if broadcast:
@@ -173,6 +166,51 @@ def attach(
             on_nan=on_nan,
         )
         return Sync(context, equal=broadcast)
+
+
+def _in_steps(schedule: Schedule, steps: int | None, steps_per_epoch: float | None) -> Schedule:
+    """Return the schedule with its durations in steps.
+
+    Raises:
+        ConfigurationError: It cannot be followed.
+    """
+    check_schedule(schedule, steps, steps_per_epoch)
+    return in_steps(schedule, steps, steps_per_epoch)
+
+
+def _check_model(
+    model: nn.Module, optimizer: torch.optim.Optimizer, averaged_buffers: Sequence[str]
+) -> None:
+    """Check what is trained and which of the buffers are averaged.
+
+    Raises:
+        ConfigurationError: It cannot be exchanged, or is so already.
+    """
+    named, _ = trained(model, optimizer)
+    check_fit(named)
+    check_free([*named.values()])
+    check_patterns(model, averaged_buffers)
+
+
+def _check_alike(
+    grid: RankGrid,
+    optimizer: torch.optim.Optimizer,
+    lines: Sequence[str],
+    broadcast: bool,
+    broadcast_optimizer: bool,
+) -> None:
+    """Check that all ranks were given the same, but for what they are to take from rank 0.
+
+    Raises:
+        ConfigurationError: They were not; on all ranks alike.
+    """
+    if broadcast_optimizer:
+        check_same(grid.everyone, lines, SAME_OBJECTS)
+        return
+    check_same(grid.everyone, [*lines, *descriptions.described_options(optimizer)], SAME_OBJECTS)
+    if broadcast:  # equal models, whose optimisers would move them apart
+        states = descriptions.described_state(optimizer)
+        agree(grid.everyone, lambda: check_same(grid.world, states, SAME_OBJECTS))
 
 
 def _grid_of(model: nn.Module, world: World | None, mesh: Any) -> RankGrid:
