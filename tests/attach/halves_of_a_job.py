@@ -1,4 +1,4 @@
-"""Two trainings side by side in one job of four ranks: python halves_of_a_job.py HOW.
+"""Two trainings side by side in one job of four ranks: python halves_of_a_job.py HOW...
 
 hvd     Horovod is given a communicator; attach finds the world
 set     a Horovod process set, given to attach by hand
@@ -49,9 +49,15 @@ def main(how: str) -> None:
         sync.step()
     sync.finish()
     weight = float(model.weight.detach().sum())
-    print(f"half {half}: rank {sync.world.rank} of {sync.world.K}, {weight:.9f}", flush=True)
+    where = f"rank {sync.world.rank} of {sync.world.K}"
+    print(f"{how}: half {half}: {where}, {weight:.9f}", flush=True)
     MPI.COMM_WORLD.Barrier()  # Horovod ends for all its process sets when one process ends
+    if how != "mpi":
+        import horovod.torch as hvd
+
+        hvd.shutdown()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for how in sys.argv[1:]:
+        main(how)

@@ -1,6 +1,6 @@
-"""Runs every algorithm and variant in one world and writes what came out; started by a launcher.
+"""Runs every algorithm and variant in some worlds, one after another; started by a launcher.
 
-python every_algorithm.py WORLD K OUT.json
+`python every_algorithm.py K FOLDER WORLD...` writes what came out to FOLDER/WORLD.json.
 """
 
 # ruff: noqa: E402 - the path is set before our own modules are imported
@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
+import averages
 import numpy as np
 import torch
 from small_runs import go
@@ -45,14 +46,19 @@ def results(world: World) -> dict[str, dict[str, object]]:
 
 def main() -> None:
     """Run and write, on rank 0."""
-    kind, K, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    K, folder, kinds = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     torch.set_num_threads(1)
     garbage.leave_at_exit()
-    world = WORLDS[kind](K)
-    found = results(world)
-    if world.rank == 0:
-        out.write_text(json.dumps(found))
-    world.close()
+    worlds = []
+    for kind in kinds:
+        print(f"{kind}:", file=sys.stderr)  # so that one that fails is named
+        averages.check(WORLDS[kind]())
+        worlds.append(WORLDS[kind](K))
+        found = results(worlds[-1])
+        if worlds[-1].rank == 0:
+            (folder / f"{kind}.json").write_text(json.dumps(found))
+    for world in worlds:
+        world.close()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,19 @@ pytestmark = pytest.mark.launched
 
 K = 4
 SCRIPT = Path(__file__).parent / "every_algorithm.py"
-LAUNCHES: dict[str, tuple[str, Callable[[], list[str]]]] = {
-    "mpi-2x2": ("mpi", lambda: mpirun(2)),
-    "mpi-4x1": ("mpi", lambda: mpirun(4)),
-    "horovod-mpi-2x2": ("horovod", lambda: horovodrun(2)),
-    "horovod-mpi-4x1": ("horovod", lambda: mpirun(4)),
-    "horovod-gloo-2x2": ("horovod", lambda: gloo(2)),
-    "horovod-gloo-4x1": ("horovod", lambda: gloo(4)),
-    "torch-gloo-2x2": ("torch", lambda: torchrun(2)),
-    "torch-gloo-4x1": ("torch", lambda: mpirun(4)),
-    "mpi-2-1-1": ("mpi", lambda: mpirun(3)),
-    "horovod-mpi-2-1-1": ("horovod", lambda: mpirun(3)),
-    "horovod-gloo-2-1-1": ("horovod", lambda: gloo(3)),
-    "torch-gloo-2-1-1": ("torch", lambda: torchrun(3)),
+# Launcher and its number of ranks -> the worlds that these join, one after another.
+LAUNCHES: dict[tuple[Callable[[int], list[str]], int], tuple[str, ...]] = {
+    (horovodrun, 2): ("mpi", "horovod"),
+    (mpirun, 3): ("mpi", "horovod"),
+    (mpirun, 4): ("mpi", "horovod", "torch"),
+    (gloo, 2): ("horovod",),
+    (gloo, 3): ("horovod",),
+    (gloo, 4): ("horovod",),
+    (torchrun, 2): ("torch",),
+    (torchrun, 3): ("torch",),
 }
+CASES = [(*launch, world) for launch, worlds in LAUNCHES.items() for world in worlds]
+Launch = Callable[[Callable[[int], list[str]], int], Path]
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,30 @@ def simulated() -> dict[str, Any]:
     return results(Simulated(K))
 
 
-@pytest.fixture(scope="module", params=LAUNCHES)
-def elsewhere(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the same four workers compute on two, three or four ranks of another world."""
-    world, launcher = LAUNCHES[request.param]
-    out = tmp_path_factory.mktemp("world") / "results.json"
-    run(launcher(), [str(SCRIPT), world, str(K), str(out)]).succeeded()
-    return json.loads(out.read_text())
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """Start a launcher with so many ranks, once; the folder of what came out in each world."""
+
+    @cache
+    def launched(launcher: Callable[[int], list[str]], ranks: int) -> Path:
+        folder = tmp_path_factory.mktemp("worlds")
+        words = [str(SCRIPT), str(K), str(folder), *LAUNCHES[launcher, ranks]]
+        run(launcher(ranks), words).succeeded()
+        return folder
+
+    return launched
+
+
+@pytest.fixture(
+    scope="module", params=CASES, ids=lambda case: f"{case[0].__name__}-{case[1]}-{case[2]}"
+)
+def elsewhere(request: pytest.FixtureRequest, launch: Launch) -> Any:
+    """What the same four workers compute on two, three or four ranks of another world.
+
+    Averages by themselves were compared before, in the ranks; see `averages`.
+    """
+    launcher, ranks, world = request.param
+    return json.loads((launch(launcher, ranks) / f"{world}.json").read_text())
 
 
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=name)

@@ -1,0 +1,127 @@
+"""Ranks that share the samples or points of a measurement find the same as one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launching import alone, horovodrun, mpirun, run
+
+from hpc_localsgd.analysis.landscape import Landscape
+from hpc_localsgd.commands.landscape import main as landscape
+from hpc_localsgd.commands.sharpness import main as sharpness
+from hpc_localsgd.train import main as train
+from hpc_localsgd.trajectory import Trajectory
+
+SEVERAL = str(Path(__file__).parent / "several_commands.py")
+OPTIONS = ["--samples=48", "--eigenvalues=2", "--dtype=float64", "--direction-probes=2"]
+OPTIONS += ["--trace-probes=10", "--density-steps=5", "--density-probes=2", "--steps=last"]
+OPTIONS += ["--ggn", "--fisher", "--noise", "--eigenvectors"]
+MORE = ["--density"]  # another setting
+COMMAND = ["-m", "hpc_localsgd", "sharpness"]
+POINTS = ["--samples=64", "--points=5"]
+LENGTH = ["--schedule=every", "--schedule.steps=4", "--steps=12"]
+KEPT = ["--snapshot-every=4", "--snapshot-workers", "--figures=false"]
+RUNS = {  # the first with BatchNorm, whose statistics the ranks re-estimate together
+    "conv": ["--task.model=conv", "--task.norm=batch", "--task.hidden=2", "--workers=2"],
+    "one worker": ["--task.hidden=3", "--workers=1"],
+    "four workers": ["--task.hidden=3", "--workers=4"],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The runs, measured by one process."""
+    folder = tmp_path_factory.mktemp("trained")
+    outs = {name: folder / name.replace(" ", "-") for name in RUNS}
+    for name, out in outs.items():
+        assert train([*RUNS[name], *LENGTH, *KEPT, f"--out={out}"]) == 0
+        assert sharpness([str(out), *OPTIONS, *MORE]) == 0
+    kept = f"--out={outs['conv'] / 'landscape.h5'}"
+    assert landscape([str(outs["conv"]), *POINTS, "--world=simulated", kept]) == 0
+    return outs
+
+
+@pytest.fixture(scope="module")
+def by_two_ranks(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what two ranks of one launch measured: `sharpness-NAME`, `landscape`."""
+    folder = tmp_path_factory.mktemp("two")
+    words = {
+        f"sharpness-{name}": ["sharpness", str(out), *OPTIONS, *MORE]
+        for name, out in trained.items()
+    } | {"landscape": ["landscape", str(trained["conv"]), *POINTS]}
+    files = []
+    for name, those in words.items():
+        files.append(folder / f"{name}.words")
+        files[-1].write_text("\n".join([*those, "--world=mpi", f"--out={folder / name}.h5"]))
+    said = run(mpirun(2), [SEVERAL, *map(str, files)]).succeeded().stdout
+    assert said.count("three largest eigenvalues") == len(RUNS)  # one rank speaks
+    assert said.count("5 x 5 points") == 1
+    return folder
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_ranks_measure_the_same_sharpness(
+    trained: dict[str, Path], by_two_ranks: Path, name: str
+) -> None:
+    one = Trajectory(trained[name] / "sharpness.h5")
+    workers = int(RUNS[name][-1].rpartition("=")[2])
+    assert one.series("sharpness/snapshot_xi_curvature").value.shape == (1, workers)
+    assert_same(one, Trajectory(by_two_ranks / f"sharpness-{name}.h5"))
+
+
+def test_two_ranks_find_the_same_landscape_to_the_last_bit(
+    trained: dict[str, Path], by_two_ranks: Path
+) -> None:
+    one, two = (
+        Landscape.read(path)
+        for path in (trained["conv"] / "landscape.h5", by_two_ranks / "landscape.h5")
+    )
+    for name, values in one.values.items():
+        np.testing.assert_array_equal(values, two.values[name], err_msg=name)
+    np.testing.assert_array_equal(one.position, two.position)
+
+
+def test_the_command_itself_under_horovodrun(trained: dict[str, Path], tmp_path: Path) -> None:
+    out, name = tmp_path / "two.h5", "one worker"
+    more = [*MORE, f"--out={out}", "--world=horovod"]
+    said = run(horovodrun(2), [*COMMAND, str(trained[name]), *OPTIONS, *more]).succeeded()
+    assert said.stdout.count("three largest eigenvalues") == 1
+    assert_same(Trajectory(trained[name] / "sharpness.h5"), Trajectory(out))
+
+
+def assert_same(one: Trajectory, two: Trajectory) -> None:
+    """All series, to the rounding that their iterations amplify."""
+    assert one.names() == two.names()
+    assert {"sharpness/eigenvalues", "sharpness/density_nodes"} <= set(one.names())
+    assert {"sharpness/ggn/trace", "sharpness/noise/alignment"} <= set(one.names())
+    for name in one.names():
+        a, b = one.series(name), two.series(name)
+        assert a.step.tolist() == b.step.tolist()
+        loose = 1e-3 if "density" in name else 1e-5 if "eigenvectors" in name else 1e-8
+        if "residual" in name:  # those are rounding themselves
+            continue
+        theirs, ours = np.nan_to_num(b.value), np.nan_to_num(a.value)
+        if "eigenvectors" in name:  # of either sign
+            theirs, ours = (np.einsum("nkp,nkq->nkpq", v, v) for v in (theirs, ours))
+        scale = np.abs(ours).max()
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=loose * scale, err_msg=name)
+
+
+def test_a_fault_that_rank_0_meets_ends_all_ranks_with_one_message(
+    trained: dict[str, Path],
+) -> None:
+    """Other settings than those of the file: found only after all have made their task."""
+    outcome = run(
+        mpirun(2), [*COMMAND, str(trained["conv"]), *OPTIONS, "--world=mpi"], timeout_s=60
+    )
+    assert outcome.status == 2
+    assert outcome.text.count("of other settings") == 1
+    assert "Traceback" not in outcome.text
+
+
+def test_alone_there_is_no_such_command_line_fault(tmp_path: Path) -> None:
+    outcome = run(alone, [*COMMAND, str(tmp_path)])
+    assert outcome.status == 2
+    assert "no such trajectory" in outcome.text
