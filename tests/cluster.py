@@ -36,7 +36,10 @@ SETTLED_S = 3.0  # a requeued step has the number of the old one, whose daemon t
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 SETTINGS = {
     "OMP_NUM_THREADS": "1",
-    "OMPI_MCA_mpi_yield_when_idle": "1",  # two nodes believe to have two cores each
+    # Two nodes believe to have two cores each: a rank that waits sleeps.
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_MCA_threads_pthreads_yield_strategy": "nanosleep",
+    "OMPI_MCA_threads_pthreads_nanosleep_time": "50000",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "HOROVOD_CYCLE_TIME": "1",
