@@ -43,7 +43,7 @@ def tensors_of(codec: Compression | None, model: ModelSize) -> Tensors:
     if not model.shapes:
         raise ConfigurationError(
             f"{codec!r} codes matrices, and the shapes of this model's tensors are not known: use "
-            "another compressor (int4, top_k), or a model that has them (a plan: leave out "
+            "another compressor (int4, top_k), or a task that has them (a plan: leave out "
             "--parameters)"
         )
     return model.shapes

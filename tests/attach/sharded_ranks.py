@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
@@ -34,6 +35,7 @@ import hpc_localsgd
 from hpc_localsgd import (
     D2,
     AllReduce,
+    Choco,
     CoCoD,
     DiLoCo,
     Gossip,
@@ -47,7 +49,7 @@ from hpc_localsgd import (
     post_local,
 )
 from hpc_localsgd.attach import Sync
-from hpc_localsgd.compressors import BF16
+from hpc_localsgd.compressors import BF16, PowerSGD
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import spread_triggered
 from hpc_localsgd.worlds.torch import Torch
@@ -57,6 +59,7 @@ SAMPLES = 4  # of a worker at a step; its ranks share them
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "muon": lambda p: torch.optim.Muon(p, lr=0.05, weight_decay=0.1),
 }
 
 
@@ -156,6 +159,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("hierarchical", "sgd", {"schedule": every(2), "algorithm": Hierarchical((2,), (2,))}),
     ("CoCoD", "sgd", {"schedule": every(2), "algorithm": CoCoD()}),
     ("push-sum", "sgd", {"schedule": every(2), "algorithm": "push_sum"}),
+    ("CHOCO", "sgd", {"schedule": every(2), "algorithm": Choco(compressor=BF16())}),
     ("NoLoCo", "sgd", {"schedule": every(2), "algorithm": "noloco"}),
     ("overlap", "sgd", {"schedule": every(2), "algorithm": Overlap()}),
     ("coded", "sgd", {"schedule": every(3), "algorithm": LocalSGD(compressor=BF16())}),
@@ -263,6 +267,8 @@ def wrong_meshes_are_refused(mesh: DeviceMesh) -> None:
     assert "Muon needs whole matrices" in said
     lengths = {"mesh": mesh["replicate"], "algorithm": "edit"}
     assert "EDiT" in complaint(lambda: attach(model, **lengths))
+    factors = {"mesh": mesh["replicate"], "algorithm": DiLoCo(compressor=PowerSGD())}
+    assert "PowerSGD(" in complaint(lambda: attach(model, **factors))
     attach(model, mesh=mesh["replicate"])  # nothing of all this was begun
 
 
@@ -421,6 +427,33 @@ def models_that_people_have(mesh: DeviceMesh) -> None:
             same_everywhere(both[0])
 
 
+def muon_of_even_shards(mesh: DeviceMesh) -> None:
+    """Rows that divide by the ranks: torch puts each matrix together for a step.
+
+    In bfloat16, in which sums of parts are others than sums of the whole: here in float64.
+    """
+    both = []
+    for shards in (True, False):
+        stream = torch.Generator().manual_seed(0)
+        model = nn.Sequential(
+            nn.Linear(3, 6, bias=False), nn.Tanh(), nn.Linear(6, 4, bias=False)
+        ).double()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.5, generator=stream)
+        if shards:
+            fully_shard(model, mesh=mesh["shard"])
+        given = {"schedule": every(3), "algorithm": DiLoCo()}
+        side = Side(mesh, "muon", shards, given, model)
+        begun = whole(model)
+        with patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
+            side.train(range(T))
+        side.sync.finish()
+        both.append(whole(model))
+        assert (both[-1] - begun).abs().max() > 0.05
+    close(*both)
+    same_everywhere(both[0])
+
+
 def mixed_precision(mesh: DeviceMesh) -> None:
     """Computed in bfloat16 by a policy of `fully_shard`, kept and exchanged in float32."""
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -481,6 +514,7 @@ CLAIMS: list[Callable[[DeviceMesh], None]] = [
     whole_parameters_beside_shards,
     tensors_cut_by_hand,
     models_that_people_have,
+    muon_of_even_shards,
     mixed_precision,
     compiled_layers,
     running_statistics,

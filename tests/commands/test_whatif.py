@@ -113,6 +113,18 @@ def test_an_answer_is_what_a_simulated_run_bills(words: list[str], tmp_path: Pat
     assert scale == pytest.approx(P / made.task.dim, rel=2e-3)  # the record says P
 
 
+def test_bytes_of_factors_are_those_of_the_recorded_task_s_matrices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "--algorithm=diloco --algorithm.compressor=power_sgd".split()
+    with pytest.raises(ConfigurationError, match="shapes of this model's tensors are not known"):
+        one(record(tmp_path / "other"), "--", *words)
+    monkeypatch.setitem(globals(), "P", 64 * 8 + 8 + 8 * 10 + 10)
+    found = one(record(tmp_path / "same"), "--every", "4", "--", *words)
+    first, second = 4 * (8 + 10) + 18, 4 * (64 + 8)
+    assert found.plan.payload_bytes == 3 * 4 * (first + second)
+
+
 def latency_s(answer: Answer) -> float:
     """Seconds of the same exchanges on a network of which only the latency is left."""
 

@@ -162,14 +162,13 @@ def _weighed(config: Config, options: PlanOptions, context: TaskContext) -> _Wei
     """Return the model's sizes, its buffers, the number of training samples, and activations."""
     given = options.parameters, options.samples
     itemsize = context.dtype.itemsize
-    if given[0] is not None and given[1] is not None:
+    by_shape = getattr(getattr(config.algorithm, "compressor", None), "sees_matrices", False)
+    if given[0] is not None and given[1] is not None and not by_shape:
         return _Weighed(_even(round(given[0]), itemsize), 0, round(given[1]))
     task, stand_in = _built(config.task, context)
-    model = (
-        replace(task.model_size, itemsize=itemsize)
-        if given[0] is None
-        else _even(round(given[0]), itemsize)
-    )
+    model = replace(task.model_size, itemsize=itemsize)
+    if given[0] is not None and round(given[0]) != model.P:
+        model = _even(round(given[0]), itemsize)
     samples = task.splits["train"] if given[1] is None else round(given[1])
     kept = math.nan
     if options.activations:
