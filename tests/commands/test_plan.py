@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,16 @@ def test_the_facts_of_qsr_from_the_command_line() -> None:
     assert "job may last 45 min" in page
     assert "\x1b" not in page  # no colours where nobody asked
     assert max(len(line) for line in page.splitlines()) <= 100
+
+
+def test_on_a_narrow_terminal_no_line_of_a_plan_is_wider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "columns_of_output", lambda: 60)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    coloured = printed(*VIT, "--optimizer", "torch.optim.SGD")
+    page = re.sub("\x1b\\[[0-9;]*m", "", coloured)
+    assert max(len(line) for line in page.splitlines()) <= 60
+    (bars,) = [line for line in page.splitlines() if line.startswith("  learning rate    ")]
+    assert len(bars) == 60 - 22 + 19
 
 
 def test_json_has_the_keys_that_scripts_rely_on() -> None:

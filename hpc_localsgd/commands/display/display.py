@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -12,9 +12,10 @@ from rich import get_console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 
 from hpc_localsgd.analysis.curves import ACCURACY
+from hpc_localsgd.analysis.text_tables import wrapped
 from hpc_localsgd.commands.display.lines import key_values, live_line, log_line
 from hpc_localsgd.commands.display.state import State
-from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.engine.optimizer import described
 from hpc_localsgd.types import legend
 
@@ -61,15 +62,9 @@ class Display:
         self._state.begin(t)
         if not self._on:
             return
-        put(f"{legend(run.algorithm)}, {run.schedule}")
-        put(f"{described(run.optimizer.torch)}, {run.rate}")
-        put(f"{run.steps} steps of {run.world}, {run.task.dim:,} parameters")
-        if said := run.task.partition.said():
-            put(said)
-        for note in notes:
-            put(note)
-        if run.world.K == 1:
-            put("one worker has nobody to average with: add --workers 4, or start more ranks")
+        width = columns_of_output() if self._terminal else None
+        for line in wrapped(_heading(run, notes), width):
+            put(line)
         if self._terminal:
             self._bar = Progress(*_columns())
             self._bar.start()
@@ -108,6 +103,18 @@ class Display:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _heading(run: Run, notes: Sequence[str]) -> Iterator[str]:
+    """Yield what is about to run, and what may have been overlooked."""
+    yield f"{legend(run.algorithm)}, {run.schedule}"
+    yield f"{described(run.optimizer.torch)}, {run.rate}"
+    yield f"{run.steps:,} steps of {run.world}, {run.task.dim:,} parameters"
+    if said := run.task.partition.said():
+        yield said
+    yield from notes
+    if run.world.K == 1:
+        yield "one worker has nobody to average with: add --workers 4, or start more ranks"
 
 
 def _columns() -> list[ProgressColumn]:

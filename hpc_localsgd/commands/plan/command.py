@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.commands.exit_codes import OK, refuse
-from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.errors import ConfigurationError
@@ -75,7 +75,8 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
     if written["json"]:
         return as_json(made)
     # Launchers give their ranks a terminal even when their own output is a file.
-    return page(made, coloured=launch.launcher == "none" and sys.stdout.isatty())
+    alone = launch.launcher == "none" and sys.stdout.isatty()
+    return page(made, coloured=alone, width=columns_of_output() if alone else None)
 
 
 def parser() -> ArgumentParser:

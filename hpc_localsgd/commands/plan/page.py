@@ -20,22 +20,26 @@ from hpc_localsgd.schedules.base import Round
 from hpc_localsgd.trajectory.estimate import human_bytes
 
 WIDTH = 100
+BESIDE_BARS = 22  # columns: the margin, and the name of a curve
 BARS = "▁▂▃▄▅▆▇█"
 FEW = 8  # stretches that are all shown; more are gathered by the power of two of H
 
 
-def page(report: PlanReport, coloured: bool = False) -> str:
-    """Format the report as text; coloured is for a terminal."""
-    console = Console(width=WIDTH, highlight=False, force_terminal=coloured, no_color=not coloured)
+def page(report: PlanReport, coloured: bool = False, width: int | None = None) -> str:
+    """Format the report as text; coloured is for a terminal of `width` columns."""
+    columns = min(width or WIDTH, WIDTH)
+    console = Console(
+        width=columns, highlight=False, force_terminal=coloured, no_color=not coloured
+    )
     with console.capture() as captured:
-        console.print(Group(*_sections(report)))
+        console.print(Group(*_sections(report, columns)))
     return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
 
 
-def _sections(report: PlanReport) -> Iterator[RenderableType]:
+def _sections(report: PlanReport, columns: int) -> Iterator[RenderableType]:
     sections = {
         "Run": _run(report),
-        "Rounds": _rounds(report),
+        "Rounds": _rounds(report, columns),
         "Cost of a worker": _cost(report),
         "Take note": _advice(report),
     }
@@ -70,7 +74,7 @@ def _run(report: PlanReport) -> RenderableType:
     return table
 
 
-def _rounds(report: PlanReport) -> RenderableType:
+def _rounds(report: PlanReport, columns: int) -> RenderableType:
     plan = report.plan
     facts = _facts()
     percent = 100 * plan.rounds / plan.steps
@@ -83,7 +87,7 @@ def _rounds(report: PlanReport) -> RenderableType:
         facts.add_row("shortest round", _where(plan, plan.shortest))
         facts.add_row("longest round", _where(plan, plan.longest))
     facts.add_row("last round", _where(plan, plan.last) + _cut(plan))
-    return Group(facts, Text(), *_curves(plan), _stretches(plan))
+    return Group(facts, Text(), *_curves(plan, columns - BESIDE_BARS), _stretches(plan))
 
 
 def _cut(plan: Preview) -> str:
@@ -93,11 +97,14 @@ def _cut(plan: Preview) -> str:
     return f", cut from {grouped(plan.asked)} by the end" if plan.asked <= plan.steps else ", cut"
 
 
-def _curves(plan: Preview) -> Iterator[RenderableType]:
-    """Yield the learning rate and H along the run, where they change."""
+def _curves(plan: Preview, most: int) -> Iterator[RenderableType]:
+    """Yield the learning rate and H along the run, where they change, in `most` bars or fewer."""
+    shown = [plan.curve[i * len(plan.curve) // most] for i in range(most)]
+    if len(plan.curve) <= most:
+        shown = list(plan.curve)
     curves = {
-        "learning rate": [lr for _, lr, _ in plan.curve],
-        "H, log scale": [math.log(H) for _, _, H in plan.curve],
+        "learning rate": [lr for _, lr, _ in shown],
+        "H, log scale": [math.log(H) for _, _, H in shown],
     }
     table = _facts()
     for name, values in curves.items():

@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from hpc_localsgd.analysis.draw.sharpness import radii_of
+from hpc_localsgd.analysis.text_tables import text_table, wrapped
 from hpc_localsgd.trajectory import Trajectory
 
-WIDTH = 100
+WIDTH = 100  # where the output is no person's terminal
+Columns = dict[str, tuple[str, Callable[[str, int], str]]]  # series -> title, text at a step
 
 
-def page(results: Trajectory, steps: Sequence[int], notes: Sequence[str]) -> str:
+def page(
+    results: Trajectory, steps: Sequence[int], notes: Sequence[str], width: int = WIDTH
+) -> str:
     """Return the table of these steps, with notes.
 
     Args:
         results: The file of results.
         steps: Those asked for.
         notes: Lines below the table.
+        width: Characters of a line.
     """
-    # Launchers give their ranks a terminal even when their own output is a file.
-    console = Console(width=WIDTH, highlight=False, force_terminal=False, no_color=True)
-    with console.capture() as captured:
-        for table in _tables(_Cells(results), steps):
-            console.print("", table)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    return "\n".join([*lines, "", *_on_radii(results), *notes])
-
-
-def _on_radii(results: Trajectory) -> list[str]:
+    tables = [_table(columns, steps, width) for columns in _groups(_Cells(results))]
     radii = radii_of(results)
-    return textwrap.wrap(radii.sentence, WIDTH) if radii else []
+    said = wrapped([*([radii.sentence] if radii else []), *notes], width)
+    return "\n\n".join(["", *tables, "\n".join(said)])[1:]
 
 
 class _Cells:
@@ -75,9 +69,9 @@ def _number(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
-def _tables(cells: _Cells, steps: Sequence[int]) -> Iterator[Table]:
-    """Yield a table for each group of columns of which the file has any."""
-    groups: tuple[dict[str, tuple[str, Callable[[str, int], str]]], ...] = (
+def _groups(cells: _Cells) -> Iterator[Columns]:
+    """Yield the columns of each table, those of which the file has any."""
+    groups: tuple[Columns, ...] = (
         {
             "loss": ("loss", cells.number),
             "eigenvalues": ("three largest eigenvalues", cells.top),
@@ -107,15 +101,10 @@ def _tables(cells: _Cells, steps: Sequence[int]) -> Iterator[Table]:
     for group in groups:
         there = {name: column for name, column in group.items() if name in cells.known}
         if there:
-            yield _table(there, steps)
+            yield there
 
 
-def _table(
-    columns: Mapping[str, tuple[str, Callable[[str, int], str]]], steps: Sequence[int]
-) -> Table:
-    table = Table(box=None, padding=(0, 3, 0, 0))
-    for title in ("step", *(title for title, _ in columns.values())):
-        table.add_column(title, justify="right", no_wrap=True)
-    for step in steps:
-        table.add_row(f"{step}", *(cell(name, step) for name, (_, cell) in columns.items()))
-    return table
+def _table(columns: Columns, steps: Sequence[int], width: int) -> str:
+    header = ["step", *(title for title, _ in columns.values())]
+    rows = [[f"{s}", *(cell(name, s) for name, (_, cell) in columns.items())] for s in steps]
+    return text_table(header, rows, width=width, left=0)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.exit_codes import OK, in_world, refuse
-from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.commands.verify.options import PROG, VerifyOptions, parse
 from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment.cores import share_cores
@@ -84,7 +84,8 @@ def _print(found: VerifyReport, machine: bool, launch: Launch) -> None:
 
     # Launchers give their ranks a terminal even when their own output is a file.
     coloured = launch.launcher == "none" and sys.stdout.isatty()
-    put(as_json(found) if machine else as_table(found, coloured))
+    width = columns_of_output() if coloured else None
+    put(as_json(found) if machine else as_table(found, coloured, width))
 
 
 def _meet(world: World) -> None:

@@ -95,9 +95,12 @@ def as_json(report: VerifyReport) -> str:
     return json.dumps(content, indent=1, allow_nan=False)
 
 
-def as_table(report: VerifyReport, coloured: bool = False) -> str:
-    """Format the report for a reader; coloured is for a terminal."""
-    console = Console(width=WIDTH, highlight=False, force_terminal=coloured, no_color=not coloured)
+def as_table(report: VerifyReport, coloured: bool = False, width: int | None = None) -> str:
+    """Format the report for a reader; coloured is for a terminal of `width` columns."""
+    columns = min(width or WIDTH, WIDTH)
+    console = Console(
+        width=columns, highlight=False, force_terminal=coloured, no_color=not coloured
+    )
     with console.capture() as captured:
         console.print(Group(*_parts(report)))
     return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
