@@ -17,6 +17,7 @@ CLAIMS = (
     "large_rates",
     "average_direction",
     "average_direction_batch",
+    "uncertainty",
     "quadratic_rule",
     "linear_scaling",
     "unequal_data",
