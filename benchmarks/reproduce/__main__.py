@@ -15,6 +15,7 @@ CLAIMS = (
     "post_local",
     "ablations",
     "large_rates",
+    "large_rates_recurrent",
     "average_direction",
     "average_direction_batch",
     "uncertainty",

@@ -1,13 +1,15 @@
-"""Two models of the next token: an LSTM and a decoder-only Transformer, from torch's layers.
+"""Three models of the next token: an LSTM, a GRU and a decoder-only Transformer.
 
-Both take tokens [B, T] and give logits [B, V, T], the classes second, as `cross_entropy` wants
-them. Neither has dropout: what a worker computes depends on its parameters and batch alone.
+All take tokens [B, T] and give logits [B, V, T], the classes second, as `cross_entropy` wants
+them. None has dropout: what a worker computes depends on its parameters and batch alone.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+
+from hpc_localsgd.tasks.gated import GRU
 
 
 class LSTM(nn.Module):
@@ -24,6 +26,21 @@ class LSTM(nn.Module):
         """Return logits [B, V, T] of the token after each of tokens [B, T], from state zero."""
         hidden, _ = self.lstm(self.embedding(tokens))
         return self.readout(hidden).transpose(1, 2)
+
+
+class TokenGRU(nn.Module):
+    """Embedding, GRU layers that several workers run at once, and a linear read-out."""
+
+    def __init__(self, vocabulary: int, width: int, layers: int) -> None:
+        """Make the layers; `width` is that of the embedding and of the hidden state."""
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.gru = GRU(width, width, layers)
+        self.readout = nn.Linear(width, vocabulary)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return logits [B, V, T] of the token after each of tokens [B, T], from state zero."""
+        return self.readout(self.gru(self.embedding(tokens))).transpose(1, 2)
 
 
 class Transformer(nn.Module):

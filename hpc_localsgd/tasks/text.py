@@ -17,7 +17,7 @@ from torch import nn
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
-from hpc_localsgd.tasks.language_models import LSTM, Transformer
+from hpc_localsgd.tasks.language_models import LSTM, TokenGRU, Transformer
 from hpc_localsgd.tasks.tokens import read_tokens
 
 BUNDLED = Path(__file__).with_name("alice.txt")
@@ -25,7 +25,7 @@ BUNDLED = Path(__file__).with_name("alice.txt")
 
 @dataclass(frozen=True)
 class text(TaskSpec):
-    """The next token of a text file, with an LSTM or a small decoder-only Transformer.
+    """The next token of a text file, with an LSTM, a GRU or a small decoder-only Transformer.
 
     A sample is a sequence of `length` tokens; the loss is the mean over them, in nat a token, and
     the accuracy the share of tokens that are guessed.
@@ -33,10 +33,10 @@ class text(TaskSpec):
     Attributes:
         file: A text file in UTF-8 (of any kind if tokens are bytes). Default: the bundled one.
         tokens: What is predicted: characters, words (and punctuation marks) or bytes.
-        model: "transformer" or "lstm".
+        model: "transformer", "lstm", or "gru", whose workers in a process run at once.
         length: Tokens in a sample.
         width: Of the embedding and the hidden state.
-        layers: Of the LSTM, or blocks of the Transformer.
+        layers: Of the recurrent net, or blocks of the Transformer.
         heads: Of the Transformer's attention; divides `width`.
         vocabulary: Most words that are told apart; the rarer ones are one unknown word.
         test_fraction: Share of the text, its end, that is kept for testing.
@@ -44,7 +44,7 @@ class text(TaskSpec):
 
     file: str | None = None
     tokens: Literal["characters", "words", "bytes"] = "characters"
-    model: Literal["transformer", "lstm"] = "transformer"
+    model: Literal["transformer", "lstm", "gru"] = "transformer"
     length: int = 64
     width: int = 128
     layers: int = 2
@@ -79,6 +79,7 @@ class text(TaskSpec):
                 )
         V = found.vocabulary
         make: dict[str, Callable[[], nn.Module]] = {
+            "gru": lambda: TokenGRU(V, self.width, self.layers),
             "lstm": lambda: LSTM(V, self.width, self.layers),
             "transformer": lambda: Transformer(V, self.width, self.layers, self.heads, self.length),
         }

@@ -401,7 +401,9 @@ def test_a_good_file_is_not_blamed_for_the_command_line(tmp_path: Path) -> None:
     assert refusal(in_file(tmp_path, "seed: 1\n"), "--workers=x").startswith("--workers wants")
 
 
-@pytest.mark.parametrize("name", ["evaluate", "spread", "deviations", "gradients", "uncertainty", "snapshot"])
+@pytest.mark.parametrize(
+    "name", ["evaluate", "spread", "deviations", "gradients", "uncertainty", "snapshot"]
+)
 def test_a_cadence_that_is_none_is_named(name: str) -> None:
     made = config(f"--{name}-every", "2 weeks")
     with pytest.raises(ConfigurationError, match=f"^--{name}-every '2 weeks' is not a duration"):

@@ -30,7 +30,7 @@ def test_every_argument_has_a_type_that_can_be_checked(kind: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("--task text --task.model foo", "--task.model wants transformer or lstm, got foo"),
+        ("--task text --task.model foo", "--task.model wants transformer, lstm or gru, got foo"),
         ("--task text --task.width 1.5", "--task.width wants a whole number, got 1.5"),
         ("--task quadratic --task.dim 1.5", "--task.dim wants a whole number, got 1.5"),
         ("--task quadratic --task.h abc", "--task.h wants values in brackets, got abc"),

@@ -15,6 +15,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.probes import Evaluation
 from hpc_localsgd.schedules.rates import constant
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
+from hpc_localsgd.tasks.gated import GRU
 from hpc_localsgd.tasks.sequences import sequences
 from hpc_localsgd.tasks.text import BUNDLED, text
 from hpc_localsgd.tasks.text import sequences as cut
@@ -92,7 +93,7 @@ def test_sizes_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
         text(**options)
 
 
-@pytest.mark.parametrize("model", ["lstm", "transformer"])
+@pytest.mark.parametrize("model", ["lstm", "gru", "transformer"])
 def test_no_token_sees_a_later_one(model: Any) -> None:
     task: Any = text(model=model, **SMALL).build(TaskContext(batch=2, dtype=torch.float64))
     tokens = task.batch([0], 0)[0][0]
@@ -137,3 +138,29 @@ def test_reading_in_both_directions_sees_the_first_row_last() -> None:
         sequences(hidden=4, bidirectional=b).build(TaskContext()).dim for b in (False, True)
     )
     assert both == 2 * one - 10  # twice the LSTM, twice the weights of the read-out, one bias
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_gru_of_plain_products_is_that_of_torch(layers: int) -> None:
+    ours = GRU(3, 5, layers).double()
+    theirs = torch.nn.GRU(3, 5, layers, batch_first=True).double()
+    for i in range(layers):
+        for kind, layer in (("ih", ours.of_input[i]), ("hh", ours.of_state[i])):
+            layer.weight.data = getattr(theirs, f"weight_{kind}_l{i}").data.clone()
+            layer.bias.data = getattr(theirs, f"bias_{kind}_l{i}").data.clone()
+    x = torch.randn(4, 7, 3, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x)[0], rtol=0, atol=1e-14)
+
+
+def test_workers_with_a_gru_run_at_once_and_with_an_lstm_do_not() -> None:
+    for cell, at_once in (("gru", True), ("lstm", False)):
+        context = TaskContext(workers=3, local_workers=range(3), batch=2, dtype=torch.float64)
+        task: Any = sequences(hidden=4, cell=cell).build(context)
+        task.x[:] = task.init(0)
+        task.loss_and_grad(task.x, task.batch(range(3), 0))
+        assert task._replicas.vmapped == at_once
+
+
+def test_a_gru_reads_one_way() -> None:
+    with pytest.raises(ConfigurationError, match="reads one way"):
+        sequences(cell="gru", bidirectional=True)

@@ -31,6 +31,7 @@ SINCE_0_1 = {"partition": "iid", "label_noise_from": 0, "moments_every": {}, "un
 ARGUMENTS_SINCE_0_1: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("Hierarchical", "SlowMo", "StreamingDiLoCo", "TopK"), {"compressor": None}),
     "synthetic_images": {"channels": 3},
+    "sequences": {"cell": "lstm"},
 }
 
 LENGTH = ("steps", "epochs")  # may differ too, where `run.extend` allows it
