@@ -115,8 +115,8 @@ def continued(config: Config, text: str, world: World) -> Continued:
         ConfigurationError: --out holds a run and may not be touched, or cannot be resumed.
     """
     first = world.rank == 0
-    code = agree(world, lambda: _decide(config, text, world) if first else 0)
-    code = of_rank_0(world, code)
+    found = agree(world, lambda: _decide(config, text, world) if first else Continued("new"))
+    code = of_rank_0(world, 2 * MODES.index(found.mode) + found.from_mean)
     how = Continued(MODES[code // 2], bool(code % 2))
     if how.mode == "resume" and config.workers is None and not config.resume_from_mean:
         K = agree(world, lambda: _workers_before(Path(config.out)) if first else 0)
@@ -129,27 +129,27 @@ def _workers_before(out: Path) -> int:
     return int(Trajectory(segment_paths(out)[-1], segments=False).K)
 
 
-def _decide(config: Config, text: str, world: World) -> int:
-    """Return rank 0's decision: twice the index in MODES, plus one for from_mean."""
+def _decide(config: Config, text: str, world: World) -> Continued:
+    """Return rank 0's decision."""
     out = Path(config.out)
     resume = config.resume or config.resume_from_mean
     (out / "STOP").unlink(missing_ok=True)
     last = last_complete(out)
     if config.resume == "auto" and last is None:
-        return 2 * MODES.index(_anew(out, text))
+        return Continued(_anew(out, text), from_mean=False)
     if resume:
         check_same_config(out / "trajectory.h5", text, config.resume_from_mean, of_any_length=True)
         from_mean = config.resume_from_mean and is_other(out, world)
         if from_mean:  # which continues at the same share of the run
             check_same_config(out / "trajectory.h5", text, other_workers=True)
-        return 2 * MODES.index("resume") + from_mean
+        return Continued("resume", from_mean)
     kept = any((out / "checkpoints").glob("*")) or (out / "trajectory.h5").exists()
     if kept and not config.overwrite:
         raise ConfigurationError(
             f"{out} holds a run already: add --resume to continue it, --overwrite to replace it, "
             "or give another --out"
         )
-    return 2 * MODES.index("overwrite" if config.overwrite else "new")
+    return Continued("overwrite" if config.overwrite else "new", from_mean=False)
 
 
 def _anew(out: Path, text: str) -> Mode:

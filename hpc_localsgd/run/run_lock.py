@@ -186,15 +186,18 @@ class RunLock:
     def _unlocked(self, descriptor: int) -> bool:
         """Do as `_clear_the_way`, for an open file."""
         before, found = lease.read(self.file)
-        locked = lease.lock(descriptor)
+        locked = lease.lock(descriptor)  # None: there are no locks here
         near = found is not None and found.reach == lease.reach_of(descriptor)
         if not lease.is_at(self.file, descriptor):
             return False  # it went, or another took it: look again
-        if near and locked is False:
+        if near and locked is False:  # its owner lives, on this machine
             self._refuse_unless_gone(descriptor)
             return False
-        unknown = found is None and bool(before) and locked is None  # torn, and no lock to ask
-        far = unknown or (found is not None and not (near and locked))
+        torn = found is None and bool(before)
+        if found is None:
+            far = torn and locked is None  # nothing tells whose it is, and no lock whether it lives
+        else:
+            far = not (near and locked)  # of another machine, or where locks do not exist
         if far or locked is False:
             self._watch(before, descriptor, locked is not False)
         elif not before:

@@ -105,14 +105,31 @@ class CheckpointManager:
         if due:  # before the ranks' exchanges are looked at, of which this is none
             with self._run.world.ledger.unbilled():
                 self._record.drain()
-        asked = 0
-        if self._run.world.ledger.exchanges != self._exchanges:
-            asked = self._ask(p) if p.t >= self._ask_at else 0
-            self._exchanges, self._after = self._run.world.ledger.exchanges, p.t
-        if self._record.gone and p.t < self._run.steps:
+        asked = self._after_exchange(p)
+        if p.t < self._run.steps:
+            self._stop_if_asked(p)
+        self._keep(p, asked, due)
+        if p.t == self._run.steps:
+            self._finish()
+
+    def _after_exchange(self, p: Position) -> int:
+        """Return what all ranks are asked for, where they have exchanged something; else 0."""
+        exchanges = self._run.world.ledger.exchanges
+        if exchanges == self._exchanges:
+            return 0
+        asked = self._ask(p) if p.t >= self._ask_at else 0
+        self._exchanges, self._after = self._run.world.ledger.exchanges, p.t  # asking is one too
+        return asked
+
+    def _stop_if_asked(self, p: Position) -> None:
+        """Stop where it was asked for, or where there is no record to write to."""
+        if self._record.gone:
             self._stopping.ask(self._record.gone, GONE)
-        if self._stopping.asked and p.t < self._run.steps:
+        if self._stopping.asked:
             self._stop(p)
+
+    def _keep(self, p: Position, asked: int, due: bool) -> None:
+        """Save a place or copy it: with all ranks, or this one's in a long round."""
         if asked & SAVE or due:
             self._save(self._shared(p))
         elif asked & COPY:
@@ -121,18 +138,18 @@ class CheckpointManager:
             self._save(self._alone(p))
         elif self.passed_s - self._copied_s > 2 * self._pace_s:
             self._alone(p)
-        if p.t == self._run.steps:
-            self._background.finish()
-            self._claim()  # from here on a request to stop comes too late
-            if self._record.gone:
-                raise Gone(
-                    f"the run is complete, and its parameters are in {self._last.kept_in}, but "
-                    f"{self._record.gone}"
-                )
-            if not (self._flushed and self._background.written):
-                raise NotKept(
-                    f"the run is complete, but not all of it is on disk: {self.to_mend()}"
-                )
+
+    def _finish(self) -> None:
+        """Wait for the last place of a complete run, and say what is not on the disk."""
+        self._background.finish()
+        self._claim()  # from here on a request to stop comes too late
+        if self._record.gone:
+            raise Gone(
+                f"the run is complete, and its parameters are in {self._last.kept_in}, but "
+                f"{self._record.gone}"
+            )
+        if not (self._flushed and self._background.written):
+            raise NotKept(f"the run is complete, but not all of it is on disk: {self.to_mend()}")
 
     def _ask(self, p: Position) -> int:
         """Return what rank 0's clock asks for, on all ranks, and when to ask it again."""
