@@ -32,10 +32,8 @@ def test_overwrite_leaves_no_figure_or_page_of_the_run_before(
 ) -> None:
     assert train([*RUN, "--figures=true", f"--out={tmp_path}"]) == 0
     record = files(tmp_path) - {"accuracy.png", "spread.png", "time.png"}
-    assert (
-        report([str(tmp_path), "--width=3.25in", "--trace", "--formats", "png", "svg", "csv"]) == 0
-    )
-    assert report([str(tmp_path)]) == 0
+    formats = ("--formats", "png", "pdf", "svg", "csv")
+    assert report([str(tmp_path), "--width=3.25in", "--trace", *formats]) == 0
     assert sharpness([str(tmp_path), "--samples=20", "--eigenvalues=1"]) == 0
     assert landscape([str(tmp_path), "--samples=20", "--points=2"]) == 0
     made = files(tmp_path) - record
