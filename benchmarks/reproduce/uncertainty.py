@@ -52,6 +52,12 @@ CLAIM = Claim(
     "ensemble's average below that of the ring's workers.",
     refuted_by="A variance that does not tell wrong from right, or an average of the workers that "
     "is worse in loss, Brier score and calibration than the mean model.",
+    remark="The workers differ about twice as much where they are wrong, in every seed, and that "
+    "costs nothing. Their average is worse than the mean model in all three scores and every seed, "
+    "by 1 to 4 %: by what would refute it, the second half of the claim is refuted here. Models "
+    "trained with label noise are less sure than they are right (by 0.24 of probability), averages "
+    "still less, and the ensemble, whose members differ most, has the highest loss. Where models "
+    "are surer than they are right it may be otherwise: not tried.",
 )
 
 
@@ -92,7 +98,7 @@ def draw(measured: Measured) -> Figure:
     """Draw the variance on right and wrong samples, and two scores of average and mean model."""
     facts = ["256 digits, label noise 0.2", "K = 16", f"{STEPS:,} steps", f"{SEEDS} seeds"]
     titles = ("predictive variance", "test loss", "calibration error")
-    title = "What the workers' disagreement says about their predictions"
+    title = "Workers differ more where they are wrong; their average is no better calibrated"
     figure, axes = panels(title, facts, titles)
     rows = {"variance": ("variance_right", "variance_wrong")}
     rows |= {score: (f"mean_model/{score}", f"workers/{score}") for score in SCORES}
@@ -103,7 +109,7 @@ def draw(measured: Measured) -> Figure:
             found = [measured[key][who] for who in WORKERS]
             seeds(panel, range(len(WORKERS)), found, color=colour, label=label)
         panel.set_xticks(range(len(WORKERS)), list(WORKERS))
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.06 * panel.get_ylim()[1])
         panel.legend(frameon=False, fontsize=8)
     return figure
 
