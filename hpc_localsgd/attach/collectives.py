@@ -1,4 +1,4 @@
-"""Where the ranks of one `attach` meet, so that ranks which miss each other find out."""
+"""The collective operations of one `attach`: ranks that miss each other in them find out."""
 
 from __future__ import annotations
 
@@ -113,23 +113,32 @@ class Collectives:
             RuntimeError: The parameters of one are not finite, or of all where some may be
                 (`tolerant`); on all ranks alike.
         """
-        what = float(_OPERATIONS.index(place.what))
-        own = [what, self._number, place.t, place.begin, place.rate, float(place.used)]
-        own += [float(place.finite), float(place.digest % 2**52)]
-        rows = self._world.gather(np.array([own], dtype=np.float64))
+        rows = self._world.gather(self._row(place))
         rows, digests = rows[:, :7], rows[:, 7]
+        places, rates, used, finite = rows[:, :4], rows[:, 4], rows[:, 5], rows[:, 6]
         alike = bool(digests.all() and self._alike(digests))
-        bad = rows[:, 6] == 0
+        bad = finite == 0
         if (rows == rows[0]).all() and place.finite:
             return Comparison(place.rate, bad, alike)
-        other = np.flatnonzero((rows[:, :4] != rows[0, :4]).any(1))
+        other = np.flatnonzero((places != places[0]).any(1))
         if len(other):
             self._call.settle()
             raise ConfigurationError(_out_of_step(rows[0], rows[other[0]], int(other[0])))
         if bad.all() or (bad.any() and not tolerant):
             self._call.settle()
-            raise RuntimeError(_not_finite(rows[:, 6], place.t))
-        differ = _rates_differ(rows[:, 4], rows[:, 5], place.begin)
+            raise RuntimeError(_not_finite(finite, place.t))
+        self._check_rates(_rates_differ(rates, used, place.begin), strict)
+        return Comparison(float(rates[int(np.argmax(used))]), bad, alike)
+
+    def _row(self, place: RankState) -> np.ndarray:
+        """Return what this rank sends: operation, run, t, begin, rate, used, finite, digest."""
+        what = float(_OPERATIONS.index(place.what))
+        own = [what, self._number, place.t, place.begin, place.rate, float(place.used)]
+        own += [float(place.finite), float(place.digest % 2**52)]
+        return np.array([own], dtype=np.float64)
+
+    def _check_rates(self, differ: str, strict: bool) -> None:
+        """Refuse rates that differ where the schedule depends on them; elsewhere warn once."""
         if differ and strict:
             raise ConfigurationError(
                 f"{differ}: the schedule depends on it, so all ranks need the same (a scheduler "
@@ -139,10 +148,9 @@ class Collectives:
             warnings.warn(
                 f"{differ}: if that is not meant, give a scheduler that follows the loss "
                 "(ReduceLROnPlateau) the average of all ranks' losses, and step it equally often",
-                stacklevel=2,
+                stacklevel=3,
             )
         self._said = self._said or bool(differ)
-        return Comparison(float(rows[int(np.argmax(rows[:, 5])), 4]), bad, alike)
 
 
 def _out_of_step(own: np.ndarray, others: np.ndarray, other: int) -> str:

@@ -65,10 +65,12 @@ class Sync:
         """End the run: a last exchange, after which every rank holds the mean model.
 
         Happens by itself when `steps` was given to `attach` and have been taken, and at the end of
-        `with sync:`; calling it twice does no harm. All ranks must call it.
+        `with sync:`; calling it twice does no harm. All ranks must call it. After the end only
+        `batches` are looked at, together: given on one rank alone, it would wait for the others.
 
         Args:
-            batches: This worker's training batches, to estimate BatchNorm statistics from.
+            batches: This worker's training batches, to estimate BatchNorm statistics from; on all
+                ranks or on none.
             forward: Calls the model with a batch, as in `averaged`.
         """
         run, place = self._run, self._run.place

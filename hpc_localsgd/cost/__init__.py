@@ -1,1 +1,1 @@
-"""What a run sends and how long that takes, known before it starts. No torch."""
+"""The cost model: what a run sends and how long that takes, known before it starts. No torch."""

@@ -1,4 +1,6 @@
-"""Where the gradient is taken, one file a method. It wraps the task, not the loop.
+"""Gradients at other points than the parameters (SAM, noise), one file a method.
+
+A method wraps the task, not the loop. How gradients are averaged is in `algorithms/allreduce.py`.
 
 The folder is the registry: the file `sam.py` holds the class that `--gradient sam` means.
 """

@@ -1,1 +1,4 @@
-"""What keeps a run alive and on record: recorder, probes, checkpoints, stopping, hangs."""
+"""What surrounds the loop of a run: its record, probes, checkpoints, stopping, and hangs.
+
+The command that starts a run is in `commands/`, the loop itself in `loop.py`.
+"""
