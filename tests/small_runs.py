@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
@@ -20,6 +21,7 @@ from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import Schedule, every
 from hpc_localsgd.schedules.rates import Rate, constant
 from hpc_localsgd.tasks.base import Batch, Task, TaskContext, TaskSpec
+from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.worlds.base import World
@@ -106,6 +108,20 @@ def go(
     record = Recorder(run, probes, Spread(spread), memory, show)  # type: ignore[arg-type]
     record.start(p)
     return train(run, p, record), memory
+
+
+@dataclass(frozen=True)
+class Dropping(TaskSpec):
+    """Noise to be learnt by heart, through dropout."""
+
+    def build(self, context: TaskContext) -> Classification:
+        stream = np.random.default_rng(0)
+        split = stream.standard_normal((64, 6)), stream.integers(3, size=64)
+        return Classification(self.module, {"train": split, "test": split}, context)
+
+    @staticmethod
+    def module() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,17 @@ class Algorithm(ABC):
         del x, world, model
         return {}
 
+    def as_begun(self, state: State) -> Algorithm:
+        """Return the algorithm of a run that goes on, with what it settled by where it began.
+
+        Called before `init`, and the state is not vetted yet: what is strange in it is ignored.
+
+        Args:
+            state: As it was saved.
+        """
+        del state
+        return self
+
     def makes_equal(self, state: State, now: Now) -> bool:
         """Return whether the exchange that ends this round leaves all workers equal.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,8 @@ class Hierarchical(Algorithm):
 
     Attributes:
         blocks: Workers in a block at each level but the last, small to large, each dividing the
-            next and the last dividing K. Empty: the workers of one host.
+            next and the last dividing K. Empty: the workers of one host. A run that goes on keeps
+            the blocks it began with, on whatever hosts.
         rounds: For each level but the first, exchanges of the level below between two of its own.
         parallel_first: Whether all workers meet in each of the rounds of length 1 that a run begins
             with, which makes them the parallel phase of Post-local SGD. Without it they are rounds
@@ -81,6 +82,13 @@ class Hierarchical(Algorithm):
             world.ranks_of_block(block)
         anchor = x[0].clone() if self.compressor else None
         return {"levels": levels, "anchor": anchor, **coded_state(self.compressor, x, model)}
+
+    def as_begun(self, state: State) -> Hierarchical:
+        """Return it with the blocks of the hosts on which its run began."""
+        levels = state.get("levels")
+        if self.blocks or not isinstance(levels, tuple) or len(levels) != 2:
+            return self
+        return replace(self, blocks=levels[:1]) if type(levels[0]) is int else self
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the average over the largest block that is due."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,16 +66,13 @@ class Continued:
             ConfigurationError: There is no checkpoint to resume from; on all ranks alike.
         """
         world, out = run.world, checkpoints.folder.parent
-        start = to_the_mean(run, out) if self.from_mean else None
-        p = run.beginning()
-        if start is not None:
-            p.t, p.s, p.parallel = start
-            p.begin = p.end = p.t
         if self.mode != "resume":
-            return p, None
+            return run.beginning(), None
         if self.from_mean:
-            replace_checkpoints(checkpoints, RankCheckpoint.of(run, p, p.t))
+            start = to_the_mean(run, out)
+            replace_checkpoints(checkpoints, RankCheckpoint.of(run, _at(start, run), start[0]))
         place = checkpoints.load()
+        p = _as_begun(run, place).beginning()
         agree(world, lambda: check_place(place, run, p))  # on all ranks, before any loads a part
         said = agree(world, lambda: _of_length(place, run, other))
         agree(world, lambda: place.restore(run, p))
@@ -84,6 +81,23 @@ class Continued:
         _at_another_length(said, place, run, p, checkpoints)
         p.state = run.algorithm.resume(p.state, world)
         return p, place
+
+
+def _at(start: tuple[int, int, bool], run: Run) -> Position:
+    """Return the beginning of a run moved to the step, round and phase where a round ended."""
+    p = run.beginning()
+    p.t, p.s, p.parallel = start
+    p.begin = p.end = p.t
+    return p
+
+
+def _as_begun(run: Run, place: RankCheckpoint) -> Run:
+    """Return a run with what its algorithm settled by the hosts where it began."""
+    state = place.state.get("sync")
+    state = state if isinstance(state, dict) else {}
+    algorithm = agree(run.world, lambda: run.algorithm.as_begun(state))
+    check_same(run.world, [f"a checkpoint of {algorithm!r}"])  # `init` is of all ranks together
+    return replace(run, algorithm=algorithm)
 
 
 def _of_length(place: RankCheckpoint, run: Run, other: OtherLength) -> str:

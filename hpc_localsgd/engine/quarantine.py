@@ -51,6 +51,10 @@ class QuarantinedAlgorithm(Algorithm):
         """Return the algorithm's state, with no worker in quarantine."""
         return {**self.of.init(x, world, model), QUARANTINED: None}
 
+    def as_begun(self, state: State) -> QuarantinedAlgorithm:
+        """Return it of the algorithm as it was begun."""
+        return QuarantinedAlgorithm(self.of.as_begun(state), self._optimizer, self._task)
+
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Run the algorithm, with gradients made finite before they are sent."""
         if now.H == 1 or self.sends_gradients:

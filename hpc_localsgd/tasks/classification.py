@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import Batch, Task, TaskContext
+from hpc_localsgd.tasks.draws import Draws
 from hpc_localsgd.tasks.flat import Replicas
 from hpc_localsgd.tasks.label_transforms import mixed, noisy
 from hpc_localsgd.tasks.layout import bind, hidden_matrices
@@ -78,6 +79,7 @@ class Classification(Task):
             context.dtype,
             vmapped,
             context.execution,
+            Draws(context.seed, context.local_workers, context.device),
         )
         self.layout = self._replicas.layout
         self.dim, self.sizes = self._replicas.dim, self.layout.sizes

@@ -32,6 +32,8 @@ class Execution:
         replicas: Several workers of one process in one batched program (vmap) or one after another
             (loop). auto: on a GPU whichever is faster on the first batch, remembered in
             checkpoints; on a CPU, where runs repeat bitwise, by a rule: vmap without convolutions.
+            A model that draws (dropout) is looped over, so that a worker draws the same with
+            whomever it shares a process; by vmap all draw at once, on other ranks something else.
     """
 
     precision: Literal["float32", "bf16", "fp16"] = "float32"

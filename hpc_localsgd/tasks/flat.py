@@ -20,6 +20,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.buckets import Begin
+from hpc_localsgd.tasks.draws import Draws
 from hpc_localsgd.tasks.execution import Execution, LossScale, check_compiler
 from hpc_localsgd.tasks.gradient_parts import GradientParts
 from hpc_localsgd.tasks.layout import Layout, bind
@@ -51,12 +52,14 @@ class Replicas:
         dtype: torch.dtype,
         vmapped: bool | None = None,
         execution: Execution | None = None,
+        draws: Draws | None = None,
     ) -> None:
         module = module.to(device=device, dtype=dtype)
         self.layout = Layout.of(module)
         self.dim = sum(self.layout.sizes)
         self.criterion = loss
         self.execution = execution or Execution()
+        self.draws = draws or Draws(0, range(R), device)
         Q = sum(self.layout.buffer_sizes)
         rows = _aligned_rows if self.execution.compile else torch.empty
         self.x = rows(R, self.dim, device=device, dtype=dtype)
@@ -122,10 +125,13 @@ class Replicas:
         """Return whether vmap is possible and, where unknown, faster on this batch."""
         devices = [self.x.device] if self.x.is_cuda else []
         with torch.random.fork_rng(devices):  # dropout draws as if nothing had been tried
+            before = self.draws.now()
             try:
                 self._vmap(inputs, targets)
             except (RuntimeError, NotImplementedError, ValueError):
                 return False  # a module that vmap cannot run goes through the loop
+            if not all(map(torch.equal, before, self.draws.now())):
+                return False  # in one program workers cannot draw from streams of their own
             if self.vmapped:
                 return True
             self._loop(inputs, targets)
@@ -146,7 +152,11 @@ class Replicas:
 
     def _loop(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         self.g.zero_()
-        return torch.stack([self._one(r, inputs[r], targets[r]) for r in range(len(self.modules))])
+        losses = []
+        for r in range(len(self.modules)):
+            with self.draws.of(r):
+                losses.append(self._one(r, inputs[r], targets[r]))
+        return torch.stack(losses)
 
     def _one(self, r: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the loss [] of a worker; add its gradient to g[r], one micro-batch at a time."""
@@ -213,7 +223,7 @@ class Replicas:
         state = {} if self._chosen else {"vmapped": torch.tensor(bool(self.vmapped))}
         if self.scale is not None:
             state |= {"factor": self.scale.factor, "good": self.scale.good}
-        return state
+        return state | self.draws.state_dict()
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Restore a saved state."""
@@ -222,6 +232,7 @@ class Replicas:
         if self.scale is not None and "factor" in state:
             self.scale.factor.copy_(state["factor"])
             self.scale.good.copy_(state["good"])
+        self.draws.load_state_dict(state)
 
 
 def worth_vmapping(module: nn.Module, R: int, device: torch.device) -> bool | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_runs import adam, go, small_run
+from small_runs import Dropping, adam, go, small_run
 from variants import VARIANTS, name, run_of
 
 sys.path.append(str(Path(__file__).parents[1] / "attach"))  # its ranks, which are threads
@@ -33,7 +33,7 @@ from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 
 K, STEPS = 8, 18
-MAKING = threading.Lock()  # models are initialised from random numbers of the whole process
+MAKING = threading.Lock()  # models begin, and drop out, by random numbers of the whole process
 LEGS = [(4, 7), (3, 10), (2, 15), (4, STEPS)]  # ranks, and the step at which they are stopped
 Make = Callable[[World], Run]
 
@@ -67,7 +67,8 @@ def until(run: Run, p: Position, at: int) -> Position:
 def resumed(run: Run, checkpoints: Checkpoints) -> Position:
     """A run at its last checkpoint, as `commands/resuming.py` puts it there."""
     place, p = checkpoints.load(), run.beginning()
-    p = place.restore(run, p)
+    with MAKING:  # it has the generator of the process too
+        p = place.restore(run, p)
     catch_up(run, p, place)
     p.state = run.algorithm.resume(p.state, run.world)
     return p
@@ -114,6 +115,26 @@ def test_the_optimisers_state_moves_with_its_worker(at_sync: str, tmp_path: Path
     )
 
 
+def one_at_a_time(run: Run) -> Run:
+    """A run whose threads do not draw at the same time from the generator of the process."""
+    plain = run.task.loss_and_grad
+
+    def loss_and_grad(x: torch.Tensor, batch: Any) -> Any:
+        with MAKING:
+            return plain(x, batch)
+
+    run.task.loss_and_grad = loss_and_grad  # type: ignore[method-assign]
+    return run
+
+
+def test_what_a_worker_draws_moves_with_it(tmp_path: Path) -> None:
+    """Dropout."""
+    check(
+        lambda world: one_at_a_time(small_run(spec=Dropping(), H=4, steps=STEPS, world=world)),
+        tmp_path,
+    )
+
+
 def test_a_run_with_workers_in_quarantine_moves(tmp_path: Path) -> None:
     def make(world: World) -> Run:
         run = run_of(LocalSGD(), steps=STEPS, world=world)
@@ -145,11 +166,15 @@ def test_what_is_remembered_of_a_worker_is_a_row_of_a_matrix(algorithm: Any) -> 
     assert kept[0] == kept[1], "a vector that depends on the workers: make it [R, 1]"
 
 
-def test_workers_that_were_behind_take_the_steps_they_lack(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spec", [None, Dropping()], ids=["digits", "dropout"])
+def test_workers_that_were_behind_take_the_steps_they_lack(
+    spec: Dropping | None, tmp_path: Path
+) -> None:
     """Rank r of 4 was saved after step 5 + r of a round of 12 steps."""
 
     def make(world: World) -> Run:
-        return small_run(H=every(12), steps=STEPS, world=world, optimizer=adam(), lr=0.01)
+        how = {"steps": STEPS, "world": world, "optimizer": adam(), "lr": 0.01}
+        return one_at_a_time(small_run(spec=spec, H=every(12), **how))
 
     def saved(world: ThreadWorld) -> None:
         run = made(make, world)

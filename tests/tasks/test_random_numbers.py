@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from small_runs import go, small_run
+from small_runs import Dropping, go, small_run
 from small_tasks import files
 from torch import nn
 
@@ -17,6 +17,7 @@ from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.run.probes import Evaluation
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.draws import seed_of
 from hpc_localsgd.tasks.imagenet import imagenet
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -70,3 +71,27 @@ def test_evaluations_do_not_change_what_dropout_draws_in_training() -> None:
     seldom = parameters(0)
     assert torch.equal(parameters(1), seldom)
     assert torch.equal(parameters(2), seldom)
+
+
+def gradients(ranks: range, steps: int = 3) -> torch.Tensor:
+    """What workers of one process, of four in all, compute in a few steps at the same point."""
+    task = Dropping().build(TaskContext(4, ranks, batch=8, seed=5, dtype=torch.float64))
+    torch.manual_seed(seed_of(5, ranks[0]))  # as `make_run` does
+    task.x[:] = task.init(5)
+    taken = [task.loss_and_grad(task.x, task.batch(ranks, t))[1].clone() for t in range(steps)]
+    return torch.stack(taken, dim=1)
+
+
+@pytest.mark.parametrize("R", [1, 2, 3])
+def test_a_worker_draws_the_same_with_whomever_it_shares_a_process(R: int) -> None:
+    together = gradients(range(4))
+    apart = [gradients(range(k, min(4, k + R))) for k in range(0, 4, R)]
+    assert torch.equal(torch.cat(apart), together)
+    assert not torch.equal(together[:, 0], gradients(range(4), 1)[[1, 2, 3, 0], 0])
+
+
+def test_a_row_that_is_no_state_of_a_generator_is_refused() -> None:
+    task = Dropping().build(TaskContext(2, (0, 1), batch=8))
+    state = {**task.state_dict(), "draws": torch.zeros_like(task.state_dict()["draws"])}
+    with pytest.raises(RuntimeError):
+        task.load_state_dict(state)

@@ -21,6 +21,7 @@ from hpc_localsgd.schedules.base import Round, Schedule, rounds
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
+from hpc_localsgd.tasks.draws import seed_of
 from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.worlds.base import World
 
@@ -37,7 +38,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     task = agree(world, lambda: built(config.task, _context_of(config, world)))
     check_same(world, _described(task))
     task.x[:] = task.init(config.seed)
-    torch.manual_seed((config.seed * 1_000_003 + world.rank) % 2**63)  # of dropout and the like
+    torch.manual_seed(seed_of(config.seed, world.local_workers[0]))  # of dropout, if R = 1
     world.broadcast(task.x)
     task = config.gradient.wrap(task, world, config.seed)
     units = Units(task.partition.steps_per_epoch, task.partition.per_step)

@@ -29,13 +29,13 @@ def catch_up(run: Run, p: Position, place: RankCheckpoint) -> None:
     taken = torch.tensor(place.state.get(TAKEN, [p.t]))
     end = p.t
     for t in range(int(taken.min()), end):
-        ahead = (taken > t).to(p.x.device)
-        kept = [rows[ahead].clone() for rows in _rows(run, p)]
+        ahead = taken > t
+        kept = [rows[ahead.to(rows.device)].clone() for rows in _rows(run, p)]
         loss = _step(run, p, t)
         for rows, before in zip(_rows(run, p), kept, strict=True):
-            rows[ahead] = before
+            rows[ahead.to(rows.device)] = before
         if (summed := place.state["record"].get("loss")) is not None:
-            summed += loss.masked_fill(ahead, 0.0).to(summed)
+            summed += loss.masked_fill(ahead.to(loss.device), 0.0).to(summed)
     p.t = end
 
 

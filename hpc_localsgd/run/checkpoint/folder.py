@@ -27,6 +27,10 @@ from hpc_localsgd.worlds.dealing import Dealing
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
+DRAWN_AT_ONCE = (
+    "; what the model draws (dropout) starts over from the seed: by --replicas vmap all workers of "
+    "a rank draw at once"
+)
 PARTIAL = 16  # newer than the last that is complete, at most
 _LOOKED_AT = 64  # folders, at most, from the newest back
 # A shard that is not what was written; of another configuration; of other workers; out of reach.
@@ -197,9 +201,9 @@ class Checkpoints:
         """Say, in one line, that the run goes on where its workers lie on other ranks."""
         if n != self.world.n:
             self._say(
-                f"the checkpoint is of {n} ranks and this job has {self.world.n}: the same "
-                f"{self.world.K} workers go on, {self.world.dealing}"
-                + ("; what the model draws (dropout) starts over from the seed" * self._drew)
+                f"the checkpoint is of {n} rank{'s' * (n > 1)} and this job has {self.world.n}: "
+                f"the same {self.world.K} workers go on, {self.world.dealing}"
+                + (DRAWN_AT_ONCE * self._drew)
             )
 
     def _forget_newer_than(self, after: int) -> None:

@@ -3,7 +3,8 @@
 K is the algorithm's, ranks are the machine's. A shard holds rows, one for each worker of its rank,
 and what all ranks hold alike; which is which follows from where a tensor is and from its shape:
 
-    x, buffers, task, record    every tensor but a single number has a row for each worker
+    x, buffers, task, record    every tensor but a single number has a row for each worker; those of
+                                the task have what a worker draws (dropout)
     sync, optimizer             every tensor of two dimensions or more; vectors [P] and numbers
                                 are equal on all ranks
     rng, numbers of the task    of the process that was, and not moved
@@ -90,8 +91,13 @@ def joined(parts: Sequence[dict[str, Any]], device: torch.device) -> dict[str, A
 
 
 def drew(parts: Sequence[dict[str, Any]]) -> bool:
-    """Return whether a process had drawn random numbers of its own, for dropout say."""
+    """Return whether random numbers, for dropout say, were drawn that are not of one worker.
+
+    By all workers of a process at once (vmap), or before there was a stream for each.
+    """
     for part in parts:
+        if "draws" in part["task"] and not part["task"].get("vmapped", False):
+            continue
         kept = torch.Generator()
         kept.set_state(part["rng"])
         fresh = torch.Generator().manual_seed(kept.initial_seed())

@@ -75,11 +75,11 @@ class RankCheckpoint:
         state, device = self.state, run.world.device
         p.x.copy_(state["x"])
         run.task.buffers.copy_(state["buffers"])
-        run.task.load_state_dict(state["task"])
         run.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         if device.type == "cuda":
             _restore_gpu_numbers(state["cuda_rng"], device, aloud=run.world.rank == 0)
+        run.task.load_state_dict(state["task"])  # and what its workers draw, after the process's
         p.state = moved(state["sync"], device)
         for name in WHERE:
             setattr(p, name, state["place"][name])
