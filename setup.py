@@ -47,7 +47,7 @@ EXTRAS = {
 
 setup(
     name="hpc_localsgd",
-    version="0.1.0",
+    version="0.2.0",
     description="Local SGD and its family on Horovod and MPI, every number in one HDF5 file",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
@@ -68,7 +68,9 @@ setup(
         "Environment :: Console",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
+        "Natural Language :: English",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.schedules.local_steps import post_local as post_local
     from hpc_localsgd.schedules.local_steps import qsr as qsr
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 shorten_cycles()  # a script calls hvd.init() after its imports, and before `attach`
 
 _ALGORITHMS = {
