@@ -4,6 +4,7 @@
 #   begin OUT         OUT is the folder of the run; keep the script and the environment in it
 #   preflight         the doctor on every rank: a broken node is found in seconds, not in hours
 #   launch PROGRAM    start it on every rank and wait; a stop signal is handed on to the ranks
+#                     (launch_on_what_is_left: and again on fewer nodes, when one has failed)
 #   finish            say what the job achieved, then end, or go back into the queue
 #
 # The site file (SITE=..., see sites/default.sh) says how programs are started here. A template that does
@@ -14,6 +15,8 @@ KILLED_EARLY=140  # 128 + USR2: the signal came before Python could listen
 CRASHES=${CRASHES:-3}  # starts that failed and got no further, then the job gives up
 STOPS=${STOPS:-10}  # starts that were stopped and got no further
 PAUSE=${PAUSE:-10}  # seconds until a thing is tried again
+LEAST=${LEAST:-1}  # nodes that a job of --no-kill goes on with
+ANSWER=${ANSWER:-60}  # seconds in which a node that is well starts a program
 
 SITE=${SITE:-default}
 [[ $SITE == */* ]] || SITE=slurm/sites/$SITE.sh
@@ -23,7 +26,7 @@ source "$SITE"
 # An element of an array has a name of its own: the number of its job may be that of the whole array.
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 JOB=${JOB:-${SLURM_JOB_ID:?submit me with sbatch}}
-launched='' stopping='' interrupted='' trains='' status=0
+launched='' stopping='' interrupted='' trains='' left='' status=0
 RESTARTS=${SLURM_RESTART_COUNT:-0}
 
 say() { echo "[job $JOB.$RESTARTS $(date +%H:%M:%S)] $*"; }
@@ -95,7 +98,10 @@ launch() {
     trains=''
     [[ " ${*:3:2} " != *[.\ ]train\ * ]] || trains=1
     case $LAUNCHER in
-    srun) how=(srun "${SRUN[@]}" --nodes="${NODES:-$SLURM_JOB_NUM_NODES}" --ntasks="$ranks") ;;
+    srun)
+        how=(srun "${SRUN[@]}" --nodes="${NODES:-$SLURM_JOB_NUM_NODES}" --ntasks="$ranks")
+        [[ -z $left ]] || how+=(--nodelist="$left")
+        ;;
     mpirun) how=(mpirun "${MPIRUN[@]}" -np "$ranks") ;;
     horovodrun)
         PATH=$PWD/slurm/horovodrun:$PATH  # its ssh
@@ -139,6 +145,52 @@ finish() {
     *) requeue failed ;;
     esac
     exit "$status"
+}
+
+# --- nodes that fail ----------------------------------------------------------------------------------
+
+# `launch`, in a job of --no-kill: when a node has failed, which ends the ranks and not the job, once
+# more on the nodes that are left. Each time they are fewer.
+launch_on_what_is_left() {
+    launch "$@"
+    while a_node_has_failed; do launch "$@"; done
+}
+
+# Whether that was why the launch failed; then the job is those that are left. Ranks that Slurm ends with
+# their step are asked to stop, as by a user: so that status says nothing.
+a_node_has_failed() {
+    local nodes before=$SLURM_JOB_NUM_NODES
+    [[ -z $stopping && ! $status =~ ^(0|2|3|87)$ ]] || return 1
+    mapfile -t nodes < <(nodes_that_answer)
+    ((${#nodes[@]} < before)) || return 1
+    say "status $status, and ${#nodes[@]} of $before nodes answer"
+    ((${#nodes[@]} >= LEAST)) || return 1
+    only_on "${nodes[@]}"
+    say "on with $SLURM_NTASKS rank(s) on $left"
+    [[ -z $stopping ]]  # it may have come while the nodes were asked
+}
+
+# Those that start a program. Slurm itself may take minutes to notice that a node is gone.
+nodes_that_answer() {
+    local node
+    for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
+        timeout -k 5 "$ANSWER" srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" true && echo "$node" &
+    done 2>/dev/null
+    wait
+}
+
+# From here on the job is some of its nodes: so say Slurm's variables, which mpirun reads too.
+only_on() {
+    local pair names='' counts='' ranks=0
+    for pair in $(hosts | tr , ' '); do
+        [[ " $* " == *" ${pair%:*} "* ]] || continue
+        names+=,${pair%:*} counts+=,${pair##*:}
+        ((ranks += ${pair##*:}))
+    done
+    left=${names#,}
+    export SLURM_JOB_NODELIST=$left SLURM_NODELIST=$left SLURM_JOB_NUM_NODES=$# SLURM_NNODES=$#
+    export SLURM_TASKS_PER_NODE=${counts#,} SLURM_NTASKS=$ranks SLURM_NPROCS=$ranks
+    export SLURM_JOB_CPUS_PER_NODE="${SLURM_JOB_CPUS_PER_NODE%%[(,]*}(x$#)"
 }
 
 # --- back into the queue ------------------------------------------------------------------------------

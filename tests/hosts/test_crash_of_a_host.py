@@ -1,7 +1,7 @@
 """The power of a host goes: its processes are gone, and nobody is told. Jobs end and go on.
 
 All jobs are on the host that crashes at the same time, most of which is waiting: one per launcher,
-and two of the templates in a Slurm that has a slurmd on each host.
+and three of the templates in a Slurm that has a slurmd on each host.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hosts import Hosts
 from launches import launched
-from launching import ROOT, TRAIN, Job, mpirun, patient, train, until
+from launching import ROOT, TRAIN, Job, alone, mpirun, patient, train, until
 from slurm_jobs import Submitted, submit
 from slurm_of_hosts import SlurmOfHosts
 
@@ -38,6 +38,8 @@ RUN = (
     *("--figures=false", f"--steps={STEPS}", f"--watchdog={WATCHDOG_S} s"),
 )
 JOBS = {"requeued by Slurm": "", "no-kill": " --no-kill"}
+ELASTIC = "elastic"  # of a, b and c, and three workers; it goes on without b
+OF_ELASTIC = (*RUN, "--schedule.steps=600", "--dtype=float64", "--replicas=loop")
 
 pytestmark = pytest.mark.timeout(1200)  # of the fixture that runs them all; a bound, not a speed
 
@@ -84,11 +86,21 @@ def crash(
         it.submitted[name] = submit(
             slurm, "digits_demo", it.out(name), *RUN, sbatch=words, **variables
         )
+    it.submitted[ELASTIC] = submit(
+        slurm,
+        "elastic",
+        it.out(ELASTIC),
+        *OF_ELASTIC,
+        sbatch="--nodes=2-3 --ntasks=3 --ntasks-per-node=1",
+        WORKERS="3",
+        **{"PYTHONPATH": MODULES, "HURRY": str(hurry)},
+    )
+    back = [it.submitted[name] for name in JOBS]
     with (
         launched(hosts, "mpirun", BOTH, options(it, "mpirun", "mpi")) as by_mpi,
         launched(hosts, "torchrun", BOTH, options(it, "torchrun", "torch")) as by_torch,
     ):
-        names = ["mpirun", "torchrun", *JOBS]
+        names = ["mpirun", "torchrun", *it.submitted]
         until(lambda: all(has_checkpoint(it.out(name)) for name in names), PATIENCE_S, "all train")
         slurm.crash("b")
         began = time.monotonic()
@@ -96,10 +108,11 @@ def crash(
         until(lambda: ended(it, waiting, began), BOUND_S, "the ranks on the other host have ended")
         for name, job in {"mpirun": by_mpi[0], "torchrun": by_torch[0]}.items():
             it.said[name] = end_as_told(job)
-        until(lambda: all(is_back(job) for job in it.submitted.values()), PATIENCE_S, "requeued")
+        until(lambda: all(is_back(job) for job in back), PATIENCE_S, "requeued")
+        hurry.touch()
+        slurm.wait(it.submitted[ELASTIC].number, PATIENCE_S)
         slurm.boot("b")
-    hurry.touch()
-    slurm.start_requeued(*(job.number for job in it.submitted.values()))
+    slurm.start_requeued(*(job.number for job in back))
     return it
 
 
@@ -182,6 +195,22 @@ def test_slurm_starts_it_again_and_it_goes_on_bit_for_bit(
     if name == "no-kill":  # Slurm does not end the job for a node that fails: its script does
         assert re.search("failed with status .*; back into the queue", said), said
     same_as_uninterrupted(job.out, whole)
+
+
+def test_a_job_goes_on_within_its_allocation_on_the_nodes_that_are_left(crash: Crash) -> None:
+    """In mid-round, and with the same workers; nothing goes back into the queue."""
+    job = crash.submitted[ELASTIC]
+    said = job.completed()
+    assert job.cluster.job(job.number)["Restarts"] == "0"
+    assert "2 of 3 nodes answer" in said and "on with 2 rank(s) on a,c" in said, said
+    assert "of 3 ranks and this job has 2: the same 3 workers go on" in said, said
+    one = crash.folder / "one"
+    train(alone, *OF_ELASTIC, "--workers=3", f"--out={one}", timeout_s=PATIENCE_S).succeeded()
+    record, whole = Trajectory(job.out), Trajectory(one)
+    assert record.status == "complete" and len(record.paths) == 2
+    np.testing.assert_array_equal(record.rounds.step_end, whole.rounds.step_end)
+    ours, theirs = final(job.out), final(one)
+    assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-12
 
 
 def same_as_uninterrupted(out: Path, whole: np.ndarray) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cluster import Cluster, need, running
+from stage import Stage
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +19,9 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("its daemons need root: sudo .venv/bin/python -m pytest tests/slurm")
     with running(Cluster) as made:
         yield made
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    """A job without a Slurm."""
+    return Stage(tmp_path)
