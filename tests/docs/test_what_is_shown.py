@@ -20,9 +20,10 @@ PLACES = {name: f"{name}.command" for name in ("plan", "whatif", "sweep")}
 PLACES |= {name: f"{name}.options" for name in ("verify", "sharpness", "landscape")}
 # Of launchers, Slurm and build tools.
 FOREIGN = set(
-    "--batch --bind_to --cpu_bind --cpus_per_task --disable_cache --gloo --kill_on_invalid_dep"
-    " --max_restarts --min_np --mpi --network_interfaces --no_kill --no_requeue --ntasks_per_node"
-    " --oversubscribe --requeue --signal --time".split()
+    "--batch --bind_to --cpu_bind --cpus_per_task --disable_cache --gloo --host"
+    " --kill_on_invalid_dep --max_restarts --min_np --mpi --network_interfaces"
+    " --nnodes --no_kill --no_requeue --nodes --nproc_per_node --ntasks"
+    " --ntasks_per_node --oversubscribe --requeue --signal --time".split()
 )
 MINE = pages.ROOT / "examples" / "extending"
 WHOLE = [shown for shown in pages.commands() if shown.command == "train"]

@@ -209,8 +209,8 @@ def test_a_job_goes_on_within_its_allocation_on_the_nodes_that_are_left(crash: C
     record, whole = Trajectory(job.out), Trajectory(one)
     assert record.status == "complete" and len(record.paths) == 2
     np.testing.assert_array_equal(record.rounds.step_end, whole.rounds.step_end)
-    ours, theirs = final(job.out), final(one)
-    assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-12
+    ours, theirs = final(job.out), final(one)  # snapshots are of float32
+    assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-6
 
 
 def same_as_uninterrupted(out: Path, whole: np.ndarray) -> None:
