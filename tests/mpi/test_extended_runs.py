@@ -29,6 +29,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         ("constant", (*CONSTANT, *LONGER)),
         ("whole", (*CONSTANT, "--steps=28")),
         ("cosine", (*COSINE, "--steps=12")),
+        ("told", (*COSINE, "--steps=12")),
+        ("told", (*COSINE, *LONGER, "--extend")),
     ]
     files = []
     for i, (name, options) in enumerate(told):
@@ -61,17 +63,17 @@ def test_it_is_the_longer_run_bit_for_bit_where_the_rate_allows_it(
     assert sorted(path.name for path in kept) == ["rank-0-of-2.pt", "rank-1-of-2.pt"]
 
 
-def test_else_it_is_refused_with_the_rate_and_continues_when_told_to(
-    runs: tuple[Path, str],
-) -> None:
+def test_else_it_is_refused_with_the_rate(runs: tuple[Path, str]) -> None:
     out = runs[0] / "cosine"
-    more = [*TRAIN, *COSINE, *LONGER, f"--out={out}"]
-    refused = run(mpirun(2), more)
+    refused = run(mpirun(2), [*TRAIN, *COSINE, *LONGER, f"--out={out}"])
     assert refused.status == 2 and Trajectory(out).attrs["steps"] == 12
     assert refused.text.count("step 1 would have had the rate 0.0996") == 1, refused.text
     assert "Add --extend to resume from step 12 all the same, where the rate is" in refused.text
-    extended = run(mpirun(2), [*more, "--extend"]).succeeded()
-    assert "it is no run of 28 steps: step 1 would have had the rate" in extended.text
-    record = Trajectory(out)
+
+
+def test_it_continues_when_told_to(runs: tuple[Path, str]) -> None:
+    folder, said = runs
+    assert "it is no run of 28 steps: step 1 would have had the rate" in said
+    record = Trajectory(folder / "told")
     assert record.status == "complete" and record.rounds.step_end[-1] == 28
     assert record.rounds.lr[2] < 0.05 < record.rounds.lr[3]  # at step 8 of 12, at step 12 of 28
