@@ -1,4 +1,4 @@
-"""Several runs in one launch, one after another in the same world: `several_runs.py FILE...`.
+"""Several runs in one launch, one after another: `several_runs.py FILE...`.
 
 Each file holds the options of one run, a line each. It does what `python -m hpc_localsgd.train`
 does, without starting MPI, Horovod and torch anew for every run.
@@ -23,7 +23,7 @@ from hpc_localsgd.worlds.base import World
 share_cores(os.environ)
 garbage.leave_at_exit()
 launch = detect(os.environ)
-worlds: dict[int | None, World] = {}  # by number of workers
+worlds: dict[tuple[str, int | None], World] = {}  # by kind and number of workers
 statuses = []
 for file in sys.argv[1:]:
     print(f"{file}:", file=sys.stderr)  # so that one that fails is named
@@ -31,9 +31,10 @@ for file in sys.argv[1:]:
     if resolved.config.smoke:
         resolved = replace(resolved, config=smaller(resolved.config, launch.started))
     config = resolved.config
-    if config.workers not in worlds:
-        worlds[config.workers] = make_world(config, launch)
-    statuses.append(_train(resolved, worlds[config.workers]))
+    kind = (config.world, config.workers)
+    if kind not in worlds:
+        worlds[kind] = make_world(config, launch)
+    statuses.append(_train(resolved, worlds[kind]))
 last = {world.rank_group: world for world in reversed(worlds.values())}  # one of those of a library
 for world in last.values():
     world.close()

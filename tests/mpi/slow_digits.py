@@ -12,6 +12,7 @@ from hpc_localsgd.run import watchdog
 from hpc_localsgd.tasks.base import Batch, Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
 
+watchdog.BEAT_EVERY_S = 2.0  # tests wait for several signs of life
 watchdog.START = 40  # a machine that is slow to start ranks is no hang; a step has the same bound
 
 

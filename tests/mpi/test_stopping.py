@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -60,17 +61,21 @@ def the_slow_task_is_found() -> Iterator[None]:
         yield
 
 
+def trained(outs: Iterable[tuple[str, Path]]) -> None:
+    """Train some of RUNS to their ends, or resume them, in one launch."""
+    files = []
+    for name, out in outs:
+        files.append(out.with_name(f"{out.name}.options"))
+        files[-1].write_text("\n".join([*RUN, *RUNS[name], f"--out={out}"]))
+    launch(mpirun(2), [SEVERAL, *map(str, files)], timeout_s=400).succeeded()
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folders of the runs that nobody stopped."""
     folder = tmp_path_factory.mktemp("whole")
     outs = {name: folder / name.replace(" ", "-") for name in RUNS}
-    for world in ("mpi", "horovod"):
-        files = []
-        for name in (name for name in RUNS if ("horovod" in name) == (world == "horovod")):
-            files.append(folder / f"{outs[name].name}.options")
-            files[-1].write_text("\n".join([*RUN, *RUNS[name], f"--out={outs[name]}"]))
-        launch(mpirun(2), [SEVERAL, *map(str, files)], timeout_s=400).succeeded()
+    trained(outs.items())
     return outs
 
 
@@ -104,12 +109,6 @@ def in_the_middle(launcher: Sequence[str], out: Path, *options: str) -> Iterator
     with arrived(launcher, arguments(out, *options), out, AT) as job:
         until(lambda: trains(job, out), 60, "it says so")
         yield job
-
-
-def stop(launcher: Sequence[str], out: Path, *options: str, by: str = "SIGUSR2") -> int:
-    """Start a run, ask it to stop in its middle, and see that it ends in time; its status."""
-    with in_the_middle(launcher, out, *options) as job:
-        return asked_to_stop(job, out, by)
 
 
 def asked_to_stop(job: Job, out: Path, by: str = "SIGUSR2") -> int:
@@ -147,30 +146,15 @@ def same_record(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(a.series(name).value, b.series(name).value)
 
 
-@pytest.mark.parametrize(
-    ("name", "by"),
-    [
-        ("long", "SIGUSR2"),
-        ("horovod short", "SIGUSR1"),
-        ("gossip", "SIGTERM"),
-        ("overlap", "SIGUSR2"),
-    ],
-)
-def test_stopped_and_resumed_is_the_same_run(
-    whole: dict[str, Path], tmp_path: Path, name: str, by: str
-) -> None:
-    out = tmp_path / "run"
-    assert stop(mpirun(2), out, *RUNS[name], by=by) == STOPPED
-    assert torch.equal(finish(mpirun(2), out, *RUNS[name]), final(whole[name]))
-    same_record(whole[name], out)
+def stopped_by(name: str, by: str, out: Path) -> None:
+    """Ask the ranks of mpirun to stop in their middle, by a signal."""
+    with in_the_middle(mpirun(2), out, *RUNS[name]) as job:
+        assert asked_to_stop(job, out, by) == STOPPED
 
 
-def test_a_signal_that_mpirun_follows_with_a_kill_loses_nothing_that_was_written(
-    whole: dict[str, Path], tmp_path: Path
-) -> None:
+def killed_by_mpirun(out: Path) -> None:
     """SIGTERM to mpirun, which kills its ranks about a second later, whatever they have written."""
-    out, options = tmp_path / "run", [*RUNS["gossip"], "--checkpoint-every=50"]
-    with in_the_middle(mpirun(2), out, *options) as job:
+    with in_the_middle(mpirun(2), out, *RUNS["gossip"], "--checkpoint-every=50") as job:
         until(lambda: flushed(out) and last_complete(out), 60, "a record and a checkpoint")
         before, saved = flushed(out), last_complete(out)
         job.process.send_signal(signal.SIGTERM)
@@ -180,46 +164,29 @@ def test_a_signal_that_mpirun_follows_with_a_kill_loses_nothing_that_was_written
     assert len([shard.read(path) for path in found[0].glob("*.pt")]) == 2  # each by its checksum
     after = flushed(out)
     assert before and all(after[file] >= rounds for file, rounds in before.items())
-    assert torch.equal(finish(mpirun(2), out, *options), final(whole["gossip"]))
-    same_record(whole["gossip"], out)
 
 
-@pytest.mark.parametrize(("name", "exchange"), [("long", 549), ("horovod single", 200)])
-def test_a_rank_that_waits_in_an_exchange_and_one_in_a_long_step_write_their_shards(
-    whole: dict[str, Path],
-    tmp_path: Path,
-    name: str,
-    exchange: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def stopped_while_rank_0_waits(name: str, exchange: int, out: Path) -> None:
     """Rank 1 stays in step 200, and rank 0 comes to the end of a step without it."""
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATE_S", "1000")
-        with started(mpirun(2), arguments(tmp_path, *RUNS[name])) as job:
-            until(lambda: steps_of_ranks(tmp_path) == [exchange, 200], 200, "they are there")
-            assert asked_to_stop(job, tmp_path) == STOPPED
-    found = last_complete(tmp_path)
+        with started(mpirun(2), arguments(out, *RUNS[name])) as job:
+            until(lambda: steps_of_ranks(out) == [exchange, 200], 200, "they are there")
+            assert asked_to_stop(job, out) == STOPPED
+    found = last_complete(out)
     assert found is not None
     at = [shard.read(p)["place"]["t"] for p in sorted(found[0].glob("*.pt"))]
     assert at[0] <= exchange and at[1] <= 200  # copies: neither was at the end of a step
-    assert torch.equal(finish(mpirun(2), tmp_path, *RUNS[name]), final(whole[name]))
-    same_record(whole[name], tmp_path)
 
 
-@pytest.mark.parametrize("launcher", [horovodrun, gloo], ids=["horovodrun", "horovodrun --gloo"])
-def test_where_no_signal_arrives_a_file_stops_the_run(
-    tmp_path: Path, launcher: Callable[[int], list[str]]
-) -> None:
-    out = tmp_path / "run"
-    status = stop(launcher(2), out, *SHORT, by="STOP")
-    assert status != 0  # horovodrun has statuses of its own
-    finish(launcher(2), out, *SHORT)
-    assert Trajectory(out).rounds.step_end[-1] == STEPS
-    assert len(Trajectory(out).paths) == 2
+def stopped_by_a_file(launcher: Callable[[int], list[str]], out: Path) -> None:
+    """Where no signal arrives: horovodrun has statuses of its own."""
+    with in_the_middle(launcher(2), out, *RUNS["horovod short"]) as job:
+        assert asked_to_stop(job, out, "STOP") != 0
 
 
-def test_a_frozen_rank_is_named_and_the_job_ended(tmp_path: Path) -> None:
-    out = tmp_path / "run"
+def frozen(out: Path) -> None:
+    """A rank that is frozen is named, and the job ended."""
     options = [*RUNS["short"], "--checkpoint-every=0.3 s", "--watchdog=15 s"]
     with in_the_middle(mpirun(2), out, *options) as job:
         until(lambda: last_complete(out), 60, "a checkpoint")
@@ -227,7 +194,61 @@ def test_a_frozen_rank_is_named_and_the_job_ended(tmp_path: Path) -> None:
         outcome = job.wait(120)
     assert outcome.status == HUNG or mpirun_aborted(outcome)
     assert "no longer report: rank 1 (" in outcome.text, outcome.text
-    finish(mpirun(2), out, *options)
+
+
+# Name -> which of RUNS ends early, and how; all are resumed in one launch.
+HALTS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "a long round": ("long", partial(stopped_by, "long", "SIGUSR2")),
+    "horovod": ("horovod short", partial(stopped_by, "horovod short", "SIGUSR1")),
+    "SIGTERM": ("gossip", partial(stopped_by, "gossip", "SIGTERM")),
+    "overlap": ("overlap", partial(stopped_by, "overlap", "SIGUSR2")),
+    "mpirun kills": ("gossip", killed_by_mpirun),
+    "mpi waits": ("long", partial(stopped_while_rank_0_waits, "long", 549)),
+    "horovod waits": (
+        "horovod single",
+        partial(stopped_while_rank_0_waits, "horovod single", 200),
+    ),
+    "horovodrun": ("horovod short", partial(stopped_by_a_file, horovodrun)),
+    "horovodrun --gloo": ("horovod short", partial(stopped_by_a_file, gloo)),
+    "frozen": ("short", frozen),
+}
+
+
+@pytest.fixture(scope="module")
+def halted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Begin a run of HALTS and end it early, once; its folder."""
+    folder = tmp_path_factory.mktemp("halted")
+
+    @cache
+    def once(halt: str) -> Path:
+        out = folder / halt.replace(" ", "-")
+        HALTS[halt][1](out)
+        return out
+
+    return once
+
+
+@pytest.fixture(scope="module")
+def resumed(halted: Callable[[str], Path]) -> dict[str, Path]:
+    """The folders of all of HALTS, which went on to their ends."""
+    outs = {halt: halted(halt) for halt in HALTS}
+    trained((HALTS[halt][0], out) for halt, out in outs.items())
+    return outs
+
+
+@pytest.mark.parametrize("halt", HALTS)
+def test_it_ends_soon_and_keeps_what_it_has(halted: Callable[[str], Path], halt: str) -> None:
+    assert last_complete(halted(halt)) is not None
+
+
+@pytest.mark.parametrize("halt", HALTS)
+def test_resumed_it_is_the_same_run(
+    resumed: dict[str, Path], whole: dict[str, Path], halt: str
+) -> None:
+    out, once = resumed[halt], whole[HALTS[halt][0]]
+    assert len(Trajectory(out).paths) == 2
+    assert torch.equal(final(out), final(once))
+    same_record(once, out)
 
 
 def flushed(out: Path) -> dict[str, int]:
