@@ -1,6 +1,6 @@
 """One exchange on a ring, as the worlds do it, and the two messages to neighbours that it needs.
 
-    mpirun -np 4 python benchmarks/mix.py WAY NUMBERS
+    mpirun --oversubscribe -np 4 python benchmarks/mix.py WAY NUMBERS
 
 is started by `sizes.py`.
 """
