@@ -48,6 +48,7 @@ METHODS = {
     "SparseLoCo, then int4": ADAMW + CHUNKS + "--algorithm.compressor.compressor int4",
 }
 COLOURS = {"parallel AdamW": BLUE, "MuLoCo": RED}
+BELOW = ("DiLoCo, e3m0", "SparseLoCo, then int4")  # names that would lie on others
 
 
 def draw(rows: dict[str, list[Row]], path: Path) -> None:
@@ -56,15 +57,16 @@ def draw(rows: dict[str, list[Row]], path: Path) -> None:
         figure, axes = plt.subplots(figsize=(6.0, 3.2), layout="constrained")
         for method, runs in rows.items():
             sent, losses = [r.payload_bytes for r in runs], [r.test_loss for r in runs]
-            colour = COLOURS.get(method, YELLOW)
+            colour, below = COLOURS.get(method, YELLOW), method in BELOW
             axes.plot(sent, losses, "o", color=colour, markersize=4)
             axes.annotate(
-                method, (sent[0], max(losses)), (0, 5), textcoords="offset points",
+                method, (sent[0], min(losses) if below else max(losses)), (0, -12 if below else 5),
+                textcoords="offset points",
                 fontsize=8, ha="left" if sent[0] < 3e7 else "right",
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlabel("bytes sent by a worker in the whole run")
-        axes.set_ylabel("test loss of the mean model, nat a character")
+        axes.set_ylabel("test loss, nat a character")
         axes.margins(x=0.15, y=0.15)
         figure.savefig(path)
         plt.close(figure)
