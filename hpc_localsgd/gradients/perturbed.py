@@ -82,6 +82,12 @@ class Elsewhere(Task):
         """Evaluate a split, see `Task.evaluate`."""
         return self.task.evaluate(x, split, rows, buffers)
 
+    def probabilities(
+        self, x: Vector, split: str, rows: range, buffers: Vector
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict classes, see `Task.probabilities`."""
+        return self.task.probabilities(x, split, rows, buffers)
+
     def statistics(self, x: Vector, batches: Sequence[Batch]) -> Vector:
         """Estimate the statistics, see `Task.statistics`."""
         return self.task.statistics(x, batches)

@@ -233,6 +233,7 @@ def test_the_text_makes_the_same_run_again_and_leaves_out_where_it_is_written(
             "--partition",
             "--label_noise_from",
             "--moments_every",
+            "--uncertainty_every",
         )  # written where they are asked for
         and name
         not in ("--overwrite", "--log", "--log_every", "--log_format", "--figures", "--save_model")

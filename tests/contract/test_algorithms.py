@@ -124,7 +124,7 @@ def test_one_worker_is_plain_training(algorithm: Algorithm) -> None:
 
 
 def described(value: Any) -> str:
-    """For the list of tests, which has to be the same in every process: no address of a function."""
+    """For the list of tests, which has to be the same in every process: without an address."""
     return ",".join(value) if isinstance(value, dict) else name(value)
 
 
