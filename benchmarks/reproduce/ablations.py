@@ -118,7 +118,11 @@ def judge(measured: Measured) -> list[Statement]:
 
 def draw(measured: Measured) -> Figure:
     """Draw the ratio of local steps to parallel SGD, one dot a seed, a row a changed part."""
-    facts = ["256 digits, label noise 0.2", f"rounds of H = {H} against H = 1", f"{SEEDS} seeds"]
+    facts = [
+        "256 digits, label noise 0.2",
+        f"H = {H} (norms: {SHORT_H}) against H = 1",
+        f"{SEEDS} seeds",
+    ]
     titles = ("tr H / that of H = 1", "test loss / that of H = 1")
     figure, axes = panels("Local steps end flatter whatever else is changed?", facts, titles, 0.1)
     rows = [*CHANGED, *NORMS]
