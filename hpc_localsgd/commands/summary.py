@@ -104,7 +104,7 @@ def page(run: Trajectory) -> str:
         ("on", f"{said['world']}, {said['task']}, {run.P:,} parameters"),
         *([("begins from", readable(whence))] if (whence := said["begins_from"]) else []),
         ("steps", f"{_reached(run)}"),
-        ("rounds", f"{totals.rounds}, against {totals.steps} of parallel SGD"),
+        ("rounds", f"{totals.rounds:,}, against {totals.steps:,} of parallel SGD"),
         ("sent by a worker", sent),
         ("computing", f"{human_seconds(totals.compute_s)} per worker"),
         ("waiting for the slowest", f"{human_seconds(totals.wait_s)} {of}"),

@@ -68,7 +68,7 @@ def conclusion(
         skipped = int(trajectory.series("data/skipped").value[-1])
         table.add_row("damaged images skipped", f"{skipped}, every time one was due in training")
     table.add_row(
-        "rounds", f"{totals.rounds}, against {totals.steps} of parallel SGD ({share:.0f} %)"
+        "rounds", f"{totals.rounds:,}, against {totals.steps:,} of parallel SGD ({share:.0f} %)"
     )
     table.add_row("sent by a worker", f"{sent}, against {would} of parallel SGD")
     table.add_row("optimiser", described(run.optimizer.torch))
