@@ -27,6 +27,7 @@ source "$SITE"
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 JOB=${JOB:-${SLURM_JOB_ID:?submit me with sbatch}}
 launched='' stopping='' interrupted='' trains='' left='' status=0
+NODES='' RANKS='' GROWS=''  # of templates: not whatever the shell that submitted has under these names
 RESTARTS=${SLURM_RESTART_COUNT:-0}
 
 say() { echo "[job $JOB.$RESTARTS $(date +%H:%M:%S)] $*"; }
@@ -161,6 +162,7 @@ launch_on_what_is_left() {
 a_node_has_failed() {
     local nodes before=$SLURM_JOB_NUM_NODES
     [[ -z $stopping && ! $status =~ ^(0|2|3|87)$ ]] || return 1
+    [[ $(state_of "$JOB") =~ ^(RUNNING|unknown|)$ ]] || return 1  # it is being cancelled
     mapfile -t nodes < <(nodes_that_answer)
     ((${#nodes[@]} < before)) || return 1
     say "status $status, and ${#nodes[@]} of $before nodes answer"
@@ -181,17 +183,16 @@ nodes_that_answer() {
 
 # From here on the job is some of its nodes: so say Slurm's variables, which mpirun reads too.
 only_on() {
-    local pair names='' counts='' ranks=0
-    for pair in $(hosts | tr , ' '); do
-        [[ " $* " == *" ${pair%:*} "* ]] || continue
-        names+=,${pair%:*} counts+=,${pair##*:}
-        ((ranks += ${pair##*:}))
-    done
-    left=${names#,}
+    local names="$*" tasks cpus=''
+    [[ -z ${SLURM_JOB_CPUS_PER_NODE:-} ]] || cpus=$(kept 2 "$SLURM_JOB_CPUS_PER_NODE")
+    tasks=$(kept 2) left=$(kept 1)
     export SLURM_JOB_NODELIST=$left SLURM_NODELIST=$left SLURM_JOB_NUM_NODES=$# SLURM_NNODES=$#
-    export SLURM_TASKS_PER_NODE=${counts#,} SLURM_NTASKS=$ranks SLURM_NPROCS=$ranks
-    export SLURM_JOB_CPUS_PER_NODE="${SLURM_JOB_CPUS_PER_NODE%%[(,]*}(x$#)"
+    export SLURM_TASKS_PER_NODE=$tasks SLURM_NTASKS=$((${tasks//,/+})) SLURM_NPROCS=$((${tasks//,/+}))
+    [[ -z $cpus ]] || export SLURM_JOB_CPUS_PER_NODE=$cpus
 }
+
+# Names (1) or counts (2) of these `names`, in the order of the job: a,c or 4,3.
+kept() { hosts "${2:-}" | tr , '\n' | grep -E "^(${names// /|}):" | cut -d : -f "$1" | paste -sd ,; }
 
 # --- back into the queue ------------------------------------------------------------------------------
 
@@ -282,7 +283,7 @@ owner_of() { [[ ! -e $1/owner ]] || cat "$1/owner"; }
 settings() {
     local name part='SLURM|SBATCH|SRUN|PMI|PRTE|OMPI|UCX|NCCL|GLOO|HOROVOD|OMP_|MKL|CUDA|ROCR|HIP|TORCH'
     part+='|HDF5|PYTHON|VIRTUAL_ENV|CONDA_PREFIX|PATH|LD_|LOADEDMODULES|MODULE|LANG|LC_|HOST'
-    part+='|(OUT|SITE|LAUNCHER|PREFLIGHT|CRASHES|STOPS|SWEEP|CONFIG|BATCH|STEPS)$'
+    part+='|(OUT|SITE|LAUNCHER|PREFLIGHT|CRASHES|STOPS|LEAST|ANSWER|PAUSE|WORKERS|SWEEP|CONFIG|BATCH|STEPS)$'
     for name in $(compgen -e | sort); do
         [[ $name =~ ^($part) ]] || continue
         [[ ! ${name,,} =~ key|token|jwt|secret|pass|pwd|cred|auth|cookie ]] || continue
@@ -290,10 +291,10 @@ settings() {
     done
 }
 
-# host1:4,host2:3 for horovodrun, out of what Slurm writes as 4,3 or 4(x2),3
+# host1:4,host2:3 for horovodrun, out of what Slurm writes as 4,3 or 4(x2),3: its tasks, or other counts
 hosts() {
     local counts
-    counts=$(sed -E 's/,/\n/g' <<<"${SLURM_TASKS_PER_NODE:?}" |
+    counts=$(sed -E 's/,/\n/g' <<<"${1:-${SLURM_TASKS_PER_NODE:?}}" |
         awk -F '[(x)]+' '{ for (i = 0; i < ($2 ? $2 : 1); i++) print $1 }')
     paste -d : <(scontrol show hostnames "$SLURM_JOB_NODELIST") - <<<"$counts" | paste -sd ,
 }

@@ -83,7 +83,8 @@ class LocalSignMomentum(Algorithm):
         anchor, codec, memory = state["anchor"], self.compressor, state["memory"]
         x, memory = mean_of_parameters(x, anchor, codec, memory, state["sizes"], world)
         anchor.copy_(x[0])
-        state["u"].nan_to_num_(0.0, 0.0, 0.0)  # of a worker in quarantine, which starts again here
+        sick = ~state["u"].isfinite().all(dim=1, keepdim=True)
+        state["u"].masked_fill_(sick, 0.0)  # a worker in quarantine starts again here
         return x, {**state, "memory": memory}
 
     def payload(self, model: ModelSize, K: int, now: Now) -> int:

@@ -51,7 +51,8 @@ def _summary(options: argparse.Namespace) -> str:
         return "\n".join(began(run) for run in options.run)
     if len(options.run) == 1:
         return page(Trajectory(options.run[0]))
-    return table([Trajectory(run) for run in options.run if status(run) != NONE])
+    there = [run for run in options.run if status(run) != NONE] or options.run[:1]  # an error
+    return table([Trajectory(run) for run in there])
 
 
 def _watch(runs: Sequence[str]) -> None:

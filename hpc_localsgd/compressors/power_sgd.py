@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import ClassVar
 
@@ -11,8 +12,12 @@ import torch
 from torch import Tensor
 
 from hpc_localsgd.compressors.base import Compression
+from hpc_localsgd.compressors.products import exact_products
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.types import Shape, lengths
+
+# Of each tensor: its part of x, its part of the memory, its shape.
+Parts = Sequence[tuple[Tensor, Tensor, Shape]]
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,12 @@ class PowerSGD(Compression):
             )
         )
         coded = [one for one in each if self._cut(one[2])]
+        with exact_products():
+            self._replace(each, coded, average)
+        return x, memory
+
+    def _replace(self, each: Parts, coded: Parts, average: Callable[[Tensor], Tensor]) -> None:
+        """Put the mean into every part, and what is kept into its part of the memory."""
         M = [self._matrix(*one) for one in coded]
         P = [m @ self._start(kept, shape) for m, (_, kept, shape) in zip(M, coded, strict=True)]
         _average([*P, *(part for part, _, shape in each if not self._cut(shape))], average)
@@ -94,7 +105,6 @@ class PowerSGD(Compression):
             part[:] = (p @ q[0].T).flatten()
             lost = [m - p @ mine.transpose(1, 2)] if self.error_feedback else []
             kept[:] = torch.cat([numbers.flatten(1) for numbers in (q, *lost)], dim=1)
-        return x, memory
 
     def fresh(self, x: Tensor, tensors: Sequence[Shape]) -> Tensor:
         """Return the memory before the first exchange: nothing lost, and Q drawn, equal for all."""
@@ -102,9 +112,7 @@ class PowerSGD(Compression):
         for kept, shape in zip(memory.split(self.columns(tensors), dim=1), tensors, strict=True):
             if self._cut(shape):
                 _, m = _as_matrix(shape)
-                draw = torch.Generator().manual_seed(0)
-                drawn = torch.randn(m * self.rank, generator=draw, dtype=torch.float64)
-                kept[:, : m * self.rank] = drawn.to(x)
+                kept[:, : m * self.rank] = _drawn(m, self.rank).flatten().to(x)
         return memory
 
     def nbytes(self, tensors: Sequence[Shape], itemsize: int) -> int:
@@ -129,14 +137,25 @@ class PowerSGD(Compression):
         return len(shape) > 1 and self.rank * sum(_as_matrix(shape)) <= prod(shape)
 
     def _start(self, kept: Tensor, shape: Shape) -> Tensor:
-        """Return Q of the last time: [R, m, r]."""
+        """Return Q of the last time, [R, m, r]; columns that have become 0 are drawn anew.
+
+        A mean of lower rank, all zeros say, leaves columns of 0, which would find nothing again.
+        """
         m = _as_matrix(shape)[1]
-        return kept[:, : m * self.rank].unflatten(1, (m, self.rank))
+        q = kept[:, : m * self.rank].unflatten(1, (m, self.rank))
+        return torch.where((q == 0).all(1, keepdim=True), _drawn(m, self.rank).to(q), q)
 
     def _matrix(self, part: Tensor, kept: Tensor, shape: Shape) -> Tensor:
         """Return what is to be said and what was lost before, as matrices [R, n, m]."""
         lost = kept[:, _as_matrix(shape)[1] * self.rank :]
         return (part + lost if self.error_feedback else part).unflatten(1, _as_matrix(shape))
+
+
+@lru_cache(maxsize=64)
+def _drawn(m: int, rank: int) -> Tensor:
+    """Return the first Q, [m, r] in float64: the same on every worker."""
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(m * rank, generator=draw, dtype=torch.float64).view(m, rank)
 
 
 def _as_matrix(shape: Shape) -> tuple[int, int]:

@@ -11,7 +11,9 @@ def grouped(number: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Format seconds for a reader: ``12 ms``, ``90 s``, ``7 h 05 min``, ``2 d 03 h``."""
+    """Format seconds for a reader: ``12 ms``, ``90 s``, ``7 h 05 min``, ``2 d 03 h``, or ``-``."""
+    if not math.isfinite(seconds):
+        return "-"
     if seconds < 119.5:
         return f"{1000 * seconds:.3g} ms" if 0 < seconds < 0.9995 else f"{seconds:.3g} s"
     minutes = round(seconds / 60)

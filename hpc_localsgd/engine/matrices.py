@@ -138,6 +138,7 @@ class MatricesAndRest(torch.optim.Optimizer):
         for name, value in inner.state[views[0]].items():
             mine = [inner.state[view][name] for view in views]
             if not (isinstance(value, torch.Tensor) and value.shape == views[0].shape):
+                _check_shared(type(inner), name, value)
                 state[name] = value
             elif name not in state:
                 flat = torch.cat([part.reshape(-1) for part in mine])
@@ -146,6 +147,19 @@ class MatricesAndRest(torch.optim.Optimizer):
                 for part, new in zip(_parts(state[name], shapes), mine, strict=True):
                     if part.data_ptr() != new.data_ptr():  # it was not changed in place
                         part.copy_(new)
+
+
+def _check_shared(kind: type, name: str, value: Any) -> None:
+    """Check that what is kept once for all matrices is one number, a count of steps say.
+
+    Raises:
+        ConfigurationError: It has another shape than the matrix: each would need its own.
+    """
+    if isinstance(value, torch.Tensor) and value.numel() > 1:
+        raise ConfigurationError(
+            f"--optimizer: {kind.__name__} keeps {name!r} of shape {tuple(value.shape)}, not that "
+            "of its matrix: only states of the shape of the matrix, or one number, are supported"
+        )
 
 
 def _parts(rows: torch.Tensor, shapes: Shapes) -> list[torch.Tensor]:

@@ -53,6 +53,16 @@ class Draws:
         for name, generator in self._generators.items():
             self._rows[name][r] = generator.get_state()
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leave the generators of the process as they are, whatever workers draw in the body."""
+        before = [] if self._alone else self.now()
+        try:
+            yield
+        finally:
+            for generator, state in zip(self._generators.values(), before, strict=False):
+                generator.set_state(state)
+
     def now(self) -> list[torch.Tensor]:
         """Return the states of the process: they change when something is drawn."""
         return [generator.get_state() for generator in self._generators.values()]

@@ -153,9 +153,10 @@ class Replicas:
     def _loop(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         self.g.zero_()
         losses = []
-        for r in range(len(self.modules)):
-            with self.draws.of(r):
-                losses.append(self._one(r, inputs[r], targets[r]))
+        with self.draws.apart():
+            for r in range(len(self.modules)):
+                with self.draws.of(r):
+                    losses.append(self._one(r, inputs[r], targets[r]))
         return torch.stack(losses)
 
     def _one(self, r: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

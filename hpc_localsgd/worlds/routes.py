@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from hpc_localsgd.compressors.products import exact_products
+
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.dealing import Dealing
 
@@ -44,12 +46,8 @@ class Routes:
         rows = [*x, *(row for s in self.receive for row in received[s])]
         if len(x) == 1:  # one worker a rank: no copy of its neighbours' models
             return _weighted_sum(self._weights[0], rows)[None]
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")  # what users set is for their models
-        try:
+        with exact_products():
             return torch.from_numpy(self._weights).to(x) @ torch.stack(rows)
-        finally:
-            torch.set_float32_matmul_precision(before)
 
 
 class KnownRoutes:

@@ -55,7 +55,7 @@ def kinds(*options: str) -> list[str]:
 def test_the_facts_of_qsr_from_the_command_line() -> None:
     plain = [*VIT, "--optimizer", "torch.optim.SGD"]
     page = printed(*plain, "--step-time", "0.35", "--time-limit", "45")
-    assert "9,711 syncs of 93,600 steps" in page
+    assert "9,711 for 93,600 steps" in page
     assert "8,142 steps = 26.1 epochs, 47 min, from step 85,458" in page
     assert "93,600 steps = 300 epochs" in page
     assert "job may last 45 min" in page
@@ -333,7 +333,7 @@ def test_averages_of_factors_of_a_large_model_take_as_long_as_they_are() -> None
 def test_the_command_runs() -> None:
     done = launch(alone, ["-m", "hpc_localsgd", "plan", *SMALL, "--schedule.steps", "8"])
     done.succeeded()
-    assert "8 syncs of 64 steps (12.5 %)" in done.stdout
+    assert "8 for 64 steps (12.5 %)" in done.stdout
 
 
 def test_a_plan_waits_at_shared_links() -> None:

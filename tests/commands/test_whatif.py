@@ -248,7 +248,7 @@ def test_tables_are_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert door(["whatif", *words]) == 0
     said = capfd.readouterr().out
     assert "4 workers, LocalSGD, every(3), 12 steps of 100 ms" in said and "whatif.csv" in said
-    assert "exchanging 800 ms (measured)" in said
+    assert "transferring 800 ms (measured)" in said
     rows = list(csv.DictReader((out / "whatif.csv").open()))
     assert [row["rounds"] for row in rows] == ["12", "2"]
     for row in rows:

@@ -141,6 +141,14 @@ def test_zeros_come_back_as_zeros_and_the_next_difference_is_sent() -> None:
     assert not first.any() and third[:54].norm() > 0.3 * x.mean(0)[:54].norm()
 
 
+def test_rows_that_are_never_used_do_not_keep_the_others_back_after_zeros() -> None:
+    """As an embedding's first tokens: from zeros, Q would be made of these rows alone."""
+    zeros, x = torch.zeros(K, P, dtype=torch.float64), differences(1)[0]
+    x[:, :18] = 0  # rows 0 and 1 of 6
+    arrived = sent_of(PowerSGD(2), [zeros, *[x] * 8])[-1]
+    assert arrived[18:54].norm() > 0.5 * x.mean(0)[18:54].norm()
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("place", [0, 55])
 def test_what_is_not_finite_stays_visible(bad: float, place: int) -> None:

@@ -175,6 +175,29 @@ def test_what_steps_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(of.x, stepped) and not torch.equal(stepped, kept)
 
 
+class PerNeuron(torch.optim.Optimizer):
+    """Keeps a number for each row of a matrix, which is of no shape that rows have."""
+
+    looks_at_matrices = True
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                assert p.grad is not None
+                self.state[p]["size"] = p.grad.norm(dim=1, keepdim=True)
+
+
+def test_what_is_neither_one_number_nor_of_the_shape_of_a_matrix_is_refused() -> None:
+    made = task(2)
+    optimizer = LocalOptimizer(PerNeuron, made)
+    with pytest.raises(ConfigurationError, match="PerNeuron keeps 'size' of shape"):
+        optimizer.step(torch.randn_like(made.x), 0.1)
+
+
 def test_a_model_without_hidden_matrices_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="this model has none but embeddings"):
         LocalOptimizer(muon, quadratic(dim=4).build(TaskContext(1, [0])))

@@ -24,7 +24,8 @@ def said_of(launcher: str) -> str:
     rows = [
         line.split("|")[1:-1] for line in (ROOT / "docs" / "failure.md").read_text().split("\n")
     ]
-    found = [row[-1] for row in rows if row and f"`{launcher}`" in row[0]]
+    asked = [row for row in rows if len(row) == 3 and row[1].strip() == "0"]
+    found = [row[-1] for row in asked if f"`{launcher}`" in row[0]]
     assert len(found) == 1, launcher
     return found[0].strip()
 

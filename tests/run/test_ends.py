@@ -23,7 +23,7 @@ from hpc_localsgd.trajectory import Trajectory
 
 pytestmark = pytest.mark.usefixtures("nothing_runs_on")
 
-SLOW = ["--task=slow_digits.slow_digits", "--task.hidden=4", "--task.step-s=0.01", "--workers=1"]
+SLOW = ["--task=slow_digits.slow_digits", "--task.hidden=4", "--task.step-s=0.01", "--workers=2"]
 SLOW += ["--steps=100000", "--figures=false", "--evaluate-every=100000"]
 
 

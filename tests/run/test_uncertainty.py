@@ -143,3 +143,12 @@ def test_it_is_an_option_of_a_run_whose_task_predicts_classes(tmp_path: Path) ->
         run.task.probabilities(run.task.x[0], "test", range(1), run.task.buffers[0])
     assert main([*words, "--task=quadratic", f"--out={tmp_path / 'other'}"]) != 0
     assert not (tmp_path / "other" / "trajectory.h5").exists()
+
+
+def test_what_is_not_a_number_is_scored_as_such_and_ends_nothing() -> None:
+    scores = Scores()
+    p = torch.tensor([[np.nan, np.nan], [0.25, 0.75]], dtype=torch.float64)
+    scores.add(p, torch.tensor([0, 1]))
+    values = {m.name: m.value for m in scores.measurements("w", "mean model")}
+    assert np.isnan(values["w/nll"]) and np.isnan(values["w/brier"])
+    assert np.isnan(values["w/calibration_error"])

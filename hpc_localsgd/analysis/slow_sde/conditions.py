@@ -118,6 +118,26 @@ def unstable(lr: float, eigenvalue: float) -> str:
     )
 
 
+def averages_every_step(run: Trajectory) -> bool:
+    """Return whether a run averages at every step, however long the rounds of its schedule are.
+
+    Args:
+        run: The record; only its configuration is read.
+    """
+    return _class_of(run.config.get("algorithm"), "") == "AllReduce"
+
+
+def gain(run: Trajectory) -> float:
+    """Return by how much momentum makes the learning rate larger, (1 - dampening) / (1 - momentum).
+
+    Args:
+        run: The record; only its configuration is read.
+    """
+    made = _arguments(run.config.get("optimizer"))
+    momentum, dampening = (float(made.get(name) or 0.0) for name in ("momentum", "dampening"))
+    return (1 - dampening) / (1 - momentum) if momentum else 1.0
+
+
 def _class_of(said: Any, default: str) -> str:
     path = said.get("class_path") if isinstance(said, dict) else said
     return str(path or default).rpartition(".")[2]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.analysis.planned import rate_of
+from hpc_localsgd.analysis.slow_sde.conditions import averages_every_step
 from hpc_localsgd.analysis.slow_sde.lyapunov import lyapunov
 from hpc_localsgd.analysis.slow_sde.psi import psi
 
@@ -121,7 +122,8 @@ class Regime:
         i = int(at[-1])
         rate = rate_of(run)
         lr = float(rounds.lr[i]) if rate is None else rate(step)
-        return Regime(run.K, batch, lr, int(rounds.local_steps[i]), finite)
+        H = 1 if averages_every_step(run) else int(rounds.local_steps[i])
+        return Regime(run.K, batch, lr, H, finite)
 
 
 def finite_boost(

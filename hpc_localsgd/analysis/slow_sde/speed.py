@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.analysis.planned import rate_of
-from hpc_localsgd.analysis.slow_sde.conditions import foreign, unstable
+from hpc_localsgd.analysis.slow_sde.conditions import averages_every_step, foreign, gain, unstable
 from hpc_localsgd.analysis.slow_sde.regime import finite_boost
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def steps_of(run: Trajectory, first: int, last: int) -> Steps:
     if not (lr >= 0).all():
         raise ValueError(f"{run.path}: has learning rates that are not known, or negative")
     batch = int(run.config["batch_per_worker"]) * run.K
-    return Steps(str(run.path), first, run.K, batch, lr / (1 - _momentum(run)), H)
+    return Steps(str(run.path), first, run.K, batch, lr * gain(run), H)
 
 
 def rates_of(run: Trajectory, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
@@ -187,15 +187,11 @@ def rates_of(run: Trajectory, first: int, last: int) -> tuple[np.ndarray, np.nda
         )
     begin, end = (np.clip(at, first, last) for at in (rounds.step_begin, rounds.step_end))
     H = np.repeat(rounds.local_steps, end - begin)
+    if averages_every_step(run):
+        H = np.ones_like(H)
     if len(H) < last - first:
         raise ValueError(f"{run.path} has no rounds of {last - first - len(H)} of those steps")
     rate = rate_of(run)  # where it is not known, that of the round's first step holds for all
     if rate is None:
         return np.repeat(rounds.lr, end - begin).astype(float), H
     return np.array([rate(t) for t in range(first, last)], dtype=float), H
-
-
-def _momentum(run: Trajectory) -> float:
-    """Return the momentum of the recorded optimiser; 0 where it has none."""
-    made = (run.config.get("optimizer") or {}).get("init_args") or {}
-    return float(made.get("momentum") or 0.0)

@@ -79,7 +79,7 @@ def _rounds(report: PlanReport, columns: int) -> RenderableType:
     facts = _facts()
     percent = 100 * plan.rounds / plan.steps
     facts.add_row(
-        "syncs", f"{grouped(plan.rounds)} syncs of {grouped(plan.steps)} steps ({percent:.3g} %)"
+        "rounds", f"{grouped(plan.rounds)} for {grouped(plan.steps)} steps ({percent:.3g} %)"
     )
     if report.parallel and plan.longest.H > 1:
         facts.add_row("", "allreduce averages the gradients of every step all the same")
@@ -116,7 +116,7 @@ def _curves(plan: Preview, most: int) -> Iterator[RenderableType]:
 
 def _stretches(plan: Preview) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    for name in ("from step", "epoch", "learning rate", "H", "syncs", "sent"):
+    for name in ("from step", "epoch", "learning rate", "H", "rounds", "sent"):
         table.add_column(name, justify="right", no_wrap=True)
     for together in _gathered(plan.stretches):
         first, last = together[0], together[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from hpc_localsgd.commands.verify.resuming import check_resume
 from hpc_localsgd.schedules.local_steps import every
 from hpc_localsgd.tasks.flat import has_running_statistics
 from hpc_localsgd.worlds.simulated import Simulated
+
+if TYPE_CHECKING:
+    from hpc_localsgd.tasks.base import Task
 
 STEP = "One step of the model by itself"
 RUNS = "Short runs of the model in this world: relative difference of parameters"
@@ -76,17 +80,25 @@ def with_others(bench: Harness) -> None:
 
 def is_random(bench: Harness) -> bool:
     """Return whether the model draws random numbers in training, as dropout does."""
-    torch.manual_seed(SEED)
-    first, second = _step(bench, seed=None), _step(bench, seed=None)
+    task = _two_workers(bench)
+    first, second = _stepped(task)[:2], _stepped(task)[:2]  # each worker draws on from its stream
     return anywhere(bench.world, any(map(different, first, second)))
 
 
-def _step(bench: Harness, vmapped: bool = False, seed: int | None = SEED) -> Step:
+def _step(bench: Harness, vmapped: bool = False) -> Step:
     """Return losses, gradients and buffers of two new workers that differ a little."""
+    task = _two_workers(bench, vmapped)
+    torch.manual_seed(SEED)
+    return _stepped(task)
+
+
+def _two_workers(bench: Harness, vmapped: bool = False) -> Task:
     task = bench.problem.task(Simulated(AT_ONCE, bench.world.device), vmapped)
     task.x[1] *= 1.01
-    if seed is not None:
-        torch.manual_seed(seed)
+    return task
+
+
+def _stepped(task: Task) -> Step:
     losses, g = task.loss_and_grad(task.x, task.batch(range(AT_ONCE), 0))
     return losses.clone(), g.clone(), task.buffers.clone()
 

@@ -59,7 +59,7 @@ def about(known: Basis) -> list[str]:
     clock = "modelled" if run.attrs["clock"] == "modelled" else "measured"
     recorded = (
         f"recorded, {grouped(totals.steps)} steps: computing {human_seconds(totals.compute_s)}, "
-        f"waiting {human_seconds(totals.wait_s)}, exchanging {human_seconds(totals.transfer_s)} "
+        f"waiting {human_seconds(totals.wait_s)}, transferring {human_seconds(totals.transfer_s)} "
         f"({clock}), sent {human_bytes(totals.payload_bytes)}"
     )
     return [head, recorded]
@@ -74,7 +74,8 @@ def notes(known: Basis, found: Sequence[Answer]) -> list[str]:
     if any(a.step_off or a.network_off for a in found):
         fits = any(a.network_off for a in found)
         also = ", and the error of the network's fit" if fits else ""
-        said.append(f"±: from the spread of a step between parts of the run{also}.")
+        why = f"from the spread of a step between parts of the run{also}"
+        said.append(f"±: {why}; in per cent of the total, of the other columns in their unit.")
     if any(not a.network_off and a.planned.workers > 1 for a in found):
         said.append("A network that is named or typed has no error of its own: it is a promise.")
     if any(a.network.name == RECORDED for a in found):

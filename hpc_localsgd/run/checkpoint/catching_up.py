@@ -30,10 +30,14 @@ def catch_up(run: Run, p: Position, place: RankCheckpoint) -> None:
     end = p.t
     for t in range(int(taken.min()), end):
         ahead = taken > t
-        kept = [rows[ahead.to(rows.device)].clone() for rows in _rows(run, p)]
+        kept = [
+            rows[ahead.to(rows.device)].clone() for rows in _rows(run, p, run.task.state_dict())
+        ]
         loss = _step(run, p, t)
-        for rows, before in zip(_rows(run, p), kept, strict=True):
+        task = run.task.state_dict()
+        for rows, before in zip(_rows(run, p, task), kept, strict=True):
             rows[ahead.to(rows.device)] = before
+        run.task.load_state_dict(task)  # parts of it may be copies
         if (summed := place.state["record"].get("loss")) is not None:
             summed += loss.masked_fill(ahead.to(loss.device), 0.0).to(summed)
     p.t = end
@@ -50,9 +54,9 @@ def _step(run: Run, p: Position, t: int) -> torch.Tensor:
     return loss.clone()
 
 
-def _rows(run: Run, p: Position) -> list[torch.Tensor]:
-    """Return everything that has a row for each worker of this process."""
-    R, task = run.world.R, run.task.state_dict()
+def _rows(run: Run, p: Position, task: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Return everything that has a row for each worker, the state of the task with it."""
+    R = run.world.R
     own = [rows for rows in task.values() if rows.ndim and len(rows) == R]
     memory = [rows for rows in _tensors(p.state) if rows.ndim > 1]
     return [p.x, run.task.buffers, *own, *run.optimizer.row_state(), *memory]

@@ -56,8 +56,8 @@ class Uncertainty(AtExchange):
             for i, these in enumerate((right, ~right)):
                 varied[i] += float(variance[these].sum()), int(these.sum())
         about = f"1/K sum_k |p_k - mean p|^2 of a test sample's probabilities, {MOMENT}"
-        total = float(varied[:, 0].sum() / varied[:, 1].sum())
-        yield Measurement("uncertainty/variance", total, "1", (), about, n)
+        total, places = float(varied[:, 0].sum() / varied[:, 1].sum()), int(varied[:, 1].sum())
+        yield Measurement("uncertainty/variance", total, "1", (), about, places)
         for name, (sum_of, count) in zip(("right", "wrong"), varied, strict=True):
             said, samples = f"{about}; of those that the workers' average gets {name}", int(count)
             value = float(sum_of / count) if count else np.nan
@@ -101,7 +101,8 @@ class Scores:
         self.n += len(labels)
         self.nll -= float(of_label.log().sum())
         self.brier += float((p.square().sum(1) - 2 * of_label + 1).sum())
-        where = (sure * BINS).long().clamp(max=BINS - 1).cpu().numpy()
+        # What is not a number makes all sums so; it needs a bin all the same.
+        where = (sure.nan_to_num(0.0) * BINS).long().clamp(0, BINS - 1).cpu().numpy()
         ones = np.ones(len(where))
         for i, weight in enumerate((sure.cpu().numpy(), right.cpu().numpy(), ones)):
             self.bins[:, i] += np.bincount(where, weight, BINS)
