@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from hpc_localsgd.compressors.base import Compression
-from hpc_localsgd.compressors.products import exact_products
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.types import Shape, lengths
+from hpc_localsgd.worlds.products import exact_products
 
 # Of each tensor: its part of x, its part of the memory, its shape.
 Parts = Sequence[tuple[Tensor, Tensor, Shape]]

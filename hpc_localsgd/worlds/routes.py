@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.compressors.products import exact_products
+from hpc_localsgd.worlds.products import exact_products
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.dealing import Dealing
