@@ -123,15 +123,12 @@ class LocalOptimizer:
             return
         if self.at_sync != "average":
             raise ConfigurationError("--moments-every is of --momentum-at-sync average: type both")
-        x = nn.Parameter(torch.ones(1, 1))
-        optimizer = make([{"params": [x]}])
-        x.grad = torch.ones(1, 1)
-        take_step(optimizer)
-        has = [name for name, _ in named_state_like(optimizer, [x])]
+        kinds = [make, torch.optim.AdamW] if looks_at_matrices(make) else [make]
+        has = [name for kind in kinds for name in _moments_of(kind)]
         for name, every in self.moments_every.items():
             if name not in has:
                 raise ConfigurationError(
-                    f"--moments-every: {type(optimizer).__name__} has no moment {name!r}, but "
+                    f"--moments-every: {described(self.torch)} has no moment {name!r}, but "
                     f"{', '.join(has) or 'none at all'}"
                 )
             if every < 1:
@@ -158,6 +155,15 @@ class LocalOptimizer:
         own = [{"fused": g["fused"]} if "fused" in g else {} for g in self.torch.param_groups]
         groups = [{**g, **mine} for g, mine in zip(state["param_groups"], own, strict=True)]
         self.torch.load_state_dict({**state, "param_groups": groups})
+
+
+def _moments_of(make: MakeOptimizer) -> list[str]:
+    """Return torch's names of what an optimiser remembers of a number."""
+    x = nn.Parameter(torch.ones(1, 1))
+    optimizer = make([{"params": [x]}])
+    x.grad = torch.ones(1, 1)
+    take_step(optimizer)
+    return [name for name, _ in named_state_like(optimizer, [x])]
 
 
 def described(optimizer: torch.optim.Optimizer) -> str:

@@ -217,6 +217,13 @@ def test_its_moments_are_averaged_like_others() -> None:
             assert tensor.ndim == 0 or torch.equal(tensor[0], tensor[1])
 
 
+def test_moments_of_both_may_have_periods_of_their_own() -> None:
+    periods = {"momentum_buffer": 2, "exp_avg_sq": 4}
+    LocalOptimizer(muon, task(2), "average", periods)
+    with pytest.raises(ConfigurationError, match="no moment 'exp', but momentum_buffer, exp_avg"):
+        LocalOptimizer(muon, task(2), "average", {"exp": 2})
+
+
 def test_workers_of_one_step_rounds_are_one_worker_with_all_batches() -> None:
     """Parallel Muon: the averaged gradient is the same, so is its orthogonalised matrix."""
     runs = [
