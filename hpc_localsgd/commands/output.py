@@ -48,9 +48,16 @@ def put(text: str) -> None:
     sys.stdout.flush()
 
 
-def columns_of_output() -> int | None:
-    """Return the width of the terminal that standard output is; None for a file or a pipe."""
-    return max(shutil.get_terminal_size().columns, LEAST_COLUMNS) if sys.stdout.isatty() else None
+def columns_of_output(launched: bool = False) -> int | None:
+    """Return the width of the terminal that standard output is; None for a file or a pipe.
+
+    Args:
+        launched: Whether a launcher started this process. Launchers give their ranks a terminal
+            even where their own output is a file: it is nobody's.
+    """
+    if launched or not sys.stdout.isatty():
+        return None
+    return max(shutil.get_terminal_size().columns, LEAST_COLUMNS)
 
 
 def outlive_readers() -> None:

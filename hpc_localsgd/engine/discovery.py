@@ -82,15 +82,15 @@ def join(kind: str, launch: Launch, device: torch.device, workers: int | None = 
         ConfigurationError: The world cannot be had, or has other ranks than the launcher started;
             where hosts cannot reach each other, before anything connects.
     """
-    before, launched = _initialised(kind), launch.launcher not in ("none", "sbatch")
-    if launched and not before:
+    before = _initialised(kind)
+    if launch.launched and not before:
         check_before(os.environ, launch, kind)
     if kind == "torch" and not before:
         atexit.register(_leave_torch)
     world = WORLDS[kind](workers, device)
     n = launch.started
     # The script told torch how many. Ranks of no launcher that we know are believed if it has them.
-    told = before and (kind == "torch" or not launched)
+    told = before and (kind == "torch" or not launch.launched)
     if n not in (None, world.n) and not told and not _part_of_mpi(kind, n):
         raise ConfigurationError(
             f"{launch.launcher} started {n} processes, but {kind} joined {world.n}: "

@@ -32,9 +32,14 @@ class Launch:
     source: str
 
     @property
+    def launched(self) -> bool:
+        """Whether this process is a launcher's; the script of a job and salloc's shell are not."""
+        return self.launcher not in ("none", "sbatch")
+
+    @property
     def started(self) -> int | None:
         """Number of processes that the launcher started; None if it does not say."""
-        return 1 if self.launcher in ("none", "sbatch") else self.size
+        return self.size if self.launched else 1
 
 
 @dataclass(frozen=True)

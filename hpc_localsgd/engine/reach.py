@@ -30,7 +30,7 @@ def spans_hosts(environ: Mapping[str, str], launch: Launch) -> bool:
         if (text := environ.get(name, "")).isdecimal() and launch.size is not None:
             return launch.size > int(text)
     nodes = next((environ[name] for name in NODES if name in environ), "1")
-    return launch.launcher not in ("none", "sbatch") and nodes.isdecimal() and int(nodes) > 1
+    return launch.launched and nodes.isdecimal() and int(nodes) > 1
 
 
 def judge(

@@ -48,7 +48,7 @@ def hosts(everyone: Ranks) -> Finding:
         return Finding(PROBLEM, "hosts", text, f"add a line to /etc/hosts: {address} {lost[0]}")
     here = [facts.host for facts in everyone]
     given = next((facts.allocated for facts in everyone if facts.allocated), ())
-    alone = everyone[0].launch.launcher in ("none", "sbatch")
+    alone = not everyone[0].launch.launched
     if not alone and (idle := allocation.idle_hosts(given, here)):
         text = f"{allocation.said(here)}; {allocation.warning(idle)}"
         return Finding(WARNING, "hosts", text, allocation.CURE)

@@ -38,6 +38,19 @@ def test_the_parts_of_a_wide_table_say_which_row_is_which() -> None:
     assert all(part.splitlines()[1].startswith("10GbE") for part in by_name)
 
 
+def test_where_a_wide_table_is_cut() -> None:
+    """Each part takes the columns that still fit; a name of several columns becomes a number."""
+    parts = text_table(HEADER, ROWS, width=29, keys=2, left=3).split("\n\n")
+    assert [part.splitlines() for part in parts] == [
+        ["    network   K", "1   10GbE     64", "2   wide      4 096"],
+        ["    sent      computing", "1   7.96 MB      4.59 s", "2   8 MB            5 s"],
+        ["       speed-up", "1   1.20 ± 0.06", "2             -"],
+    ]
+    for width, beside in ((25, ["K", "sent"]), (24, ["K"])):  # 7 + 3 + 5 + 3 + 7 columns
+        head = text_table(HEADER, ROWS, width=width).splitlines()[0]
+        assert head.split() == ["network", *beside]
+
+
 def test_lines_break_at_words_and_paths_stay_whole() -> None:
     path = "/a/path/that/is/longer/than-the-line"
     assert wrapped(["one two three", "", path], 8) == ["one two", "three", "", path]

@@ -22,11 +22,11 @@ from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS
 from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw.course import draw_course
 from hpc_localsgd.commands.display import Display, show_conclusion
-from hpc_localsgd.commands.display.conclusion import WIDTH
 from hpc_localsgd.commands.display.lines import fields, live_line
 from hpc_localsgd.commands.display.state import State
 from hpc_localsgd.commands.plan.command import main as plan
 from hpc_localsgd.commands.report import main as report
+from hpc_localsgd.commands.rich_text import WIDTH
 from hpc_localsgd.commands.summary import main as summary
 from hpc_localsgd.run.finished_rounds import (
     COMPUTE_S,

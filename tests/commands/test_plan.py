@@ -64,8 +64,7 @@ def test_the_facts_of_qsr_from_the_command_line() -> None:
 
 
 def test_on_a_narrow_terminal_no_line_of_a_plan_is_wider(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "columns_of_output", lambda: 60)
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(command, "columns_of_output", lambda launched: None if launched else 60)
     coloured = printed(*VIT, "--optimizer", "torch.optim.SGD")
     page = re.sub("\x1b\\[[0-9;]*m", "", coloured)
     assert max(len(line) for line in page.splitlines()) <= 60

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
-from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.output import columns_of_output, put
+from hpc_localsgd.commands.rich_text import as_text, page_width
 from hpc_localsgd.cost.formatting import human_seconds
 from hpc_localsgd.engine.optimizer import described
 from hpc_localsgd.trajectory import Trajectory
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Run
     from hpc_localsgd.trajectory import Rounds
 
-WIDTH = 100  # of the table where the width of the output is unknown
 WORTH_NAMING = 0.05  # of a run's time, spent waiting for one host
 
 
@@ -31,12 +29,8 @@ def show_conclusion(
     trajectory: Trajectory, run: Run, files: Sequence[Path], hosts: Sequence[str] = ()
 ) -> None:
     """Print what a run achieved and what it cost."""
-    alone = sys.stdout.isatty() and run.world.n == 1  # a launcher's terminal is no person's
-    columns = min(WIDTH, Console().width) if alone else WIDTH
-    console = Console(width=columns, highlight=False, no_color=True)
-    with console.capture() as captured:
-        console.print(conclusion(trajectory, run, files, hosts))
-    put("\n".join(["", *(line.rstrip() for line in captured.get().splitlines())]))
+    width = page_width(columns_of_output(launched=run.world.n > 1))
+    put("\n" + as_text(conclusion(trajectory, run, files, hosts), width))
 
 
 def conclusion(

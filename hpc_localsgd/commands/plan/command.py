@@ -74,9 +74,7 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
         write_figure(made, options.figure)
     if written["json"]:
         return as_json(made)
-    # Launchers give their ranks a terminal even when their own output is a file.
-    alone = launch.launcher == "none" and sys.stdout.isatty()
-    return page(made, coloured=alone, width=columns_of_output() if alone else None)
+    return page(made, columns_of_output(launch.launched))
 
 
 def parser() -> ArgumentParser:

@@ -7,33 +7,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from hpc_localsgd.commands.plan.plan_report import PlanReport
+from hpc_localsgd.commands.rich_text import as_text, page_width
 from hpc_localsgd.cost.formatting import grouped, human_seconds
 from hpc_localsgd.cost.preview import Preview
 from hpc_localsgd.cost.round_runs import Stretch
 from hpc_localsgd.schedules.base import Round
 from hpc_localsgd.trajectory.estimate import human_bytes
 
-WIDTH = 100
 BESIDE_BARS = 22  # columns: the margin, and the name of a curve
 BARS = "▁▂▃▄▅▆▇█"
 FEW = 8  # stretches that are all shown; more are gathered by the power of two of H
 
 
-def page(report: PlanReport, coloured: bool = False, width: int | None = None) -> str:
-    """Format the report as text; coloured is for a terminal of `width` columns."""
-    columns = min(width or WIDTH, WIDTH)
-    console = Console(
-        width=columns, highlight=False, force_terminal=coloured, no_color=not coloured
-    )
-    with console.capture() as captured:
-        console.print(Group(*_sections(report, columns)))
-    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+def page(report: PlanReport, terminal: int | None = None) -> str:
+    """Format the report as text, in colours for a terminal of so many columns."""
+    width = page_width(terminal)
+    return as_text(Group(*_sections(report, width)), width, coloured=terminal is not None)
 
 
 def _sections(report: PlanReport, columns: int) -> Iterator[RenderableType]:

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from rich.markup import escape
 
 from hpc_localsgd.commands.assembly.length import steps_of
+from hpc_localsgd.commands.output import columns_of_output
 from hpc_localsgd.commands.plan.job_limit import job_limit_s
 from hpc_localsgd.commands.plan.page import page
 from hpc_localsgd.commands.plan.plan_report import Memory, PlanReport
@@ -102,7 +103,7 @@ def plan(argv: Sequence[str], prog: str) -> str:
             f"{str(error).splitlines()[0]}. {ABOUT} Give --parameters P and --samples N; --help "
             "lists the options"
         ) from error
-    return page(_report(Averages(**made)))
+    return page(_report(Averages(**made)), columns_of_output())
 
 
 def _as_in_parser(word: str) -> str:

@@ -66,7 +66,7 @@ def sharpness(options: SharpnessOptions, world: World) -> None:
 def _drive(subject: MeasuredRun, team: SharedLoss, options: SharpnessOptions) -> None:
     """Measure the snapshots that are not in the file yet, and print the table."""
     from hpc_localsgd.commands.sharpness.measure import Measurer
-    from hpc_localsgd.commands.sharpness.page import WIDTH, page
+    from hpc_localsgd.commands.sharpness.page import page
     from hpc_localsgd.commands.sharpness.sharpness_file import SharpnessFile
     from hpc_localsgd.trajectory import Trajectory
 
@@ -84,10 +84,8 @@ def _drive(subject: MeasuredRun, team: SharedLoss, options: SharpnessOptions) ->
     if before:
         notes.append(f"{before} of these snapshots had been measured before.")
     notes.append(f"On {team.samples} training samples, {options.dtype}; all in {subject.out}")
-    # Launchers give their ranks a terminal even when their own output is a file.
-    alone = detect(os.environ).launcher == "none"
-    width = (columns_of_output() if alone else None) or WIDTH
-    put(page(Trajectory(subject.out, segments=False), there, notes, min(width, WIDTH)))
+    terminal = columns_of_output(detect(os.environ).launched)
+    put(page(Trajectory(subject.out, segments=False), there, notes, terminal))
 
 
 def _one(

@@ -9,14 +9,14 @@ import numpy as np
 
 from hpc_localsgd.analysis.draw.sharpness import radii_of
 from hpc_localsgd.analysis.text_tables import text_table, wrapped
+from hpc_localsgd.commands.rich_text import page_width
 from hpc_localsgd.trajectory import Trajectory
 
-WIDTH = 100  # where the output is no person's terminal
 Columns = dict[str, tuple[str, Callable[[str, int], str]]]  # series -> title, text at a step
 
 
 def page(
-    results: Trajectory, steps: Sequence[int], notes: Sequence[str], width: int = WIDTH
+    results: Trajectory, steps: Sequence[int], notes: Sequence[str], terminal: int | None = None
 ) -> str:
     """Return the table of these steps, with notes.
 
@@ -24,8 +24,9 @@ def page(
         results: The file of results.
         steps: Those asked for.
         notes: Lines below the table.
-        width: Characters of a line.
+        terminal: Its columns; None where the output is none.
     """
+    width = page_width(terminal)
     tables = [_table(columns, steps, width) for columns in _groups(_Cells(results))]
     radii = radii_of(results)
     said = wrapped([*([radii.sentence] if radii else []), *notes], width)

@@ -131,5 +131,5 @@ def started_by_launcher(environ: Mapping[str, str]) -> str:
     from hpc_localsgd.engine.launch import detect
 
     launch = detect(environ)
-    alone = launch.launcher in ("none", "sbatch") or (launch.size or 1) == 1
+    alone = not launch.launched or (launch.size or 1) == 1
     return "" if alone else launch.launcher

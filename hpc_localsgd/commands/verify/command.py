@@ -82,10 +82,8 @@ def _workers(n: int, own_model: bool) -> int:
 def _print(found: VerifyReport, machine: bool, launch: Launch) -> None:
     from hpc_localsgd.commands.verify.rows import as_json, as_table
 
-    # Launchers give their ranks a terminal even when their own output is a file.
-    coloured = launch.launcher == "none" and sys.stdout.isatty()
-    width = columns_of_output() if coloured else None
-    put(as_json(found) if machine else as_table(found, coloured, width))
+    terminal = columns_of_output(launch.launched)
+    put(as_json(found) if machine else as_table(found, terminal))
 
 
 def _meet(world: World) -> None:

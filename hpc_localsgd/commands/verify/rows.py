@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-WIDTH = 100
+from hpc_localsgd.commands.rich_text import as_text, page_width
+
 OK, FAILED, INFORMATION = "ok", "failed", ""
 
 
@@ -95,15 +96,9 @@ def as_json(report: VerifyReport) -> str:
     return json.dumps(content, indent=1, allow_nan=False)
 
 
-def as_table(report: VerifyReport, coloured: bool = False, width: int | None = None) -> str:
-    """Format the report for a reader; coloured is for a terminal of `width` columns."""
-    columns = min(width or WIDTH, WIDTH)
-    console = Console(
-        width=columns, highlight=False, force_terminal=coloured, no_color=not coloured
-    )
-    with console.capture() as captured:
-        console.print(Group(*_parts(report)))
-    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+def as_table(report: VerifyReport, terminal: int | None = None) -> str:
+    """Format the report for a reader, in colours for a terminal of so many columns."""
+    return as_text(Group(*_parts(report)), page_width(terminal), coloured=terminal is not None)
 
 
 def _parts(report: VerifyReport) -> Iterator[RenderableType]:
