@@ -141,7 +141,7 @@ class Hosts:
             self._at(name, "ip", "addr", "add", f"{cables.address(i)}/24", "dev", "eth0")
 
     def _plug(self, cable: cables.Cable, *, made: bool) -> None:
-        near, far, size = cable.near, cable.far, str(cables.mtu(self.network, self._delays_by))
+        near, far, size = cable.near, cable.far, str(cables.MTU)
         if not made:
             peer = ["type", "veth", "peer", "name", _outside(near)]
             self._at_switch("ip", "link", "add", far.device, *peer)

@@ -113,8 +113,6 @@ def test_only_cables_with_a_delay_go_through_the_relay(two_racks: Network) -> No
     through = [c.near.place + c.near.device for c in cables.relayed(two_racks, cables.RELAY)]
     assert through == ["h0eth0", "h1eth0", "h2eth0", "switchup0", "switchup1"]
     assert cables.relayed(two_racks, cables.NETEM) == []
-    assert cables.mtu(two_racks, cables.RELAY) == 9000
-    assert cables.mtu(NETWORKS["1gbit"], cables.RELAY) == 1500
 
 
 def test_a_cable_that_is_not_as_fast_as_wanted_is_told() -> None:
