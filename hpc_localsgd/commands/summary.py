@@ -24,7 +24,7 @@ from hpc_localsgd.analysis.text_tables import named_values, text_table
 from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.commands.record_command import attempt
-from hpc_localsgd.cost.formatting import human_seconds
+from hpc_localsgd.cost.formatting import grouped, human_seconds
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.safe_text import readable
@@ -33,14 +33,14 @@ from hpc_localsgd.trajectory.segments import segment_paths, trajectory_file
 PROG = "python -m hpc_localsgd summary"
 NONE = "none"  # the status of a folder without a record
 AGAIN_S = 10.0  # between two looks of --watch; the record is flushed as often
-HEADINGS = ("run", "status", "K", "steps", "rounds", "accuracy", "a step", "communication")
+HEADINGS = ("run", "status", "K", "steps", "rounds", "accuracy", "time of a step", "communication")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what the command line asks for; return the exit status."""
     options = parser().parse_args(argv)
     if options.watch:
-        return attempt(PROG, lambda: _watch(options.run))
+        return attempt(PROG, lambda: _watch(_recorded(options.run)))
     return attempt(PROG, lambda: put(_summary(options)))
 
 
@@ -51,8 +51,12 @@ def _summary(options: argparse.Namespace) -> str:
         return "\n".join(began(run) for run in options.run)
     if len(options.run) == 1:
         return page(Trajectory(options.run[0]))
-    there = [run for run in options.run if status(run) != NONE] or options.run[:1]  # an error
-    return table([Trajectory(run) for run in there])
+    return table([Trajectory(run) for run in _recorded(options.run)])
+
+
+def _recorded(runs: Sequence[str]) -> Sequence[str]:
+    """Return the folders that have a record; the first, which is then an error, if none has."""
+    return [run for run in runs if status(run) != NONE] or runs[:1]
 
 
 def _watch(runs: Sequence[str]) -> None:
@@ -74,8 +78,8 @@ def _watch(runs: Sequence[str]) -> None:
 def status_line(run: Trajectory) -> str:
     """Return where a run is, on one line."""
     reached, steps = _reached(run), int(run.attrs.get("steps") or 0)
-    of = f" of {steps}, {100 * reached / steps:.0f} %" if steps else ""
-    parts = [f"{readable(str(run.path.parent))}: {run.status}", f"step {reached}{of}"]
+    of = f" of {grouped(steps)}, {100 * reached / steps:.0f} %" if steps else ""
+    parts = [f"{readable(str(run.path.parent))}: {run.status}", f"step {grouped(reached)}{of}"]
     if (accuracy := _accuracy(run)) != "-":
         parts.append(f"test accuracy {accuracy}")
     if (communicating := _percent(run, " % of the time")) != "-":
@@ -104,8 +108,8 @@ def page(run: Trajectory) -> str:
         ("run", f"{said['algorithm']}, {said['schedule']}"),
         ("on", f"{said['world']}, {said['task']}, {run.P:,} parameters"),
         *([("begins from", readable(whence))] if (whence := said["begins_from"]) else []),
-        ("steps", f"{_reached(run)}"),
-        ("rounds", f"{totals.rounds:,}, against {totals.steps:,} of parallel SGD"),
+        ("steps", grouped(_reached(run))),
+        ("rounds", f"{grouped(totals.rounds)}, against {grouped(totals.steps)} of parallel SGD"),
         ("sent by a worker", sent),
         ("computing", f"{human_seconds(totals.compute_s)} per worker"),
         ("waiting for the slowest", f"{human_seconds(totals.wait_s)} {of}"),
@@ -128,7 +132,7 @@ def _row(run: Trajectory) -> tuple[str, ...]:
     totals = run.totals
     whole = totals.compute_s + totals.wait_s + totals.transfer_s
     step_s = human_seconds(whole / totals.steps) if totals.steps else "-"
-    reached, rounds = str(_reached(run)), str(totals.rounds)
+    reached, rounds = grouped(_reached(run)), grouped(totals.rounds)
     name, share = readable(str(run.path.parent)), _percent(run, " %")
     return name, run.status, str(run.K), reached, rounds, _accuracy(run), step_s, share
 

@@ -51,8 +51,10 @@ def network(name: str) -> Network:
         return replace(with_words(network(first), rest), name=name)
     if Path(name).exists():
         return read(name)
+    near = [known for known in NETWORKS if known.lower() == name.lower()]
+    guess = f" - did you mean {near[0]}?" if near else ":"
     raise ConfigurationError(
-        f"unknown network {name!r}: type one of {', '.join(NETWORKS)}, latency and rate "
+        f"unknown network {name!r}{guess} type one of {', '.join(NETWORKS)}, latency and rate "
         '("50us,117MB/s"), or the file that benchmarks/collectives.py wrote; behind it what '
         'workers share (",trunk=25GB/s/32", ",core=10GB/s")'
     )

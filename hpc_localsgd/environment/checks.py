@@ -31,7 +31,7 @@ def torch(facts: Facts) -> Finding:
 def cuda(facts: Facts) -> Finding:
     """Judge whether torch can use the GPUs that are here."""
     if facts.cuda_devices:
-        return Finding(OK, "CUDA", f"{facts.torch_cuda}, {facts.cuda_devices} device(s)")
+        return Finding(OK, "CUDA", f"{facts.torch_cuda}, devices: {facts.cuda_devices}")
     if not facts.nvidia_driver:
         return Finding(OK, "CUDA", "no GPU here: everything runs on the CPU")
     if facts.torch_cuda is None:

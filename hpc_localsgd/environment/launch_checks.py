@@ -100,7 +100,8 @@ def oversubscription(everyone: Ranks) -> Finding:
     there = [facts for facts in everyone if facts.host == host]
     cores = len({cpu for facts in there for cpu in facts.cpus}) or max(f.cores for f in there)
     threads = max(_threads(facts) for facts in there)
-    text = f"{number} rank(s) x {threads} thread(s) on {cores} core(s)"
+    parts = ((number, "rank"), (threads, "thread"), (cores, "core"))
+    text = "{} x {} on {}".format(*(f"{n} {noun}{'s' * (n != 1)}" for n, noun in parts))
     if number == 1 or number * threads <= cores:
         return Finding(OK, "cores", text)
     if number <= cores:

@@ -24,10 +24,12 @@ class Dealing:
     n: int
 
     def __post_init__(self) -> None:
+        if self.K < 1:
+            raise ConfigurationError(f"there has to be at least one worker, got --workers {self.K}")
         if self.K < self.n or self.n < 1:
             raise ConfigurationError(
                 f"{self.K} workers cannot be dealt to {self.n} ranks: every rank hosts at least "
-                f"one, so start {max(1, self.K)} ranks at most, or give more --workers"
+                f"one, so start at most {self.K}, or give more --workers"
             )
 
     def __str__(self) -> str:

@@ -91,7 +91,7 @@ def test_mean_and_deviation_are_over_the_complete_runs(runs: list[str]) -> None:
     np.testing.assert_allclose(found.mean, 0.92)
     np.testing.assert_allclose(found.deviation, np.std([0.90, 0.94], ddof=1))
     assert summary(groups[0], named["sent by a worker"]).deviation == 0
-    np.testing.assert_allclose(summary(groups[1], named["communicating"]).mean, 10 * 0.35)
+    np.testing.assert_allclose(summary(groups[1], named["communication"]).mean, 10 * 0.35)
     np.testing.assert_allclose(summary(groups[1], named["training"]).mean, 10 * 1.6)
     assert math.isnan(summary(groups[1], named["test accuracy"]).deviation)
     assert summary(groups[1], named["trace of the Hessian"]).count == 0

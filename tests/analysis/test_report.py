@@ -239,7 +239,7 @@ def test_several_runs_are_compared_above(tmp_path: Path) -> None:
 def test_planned_numbers_are_those_of_the_schedule(tmp_path: Path) -> None:
     (source,) = open_runs([str(killed(tmp_path / "run"))])
     rows = {name: (planned, happened) for name, planned, happened, _ in plan_rows(source)}
-    assert rows["steps"] == ("100", "24") and rows["exchanges"] == ("25", "6")
+    assert rows["steps"] == ("100", "24") and rows["rounds"] == ("25", "6")
     assert rows["epochs"] == ("20", "4.8") and rows["exchanges up to there"] == ("6", "6")
     assert not isinstance(source.plan, str)
     assert planned_bytes(source.run, source.plan) == 25 * 80

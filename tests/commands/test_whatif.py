@@ -252,7 +252,7 @@ def test_tables_are_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     rows = list(csv.DictReader((out / "whatif.csv").open()))
     assert [row["rounds"] for row in rows] == ["12", "2"]
     for row in rows:
-        parts = [float(row[f"{name}_s"]) for name in ("computing", "waiting", "exchanging")]
+        parts = [float(row[f"{name}_s"]) for name in ("computing", "waiting", "transferring")]
         assert sum(parts) == pytest.approx(float(row["total_s"]))
         assert float(row["parallel_total_s"]) / float(row["total_s"]) == float(row["speed_up"])
         assert all(math.isfinite(float(row[name])) for name in list(row)[4:])
@@ -336,7 +336,7 @@ def test_simgrid_answers_beside_the_model(
     assert command.main([run, *words, "--every", "3"]) == 0
     rows = list(csv.DictReader((out / "whatif.csv").open()))
     assert [row["network"].endswith(", SimGrid") for row in rows] == [False, True]
-    model, engine = (float(row["exchanging_s"]) for row in rows)
+    model, engine = (float(row["transferring_s"]) for row in rows)
     assert engine == pytest.approx(model, rel=0.01) and engine > 4 * 2 * 3 / 4 * BYTES / 1e6 * 1.5
     assert (out / "simgrid" / "0" / "0" / "platform.xml").exists()
 

@@ -88,7 +88,7 @@ def _short(value: float) -> str:
 
 ACCURACY = Measure("test accuracy", _last("eval/test/accuracy"), _percent)
 SENT = Measure("sent by a worker", lambda s: s.run.totals.payload_bytes, human_bytes)
-TALKED = Measure("communicating", _communication_s, style.duration)
+TALKED = Measure("communication", _communication_s, style.duration)
 TEST_LOSS = Measure("test loss", _last("eval/test/loss"), _short)
 SHARPEST = Measure("largest eigenvalue", _sharpness("eigenvalues"), _short)
 TRACE = Measure("trace of the Hessian", _sharpness("trace"), _short)
@@ -97,7 +97,7 @@ MEASURES = (
     Measure("best", _best_accuracy, _percent),
     TEST_LOSS,
     Measure("steps", lambda s: float(s.run.totals.steps), grouped),
-    Measure("exchanges", lambda s: float(s.run.totals.rounds), grouped),
+    Measure("rounds", lambda s: float(s.run.totals.rounds), grouped),
     SENT,
     TALKED,
     Measure("training", lambda s: float(round_s(s.run).sum()), style.duration),

@@ -95,8 +95,8 @@ def _scale(axes: Axes, values: list[np.ndarray], base: int) -> None:
 
 
 def _draw_count(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
-    """Draw the number of exchanges so far; parallel SGD would have one a step."""
-    axes.set_title("exchanges so far", loc="left", fontsize=8.5, color=style.GREY)
+    """Draw the number of rounds so far; parallel SGD would have one a step."""
+    axes.set_title("rounds so far", loc="left", fontsize=8.5, color=style.GREY)
     if plan is not None:
         _count(axes, "planned", plan.ends, color=style.YELLOW, alpha=0.45, linewidth=5)
     if len(run.rounds):

@@ -31,7 +31,7 @@ def tiles_of(source: Source) -> list[tuple[str, str]]:
     if loss is not None:
         shown.append((f"{loss.value[-1]:.4g}", "test loss of the mean model"))
     if sums.steps:
-        words = f"exchanges in {grouped(sums.steps)} steps, {_percent(sums.rounds, sums.steps)}"
+        words = f"rounds in {grouped(sums.steps)} steps, {_percent(sums.rounds, sums.steps)}"
         shown.append((grouped(sums.rounds), words))
     parallel = parallel_bytes(run, sums.steps)
     if run.K > 1 and sums.payload_bytes > 0:
@@ -64,9 +64,9 @@ def plan_rows(source: Source) -> list[tuple[str, str, str, str]]:
     if an_epoch > 0:
         planned, happened = (f"{steps / an_epoch:.4g}" for steps in (plan.steps, done))
         rows.append(("epochs", planned, happened, _percent(done, plan.steps)))
-    rows.append(_row("exchanges", len(plan.ends), len(rounds)))
+    rows.append(_row("rounds", len(plan.ends), len(rounds)))
     if done < plan.steps:
-        rows.append(_row("exchanges up to there", plan.until(done), len(rounds)))
+        rows.append(_row("rounds up to there", plan.until(done), len(rounds)))
     longest = int(rounds.local_steps.max()) if len(rounds) else 0
     rows.append(_row("longest round, steps", int(plan.local_steps.max()), longest))
     if run.K > 1:

@@ -93,7 +93,7 @@ def _plan(source: Source, album: Album, prefix: str) -> Section | None:
     )
     if rows and run.K > 1:
         caption += " Planned bytes are the planned rounds at what such rounds were seen to send."
-    words = "Learning rate, H and exchanges"
+    words = "Learning rate, H and rounds"
     return Section(
         "Plan and what happened",
         Grid(("", "planned", "happened", ""), rows) if rows else None,

@@ -94,8 +94,8 @@ def short_name(option: str, value: Any) -> Any:
 def unknown(option: str, value: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
     """Answer a name that does not exist with the nearest one, and all of them."""
     near = nearest(value, known) or nearest(value, also)
-    guess = f"did you mean {near!r}? " if near else ""
-    return f"unknown {option} {value!r} - {guess}({', '.join(sorted(known))})"
+    guess = f" - did you mean {near!r}?" if near else ""
+    return f"unknown {option} {value!r}{guess} ({', '.join(sorted(known))})"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -62,7 +62,7 @@ def _run(report: PlanReport) -> RenderableType:
     table.add_row("algorithm", str(config.algorithm))
     table.add_row("schedule", repr(planned.schedule))
     table.add_row("optimiser", report.optimizer)
-    table.add_row("rate", repr(planned.rate))
+    table.add_row("learning rate", repr(planned.rate))
     if report.topology:
         gap = "not computed" if math.isnan(report.gap) else f"{report.gap:.4g} a round"
         table.add_row("spectral gap", f"{gap} ({report.topology})")
@@ -152,7 +152,7 @@ def _cost(report: PlanReport) -> RenderableType:
         busiest = human_bytes(plan.busiest_bytes)
         ratio = _ratio(plan.busiest_bytes, plan.parallel_bytes)
         table.add_row("sent by the busiest worker", busiest, would, ratio)
-    _add_seconds(table, f"exchanging, {network.name}", plan.exchange_s, plan.parallel_s)
+    _add_seconds(table, f"transferring, {network.name}", plan.exchange_s, plan.parallel_s)
     if not math.isnan(plan.step_s):
         computing = plan.compute_s
         _add_seconds(table, "computing", computing, computing)
@@ -163,7 +163,7 @@ def _cost(report: PlanReport) -> RenderableType:
     facts.add_row("memory", f"{human_bytes(memory.total)}{without}:")
     parts = ((name, human_bytes(size)) for name, size in asdict(memory).items() if size > 0)
     facts.add_row("", ", ".join(f"{name} {size}" for name, size in parts))
-    facts.add_row("disk", str(report.disk))
+    facts.add_row("disk", str(report.disk).replace(" on disk", ""))
     facts.add_row(
         "network",
         f"{network.name}: {human_seconds(network.latency_s)} a message, "

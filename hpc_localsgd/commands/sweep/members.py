@@ -38,8 +38,12 @@ class Member:
 
     @property
     def label(self) -> str:
-        """Choices in one text, without the seed: ``local SGD, 1GbE``."""
-        return ", ".join(self.labels.values()) or "all"
+        """Choices in one text, values with their option, without the seed: ``gossip, lr 0.1``."""
+        choices = (
+            f"{axis.rpartition('.')[2]} {label}" if axis in self.options else label
+            for axis, label in self.labels.items()
+        )
+        return ", ".join(choices) or "all"
 
     @property
     def title(self) -> str:

@@ -1,4 +1,4 @@
-"""What came of a sweep: a line for each choice of its grid."""
+"""The results of a sweep: a line for each choice of its grid."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def table(members: Sequence[Member], out: Path) -> str:
         known = [*OTHERWISE, *known]
     clocks = {str(s.run.attrs["clock"]) for g in found.values() for s in g.runs}
     names = [
-        f"{m.name} ({'modelled'})" if m is TALKED and "modelled" in clocks else m.name
+        f"{m.name} (modelled)" if m is TALKED and "modelled" in clocks else m.name
         for m in known
     ]
     rows = [["", "runs", *names]]

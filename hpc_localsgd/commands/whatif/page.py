@@ -25,9 +25,9 @@ COLUMNS = (
     "sent",
     "computing",
     "waiting",
-    "exchanging",
+    "transferring",
     "total",
-    "comm. %",
+    "communication",
     "speed-up",
     "overlapped",
 )
@@ -49,12 +49,11 @@ def page(known: Basis, found: Sequence[Answer], width: int | None = None) -> str
 def about(known: Basis) -> list[str]:
     """Say in lines what the record has."""
     run, totals, times = known.run, known.run.totals, known.times
-    off = f" ± {100 * times.off:.2g} %" if times.off else ""
     names = (run.path.parent, run.attrs["algorithm"], run.attrs["schedule"])
     where, algorithm, schedule = (readable(str(name)) for name in names)
     head = (
         f"{where}: {run.K} workers, {algorithm}, {schedule}, {grouped(known.steps)} steps of "
-        f"{human_seconds(times.step_s)}{off}, {grouped(run.P)} parameters"
+        f"{_seconds(times.step_s, times.off * times.step_s)}, {grouped(run.P)} parameters"
     )
     clock = "modelled" if run.attrs["clock"] == "modelled" else "measured"
     recorded = (
@@ -68,20 +67,20 @@ def about(known: Basis) -> list[str]:
 def notes(known: Basis, found: Sequence[Answer]) -> list[str]:
     """Say in sentences what the figures are and are not."""
     said = [
-        "speed-up: over parallel SGD on the same network, its exchanges in the open; overlapped: "
-        "over one that hides all a step can hide.",
+        "speed-up: over parallel SGD on the same network that overlaps nothing; overlapped: over "
+        "parallel SGD that overlaps its all-reduce with as much of a step as can be.",
     ]
     if any(a.step_off or a.network_off for a in found):
         fits = any(a.network_off for a in found)
         also = ", and the error of the network's fit" if fits else ""
         why = f"from the spread of a step between parts of the run{also}"
-        said.append(f"±: {why}; in per cent of the total, of the other columns in their unit.")
+        said.append(f"±: standard deviation, {why}.")
     if any(not a.network_off and a.planned.workers > 1 for a in found):
         said.append("A network that is named or typed has no error of its own: it is a promise.")
     if any(a.network.name == RECORDED for a in found):
         said.append(
-            "recorded: fitted to exchanges of this size; parallel steps are billed in the open, "
-            "also where the run hid them in its backward passes."
+            "recorded: fitted to exchanges of this size; the all-reduce of parallel SGD is billed as "
+            "not overlapped, also where the run hid it in its backward passes."
         )
     if known.run.attrs["clock"] == "modelled":
         said.append("The workers shared one process: who would wait for whom is not known.")
@@ -109,11 +108,11 @@ def _row(answer: Answer) -> list[str]:
 
 
 def _seconds(value: float, off: float) -> str:
-    return human_seconds(value) + (f" ± {100 * off / value:.2g} %" if off else "")
+    return human_seconds(value) + (f" ± {human_seconds(float(f'{off:.2g}'))}" if off else "")
 
 
 def _percent(value: float, off: float) -> str:
-    return f"{100 * value:.1f}" + (f" ± {100 * off:.1f}" if off >= 5e-4 else "")
+    return f"{100 * value:.1f} %" + (f" ± {100 * off:.1f} %" if off >= 5e-4 else "")
 
 
 def _times(value: float, off: float) -> str:
@@ -153,7 +152,7 @@ def _numbers(answer: Answer) -> dict[str, object]:
         "parallel_sent_bytes": plan.parallel_bytes,
         "computing_s": plan.compute_s,
         "waiting_s": answer.waiting_s,
-        "exchanging_s": plan.exchange_s,
+        "transferring_s": plan.exchange_s,
         "total_s": answer.total_s(),
         "total_off_s": answer.off(answer.total_s),
         "communication_share": answer.share(),

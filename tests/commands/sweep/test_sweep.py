@@ -45,7 +45,7 @@ def test_runs_are_done_once_and_what_is_new_is_added(
     assert main([str(file), "--jobs", "2"]) == 0
     said = capfd.readouterr().out
     assert "4 runs in" in said and ": 4 not begun" in said and "[4/4]" in said
-    assert said.count("2 seeds") == 2 and "test loss" in said and "communicating (modelled)" in said
+    assert said.count("2 seeds") == 2 and "test loss" in said and "communication (modelled)" in said
     before = records(tmp_path)
     assert len(before) == 4
     runs = [Trajectory(tmp_path / "out" / name) for name in before]
