@@ -52,6 +52,11 @@ class Panel:
     title: str
     lines: tuple[PanelLine, ...]
 
+    @property
+    def known(self) -> bool:
+        """Whether it has a finite value."""
+        return any(np.isfinite(line.series.value).any() for line in self.lines)
+
 
 def panel_of(series: Series, title: str = "") -> Panel:
     """Make a panel for a series of which nothing is known but what the file says.
@@ -95,8 +100,9 @@ def draw_panels(run: Trajectory, title: str, panels: Sequence[Panel]) -> Figure:
     Args:
         run: The run.
         title: What they are together.
-        panels: At least one.
+        panels: At least one; those without a finite value are left out if others have some.
     """
+    panels = [panel for panel in panels if panel.known] or panels[:1]
     rows = -(-len(panels) // COLUMNS)
     figure = style.sheet(9.6, 1.4 + 2.15 * rows, title, run)
     margins = style.frame(figure, 0.75, 0.35, 1.05, 0.55)

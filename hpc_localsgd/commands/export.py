@@ -105,9 +105,9 @@ def _model(run: Trajectory, options: ExportOptions) -> tuple[dict[str, torch.Ten
     if options.step is None and final.exists():
         return read_tensors(final), step_of(final)
     if not kept or options.step not in (None, *kept):
-        there = f"there are snapshots at {kept}" if kept else "it has no snapshots (train --snapshot-every)"
+        there = f"snapshots at {kept}" if kept else "no snapshots (train with --snapshot-every)"
         wanted = "at the end of the run" if options.step is None else f"at step {options.step}"
-        raise ConfigurationError(f"{run.path} has no model {wanted}: {there}")
+        raise ConfigurationError(f"{run.path} has no model {wanted}: there are {there}")
     step = kept[-1] if options.step is None else options.step
     return on_the_cpu(_of_snapshot(run, step, options)), step
 

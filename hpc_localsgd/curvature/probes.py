@@ -39,8 +39,8 @@ class Estimate:
         return Estimate(float(offset + x.mean()), float(error), len(x))
 
     def __str__(self) -> str:
-        """Format as ``63.7 +- 0.4``."""
-        return f"{self.value:.4g} +- {self.error:.2g}"
+        """Format as ``63.7 ± 0.4``."""
+        return f"{self.value:.4g} ± {self.error:.2g}"
 
 
 def rademacher(first: int, count: int, like: Vector, seed: int) -> Rows:

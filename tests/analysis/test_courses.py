@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from hpc_localsgd.analysis.compare import grouped_runs
 from hpc_localsgd.analysis.compare.courses import (
@@ -19,7 +20,7 @@ from hpc_localsgd.analysis.compare.courses import (
     recorded,
     values_of,
 )
-from hpc_localsgd.analysis.compare.draw_courses import draw_courses
+from hpc_localsgd.analysis.compare.draw_courses import _draw_course, draw_courses
 from hpc_localsgd.analysis.compare.export import as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.compare.legend import look_of
@@ -69,6 +70,17 @@ def test_a_course_is_the_mean_where_every_seed_has_a_value(groups: list[SeedGrou
     expected = [[accuracy(8, seed, step) for seed in range(3)] for step in (10, 20, 60, 70, 80)]
     np.testing.assert_allclose(found.mean[1:], np.mean(expected, axis=1))
     np.testing.assert_allclose(found.deviation[1:], np.std(expected, axis=1, ddof=1))
+
+
+def test_a_band_on_a_logarithmic_axis_ends_above_zero() -> None:
+    """A deviation over seeds may exceed the mean: 4 +- 5 reaches from 16 / 9 to 9, not to -1."""
+    axes = Figure().add_subplot()
+    axes.set_yscale("log")
+    x = np.arange(3)
+    _draw_course(axes, MeanCurve(x, x.astype(float), np.full(3, 4.0), np.full(3, 5.0)), "A", 0)
+    (band,) = axes.collections
+    edges = np.asarray(band.get_paths()[0].vertices)[:, 1]
+    np.testing.assert_allclose([edges.min(), edges.max()], [16 / 9, 9])
 
 
 def test_bytes_and_seconds_are_those_spent_by_a_step(groups: list[SeedGroup]) -> None:

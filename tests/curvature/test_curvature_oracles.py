@@ -206,4 +206,4 @@ def test_a_linear_loss_has_no_curvature() -> None:
 
 
 def test_an_estimate_reads_well() -> None:
-    assert str(Estimate.of([1.0, 2.0, 3.0], offset=10)) == "12 +- 0.58"
+    assert str(Estimate.of([1.0, 2.0, 3.0], offset=10)) == "12 ± 0.58"

@@ -87,17 +87,19 @@ def _draw_panel(axes: Axes, found: Recorded, groups: Sequence[SeedGroup], axis: 
     noisy = quantity.noisy and any(len(course.x) > FEW for _, course in drawn)
     if noisy:
         drawn = [(i, smoothed(course)) for i, course in drawn]
+    _scale(axes, [course for _, course in drawn], quantity)
     for i, course in drawn:
         _draw_course(axes, course, groups[i].letter, i)
     name = f"{quantity.name}, running mean" if noisy else quantity.name
     axes.set_title(name, fontsize=9, loc="left", color=style.INK)
-    _scale(axes, [course for _, course in drawn], quantity)
 
 
 def _draw_course(axes: Axes, course: MeanCurve, letter: str, i: int) -> None:
     look = look_of(i)
     low, high = course.mean - course.deviation, course.mean + course.deviation
     keep(axes, letter, course.x, course.mean, low, high)
+    if axes.get_yscale() == "log":  # as far below as above: mean - deviation may be negative
+        low = course.mean**2 / high
     thin: dict[str, Any] = {"linewidth": 1.2, "color": look["color"], "zorder": 3}
     # Of many points some have the symbol: in grey it alone tells the lines apart.
     every = 1 if len(course.x) <= FEW else len(course.x) // SYMBOLS

@@ -89,8 +89,9 @@ _FLATNESS = (
 )
 _COURSES = (
     "A configuration has one colour and one symbol everywhere. A value is drawn where all its "
-    "seeds have one; bands are one standard deviation over seeds. Bytes are those of the mean "
-    "worker, seconds those of the slowest, both means over seeds."
+    "seeds have one; bands are one standard deviation over seeds, and on a logarithmic axis as "
+    "far below the mean as above it. Bytes are those of the mean worker, seconds those of the "
+    "slowest, both means over seeds."
 )
 
 

@@ -18,7 +18,7 @@ XI = "xi/"
 XI_PANELS = (
     ("eigenvalues of Xi", (("eigenvalues", ""),)),
     (
-        "mean loss of the workers over that of the mean",
+        "loss of the workers over that of the mean",
         (("gap", "measured"), ("half_trace", "½ tr(H Xi)")),
     ),
     ("curvature along each deviation", (("curvature", ""),)),

@@ -196,11 +196,12 @@ def _others(source: Source, album: Album, prefix: str) -> Section | None:
     names = [name for name in run.names() if _is_other(run, name)]
     if not names:
         return None
-    panels = [panel_of(run.series(name)) for name in names]
+    series = [run.series(name) for name in names]
+    panels = [panel_of(each) for each in series if each.value.ndim <= 2]  # a table is no curve
     rows = [(name, run.about(name)["units"], run.about(name)["meaning"]) for name in names]
     draw = partial(draw_panels, run, "Other series", panels)
-    drawn = album.add(f"{prefix}series", draw, "Other series of the run")
-    return Section("Other series", drawn, Grid(("", "unit", "meaning"), rows, left=3))
+    drawn = [album.add(f"{prefix}series", draw, "Other series of the run")] if panels else []
+    return Section("Other series", *drawn, Grid(("", "unit", "meaning"), rows, left=3))
 
 
 def _settings(source: Source, album: Album, prefix: str) -> Section:

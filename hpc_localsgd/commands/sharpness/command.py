@@ -83,7 +83,7 @@ def _drive(subject: MeasuredRun, team: SharedLoss, options: SharpnessOptions) ->
         raise ConfigurationError("; ".join(["nothing could be measured", *notes]))
     if before:
         notes.append(f"{before} of these snapshots had been measured before.")
-    notes.append(f"On {team.samples} training samples, {options.dtype}; all in {subject.out}")
+    notes.append(f"On {team.samples:,} training samples, {options.dtype}; all in {subject.out}")
     terminal = columns_of_output(detect(os.environ).launched)
     put(page(Trajectory(subject.out, segments=False), there, notes, terminal))
 

@@ -10,6 +10,7 @@ import numpy as np
 from hpc_localsgd.analysis.draw.sharpness import radii_of
 from hpc_localsgd.analysis.text_tables import text_table, wrapped
 from hpc_localsgd.commands.rich_text import page_width
+from hpc_localsgd.cost.formatting import grouped
 from hpc_localsgd.trajectory import Trajectory
 
 Columns = dict[str, tuple[str, Callable[[str, int], str]]]  # series -> title, text at a step
@@ -53,7 +54,7 @@ class _Cells:
     def number(self, name: str, step: int) -> str:
         """Format one number, with its error bar if it has one."""
         value, error = self.value(name, step), float(self.value(f"{name}_error", step))
-        return _number(float(value)) + (f" +- {error:.1g}" if math.isfinite(error) else "")
+        return _number(float(value)) + (f" ± {error:.1g}" if math.isfinite(error) else "")
 
     def top(self, name: str, step: int) -> str:
         """Format the three largest."""
@@ -107,5 +108,5 @@ def _groups(cells: _Cells) -> Iterator[Columns]:
 
 def _table(columns: Columns, steps: Sequence[int], width: int) -> str:
     header = ["step", *(title for title, _ in columns.values())]
-    rows = [[f"{s}", *(cell(name, s) for name, (_, cell) in columns.items())] for s in steps]
+    rows = [[grouped(s), *(cell(name, s) for name, (_, cell) in columns.items())] for s in steps]
     return text_table(header, rows, width=width, left=0)

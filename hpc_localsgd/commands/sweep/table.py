@@ -47,8 +47,7 @@ def table(members: Sequence[Member], out: Path) -> str:
         known = [*OTHERWISE, *known]
     clocks = {str(s.run.attrs["clock"]) for g in found.values() for s in g.runs}
     names = [
-        f"{m.name} (modelled)" if m is TALKED and "modelled" in clocks else m.name
-        for m in known
+        f"{m.name} (modelled)" if m is TALKED and "modelled" in clocks else m.name for m in known
     ]
     rows = [["", "runs", *names]]
     for label, group in found.items():
