@@ -31,7 +31,8 @@ def torch(facts: Facts) -> Finding:
 def cuda(facts: Facts) -> Finding:
     """Judge whether torch can use the GPUs that are here."""
     if facts.cuda_devices:
-        return Finding(OK, "CUDA", f"{facts.torch_cuda}, devices: {facts.cuda_devices}")
+        some = f"{facts.cuda_devices} device{'s' * (facts.cuda_devices != 1)}"
+        return Finding(OK, "CUDA", f"{facts.torch_cuda}, {some}")
     if not facts.nvidia_driver:
         return Finding(OK, "CUDA", "no GPU here: everything runs on the CPU")
     if facts.torch_cuda is None:

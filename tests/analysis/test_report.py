@@ -240,7 +240,7 @@ def test_planned_numbers_are_those_of_the_schedule(tmp_path: Path) -> None:
     (source,) = open_runs([str(killed(tmp_path / "run"))])
     rows = {name: (planned, happened) for name, planned, happened, _ in plan_rows(source)}
     assert rows["steps"] == ("100", "24") and rows["rounds"] == ("25", "6")
-    assert rows["epochs"] == ("20", "4.8") and rows["exchanges up to there"] == ("6", "6")
+    assert rows["epochs"] == ("20", "4.8") and rows["rounds up to there"] == ("6", "6")
     assert not isinstance(source.plan, str)
     assert planned_bytes(source.run, source.plan) == 25 * 80
     # Float64: ten parameters are 80 bytes, at each of a hundred steps.

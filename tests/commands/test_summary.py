@@ -145,3 +145,14 @@ def test_watching_prints_a_line_whenever_a_run_has_moved_on(
     rest = "step 40, test accuracy 87.50 %, communication 25.0 % of the time"
     assert lines == [f"{run}: running, {rest}", f"{run}: complete, {rest}"]
     assert slept == [summary.AGAIN_S] * 2
+
+
+def test_watching_passes_over_folders_without_a_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep has its logs beside the folders of its runs."""
+    (tmp_path / "logs").mkdir()
+    run = record(tmp_path / "run", "complete")
+    assert main(["--watch", str(tmp_path / "logs"), str(run)]) == 0
+    assert capsys.readouterr().out.startswith(f"{run}: complete")
+    assert main(["--watch", str(tmp_path / "logs")]) == 2

@@ -56,7 +56,10 @@ def test_another_class_comes_without_the_arguments_of_the_one_before() -> None:
 def test_the_runs_are_all_choices_with_all_seeds(tmp_path: Path) -> None:
     runs = grid(tmp_path / "g.yaml")
     assert len(runs) == 2 * 2 * 3
-    assert [run.title for run in runs[2:4]] == ["parallel, 1GbE, seed 2", "parallel, 10GbE, seed 0"]
+    assert [run.title for run in runs[2:4]] == [
+        "parallel, fabric 1GbE, seed 2",
+        "parallel, fabric 10GbE, seed 0",
+    ]
     assert runs[0].options == {
         "task": "digits",
         "schedule": "every",
