@@ -54,7 +54,7 @@ def world_mpi(x: torch.Tensor) -> Average:
     from hpc_localsgd.worlds.mpi import Mpi
 
     world = Mpi()
-    W = ring().matrix(world.size)
+    W = ring().matrix(world.K)
     return lambda: world.mix(x[None], W)
 
 
@@ -66,7 +66,7 @@ def world_torch(x: torch.Tensor) -> Average:
 
     start_gloo()
     world = Torch()
-    W = ring().matrix(world.size)
+    W = ring().matrix(world.K)
     return lambda: world.mix(x[None], W)
 
 

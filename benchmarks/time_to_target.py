@@ -3,8 +3,10 @@
     python -m benchmarks.time_to_target              # as root; 4 ranks on hosts joined by 1 Gb/s
 
 A perceptron of 10.2 million parameters on Fashion-MNIST: `hvd.DistributedOptimizer`, DDP, both with
-compression, and Post-local SGD by `attach` over Horovod and over Gloo. Target: 5 x sooner than the
-best uncompressed, and sooner than the compressed.
+compression, and Post-local SGD by `attach` over Horovod and over Gloo. All are stopped where they
+have the target. A run that is complete is kept in --kept, and the report is written after each:
+started again, the script does what is left. Target: 5 x sooner than the best uncompressed, and
+sooner than the compressed.
 """
 
 from __future__ import annotations
@@ -12,12 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from benchmarks.netlab import Lab, LabError, network
 from benchmarks.netlab.__main__ import describe, table
-from benchmarks.side_by_side import write_report
+from benchmarks.side_by_side import ROOT, write_report
+from benchmarks.target_ways import SWITCH, H
 
 # Name in the table -> what the rank runs, and by which launcher.
 CONTESTANTS = {
@@ -30,22 +37,79 @@ CONTESTANTS = {
     "attach, Post-local, Gloo": ("post_local", "torchrun"),
 }
 PATIENCE_S = 900
+SETTING = (
+    f"Post-local SGD has {SWITCH} parallel steps and H = {H} then, PowerSGD as many exact steps."
+)
 
 
 def main() -> None:
-    """Run every contestant with every seed, one after the other, and write the report."""
+    """Run every contestant with every seed that is not kept, and write the report after each."""
     options = _parser().parse_args()
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.contestants}
+    kept = Kept(Path(options.kept), setting(options))
     with Lab(network(options.network)) as lab:
         ways = table(lab.measured(), lab.delays_by)
+        head = ["# Time to a target accuracy on an emulated network", describe(lab.network)]
+        head += [f"```\n{ways}\n```", f"Target: test accuracy {options.target:.2f}. {SETTING}"]
         for seed in range(options.seeds):
             for name in options.contestants:
-                found[name].append(run(lab, name, seed, options))
-    parts = ["# Time to a target accuracy on an emulated network", describe(lab.network)]
-    parts += [f"```\n{ways}\n```", f"Target: test accuracy {options.target:.2f}."]
-    parts.append(rows(found))
-    parts.append(f"Seeds: {options.seeds}; Horovod {version('horovod')}.")
+                if seed not in kept.seeds(name):
+                    kept.add(name, seed, run(lab, name, seed, options))
+                    report(head, kept.runs)
+    report(head, kept.runs)
+
+
+def report(head: Sequence[str], runs: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """Write what is there so far."""
+    found = {name: list(runs[name]) for name in CONTESTANTS if name in runs}
+    parts = [*head, rows(found), f"Horovod {version('horovod')}."]
     write_report("time_to_target", "\n\n".join(parts), {"runs": found})
+
+
+def setting(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what all runs of a report have in common, the code of the package included."""
+    return {
+        "package": tree_of_package(),
+        "network": options.network,
+        "target": options.target,
+        "data": options.data,
+        "ways": sha256((Path(__file__).with_name("target_ways.py")).read_bytes()).hexdigest(),
+    }
+
+
+def tree_of_package() -> str:
+    """Return git's name for what the package has now, wherever HEAD is, and for its changes."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout
+
+    diff = git("diff", "HEAD", "--", "hpc_localsgd")
+    return git("rev-parse", "HEAD:hpc_localsgd").strip() + sha256(diff.encode()).hexdigest()[:8]
+
+
+class Kept:
+    """Complete runs of one setting in a file; those of another setting are set aside."""
+
+    def __init__(self, file: Path, about: dict[str, Any]) -> None:
+        self._file, self._about = file, about
+        said = json.loads(file.read_text()) if file.exists() else {}
+        same = said.get("about") == about
+        if said and not same:
+            file.replace(file.with_suffix(".before.json"))
+        self.runs: dict[str, list[dict[str, Any]]] = said["runs"] if same else {}
+
+    def seeds(self, name: str) -> set[int]:
+        """Return the seeds with which a contestant has run."""
+        return {run["seed"] for run in self.runs.get(name, [])}
+
+    def add(self, name: str, seed: int, run: dict[str, Any]) -> None:
+        """Keep a run, unless it failed: that is tried again."""
+        if "failed" in run:
+            return
+        self.runs.setdefault(name, []).append({"seed": seed, **run})
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        whole = self._file.with_suffix(".new")
+        whole.write_text(json.dumps({"about": self._about, "runs": self.runs}, indent=1))
+        whole.replace(self._file)
 
 
 def run(lab: Lab, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -74,19 +138,20 @@ def run(lab: Lab, name: str, seed: int, options: argparse.Namespace) -> dict[str
 
 def rows(found: dict[str, list[dict[str, Any]]]) -> str:
     """Lay out the medians, with least and most over the seeds, as Markdown."""
-    lines = ["| | s to the target | least - most | steps | a step, ms | memory, MB |"]
-    lines.append("|---|--:|--:|--:|--:|--:|")
+    lines = ["| | seeds | s to the target | least - most | steps | a step, ms | memory, MB |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
     for name, runs in found.items():
         good = [run for run in runs if run["seconds"] == run["seconds"]]
         if not good:
-            lines.append(f"| {name} | not reached | | | | |")
+            lines.append(f"| {name} | 0 of {len(runs)} | not reached | | | | |")
             continue
         seconds = [run["seconds"] for run in good]
         steps, ms, mb = (
             statistics.median(r[key] for r in good) for key in ("steps", "step_ms", "memory_mb")
         )
         lines.append(
-            f"| {name} | {statistics.median(seconds):.1f} | {min(seconds):.1f} - "
+            f"| {name} | {len(good)} of {len(runs)} | {statistics.median(seconds):.1f} "
+            f"| {min(seconds):.1f} - "
             f"{max(seconds):.1f} | {steps:.0f} | {ms:.0f} | {mb:.0f} |"
         )
     return "\n".join(lines)
@@ -98,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", type=float, default=0.82)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist", metavar="FOLDER")
+    parser.add_argument("--kept", default="runs/time_to_target.json", metavar="FILE")
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS)
     return parser
 

@@ -30,6 +30,7 @@ from hpc_localsgd.worlds.transport import Transport
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
     from hpc_localsgd.worlds.codec import Codec
+    from hpc_localsgd.worlds.routes import Routes
 
 
 class World(ABC):
@@ -136,7 +137,6 @@ class World(ABC):
             Its `wait` gives the average [P] of what x was now.
         """
         payload = _row_bytes(x)
-        modelled_s = self._allreduce_s(payload, self.K)
         self._bill(payload, allreduce_wire_bytes(self.n, payload), 0.0)
         with self._exchanging():
             row = self._own_mean(x, keep)
@@ -146,16 +146,20 @@ class World(ABC):
             with Reaching(self._transport, self.rank):
                 finish()
 
-        return Pending(row, finished, self.ledger, modelled_s)
+        return Pending(row, finished, self.ledger, self._allreduce_s(payload, self.K))
 
     def mix(self, x: Rows, W: np.ndarray) -> Rows:
         """Replace each worker's row by its row of W @ X, in place; only neighbours are sent to.
 
         Args:
-            x: [R, P], the rows of the workers living here.
-            W: [K, K], float64; row k holds the weights with which worker k mixes all workers.
+            x: [R, P].
+            W: [K, K], float64; row k has the weights with which worker k mixes all workers.
         """
-        return x.copy_(self.mix_codes(x, W, lambda rows: rows))
+        if self.R > 1:
+            return x.copy_(self.mix_codes(x, W, lambda rows: rows))
+        routes = self._routes_billed(x, W)
+        with self._exchanging():
+            return routes.mix_row(x, self._transport)
 
     def mix_codes(
         self, sent: torch.Tensor, W: np.ndarray, decode: Callable[[torch.Tensor], Rows]
@@ -164,12 +168,10 @@ class World(ABC):
 
         Args:
             sent: [R, m], the codes of the workers living here.
-            W: [K, K], float64.
+            W: As for `mix`.
             decode: Return the rows [N, P] that codes [N, m] stand for.
         """
-        routes, nbytes = self._routes.of(W), _row_bytes(sent)
-        modelled_s = self.network.mix_s(W, nbytes) if self.network else 0.0
-        self._bill(routes.vectors_sent * nbytes, routes.rows_to_ranks * nbytes, modelled_s)
+        routes = self._routes_billed(sent, W)
         with self._exchanging():
             came = self._transport.exchange(routes.pack(sent), routes.receive, sent)
             return routes.combine(decode(sent), {s: decode(rows) for s, rows in came.items()})
@@ -177,9 +179,8 @@ class World(ABC):
     def gather_bytes(self, sent: torch.Tensor) -> torch.Tensor:
         """Return every worker's bytes on every rank: uint8 [R, m] -> [K, m]. Billed, m a worker."""
         m = sent.shape[1]
-        elsewhere = self.K - self.R
         modelled_s = self.network.gather_s(self.K, m) if self.network else 0.0
-        self._bill(m, elsewhere * m, modelled_s)
+        self._bill(m, (self.K - self.R) * m, modelled_s)
         with self._exchanging():
             return self.dealing.together(self._transport.allgather(self.dealing.padded(sent)))
 
@@ -196,8 +197,7 @@ class World(ABC):
         payload = codec.payload((P,))
         self._bill(payload, wire, self._allreduce_s(payload, self.K, coded=True))
         with self._exchanging():
-            x[:] = mean_of_shares(x, codec, self.dealing, self._transport)
-        return x
+            return x.copy_(mean_of_shares(x, codec, self.dealing, self._transport))
 
     def broadcast(self, x: Rows) -> Rows:
         """Replace every row by that of worker 0, in place; not billed: part of starting a run."""
@@ -252,8 +252,7 @@ class World(ABC):
             ConfigurationError: Hosts have unequal numbers of workers, or ranks go round the hosts.
         """
         name = int.from_bytes(hashlib.sha256(socket.gethostname().encode()).digest()[:6], "big")
-        hosts = self.gather(np.full(self.R, float(name)))
-        return self.dealing.per_host(hosts)
+        return self.dealing.per_host(self.gather(np.full(self.R, float(name))))
 
     def ranks_of_block(self, block: int) -> int:
         """Return `Dealing.ranks_of_block`, and prepare its averages. All ranks together.
@@ -285,10 +284,15 @@ class World(ABC):
         if self.K > 1:
             self.ledger.bill(payload, rank_bytes / self.R, modelled_s)
 
+    def _routes_billed(self, sent: Rows, W: np.ndarray) -> Routes:
+        routes, m = self._routes.of(W), _row_bytes(sent)
+        modelled_s = self.network.mix_s(W, m) if self.network else 0.0
+        self._bill(routes.vectors_sent * m, routes.rows_to_ranks * m, modelled_s)
+        return routes
+
     def _allreduce_s(self, payload: int, workers: int, *, coded: bool = False) -> float:
-        if self.network is None:
-            return 0.0
-        return self.network.mean_s(workers, payload, workers=self.K, coded=coded)
+        net = self.network
+        return net.mean_s(workers, payload, workers=self.K, coded=coded) if net else 0.0
 
 
 def _row_bytes(x: Rows) -> int:

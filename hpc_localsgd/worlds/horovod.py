@@ -84,6 +84,8 @@ class HorovodTransport(Transport):
             )
         self.rank, self.n = self._all.rank(), self._all.size()
         self._mpi = MpiTransport(self._comm_of_all(MPI)) if MPI else None
+        if self._mpi is not None:
+            self.exchanged_bytes = self._mpi.exchanged_bytes
         gpu = device.type == "cuda"
         self.library = "NCCL" if gpu and hvd.nccl_built() else "MPI" if mpi else "Gloo"
         self.staged = gpu and not hvd.cuda_built()

@@ -11,6 +11,7 @@ from hpc_localsgd.worlds.products import exact_products
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.dealing import Dealing
+    from hpc_localsgd.worlds.transport import Transport
 
 
 class Routes:
@@ -38,16 +39,26 @@ class Routes:
         self._weights = W[mine][:, np.concatenate(columns)]  # [R, R + received]
 
     def pack(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Return rank -> the rows of x [R, P] that go there."""
-        return {d: x[torch.from_numpy(rows).to(x.device)] for d, rows in self._give.items()}
+        """Return rank -> the rows of x [R, P] that go there; x itself to those who want it all."""
+        return {
+            d: x if len(rows) == len(x) else x[torch.from_numpy(rows).to(x.device)]
+            for d, rows in self._give.items()
+        }
+
+    def mix_row(self, x: torch.Tensor, transport: Transport) -> torch.Tensor:
+        """Mix the one row [1, P] of this rank, in place, and part by part where that is faster."""
+        for part in x.split(max(1, transport.exchanged_bytes // x.itemsize), dim=1):
+            came = transport.exchange(self.pack(part), self.receive, part)
+            _add_weighted(part[0], self._weights[0], [r for s in self.receive for r in came[s]])
+        return x
 
     def combine(self, x: torch.Tensor, received: dict[int, torch.Tensor]) -> torch.Tensor:
         """Return the mixed rows [R, P] from this rank's own and those that came."""
-        rows = [*x, *(row for s in self.receive for row in received[s])]
+        rows = [row for s in self.receive for row in received[s]]
         if len(x) == 1:  # one worker a rank: no copy of its neighbours' models
-            return _weighted_sum(self._weights[0], rows)[None]
+            return _add_weighted(x[0].clone(), self._weights[0], rows)[None]
         with exact_products():
-            return torch.from_numpy(self._weights).to(x) @ torch.stack(rows)
+            return torch.from_numpy(self._weights).to(x) @ torch.stack([*x, *rows])
 
 
 class KnownRoutes:
@@ -67,9 +78,10 @@ class KnownRoutes:
         return self._known[key]
 
 
-def _weighted_sum(weights: np.ndarray, rows: list[torch.Tensor]) -> torch.Tensor:
-    total = rows[0] * float(weights[0])
-    for weight, row in zip(weights[1:], rows[1:], strict=True):
+def _add_weighted(x: torch.Tensor, weights: np.ndarray, rows: list[torch.Tensor]) -> torch.Tensor:
+    """Weigh x [P] with the first weight and add the rows with theirs, in place."""
+    x.mul_(float(weights[0]))
+    for weight, row in zip(weights[1:], rows, strict=True):
         if weight:
-            total.add_(row, alpha=float(weight))
-    return total
+            x.add_(row, alpha=float(weight))
+    return x

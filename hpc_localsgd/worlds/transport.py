@@ -20,11 +20,13 @@ class Transport(ABC):
         rank: This process.
         n: Number of processes.
         staged: Whether tensors on a GPU travel through host memory.
+        exchanged_bytes: Of a long row that is mixed, as much is exchanged at a time.
     """
 
     rank: int = 0
     n: int = 1
     staged: bool = False
+    exchanged_bytes: int = sys.maxsize
 
     def prepare(self, ranks: int) -> None:
         """Make what averages over `ranks` neighbouring ranks need; all ranks call it together."""

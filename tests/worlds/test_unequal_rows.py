@@ -139,3 +139,26 @@ def test_the_wire_is_billed_as_sent() -> None:
 def _payload(world: ThreadWorld) -> np.ndarray:
     world.mean(rows_of(world), 2)
     return world.ledger.take().payload_bytes
+
+
+@pytest.mark.parametrize("exchanged_bytes", [1, 24, 40])
+def test_a_row_that_is_mixed_in_parts_has_the_bits_of_a_whole_one(exchanged_bytes: int) -> None:
+    """A part too short for a number has one; the last part is shorter than the others."""
+    W, asked = ring().matrix(4), []
+
+    def mixed(world: ThreadWorld, most: int) -> torch.Tensor:
+        world.transport.exchanged_bytes = most
+        exchange = world.transport.exchange
+        world.transport.exchange = lambda *words: asked.append(words[2]) or exchange(*words)  # type: ignore[method-assign]
+        x = rows_of(world)
+        assert world.mix(x, W) is x
+        assert world.ledger.take().payload_bytes.tolist() == [2 * P * 8]
+        return x
+
+    whole = torch.cat(on_ranks(4, lambda world: mixed(world, 8 * P)))
+    assert [part.shape for part in asked] == 4 * [(1, P)]
+    asked.clear()
+    parts = torch.cat(on_ranks(4, lambda world: mixed(world, exchanged_bytes)))
+    assert len(asked) == 4 * -(-P // max(1, exchanged_bytes // 8))
+    assert torch.equal(parts, whole)
+    torch.testing.assert_close(whole, torch.tensor(W) @ X[:4], rtol=0, atol=1e-13)
