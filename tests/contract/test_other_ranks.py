@@ -27,6 +27,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.checkpoint import Checkpoints, RankCheckpoint
 from hpc_localsgd.run.checkpoint.catching_up import catch_up
+from hpc_localsgd.run.checkpoint.vetting import check_place
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import every
 from hpc_localsgd.worlds.base import World
@@ -67,6 +68,7 @@ def until(run: Run, p: Position, at: int) -> Position:
 def resumed(run: Run, checkpoints: Checkpoints) -> Position:
     """A run at its last checkpoint, as `commands/resuming.py` puts it there."""
     place, p = checkpoints.load(), run.beginning()
+    check_place(place, run, p)
     with MAKING:  # it has the generator of the process too
         p = place.restore(run, p)
     catch_up(run, p, place)

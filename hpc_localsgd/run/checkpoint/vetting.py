@@ -140,10 +140,12 @@ def _check_memory(saved: Any, fresh: Any, run: Run, name: str) -> None:
         _same(name, saved, fresh)
     elif fresh is None or name.endswith(_LATER):
         _check_later(saved, run, name)
-    elif isinstance(fresh, tuple | list) and saved != fresh and not name.endswith("param_groups"):
+    elif isinstance(fresh, tuple) and saved != fresh:
         raise _Other(f"{name!r} is {saved!r:.60}, and the run's {fresh!r:.60}")
     elif type(saved) is not type(fresh):
         raise _Other(f"{name!r} is {type(saved).__name__}, and the run's {type(fresh).__name__}")
+    elif isinstance(fresh, list) and [type(each) for each in saved] != [type(e) for e in fresh]:
+        raise _Other(f"{name!r} is {saved!r:.60}, and begins as {fresh!r:.60}")
 
 
 def _check_table(saved: Any, fresh: dict[Any, Any], run: Run, name: str) -> None:
