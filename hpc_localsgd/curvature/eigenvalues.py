@@ -139,10 +139,14 @@ def gram_eigenvalues(rows: Rows) -> np.ndarray:
 def descending(gram: np.ndarray, eps: float) -> np.ndarray:
     """Return eigenvalues [K] of a Gram matrix [K, K], largest first, those below rounding as 0.
 
+    All are NaN where the matrix has a number that is not finite, for which LAPACK raises.
+
     Args:
         gram: [K, K], float64.
         eps: Of the numbers it was made from.
     """
+    if not np.isfinite(gram).all():
+        return np.full(len(gram), np.nan)
     values = np.linalg.eigvalsh(gram)[::-1]
     return np.where(values > len(gram) * eps * values[0], values, 0.0)
 

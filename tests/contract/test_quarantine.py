@@ -15,8 +15,10 @@ from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.engine.non_finite import replace_by_mean
 from hpc_localsgd.engine.quarantine import QuarantinedAlgorithm
-from hpc_localsgd.loop import Run
+from hpc_localsgd.loop import Run, train
 from hpc_localsgd.run.finished_rounds import Diverged
+from hpc_localsgd.run.probes import Deviations, Spread
+from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.worlds.simulated import Simulated
 
 NAN = float("nan")
@@ -99,3 +101,16 @@ def test_when_all_are_astray_the_run_has_diverged() -> None:
 def test_it_is_called_as_its_algorithm() -> None:
     run = small_run(algorithm=LocalSGD(average="parameters"))
     assert repr(quarantined(run).algorithm) == "LocalSGD(average='parameters')"
+
+
+def test_what_is_taken_from_workers_astray_is_no_number_and_ends_no_run(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A spread of 0 would say that they agree, and LAPACK raises where a number is not finite."""
+    run = quarantined(with_bad_gradients(small_run(H=4, steps=12, K=3), {(5, 1)}))
+    p, memory = run.beginning(), Memory()
+    train(run, p, Recorder(run, (), Spread(1, (Deviations(1),)), memory))  # type: ignore[arg-type]
+    for series in ("spread", "xi/trace", "xi/gap"):
+        values = [float(value) for _, value in memory.values[series]]
+        assert np.isfinite(values).tolist() == [True, False, True]
+    assert "worker 1" in capfd.readouterr().err

@@ -60,7 +60,7 @@ class Spread(AtExchange):
         """Yield `spread`; `before_exchange/spread` too if workers differ after the exchange."""
         world, about = exchange.run.world, "mean_k ||x_k - mean||^2"
         value = consensus_distance(exchange.rows, exchange.mean, world)
-        value = value if value > exchange.rounding else 0.0
+        value = 0.0 if value <= exchange.rounding else value  # NaN is neither
         said = f"{about} {MOMENT}; 0 where they differ by rounding"
         yield Measurement("spread", value, "1", (), said)
         if exchange.after is not None:
