@@ -230,6 +230,7 @@ class AttachedRun:
                 lambda: self._begins,
                 self._on_gradients,
                 lambda: self.meet(GRADIENTS),
+                lambda skipped: self.context.left_out(self.place.H, skipped),
                 None if self._quarantine is None else self._make_finite,
             )
         elif not may_come and self.gradients is not None:
@@ -295,5 +296,5 @@ class AttachedRun:
         self.exchange.on_gradients(rows, self.rounds.now(self.place.t))
 
     def _make_finite(self, rows: list[Rows]) -> None:
-        if self._quarantine is not None and self.use != "own":
+        if self._quarantine is not None and self.context.exchanges_gradients(self.place.H):
             self._quarantine.of_gradients(rows, self.place.t)

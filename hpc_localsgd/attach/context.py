@@ -50,6 +50,23 @@ class AttachContext:
         """Let go of parameters that a forward pass has gathered from shards."""
         reshard(self.gathered)
 
+    def exchanges_gradients(self, H: int) -> bool:
+        """Return whether workers exchange gradients in a round of H steps, as in the trainer."""
+        return H == 1 or self.algorithm.sends_gradients
+
+    def left_out(self, H: int, skipped: bool) -> bool:
+        """Return whether no rank takes this step, since one does not and all are to stay equal.
+
+        A collective where gradients keep the workers equal, not billed.
+
+        Args:
+            H: Length of the round.
+            skipped: Whether this rank does not: a GradScaler has seen an overflow.
+        """
+        if not (self.algorithm.ends_equal and self.exchanges_gradients(H)):
+            return False
+        return bool(self.grid.everyone.gather(np.array([[skipped]])).any())
+
     def finite(self) -> bool:
         """Return whether every number is finite that an exchange of this rank would send.
 

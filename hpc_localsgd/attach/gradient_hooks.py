@@ -45,6 +45,7 @@ class GradientHooks:
         begins: Callable[[], Sequence[Begin]],
         on_gradient: Callable[[list[Rows]], None],
         meet: Callable[[], AbstractContextManager[None]],
+        left_out: Callable[[bool], bool],
         make_finite: Callable[[list[Rows]], None] | None = None,
     ) -> None:
         """Put a hook on every parameter.
@@ -56,12 +57,14 @@ class GradientHooks:
             begins: Asked, where `use` is "mean", what begins an average, for each group.
             on_gradient: Called with the rows [1, P] of all groups where `use` is "algorithm".
             meet: Around what waits for the other ranks.
+            left_out: Asked, where `use` is "algorithm", whether no rank takes this step, given
+                whether this one does not.
             make_finite: Called with the rows of all groups before any of them is averaged, which
                 then begins when backward ends.
         """
         self._groups, self._bytes = groups, bucket_bytes
         self._use, self._begins, self._on_gradient, self._meet = use, begins, on_gradient, meet
-        self._make_finite = make_finite
+        self._left_out, self._make_finite = left_out, make_finite
         self._flat: list[FlatGradient] = []
         self._buckets: Buckets | None = None
         self._slots: list[Slot] = []
@@ -123,9 +126,8 @@ class GradientHooks:
                 has to say to an algorithm's `on_gradient` is nothing.
         """
         buckets, use = self._prepared(), self._use()
-        if skipped and use == "algorithm":
-            for slot in self._slots:
-                slot.parameter.grad = None
+        if use == "algorithm" and self._dropped(skipped):
+            return
         self._collect(slot for slot in self._slots if slot.parameter not in buckets.here)
         with self._meet():
             if self._make_finite is not None:
@@ -136,6 +138,16 @@ class GradientHooks:
                 self._on_gradient([flat.rows for flat in self._flat])
         self._hand_back(exact=use == "mean")
         buckets.restart()
+
+    def _dropped(self, skipped: bool) -> bool:
+        """Return whether no rank takes this step; gradients that are not used are let go."""
+        with self._meet():
+            left_out = self._left_out(skipped)
+        if skipped or left_out:
+            for slot in self._slots:
+                slot.parameter.grad = None
+        self.done = self.done or left_out
+        return left_out
 
     def _keep(self, slot: Slot) -> None:
         """Copy the gradient into its view, unless it was accumulated there already."""

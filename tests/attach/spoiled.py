@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from hpc_localsgd.loop import Run
 from hpc_localsgd.worlds.base import World
 
 NAN = float("nan")
+_SEEDED = threading.Lock()  # ranks that are threads share the global random numbers
 T = 14
 ROUNDS = post_local(switch=4, every=3)
 BAD = {(1, 0), (5, 1), (12, 0)}  # (step, worker): in a round of one step, and in two of three
@@ -62,7 +64,8 @@ def through_attach(
 ) -> torch.Tensor:
     """The parameters [P] of this rank after the same run in a loop of one's own."""
     options = _options(optimizer or sgd(momentum=0.9), algorithm, world.K)
-    task = small_run(**options, world=world).task
+    with _SEEDED:
+        task = small_run(**options, world=world).task
     model = Flat(task.x[0])
     made = (optimizer or sgd(momentum=0.9))(model.parameters())
     made.param_groups[0]["lr"] = 0.1

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import hpc_localsgd
-from hpc_localsgd import AllReduce, CoCoD, DiLoCo, Gossip, Overlap, every
+from hpc_localsgd import AllReduce, CoCoD, DiLoCo, Gossip, LocalSignMomentum, Overlap, every
 from hpc_localsgd.worlds.simulated import Simulated
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the numbers of rank.*not finite.*")
@@ -31,8 +31,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*the numbers of rank.*not finit
         (adam(), None),
         (sgd(momentum=0.9), AllReduce()),
         (sgd(), DiLoCo()),
+        (sgd(), LocalSignMomentum(compressor=None)),  # a scale is of a tensor
     ],
-    ids=["sgd", "adam", "allreduce", "diloco"],
+    ids=["sgd", "adam", "allreduce", "diloco", "signs"],
 )
 def test_the_numbers_are_the_trainers(optimizer: Any, algorithm: Any) -> None:
     expected = in_the_trainer(3, optimizer, algorithm)
@@ -40,6 +41,20 @@ def test_the_numbers_are_the_trainers(optimizer: Any, algorithm: Any) -> None:
     ranks = on_ranks(3, lambda world: through_attach(world, optimizer, algorithm))
     for x in ranks:
         torch.testing.assert_close(x, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_that_no_rank_sends_are_not_asked_about() -> None:
+    """Momentum makes their signs one's own: a round of local steps talks at its end."""
+
+    def work(world: ThreadWorld) -> int:
+        model, optimizer, sync = attached(
+            world=world, algorithm=LocalSignMomentum(), schedule=every(8), on_nan="quarantine"
+        )
+        before = len(world.transport.log)
+        steps(model, optimizer, sync, range(7), world.rank)
+        return len(world.transport.log) - before
+
+    assert on_ranks(2, work) == [0, 0]
 
 
 def spoiled_loop(

@@ -26,17 +26,13 @@ from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd import (
-    AllReduce,
     Gossip,
-    GradientTracking,
     StreamingDiLoCo,
     every,
     post_local,
 )
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.storage import Group
-from hpc_localsgd.compressors import Int8
-from hpc_localsgd.schedules.local_steps import Schedule
 
 POST_LOCAL = post_local(switch=4, every=3)
 
@@ -139,37 +135,6 @@ def test_accumulation_without_no_sync_is_right_too() -> None:
     torch.testing.assert_close(everyone_equal(on_ranks(2, work)), plain, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", [every(1), every(2), post_local(switch=2, every=2)])
-def test_a_step_skipped_by_a_gradscaler_desynchronises_nobody(schedule: Schedule) -> None:
-    """Rank 1's loss overflows at steps 1 and 2; with H = 1 that is an overflow of all."""
-
-    def work(world: ThreadWorld) -> tuple[torch.Tensor, int]:
-        model, optimizer, sync = attached(world=world, schedule=schedule)
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
-        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-        taken = []
-        optimizer.register_step_post_hook(lambda *_: taken.append(sync.t))
-        for t in range(6):
-            optimizer.zero_grad()
-            loss = loss_of(model, world.rank, t)
-            if world.rank == 1 and t in (1, 2):
-                loss = loss * float("inf")
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            scheduler.step()
-            sync.step()
-        sync.finish()
-        assert parameters(model).isfinite().all()
-        return parameters(model), len(taken)
-
-    results = on_ranks(2, work)
-    everyone_equal([p for p, _ in results])
-    skipped = {1: (4, 4), 2: (6, 4)}.get(schedule(0, 0.0) if schedule != every(2) else 2, (5, 4))
-    taken = tuple(n for _, n in results)
-    assert taken == ((5, 4) if isinstance(schedule, post_local) else skipped)
-
-
 def test_a_skipped_step_at_the_beginning_of_a_round_does_not_change_its_rate() -> None:
     rates: list[float] = []
 
@@ -187,53 +152,6 @@ def test_a_skipped_step_at_the_beginning_of_a_round_does_not_change_its_rate() -
 
     on_ranks(2, work)
     assert rates == [0.05, 0.05, 0.0125, 0.0125]
-
-
-@pytest.mark.parametrize("algorithm", [GradientTracking(), AllReduce(compressor=Int8())], ids=repr)
-def test_an_algorithm_that_remembers_gradients_gets_them_once_and_unscaled(
-    algorithm: Algorithm,
-) -> None:
-    options = {"schedule": every(1), "algorithm": algorithm}
-
-    def plainly(world: ThreadWorld) -> torch.Tensor:
-        model, optimizer, sync = attached(world=world, **options)
-        steps(model, optimizer, sync, range(5), world.rank)
-        return parameters(model)
-
-    def scaled_in_two_parts(world: ThreadWorld) -> torch.Tensor:
-        model, optimizer, sync = attached(world=world, **options)
-        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
-        for t in range(5):
-            optimizer.zero_grad()
-            for _ in range(2):
-                scaler.scale(loss_of(model, world.rank, t) / 2).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            sync.step()
-        return parameters(model)
-
-    expected = on_ranks(3, plainly)
-    for x, y in zip(expected, on_ranks(3, scaled_in_two_parts), strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
-
-
-def test_an_overflow_on_one_rank_does_not_spoil_the_tracked_gradient() -> None:
-    def work(world: ThreadWorld) -> torch.Tensor:
-        model, optimizer, sync = attached(
-            world=world, schedule=every(1), algorithm=GradientTracking()
-        )
-        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-        for t in range(5):
-            optimizer.zero_grad()
-            overflow = float("inf") if (world.rank, t) == (1, 2) else 1.0
-            scaler.scale(loss_of(model, world.rank, t) * overflow).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            sync.step()
-        sync.finish()
-        return parameters(model)
-
-    assert everyone_equal(on_ranks(2, work)).isfinite().all()
 
 
 def test_a_closure_trains_in_rounds_of_one_step() -> None:
