@@ -203,6 +203,7 @@ def _draw_band(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
 def _scale(axes: Axes, values: np.ndarray) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+    axes.margins(y=0.12)
     if len(values) > 2 and values.min() > 0 and values.max() > 50 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -210,8 +211,7 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.4g}"))
         if values.min() >= 0:
-            axes.set_ylim(bottom=0)
-    axes.margins(y=0.12)
+            axes.set_ylim(bottom=0)  # the top keeps its margin
 
 
 def _name_lines(axes: Axes, panel: Panel) -> None:

@@ -83,6 +83,22 @@ def test_a_band_on_a_logarithmic_axis_ends_above_zero() -> None:
     np.testing.assert_allclose([edges.min(), edges.max()], [16 / 9, 9])
 
 
+def test_rounds_that_grow_longer_are_no_gap(tmp_path: Path) -> None:
+    """Losses of Post-local SGD are 1 step apart, then 8: the line goes on behind the switch."""
+    header = Header(
+        CONFIG.format(H=8, seed=0), "t", "a", "s", "mpi(2 x 1 workers)", K=2, P=3, seed=0
+    )
+    with Writer(tmp_path / "run", header) as writer:
+        for begin, H in [*((i, 1) for i in range(40)), *((i, 8) for i in range(40, 80, 8))]:
+            row = {"compute_s": 1.0, "wait_s": 0.0, "transfer_s": 1.0, "payload_bytes": 1.0}
+            writer.round(step_begin=begin, step_end=begin + H, lr=0.1, **row)
+            writer.series("train/loss", begin + H, np.full(2, 1.0))
+        writer.close("complete")
+    (group,) = grouped_runs(open_runs([str(tmp_path / "run")]))
+    values = values_of(group, BY_NAME["training loss"])
+    assert values is not None and list(curve_of(values, STEPS).breaks) == []
+
+
 def test_bytes_and_seconds_are_those_spent_by_a_step(groups: list[SeedGroup]) -> None:
     parallel, local = ([course(group, axis) for axis in (SENT, SPENT)] for group in groups)
     np.testing.assert_allclose(parallel[0].x, 100 * parallel[0].step)

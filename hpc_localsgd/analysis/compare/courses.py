@@ -73,12 +73,14 @@ class MeanCurve:
         x: ``[n]`` where the steps are on the axis, the mean over runs.
         mean: ``[n]`` over runs.
         deviation: ``[n]`` sample standard deviation over runs; NaN of a single one.
+        breaks: Indices before which a run lacks values, see `curves.breaks`.
     """
 
     step: np.ndarray
     x: np.ndarray
     mean: np.ndarray
     deviation: np.ndarray
+    breaks: Sequence[int] = ()
 
 
 def _recorded(name: str) -> Callable[[Source], Series | None]:
@@ -144,11 +146,13 @@ def curve_of(values: Values, axis: Axis) -> MeanCurve:
         axis: Against what.
     """
     alone = len(values.runs) == 1
+    missing = {int(i) for run in values.runs for i in curves.breaks(run, values.step)}
     return MeanCurve(
         step=values.step,
         x=np.mean([axis.of(run, values.step) for run in values.runs], axis=0),
         mean=values.value.mean(axis=0),
         deviation=np.full(len(values.step), np.nan) if alone else values.value.std(axis=0, ddof=1),
+        breaks=sorted(missing),
     )
 
 

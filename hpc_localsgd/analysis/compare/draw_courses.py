@@ -105,8 +105,9 @@ def _draw_course(axes: Axes, course: MeanCurve, letter: str, i: int) -> None:
     every = 1 if len(course.x) <= FEW else len(course.x) // SYMBOLS
     symbols: dict[str, Any] = {"marker": look["marker"], "markersize": 3.5, "markeredgewidth": 0}
     symbols["markevery"] = (i * every // 4 % every, every)  # groups begin at different points
-    for piece in curves.pieces(len(course.x), curves.late(course.step)):
-        lines = axes.plot(course.x[piece], course.mean[piece], **thin, **symbols)
+    for piece in curves.pieces(len(course.x), course.breaks):
+        alone = {"markevery": 1} if piece.stop - piece.start == 1 else {}
+        lines = axes.plot(course.x[piece], course.mean[piece], **thin, **(symbols | alone))
         style.clip_sideways(axes, lines)
         if np.isfinite(low[piece]).any():
             band: dict[str, Any] = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
