@@ -63,9 +63,11 @@ def _mark_rounds(axes: Axes, run: Trajectory, found: Timeline, rows: int) -> Non
     """Draw a hairline where a round ends on its last worker, and write H above longer rounds."""
     ends = np.nanmax(found.begin_s["transfer_s"] + found.long_s["transfer_s"], axis=1)
     begins = np.nanmin(found.begin_s["compute_s"], axis=1)
+    before = -np.inf  # a worker may begin a round while another is in the one before
     for i, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         if not np.isfinite(end):
             continue
+        begin, before = max(begin, before), end
         axes.axvline(end, color="white", linewidth=0.8, zorder=3)
         H = int(run.rounds.local_steps[found.rounds[i]])
         if (end - begin) / found.end_s > 0.035:

@@ -148,7 +148,7 @@ def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
         for file in files:
             save(figure, file)
     shape = " x ".join(str(len(axis)) for axis in found.axes)
-    lines = [f"{found.title}: {shape} points, on {surface.samples} training samples"]
+    lines = [f"{found.title}: {shape} points, on {surface.samples:,} training samples"]
     z = found.values["train_loss"]
     if np.isfinite(z).any():
         lines.append(f"train loss {np.nanmin(z):.4g} to {np.nanmax(z):.4g}")
