@@ -92,7 +92,7 @@ def test_rounds_that_grow_longer_are_no_gap(tmp_path: Path) -> None:
         for begin, H in [*((i, 1) for i in range(40)), *((i, 8) for i in range(40, 80, 8))]:
             row = {"compute_s": 1.0, "wait_s": 0.0, "transfer_s": 1.0, "payload_bytes": 1.0}
             writer.round(step_begin=begin, step_end=begin + H, lr=0.1, **row)
-            writer.series("train/loss", begin + H, np.full(2, 1.0))
+            writer.series("train/loss", begin + H, np.full(2, 1.0), dims=("worker",))
         writer.close("complete")
     (group,) = grouped_runs(open_runs([str(tmp_path / "run")]))
     values = values_of(group, BY_NAME["training loss"])

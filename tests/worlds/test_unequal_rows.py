@@ -53,7 +53,7 @@ def test_workers_are_dealt_in_order_and_differ_by_one_at_most(K: int, n: int) ->
 
 
 def test_fewer_workers_than_ranks_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="start 3 ranks at most"):
+    with pytest.raises(ConfigurationError, match="start at most 3"):
         Dealing(3, 4)
 
 
