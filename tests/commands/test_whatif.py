@@ -272,6 +272,10 @@ def test_tables_are_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
         (["--algorithm", "gosip"], "did you mean 'gossip'"),
         (["--", "--batch-per-worker", "4"], "--batch-per-worker: the seconds of a step"),
         (["--", "--task", "mnist"], "--task: the seconds of a step"),
+        (["--", "--precision", "bf16"], "--precision: the seconds of a step"),
+        (["--", "--workers", "8"], "--workers behind -- is not looked at: type --workers K before"),
+        (["--", "--fabric", "10GbE"], "--fabric behind -- is not looked at"),
+        (["--", "--steps", "999"], "--steps behind -- is not looked at: the steps are those of"),
         (["--algorithm", "d2", "--topology", "exponential"], "symmetric"),
     ],
 )

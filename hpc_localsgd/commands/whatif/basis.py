@@ -18,6 +18,17 @@ from hpc_localsgd.schedules.base import Schedule
 from hpc_localsgd.trajectory import Trajectory
 
 ALONE = Launch("none", 0, 1, 0, "")
+OF_A_STEP = (
+    *("task", "batch_per_worker", "accumulate", "gradient", "dtype", "precision"),
+    *("channels_last", "compile", "replicas", "device"),
+)
+_LENGTH = "the steps are those of the run; those of another length are told by plan --step-time"
+ELSEWHERE = {
+    "workers": "type --workers K before it",
+    "fabric": "type --fabric before it",
+    "steps": _LENGTH,
+    "epochs": _LENGTH,
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,13 +87,18 @@ class Basis:
         if not words:
             return self.own
         found = recorded(self.run.config_text, self.trusted, words)
-        for name in ("task", "batch_per_worker", "accumulate", "gradient"):
-            if getattr(found.config, name) != getattr(self.own.config, name):
-                option = "--" + name.replace("_", "-")
-                raise ConfigurationError(
-                    f"{option}: the seconds of a step are those of the run, so its {option} "
-                    "stays; give --step-time of a short run instead, and plan that one"
-                )
+        own = self.own.config
+        changed = [
+            n for n in (*OF_A_STEP, *ELSEWHERE) if getattr(found.config, n) != getattr(own, n)
+        ]
+        for name in changed:
+            option = "--" + name.replace("_", "-")
+            if name in ELSEWHERE:
+                raise ConfigurationError(f"{option} behind -- is not looked at: {ELSEWHERE[name]}")
+            raise ConfigurationError(
+                f"{option}: the seconds of a step are those of the run, so its {option} "
+                "stays; give --step-time of a short run instead, and plan that one"
+            )
         return found
 
     def planned(self, resolved: Resolved, workers: int, strong: bool = False) -> PlannedRun:
