@@ -131,6 +131,38 @@ def test_every_place_of_a_text_is_a_prediction() -> None:
     assert float(nll) == pytest.approx(loss, rel=1e-9)
 
 
+def test_a_probability_of_exactly_0_is_a_loss_that_can_be_averaged() -> None:
+    scores = Scores()
+    p = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    assert scores.add(p, torch.tensor([1, 1])).tolist() == [False, True]
+    values = {m.name: m.value for m in scores.measurements("w", "mean model")}
+    assert values["w/nll"] == pytest.approx(1022 * np.log(2) / 2)
+    assert values["w/brier"] == 1.0 and values["w/calibration_error"] == 0.5
+
+
+@pytest.mark.parametrize("chunk", [1024, 5])
+def test_all_places_of_all_texts_are_scored(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    spec = text(model="lstm", length=8, width=4, layers=1, test_fraction=0.005)
+    run = small_run(spec=spec, K=3)
+    draw = torch.Generator().manual_seed(1)
+    rows = run.task.init(0) + 0.1 * torch.randn(3, run.task.dim, generator=draw).double()
+    exchange, places = ExchangeView(run, 4, 0.1, rows, None), 8 * run.task.splits["test"]
+    found = {m.name: m for m in Uncertainty(1).measure(exchange)}
+    parts = [found[f"uncertainty/variance{end}"] for end in ("", "_right", "_wrong")]
+    assert [m.samples for m in parts] == [places, parts[1].samples, places - parts[1].samples]
+    assert 0 < parts[1].samples < places > 3 * 5
+    scored = found["uncertainty/workers/nll"], found["uncertainty/mean_model/nll"]
+    assert [m.samples for m in scored] == [places] * 2
+    args = ("test", range(run.task.splits["test"]), run.task.buffers[0])
+    p, labels = run.task.probabilities(exchange.mean, *args)
+    nll = -p.gather(1, labels[:, None]).log().mean()
+    assert scored[1].value == pytest.approx(float(nll), rel=1e-9)
+    own = torch.stack([run.task.probabilities(x, *args)[0] for x in rows])
+    variance = (own - own.mean(0)).square().sum(2).mean()
+    assert parts[0].value == pytest.approx(float(variance), rel=1e-9)
+
+
 def test_it_is_an_option_of_a_run_whose_task_predicts_classes(tmp_path: Path) -> None:
     words = ["--workers=3", "--schedule=every", "--schedule.steps=4", "--steps=8"]
     words += ["--uncertainty-every=4", "--figures=false", "--optimizer=SGD"]
@@ -138,9 +170,11 @@ def test_it_is_an_option_of_a_run_whose_task_predicts_classes(tmp_path: Path) ->
     found = Trajectory(tmp_path / "run")
     assert found.series("uncertainty/workers/nll").step.tolist() == [4, 8]
     assert found.series("uncertainty/mean_model/reliability").value.shape == (2, BINS, 3)
-    run = small_run(spec=quadratic(), K=2)
+    run, asked = small_run(spec=quadratic(), K=2), Spread(0, (Uncertainty(3),))
     with pytest.raises(ConfigurationError, match="predicts no classes"):
-        run.task.probabilities(run.task.x[0], "test", range(1), run.task.buffers[0])
+        asked.check(run)
+    Spread(1, (Uncertainty(0),)).check(run)  # never due
+    asked.check(small_run(spec=SPEC, K=2))
     assert main([*words, "--task=quadratic", f"--out={tmp_path / 'other'}"]) != 0
     assert not (tmp_path / "other" / "trajectory.h5").exists()
 

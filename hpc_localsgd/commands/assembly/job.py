@@ -25,7 +25,6 @@ from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints
 from hpc_localsgd.run.extend import Timetable, lengthened
 from hpc_localsgd.run.final_model import FILE_NAME, final_tensors, write_tensors
 from hpc_localsgd.run.loggers import LiveCurves, live_curves
-from hpc_localsgd.run.probes import Uncertainty
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.run.run_lock import RunLock
 from hpc_localsgd.run.shared_folder import held
@@ -142,8 +141,7 @@ def _make_job(
     stopping.look_at(out)
     run, units = make_run(resolved, world)
     measured, spread = probes(config, units)
-    if any(isinstance(probe, Uncertainty) and probe.every for probe in spread.also):
-        run.task.probabilities(run.task.x[0], "test", range(1), run.task.buffers[0])  # or refuses
+    spread.check(run)
     often = checkpoint_cadence(config, units)
     first = world.rank == 0
     checkpoints = Checkpoints(out, world, config.checkpoint_keep, *_digests(resolved.text))

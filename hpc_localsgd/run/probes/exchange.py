@@ -118,6 +118,13 @@ class AtExchange(ABC):
             return False
         return p.t // self.every > p.begin // self.every or p.t == run.steps
 
+    def check(self, run: Run) -> None:  # noqa: B027
+        """Check, before the run begins, that it has what is measured: on all ranks alike.
+
+        Raises:
+            ConfigurationError: It has not.
+        """
+
     @abstractmethod
     def measure(self, exchange: ExchangeView) -> Iterator[Measurement]:
         """Yield the values at this exchange, the same on all ranks. May use collectives."""

@@ -36,6 +36,11 @@ class Spread(AtExchange):
     _before: Rows | None = field(default=None, repr=False)
     _equal: bool = field(default=True, repr=False)
 
+    def check(self, run: Run) -> None:
+        """Check that the run has what the other probes measure, see `AtExchange.check`."""
+        for probe in self.also:
+            probe.check(run)
+
     def before_sync(self, run: Run, p: Position, now: Now) -> None:
         """Keep the parameters, when a measurement is due."""
         self._due = [probe for probe in (self, *self.also) if probe.due(run, p, now)]

@@ -9,7 +9,7 @@ that worker k gives the classes of a test sample, and m = 1/K sum_k p_k,
 with y the label as a unit vector: it is what averaging the workers gains in their Brier score.
 Both the mean model's own probabilities p(w) and the workers' average m are scored:
 
-    nll = -log p_label        brier = |p - y|^2
+    nll = -log p_label        brier = |p - y|^2        (p_label of 0 is the smallest normal number)
     calibration error = sum_b n_b/n |right_b - sure_b|
 
 the last over bins of the largest probability (Guo et al., ICML 2017): how sure predictions are and
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,8 +28,12 @@ import torch
 from hpc_localsgd.run.probes.base import Measurement
 from hpc_localsgd.run.probes.exchange import MOMENT, AtExchange, ExchangeView
 
+if TYPE_CHECKING:
+    from hpc_localsgd.engine.position import Run
+
 CHUNK = 1024  # samples whose probabilities are held for every worker of a process
 BINS = 15  # of the largest probability, of equal widths
+LEAST = torch.finfo(torch.float64).tiny  # of a probability: one that rounds to 0 costs 708 nat
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,11 @@ class Uncertainty(AtExchange):
     """
 
     every: int
+
+    def check(self, run: Run) -> None:
+        """Check that the task predicts classes, see `AtExchange.check`."""
+        if self.every > 0:
+            run.task.probabilities(run.task.x[0], "test", range(1), run.task.buffers[0])
 
     def measure(self, exchange: ExchangeView) -> Iterator[Measurement]:
         """Yield `uncertainty/variance`, and scores of `mean_model` and of `workers`."""
@@ -99,7 +109,7 @@ class Scores:
         sure, guess = p.max(1)
         right = guess == labels
         self.n += len(labels)
-        self.nll -= float(of_label.log().sum())
+        self.nll -= float(of_label.clamp(min=LEAST).log().sum())  # what is no number stays so
         self.brier += float((p.square().sum(1) - 2 * of_label + 1).sum())
         # What is not a number makes all sums so; it needs a bin all the same.
         where = (sure.nan_to_num(0.0) * BINS).long().clamp(0, BINS - 1).cpu().numpy()
