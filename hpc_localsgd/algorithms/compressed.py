@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from hpc_localsgd.compressors.base import Compressor, compress
-from hpc_localsgd.compressors.power_sgd import PowerSGD
+from hpc_localsgd.compressors.base import Compressor, MatrixCompression, compress
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.types import lengths
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Rows, State, Vector
     from hpc_localsgd.worlds.base import World
 
-# Lengths of the model's tensors in the vector, or their shapes where the codec sees matrices.
+# Lengths of the model's tensors in the vector, or their shapes for a `MatrixCompression`.
 Tensors: TypeAlias = Any
 
 
@@ -25,10 +24,12 @@ def coded_state(codec: Compression | None, x: Rows, model: ModelSize) -> State:
     """Return what an algorithm remembers for its codec: `sizes`, and `memory` of what was lost.
 
     Raises:
-        ConfigurationError: The codec sees matrices, and there are none to be seen.
+        ConfigurationError: The codec needs the shapes of the tensors, and they are not known.
     """
     tensors = tensors_of(codec, model)
-    memory = codec.fresh(x, tensors) if isinstance(codec, PowerSGD) else None
+    memory = None
+    if isinstance(codec, MatrixCompression):
+        memory = x.new_zeros(len(x), sum(codec.columns(tensors)))
     return {"memory": memory, "sizes": tensors}
 
 
@@ -38,7 +39,7 @@ def tensors_of(codec: Compression | None, model: ModelSize) -> Tensors:
     Raises:
         ConfigurationError: See `coded_state`.
     """
-    if codec is None or not codec.sees_matrices:
+    if not isinstance(codec, MatrixCompression):
         return model.sizes
     if not model.shapes:
         raise ConfigurationError(
@@ -71,7 +72,7 @@ def compressed_mean(
     """
     if codec is None:
         return world.mean(x), None
-    if isinstance(codec, PowerSGD):
+    if isinstance(codec, MatrixCompression):
         assert memory is not None
         return codec.mean(x, memory, sizes, world.mean)
     assert isinstance(codec, Compressor)
@@ -131,8 +132,8 @@ def coded_bytes(codec: Compression | None, model: ModelSize, part: Tensors | Non
 
 
 def _columns(codec: Compression, tensors: Tensors, part: slice) -> slice:
-    """Return where the memory of a part of the vector lies: [R, P], but where Q is in it too."""
-    if not isinstance(codec, PowerSGD):
+    """Return where a part of the vector has its memory: there too, unless the codec says where."""
+    if not isinstance(codec, MatrixCompression):
         return part
     ends = [0, *accumulate(lengths(tensors))]
     kept = [0, *accumulate(codec.columns(tensors))]

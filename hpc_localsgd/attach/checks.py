@@ -13,6 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.shards import is_sharded, uneven
+from hpc_localsgd.compressors.base import MatrixCompression
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
 from hpc_localsgd.engine.matrices import looks_at_matrices
 from hpc_localsgd.engine.non_finite import OnNan
@@ -139,7 +140,7 @@ def check_sharded(
             "algorithm that does the same to every number"
         )
     codec = getattr(algorithm, "compressor", None)
-    if getattr(codec, "sees_matrices", False):
+    if isinstance(codec, MatrixCompression):
         raise ConfigurationError(
             f"{codec!r} needs whole matrices, and torch shards {sharded}: use a compressor that "
             "codes a shard by itself (int4, e3m0, top_k)"

@@ -1,6 +1,6 @@
 """What is sent, one file a codec. Pure torch, no communication."""
 
-from hpc_localsgd.compressors.base import Compression, Compressor, compress
+from hpc_localsgd.compressors.base import Compression, Compressor, MatrixCompression, compress
 from hpc_localsgd.compressors.bf16 import BF16
 from hpc_localsgd.compressors.chunked_top_k import ChunkedTopK
 from hpc_localsgd.compressors.e3m0 import E3M0
@@ -20,6 +20,7 @@ __all__ = [
     "Compressor",
     "Int4",
     "Int8",
+    "MatrixCompression",
     "PowerSGD",
     "Sign",
     "TopK",

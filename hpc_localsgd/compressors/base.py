@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.types import Shape
 
 
 class Compression(ABC):
@@ -22,10 +23,8 @@ class Compression(ABC):
 
     Attributes:
         error_feedback: Whether what was lost is added to what is sent next.
-        sees_matrices: Whether it has to know the shapes of the tensors, not their lengths alone.
     """
 
-    sees_matrices: ClassVar[bool] = False
     error_feedback: bool
 
     @abstractmethod
@@ -33,9 +32,46 @@ class Compression(ABC):
         """Return the bytes that one worker sends.
 
         Args:
-            tensors: Lengths of the tensors; shapes where it sees matrices.
+            tensors: Lengths of the tensors; shapes for a `MatrixCompression`.
             itemsize: Bytes of a number of the run.
         """
+
+
+class MatrixCompression(Compression):
+    """Interface of a codec that has to know the shapes of the tensors, not their lengths alone.
+
+    What it sends can be averaged as it is, so it is given the average, and calls it as often as
+    `messages` says. Everything that it sends is of the run's type.
+    """
+
+    @abstractmethod
+    def mean(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        tensors: Sequence[Shape],
+        average: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean of all workers in every row, in place, and the new memory.
+
+        Args:
+            x: [R, P], what each worker has to say; overwritten.
+            memory: [R, sum(columns)], what this function returned last time; zeros at first.
+            tensors: Shapes of the tensors in x.
+            average: Replaces rows [R, any] by the mean of all workers' rows, in place.
+        """
+
+    @abstractmethod
+    def messages(self, tensors: Sequence[Shape]) -> tuple[int, ...]:
+        """Return how many numbers are in each average."""
+
+    @abstractmethod
+    def columns(self, tensors: Sequence[Shape]) -> tuple[int, ...]:
+        """Return the length of each tensor's part of the memory, which lie one after another."""
+
+    def nbytes(self, tensors: Sequence[Any], itemsize: int) -> int:
+        """Return the bytes of all averages, see `Compression.nbytes`."""
+        return itemsize * sum(self.messages(tensors))
 
 
 class Compressor(Compression):

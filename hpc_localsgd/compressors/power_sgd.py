@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hpc_localsgd.compressors.base import Compression
+from hpc_localsgd.compressors.base import MatrixCompression
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.types import Shape, lengths
 from hpc_localsgd.worlds.products import exact_products
@@ -21,16 +20,16 @@ Parts = Sequence[tuple[Tensor, Tensor, Shape]]
 
 
 @dataclass(frozen=True)
-class PowerSGD(Compression):
+class PowerSGD(MatrixCompression):
     """The mean of the workers' matrices, to rank r: a step of subspace iteration every time.
 
         M_k = x_k + memory_k        P <- orthonormal columns of mean_k M_k Q        [n, r]
         Q <- mean_k M_k^T P         mean_k x_k ~ P Q^T                              [m, r]
         memory_k <- M_k - P P^T M_k
 
-    Q is what it was last time: so the iteration goes on from one exchange to the next. Filters are
-    matrices of n output channels. What has one dimension is sent whole, and so is a matrix whose
-    factors would be longer.
+    Q is what it was last time, so that the iteration goes on from one exchange to the next; at
+    first it is drawn, equal for all. Filters are matrices of n output channels. What has one
+    dimension is sent whole, and so is a matrix whose factors would be longer.
 
     Source: Vogels, Karimireddy, Jaggi, PowerSGD, NeurIPS 2019, arXiv:1905.13727, Algorithms 1 and
     2 (rank 2 for their ResNet-18, 4 for their LSTM, here the default), of gradients.
@@ -44,7 +43,7 @@ class PowerSGD(Compression):
     Example:
         >>> codec, x = PowerSGD(rank=1), torch.tensor([[2.0, 4.0, 6.0, 1.0, 2.0, 3.0, 5.0]])
         >>> tensors = ((2, 3), (1,))  # a matrix of rank 1, and a bias
-        >>> mean, memory = codec.mean(x, codec.fresh(x, tensors), tensors, lambda sent: sent)
+        >>> mean, memory = codec.mean(x, torch.zeros(1, 9), tensors, lambda sent: sent)
         >>> codec.nbytes(tensors, 4), [round(number, 3) for number in mean[0].tolist()]
         (24, [2.0, 4.0, 6.0, 1.0, 2.0, 3.0, 5.0])
 
@@ -53,7 +52,6 @@ class PowerSGD(Compression):
         error_feedback: Carry what was lost over to the next message.
     """
 
-    sees_matrices: ClassVar[bool] = True
     rank: int = 4
     error_feedback: bool = True
 
@@ -71,14 +69,7 @@ class PowerSGD(Compression):
         tensors: Sequence[Shape],
         average: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Return the mean of all workers in every row, in place, and the new memory.
-
-        Args:
-            x: [R, P], what each worker has to say; overwritten.
-            memory: [R, sum(columns)], what this function returned last time, or `fresh`.
-            tensors: Shapes of the tensors in x.
-            average: Replaces rows [R, any] by the mean of all workers' rows, in place.
-        """
+        """Return the mean of all workers and the new memory, see `MatrixCompression.mean`."""
         each = list(
             zip(
                 x.split(lengths(tensors), dim=1),
@@ -106,19 +97,6 @@ class PowerSGD(Compression):
             lost = [m - p @ mine.transpose(1, 2)] if self.error_feedback else []
             kept[:] = torch.cat([numbers.flatten(1) for numbers in (q, *lost)], dim=1)
 
-    def fresh(self, x: Tensor, tensors: Sequence[Shape]) -> Tensor:
-        """Return the memory before the first exchange: nothing lost, and Q drawn, equal for all."""
-        memory = x.new_zeros(len(x), sum(self.columns(tensors)))
-        for kept, shape in zip(memory.split(self.columns(tensors), dim=1), tensors, strict=True):
-            if self._cut(shape):
-                _, m = _as_matrix(shape)
-                kept[:, : m * self.rank] = _drawn(m, self.rank).flatten().to(x)
-        return memory
-
-    def nbytes(self, tensors: Sequence[Shape], itemsize: int) -> int:
-        """Return the bytes of both averages, see `Compression.nbytes`."""
-        return itemsize * sum(self.messages(tensors))
-
     def messages(self, tensors: Sequence[Shape]) -> tuple[int, int]:
         """Return how many are in the first average, P and what is whole, and in the second, Q."""
         cut = [_as_matrix(s) for s in tensors if self._cut(s)]
@@ -137,9 +115,10 @@ class PowerSGD(Compression):
         return len(shape) > 1 and self.rank * sum(_as_matrix(shape)) <= prod(shape)
 
     def _start(self, kept: Tensor, shape: Shape) -> Tensor:
-        """Return Q of the last time, [R, m, r]; columns that have become 0 are drawn anew.
+        """Return Q of the last time, [R, m, r]; columns of 0 are drawn.
 
-        A mean of lower rank, all zeros say, leaves columns of 0, which would find nothing again.
+        All are at first. A mean of lower rank, all zeros say, leaves some later too, which would
+        find nothing again.
         """
         m = _as_matrix(shape)[1]
         q = kept[:, : m * self.rank].unflatten(1, (m, self.rank))

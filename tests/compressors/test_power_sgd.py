@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_localsgd.algorithms.choco import Choco
 from hpc_localsgd.algorithms.diloco import DiLoCo
@@ -29,9 +30,14 @@ def differences(n: int) -> list[torch.Tensor]:
     return [torch.randn(K, P, generator=draw, dtype=torch.float64) for _ in range(n)]
 
 
+def nothing(codec: PowerSGD) -> torch.Tensor:
+    """The memory before the first exchange."""
+    return torch.zeros(K, sum(codec.columns(TENSORS)), dtype=torch.float64)
+
+
 def sent_of(codec: PowerSGD, given: list[torch.Tensor]) -> list[torch.Tensor]:
     """What arrives, [P] each time."""
-    memory, arrived = codec.fresh(given[0], TENSORS), []
+    memory, arrived = nothing(codec), []
     for x in given:
         mean, memory = codec.mean(x.clone(), memory, TENSORS, average)
         torch.testing.assert_close(mean, mean[:1].expand(K, -1), rtol=0, atol=0, equal_nan=True)
@@ -69,7 +75,7 @@ def test_it_is_the_paper_s_algorithm(feedback: bool) -> None:
 def test_what_sets_a_worker_apart_does_not_add_up_in_its_memory() -> None:
     """With what arrived taken from it, as in the released code, it would be the sum of all that."""
     codec, given = PowerSGD(2), differences(400)
-    memory = codec.fresh(given[0], TENSORS)
+    memory = nothing(codec)
     apart = torch.zeros(K, 54, dtype=torch.float64)
     for x in given:
         _, memory = codec.mean(x.clone(), memory, TENSORS, average)
@@ -81,7 +87,7 @@ def test_what_sets_a_worker_apart_does_not_add_up_in_its_memory() -> None:
 def test_nothing_is_lost_for_good() -> None:
     """The sum of what arrived is that of the means, less the mean of the last memory."""
     codec, given = PowerSGD(2), differences(50)
-    memory, arrived = codec.fresh(given[0], TENSORS), torch.zeros(P, dtype=torch.float64)
+    memory, arrived = nothing(codec), torch.zeros(P, dtype=torch.float64)
     for x in given:
         mean, memory = codec.mean(x.clone(), memory, TENSORS, average)
         arrived += mean[0]
@@ -131,7 +137,7 @@ def test_bytes_and_memory_are_those_of_the_factors() -> None:
         return average(x)
 
     x = differences(1)[0]
-    codec.mean(x, codec.fresh(x, TENSORS), TENSORS, measured)
+    codec.mean(x, nothing(codec), TENSORS, measured)
     assert lengths_sent == [first, second]
 
 
@@ -147,6 +153,51 @@ def test_rows_that_are_never_used_do_not_keep_the_others_back_after_zeros() -> N
     x[:, :18] = 0  # rows 0 and 1 of 6
     arrived = sent_of(PowerSGD(2), [zeros, *[x] * 8])[-1]
     assert arrived[18:54].norm() > 0.5 * x.mean(0)[18:54].norm()
+
+
+def test_a_column_of_q_that_has_become_0_is_drawn_and_the_others_stay() -> None:
+    """Also one that has a 0 in it."""
+    codec, x, memory = PowerSGD(2), differences(1)[0], nothing(PowerSGD(2))
+    q = torch.arange(9, dtype=torch.float64)
+    memory[:, :18:2] = q
+    sent: list[torch.Tensor] = []
+
+    def first(message: torch.Tensor) -> torch.Tensor:
+        sent.append(average(message).clone())
+        return message
+
+    codec.mean(x.clone(), memory, TENSORS, first)
+    drawn = torch.randn(18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    Q = torch.stack([q, drawn[1::2]], dim=1)
+    expected = x.mean(0)[:54].view(6, 9) @ Q
+    torch.testing.assert_close(sent[0][0, :12].view(6, 2), expected, rtol=0, atol=1e-12)
+
+
+class Products(TorchDispatchMode):
+    """Notes the precision that is set when matrices are multiplied or made orthonormal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = op.overloadpacket.__name__
+        if name in ("mm", "bmm", "linalg_qr"):
+            self.seen.append((name, torch.get_float32_matmul_precision()))
+        return op(*args, **(kwargs or {}))
+
+
+def test_products_are_exact_whatever_is_set_for_the_model() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with Products() as products:
+            sent_of(PowerSGD(2), differences(1))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert {name for name, _ in products.seen} == {"mm", "bmm", "linalg_qr"}
+    assert {precision for _, precision in products.seen} == {"highest"}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -1,4 +1,4 @@
-"""Averages of factors on a small model, which has no matrices of the same proportions."""
+"""Averages of matrices on a small model, which has none of the same proportions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hpc_localsgd.compressors.power_sgd import PowerSGD
+from hpc_localsgd.compressors.base import MatrixCompression
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Shares(PowerSGD):
-    """Averages as long as PowerSGD's of another model, in proportion to the two models' lengths.
+class _Shares(MatrixCompression):
+    """Averages as long as a codec's of another model, in proportion to the two models' lengths.
 
     Attributes:
         sent: Length of each average, for each parameter.
         kept: Numbers remembered, for each parameter.
+        error_feedback: The codec's.
     """
 
-    sent: tuple[float, ...] = ()
-    kept: float = 0.0
+    sent: tuple[float, ...]
+    kept: float
+    error_feedback: bool
 
     def mean(
         self,
@@ -35,10 +37,14 @@ class _Shares(PowerSGD):
         average: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Make the averages, of any numbers."""
-        del tensors
-        for share in self.sent:
-            average(x[:, : round(share * x.shape[1])].clone())
+        for numbers in self.messages(tensors):
+            average(x[:, :numbers].clone())
         return x, memory
+
+    def messages(self, tensors: Sequence[Shape]) -> tuple[int, ...]:
+        """Return how many numbers are in each average of these tensors, vectors here."""
+        length = sum(length for (length,) in tensors)
+        return tuple(round(share * length) for share in self.sent)
 
     def columns(self, tensors: Sequence[Shape]) -> tuple[int, ...]:
         """Return what is remembered of each tensor, a vector here."""
@@ -49,11 +55,9 @@ def in_small(algorithm: Algorithm, model: ModelSize) -> Algorithm:
     """Return the algorithm for a small model, with averages in proportion to those of this one."""
     given: Any = algorithm
     codec = getattr(given, "compressor", None)
-    if not (isinstance(codec, PowerSGD) and model.shapes):  # without shapes it is refused
+    if not (isinstance(codec, MatrixCompression) and model.shapes):  # without, it is refused
         return algorithm
     sent = tuple(numbers / model.P for numbers in codec.messages(model.shapes))
     kept = sum(codec.columns(model.shapes)) / model.P
-    made: Algorithm = replace(
-        given, compressor=_Shares(codec.rank, codec.error_feedback, sent=sent, kept=kept)
-    )
+    made: Algorithm = replace(given, compressor=_Shares(sent, kept, codec.error_feedback))
     return made

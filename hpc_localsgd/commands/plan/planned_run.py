@@ -12,6 +12,7 @@ from hpc_localsgd.commands.assembly.objects import built, check_rounds, executio
 from hpc_localsgd.commands.configuration.config import Config, MakeOptimizer, Resolved
 from hpc_localsgd.commands.plan.activations import activations
 from hpc_localsgd.commands.plan.figure_file import check_figure
+from hpc_localsgd.compressors.base import MatrixCompression
 from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
@@ -162,7 +163,7 @@ def _weighed(config: Config, options: PlanOptions, context: TaskContext) -> _Wei
     """Return the model's sizes, its buffers, the number of training samples, and activations."""
     given = options.parameters, options.samples
     itemsize = context.dtype.itemsize
-    by_shape = getattr(getattr(config.algorithm, "compressor", None), "sees_matrices", False)
+    by_shape = isinstance(getattr(config.algorithm, "compressor", None), MatrixCompression)
     if given[0] is not None and given[1] is not None and not by_shape:
         return _Weighed(_even(round(given[0]), itemsize), 0, round(given[1]))
     task, stand_in = _built(config.task, context)
