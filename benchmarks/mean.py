@@ -10,13 +10,18 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from side_by_side import Gate
 
+from hpc_localsgd.engine.discovery import WORLDS
+from hpc_localsgd.worlds.base import World
+
 P = 25_000_000
 Average = Callable[[], Any]
+Way = Callable[[torch.Tensor], Average]
 
 
 def copy(x: torch.Tensor) -> Average:
@@ -50,37 +55,28 @@ def gloo(x: torch.Tensor) -> Average:
     return lambda: dist.all_reduce(x)
 
 
-def world_horovod(x: torch.Tensor) -> Average:
-    """Run `Horovod().mean`."""
-    from hpc_localsgd.worlds.horovod import Horovod
+def joined(kind: str) -> World:
+    """Join the ranks that were started in a world, one worker each: mpi, horovod or torch."""
+    if kind == "torch":
+        from loops import start_gloo
 
-    world = Horovod()
+        start_gloo()
+    return WORLDS[kind](None, torch.device("cpu"))
+
+
+def by_world(kind: str, x: torch.Tensor) -> Average:
+    """Run `World.mean`."""
+    world = joined(kind)
     return lambda: world.mean(x[None])
 
 
-def world_mpi(x: torch.Tensor) -> Average:
-    """Run `Mpi().mean`."""
-    from hpc_localsgd.worlds.mpi import Mpi
-
-    world = Mpi()
-    return lambda: world.mean(x[None])
+WAYS: dict[str, Way] = {
+    **{f.__name__: f for f in (mpi, horovod, gloo)},
+    **{f"world_{kind}": partial(by_world, kind) for kind in ("mpi", "horovod", "torch")},
+}
 
 
-def world_torch(x: torch.Tensor) -> Average:
-    """Run `Torch().mean`."""
-    from loops import start_gloo
-
-    from hpc_localsgd.worlds.torch import Torch
-
-    start_gloo()
-    world = Torch()
-    return lambda: world.mean(x[None])
-
-
-WAYS = {f.__name__: f for f in (mpi, horovod, gloo, world_horovod, world_mpi, world_torch)}
-
-
-def repeat(way: Callable[[torch.Tensor], Average], numbers: int) -> None:
+def repeat(way: Way, numbers: int) -> None:
     """Exchange again and again; at the end tell how far the memory grew, in MB."""
     x = torch.ones(numbers)
     exchange = way(x)

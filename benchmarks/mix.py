@@ -8,9 +8,10 @@ is started by `sizes.py`.
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import torch
-from mean import Average, repeat
+from mean import Average, Way, joined, repeat
 
 from hpc_localsgd.topology.static import ring
 
@@ -49,28 +50,17 @@ def neighbours_gloo(x: torch.Tensor) -> Average:
     return exchange
 
 
-def world_mpi(x: torch.Tensor) -> Average:
-    """Run `Mpi().mix`."""
-    from hpc_localsgd.worlds.mpi import Mpi
-
-    world = Mpi()
+def by_world(kind: str, x: torch.Tensor) -> Average:
+    """Run `World.mix` on a ring."""
+    world = joined(kind)
     W = ring().matrix(world.K)
     return lambda: world.mix(x[None], W)
 
 
-def world_torch(x: torch.Tensor) -> Average:
-    """Run `Torch().mix`."""
-    from loops import start_gloo
-
-    from hpc_localsgd.worlds.torch import Torch
-
-    start_gloo()
-    world = Torch()
-    W = ring().matrix(world.K)
-    return lambda: world.mix(x[None], W)
-
-
-WAYS = {f.__name__: f for f in (neighbours_mpi, neighbours_gloo, world_mpi, world_torch)}
+WAYS: dict[str, Way] = {
+    **{f.__name__: f for f in (neighbours_mpi, neighbours_gloo)},
+    **{f"world_{kind}": partial(by_world, kind) for kind in ("mpi", "torch")},
+}
 
 if __name__ == "__main__":
     repeat(WAYS[sys.argv[1]], int(sys.argv[2]))
