@@ -55,8 +55,15 @@ def _summary(options: argparse.Namespace) -> str:
 
 
 def _recorded(runs: Sequence[str]) -> Sequence[str]:
-    """Return the folders that have a record; the first, which is then an error, if none has."""
-    return [run for run in runs if status(run) != NONE] or runs[:1]
+    """Return the folders that have a record, or the only one.
+
+    Raises:
+        TrajectoryError: Of several none has.
+    """
+    there = [run for run in runs if status(run) != NONE]
+    if not there and len(runs) > 1:
+        raise TrajectoryError(f"no such trajectory: {', '.join(runs)}")
+    return there or runs
 
 
 def _watch(runs: Sequence[str]) -> None:

@@ -118,6 +118,15 @@ def test_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "no such trajectory" in capsys.readouterr().err
 
 
+def test_of_runs_none_of_which_is_there_every_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "one"), str(tmp_path / "other")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "one") in said and str(tmp_path / "other") in said
+    assert "no such trajectory" in said
+
+
 def test_it_loads_neither_torch_nor_a_transport(tmp_path: Path) -> None:
     code = (
         "import sys; from hpc_localsgd.commands.summary import main\n"
