@@ -30,6 +30,7 @@ from hpc_localsgd.run.checkpoint.catching_up import catch_up
 from hpc_localsgd.run.checkpoint.vetting import check_place
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import every
+from hpc_localsgd.tasks.execution import LossScale
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 
@@ -135,6 +136,33 @@ def test_what_a_worker_draws_moves_with_it(tmp_path: Path) -> None:
         lambda world: one_at_a_time(small_run(spec=Dropping(), H=4, steps=STEPS, world=world)),
         tmp_path,
     )
+
+
+def test_what_a_task_counts_of_a_worker_moves_with_it(tmp_path: Path) -> None:
+    """The factor on its loss in fp16, its steps since that was changed, its damaged samples."""
+
+    def counted(world: World) -> tuple[Run, Any, list[int]]:
+        run = made(lambda w: run_of(LocalSGD(), steps=STEPS, world=w), world)
+        task: Any = run.task
+        task._replicas.scale = LossScale(world.R, world.device)
+        task.samples.skipped = [0] * world.R
+        return run, task._replicas.scale, task.samples.skipped
+
+    def saved(world: ThreadWorld) -> None:
+        run, scale, skipped = counted(world)
+        p = run.beginning()
+        for r, k in enumerate(world.local_workers):
+            scale.factor[r], scale.good[r], skipped[r] = 2.0**k, 100 + k, 10 + k
+        Checkpoints(tmp_path, world).save(RankCheckpoint.of(run, p, after=0))
+
+    def moved(world: ThreadWorld) -> list[tuple[float, float, int]]:
+        run, scale, skipped = counted(world)
+        resumed(run, Checkpoints(tmp_path, world))
+        return list(zip(scale.factor.tolist(), scale.good.tolist(), skipped, strict=True))
+
+    on_ranks(4, saved, workers=K)
+    found = [row for rows in on_ranks(3, moved, workers=K) for row in rows]
+    assert found == [(2.0**k, 100 + k, 10 + k) for k in range(K)]
 
 
 def test_a_run_with_workers_in_quarantine_moves(tmp_path: Path) -> None:

@@ -254,6 +254,7 @@ def test_all_but_the_gradient_is_the_tasks(method: GradientAt) -> None:
     assert torch.equal(ours.vector_of(named), task.x[0])
     args = (ours.x[0], "test", range(50), ours.buffers[0])
     assert torch.equal(ours.evaluate(*args), task.evaluate(*args))
+    assert same(ours.probabilities(*args), task.probabilities(*args))
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = ours.no_such_thing
     assert copy.copy(ours).x is task.x

@@ -89,3 +89,8 @@ def test_numbers_for_a_person() -> None:
     shown = ["0 s", "12 ms", "3.5 s", "90 s", "42 min", "7 h 05 min", "2 d 03 h"]
     assert [human_seconds(s) for s in seconds] == shown
     assert slurm_time(4885) == "01:22:00"
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf])
+def test_seconds_that_are_not_known_are_a_dash(seconds: float) -> None:
+    assert human_seconds(seconds) == "-"

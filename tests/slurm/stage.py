@@ -12,6 +12,7 @@ from launching import ROOT
 LAUNCHER = """#!/bin/bash
 # Ranks: end as told, or when a signal comes. However they end, they write shards.
 for word; do [[ $word != --nodelist=* ]] || node=${word#*=}; done
+[[ $* != *--overlap* || " ${SILENT:-} " != *" $node "* ]] || exec sleep 60
 [[ $* != *--overlap* ]] || { [[ " ${DEAD:-} " != *" $node "* ]]; exit; }  # is it well?
 trap 'echo signalled >>"$TOLD"; kill $!; exit ${ON_USR2:-85}' USR2
 echo "$(basename "$0") $*" >>"$TOLD"

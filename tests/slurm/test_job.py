@@ -11,6 +11,8 @@ import pytest
 from launching import until
 from stage import SCRIPT, SILENT, Stage
 
+OF_A_JOB = "WORKERS LEAST CRASHES STOPS ANSWER PAUSE CONFIG BATCH STEPS".split()  # what may be set
+
 
 @pytest.mark.parametrize(
     ("ends_with", "requeued", "said"),
@@ -218,12 +220,15 @@ def test_the_script_and_the_settings_are_kept_without_secrets(stage: Stage) -> N
         "SLURM_JWT": "hush",
         "HOROVOD_SECRET_KEY": "hush",
     }
-    stage.run(NCCL_DEBUG="INFO", OMPI_MCA_btl="self,\ntcp", **secrets)
+    of_the_job = {name: str(i) for i, name in enumerate(OF_A_JOB, 1)}
+    stage.run(NCCL_DEBUG="INFO", OMPI_MCA_btl="self,\ntcp", XWORKERS="1", **of_the_job, **secrets)
     kept = {path.name: path.read_text() for path in (stage.out / "slurm").iterdir()}
     assert kept["job-7.sbatch"] == SCRIPT
     lines = kept["environment-7.txt"].splitlines()
     assert {"NCCL_DEBUG=INFO", "SLURM_JOB_ID=7", "OMPI_MCA_btl=$'self,\\ntcp'"} <= set(lines)
+    assert {f"{name}={value}" for name, value in of_the_job.items()} <= set(lines)
     assert "hush" not in kept["environment-7.txt"].lower()
+    assert "XWORKERS" not in kept["environment-7.txt"]
     assert (stage.out / "slurm" / "environment-7.txt").stat().st_mode & 0o077 == 0
 
 

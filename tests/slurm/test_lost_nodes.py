@@ -9,6 +9,13 @@ from launching import until
 from stage import Ended, Stage
 
 EACH = {"SLURM_JOB_CPUS_PER_NODE": "2(x2)"}
+UNEQUAL = {
+    "SLURM_JOB_NUM_NODES": "3",
+    "SLURM_JOB_NODELIST": "n1,n10,n11",
+    "SLURM_NTASKS": "6",
+    "SLURM_TASKS_PER_NODE": "3,1,2",
+    "SLURM_JOB_CPUS_PER_NODE": "4(x2),8",
+}
 
 
 def starts(ended: Ended) -> list[str]:
@@ -30,6 +37,55 @@ def test_training_goes_on_on_the_nodes_that_are_left(stage: Stage, launcher: str
     assert ended.status == 0 and not ended.requeued, ended
     assert "status 139, and 1 of 2 nodes answer" in ended.text
     assert "on with 2 rank(s) on n1" in ended.text
+
+
+def test_the_workers_are_the_same_on_the_nodes_that_are_left(stage: Stage) -> None:
+    ended = stage.run("elastic.sbatch", "--x=1", CRASHES_FIRST="1", DEAD="n1", WORKERS="8", **EACH)
+    words = "-m hpc_localsgd.train --workers 8 --out"
+    first, again = (line for line in ended.told.splitlines() if "hpc_localsgd.train" in line)
+    assert words in first and first.partition(words)[2] == again.partition(words)[2], ended
+    assert again.endswith("--resume auto --x=1") and "--nodelist=n2 " in again, ended
+
+
+@pytest.mark.parametrize(
+    ("dead", "left"), [("n10", "-np 5 -H n1:3,n11:2"), ("n1", "-np 3 -H n10:1,n11:2")]
+)
+def test_each_node_that_is_left_keeps_its_ranks(stage: Stage, dead: str, left: str) -> None:
+    """One name is the beginning of another."""
+    how = {"CRASHES_FIRST": "1", "LAUNCHER": "horovodrun", "DEAD": dead}
+    ended = stage.run("elastic.sbatch", **how, **UNEQUAL)
+    first, again = starts(ended)
+    assert first.endswith("-np 6 -H n1:3,n10:1,n11:2") and again.endswith(left), ended
+
+
+def test_slurm_s_variables_are_those_of_the_nodes_that_are_left(stage: Stage) -> None:
+    """They are what mpirun goes by."""
+    names = "JOB_NODELIST NODELIST JOB_NUM_NODES NNODES TASKS_PER_NODE NTASKS NPROCS"
+    shown = " ".join(f"$SLURM_{name}" for name in [*names.split(), "JOB_CPUS_PER_NODE"])
+    (stage.folder / "script").write_text(
+        f'source slurm/job.sh\nonly_on n11 n1\necho "$left is {shown}"\n'
+    )
+    assert stage.run(**UNEQUAL).text == "n1,n11 is n1,n11 n1,n11 2 2 3,2 5 5 4,8\n"
+
+
+def test_a_node_that_does_not_answer_has_failed(stage: Stage) -> None:
+    how = {"CRASHES_FIRST": "1", "ANSWER": "1"}
+    ended = stage.run("elastic.sbatch", **how, SILENT="n2", **EACH)
+    assert "status 139, and 1 of 2 nodes answer" in ended.text and len(starts(ended)) == 2, ended
+
+
+@pytest.mark.parametrize(("state", "times"), [("COMPLETING", 1), ("", 2)])
+def test_a_job_that_is_being_cancelled_is_not_started_again(
+    stage: Stage, state: str, times: int
+) -> None:
+    how = {"CRASHES_FIRST": "1", "DEAD": "n2", "STATE": state}
+    ended = stage.run("elastic.sbatch", **how, **EACH)
+    assert len(starts(ended)) == times and not ended.requeued, ended
+
+
+def test_nodes_that_are_left_and_fail_again_are_no_fewer(stage: Stage) -> None:
+    ended = stage.run("elastic.sbatch", ENDS_WITH="1", DEAD="n10", **UNEQUAL)
+    assert len(starts(ended)) == 2 and ended.requeued, ended
 
 
 def test_what_fails_on_nodes_that_are_well_goes_back_into_the_queue(stage: Stage) -> None:

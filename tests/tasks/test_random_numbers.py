@@ -82,6 +82,13 @@ def gradients(ranks: range, steps: int = 3) -> torch.Tensor:
     return torch.stack(taken, dim=1)
 
 
+def test_no_two_workers_and_no_two_runs_have_the_same_stream() -> None:
+    seeds = [seed_of(seed, worker) for seed in (0, 1, 2, 12_345) for worker in range(5000)]
+    assert len(set(seeds)) == len(seeds)
+    assert 0 <= seed_of(2**62, 7) < 2**63  # what torch takes
+    assert seed_of(2**62, 7) != seed_of(2**62, 8)
+
+
 @pytest.mark.parametrize("R", [1, 2, 3])
 def test_a_worker_draws_the_same_with_whomever_it_shares_a_process(R: int) -> None:
     together = gradients(range(4))
