@@ -10,6 +10,7 @@ import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.compressed import coded_bytes, coded_state, compressed_mean
+from hpc_localsgd.algorithms.without_compiler import spare_the_compiler, take_step
 from hpc_localsgd.compressors.base import Compression
 from hpc_localsgd.errors import ConfigurationError
 
@@ -67,6 +68,7 @@ class DiLoCo(Algorithm):
         if not (isinstance(kind, type) and issubclass(kind, base) and kind is not base):
             raise TypeError("it is no optimiser")
         make: Callable[..., torch.optim.Optimizer] = kind
+        spare_the_compiler()
         return make([anchor], lr=self.lr, **options)
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
@@ -85,7 +87,7 @@ class DiLoCo(Algorithm):
         outer = self.outer(anchor)
         outer.load_state_dict(state["outer"])
         anchor.grad = delta[0]
-        outer.step()
+        take_step(outer)
         anchor.grad = None
         x[:] = anchor
         return x, {**state, "memory": memory, "outer": outer.state_dict()}

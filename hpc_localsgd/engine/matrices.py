@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hpc_localsgd.engine.without_compiler import take_step
+from hpc_localsgd.algorithms.without_compiler import take_step
 from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:

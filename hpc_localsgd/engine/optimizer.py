@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpc_localsgd.algorithms.without_compiler import spare_the_compiler, take_step
 from hpc_localsgd.engine.matrices import MatricesAndRest, Shapes, looks_at_matrices, runs
 from hpc_localsgd.engine.non_finite import named_state_like, state_like
-from hpc_localsgd.engine.without_compiler import spare_the_compiler, take_step
 from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:

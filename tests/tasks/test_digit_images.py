@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from launching import ROOT
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.digit_images import load, stratified
@@ -20,7 +18,7 @@ FRACTIONS = (0.01, 0.1, 0.2, 0.25, 1 / 3, 0.5, 0.777, 0.99)
 SHORT_RUN = """
 import gc, sys
 from hpc_localsgd.train import main
-small = "--steps=2 --task.hidden=4 --figures=false --evaluate-every=0".split()
+small = "--steps=2 --algorithm=diloco --task.hidden=4 --figures=false --evaluate-every=0".split()
 assert main([*small, f"--out={sys.argv[1]}"]) == 0
 assert gc.isenabled()
 print({"sklearn", "pandas", "scipy", "matplotlib", "torch._dynamo", "sympy"} & set(sys.modules))
@@ -28,6 +26,8 @@ print({"sklearn", "pandas", "scipy", "matplotlib", "torch._dynamo", "sympy"} & s
 
 
 def test_images_and_labels_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits  # two seconds, which other workers do not wait for
+
     for ours, theirs in zip(load(), load_digits(return_X_y=True), strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
@@ -36,6 +36,8 @@ def test_images_and_labels_are_those_of_scikit_learn() -> None:
 @pytest.mark.parametrize("counts", [(40, 40, 40), (100, 7, 13), (3, 2, 500)])
 def test_the_split_is_that_of_scikit_learn(counts: tuple[int, ...]) -> None:
     """Digits and classes of very different sizes, whose remainders are equal and are not."""
+    from sklearn.model_selection import train_test_split
+
     uneven = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
     for labels in (load()[1], uneven):
         everything = np.arange(len(labels))

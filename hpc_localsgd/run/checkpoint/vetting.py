@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpc_localsgd.algorithms.without_compiler import take_step
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.rank_checkpoint import WHERE
 
@@ -219,7 +220,7 @@ def _stepped(
     twin.param_groups = [{**group, "params": [tiny]}]
     if group.get("shapes"):  # of matrices in a row
         twin.param_groups[0]["shapes"] = ((1, 2),)
-    twin.step()
+    take_step(twin)
     return dict(twin.state[tiny])
 
 
