@@ -23,6 +23,7 @@ from hpc_localsgd.schedules.rates import Rate, constant
 from hpc_localsgd.tasks.base import Batch, Task, TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.tasks.partition import Partition
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
@@ -54,11 +55,18 @@ def small_run(
     dtype: torch.dtype = torch.float64,
     batch: int = 8,
     seed: int = 0,
+    execution: Execution | None = None,
 ) -> Run:
     """The objects of a run on the digits (or another task) in a simulated world."""
     world = world or Simulated(K)
     context = TaskContext(
-        world.K, world.local_workers, batch, seed, device=world.device, dtype=dtype
+        workers=world.K,
+        local_workers=world.local_workers,
+        batch=batch,
+        seed=seed,
+        device=world.device,
+        dtype=dtype,
+        execution=execution or Execution(),
     )
     task = (spec or digits(hidden=16)).build(context)
     task.x[:] = task.init(seed)

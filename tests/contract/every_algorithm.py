@@ -19,6 +19,7 @@ from small_runs import go
 from variants import VARIANTS, name, run_of
 
 from hpc_localsgd.environment import garbage
+from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
@@ -29,10 +30,13 @@ WORLDS = {"simulated": Simulated, "horovod": Horovod, "mpi": Mpi, "torch": Torch
 
 
 def results(world: World) -> dict[str, dict[str, object]]:
-    """Per algorithm: the mean model at the end and the payload of every worker."""
-    found = {}
+    """Per algorithm: the mean model at the end and the payload of every worker.
+
+    Workers of a rank one after another: for `vmap`, every rank would load torch's compiler.
+    """
+    found, how = {}, Execution(replicas="loop" if world.n > 1 else "auto")
     for algorithm in VARIANTS:
-        run = run_of(algorithm, steps=12, world=world)
+        run = run_of(algorithm, steps=12, world=world, execution=how)
         p, memory = go(run)
         mean = algorithm.readout(p.x, p.state, world)
         payload = [row["payload_bytes"] for row in memory.rounds]
