@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any
 
 MOST_BYTES = 1 << 17  # PyYAML reads about as much in a second
 MOST_VALUES = 20_000  # of a configuration, aliases written out; one of a run has about a hundred
 _DEEPEST = 50
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 
 
 def readable(text: str, keep: str = "") -> str:
@@ -27,6 +29,11 @@ def readable(text: str, keep: str = "") -> str:
 
 def _escaped(c: str) -> str:
     return c.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def is_word(text: str) -> bool:
+    """Check whether a text is, in YAML too, one scalar of no more than letters, digits and dots."""
+    return len(text) <= MOST_BYTES and _WORD.fullmatch(text) is not None
 
 
 def load_yaml(text: str, loader: Any = None) -> Any:
@@ -58,6 +65,8 @@ def check_yaml(text: str) -> None:
     """
     import yaml
 
+    if is_word(text):
+        return
     if len(text) > MOST_BYTES:
         raise yaml.YAMLError(f"{len(text):,} characters are no configuration")
     try:

@@ -14,10 +14,12 @@ import yaml
 from hpc_localsgd.commands.assembly.cadences import checkpoint_cadence, probes, watchdog_s
 from hpc_localsgd.commands.configuration.config import parse
 from hpc_localsgd.commands.configuration.names import CHOICES, choices, class_at, optimizers
+from hpc_localsgd.commands.configuration.yaml_text import AsTyped, load
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import every
 from hpc_localsgd.schedules.rates import constant, cosine, multi_step
+from hpc_localsgd.trajectory.safe_text import is_word
 
 UNITS = Units(10, 10, 1000)
 TOP = {"task", "algorithm", "gradient", "schedule", "rate"}
@@ -183,6 +185,13 @@ def test_a_number_is_what_it_looks_like(text: str, value: float, file: Any) -> N
     inside = f"rate: {{class_path: constant, init_args: {{lr: {text}}}}}\n"
     assert parse([file(inside)]).config.rate.lr == value
     assert "wants a number, got 1:30.5" in refusal("--rate.lr=1:30.5")
+
+
+@pytest.mark.parametrize("text", ["a", "0.1", "1_0", "_", "a.b.", "1.2.3", "0x1F", "true", "e1"])
+def test_a_word_is_what_yaml_makes_of_it(text: str) -> None:
+    assert is_word(text) and yaml.load(text, Loader=AsTyped) == load(text) == text  # noqa: S506
+    assert not any(is_word(odd + text) for odd in (".", "-", "%", "&", "!", "é", " ", "\x07"))
+    assert not any(is_word(text + odd) for odd in (":", "\n", " ", ",", "]", "#", "é", "\x07"))
 
 
 @pytest.mark.parametrize("text", ["no", "on", "2026-01-01", "010", "10:00", "1e3", "null", "0x1F"])

@@ -52,7 +52,8 @@ def resume_key(text: str, but: Sequence[str] = ()) -> str:
 
 def text_of(made: ArgumentParser, parsed: Any) -> str:
     """Return what was parsed as YAML, in the one spelling that is recorded of it."""
-    whole = yaml.safe_load(made.dump(parsed, skip_unset=False))
+    # The parser has checked it: that takes as long again as writing it.
+    whole = yaml.safe_load(made.dump(parsed, skip_unset=False, skip_validation=True))
     for name in NOT_THE_RUN:
         whole.pop(name, None)
     if whole.get(ELSEWHERE[0]) is None:  # texts of before these options, and today's, are the same

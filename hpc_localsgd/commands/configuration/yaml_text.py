@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 from jsonargparse._loaders_dumpers import get_yaml_default_loader  # no public name
 
+from hpc_localsgd.trajectory.safe_text import is_word
+
 MOST_ALIASES = 16
 _TAG = "tag:yaml.org,2002:"
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9](?:_?[0-9])*)$")
@@ -68,6 +70,8 @@ def load(text: str) -> Any:
     """
     if _own.get():
         return yaml.safe_load(text)
+    if is_word(text):
+        return text
     try:
         return yaml.load(text, Loader=AsTyped)  # noqa: S506, a safe loader
     except RecursionError as error:
