@@ -6,6 +6,7 @@ folder of a conftest on the path.
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
@@ -52,6 +53,12 @@ def no_process_is_left(request: pytest.FixtureRequest) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tell apart the tests that start ranks; see `groups`."""
     groups.mark(items)
+
+
+def pytest_collection_finish() -> None:
+    """Collect no garbage among thousands of tests and all of torch, which stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

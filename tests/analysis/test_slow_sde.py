@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import integrate, special
-from scipy.linalg import solve_continuous_lyapunov
 
 from analysis.valley import LR, START, STEPS, K, ways
 from hpc_localsgd.analysis.slow_sde import (
@@ -65,6 +63,8 @@ def test_psi_is_exact_near_zero() -> None:
 
 
 def test_F_has_the_values_of_the_paper_and_is_the_integral_of_psi() -> None:
+    from scipy import integrate, special  # a second, which other workers do not wait for
+
     assert F(1.0) == pytest.approx(0.2034004007, abs=5e-11)
     assert F(10.0) == pytest.approx(7.1201950851, abs=5e-11)
     for x in (1e-9, 0.3, 1.999, 2.0, 7.0):
@@ -88,6 +88,8 @@ def test_the_boost_of_a_nearly_flat_direction_is_none() -> None:
 
 
 def test_the_lyapunov_operator_solves_its_equation() -> None:
+    from scipy.linalg import solve_continuous_lyapunov
+
     H, sigma = random_matrix(12, seed=1), random_matrix(12, seed=2)
     X = lyapunov(H, sigma)
     assert np.abs(H @ X + X @ H - sigma).max() < 1e-12 * np.abs(sigma).max()
