@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpc_localsgd.algorithms.without_compiler import spare_the_compiler, take_step
 from hpc_localsgd.engine.matrices import MatricesAndRest, Shapes, looks_at_matrices, runs
 from hpc_localsgd.engine.non_finite import named_state_like, state_like
 from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.worlds.without_compiler import spare_the_compiler, take_step
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.base import Task

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpc_localsgd.algorithms.without_compiler import take_step
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.rank_checkpoint import WHERE
+from hpc_localsgd.worlds.without_compiler import take_step
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run

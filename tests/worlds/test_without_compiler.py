@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from hpc_localsgd.algorithms import without_compiler
-from hpc_localsgd.algorithms.without_compiler import spare_the_compiler, take_step
+from hpc_localsgd.worlds import without_compiler
+from hpc_localsgd.worlds.without_compiler import spare_the_compiler, take_step
 
 OPTIMIZERS = [
     (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
