@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -113,18 +113,23 @@ def _model(run: Trajectory, options: ExportOptions) -> tuple[dict[str, torch.Ten
 
 
 def _of_snapshot(run: Trajectory, step: int, options: ExportOptions) -> Mapping[str, torch.Tensor]:
-    """Return the mean model of a snapshot, its BatchNorm statistics estimated as in the run."""
+    """Return the mean model of a snapshot, its BatchNorm statistics estimated as in the run.
+
+    That is on the same batches. Where the run averaged its workers' statistics instead, these are
+    not in a snapshot.
+    """
     import torch
 
+    from hpc_localsgd.commands.assembly.objects import built, context_of
     from hpc_localsgd.commands.assembly.worlds import device_for
-    from hpc_localsgd.commands.sharpness.measured_run import rebuilt
-    from hpc_localsgd.commands.sharpness.options import SharpnessOptions
+    from hpc_localsgd.commands.configuration.config import recorded
     from hpc_localsgd.engine.batchnorm import BatchNorm
     from hpc_localsgd.worlds.simulated import Simulated
 
-    device = device_for(options.device, 0)
-    asked = SharpnessOptions(run=options.run, trust=options.trust)
-    task, config = rebuilt(run.config_text, asked, device)
+    world = Simulated(run.K, str(device_for(options.device, 0)))
+    config = recorded(run.config_text, options.trust).config
+    context = context_of(replace(config, compile=False), world)
+    task = built(config.task, replace(context, local_workers=(0,)))  # one model for all of them
     if run.P != task.dim:
         raise ConfigurationError(
             f"{run.path} holds {run.P} parameters, but the task it recorded now has {task.dim}: it "
@@ -132,7 +137,7 @@ def _of_snapshot(run: Trajectory, step: int, options: ExportOptions) -> Mapping[
         )
     x = torch.from_numpy(run.snapshot(step).mean).to(task.x)
     batchnorm = BatchNorm("reestimate", config.batchnorm_batches)
-    return task.named_tensors(x, batchnorm.for_evaluation(x, task, Simulated(1, str(device))))
+    return task.named_tensors(x, batchnorm.for_evaluation(x, task, world))
 
 
 def _write(out: Path, named: dict[str, torch.Tensor], step: int, format: str) -> None:

@@ -35,7 +35,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
         ConfigurationError: On all ranks alike.
     """
     config = resolved.config
-    task = agree(world, lambda: built(config.task, _context_of(config, world)))
+    task = agree(world, lambda: built(config.task, context_of(config, world)))
     check_same(world, _described(task))
     task.x[:] = task.init(config.seed)
     torch.manual_seed(seed_of(config.seed, world.local_workers[0]))  # of dropout, if R = 1
@@ -130,7 +130,8 @@ def _described(task: Task) -> list[str]:
     ]
 
 
-def _context_of(config: Config, world: World) -> TaskContext:
+def context_of(config: Config, world: World) -> TaskContext:
+    """Return what the options say that a task has to know."""
     return TaskContext(
         workers=world.K,
         local_workers=world.local_workers,
