@@ -71,7 +71,7 @@ class ChunkedTopK(Sparse):
     def least_share(self, sizes: Sequence[int]) -> float:
         """Return k / chunk, or what a vector shorter than a chunk keeps of itself."""
         P = sum(sizes)
-        return self._of(P) / P if P < self.chunk else self.kept_of_chunk / self.chunk
+        return self._of(P) / max(1, P) if P < self.chunk else self.kept_of_chunk / self.chunk
 
     def places(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return where the largest are, chunk by chunk, see `Sparse.places`."""

@@ -18,7 +18,7 @@ from hpc_localsgd.errors import ConfigurationError
 class TopK(Sparse):
     """The k entries largest in magnitude, of the whole vector; the others are sent as zero.
 
-        k = fraction P, to the nearest whole number, at least 1
+        k = fraction P, to the nearest whole number, at least 1 of a vector that is not empty
         C(x)_i = x_i if i is among the k largest |x_i|, else 0
         ||C(x) - x||_2^2 <= (1 - k / P) ||x||_2^2, and the values' own rounding
 
@@ -64,11 +64,12 @@ class TopK(Sparse):
 
     def kept(self, sizes: Sequence[int]) -> int:
         """Return k, see `Sparse.kept`."""
-        return max(1, round(self.fraction * sum(sizes)))
+        P = sum(sizes)
+        return max(min(1, P), round(self.fraction * P))
 
     def least_share(self, sizes: Sequence[int]) -> float:
         """Return k / P, see `Sparse.least_share`."""
-        return self.kept(sizes) / sum(sizes)
+        return self.kept(sizes) / max(1, sum(sizes))
 
     def places(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return where the largest are, largest first, see `Sparse.places`."""

@@ -48,7 +48,7 @@ def test_the_public_names_are_one_class_for_each_file() -> None:
 
 @every_dtype
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("sizes", [(1,), (8,), (9,), (1, 1, 1), SIZES, (300, 5)], ids=str)
+@pytest.mark.parametrize("sizes", [(0,), (1,), (8,), (9,), (1, 1, 1), SIZES, (300, 5)], ids=str)
 def test_shapes_types_and_payload(
     codec: Compressor, dtype: torch.dtype, device: str, sizes: tuple[int, ...]
 ) -> None:
