@@ -38,7 +38,8 @@ CONTESTANTS = {
 }
 PATIENCE_S = 900
 SETTING = (
-    f"Post-local SGD has {SWITCH} parallel steps and H = {H} then, PowerSGD as many exact steps."
+    f"Post-local SGD has {SWITCH} parallel steps and H = {H} then, set by a seed that is not among "
+    "these; PowerSGD has as many exact steps. All look at the test set after the same steps."
 )
 
 
