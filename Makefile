@@ -40,11 +40,13 @@ mutants: env  ## put small faults into the code, one at a time: do tests notice?
 	$(BIN)/python tests/mutants $(ARGS)
 
 # What is complete is kept: remove runs/frontier to have it done anew.
-benchmark-quick: env  ## accuracy against communication on two networks, modelled and emulated (minutes)
+benchmark-quick: env  ## accuracy against communication on two networks; steps beside the alternatives (ten minutes)
 	$(BIN)/python benchmarks/comm_vs_accuracy.py benchmarks/frontier/quick.yaml \
 	    --networks 1GbE 10GbE --jobs 2 --report
 	$(BIN)/python benchmarks/comm_vs_accuracy.py benchmarks/frontier/emulated.yaml \
 	    --emulated 100mbit 1gbit --report comm_vs_accuracy_emulated
+	$(BIN)/python benchmarks/alternatives.py --subjects mlp --mean-ranks 2 --rounds 5 \
+	    --name alternatives_quick
 
 benchmark: env  ## the same with a convolutional net on all of Fashion-MNIST, five seeds (hours)
 	$(BIN)/python benchmarks/comm_vs_accuracy.py benchmarks/frontier/full.yaml \

@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--subjects", nargs="*", default=list(STEPS), choices=STEPS)
     parser.add_argument("--mean-ranks", nargs="*", type=int, default=[2, 4])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--name", default="alternatives", help="of the report")
     options = parser.parse_args()
     parts, data = ["# Side by side with the alternatives"], {}
     for H, loops in LOOPS.items():
@@ -59,7 +60,7 @@ def main() -> None:
         )
         data[f"mean, {ranks} ranks"] = {name: asdict(f) for name, f in found.items()}
         data[f"memory, {ranks} ranks"] = grown
-    write_report("alternatives", "\n\n".join(parts), data)
+    write_report(options.name, "\n\n".join(parts), data)
 
 
 def time_steps(loops: Sequence[str], subject: str, H: int, rounds: int) -> dict[str, Figure]:
