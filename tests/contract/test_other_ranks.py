@@ -196,21 +196,24 @@ def test_what_is_remembered_of_a_worker_is_a_row_of_a_matrix(algorithm: Any) -> 
     assert kept[0] == kept[1], "a vector that depends on the workers: make it [R, 1]"
 
 
+@pytest.mark.parametrize("H", [12, 5], ids="H={}".format)
 @pytest.mark.parametrize("spec", [None, Dropping()], ids=["digits", "dropout"])
 def test_workers_that_were_behind_take_the_steps_they_lack(
-    spec: Dropping | None, tmp_path: Path
+    spec: Dropping | None, H: int, tmp_path: Path
 ) -> None:
-    """Rank r of 4 was saved after step 5 + r of a round of 12 steps."""
+    """Rank r of 4 was saved after step 5 + r: in a round, or the first one after an exchange."""
 
     def make(world: World) -> Run:
         how = {"steps": STEPS, "world": world, "optimizer": adam(), "lr": 0.01}
-        return one_at_a_time(small_run(spec=spec, H=every(12), **how))
+        return one_at_a_time(small_run(spec=spec, H=every(H), **how))
 
     def saved(world: ThreadWorld) -> None:
         run = made(make, world)
         p = until(run, run.beginning(), 5 + world.rank)
-        record = {"rows": [], "loss": torch.ones(2), "so_far": torch.zeros(2, 5)}
-        Checkpoints(tmp_path, world).save(RankCheckpoint.of(run, p, after=0, record=record))
+        loss = None if p.due else torch.ones(2)
+        record = {"rows": [], "loss": loss, "so_far": torch.zeros(2, 5)}
+        place = RankCheckpoint.of(run, p, after=5 // H * H, record=record)
+        Checkpoints(tmp_path, world).save(place)
 
     on_ranks(4, saved, workers=K)
 
@@ -243,7 +246,31 @@ def test_that_dropout_draws_anew_is_said(
     on_ranks(3, lambda world: Checkpoints(tmp_path, world).load(), workers=K)
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and ("dropout" in said) is draws
+    assert ("draw at once" in said) is draws
     assert "the same 8 workers go on, 3 on 2 ranks and 2 on 1" in said
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("draws", [False, True])
+@pytest.mark.parametrize("n", [1, 2])
+def test_streams_that_a_checkpoint_has_not_are_said_in_one_line(
+    older: bool, draws: bool, n: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Earlier versions had the process's generator alone, in which a lone worker goes on."""
+    world, spec = Simulated(n), Dropping() if draws else None
+    run = small_run(spec=spec, world=world, H=4, steps=STEPS)
+    torch.manual_seed(3)
+    place = RankCheckpoint.of(run, until(run, run.beginning(), 4), after=4)
+    if older:
+        place.state["task"].pop("draws")
+        if draws:
+            torch.rand(1)
+        place.state["rng"] = torch.get_rng_state()
+    Checkpoints(tmp_path, world).save(place)
+    resumed(small_run(spec=spec, world=world, H=4, steps=STEPS), Checkpoints(tmp_path, world))
+    said = capfd.readouterr().err
+    assert said.count("(dropout) starts over from the seed") == (older and draws and n > 1)
+    assert said.count("\n") <= 1
 
 
 @pytest.mark.parametrize("bad", ["missing", "of another run", "of other workers"])

@@ -20,17 +20,13 @@ from hpc_localsgd.run.checkpoint.listing import (
     shard_name,
     whole,
 )
-from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
+from hpc_localsgd.run.checkpoint.rank_checkpoint import DRAWN_ANEW, RankCheckpoint
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.worlds.dealing import Dealing
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
-DRAWN_AT_ONCE = (
-    "; what the model draws (dropout) starts over from the seed: by --replicas vmap all workers of "
-    "a rank draw at once"
-)
 PARTIAL = 16  # newer than the last that is complete, at most
 _LOOKED_AT = 64  # folders, at most, from the newest back
 # A shard that is not what was written; of another configuration; of other workers; out of reach.
@@ -63,7 +59,7 @@ class Checkpoints:
         self.also = also
         self._why = "another rank could not"
         self._told = False  # that none becomes complete
-        self._drew = False
+        self._lost = ""  # why what the model drew is not of one worker
 
     @classmethod
     def in_folder(cls, folder: Path, like: Checkpoints) -> Checkpoints:
@@ -180,7 +176,7 @@ class Checkpoints:
             ours = all(part.get("digest") in (self.digest, *self.also) for part in parts)
             moved = n != world.n
             state = moving.joined(parts, world.device) if moved else parts[0]
-            self._drew = moved and moving.drew(parts)
+            self._lost = moving.lost_draws(parts) if moved else ""
         except (moving.OtherWorkers, ConfigurationError):
             return None, _WORKERS
         except OSError as error:
@@ -203,7 +199,7 @@ class Checkpoints:
             self._say(
                 f"the checkpoint is of {n} rank{'s' * (n > 1)} and this job has {self.world.n}: "
                 f"the same {self.world.K} workers go on, {self.world.dealing}"
-                + (DRAWN_AT_ONCE * self._drew)
+                + (f"; {DRAWN_ANEW}{self._lost}" if self._lost else "")
             )
 
     def _forget_newer_than(self, after: int) -> None:

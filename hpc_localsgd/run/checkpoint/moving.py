@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.dealing import Dealing
 
 LEAST_DIMENSIONS = {"x": 1, "buffers": 1, "task": 1, "record": 1, "sync": 2, "optimizer": 2}
+AT_ONCE = "by --replicas vmap all workers of a rank draw at once"
+NO_STREAMS = "the checkpoint has no stream for each worker, as those of earlier versions"
 TAKEN = "taken"  # local steps of each row, where they differ
 
 
@@ -75,13 +77,14 @@ def joined(parts: Sequence[dict[str, Any]], device: torch.device) -> dict[str, A
     join = _Join([len(part["x"]) for part in parts], steps)
     for name in ("after", "steps", "schedule"):
         join.same([part.get(name) for part in parts], name)
-    join.same([{**part["place"], "t": 0} for part in parts], "place")
+    foremost = parts[steps.index(max(steps))]["place"]
+    join.same([_in_round_of(foremost, part["place"]) for part in parts], "place")
     state = {name: join([part[name] for part in parts], d, name) for name, d in _parts(parts[0])}
     groups = hindmost["optimizer"]["param_groups"]
     return {
         **hindmost,
         **state,
-        "place": {**hindmost["place"], "t": max(steps)},
+        "place": foremost,
         "task": {name: value for name, value in state["task"].items() if value.ndim},
         "optimizer": {"state": state["optimizer"], "param_groups": groups},
         "rng": torch.get_rng_state(),
@@ -90,20 +93,27 @@ def joined(parts: Sequence[dict[str, Any]], device: torch.device) -> dict[str, A
     }
 
 
-def drew(parts: Sequence[dict[str, Any]]) -> bool:
-    """Return whether random numbers, for dropout say, were drawn that are not of one worker.
+def _in_round_of(foremost: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
+    """Return a place but for its step; after an exchange, in the round that others have begun."""
+    exchanged = place["t"] == place["end"] == foremost["begin"]
+    return {**(foremost if exchanged else place), "t": 0}
 
-    By all workers of a process at once (vmap), or before there was a stream for each.
-    """
+
+def lost_draws(parts: Sequence[dict[str, Any]]) -> str:
+    """Say why what was drawn, for dropout say, is not of one worker; "" where all of it is."""
     for part in parts:
-        if "draws" in part["task"] and not part["task"].get("vmapped", False):
-            continue
-        kept = torch.Generator()
-        kept.set_state(part["rng"])
-        fresh = torch.Generator().manual_seed(kept.initial_seed())
-        if not torch.equal(fresh.get_state(), part["rng"]):
-            return True
-    return False
+        at_once = bool(part["task"].get("vmapped", False))
+        if ("draws" not in part["task"] or at_once) and has_drawn(part["rng"]):
+            return AT_ONCE if at_once else NO_STREAMS
+    return ""
+
+
+def has_drawn(rng: torch.Tensor) -> bool:
+    """Return whether a generator, by its state, has drawn since it was seeded."""
+    kept = torch.Generator()
+    kept.set_state(rng)
+    fresh = torch.Generator().manual_seed(kept.initial_seed())
+    return not torch.equal(fresh.get_state(), rng)
 
 
 def _parts(state: dict[str, Any]) -> list[tuple[str, int]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpc_localsgd.engine.state import moved
+from hpc_localsgd.run.checkpoint.moving import NO_STREAMS, TAKEN, has_drawn
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.worlds.pending import Pending
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run
 
 
+DRAWN_ANEW = "what the model draws (dropout) starts over from the seed: "
 WHERE = ("t", "s", "begin", "end", "parallel")  # of a position
 
 
@@ -80,12 +82,26 @@ class RankCheckpoint:
         if device.type == "cuda":
             _restore_gpu_numbers(state["cuda_rng"], device, aloud=run.world.rank == 0)
         run.task.load_state_dict(state["task"])  # and what its workers draw, after the process's
+        if run.world.rank == 0 and _streams_are_missing(state, run):
+            say(f"{DRAWN_ANEW}{NO_STREAMS}")
         p.state = moved(state["sync"], device)
         for name in WHERE:
             setattr(p, name, state["place"][name])
         if state["schedule"] is not None:
             p.schedule = run.schedule.having_observed(state["schedule"])
         return p
+
+
+def _streams_are_missing(state: dict[str, Any], run: Run) -> bool:
+    """Return whether workers that share a process drew from its generator, and no longer do.
+
+    One that is alone in it goes on there, and so do all that draw at once; of workers that came
+    from other ranks it was said already.
+    """
+    together = len(state["x"]) > 1 and TAKEN not in state
+    kept = "draws" in state["task"] or bool(state["task"].get("vmapped", False))
+    had = together and not kept and "draws" in run.task.state_dict()
+    return had and has_drawn(state["rng"])
 
 
 def _restore_gpu_numbers(kept: torch.Tensor | None, device: torch.device, aloud: bool) -> None:
