@@ -3,7 +3,8 @@
 Exit status: 0 done, 2 a fault of the request, 3 the training diverged, 85 stopped on request, 86
 ended because a rank hung (both: resume it), 87 the folder or the record of the run is gone, or
 cannot be read (a user must look), 130 a second Ctrl-C, 1 anything else. Under `torchrun
---max-restarts N` a run that was stopped ends with 0, or it would be started again at once.
+--max-restarts N` a run that was stopped ends with 0, or it would be started again at once; with 88
+where it is to be, among the agents that are there now.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from hpc_localsgd.errors import ConfigurationError, DataError, Gone, NotKept, Un
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import GONE as GONE
 from hpc_localsgd.run.stopping import HUNG as HUNG
+from hpc_localsgd.run.stopping import REGROUPED, end, to_launcher
 from hpc_localsgd.run.stopping import STOPPED as STOPPED
-from hpc_localsgd.run.stopping import end, to_launcher
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.launch import Launch
@@ -110,7 +111,7 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
         sys.stderr.flush()
         world.abort(1)
         raise
-    if status in (STOPPED, HUNG, GONE) and world.n > 1:
+    if status in (STOPPED, HUNG, GONE, REGROUPED) and world.n > 1:
         end(status)
     with suppress(Unreachable):  # what this rank had to do is done
         world.close()

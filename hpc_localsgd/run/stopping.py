@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 STOPPED = 85  # exit status: stopped on request, resume me
 HUNG = 86  # exit status: a rank made no step for too long, resume me
 GONE = 87  # exit status: the folder of the run, or its record, is gone; a user must look
+REGROUPED = 88  # exit status: an agent of torchrun comes or goes, and they start the run again
 INTERRUPTED = 130  # exit status of a second Ctrl-C, as shells have it
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 AGAIN_S = 1.0  # a launcher may hand on the Ctrl-C that its ranks have got already
@@ -154,7 +155,7 @@ class StopListener:
                     end(INTERRUPTED)
                 self.ask(CTRL_C)
             elif number in SIGNALS:
-                self.ask(signal.Signals(number).name)
+                self.ask(signal.Signals(number).name, asked_by(number))
 
     def _look(self) -> None:
         self._each_second()
@@ -233,6 +234,20 @@ def starts_again(environ: Mapping[str, str] = os.environ) -> bool:
     That is `torchrun --max-restarts N` with N > 0, also when all N are used up.
     """
     return environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+
+
+def asked_by(number: int, environ: Mapping[str, str] = os.environ) -> int:
+    """Return the status of a run that a signal asks to stop.
+
+    An agent of torchrun sends SIGTERM to its ranks when it has seen another one join, or leaves
+    itself. It does not look at what they end with; but the other agents look at theirs, which have
+    seen `STOP`, and take 0 for the end of the run.
+
+    >>> asked_by(signal.SIGTERM, {"TORCHELASTIC_MAX_RESTARTS": "3", "GROUP_WORLD_SIZE": "2"})
+    88
+    """
+    of_an_agent = number == signal.SIGTERM and starts_again(environ)
+    return REGROUPED if of_an_agent and environ.get("GROUP_WORLD_SIZE", "1") != "1" else STOPPED
 
 
 def to_launcher(status: int, environ: Mapping[str, str] = os.environ) -> int:

@@ -12,9 +12,9 @@ from launching import Job, started, until
 
 @contextmanager
 def arrived(
-    launcher: Sequence[str], arguments: Sequence[str], out: Path, step: int
+    launcher: Sequence[str], arguments: Sequence[str], out: Path, step: int, workers: int = 2
 ) -> Iterator[Job]:
-    """Start a run of two workers; both have come to a step, and take 0.1 s for each from there."""
+    """Start a run; all workers have come to a step, and take 0.1 s for each from there."""
     here = out.with_name(f"{out.name}-arrived")
     here.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -22,9 +22,9 @@ def arrived(
         patch.setenv("SLOW_S", "0.1")
         with started(launcher, arguments) as job:
 
-            def both() -> bool:
+            def all_there() -> bool:
                 assert job.process.poll() is None, job.wait().text[-2000:]
-                return len([*here.iterdir()]) == 2
+                return len([*here.iterdir()]) == workers
 
-            until(both, 200, f"both workers come to step {step}")
+            until(all_there, 200, f"all workers come to step {step}")
             yield job

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.run.checkpoint.background import Background
 from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.stderr import say
-from hpc_localsgd.run.stopping import GONE, StopListener, resume_line, starts_again
+from hpc_localsgd.run.stopping import GONE, REGROUPED, StopListener, resume_line, starts_again
 from hpc_localsgd.trajectory.diskspace import mend
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class LastWrites:
                 f"{self.kept_in}: put the folder back as it was, these in it, and resume with "
                 f"{resume_line(out)}"
             )
+        if self._stopping.status == REGROUPED:
+            return f"stopped {where}: an agent of torchrun comes or goes, and they start it again"
         told = f"; not done, though torchrun is told 0: {ASK} {out}" if starts_again() else ""
         return f"stopped on {self._stopping.asked} {where}: resume with {resume_line(out)}{told}"
 

@@ -1,0 +1,51 @@
+"""A job of horovodrun is lost, and goes on under a shorter list of hosts, by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from arriving import arrived
+from launching import TRAIN, horovodrun, run, until
+from moved_runs import check_same_run
+
+from hpc_localsgd.run.checkpoint.listing import last_complete, number
+from hpc_localsgd.train import main
+
+pytestmark = pytest.mark.launched
+
+STEPS, AT = 60, 10
+RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4"]
+RUN += ["--dtype=float64", "--rate=constant", "--algorithm=slowmo", "--schedule=every"]
+RUN += ["--schedule.steps=4", f"--steps={STEPS}", "--spread-every=4", "--evaluate-every=20"]
+RUN += ["--checkpoint-every=4", "--figures=false", "--resume=auto"]
+
+
+def test_four_ranks_that_were_killed_go_on_as_three(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody says how many workers there are: K is that of the first start."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    out = tmp_path / "run"
+    given = [*TRAIN, *RUN, "--world=horovod", f"--out={out}"]
+    with arrived(horovodrun(4, "-H", "localhost:4"), given, out, AT, workers=4) as job:
+
+        def kept() -> bool:
+            found = last_complete(out)
+            return found is not None and number(found[0]) >= AT
+
+        until(kept, 60, "there is a checkpoint to go on from")
+        for pid in job.ranks().values():
+            os.kill(pid, signal.SIGKILL)
+        assert job.wait().status != 0
+    found = last_complete(out)
+    assert found is not None and number(found[0]) < STEPS
+
+    said = run(horovodrun(3, "-H", "localhost:3"), given).succeeded().stderr
+    line = "the checkpoint is of 4 ranks and this job has 3: the same 4 workers go on"
+    assert said.count(line) == 1, said
+    alone = tmp_path / "alone"
+    assert main([*RUN, "--world=simulated", "--workers=4", f"--out={alone}"]) == 0
+    check_same_run(out, alone, launches=2)
