@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 
 from hpc_localsgd.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 TOLERANCE = 1e-9  # of a row or column sum
 ANY_ROWS = ". The algorithm push_sum takes graphs whose rows do not"
@@ -174,6 +177,7 @@ def metropolis(graph: nx.Graph) -> np.ndarray:
     consensus, IPSN 2005.
 
     Example:
+        >>> import networkx as nx
         >>> metropolis(nx.path_graph(3)).round(3)
         array([[0.667, 0.333, 0.   ],
                [0.333, 0.333, 0.333],
@@ -188,6 +192,8 @@ def metropolis(graph: nx.Graph) -> np.ndarray:
 
 def linked(graph: nx.Graph) -> np.ndarray:
     """Return whether there is an edge from worker i to worker j, bool [n, n], none to itself."""
+    import networkx as nx
+
     order = range(len(graph)) if set(graph) == set(range(len(graph))) else list(graph)
     edges = nx.to_numpy_array(graph, nodelist=order, weight=None) > 0
     np.fill_diagonal(edges, False)

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import networkx as nx
 import numpy as np
 
 from hpc_localsgd.errors import ConfigurationError
@@ -21,9 +20,13 @@ from hpc_localsgd.topology.base import TOLERANCE, Topology, linked, metropolis, 
 from hpc_localsgd.topology.static import ring
 from hpc_localsgd.trajectory import regular_file
 
+if TYPE_CHECKING:
+    import networkx as nx
+
+    Given: TypeAlias = Sequence[Sequence[float]] | np.ndarray | nx.Graph | PathLike | str
+
 MOST_BYTES = 1 << 30  # of a file: a matrix of 11,000 workers
 _FORM = "type rows of real numbers, as [[0.5, 0.5], [0.5, 0.5]], or a .npy or .csv file"
-Given: TypeAlias = Sequence[Sequence[float]] | np.ndarray | nx.Graph | PathLike | str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,6 +62,8 @@ class custom(Topology):
 
     def __post_init__(self) -> None:
         """Read and validate the matrix, before any rank communicates."""
+        import networkx as nx
+
         W = self._weights
         validate_columns(W)
         heard = nx.from_numpy_array(W, create_using=nx.DiGraph)
@@ -90,6 +95,8 @@ class custom(Topology):
 
     @cached_property
     def _weights(self) -> np.ndarray:
+        import networkx as nx
+
         if isinstance(self.W, nx.Graph):
             return _of_graph(self.W)
         if isinstance(self.W, PathLike) or (isinstance(self.W, str) and not _is_list(self.W)):

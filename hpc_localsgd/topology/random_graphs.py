@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import networkx as nx
 import numpy as np
 
 from hpc_localsgd.errors import ConfigurationError
@@ -91,6 +90,8 @@ class random_regular(Topology):
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return Metropolis weights of the first connected graph drawn."""
         del k
+        import networkx as nx
+
         if n == 1:
             return np.ones((1, 1))
         rng = np.random.default_rng([self.seed, n])

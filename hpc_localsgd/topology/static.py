@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isqrt
 
-import networkx as nx
 import numpy as np
 
 from hpc_localsgd.errors import ConfigurationError
@@ -62,6 +61,8 @@ class ring(Topology):
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return Metropolis weights of the cycle."""
         del k
+        import networkx as nx
+
         return metropolis(nx.cycle_graph(n))
 
 
@@ -95,6 +96,8 @@ class torus(Topology):
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return Metropolis weights of the periodic grid."""
         del k
+        import networkx as nx
+
         return metropolis(nx.grid_2d_graph(*_sides(n), periodic=True))
 
 
@@ -126,6 +129,8 @@ class grid(Topology):
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return Metropolis weights of the grid."""
         del k
+        import networkx as nx
+
         return metropolis(nx.grid_2d_graph(*_sides(n)))
 
 
@@ -156,6 +161,8 @@ class star(Topology):
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return Metropolis weights of the star."""
         del k
+        import networkx as nx
+
         return metropolis(nx.star_graph(n - 1))
 
 
@@ -181,6 +188,8 @@ class hypercube(Topology):
     def weights(self, n: int, k: int) -> np.ndarray:
         """Return Metropolis weights of the cube."""
         del k
+        import networkx as nx
+
         return metropolis(nx.hypercube_graph(n.bit_length() - 1)) if n > 1 else np.ones((1, 1))
 
     def check(self, n: int) -> None:

@@ -83,9 +83,13 @@ print("of help", [m for m in heavy if m in sys.modules])
 import hpc_localsgd.loop
 heavy = ("hpc_localsgd.run.probes", "hpc_localsgd.curvature", "scipy", "matplotlib", "torchvision")
 print("of the loop", [m for m in heavy if m in sys.modules])
+from hpc_localsgd.commands.configuration.config import parse
+parse(["--out=x"])
+print("of the options", [m for m in ("networkx",) if m in sys.modules])
 """
     root = Path(__file__).parents[2]
     said = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=300
     )
-    assert "\nof help []\nof the loop []\n" in said.stdout, said.stdout[-500:] + said.stderr[-2000:]
+    none = "\nof help []\nof the loop []\nof the options []\n"
+    assert none in said.stdout, said.stdout[-500:] + said.stderr[-2000:]
