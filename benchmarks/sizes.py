@@ -10,8 +10,10 @@ which is in the time. Targets: at most 1.05 x the bare library from 1 MB on.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -32,20 +34,24 @@ HERE = Path(__file__).parent
 def main() -> None:
     """Time everything and write the report."""
     options = _parser().parse_args()
-    rows, data = [], {}
-    for ranks in options.ranks:
-        for size in (round(mb * 1e6) for mb in options.megabytes):
-            for title in options.groups:
-                found = timed(title, ranks, size, options.rounds)
-                rows.append(row(title, ranks, size, found))
-                data[f"{title}, {ranks} ranks, {size} bytes"] = {
-                    name: asdict(figure) for name, figure in found.items()
-                }
-                print(rows[-1], flush=True)
+    rows, data, left = [], {}, []
+    end = time.monotonic() + 60 * options.minutes
+    sizes = [round(mb * 1e6) for mb in options.megabytes]
+    for size, ranks, title in product(sizes, options.ranks, options.groups):
+        cell = f"{title}, {ranks} ranks, {size} bytes"
+        if time.monotonic() > end:
+            left.append(cell)
+            continue
+        found = timed(title, ranks, size, options.rounds)
+        rows.append(row(title, ranks, size, found))
+        data[cell] = {name: asdict(figure) for name, figure in found.items()}
+        print(rows[-1], flush=True)
+    rows.sort(key=lambda line: line.split("|")[1:3])  # sizes in the order they have
     head = ["| | ranks | MB | bare, ms | the world, x bare | 95 % | a copy, x bare |"]
     head.append("|---|--:|--:|--:|--:|--:|--:|")
     page = ["# The average at every size, beside the bare library", "\n".join([*head, *rows])]
-    write_report("sizes", "\n\n".join([*page, between(data)]), data)
+    page += [between(data), *[f"Left out, for want of time: {'; '.join(left)}."] * bool(left)]
+    write_report(options.name, "\n\n".join(page), data)
 
 
 def timed(title: str, ranks: int, size: int, rounds: int) -> dict[str, Figure]:
@@ -93,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ranks", nargs="+", type=int, default=[2, 4])
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=GROUPS)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--minutes", type=float, default=60, help="begin nothing after that")
+    parser.add_argument("--name", default="sizes", help="of the report")
     return parser
 
 
