@@ -29,6 +29,7 @@ class InHalves(MatrixCompression):
         average: Callable[[torch.Tensor], torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Average both halves."""
+        assert memory.shape[1] == len(tensors), "not the memory of these tensors"
         parts = x.split(lengths(tensors), dim=1)
         for of in (slice(None, 1), slice(1, None)):
             halves = [
