@@ -26,8 +26,8 @@ def small_options() -> dict[str, dict[str, Any]]:
     return {
         "text": {"length": 12, "width": 16, "layers": 1, "vocabulary": 300},
         "synthetic_images": {**tiny, "size": 8, "samples": 96, "test_samples": 40},
-        "cifar10": {**tiny, "norm": "batch", "data": str(files("cifar10"))},
-        "cifar100": {**tiny, "norm": "group", "data": str(files("cifar100"))},
+        "cifar10": {"model": "cnn4", "norm": "batch", "data": str(files("cifar10"))},
+        "cifar100": {"model": "cnn4", "groups": 2, "norm": "group", "data": str(files("cifar100"))},
         "idx_images": {**tiny, "norm": "batch", "data": str(files("idx")), "prefix": "small-"},
         **{
             name: {"model": "cnn4", "groups": 2, "norm": "group", "data": str(files("mnist"))}

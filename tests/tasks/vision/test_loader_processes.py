@@ -25,16 +25,17 @@ GONE_WITHIN_S = 30
 # A rank with two loaders, which end it as its second argument says.
 RANK = """
 import os, signal, sys
-from pathlib import Path
-import numpy as np
-from hpc_localsgd.tasks.vision.reader import BatchRequest
-from hpc_localsgd.errors import DataError
-from test_images_on_disk import built
-from test_loader_processes import descendants, parents
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
-def main(data, end):
+def main(data, end):  # imports here: every loader imports this file, and needs none of them
+    from pathlib import Path
+    import numpy as np
+    from hpc_localsgd.tasks.vision.reader import BatchRequest
+    from hpc_localsgd.errors import DataError
+    from test_images_on_disk import built
+    from test_loader_processes import descendants, parents
+
     task = built(Path(data), loaders=2)
     task.batch([0, 1], 0)
     mine = descendants(os.getpid())
