@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hpc_localsgd.commands.configuration.config import parse
+from hpc_localsgd.commands.configuration.config import Config, parse
 from hpc_localsgd.commands.plan import command
 from hpc_localsgd.commands.smoke import STEPS, shortened, smaller
 from hpc_localsgd.engine.launch import detect
@@ -26,8 +27,14 @@ def recipe(name: str) -> Path:
     return next(path for path in RECIPES if path.stem == name)
 
 
-def plan(path: Path, *options: str) -> Any:
-    return json.loads(command.plan(["--config", str(path), "--json", *options], detect({})))
+@cache
+def parsed(path: Path) -> Config:
+    return parse(["--config", str(path)]).config
+
+
+@cache  # of a large net it takes seconds
+def plan(path: Path) -> Any:
+    return json.loads(command.plan(["--config", str(path), "--json"], detect({})))
 
 
 @every_recipe
@@ -43,14 +50,14 @@ def test_a_recipe_begins_with_its_note(path: Path) -> None:
 
 @every_recipe
 def test_a_recipe_is_understood_and_has_a_folder_of_its_own(path: Path) -> None:
-    config = parse(["--config", str(path)]).config
+    config = parsed(path)
     assert config.workers is not None
     assert config.out == f"runs/{path.stem}"
 
 
 @every_recipe
 def test_a_trial_keeps_the_model_and_needs_no_files(path: Path) -> None:
-    config = parse(["--config", str(path)]).config
+    config = parsed(path)
     small = smaller(config, ranks=2)
     assert (small.workers or 0) % 2 == 0
     assert (small.workers or 0) <= 4
@@ -89,7 +96,7 @@ def test_the_numbers_of_qsr_on_vit() -> None:
 
 
 def test_all_workers_meet_at_every_step_before_local_steps_begin() -> None:
-    algorithm: Any = parse(["--config", str(recipe("lin_cifar10_hierarchical"))]).config.algorithm
+    algorithm: Any = parsed(recipe("lin_cifar10_hierarchical")).algorithm
     phase = [Now(t=s, s=s, H=1, h=0, lr=3.2, lr_round=3.2, parallel=True) for s in range(8)]
     assert {algorithm.level(now) for now in phase} == {1}
 
