@@ -163,6 +163,33 @@ def test_all_places_of_all_texts_are_scored(chunk: int, monkeypatch: pytest.Monk
     assert parts[0].value == pytest.approx(float(variance), rel=1e-9)
 
 
+def test_a_text_of_many_symbols_is_held_a_few_samples_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For all workers of a process together, and with the same numbers."""
+    spec = text(model="lstm", length=8, width=4, layers=1, test_fraction=0.005)
+    run = small_run(spec=spec, K=3)
+    d = torch.randn(3, run.task.dim, generator=torch.Generator().manual_seed(3)).double()
+    exchange = ExchangeView(run, 8, 0.1, run.task.init(0) + 0.3 * d, None)
+    plain = {m.name: m.value for m in Uncertainty(1).measure(exchange)}
+    one, _ = run.task.probabilities(exchange.mean, "test", range(1), exchange.buffers)
+    held: list[int] = []
+    average = run.world.mean
+
+    def mean(rows: torch.Tensor) -> torch.Tensor:
+        held.append(rows.numel())
+        return average(rows)
+
+    monkeypatch.setattr(run.world, "mean", mean)
+    for most in (7 * 3 * one.numel() + 1, 1):
+        monkeypatch.setattr(module, "HELD", most)
+        held.clear()
+        found = {m.name: m.value for m in Uncertainty(1).measure(exchange)}
+        assert max(held) == (7 if most > 1 else 1) * 3 * one.numel()
+        for name, value in plain.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-10, err_msg=name)
+
+
 def test_it_is_an_option_of_a_run_whose_task_predicts_classes(tmp_path: Path) -> None:
     words = ["--workers=3", "--schedule=every", "--schedule.steps=4", "--steps=8"]
     words += ["--uncertainty-every=4", "--figures=false", "--optimizer=SGD"]

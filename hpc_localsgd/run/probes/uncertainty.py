@@ -31,7 +31,8 @@ from hpc_localsgd.run.probes.exchange import MOMENT, AtExchange, ExchangeView
 if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Run
 
-CHUNK = 1024  # samples whose probabilities are held for every worker of a process
+CHUNK = 1024  # samples at a time, at most
+HELD = 2**23  # probabilities that a process holds for its workers: a sample of text has many
 BINS = 15  # of the largest probability, of equal widths
 LEAST = torch.finfo(torch.float64).tiny  # of a probability: one that rounds to 0 costs 708 nat
 
@@ -58,8 +59,9 @@ class Uncertainty(AtExchange):
         """Yield `uncertainty/variance`, and scores of `mean_model` and of `workers`."""
         n = exchange.run.task.splits["test"]
         one, all_of_them, varied = Scores(), Scores(), np.zeros((2, 2))
-        for begin in range(0, n, CHUNK):
-            rows = range(begin, min(begin + CHUNK, n))
+        chunk = _at_a_time(exchange)
+        for begin in range(0, n, chunk):
+            rows = range(begin, min(begin + chunk, n))
             alone, mixed, variance, labels = _predicted(exchange, rows)
             one.add(alone, labels)
             right = all_of_them.add(mixed, labels)
@@ -75,6 +77,14 @@ class Uncertainty(AtExchange):
         yield from one.measurements("uncertainty/mean_model", f"mean model, {MOMENT}")
         said = f"average of the workers' probabilities, {MOMENT}"
         yield from all_of_them.measurements("uncertainty/workers", said)
+
+
+def _at_a_time(exchange: ExchangeView) -> int:
+    """Return how many samples are predicted together, the same on all ranks."""
+    run = exchange.run
+    first, _ = run.task.probabilities(exchange.mean, "test", range(1), exchange.buffers)
+    most = -(-run.world.K // run.world.n)  # workers of a process
+    return min(CHUNK, max(1, HELD // (most * first.numel())))
 
 
 @torch.no_grad()
