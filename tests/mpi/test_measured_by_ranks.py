@@ -23,8 +23,11 @@ COMMAND = ["-m", "hpc_localsgd", "sharpness"]
 POINTS = ["--samples=64", "--points=5"]
 LENGTH = ["--schedule=every", "--schedule.steps=4", "--steps=12"]
 KEPT = ["--snapshot-every=4", "--snapshot-workers", "--figures=false"]
-RUNS = {  # the first with BatchNorm, whose statistics the ranks re-estimate together
-    "conv": ["--task.model=conv", "--task.norm=batch", "--task.hidden=2", "--workers=2"],
+# With BatchNorm, whose statistics the ranks re-estimate together. At a rate of 0.1 all hidden units
+# die, and with them whatever depends on these statistics.
+ALIVE = ["--task.norm=batch", "--task.hidden=4", "--rate.lr=0.01"]
+RUNS = {
+    "conv": ["--task.model=conv", *ALIVE, "--workers=2"],
     "one worker": ["--task.hidden=3", "--workers=1"],
     "four workers": ["--task.hidden=3", "--workers=4"],
 }
@@ -84,7 +87,8 @@ def test_two_ranks_find_the_same_landscape_to_the_last_bit(
 
 
 def test_the_command_itself_under_horovodrun(trained: dict[str, Path], tmp_path: Path) -> None:
-    out, name = tmp_path / "two.h5", "one worker"
+    """The run with BatchNorm: its statistics are re-estimated by Horovod's averages, too."""
+    out, name = tmp_path / "two.h5", "conv"
     more = [*MORE, f"--out={out}", "--world=horovod"]
     said = run(horovodrun(2), [*COMMAND, str(trained[name]), *OPTIONS, *more]).succeeded()
     assert said.stdout.count("three largest eigenvalues") == 1
