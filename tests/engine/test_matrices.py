@@ -131,14 +131,27 @@ class Turned(torch.optim.Optimizer):
             for p in group["params"]:
                 state = self.state[p]
                 state["sum"] = state.get("sum", torch.zeros_like(p)) + p.grad
-                state["n"] = state.get("n", torch.zeros((), dtype=p.dtype)) + 1
+                state["n"] = self.counted(state.get("n", torch.zeros((), dtype=p.dtype)))
                 p -= group["lr"] / state["n"] * state["sum"] / state["sum"].norm()
 
+    @staticmethod
+    def counted(n: torch.Tensor) -> torch.Tensor:
+        return n + 1
 
-def test_a_class_of_one_s_own_declares_it() -> None:
+
+class CountsInPlace(Turned):
+    """Counts as torch's own do: were one number shared, each matrix would count for all."""
+
+    @staticmethod
+    def counted(n: torch.Tensor) -> torch.Tensor:
+        return n.add_(1)
+
+
+@pytest.mark.parametrize("kind", [Turned, CountsInPlace])
+def test_a_class_of_one_s_own_declares_it(kind: type[Turned]) -> None:
     of = task(2)
     gradients, x = some_gradients(of), of.x.clone()
-    made = LocalOptimizer(Turned, of)
+    made = LocalOptimizer(kind, of)
     for g in gradients:
         made.step(g, 0.1)
     begin, end, shapes = next(run for run in runs(of) if run[2])
