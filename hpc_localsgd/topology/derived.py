@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import networkx as nx
 
     Given: TypeAlias = Sequence[Sequence[float]] | np.ndarray | nx.Graph | PathLike | str
+else:  # of the command line, on which nobody types a graph: it has no need of networkx
+    Given: TypeAlias = Sequence[Sequence[float]] | np.ndarray | PathLike | str
 
 MOST_BYTES = 1 << 30  # of a file: a matrix of 11,000 workers
 _FORM = "type rows of real numbers, as [[0.5, 0.5], [0.5, 0.5]], or a .npy or .csv file"

@@ -23,7 +23,8 @@ FOREIGN = set(
     "--batch --bind_to --cpu_bind --cpus_per_task --disable_cache --gloo --host"
     " --kill_on_invalid_dep --max_restarts --min_np --mpi --network_interfaces"
     " --nnodes --no_kill --no_requeue --nodes --nproc_per_node --ntasks"
-    " --ntasks_per_node --oversubscribe --requeue --signal --time".split()
+    " --ntasks_per_node --oversubscribe --rdzv_backend --rdzv_conf --rdzv_endpoint --rdzv_id"
+    " --requeue --signal --time".split()
 )
 MINE = pages.ROOT / "examples" / "extending"
 WHOLE = [shown for shown in pages.commands() if shown.command == "train"]

@@ -13,7 +13,7 @@ DOCTOR = [sys.executable, "-m", "hpc_localsgd", "doctor"]
 
 
 def lines_of(output: str, name: str) -> list[str]:
-    return [line for line in output.splitlines() if f" {name} " in line]
+    return [line for line in output.splitlines() if f" {name}  " in line]
 
 
 def test_alone(run) -> None:

@@ -54,7 +54,7 @@ class Runs:
     def sweep(
         self, name: str, options: Mapping[str, Any], grid: Mapping[str, Any], seeds: int
     ) -> dict[str, list[Trajectory]]:
-        """Do the runs that are left, and give the records: label -> one for each seed.
+        """Do the runs that are left, and give the records: choices -> one for each seed.
 
         Args:
             name: Of the folder.
@@ -78,7 +78,7 @@ class Runs:
         found: dict[str, list[Trajectory]] = {}
         for member in all_of_it:
             run = Trajectory(out / member.name)
-            found.setdefault(member.label, []).append(run)
+            found.setdefault(", ".join(member.labels.values()) or "all", []).append(run)
             self.diverged += [f"{name}: {member.title}"] if run.status == "diverged" else []
         self.count += len(all_of_it)
         self.minutes += sum(_seconds(out).values()) / 60

@@ -88,9 +88,9 @@ class Basis:
             return self.own
         found = recorded(self.run.config_text, self.trusted, words)
         own = self.own.config
-        changed = [
-            n for n in (*OF_A_STEP, *ELSEWHERE) if getattr(found.config, n) != getattr(own, n)
-        ]
+        typed = {word.partition("=")[0] for word in words}
+        changed = [n for n in OF_A_STEP if getattr(found.config, n) != getattr(own, n)]
+        changed += [n for n in ELSEWHERE if f"--{n}" in typed]
         for name in changed:
             option = "--" + name.replace("_", "-")
             if name in ELSEWHERE:
