@@ -120,7 +120,8 @@ def judge(measured: Measured) -> list[Statement]:
 def draw(measured: Measured) -> Figure:
     """Draw the courses of the accuracy in each cell."""
     facts = ["4,096 images of Fashion-MNIST", f"K = {K}", f"{SEEDS} seeds", "dots: seeds"]
-    titles = (f"rate {SMALL}, label noise", f"rate {LARGE}, label noise", f"rate {SMALL}, no label noise")
+    noisy = f"rate {SMALL}, label noise", f"rate {LARGE}, label noise"
+    titles = (*noisy, f"rate {SMALL}, no label noise")
     title = "Local SGD on images: test accuracy of the mean model"
     figure, found = panels(title, facts, titles)
     for axes, cell in zip(found, CELLS, strict=True):
