@@ -72,6 +72,10 @@ class Algorithm(ABC):
         del state
         return self
 
+    def exchanges_gradients(self, H: int) -> bool:
+        """Return whether workers exchange gradients in a round of H steps."""
+        return H == 1 or self.sends_gradients
+
     def makes_equal(self, state: State, now: Now) -> bool:
         """Return whether the exchange that ends this round leaves all workers equal.
 

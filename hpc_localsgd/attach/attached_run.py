@@ -296,5 +296,5 @@ class AttachedRun:
         self.exchange.on_gradients(rows, self.rounds.now(self.place.t))
 
     def _make_finite(self, rows: list[Rows]) -> None:
-        if self._quarantine is not None and self.context.exchanges_gradients(self.place.H):
+        if self._quarantine and self.context.algorithm.exchanges_gradients(self.place.H):
             self._quarantine.of_gradients(rows, self.place.t)

@@ -50,10 +50,6 @@ class AttachContext:
         """Let go of parameters that a forward pass has gathered from shards."""
         reshard(self.gathered)
 
-    def exchanges_gradients(self, H: int) -> bool:
-        """Return whether workers exchange gradients in a round of H steps, as in the trainer."""
-        return H == 1 or self.algorithm.sends_gradients
-
     def left_out(self, H: int, skipped: bool) -> bool:
         """Return whether no rank takes this step, since one does not and all are to stay equal.
 
@@ -63,7 +59,7 @@ class AttachContext:
             H: Length of the round.
             skipped: Whether this rank does not: a GradScaler has seen an overflow.
         """
-        if not (self.algorithm.ends_equal and self.exchanges_gradients(H)):
+        if not (self.algorithm.ends_equal and self.algorithm.exchanges_gradients(H)):
             return False
         return bool(self.grid.everyone.gather(np.array([[skipped]])).any())
 

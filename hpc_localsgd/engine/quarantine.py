@@ -57,7 +57,7 @@ class QuarantinedAlgorithm(Algorithm):
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Run the algorithm, with gradients made finite before they are sent."""
-        if now.H == 1 or self.sends_gradients:
+        if self.exchanges_gradients(now.H):
             replace_by_mean(g, non_finite_workers([g], world), world)
         return self.of.on_gradient(g, state, world, now)
 

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
 from loops import attached, everyone_equal, loss_of, parameters, steps
 from rank_threads import ThreadWorld, on_ranks
+from torch import nn
 
 from hpc_localsgd import AllReduce, GradientTracking, every, post_local
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.attach import Sync
 from hpc_localsgd.compressors import Int8, PowerSGD, Sign
 from hpc_localsgd.schedules.local_steps import Schedule
+
+
+def overflowing_steps(
+    model: nn.Module, optimizer: torch.optim.Optimizer, sync: Sync, ts: Iterable[int], rank: int
+) -> None:
+    """The loop of a user with a GradScaler; the loss of rank 1 overflows at t = 2."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for t in ts:
+        optimizer.zero_grad()
+        overflow = float("inf") if (rank, t) == (1, 2) else 1.0
+        scaler.scale(loss_of(model, rank, t) * overflow).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        sync.step()
 
 
 @pytest.mark.parametrize("schedule", [every(1), every(2), post_local(switch=2, every=2)])
@@ -79,14 +96,7 @@ def test_an_overflow_on_one_rank_does_not_spoil_the_tracked_gradient() -> None:
         model, optimizer, sync = attached(
             world=world, schedule=every(1), algorithm=GradientTracking()
         )
-        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-        for t in range(5):
-            optimizer.zero_grad()
-            overflow = float("inf") if (world.rank, t) == (1, 2) else 1.0
-            scaler.scale(loss_of(model, world.rank, t) * overflow).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            sync.step()
+        overflowing_steps(model, optimizer, sync, range(5), world.rank)
         sync.finish()
         return parameters(model)
 
@@ -102,14 +112,7 @@ def test_an_overflow_on_one_rank_is_a_step_that_no_rank_takes_where_gradients_ar
     def work(world: ThreadWorld, ts: list[int]) -> torch.Tensor:
         algorithm = AllReduce(compressor=codec)
         model, optimizer, sync = attached(world=world, schedule=every(1), algorithm=algorithm)
-        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-        for t in ts:
-            optimizer.zero_grad()
-            overflow = float("inf") if (world.rank, t) == (1, 2) else 1.0
-            scaler.scale(loss_of(model, world.rank, t) * overflow).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            sync.step()
+        overflowing_steps(model, optimizer, sync, ts, world.rank)
         return parameters(model)
 
     with_overflow = everyone_equal(on_ranks(2, lambda world: work(world, [0, 1, 2, 3, 4])))

@@ -89,16 +89,16 @@ class Basis:
         found = recorded(self.run.config_text, self.trusted, words)
         own = self.own.config
         typed = {word.partition("=")[0] for word in words}
-        changed = [n for n in OF_A_STEP if getattr(found.config, n) != getattr(own, n)]
-        changed += [n for n in ELSEWHERE if f"--{n}" in typed]
-        for name in changed:
-            option = "--" + name.replace("_", "-")
-            if name in ELSEWHERE:
-                raise ConfigurationError(f"{option} behind -- is not looked at: {ELSEWHERE[name]}")
-            raise ConfigurationError(
-                f"{option}: the seconds of a step are those of the run, so its {option} "
-                "stays; give --step-time of a short run instead, and plan that one"
-            )
+        for name in OF_A_STEP:
+            if getattr(found.config, name) != getattr(own, name):
+                option = "--" + name.replace("_", "-")
+                raise ConfigurationError(
+                    f"{option}: the seconds of a step are those of the run, so its {option} "
+                    "stays; give --step-time of a short run instead, and plan that one"
+                )
+        for name, cure in ELSEWHERE.items():
+            if f"--{name}" in typed:
+                raise ConfigurationError(f"--{name} behind -- is not looked at: {cure}")
         return found
 
     def planned(self, resolved: Resolved, workers: int, strong: bool = False) -> PlannedRun:
