@@ -204,6 +204,17 @@ def test_panels_have_gaps_where_there_is_no_value(tmp_path: Path) -> None:
     assert all(np.diff(line[:, 0]).max() == H for line in lines(axes))
 
 
+def test_panels_without_a_value_are_left_out_if_others_have_some(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    with Writer(tmp_path, run_header(), mode="append") as writer:
+        writer.series("nothing", H, np.nan)
+    run = Trajectory(tmp_path)
+    known, nothing = (panel_of(run.series(name)) for name in ("spread", "nothing"))
+    for panels, title in (([nothing, known], known.title), ([nothing], nothing.title)):
+        titles = [axes.get_title(loc="left") for axes in draw_panels(run, "", panels).axes]
+        assert list(filter(None, titles)) == [title]
+
+
 def test_the_given_rate_beside_the_effective_one_is_that_of_every_step(tmp_path: Path) -> None:
     recorded(tmp_path)
     with Writer(tmp_path, run_header(), mode="append") as writer:

@@ -120,6 +120,16 @@ def test_the_figure_has_the_rounds_around_the_switch(tmp_path: Path) -> None:
         np.testing.assert_allclose(sorted(drawn[to_rgba(COLOURS[kind])]), want, atol=1e-9)
 
 
+def test_H_stands_between_the_ends_of_rounds(tmp_path: Path) -> None:
+    """Worker 0 ends its first exchange at 1.5 s and is in the second round; worker 1 at 4 s."""
+    rows = [a_round(2 * s, 2 * s + 2, [1.0 + 3 * s] * 2, [0.0, 0.0], 0.5) for s in range(2)]
+    rows[0]["transfer_s"] = [0.5, 3.0]
+    figure = draw_timeline(a_run(tmp_path, rows))
+    assert figure is not None
+    written = {t.get_position()[0] for t in figure.axes[0].texts if t.get_text() == "H 2"}
+    assert written == {2.0, 6.25}  # of 0 to 4, and of 4 to 8.5
+
+
 def test_without_longer_rounds_the_first_are_shown(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", ROWS[:1])
     assert around_the_switch(run.rounds, 5) == slice(0, 5) and draw_timeline(run) is not None

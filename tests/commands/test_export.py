@@ -25,6 +25,7 @@ from hpc_localsgd.worlds.simulated import Simulated
 
 NET = ["--task.model=conv", "--task.norm=batch", "--task.hidden=8", "--batch-per-worker=8"]
 RUN = ["--workers=2", "--steps=24", "--schedule=every", "--schedule.steps=8", "--figures=false"]
+RUN += ["--rate.lr=0.01"]  # at 0.1 all hidden units die, and no statistics matter
 RUN += ["--evaluate-every=12"]  # a model with BatchNorm is evaluated for longer than it trains
 
 
@@ -107,6 +108,7 @@ def test_a_snapshot_is_exported(run: Path, tmp_path: Path, kind: str) -> None:
     assert sorted(mean) == sorted(torch.cat([state[n].ravel() for n in trained]).tolist())
     # The statistics are estimated as in the run, on the same batches.
     assert evaluated(state) == pytest.approx(recorded_at(run, 12), rel=1e-5)
+    assert evaluated(state)[1] > 0.2  # it has learnt, so they matter
     means = torch.cat([t.ravel() for name, t in state.items() if name.endswith("running_mean")])
     assert (means != 0).all()
 

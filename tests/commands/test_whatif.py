@@ -18,6 +18,7 @@ from hpc_localsgd.commands.configuration import config
 from hpc_localsgd.commands.whatif import command
 from hpc_localsgd.commands.whatif.answers import Answer, answers, with_length
 from hpc_localsgd.commands.whatif.basis import basis
+from hpc_localsgd.commands.whatif.page import about
 from hpc_localsgd.cost.cost_model import NETWORKS
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import every, post_local, qsr
@@ -205,6 +206,12 @@ def test_deviations_are_those_of_steps_and_of_the_fit(tmp_path: Path) -> None:
     longer = one(run, "--fabric", str(file), "--every", "6")
     speed_ups = [longer.speed_up(dearer=f) for f in (0.8, 1.2)]
     assert longer.off(longer.speed_up) == pytest.approx((speed_ups[1] - speed_ups[0]) / 2)
+
+
+def test_a_step_is_shown_with_its_deviation_in_its_own_unit(tmp_path: Path) -> None:
+    known = basis(Trajectory(record(tmp_path)), [], None)
+    varied = replace(known, times=replace(known.times, off=0.2))  # of 0.1 s
+    assert "12 steps of 100 ms ± 20 ms, " in about(varied)[0]
 
 
 def test_methods_are_combined_with_every_network(tmp_path: Path) -> None:

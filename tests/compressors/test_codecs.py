@@ -227,6 +227,13 @@ def test_a_memory_that_decays_counts_for_less() -> None:
     assert memory is not None and memory.tolist() == [[4.0, 0.0]]
 
 
+@pytest.mark.parametrize("sparse", [TopK(0.1), ChunkedTopK()], ids=["top_k", "chunked_top_k"])
+def test_of_a_vector_without_numbers_a_share_is_kept_that_is_a_number(
+    sparse: TopK | ChunkedTopK,
+) -> None:
+    assert sparse.least_share([]) == sparse.least_share([0, 0]) == 0.0
+
+
 @pytest.mark.parametrize(
     "given",
     [{"chunk": 1}, {"kept_of_chunk": 0}, {"chunk": 8}, {"decay": 0.0}, {"decay": 1.1}],

@@ -16,7 +16,7 @@ from small_runs import sgd, small_run
 from hpc_localsgd.commands import train
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
-from hpc_localsgd.run.checkpoint.vetting import _stepped
+from hpc_localsgd.run.checkpoint.vetting import _check_memory, _Other, _stepped
 
 RUN = ["--steps=6", "--batch-per-worker=2", "--task.hidden=4", "--schedule=every", "--workers=2"]
 RUN += ["--schedule.steps=2", "--evaluate-every=0", "--spread-every=0", "--figures=false"]
@@ -120,6 +120,16 @@ def test_a_place_of_another_length_is_refused_like_any_other_length(
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "Traceback" not in said
     assert (f"begun with {steps} steps" if steps < 10**12 else "is more than 1e+12") in said
+
+
+@pytest.mark.parametrize("saved", [[1.0], [1.0, "2"], (1.0, 2.0)], ids=str)
+def test_a_list_of_an_algorithm_has_as_many_numbers_as_at_first_and_may_have_others(
+    saved: Any,
+) -> None:
+    """Push-sum's weights, say."""
+    _check_memory([0.5, 1.5], [1.0, 1.0], small_run(), "sync.w")
+    with pytest.raises(_Other, match="'sync.w' is"):
+        _check_memory(saved, [1.0, 1.0], small_run(), "sync.w")
 
 
 def test_what_is_of_this_run_is_gone_on_with(kept: Path, tmp_path: Path) -> None:
