@@ -99,6 +99,16 @@ def test_rounds_that_grow_longer_are_no_gap(tmp_path: Path) -> None:
     assert values is not None and list(curve_of(values, STEPS).breaks) == []
 
 
+def test_a_line_is_broken_where_a_value_is_missing_and_a_value_alone_has_its_symbol() -> None:
+    step = np.concatenate([np.arange(1.0, 41), np.arange(48.0, 81, 8)])
+    for breaks, long in (([], [45]), ([20, 21], [20, 1, 24])):
+        axes = Figure().add_subplot()
+        _draw_course(axes, MeanCurve(step, step, step, np.full(45, np.nan), breaks), "A", 1)
+        drawn = axes.get_lines()
+        assert [len(line.get_xdata()) for line in drawn] == long
+        assert all((len(line.get_xdata()) == 1) == (line.get_markevery() == 1) for line in drawn)
+
+
 def test_bytes_and_seconds_are_those_spent_by_a_step(groups: list[SeedGroup]) -> None:
     parallel, local = ([course(group, axis) for axis in (SENT, SPENT)] for group in groups)
     np.testing.assert_allclose(parallel[0].x, 100 * parallel[0].step)

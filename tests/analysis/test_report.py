@@ -140,6 +140,21 @@ def test_a_killed_run_with_series_nobody_knows(tmp_path: Path) -> None:
         assert words in page.words, words
 
 
+def test_a_series_of_tables_is_named_and_not_drawn(tmp_path: Path) -> None:
+    """A value a step is a curve, and a row a step is several."""
+    names = {"task": "t", "algorithm": "a", "schedule": "s", "world": "w"}
+    pictures = {}
+    for n in (0, 1, 2):
+        with Writer(tmp_path / f"{n}", Header("seed: 0", **names, K=2, P=3, seed=0)) as writer:
+            dims = ("row", "column")[:n]
+            writer.series("mine/own", 8, np.ones((2, 3)[:n]), dims=dims, meaning="of mine")
+            writer.close("complete")
+        page = page_of(tmp_path / f"{n}", tmp_path / "out")
+        assert "of mine" in page.words
+        pictures[n] = page.pictures
+    assert pictures == {0: 2, 1: 2, 2: 1}  # and that of the plan
+
+
 def test_an_empty_run(tmp_path: Path) -> None:
     page = page_of(killed(tmp_path / "run", rounds=0), tmp_path / "out")
     assert "No round had ended" in page.words
