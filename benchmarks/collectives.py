@@ -57,10 +57,14 @@ class Repeated:
     Attributes:
         at_most_s: Repetitions of a size until then.
         pick: Out of all of them.
+        train_bytes: A repetition is a train of exchanges without pauses, in which each rank sends
+            as much, and counts by their mean. A shaped cable lets pass at once what it saved in a
+            pause: after that it has the rate that it has under lasting use.
     """
 
     at_most_s: float
     pick: Callable[[list[float]], float]
+    train_bytes: int = 0
 
 
 def main() -> None:
@@ -75,7 +79,8 @@ def main() -> None:
         raise SystemExit("one process has nobody to talk to: put `mpirun -np 2` in front")
     names = options.collectives or list(exchanges(world))
     sizes = sorted({*options.sizes, *options.check})
-    how = Repeated(options.seconds, min if options.fastest else statistics.median)
+    pick = min if options.fastest else statistics.median
+    how = Repeated(options.seconds, pick, options.train)
     cells = list(measured(world, names, sizes, how))
     per_host = next(iter(_blocks(world)), 1)
     if world.rank == 0:
@@ -84,6 +89,7 @@ def main() -> None:
         if options.out:
             about = {"world": repr(world), "date": str(date.today()), "commit": commit_of(ROOT)}
             about["seconds"] = "fastest repetition" if options.fastest else "median"
+            about["train"] = f"{options.train} bytes without a pause" if options.train else "none"
             about["not fitted"] = f"sizes {options.check}" if options.check else "none"
             text = written(options.name, cells, costs, about, per_host)
             Path(options.out).write_text(text)
@@ -127,20 +133,23 @@ def measured(world: World, names: list[str], sizes: list[int], how: Repeated) ->
 
 def _cell(world: World, name: str, exchange: Exchange, size: int, how: Repeated) -> Cell:
     x = torch.zeros(1, size // 4, device=world.device)
+    traffic = _traffic(world, name, size)
+    train = max(1, round(how.train_bytes / traffic[-1]))
     seconds: list[float] = []
     for r in range(WARM_UP + MOST):
         world.gather(np.zeros(1))  # all begin together
         began = time.perf_counter()
-        exchange(x)
+        for _ in range(train):
+            exchange(x)
         if world.device.type == "cuda":
             torch.cuda.synchronize(world.device)
         took = float(world.gather(np.array([time.perf_counter() - began])).max())
         if r >= WARM_UP:
-            seconds.append(took)
-        if len(seconds) >= LEAST and sum(seconds) > how.at_most_s:
+            seconds.append(took / train)
+        if len(seconds) >= LEAST and train * sum(seconds) > how.at_most_s:
             break
     own = own_seconds(world, name, x)
-    return Cell(name, size, *_traffic(world, name, size), how.pick(seconds), own)
+    return Cell(name, size, *traffic, how.pick(seconds), own)
 
 
 def own_seconds(world: World, name: str, x: torch.Tensor) -> float:
@@ -205,6 +214,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--seconds", type=float, default=1.5, help="of repetitions of each size, about"
+    )
+    parser.add_argument(
+        "--train",
+        type=int,
+        default=0,
+        metavar="BYTES",
+        help="time exchanges in trains in which a rank sends that much, for shaped cables",
     )
     parser.add_argument("--collectives", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--world", default="auto", help="as --world of train")

@@ -28,6 +28,7 @@ FITTED = (4_000, 16_000, 64_000, 256_000, 1_000_000, 4_000_000, 16_000_000)
 CHECKED = (32_000, 500_000, 8_000_000)
 TARGET = 0.15
 PATIENCE_S = 560
+TRAIN_BYTES = 4_000_000  # 32 times what a cable of 1 Gb/s lets pass at once after a pause
 Row = dict[str, Any]
 
 
@@ -57,7 +58,7 @@ def measured(lab: Lab, options: argparse.Namespace) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "measured.yaml"
         command = ["-m", "benchmarks.collectives", "--out", str(file), "--fastest"]
-        command += ["--world", options.world]
+        command += ["--train", str(TRAIN_BYTES), "--world", options.world]
         for option, sizes in (("--sizes", FITTED), ("--check", CHECKED)):
             command += [option, *(str(size) for size in sizes if size <= options.most)]
         lab.run(command, options.launcher, timeout_s=PATIENCE_S)
@@ -131,14 +132,14 @@ def cells(rows: list[Row]) -> str:
 
 
 INTRODUCTION = (
-    "Real ranks on hosts that are namespaces of one machine; rates shaped by the kernel. Every "
-    "exchange is the fastest of its repetitions: the machine's other programs make some late. "
-    f"Load of the machine before: {LOAD:.1f}.\n\n"
-    "What makes cells differ from the model here: a cable lets what it saved in a pause pass at "
-    "once (1 ms of its rate, 125 kB at 1 Gb/s): vectors below that meet no cable, and those just "
-    "above it half of one, which no straight line fits; and all ranks share the cores of one "
-    "machine with whatever else runs: where a longer vector took less than a shorter one, it did."
+    "Real ranks on hosts that are namespaces of one machine; rates shaped by the kernel. Exchanges "
+    f"are timed in trains in which a rank sends {TRAIN_BYTES // 10**6} MB without a pause: after a "
+    "pause a cable lets what it saved pass at once (1 ms of its rate, 125 kB at 1 Gb/s), and one "
+    "exchange of less than that would meet no cable. Every cell is the fastest of its trains: the "
+    "machine's other programs make some late, all ranks share its cores with them, and where a "
+    f"longer vector took less than a shorter one, it did. Load of the machine before: {LOAD:.1f}."
 )
+
 BEHIND_A_TRUNK = (
     "The last column is against the cables as they were ordered, exchanges by rings, and software "
     "that takes no time. Behind a trunk two things make it larger than 1, and neither is a queue: "

@@ -27,8 +27,8 @@ WIDTHS = (784, 3000, 2600, 10)
 BATCH, LR, MOST_STEPS = 16, 0.02, 484
 LOOKED_AT = 2_000  # test images
 # Of the local ways; until the switch every step. Set by a seed that is not measured (10), in one
-# process: steps to 82 and to 85 % are 164 and 292 with H = 16, 196 and 292 with H = 32, as many or
-# about as many from switches at 2, 16 or 36; and a step that averages takes as long as six others.
+# process: 164 steps to 82 % and 292 to 85 % with H = 16, 196 and 292 with H = 32; with H = 16,
+# switches at 2, 16 and 36 change four steps at most; a step that averages takes as long as seven.
 H, SWITCH = 32, 4
 
 
