@@ -134,6 +134,7 @@ class Hosts:
             names: Theirs.
         """
         self._names, self._hosts = names, dict[str, Host]()
+        self._cut = set[str]()
         self.srun: Callable[[Mapping[str, int]], list[str]]  # set where they have a Slurm
 
     def __enter__(self) -> Hosts:
@@ -161,10 +162,12 @@ class Hosts:
     def cut(self, name: str) -> Iterator[None]:
         """Take the cable of a host out of the bridge, and put it back."""
         self._link(name, "down")
+        self._cut.add(name)
         try:
             yield
         finally:
             self._link(name, "up")
+            self._cut.remove(name)
             self._until_reached(name)
 
     def crash(self, name: str) -> None:
@@ -192,7 +195,8 @@ class Hosts:
         A launcher that begins in that time may give up, or wait for ever.
         """
         for other in self._hosts.values():
-            if other.name != name and not (self._folder / f"down-{other.name}").exists():
+            down = (self._folder / f"down-{other.name}").exists()
+            if other.name not in {name, *self._cut} and not down:
                 until(lambda o=other: o.reaches(self[name]), 30, f"{other.name} reaches {name}")
 
     def _at_switch(self) -> list[str]:

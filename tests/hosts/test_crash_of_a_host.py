@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hosts import Hosts
-from launches import launched
-from launching import ROOT, TRAIN, Job, alone, mpirun, patient, train, until
+from launches import launched, run_on
+from launching import ROOT, TRAIN, Job, patient, until
 from moved_runs import check_same_run
 from slurm_jobs import Submitted, submit
 from slurm_of_hosts import SlurmOfHosts
 
 from hpc_localsgd.run.checkpoint.listing import last_complete
+from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 
 STEPS = 1000
@@ -32,11 +33,12 @@ BOUND_S = 150  # 15 s, 11 s for signs of life, 8 s for the shards, and a slow ma
 PATIENCE_S = 300
 BOTH = {"a": 1, "b": 1}
 MODULES = f"{ROOT}:{ROOT / 'tests' / 'mpi'}"  # ours, and that of the slow task
+SEVERAL = str(ROOT / "tests" / "mpi" / "several_runs.py")
+SLOW = ("--task=slow_digits.slow_digits", "--task.step_s=0.15")
 RUN = (
-    *("--task=slow_digits.slow_digits", "--task.hidden=8", "--task.step_s=0.15"),
-    *("--batch-per-worker=4", "--schedule=every", "--schedule.steps=4", "--checkpoint-every=8"),
-    *("--evaluate-every=0", "--spread-every=0", "--snapshot-every=100%", "--snapshot-workers"),
-    *("--figures=false", f"--steps={STEPS}", f"--watchdog={WATCHDOG_S} s"),
+    *("--task.hidden=8", "--batch-per-worker=4", "--schedule=every", "--schedule.steps=4"),
+    *("--checkpoint-every=8", "--evaluate-every=0", "--spread-every=0", "--snapshot-every=100%"),
+    *("--snapshot-workers", "--figures=false", f"--steps={STEPS}", f"--watchdog={WATCHDOG_S} s"),
 )
 JOBS = {"requeued by Slurm": "", "no-kill": " --no-kill"}
 ELASTIC = "elastic"  # of a, b and c, and three workers; it goes on without b
@@ -89,12 +91,13 @@ def crash(
         words = f"--nodes=2 --ntasks-per-node=1 --nodelist=a,b{more}"
         variables = {"PYTHONPATH": MODULES, "HURRY": str(hurry)}
         it.submitted[name] = submit(
-            slurm, "digits_demo", it.out(name), *RUN, sbatch=words, **variables
+            slurm, "digits_demo", it.out(name), *SLOW, *RUN, sbatch=words, **variables
         )
     it.submitted[ELASTIC] = submit(
         slurm,
         "elastic",
         it.out(ELASTIC),
+        *SLOW,
         *OF_ELASTIC,
         sbatch="--nodes=2-3 --ntasks=3 --ntasks-per-node=1",
         WORKERS="3",
@@ -102,8 +105,8 @@ def crash(
     )
     back = [it.submitted[name] for name in JOBS]
     with (
-        launched(hosts, "mpirun", BOTH, options(it, "mpirun", "mpi")) as by_mpi,
-        launched(hosts, "torchrun", BOTH, options(it, "torchrun", "torch")) as by_torch,
+        launched(hosts, "mpirun", BOTH, [*TRAIN, *options(it, "mpirun", "mpi")]) as by_mpi,
+        launched(hosts, "torchrun", BOTH, [*TRAIN, *options(it, "torchrun", "torch")]) as by_torch,
     ):
         names = ["mpirun", "torchrun", *it.submitted]
         until(lambda: all(has_checkpoint(it.out(name)) for name in names), PATIENCE_S, "all train")
@@ -122,7 +125,7 @@ def crash(
 
 
 def options(it: Crash, name: str, world: str) -> list[str]:
-    return [*TRAIN, *RUN, f"--world={world}", f"--out={it.out(name)}"]
+    return [*SLOW, *RUN, f"--world={world}", f"--out={it.out(name)}"]
 
 
 def has_checkpoint(out: Path) -> bool:
@@ -154,11 +157,18 @@ def is_back(job: Submitted) -> bool:
 
 
 @pytest.fixture(scope="module")
-def whole(crash: Crash) -> np.ndarray:
-    """The parameters [K, P] at the end of the run that nobody interrupts, on one host."""
-    out = crash.folder / "whole"
-    train(mpirun(2), *RUN, "--world=mpi", f"--out={out}", timeout_s=PATIENCE_S).succeeded()
-    return final(out)
+def whole(crash: Crash, hosts: Hosts) -> np.ndarray:
+    """The parameters [K, P] at the end of the run that nobody interrupts, on one host.
+
+    In the same launch the one of mpirun goes on, on the host that is left.
+    """
+    files = []
+    for name in ("mpirun", "whole"):
+        files.append(crash.folder / f"{name}.options")
+        files[-1].write_text("\n".join([*options(crash, name, "mpi"), "--resume=auto"]))
+    (launch,) = run_on(hosts, "mpirun", {"a": 2}, [SEVERAL, *map(str, files)])
+    launch.succeeded()
+    return final(crash.out("whole"))
 
 
 def final(out: Path) -> np.ndarray:
@@ -175,19 +185,17 @@ def test_the_job_ends_and_names_the_host(crash: Crash, launcher: str) -> None:
     assert f"resume with python -m hpc_localsgd.train --config {crash.out(launcher)}" in said
 
 
-@pytest.mark.parametrize(
-    ("launcher", "world", "layout"),
-    [("mpirun", "mpi", {"a": 2}), ("torchrun", "torch", {"a": 1, "b": 1})],
-    ids=["on the host that is left", "with the host that came back"],
-)
-def test_it_goes_on_bit_for_bit(
-    crash: Crash, whole: np.ndarray, hosts: Hosts, launcher: str, world: str, layout: dict[str, int]
+def test_it_goes_on_bit_for_bit_on_the_host_that_is_left(crash: Crash, whole: np.ndarray) -> None:
+    same_as_uninterrupted(crash.out("mpirun"), whole)
+
+
+def test_it_goes_on_bit_for_bit_with_the_host_that_came_back(
+    crash: Crash, whole: np.ndarray, hosts: Hosts
 ) -> None:
-    again = [*options(crash, launcher, world), "--resume=auto"]
-    with launched(hosts, launcher, layout, again) as jobs:
-        for job in jobs:
-            job.wait(PATIENCE_S).succeeded()
-    same_as_uninterrupted(crash.out(launcher), whole)
+    again = [*TRAIN, *options(crash, "torchrun", "torch"), "--resume=auto"]
+    for outcome in run_on(hosts, "torchrun", BOTH, again):
+        outcome.succeeded()
+    same_as_uninterrupted(crash.out("torchrun"), whole)
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -210,7 +218,7 @@ def test_a_job_goes_on_within_its_allocation_on_the_nodes_that_are_left(crash: C
     assert "2 of 3 nodes answer" in said and "on with 2 rank(s) on a,c" in said, said
     assert "of 3 ranks and this job has 2: the same 3 workers go on" in said, said
     one = crash.folder / "one"
-    train(alone, *OF_ELASTIC, "--workers=3", f"--out={one}", timeout_s=PATIENCE_S).succeeded()
+    assert main([*OF_ELASTIC, "--workers=3", f"--out={one}"]) == 0
     check_same_run(job.out, one, launches=2)
 
 

@@ -2,6 +2,8 @@
 
 mpirun itself waits for a host that it cannot reach until the kernel gives up; what is said ends it.
 Horovod's Gloo gives up by itself, before the watchdog where that has more patience.
+
+All jobs run at the same time, most of which is waiting. One gets its cable back, and goes on.
 """
 
 from __future__ import annotations
@@ -9,83 +11,114 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hosts import Hosts
-from launching import TRAIN, Job, gloo, mpirun, patient, started, steps_of_ranks, until
-from test_ranks_on_hosts import ON_BOTH
+from launching import TRAIN, Job, Outcome, gloo, mpirun, patient, started, steps_of_ranks, until
 
-WATCHDOG_S = 20  # a start may take longer: see the task
-BOUND_S = 100  # the watchdog's 20 s, 11 s for signs of life, 8 s for the shards, and a slow machine
+WATCHDOG_S = 15  # a start may take longer: see the task
+BOUND_S = 100  # the watchdog's 15 s, 11 s for signs of life, 8 s for the shards, and a slow machine
 LONG = (
     *("--task=slow_digits.slow_digits", "--task.hidden=8", "--task.step_s=0.02", "--steps=100000"),
-    *("--schedule=every", "--schedule.steps=4", "--figures=false", f"--watchdog={WATCHDOG_S} s"),
+    *("--schedule=every", "--schedule.steps=4", "--figures=false"),
 )
 
-
-@pytest.fixture(autouse=True)
-def slow_digits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent / "mpi"))
+pytestmark = pytest.mark.timeout(900)  # of the fixture that runs them all; a bound, not a speed
 
 
-@pytest.mark.parametrize("world", ["mpi", "horovod"])
-def test_the_job_ends_within_the_bound_with_the_way_to_go_on(
-    hosts: Hosts, tmp_path: Path, world: str
-) -> None:
-    out = tmp_path / "run"
-    options = [*TRAIN, *LONG, f"--world={world}", f"--out={out}"]
-    words = [word for word in mpirun(2) if word != "--oversubscribe"]
-    with started([*hosts["a"].on, *words, *ON_BOTH], options) as job:
-        until(lambda: stepping(job, out), 90, "both ranks take steps")
-        with hosts.cut("b"):
-            until(lambda: not job.ranks(), BOUND_S, "the ranks ended")
-            said = job.stderr.read_text()
-            kill = re.search(r"prterun waits for it.*`kill -9 (\d+)` on a", said)
-            assert kill and int(kill[1]) == job.process.pid
-            os.kill(int(kill[1]), signal.SIGKILL)
-            job.process.wait(patient(BOUND_S))
-        job.wait()
-    assert "the job hangs and is ended" in said
-    kept_and_said(out, said)
+def by_mpirun(other: str) -> list[str]:
+    """One rank on a and one on another host."""
+    return [*(word for word in mpirun(2) if word != "--oversubscribe"), "--host", f"a:1,{other}:1"]
 
 
-def test_an_exchange_that_fails_before_the_watchdog_looks_ends_in_a_sentence(
-    hosts: Hosts, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
+def by_gloo(other: str) -> list[str]:
     soon = ["env", "HOROVOD_GLOO_TIMEOUT_SECONDS=20"]  # a slow machine may take long, too
-    launcher = [*soon, *gloo(2), "-H", "a:1,b:1", "--network-interfaces", "eth0"]
-    patient = [*TRAIN, *LONG[:-1], "--watchdog=10 minutes", f"--out={out}"]
-    with started([*hosts["a"].on, *launcher], patient) as job:
-        until(lambda: stepping(job, out), 90, "both ranks take steps")
-        with hosts.cut("b"):
-            until(lambda: not job.ranks(), BOUND_S, "the ranks ended")
-            outcome = job.wait()
-    assert outcome.stdout.count("exit with status code 86") == 2, outcome.text
-    of_ranks = [line for line in outcome.stderr.splitlines() if "<stderr>:" in line]
-    assert not any("Traceback" in line for line in of_ranks)
-    assert outcome.stderr.count("does not reach the others: one has ended, or the network") == 1
-    kept_and_said(out, outcome.stderr)
+    return [*soon, *gloo(2), "-H", f"a:1,{other}:1", "--network-interfaces", "eth0"]
 
 
-def test_a_run_goes_on_when_its_cable_is_put_back(hosts: Hosts, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    words = [word for word in mpirun(2) if word != "--oversubscribe"]
-    patient = [*TRAIN, *LONG[:-1], "--watchdog=1 hour", "--world=mpi", f"--out={out}"]
-    with started([*hosts["a"].on, *words, *ON_BOTH], patient) as job:
-        until(lambda: stepping(job, out), 90, "both ranks take steps")
+@dataclass
+class Ranks:
+    """Two ranks, of which one loses its cable.
+
+    Attributes:
+        launcher: Starts them on a and on another host.
+        options: Of the training, beside those that all have.
+        other: That host.
+        out: Folder of the run.
+        ended: How the job ended.
+    """
+
+    launcher: Callable[[str], list[str]]
+    options: tuple[str, ...]
+    other: str = "b"
+    out: Path = Path()
+    ended: Outcome | None = None
+
+    def said(self) -> str:
+        """What they said; fails the test unless both have their shards and one says what to do."""
+        assert self.ended is not None
+        line = f"resume with python -m hpc_localsgd.train --config {self.out / 'config.yaml'}"
+        assert self.ended.stderr.count(line) == 1, self.ended.text
+        shards = {file.name for file in (self.out / "checkpoints").rglob("rank-*.pt")}
+        assert shards == {"rank-0-of-2.pt", "rank-1-of-2.pt"}
+        return self.ended.stderr
+
+
+@pytest.fixture(scope="module")
+def jobs(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ranks]:
+    """Jobs that lost the cable of b, and one that lost that of c for a moment."""
+    soon = f"--watchdog={WATCHDOG_S} s"
+    made = {
+        "mpi": Ranks(by_mpirun, ("--world=mpi", soon)),
+        "horovod": Ranks(by_mpirun, ("--world=horovod", soon)),
+        "gloo": Ranks(by_gloo, ("--watchdog=10 minutes",)),
+        "goes on": Ranks(by_mpirun, ("--world=mpi", "--watchdog=1 hour"), "c"),
+    }
+    folder, run = tmp_path_factory.mktemp("cables"), dict[str, Job]()
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent / "mpi"))  # the slow task
+        for name, its in made.items():
+            its.out = folder / name.replace(" ", "-")
+            launcher = [*hosts["a"].on, *its.launcher(its.other)]
+            given = [*TRAIN, *LONG, *its.options, f"--out={its.out}"]
+            run[name] = stack.enter_context(started(launcher, given))
+        until(lambda: all(stepping(run[name], made[name].out) for name in run), 120, "all step")
         with hosts.cut("b"):
-            waited_at = waiting(job, out)
-        until(lambda: min(steps_of_ranks(out), default=0) > waited_at, 90, "they go on")
-        (out / "STOP").touch()
-        outcome = job.wait()
-    assert "stopped on STOP" in outcome.stderr, outcome.text
-    kept_and_said(out, outcome.stderr)
+            with hosts.cut("c"):
+                waited_at = waiting(run["goes on"], out := made["goes on"].out)
+            until(lambda: min(steps_of_ranks(out), default=0) > waited_at, 90, "two go on")
+            (out / "STOP").touch()
+            made["goes on"].ended = run.pop("goes on").wait()
+            until(lambda: not any(job.ranks() for job in run.values()), BOUND_S, "the ranks ended")
+            made["gloo"].ended = run.pop("gloo").wait()
+            for job in run.values():
+                end_as_told(job)
+        for name, job in run.items():
+            made[name].ended = job.wait()
+    return made
+
+
+def end_as_told(job: Job) -> None:
+    """Kill a launcher that waits for a host, as its ranks said."""
+    told = re.search(r"prterun waits for it.*`kill -9 (\d+)` on a", job.stderr.read_text())
+    assert told and int(told[1]) == job.process.pid, job.stderr.read_text()
+    os.kill(int(told[1]), signal.SIGKILL)
+    job.process.wait(patient(BOUND_S))
+
+
+def stepping(job: Job, out: Path) -> bool:
+    """Whether both ranks are behind their first steps, as they say; fails if the job ends."""
+    assert job.process.poll() is None, job.wait().text[-3000:]
+    steps = steps_of_ranks(out)
+    return len(steps) == 2 and min(steps) > 0
 
 
 def waiting(job: Job, out: Path) -> int:
-    """The step that both ranks wait in, as they say three times, which they do every 5 s."""
+    """The step that both ranks wait in, as they say three times, which they do every 2 s."""
     said = list[tuple[str, ...]]()
 
     def stand_still() -> bool:
@@ -102,16 +135,24 @@ def waiting(job: Job, out: Path) -> int:
     return max(steps_of_ranks(out))
 
 
-def kept_and_said(out: Path, said: str) -> None:
-    """Both ranks' shards are there, and one line says how to resume from them."""
-    line = f"resume with python -m hpc_localsgd.train --config {out / 'config.yaml'}"
-    assert said.count(line) == 1, said
-    shards = {file.name for file in (out / "checkpoints").rglob("rank-*.pt")}
-    assert shards == {"rank-0-of-2.pt", "rank-1-of-2.pt"}
+@pytest.mark.parametrize("world", ["mpi", "horovod"])
+def test_the_job_ends_within_the_bound_with_the_way_to_go_on(
+    jobs: dict[str, Ranks], world: str
+) -> None:
+    assert "the job hangs and is ended" in jobs[world].said()
 
 
-def stepping(job: Job, out: Path) -> bool:
-    """Whether both ranks are behind their first steps, as they say; fails if the job ends."""
-    assert job.process.poll() is None, job.wait().text[-3000:]
-    steps = steps_of_ranks(out)
-    return len(steps) == 2 and min(steps) > 0
+def test_an_exchange_that_fails_before_the_watchdog_looks_ends_in_a_sentence(
+    jobs: dict[str, Ranks],
+) -> None:
+    said, outcome = jobs["gloo"].said(), jobs["gloo"].ended
+    assert outcome is not None
+    assert outcome.stdout.count("exit with status code 86") == 2, outcome.text
+    of_ranks = [line for line in said.splitlines() if "<stderr>:" in line]
+    assert not any("Traceback" in line for line in of_ranks)
+    assert said.count("does not reach the others: one has ended, or the network") == 1
+
+
+def test_a_run_goes_on_when_its_cable_is_put_back(jobs: dict[str, Ranks]) -> None:
+    said = jobs["goes on"].said()
+    assert "stopped on STOP" in said, said
