@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from launching import ROOT, alone, steps_of_ranks, train, until
+from launching import ROOT, steps_of_ranks, until
 from slurm_jobs import Submitted, submit
 
+from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 
 TINY = "--steps=30 --task.hidden=8 --figures=false".split()
@@ -23,6 +24,9 @@ TWO_RANKS = "--nodes=2 --ntasks-per-node=1"
 SMALL = "--epochs=8 --figures=false".split()
 HANGING = "--task=hanging_digits.hanging_digits --task.at=42 --task.hidden=8 --steps=100 "
 HANGING += "--schedule.switch=0 --schedule.every=4 --checkpoint-every=40 --figures=false"
+ENDLESS = "--task=slow_digits.slow_digits --task.step-s=0.05 --task.hidden=8 --steps=10000000 "
+ENDLESS += "--evaluate-every=0 --spread-every=0 --figures=false"
+MODULES = [ROOT, ROOT / "tests" / "slurm", ROOT / "tests" / "mpi"]  # ours, and those of tasks
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +38,11 @@ def demo(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submitte
 
 @dataclass(frozen=True)
 class Requeued:
-    """A job that is started again each time it is back in the queue.
+    """A job that goes back into the queue.
 
     Attributes:
         job: The job.
-        over: Done when it is over; has the error if that does not come.
+        over: Done when there is nothing more to wait for; has the error if that does not come.
     """
 
     job: Submitted
@@ -56,7 +60,7 @@ class Requeued:
 def requeued(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Requeued]]:
-    """A job that always fails, and one whose every start hangs at the same step."""
+    """A job that always fails, one whose every start hangs, and one that has a time limit."""
     folder = tmp_path_factory.mktemp("requeued")
     broken = folder / "python"
     broken.write_text("#!/bin/sh\nexit 1\n")
@@ -73,17 +77,34 @@ def requeued(
         sbatch=TWO_RANKS,
         CRASHES="2",
         LAUNCHER="mpirun",
-        PYTHONPATH=f"{ROOT}:{ROOT / 'tests' / 'slurm'}",
+        PYTHONPATH=":".join(map(str, MODULES)),
+    )
+    limited = submit(
+        cluster,
+        "digits_demo",
+        folder / "limited",
+        *ENDLESS.split(),
+        sbatch=f"{TWO_RANKS} --time=300 --signal=B:USR2@60",
+        PYTHONPATH=":".join(map(str, MODULES)),
     )
     with ThreadPoolExecutor() as threads:
         yield {
-            name: Requeued(job, threads.submit(cluster.start_until_over, job.number))
-            for name, job in (("fails", fails), ("hangs", hangs))
+            "fails": Requeued(fails, threads.submit(cluster.start_until_over, fails.number)),
+            "hangs": Requeued(hangs, threads.submit(cluster.start_until_over, hangs.number)),
+            "limited": Requeued(limited, threads.submit(reach_the_limit, limited)),
         }
 
 
+def reach_the_limit(job: Submitted) -> None:
+    """Give a job a time limit when it trains, so that it does so before Slurm's signal."""
+    until(lambda: [step > 0 for step in steps_of_ranks(job.out)] == [True] * 2, 200, "it trains")
+    job.cluster.limit(job.number, more_min=2)
+    job.cluster.wait_for_requeue(job.number, timeout_s=200)
+    job.cluster.command("scancel", job.number)
+
+
 def test_the_demo_reaches_the_accuracy_of_the_local_run(demo: Submitted, tmp_path: Path) -> None:
-    train(alone, *SMALL, "--workers=4", f"--out={tmp_path}", timeout_s=300).succeeded()
+    assert main([*SMALL, "--workers=4", f"--out={tmp_path}"]) == 0
     demo.completed()
     there, here = Trajectory(demo.out), Trajectory(tmp_path)
     assert there.K == here.K == 4 and "horovod" in there.attrs["world"]
@@ -204,6 +225,15 @@ def test_a_job_that_hangs_at_the_same_step_each_time_gives_up(
     assert job.cluster.job(job.number)["Restarts"] == str(len(began) - 1), (began, said)
     assert began in ([0, 40, 40], [0, 40, 42, 42], [0, 42, 42]), (began, said)
     assert "failed 2 times without progress: giving up" in said
+
+
+def test_the_time_limit_of_slurm_stops_a_job(requeued: dict[str, Requeued]) -> None:
+    """The real thing: a limit of some minutes, and the signal one minute before it."""
+    requeued["limited"].over.result()
+    job = requeued["limited"].job
+    said = job.said.read_text()
+    assert "stopped on request; back into the queue" in said, said[-3000:]
+    assert any((job.out / "checkpoints").glob("step-*"))
 
 
 def t0(path: Path) -> int:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cluster import Cluster
-from launching import ROOT, steps_of_ranks, until
+from launching import ROOT, until
 from slurm_jobs import Submitted, submit
 
 from hpc_localsgd.run.checkpoint.listing import last_complete
@@ -43,11 +41,9 @@ class Variant:
 
 
 VARIANTS = {
-    "post-local": Variant("--schedule.switch=25% --schedule.every=8"),
     # One round, as long as the run.
     "qsr": Variant("--schedule=qsr --schedule.alpha=100"),
     "gossip": Variant("--algorithm=gossip --schedule=every --schedule.steps=8", "mpirun"),
-    "diloco": Variant("--algorithm=diloco --schedule=every --schedule.steps=50"),
     "overlap": Variant("--algorithm=overlap --schedule=every --schedule.steps=20", "horovodrun"),
     "a rank killed": Variant(
         "--schedule.switch=0 --schedule.every=8 --checkpoint-every=20", stopped_by="KILL"
@@ -59,33 +55,9 @@ def options(variant: Variant) -> list[str]:
     return [*RUN.split(), *variant.options.split()]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def limited(
-    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Future[Submitted]]:
-    """A job that reaches its time limit while the others run, and goes back into the queue.
-
-    It gets the limit when it trains, so that it does so before Slurm's signal.
-    """
-    endless = [*options(Variant("--steps=10000000 --task.step-s=0.05"))]
-    limit = f"{TWO_NODES} --time=300 --signal=B:USR2@60"
-    out = tmp_path_factory.mktemp("limited") / "run"
-    job = submit(cluster, "digits_demo", out, *endless, sbatch=limit, PYTHONPATH=MODULES)
-
-    def stopped() -> Submitted:
-        until(lambda: len(steps_of_ranks(out)) == 2 and min(steps_of_ranks(out)), 200, "it trains")
-        cluster.limit(job.number, more_min=2)
-        cluster.wait_for_requeue(job.number, timeout_s=200)
-        cluster.command("scancel", job.number)
-        return job
-
-    with ThreadPoolExecutor() as threads:
-        yield threads.submit(stopped)
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs one after the other in one job, without the templates."""
+def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    """All runs one after the other in one job, without the templates, beside the others."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     files = []
     for name, variant in VARIANTS.items():
@@ -93,11 +65,10 @@ def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
         file.write_text("\n".join([*options(variant), f"--out={folder / name}"]))
         files.append(f"'{file}'")
     program = f"python {ROOT}/tests/mpi/several_runs.py {' '.join(files)}"
-    said = f"--output={folder}/said"
+    said = folder / "said"
     wrap = f"srun --mpi=pmix {program}"
-    number = cluster.sbatch(*TWO_NODES.split(), said, "--wrap", wrap, PYTHONPATH=MODULES)
-    assert cluster.wait(number) == "COMPLETED", (folder / "said").read_text()[-3000:]
-    return folder
+    words = [*TWO_NODES.split(), f"--output={said}", "--wrap", wrap]
+    return Submitted(cluster, cluster.sbatch(*words, PYTHONPATH=MODULES), folder, said)
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +133,13 @@ def stop(job: Submitted, variant: Variant) -> bool:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_stopped_job_finishes_with_bitwise_the_same_parameters(
-    name: str, stopped: dict[str, Submitted], uninterrupted: Path
+    name: str, uninterrupted: Submitted, stopped: dict[str, Submitted]
 ) -> None:
+    uninterrupted.completed()
     job = stopped[name]
     said = job.completed()
     assert job.cluster.job(job.number)["Restarts"] == "1" or open_mpi_crashed(said)
-    again, once = Trajectory(job.out), Trajectory(uninterrupted / name)
+    again, once = Trajectory(job.out), Trajectory(uninterrupted.out / name)
     assert again.status == "complete" and len(again.paths) == 2, said[-3000:]
     assert 0 < t0(again) < STEPS, "it was not stopped in mid-run"
     mine, theirs = (run.snapshot(STEPS, workers=True).workers for run in (again, once))
@@ -190,11 +162,3 @@ def test_the_long_round_was_left_in_its_middle(stopped: dict[str, Submitted]) ->
     stopped["qsr"].completed()
     run = Trajectory(stopped["qsr"].out)
     assert list(run.rounds.local_steps) == [STEPS] and 0 < t0(run) < STEPS
-
-
-def test_the_time_limit_of_slurm_stops_a_job(limited: Future[Submitted]) -> None:
-    """The real thing: a limit of some minutes, and the signal one minute before it."""
-    job = limited.result()
-    said = job.said.read_text()
-    assert "stopped on request; back into the queue" in said, said[-3000:]
-    assert any((job.out / "checkpoints").glob("step-*"))
