@@ -176,6 +176,14 @@ def _marked(name: str, mark: str) -> set[int]:
     return {pid for pid in _all_pids() if wanted in _words(pid, "environ")}
 
 
+def behind_tests(launcher: Sequence[str]) -> list[str]:
+    """A launcher for a fixture whose thread starts ranks while tests run, which do not await them.
+
+    That nothing is left behind such a job is seen by `started` alone.
+    """
+    return ["env", f"--unset={_OF_A_TEST}", *launcher]
+
+
 def run(launcher: Sequence[str], arguments: Sequence[str], timeout_s: float = TIMEOUT_S) -> Outcome:
     """Run a Python command under a launcher to its end."""
     with started(launcher, arguments) as job:

@@ -58,7 +58,7 @@ def test_what_is_said_to_be_slow_or_long_is_there() -> None:
         ("hosts/test_link_down.py", ["hosts"]),
         ("hosts/test_crash_of_a_host.py", ["hosts", "slurm"]),
         ("slurm/test_jobs.py", ["cluster"]),
-        ("mpi/test_stopping.py", ["whole"]),
+        ("mpi/test_stopping.py", ["halted"]),
     ],
 )
 def test_tests_that_start_ranks_come_last_and_say_what_they_use(

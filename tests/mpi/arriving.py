@@ -6,25 +6,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from launching import Job, started, until
+
+
+def slow_from(step: int, here: Path, launcher: Sequence[str]) -> list[str]:
+    """A launcher whose workers say in a folder that they come to a step, and are slow from there.
+
+    They take 0.1 s for each.
+    """
+    here.mkdir()
+    return ["env", f"ARRIVES={step} {here}", "SLOW_S=0.1", *launcher]
 
 
 @contextmanager
 def arrived(
     launcher: Sequence[str], arguments: Sequence[str], out: Path, step: int, workers: int = 2
 ) -> Iterator[Job]:
-    """Start a run; all workers have come to a step, and take 0.1 s for each from there."""
-    here = out.with_name(f"{out.name}-arrived")
-    here.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ARRIVES", f"{step} {here}")
-        patch.setenv("SLOW_S", "0.1")
-        with started(launcher, arguments) as job:
+    """Start a run; all workers have come to a step, and are slow from there."""
+    here = out.with_name(f"{out.name}-at-{step}")
+    with started(slow_from(step, here, launcher), arguments) as job:
 
-            def all_there() -> bool:
-                assert job.process.poll() is None, job.wait().text[-2000:]
-                return len([*here.iterdir()]) == workers
+        def all_there() -> bool:
+            assert job.process.poll() is None, job.wait().text[-2000:]
+            return len([*here.iterdir()]) == workers
 
-            until(all_there, 200, f"all workers come to step {step}")
-            yield job
+        until(all_there, 200, f"all workers come to step {step}")
+        yield job

@@ -1,4 +1,8 @@
-"""A job asked to stop, wherever its ranks are, is gone within 10 s and continues bit for bit."""
+"""A job asked to stop, wherever its ranks are, is gone within 10 s and continues bit for bit.
+
+Jobs that are ended early mostly wait: some run at a time, from the first test on, and each test
+waits for its own. In the end all are resumed in one launch.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,20 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from arriving import arrived
+from arriving import arrived, slow_from
 from launching import (
     TRAIN,
     Job,
     Outcome,
+    behind_tests,
     gloo,
     horovodrun,
     mpirun,
@@ -34,12 +40,12 @@ from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.listing import last_complete, number
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
-STEPS = 600
+STEPS = 450
 AT = 150  # where a run is stopped: between the exchanges of a round of 8
 RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4"]
 RUN += [f"--steps={STEPS}", "--evaluate-every=100", "--figures=false", "--resume=auto"]
 SHORT = ["--schedule=post_local", "--schedule.switch=100", "--schedule.every=8"]
-LONG = ["--schedule=every", "--schedule.steps=550", "--evaluate-every=5000"]
+LONG = ["--schedule=every", "--schedule.steps=400", "--evaluate-every=5000"]
 SINGLE = ["--schedule=every", "--schedule.steps=1"]
 LATE = ["--task.late=1", "--task.at=200"]
 RUNS = {
@@ -52,6 +58,7 @@ RUNS = {
 }
 SEVERAL = str(Path(__file__).parent / "several_runs.py")
 WRITTEN_WITHIN_S = 10
+AT_ONCE = 3  # jobs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,24 +68,19 @@ def the_slow_task_is_found() -> Iterator[None]:
         yield
 
 
+def ranks(**variables: object) -> list[str]:
+    """Two ranks under mpirun, with variables of their own."""
+    return ["env", *(f"{name}={value}" for name, value in variables.items()), *mpirun(2)]
+
+
 def trained(outs: Iterable[tuple[str, Path]]) -> None:
-    """Train some of RUNS to their ends, or resume them, in one launch."""
+    """Train some of RUNS to their ends, from where they are, in one launch."""
     files = []
     for name, out in outs:
         files.append(out.with_name(f"{out.name}.options"))
         files[-1].write_text("\n".join([*RUN, *RUNS[name], f"--out={out}"]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HURRY", SEVERAL)  # a file that is there: nobody waits for a middle
-        launch(mpirun(2), [SEVERAL, *map(str, files)], timeout_s=400).succeeded()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folders of the runs that nobody stopped."""
-    folder = tmp_path_factory.mktemp("whole")
-    outs = {name: folder / name.replace(" ", "-") for name in RUNS}
-    trained(outs.items())
-    return outs
+    launcher = ranks(HURRY=SEVERAL)  # a file that is there: nobody waits for a middle
+    launch(launcher, [SEVERAL, *map(str, files)], timeout_s=400).succeeded()
 
 
 def arguments(out: Path, *options: str) -> list[str]:
@@ -92,13 +94,6 @@ def final(out: Path) -> torch.Tensor:
     return torch.cat([shard.read(p)["x"] for p in sorted(found[0].glob("*.pt"))])
 
 
-def finish(launcher: Sequence[str], out: Path, *options: str) -> torch.Tensor:
-    """Go on to the end."""
-    with started(launcher, arguments(out, *options)) as job:
-        job.wait(300).succeeded()
-    return final(out)
-
-
 def trains(job: Job, out: Path) -> bool:
     """Whether both ranks have begun."""
     begun = "step   0/" in job.stdout.read_text()
@@ -108,7 +103,7 @@ def trains(job: Job, out: Path) -> bool:
 @contextmanager
 def in_the_middle(launcher: Sequence[str], out: Path, *options: str) -> Iterator[Job]:
     """Start a run; both ranks have come to step AT, and are half a minute or more from the end."""
-    with arrived(launcher, arguments(out, *options), out, AT) as job:
+    with arrived(behind_tests(launcher), arguments(out, *options), out, AT) as job:
         until(lambda: trains(job, out), 60, "it says so")
         yield job
 
@@ -170,11 +165,9 @@ def killed_by_mpirun(out: Path) -> None:
 
 def stopped_while_rank_0_waits(name: str, exchange: int, out: Path) -> None:
     """Rank 1 stays in step 200, and rank 0 comes to the end of a step without it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATE_S", "1000")
-        with started(mpirun(2), arguments(out, *RUNS[name])) as job:
-            until(lambda: steps_of_ranks(out) == [exchange, 200], 200, "they are there")
-            assert asked_to_stop(job, out) == STOPPED
+    with started(behind_tests(ranks(LATE_S=1000)), arguments(out, *RUNS[name])) as job:
+        until(lambda: steps_of_ranks(out) == [exchange, 200], 200, "they are there")
+        assert asked_to_stop(job, out) == STOPPED
     found = last_complete(out)
     assert found is not None
     at = [shard.read(p)["place"]["t"] for p in sorted(found[0].glob("*.pt"))]
@@ -198,59 +191,28 @@ def frozen(out: Path) -> None:
     assert "no longer report: rank 1 (" in outcome.text, outcome.text
 
 
-# Name -> which of RUNS ends early, and how; all are resumed in one launch.
-HALTS: dict[str, tuple[str, Callable[[Path], None]]] = {
-    "a long round": ("long", partial(stopped_by, "long", "SIGUSR2")),
-    "horovod": ("horovod short", partial(stopped_by, "horovod short", "SIGUSR1")),
-    "SIGTERM": ("gossip", partial(stopped_by, "gossip", "SIGTERM")),
-    "overlap": ("overlap", partial(stopped_by, "overlap", "SIGUSR2")),
-    "mpirun kills": ("gossip", killed_by_mpirun),
-    "mpi waits": ("long", partial(stopped_while_rank_0_waits, "long", 549)),
-    "horovod waits": (
-        "horovod single",
-        partial(stopped_while_rank_0_waits, "horovod single", 200),
-    ),
-    "horovodrun": ("horovod short", partial(stopped_by_a_file, horovodrun)),
-    "horovodrun --gloo": ("horovod short", partial(stopped_by_a_file, gloo)),
-    "frozen": ("short", frozen),
-}
+def killed_four_times(out: Path) -> None:
+    """A rank at random, as it starts or where it trains; benchmarks/hundred_kills.py does more."""
+    draw = random.Random(7)
+    given = arguments(out, *RUNS["short"], "--checkpoint-every=0.3 s")
+    launcher, here = behind_tests(mpirun(2)), out.with_name("killed-starts")
+    with started(slow_from(0, here, launcher), given) as job:
+        until(lambda: len(job.ranks()) == 2, 60, "both ranks are there")
+        time.sleep(draw.uniform(0.3, 2.0))
+        killed(job, out, draw.randrange(2), signal.SIGKILL)
+    for step, by in ((50, signal.SIGKILL), (150, signal.SIGUSR2), (250, signal.SIGKILL)):
+        with arrived(launcher, given, out, step + draw.randrange(50)) as job:
+            time.sleep(draw.uniform(0.0, 1.0))
+            killed(job, out, draw.randrange(2), by)
 
 
-@pytest.fixture(scope="module")
-def halted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Begin a run of HALTS and end it early, once; its folder."""
-    folder = tmp_path_factory.mktemp("halted")
-
-    @cache
-    def once(halt: str) -> Path:
-        out = folder / halt.replace(" ", "-")
-        HALTS[halt][1](out)
-        return out
-
-    return once
-
-
-@pytest.fixture(scope="module")
-def resumed(halted: Callable[[str], Path]) -> dict[str, Path]:
-    """The folders of all of HALTS, which went on to their ends."""
-    outs = {halt: halted(halt) for halt in HALTS}
-    trained((HALTS[halt][0], out) for halt, out in outs.items())
-    return outs
-
-
-@pytest.mark.parametrize("halt", HALTS)
-def test_it_ends_soon_and_keeps_what_it_has(halted: Callable[[str], Path], halt: str) -> None:
-    assert last_complete(halted(halt)) is not None
-
-
-@pytest.mark.parametrize("halt", HALTS)
-def test_resumed_it_is_the_same_run(
-    resumed: dict[str, Path], whole: dict[str, Path], halt: str
-) -> None:
-    out, once = resumed[halt], whole[HALTS[halt][0]]
-    assert len(Trajectory(out).paths) == 2
-    assert torch.equal(final(out), final(once))
-    same_record(once, out)
+def killed(job: Job, out: Path, rank: int, by: signal.Signals) -> None:
+    """Kill a rank, or ask it to stop: the job ends, and no round that was on the disk is lost."""
+    before = flushed(out)
+    os.kill(job.ranks()[rank], by)
+    job.wait(90)
+    after = flushed(out)
+    assert all(after[file] >= rounds for file, rounds in before.items())
 
 
 def flushed(out: Path) -> dict[str, int]:
@@ -264,24 +226,63 @@ def flushed(out: Path) -> dict[str, int]:
     return found
 
 
-def test_ten_kills_change_nothing(whole: dict[str, Path], tmp_path: Path) -> None:
-    """SIGKILL or SIGUSR2 to a random rank at random; benchmarks/hundred_kills.py does more."""
-    draw = random.Random(7)
-    out, options = tmp_path, [*RUNS["short"], "--checkpoint-every=0.3 s"]
-    for _ in range(10):
-        with started(mpirun(2), arguments(out, *options)) as job:
-            until(lambda job=job: job.ranks() or job.process.poll() is not None, 60, "ranks")
-            time.sleep(draw.uniform(0.5, 3.0))
-            before = flushed(out)
-            if pid := job.ranks().get(draw.randrange(2)):
-                with_ = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGUSR2])
-                try:
-                    os.kill(pid, with_)
-                except ProcessLookupError:
-                    pass
-            job.wait(90)
-            until(lambda job=job: not job.pids(), 30, "no orphans")
-        after = flushed(out)
-        assert all(after[file] >= rounds for file, rounds in before.items())
-    assert torch.equal(finish(mpirun(2), out, *options), final(whole["short"]))
-    same_record(whole["short"], out)
+# Name -> which of RUNS ends early, and how; those that take longest first.
+HALTS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "four kills": ("short", killed_four_times),
+    "frozen": ("short", frozen),
+    "mpi waits": ("long", partial(stopped_while_rank_0_waits, "long", 399)),
+    "horovod waits": (
+        "horovod single",
+        partial(stopped_while_rank_0_waits, "horovod single", 200),
+    ),
+    "a long round": ("long", partial(stopped_by, "long", "SIGUSR2")),
+    "horovod": ("horovod short", partial(stopped_by, "horovod short", "SIGUSR1")),
+    "SIGTERM": ("overlap", partial(stopped_by, "overlap", "SIGTERM")),
+    "mpirun kills": ("gossip", killed_by_mpirun),
+    "horovodrun": ("horovod short", partial(stopped_by_a_file, horovodrun)),
+    "horovodrun --gloo": ("horovod short", partial(stopped_by_a_file, gloo)),
+}
+
+
+@pytest.fixture(scope="module")
+def halted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Path]]]:
+    """The folders of all of HALTS, each when it has been ended early."""
+    folder = tmp_path_factory.mktemp("halted")
+
+    def end(halt: str) -> Path:
+        out = folder / halt.replace(" ", "-")
+        HALTS[halt][1](out)
+        return out
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        yield {halt: threads.submit(end, halt) for halt in HALTS}
+        threads.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    halted: dict[str, Future[Path]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The folders of all of HALTS, which went on to their ends, and of RUNS, left alone."""
+    resumed = {halt: halted[halt].result() for halt in HALTS}
+    folder = tmp_path_factory.mktemp("whole")
+    whole = {name: folder / name.replace(" ", "-") for name in RUNS}
+    trained([*((HALTS[halt][0], out) for halt, out in resumed.items()), *whole.items()])
+    return resumed, whole
+
+
+@pytest.mark.parametrize("halt", HALTS)
+def test_it_ends_soon_and_keeps_what_it_has(halted: dict[str, Future[Path]], halt: str) -> None:
+    assert last_complete(halted[halt].result()) is not None
+
+
+@pytest.mark.parametrize("halt", HALTS)
+def test_resumed_it_is_the_same_run(
+    finished: tuple[dict[str, Path], dict[str, Path]], halt: str
+) -> None:
+    resumed, whole = finished
+    out, once = resumed[halt], whole[HALTS[halt][0]]
+    begun = len(Trajectory(out).paths)
+    assert begun > 2 if halt == "four kills" else begun == 2
+    assert torch.equal(final(out), final(once))
+    same_record(once, out)

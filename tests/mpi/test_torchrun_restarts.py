@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from arriving import arrived
-from launching import TRAIN, Outcome, run, torchrun
+from launching import TRAIN, run, torchrun
 
 from hpc_localsgd.commands.summary import status
 from hpc_localsgd.run.checkpoint import shard
@@ -23,35 +23,23 @@ RUN += ["--evaluate-every=100", "--figures=false", "--resume=auto"]
 RESTARTING = [*torchrun(2)[:-1], "--max-restarts=2", "--no-python"]
 
 
-@pytest.fixture(autouse=True)
-def the_slow_task_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
-
-
-def stopped(out: Path, by: str) -> Outcome:
-    with arrived(RESTARTING, [*TRAIN, *RUN, f"--out={out}"], out, 30) as job:
-        if by == "STOP":
-            (out / "STOP").touch()
-        else:
-            os.kill(job.ranks()[1], getattr(signal, by))
-        return job.wait(90)
-
-
 def final(out: Path) -> torch.Tensor:
     found = last_complete(out)
     assert found is not None
     return torch.cat([shard.read(p)["x"] for p in sorted(found[0].glob("*.pt"))])
 
 
-@pytest.mark.parametrize("by", ["STOP", "SIGUSR2", "SIGTERM"])
-def test_it_is_not_started_again_and_goes_on_bitwise_when_asked_to(tmp_path: Path, by: str) -> None:
-    """A signal goes to rank 1 alone."""
+def test_it_is_not_started_again_and_goes_on_bitwise_when_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1 alone is told, and by SIGTERM, which agents send as well where they regroup."""
+    monkeypatch.setenv("PYTHONPATH", str(HERE))  # where the slow task is
     out = tmp_path / "stopped"
-    outcome = stopped(out, by).succeeded()
+    with arrived(RESTARTING, [*TRAIN, *RUN, f"--out={out}"], out, 30) as job:
+        os.kill(job.ranks()[1], signal.SIGTERM)
+        said = job.wait(90).succeeded().stderr
     assert status(out) == "stopped" and len(Trajectory(out).paths) == 1
-    assert f"summary --status {out}" in outcome.stderr and "--resume" in outcome.stderr
-    if by != "STOP":
-        return
+    assert f"summary --status {out}" in said and "--resume" in said
     options = {out: tmp_path / "on", tmp_path / "whole": tmp_path / "anew"}
     for folder, file in options.items():
         file.write_text("\n".join([*RUN, f"--out={folder}"]))
