@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.listing import last_complete, number
 from hpc_localsgd.trajectory import Trajectory
 
+HERE = Path(__file__).parent
 STEPS = 800
 RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4", "--world=mpi"]
 RUN += [f"--steps={STEPS}", "--schedule=every", "--schedule.steps=8", "--evaluate-every=50"]
@@ -66,10 +68,9 @@ class SmallDisk:
         (self.outside / "filler").unlink()
 
 
-@pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the slow task is
-    inside = tmp_path / "disk"
+@contextmanager
+def small_disk(inside: Path) -> Iterator[SmallDisk]:
+    """Mount one; skips the test where that cannot be done."""
     inside.mkdir()
     mount = f"mount -t tmpfs -o size={SIZE} none {inside} && echo mounted && exec sleep 1000"
     if not (shutil.which("unshare") and shutil.which("nsenter")):
@@ -89,14 +90,40 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]
         holder.wait()
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run with room enough."""
-    out = tmp_path_factory.mktemp("whole") / "run"
+@pytest.fixture(scope="module", autouse=True)
+def the_slow_task_is_found() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        launch(mpirun(2), [*TRAIN, *RUN, f"--out={out}"]).succeeded()
-    return out
+        patch.setenv("PYTHONPATH", str(HERE))
+        yield
+
+
+@pytest.fixture(scope="module")
+def emptied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Path]]:
+    """A run whose disk was full for a while, and in the same launch the one with room enough.
+
+    What was said, and both folders.
+    """
+    folder = tmp_path_factory.mktemp("emptied")
+    whole, hurry, files = folder / "whole", folder / "hurry", []
+    with small_disk(folder / "disk") as disk:
+        for i, words in enumerate([[SLOW, f"--out={disk.inside / 'run'}"], [f"--out={whole}"]]):
+            files.append(folder / f"{i}.options")
+            files[-1].write_text("\n".join([*RUN, *words]))
+        given = [str(HERE / "several_runs.py"), *map(str, files)]
+        with started([*until_told(hurry), *disk.launcher, *mpirun(2)], given) as job:
+            until(lambda: last_complete(disk.outside / "run"), PATIENCE_S, "a checkpoint")
+            # Filled again and again: a checkpoint that is thrown away would make room for the next.
+            until(lambda: disk.says(job, "no checkpoint of step"), PATIENCE_S, "refused")
+            until(lambda: disk.says(job, "Training continues."), PATIENCE_S, "rows wait")
+            disk.make_space()
+            hurry.touch()
+            said = job.wait().succeeded().stderr
+        yield said, disk.outside / "run", whole
+
+
+def until_told(hurry: Path) -> list[str]:
+    """Go in front of a launcher: until that file is there, a run of SLOW is far from its end."""
+    return ["env", f"HURRY={hurry}"]
 
 
 def same(one: Path, other: Path) -> None:
@@ -115,46 +142,31 @@ def same(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(a.series(name).value, b.series(name).value)
 
 
-@pytest.fixture
-def hurry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file, until which a run of SLOW is far from its end."""
-    file = tmp_path / "hurry"
-    monkeypatch.setenv("HURRY", str(file))
-    return file
-
-
-def test_space_that_comes_back_in_time_leaves_no_trace(
-    disk: SmallDisk, whole: Path, hurry: Path
-) -> None:
-    arguments = [*TRAIN, *RUN, SLOW, f"--out={disk.inside / 'run'}"]
-    with started([*disk.launcher, *mpirun(2)], arguments) as job:
-        until(lambda: last_complete(disk.outside / "run"), PATIENCE_S, "a checkpoint")
-        # Filled again and again: a checkpoint that is thrown away would make room for the next.
-        until(lambda: disk.says(job, "no checkpoint of step"), PATIENCE_S, "refused")
-        until(lambda: disk.says(job, "Training continues."), PATIENCE_S, "rows wait")
-        disk.make_space()
-        hurry.touch()
-        said = job.wait().succeeded()
-    assert "disk is full" in said.stderr, said.stderr
-    assert said.stderr.count("Training continues.") < 20, said.stderr  # not at every row
-    same(whole, disk.outside / "run")
+def test_space_that_comes_back_in_time_leaves_no_trace(emptied: tuple[str, Path, Path]) -> None:
+    said, run, whole = emptied
+    assert "disk is full" in said, said
+    assert said.count("Training continues.") < 20, said  # not at every row
+    same(whole, run)
 
 
 def test_a_disk_that_stays_full_costs_what_was_not_on_it_and_no_more(
-    disk: SmallDisk, whole: Path, hurry: Path
+    emptied: tuple[str, Path, Path], tmp_path: Path
 ) -> None:
-    arguments = [*TRAIN, *RUN, SLOW, f"--out={disk.inside / 'run'}"]
-    with started([*disk.launcher, *mpirun(2)], arguments) as job:
-        until(lambda: last_complete(disk.outside / "run"), PATIENCE_S, "a checkpoint")
-        disk.fill()
-        hurry.touch()
-        outcome = job.wait()
-    assert outcome.status not in (0, 2, 3), outcome.text
-    assert "Traceback" not in outcome.stderr, outcome.stderr[-3000:]
-    assert "make space" in outcome.stderr, outcome.stderr[-3000:]
-    found = last_complete(disk.outside / "run")
-    assert found is not None and number(found[0]) < STEPS
-    assert (Trajectory(disk.outside / "run").rounds.step_end <= STEPS).all()  # can be read
-    disk.make_space()
-    launch([*disk.launcher, *mpirun(2)], arguments).succeeded()
-    same(whole, disk.outside / "run")
+    hurry = tmp_path / "hurry"
+    with small_disk(tmp_path / "disk") as disk:
+        arguments = [*TRAIN, *RUN, SLOW, f"--out={disk.inside / 'run'}"]
+        launcher = [*until_told(hurry), *disk.launcher, *mpirun(2)]
+        with started(launcher, arguments) as job:
+            until(lambda: last_complete(disk.outside / "run"), PATIENCE_S, "a checkpoint")
+            disk.fill()
+            hurry.touch()
+            outcome = job.wait()
+        assert outcome.status not in (0, 2, 3), outcome.text
+        assert "Traceback" not in outcome.stderr, outcome.stderr[-3000:]
+        assert "make space" in outcome.stderr, outcome.stderr[-3000:]
+        found = last_complete(disk.outside / "run")
+        assert found is not None and number(found[0]) < STEPS
+        assert (Trajectory(disk.outside / "run").rounds.step_end <= STEPS).all()  # can be read
+        disk.make_space()
+        launch(launcher, arguments).succeeded()
+        same(emptied[2], disk.outside / "run")

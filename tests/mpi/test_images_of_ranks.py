@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import TRAIN, alone, mpirun, started, train, until
+from launching import TRAIN, mpirun, started, train, until
 from small_tasks import write_folder
 
 from hpc_localsgd.commands.exit_codes import STOPPED
 from hpc_localsgd.commands.pack import main as pack
+from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 
 OPTIONS = ["--task=imagenet", "--task.model=resnet8", "--task.size=16", "--task.classes=4"]
@@ -29,17 +30,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ranks_and_loaders_do_not_change_the_numbers(images: Path, tmp_path: Path) -> None:
-    runs = {
-        "one": (alone, "tree", ["--workers=2", "--task.loaders=0"]),
-        "two": (mpirun(2), "packed.h5", ["--task.loaders=1"]),
-    }
-    found = []
-    for name, (launcher, data, more) in runs.items():
-        where = [f"--task.data={images / data}", f"--out={tmp_path / name}"]
-        train(launcher, *OPTIONS, *where, *more).succeeded()
-        run = Trajectory(tmp_path / name)
-        found.append([run.series(s).value for s in ("train/loss", "eval/test/loss")])
-    for a, b in zip(*found, strict=True):
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = ["--workers=2", "--task.loaders=0", "--figures=false", f"--out={one}"]
+    assert main([*OPTIONS, *alone, f"--task.data={images / 'tree'}"]) == 0
+    where = [f"--task.data={images / 'packed.h5'}", "--task.loaders=1", f"--out={two}"]
+    train(mpirun(2), *OPTIONS, *where).succeeded()
+    for name in ("train/loss", "eval/test/loss"):
+        a, b = (Trajectory(out).series(name).value for out in (one, two))
         np.testing.assert_allclose(a, b, rtol=1e-9)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import alone, horovodrun, mpirun, run
+from launching import horovodrun, mpirun, run
 
 from hpc_localsgd.analysis.landscape import Landscape
 from hpc_localsgd.commands.landscape import main as landscape
@@ -125,7 +125,8 @@ def test_a_fault_that_rank_0_meets_ends_all_ranks_with_one_message(
     assert "Traceback" not in outcome.text
 
 
-def test_alone_there_is_no_such_command_line_fault(tmp_path: Path) -> None:
-    outcome = run(alone, [*COMMAND, str(tmp_path)])
-    assert outcome.status == 2
-    assert "no such trajectory" in outcome.text
+def test_alone_there_is_no_such_command_line_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sharpness([str(tmp_path)]) == 2
+    assert "no such trajectory" in capsys.readouterr().err

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import alone, gloo, horovodrun, mpirun, run
+from launching import gloo, horovodrun, mpirun, run
 
+from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 
 HERE = Path(__file__).parent
@@ -30,30 +31,25 @@ OPTIONS = """--workers=4
 --snapshot-workers
 --figures=false
 --task.hidden=32
-"""
+""".split()
 
 LAUNCHES: dict[str, tuple[Callable[[], list[str]], str]] = {
-    "mpirun -np 2": (lambda: mpirun(2), "mpi(2 x 2 workers"),
-    "mpirun -np 4": (lambda: mpirun(4), "mpi(4 x 1 workers"),
+    "mpirun -np 3": (lambda: mpirun(3), "mpi(4 on 3 ranks, workers"),
     "horovodrun -np 2": (lambda: horovodrun(2), "horovod(2 x 2 workers"),
     "horovodrun --gloo -np 2": (lambda: gloo(2), "horovod(2 x 2 workers"),
 }
 
 
-def go(launcher: list[str] | tuple[str, ...], folder: Path, world: str) -> dict[str, Trajectory]:
-    """The run in every precision, in one launch."""
-    files = []
-    for dtype in PRECISIONS:
-        file = folder / f"{dtype}.txt"
-        file.write_text(f"{OPTIONS}--dtype={dtype}\n--world={world}\n--out={folder / dtype}\n")
-        files.append(str(file))
-    run(launcher, [str(HERE / "several_runs.py"), *files]).succeeded()
-    return {dtype: Trajectory(folder / dtype) for dtype in PRECISIONS}
+def options(folder: Path, dtype: str, world: str) -> list[str]:
+    return [*OPTIONS, f"--dtype={dtype}", f"--world={world}", f"--out={folder / dtype}"]
 
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trajectory]:
-    return go(alone, tmp_path_factory.mktemp("simulated"), "simulated")
+    folder = tmp_path_factory.mktemp("simulated")
+    for dtype in PRECISIONS:
+        assert main(options(folder, dtype, "simulated")) == 0
+    return {dtype: Trajectory(folder / dtype) for dtype in PRECISIONS}
 
 
 @pytest.fixture(scope="module", params=LAUNCHES)
@@ -61,8 +57,12 @@ def launched(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Trajectory]:
     launcher, said = LAUNCHES[request.param]
-    world = "mpi" if said.startswith("mpi") else "horovod"
-    runs = go(launcher(), tmp_path_factory.mktemp("launched"), world)
+    world, folder, files = said.partition("(")[0], tmp_path_factory.mktemp("launched"), []
+    for dtype in PRECISIONS:
+        files.append(folder / f"{dtype}.txt")
+        files[-1].write_text("\n".join(options(folder, dtype, world)))
+    run(launcher(), [str(HERE / "several_runs.py"), *map(str, files)]).succeeded()
+    runs = {dtype: Trajectory(folder / dtype) for dtype in PRECISIONS}
     for run_ in runs.values():  # it really was what it was meant to be
         assert run_.attrs["world"].startswith(said)
         assert ("Gloo" in run_.attrs["world"]) == ("--gloo" in request.param)
