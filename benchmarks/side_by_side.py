@@ -301,7 +301,7 @@ def circumstances() -> dict[str, str]:
     return {
         "date": str(date.today()),
         "commit": commit_of(ROOT),
-        "command": shlex.join(["python", _script(Path(sys.argv[0])), *sys.argv[1:]]),
+        "command": shlex.join(["python", *_started(), *sys.argv[1:]]),
         "processor": _processor(),
         **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "cores": str(len(os.sched_getaffinity(0))),
@@ -323,10 +323,13 @@ def commit_of(checkout: Path) -> str:
     return git("rev-parse", "--short", "HEAD") + changed
 
 
-def _script(path: Path) -> str:
-    """Return where a script is in its checkout: `python -m` gives it from the root of the disk."""
-    whole = path.absolute()
-    return str(whole.relative_to(ROOT) if whole.is_relative_to(ROOT) else path)
+def _started() -> list[str]:
+    """Return the words by which Python was given this script: `-m` and a module, or its path."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None:
+        return ["-m", spec.name.removesuffix(".__main__")]
+    whole = Path(sys.argv[0]).absolute()
+    return [str(whole.relative_to(ROOT) if whole.is_relative_to(ROOT) else sys.argv[0])]
 
 
 def _processor() -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +30,15 @@ from hpc_localsgd.schedules.local_steps import every, qsr  # noqa: E402
 from hpc_localsgd.schedules.rates import cosine  # noqa: E402
 
 SMALL = {"task": "quadratic", "workers": 2, "steps": 4, "optimizer": "SGD", "schedule": "every"}
+
+
+def test_all_claims_start_as_make_starts_them() -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "benchmarks/reproduce", "--help"]
+    root = Path(__file__).parents[2]
+    said = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "--only" in said.stdout
 
 
 def test_an_interval_and_the_exact_permutation_test_over_seeds() -> None:
