@@ -117,4 +117,7 @@ class StreamingDiLoCo(Algorithm):
         delta = anchor - (state["sent"][0] if self.compressor else state["begun"].wait())
         nesterov_step(anchor, u, delta, self.lr, self.momentum)
         x[:, part] = self.keep_local * x[:, part] + (1 - self.keep_local) * anchor
-        return x, {**state, "flying": -1, "begun": None, "sent": None}
+        # Ranks that were saved on both sides of this step may meet in one process: what came by a
+        # codec is kept for those that have not used it.
+        kept = state["sent"] if self.compressor else None
+        return x, {**state, "flying": -1, "begun": None, "sent": kept}

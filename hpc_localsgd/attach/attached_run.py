@@ -104,7 +104,7 @@ class AttachedRun:
         self.settle_gradients(skipped=True)
         self.call_order.counted(self.context.optimizer)
         if self.gradients is not None:
-            self.gradients.done = False
+            self.gradients.done = self.gradients.added = False
             self.watch_gradients()
         place = self.place
         place.t, place.equal = place.t + 1, False
@@ -203,8 +203,7 @@ class AttachedRun:
         self._before.remove()
         if self.gradients is not None:
             self.gradients.remove()
-        self.gradients, self.use = None, "own"
-        self.place.over = True
+        self.gradients, self.use, self.place.over = None, "own", True
         self.integrity.over()
         self.call_order.over()
 
@@ -239,8 +238,9 @@ class AttachedRun:
 
     def settle_gradients(self, skipped: bool = False) -> None:
         """Exchange gradients that no backward pass has: the other ranks are waiting for them."""
-        if self.gradients is not None and not self.gradients.done and self._use_now() != "own":
-            self.gradients.finish(skipped)
+        hooks = self.gradients
+        if hooks is not None and hooks.to_settle(skipped) and self._use_now() != "own":
+            hooks.finish(skipped)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Note the rate, and check that gradients are final: the optimiser's pre-hook."""

@@ -184,6 +184,22 @@ def check_sparse(
         )
 
 
+def check_one_kind(algorithm: Algorithm, parameters: Iterable[torch.Tensor]) -> None:
+    """Check that an algorithm that looks at whole models gets them in one piece.
+
+    Raises:
+        ConfigurationError: The parameters are of several dtypes or devices, each exchanged by
+            itself.
+    """
+    kinds = sorted({f"{p.dtype} on {p.device}" for p in parameters})
+    if algorithm.needs_whole_models and len(kinds) > 1:
+        raise ConfigurationError(
+            f"{algorithm!r} needs whole models, and the parameters of this one are of several "
+            f"kinds ({', '.join(kinds)}), which are exchanged one by one: give them one dtype and "
+            "device (autocast computes in half precision), or use DiLoCo"
+        )
+
+
 def check_world(world: World) -> None:
     """Check that the world has one worker in each process, as a loop of one's own has.
 

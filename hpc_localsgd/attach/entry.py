@@ -15,6 +15,7 @@ from hpc_localsgd.attach.broadcast import broadcast_model, broadcast_optimizer_s
 from hpc_localsgd.attach.buffers import check_patterns
 from hpc_localsgd.attach.checks import (
     batchnorm_of,
+    check_one_kind,
     check_patience,
     check_schedule,
     check_sharded,
@@ -136,6 +137,7 @@ def attach(
         lengths = agree(everyone, lambda: _in_steps(schedule, steps, steps_per_epoch))
         agree(everyone, lambda: _check_model(model, optimizer, averaged_buffers))
         named, frozen = trained(model, optimizer)
+        agree(everyone, lambda: check_one_kind(algorithm, named.values()))
         lines = [shown(each) for each in (algorithm, lengths, steps, how)]
         lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
         lines += [f"on_nan={on_nan}", f"patience_s={patience_s}"]

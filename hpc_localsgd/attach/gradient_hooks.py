@@ -73,6 +73,7 @@ class GradientHooks:
         self._ending = False
         self.paused = False
         self.done = False  # this step's gradients have been exchanged
+        self.added = False  # and more has been added since, which is this rank's own
         parameters = [p for group in groups for p in group.parameters]
         self._hooks = [p.register_post_accumulate_grad_hook(self._arrived) for p in parameters]
 
@@ -80,6 +81,13 @@ class GradientHooks:
         """Take the hooks off again. Not to be called from within a backward pass."""
         for hook in self._hooks:
             hook.remove()
+
+    def to_settle(self, skipped: bool) -> bool:
+        """Return whether the optimiser would step along gradients that are this rank's own.
+
+        More may have been added under `pause` to what was averaged before: an average is linear.
+        """
+        return not self.done or (self.added and not skipped)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -94,7 +102,10 @@ class GradientHooks:
         """Note that autograd has accumulated into `parameter.grad`."""
         if self._ending and parameter not in self._early:
             return
-        if self.paused or self._use() != "mean":
+        if self.paused:
+            self.added = True
+            return
+        if self._use() != "mean":
             return
         if parameter.grad is not None and parameter.grad.requires_grad:
             raise RuntimeError(
@@ -194,7 +205,7 @@ class GradientHooks:
                 slot.give()
         for flat in self._flat:
             flat.flags.fill_(1)
-        self._ending, self.done = False, True
+        self._ending, self.done, self.added = False, True, False
 
     def _prepared(self) -> Buckets:
         """Allocate the vectors and cut them in buckets, the first time they are needed."""

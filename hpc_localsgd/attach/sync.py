@@ -188,8 +188,13 @@ class Sync:
 
         Save it on every rank, beside that rank's own `model.state_dict()` and
         `optimizer.state_dict()`: between two exchanges the workers differ.
+
+        Raises:
+            RuntimeError: Inside `averaged()`: the model holds the mean parameters.
         """
         run = self._run
+        if run.away:  # with the mean in memory: what is remembered of this rank's own does not fit
+            run.refuse("state_dict()")
         return saved(self._context, run.rounds, run.warm_up, run.exchange)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hpc_localsgd.engine.matrices import MatricesAndRest, Shapes, looks_at_matrices, runs
-from hpc_localsgd.engine.non_finite import named_state_like, state_like
+from hpc_localsgd.engine.non_finite import named_state_like, replace_by_mean, state_like
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.without_compiler import spare_the_compiler, take_step
 
@@ -140,6 +140,18 @@ class LocalOptimizer:
         """Set momenta and moments of some workers, bool [R], to 0; the count of steps stays."""
         for tensor in self.row_state():
             tensor[torch.from_numpy(rows).to(tensor.device)] = 0
+
+    def leave_out(self, bad: np.ndarray, world: World) -> None:
+        """Let the workers `bad` [K], who continue from the mean of the others, remember nothing.
+
+        Where rounds average what is remembered, they have the others' mean of it too: zeros would
+        shrink that average. A collective then, not billed.
+        """
+        if self.at_sync != "average":
+            self.forget(bad[list(world.local_workers)])
+            return
+        for tensor in self.row_state():
+            replace_by_mean(tensor, bad, world)
 
     def row_state(self) -> list[torch.Tensor]:
         """Return the state tensors that have one row for each worker, in a fixed order."""

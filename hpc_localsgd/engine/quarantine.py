@@ -23,10 +23,11 @@ class QuarantinedAlgorithm(Algorithm):
     """An algorithm that never sees the numbers of a worker whose parameters are not finite.
 
     Before an exchange a worker with a number that is not finite is given the mean of the others: so
-    it is left out of an average, and starts again from it. Its optimiser forgets what it knew, and
-    its BatchNorm statistics are the others' mean too. Where gradients are exchanged, the same is
-    done to them first. Ranks tell each other one number a worker at every exchange for this, which
-    is not billed. When no worker is finite nothing is done, and the run has diverged.
+    it is left out of an average, and starts again from it. Its optimiser forgets what it knew
+    (where rounds average that, it takes the others' mean), and its BatchNorm statistics are the
+    others' mean too. Where gradients are exchanged, the same is done to them first. Ranks tell each
+    other one number a worker at every exchange for this, which is not billed. When no worker is
+    finite nothing is done, and the run has diverged.
 
     In the state, `quarantined` holds the flags [K] of the last exchange, None if all were well.
     """
@@ -72,7 +73,7 @@ class QuarantinedAlgorithm(Algorithm):
             replace_by_mean(x, bad, world)
             if self._task.buffers.numel():
                 replace_by_mean(self._task.buffers, bad, world)
-            self._optimizer.forget(bad[list(world.local_workers)])
+            self._optimizer.leave_out(bad, world)
         x, state = self.of.on_sync(x, state, world, now)
         return x, {**state, QUARANTINED: bad.tolist() if bad.any() else None}
 

@@ -91,8 +91,9 @@ class Layout:
 def hidden_matrices(module: nn.Module, layout: Layout) -> tuple[tuple[int, int] | None, ...]:
     """Return for each tensor its shape [n, m] if it is a matrix of a hidden layer, else None.
 
-    Embeddings are none, and neither is the last matrix of the module, its read-out: where rows or
-    columns are tokens or classes, Muon's authors use AdamW, as for vectors and filters.
+    Embeddings are none, and neither is the last matrix of the module, its read-out, unless a layer
+    shares the matrix of an embedding and is that: where rows or columns are tokens or classes,
+    Muon's authors use AdamW, as for vectors and filters.
     """
     embeddings = {
         id(p)
@@ -100,9 +101,12 @@ def hidden_matrices(module: nn.Module, layout: Layout) -> tuple[tuple[int, int] 
         if isinstance(inside, nn.Embedding | nn.EmbeddingBag)
         for p in inside.parameters()
     }
+    others = (m for m in module.modules() if not isinstance(m, nn.Embedding | nn.EmbeddingBag))
+    tied = any(id(p) in embeddings for m in others for p in m.parameters(recurse=False))
     named = dict(module.named_parameters())
     matrices = [n for n, p in named.items() if p.ndim == 2 and id(p) not in embeddings]
-    hidden = {name: tuple(named[name].shape) for name in matrices[:-1] if name in layout.names}
+    matrices = matrices if tied else matrices[:-1]
+    hidden = {name: tuple(named[name].shape) for name in matrices if name in layout.names}
     return tuple(hidden.get(name) for name in layout.names)  # type: ignore[misc]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from rank_threads import ThreadWorld, errors_on_ranks, on_ranks
 from torch import nn
 
 import hpc_localsgd
-from hpc_localsgd import AllReduce, Gossip, LocalSGD, every, post_local, qsr
+from hpc_localsgd import AllReduce, EDiT, Gossip, LocalSGD, every, post_local, qsr
 from hpc_localsgd.attach.checks import check_types
 from hpc_localsgd.compressors import Sign
 from hpc_localsgd.errors import ConfigurationError
@@ -251,3 +252,24 @@ def test_a_count_that_is_wrong_on_one_rank_is_refused_on_all() -> None:
 
     one, other = errors_on_ranks(2, work)
     assert "steps is 0: give a whole number" in one and "steps is 0" in other
+
+
+def test_edit_refuses_parameters_that_are_exchanged_in_several_parts() -> None:
+    """Each part would have lengths of its own, and a worker be out in one and not in another."""
+
+    def work(world: ThreadWorld) -> str:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1).bfloat16())
+        attached_to = partial(
+            hpc_localsgd.attach,
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            schedule=every(2),
+            world=world,
+        )
+        with pytest.raises(ConfigurationError) as error:
+            attached_to(algorithm=EDiT())
+        attached_to(algorithm=LocalSGD()).detach()
+        return str(error.value)
+
+    said = on_ranks(2, work)
+    assert said[0] == said[1] and "several kinds (torch.bfloat16 on cpu, torch.float32" in said[0]

@@ -210,3 +210,39 @@ def test_a_streaming_exchange_touches_the_parameters_only_where_it_lands(
     monkeypatch.setattr(Group, "rows", watched)
     steps(model, optimizer, sync, range(14))
     assert touched == [5, 8, 10, 13]
+
+
+def test_what_no_sync_adds_after_the_average_is_averaged_too() -> None:
+    """The last backward pass of a step is the one without an exchange: a slip, and no drift."""
+
+    def work(world: ThreadWorld) -> torch.Tensor:
+        model, optimizer, sync = attached(world=world, schedule=every(1))
+        for t in range(3):
+            optimizer.zero_grad()
+            x, y = batch(world.rank, t)
+            ((model(x[:3]) - y[:3]).square().mean() / 2).backward()
+            with sync.no_sync():
+                ((model(x[3:]) - y[3:]).square().mean() / 2).backward()
+            optimizer.step()
+            sync.step()
+        return parameters(model)
+
+    plain = in_plain_torch(2, 3, {0: 1, 1: 1, 2: 1})
+    torch.testing.assert_close(everyone_equal(on_ranks(2, work)), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pass_of_another_loss_between_the_steps_exchanges_nothing_more() -> None:
+    """A generator's backward pass reaches the discriminator, whose optimiser has stepped."""
+
+    def work(world: ThreadWorld) -> int:
+        model, optimizer, sync = attached(world=world, schedule=every(1))
+        for t in range(3):
+            optimizer.zero_grad()
+            loss_of(model, world.rank, t).backward()
+            optimizer.step()
+            with sync.no_sync():
+                loss_of(model, world.rank, t).backward()
+            sync.step()
+        return len([e for e in world.log if e[0] == "begin_average"])
+
+    assert on_ranks(2, work) == [3, 3]

@@ -193,3 +193,11 @@ def test_a_state_of_which_a_part_was_not_loaded_is_refused() -> None:
     sync.load_state_dict(whole)
     with pytest.raises(ConfigurationError, match="the state is not whole"):
         sync.load_state_dict(part)
+
+
+def test_a_state_is_not_taken_while_the_model_holds_the_mean() -> None:
+    """What an algorithm remembers of this rank would not fit the parameters saved beside it."""
+    _, _, sync = attached()
+    with sync.averaged(), pytest.raises(RuntimeError, match=r"state_dict\(\) inside"):
+        sync.state_dict()
+    assert sync.state_dict()["place"]["t"] == 0

@@ -22,6 +22,8 @@ sys.path.append(str(Path(__file__).parents[1] / "attach"))  # its ranks, which a
 from rank_threads import ThreadWorld, on_ranks
 
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
+from hpc_localsgd.algorithms.streaming_diloco import StreamingDiLoCo
+from hpc_localsgd.compressors import Int8
 from hpc_localsgd.engine.quarantine import QuarantinedAlgorithm
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, Run, train
@@ -227,6 +229,29 @@ def test_workers_that_were_behind_take_the_steps_they_lack(
     assert [t for ts, _ in found for t in ts] == [6, 6, 6, 7, 7, 7, 8, 8]
     alone = go(make(Simulated(K)))[0].x
     torch.testing.assert_close(torch.cat([x for _, x in found]), alone, rtol=0, atol=1e-12)
+
+
+def test_what_came_by_a_codec_reaches_workers_that_had_not_used_it(tmp_path: Path) -> None:
+    """Rank r of 4 was saved after step 15 - r, and the fragment is used in step 14."""
+    algorithm = StreamingDiLoCo(fragments=2, delay=2, keep_local=0.5, compressor=Int8())
+
+    def make(world: World) -> Run:
+        return small_run(H=every(12), steps=24, world=world, algorithm=algorithm)
+
+    def saved(world: ThreadWorld) -> None:
+        run = made(make, world)
+        p = until(run, run.beginning(), 15 - world.rank)
+        record = {"rows": [], "loss": torch.ones(2), "so_far": torch.zeros(2, 5)}
+        Checkpoints(tmp_path, world).save(RankCheckpoint.of(run, p, after=12, record=record))
+
+    def gone_on(world: ThreadWorld) -> torch.Tensor:
+        run = made(make, world)
+        return train(run, resumed(run, Checkpoints(tmp_path, world)), Recorder(run)).x.clone()
+
+    on_ranks(4, saved, workers=K)
+    alone = go(make(Simulated(K)))[0].x
+    found = torch.cat(on_ranks(3, gone_on, workers=K))
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("draws", [False, True])

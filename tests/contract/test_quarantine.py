@@ -114,3 +114,15 @@ def test_what_is_taken_from_workers_astray_is_no_number_and_ends_no_run(
         values = [float(value) for _, value in memory.values[series]]
         assert np.isfinite(values).tolist() == [True, False, True]
     assert "worker 1" in capfd.readouterr().err
+
+
+def test_a_worker_left_out_does_not_shrink_an_average_of_momenta() -> None:
+    """It has no momentum of its own, and zero is not the others' either."""
+    options: dict[str, Any] = {"H": 4, "steps": 4, "K": 3, "optimizer": sgd(momentum=0.9)}
+    run = quarantined(with_bad_gradients(small_run(**options, at_sync="average"), {(2, 1)}))
+    go(run)
+    kept = small_run(**options)
+    go(kept)
+    [alone] = [t[[0, 2]].mean(0) for t in kept.optimizer.row_state()[:1]]
+    for row in run.optimizer.row_state()[0]:
+        torch.testing.assert_close(row, alone, rtol=0, atol=1e-14)

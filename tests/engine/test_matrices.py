@@ -23,6 +23,7 @@ from hpc_localsgd.run.checkpoint import RankCheckpoint, shard, vetting
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.tasks.base import Task, TaskContext
 from hpc_localsgd.tasks.digits import digits
+from hpc_localsgd.tasks.layout import Layout, hidden_matrices
 from hpc_localsgd.tasks.text import text
 
 muon = partial(torch.optim.Muon, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
@@ -299,3 +300,20 @@ def until(run: Run, at: int) -> Position:
     with pytest.raises(Stop):
         train(run, run.beginning(), record)
     return record.place
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_read_out_that_is_the_embedding_leaves_the_last_matrix_a_hidden_one(tied: bool) -> None:
+    module = torch.nn.Sequential(
+        torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9, bias=False)
+    )
+    if tied:
+        module[2].weight = module[0].weight
+    layout = Layout.of(module)
+    hidden = hidden_matrices(module, layout)
+    assert dict(zip(layout.names, hidden, strict=True)) == {
+        "0.weight": None,
+        "1.weight": (4, 4),
+        **({} if tied else {"2.weight": None}),
+        "1.bias": None,
+    }
