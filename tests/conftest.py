@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 # Runs started inside this process are alone, whatever started pytest.
 for name in [n for n in os.environ if n.startswith(("OMPI_COMM_", "PMIX_", "PMI_", "HOROVOD_"))]:
     del os.environ[name]
 
-from collections.abc import Iterator  # noqa: E402
-from typing import Any  # noqa: E402
-
 import groups  # noqa: E402
 import launching  # noqa: E402
 import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
-
-torch.set_num_threads(1)
-torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms` loads its compiler
-settings.register_profile("here", deadline=None)
-settings.load_profile("here")
 
 
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     """A test's global random numbers do not depend on the tests before it."""
+    import torch
+
     torch.manual_seed(1234)
 
 
@@ -47,6 +42,11 @@ def no_process_is_left(request: pytest.FixtureRequest) -> None:
     """So it is with all tests that start ranks."""
     if "launched" in request.keywords:
         request.getfixturevalue("nothing_runs_on")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file of which `-m` leaves out every test."""
+    return groups.left_out(collection_path, config.getoption("markexpr")) or None
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
@@ -65,6 +65,19 @@ def pytest_configure(config: pytest.Config) -> None:
     """Run the workers that only compute behind those whose ranks wait for each other."""
     if hasattr(config, "workerinput"):
         groups.give_way(config.workerinput["workerid"])
+    if config.getoption("dist", "no") == "no":  # what deals tests to workers needs no torch
+        one_thread()
+
+
+def one_thread() -> None:
+    """Let this process, in which tests run, compute on one thread and look for no deadlines."""
+    import torch
+    from hypothesis import settings
+
+    torch.set_num_threads(1)
+    torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms` loads its compiler
+    settings.register_profile("here", deadline=None)
+    settings.load_profile("here")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> groups.ByGroup | None:

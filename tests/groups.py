@@ -10,6 +10,7 @@ does not. Tests of one group share their fixtures: a launch, a Slurm, hosts.
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ HERE = Path(__file__).parent
 LAUNCHED = ("hosts", "mpi")  # folders all of whose tests start ranks
 CLUSTERS = {"cluster", "slurm"}  # fixtures that are a Slurm
 RECIPES = ("test_recipes.py", "test_recipes_tried_out.py")
+_WORD = re.compile(r"(not )?\w+")  # of an expression
 LAUNCHING = 2  # workers that begin with tests that start ranks
 # Groups that take longest begin first, so that no worker is left alone with one at the end.
 FIRST = (
@@ -105,6 +107,24 @@ def give_way(worker: str) -> None:
     """Let ranks have the processors first: workers that start none compute where those wait."""
     if number(worker) >= LAUNCHING:
         os.nice(5)
+
+
+def left_out(path: Path, expression: str) -> bool:
+    """Check whether all tests of a file or folder are among those that `make quick` leaves out.
+
+    Args:
+        path: Of the file or folder.
+        expression: What follows `-m`. Nothing is concluded where it does not leave out both kinds
+            of tests, or joins words otherwise than by `and`.
+    """
+    asked = expression.split(" and ")
+    if not {"not launched", "not slow"} <= set(asked) or not all(map(_WORD.fullmatch, asked)):
+        return False
+    file = path.relative_to(HERE).as_posix()
+    if file in (*LAUNCHED, *slow.FILES):
+        return True
+    of_tests = path.match("test_*.py")
+    return of_tests and "\npytestmark = pytest.mark.launched\n" in path.read_text()
 
 
 def is_slow(item: pytest.Item) -> bool:

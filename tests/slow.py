@@ -16,6 +16,7 @@ FILES = {
     "analysis/test_report.py",
     "analysis/test_slow_sde.py",
     "benchmarks/test_frontier.py",
+    "benchmarks/test_gpu.py",
     "commands/landscape/test_landscape_command.py",
     "commands/sharpness/test_sharpness_command.py",
     "commands/sweep/test_sweep.py",
@@ -40,12 +41,13 @@ FILES = {
     "trajectory/test_survival.py",
 }
 TESTS = {
+    "analysis/test_compare.py::test_the_command",
+    "analysis/test_flatness.py::test_the_page_has_the_figure",
     "analysis/test_timeline.py::test_the_report_writes_a_trace_when_asked",
     "attach/test_attach_ends.py::test_a_resumed_run_is_bitwise_the_uninterrupted_one",
     "attach/test_attach_leaves_alone.py::test_the_package_imports_nothing_and_has_the_names",
     "attach/test_attach_mistakes.py::"
     "test_a_program_hears_of_it_at_its_exit_but_not_after_its_own_exception",
-    "benchmarks/test_gpu.py::test_every_part_runs_without_what_is_not_needed",
     "commands/test_config.py::test_no_short_name_has_gone_and_every_one_works",
     "commands/test_display.py::test_nothing_is_cut_on_a_terminal",
     "commands/test_help.py::test_help_waits_for_nothing_and_the_loop_brings_no_measuring",

@@ -42,6 +42,23 @@ def test_a_test_that_does_not_say_so_gets_no_launcher(launcher: Callable[[int], 
         launcher(2)
 
 
+def test_files_that_are_not_imported_have_no_test_that_is_asked_for(
+    request: pytest.FixtureRequest,
+) -> None:
+    """`make test` looks at all of them; an expression of another form leaves nothing out."""
+    quick, mpi = "not launched and not slow", groups.HERE / "mpi"
+    asked = {
+        item.path
+        for item in request.session.items
+        if not {"launched", "slow"} & {mark.name for mark in item.iter_markers()}
+    }
+    places = asked | {path.parent for path in asked}
+    assert not [place for place in places if groups.left_out(place, quick)]
+    assert all(groups.left_out(mpi.parent / each, quick) for each in ("mpi", "test_recipes.py"))
+    for other in ("", "not slow", "not (launched or slow)", f"{quick} and not cuda or recipe"):
+        assert not groups.left_out(mpi, other)
+
+
 def test_what_is_said_to_be_slow_or_long_is_there() -> None:
     """A file that is moved, or a test that is renamed, would be everyday without a word."""
     for file, _, test in (name.partition("::") for name in {*slow.FILES, *slow.TESTS}):
