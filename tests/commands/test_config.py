@@ -415,3 +415,15 @@ def test_a_cadence_of_checkpoints_may_be_a_time_and_says_so() -> None:
     made = config("--checkpoint-every", "10 minuts")
     with pytest.raises(ConfigurationError, match='^--checkpoint-every .* type "10 minutes", steps'):
         checkpoint_cadence(made, Units(10, 10, 100))
+
+
+def test_options_do_not_depend_on_those_that_were_read_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One parser serves them all: defaults of a class that was named, and a wish to print, go."""
+    before = parse([])
+    parse(["--rate=constant", "--algorithm=diloco", "--optimizer=AdamW"])
+    assert "wants a number" in refusal("--print_config", "--rate.lr=x")
+    again = parse([])
+    assert (again.config, again.text) == (before.config, before.text)
+    assert capsys.readouterr().out == ""

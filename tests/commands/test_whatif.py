@@ -6,6 +6,7 @@ import csv
 import math
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
 from hpc_localsgd.commands.whatif import command
 from hpc_localsgd.commands.whatif.answers import Answer, answers, with_length
-from hpc_localsgd.commands.whatif.basis import basis
+from hpc_localsgd.commands.whatif.basis import Basis, basis
 from hpc_localsgd.commands.whatif.page import about
 from hpc_localsgd.cost.cost_model import NETWORKS
 from hpc_localsgd.errors import ConfigurationError
@@ -42,11 +43,9 @@ def record(
 
     `transfer_s` is of every round, or by its length.
     """
-    text = config.parse([*OPTIONS, *words]).text
     names = ("digits", "LocalSGD", "every(3)", "mpi(4 workers)")
-    header = Header(
-        text, *names, K=4, P=P, seed=0, clock=clock, steps=sum(lengths), steps_per_epoch=25.0
-    )
+    length = {"steps": sum(lengths), "steps_per_epoch": 25.0}
+    header = Header(text_of(words), *names, K=4, P=P, seed=0, clock=clock, **length)
     with Writer(folder, header) as writer:
         t = 0
         for H in lengths:
@@ -59,12 +58,24 @@ def record(
     return str(folder)
 
 
+@cache
+def text_of(words: tuple[str, ...]) -> str:
+    """The configuration of a run with these options beside its own."""
+    return config.parse([*OPTIONS, *words]).text
+
+
+@cache
+def known(run: str, step_time: float | None) -> Basis:
+    """What is known of a run, which is read once for all questions."""
+    return basis(Trajectory(run), [], step_time)
+
+
 def asked(run: str, *words: str) -> list[Answer]:
     """The answers, as the command makes them."""
     at = words.index("--") if "--" in words else len(words)
     options = command.parser().parse_args([run, *words[:at]])
-    known = basis(Trajectory(run), options.trust, options.step_time)
-    return list(answers(known, command.question(known, options, words[at + 1 :])))
+    of_run = known(run, options.step_time)
+    return list(answers(of_run, command.question(of_run, options, words[at + 1 :])))
 
 
 def one(run: str, *words: str) -> Answer:

@@ -13,7 +13,9 @@ import tempfile
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
+from threading import RLock
 from typing import Any, get_type_hints
 
 import torch
@@ -30,6 +32,7 @@ from hpc_localsgd.commands.configuration.names import CHOICES, choices
 from hpc_localsgd.commands.configuration.options import CONFIG_HELP, OPTIMIZER, OPTIMIZER_HELP
 from hpc_localsgd.commands.configuration.options import Config as Config
 from hpc_localsgd.commands.configuration.resume_key import text_of
+from hpc_localsgd.commands.configuration.run_parser import KeptParser, RunParser, without_rate
 from hpc_localsgd.commands.configuration.value_checks import check as check_values
 from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.errors import ConfigurationError
@@ -41,6 +44,7 @@ from hpc_localsgd.trajectory.safe_text import check_yaml
 # What annotates the options beside `options`, which imports nothing of torch.
 TYPES = {kind.__name__: kind for kind in (TaskSpec, Algorithm, GradientAt)}
 FLAGS = frozenset(f.name for f in fields(Config) if isinstance(f.default, bool))
+_ALONE = RLock()  # threads share a parser
 _OF_A_RUN = {f.name for f in fields(Config)} | {
     *("help", "config", "print_config", "optimizer", "trust"),
 }
@@ -96,7 +100,13 @@ def parse(argv: Sequence[str], prog: str = "python -m hpc_localsgd.train") -> Re
         ConfigurationError: Unknown names or keys, or contradicting options.
         SystemExit: jsonargparse refused the command line (it has printed why), or printed help.
     """
-    return resolve(parser(prog), argv)
+    with _ALONE:
+        return resolve(_kept(prog).as_made(), argv)
+
+
+@cache
+def _kept(prog: str) -> KeptParser:
+    return KeptParser(parser(prog))
 
 
 def recorded(text: str, trusted: Sequence[str] = (), words: Sequence[str] = ()) -> Resolved:
@@ -279,21 +289,3 @@ def _with_class_paths(value: Any, option: str = "") -> Any:
     if isinstance(value, list):
         return [_with_class_paths(each) for each in value]
     return trust.chosen(option, value)
-
-
-def without_rate(parsed: Namespace) -> Namespace:
-    """Return the options without the optimiser's own learning rate, which is not used."""
-    init_args = parsed.get("optimizer.init_args")
-    if init_args is not None and "lr" in init_args:
-        parsed = parsed.clone()
-        del parsed["optimizer.init_args.lr"]
-    return parsed
-
-
-class RunParser(ArgumentParser):
-    """Parser of runs. What it prints can be read again: without a rate of the optimiser."""
-
-    def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
-        """Return a configuration as text."""
-        with yaml_text.of_its_own():
-            return str(super().dump(without_rate(cfg), *args, **options))

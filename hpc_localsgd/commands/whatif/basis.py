@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
-from hpc_localsgd.commands.configuration.config import Config, Resolved, recorded
+from hpc_localsgd.commands.configuration.config import Resolved, recorded
 from hpc_localsgd.commands.plan.planned_run import PlannedRun, PlanOptions, planned_run
 from hpc_localsgd.cost.step_times import StepTimes, step_times
 from hpc_localsgd.engine.launch import Launch
@@ -65,6 +64,7 @@ class Basis:
         times: Of its steps.
         samples: Of its training set.
         steps: It was to have.
+        own: Its options, as recorded.
     """
 
     run: Trajectory
@@ -72,11 +72,7 @@ class Basis:
     times: StepTimes
     samples: int
     steps: int
-
-    @cached_property
-    def own(self) -> Resolved:
-        """The options of the run, as recorded; read once, for every answer compares with them."""
-        return recorded(self.run.config_text, self.trusted)
+    own: Resolved
 
     def resolved(self, words: Sequence[str] = ()) -> Resolved:
         """Return its options, changed by some that are typed.
@@ -150,8 +146,8 @@ def basis(run: Trajectory, trusted: Sequence[str], step_s: float | None) -> Basi
     if step_s is not None:
         times = StepTimes(step_s)
     steps = int(run.attrs.get("steps", 0)) or int(rounds.step_end[-1])
-    config: Config = recorded(run.config_text, trusted).config
-    per_step = run.K * config.batch_per_worker
+    own = recorded(run.config_text, trusted)
+    per_step = run.K * own.config.batch_per_worker
     epoch = float(run.attrs.get("steps_per_epoch", math.nan))
     samples = round(per_step * (epoch if math.isfinite(epoch) else steps))
-    return Basis(run, tuple(trusted), times, samples, steps)
+    return Basis(run, tuple(trusted), times, samples, steps, own)
