@@ -127,17 +127,17 @@ def test_zeros_come_back_as_zeros(codec: Compressor) -> None:
 
 @every_dtype
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", [0, 7, 20, sum(SIZES) - 1])
 def test_what_is_not_finite_stays_visible(
-    codec: Compressor, dtype: torch.dtype, bad: float, place: int
+    codec: Compressor, dtype: torch.dtype, bad: float
 ) -> None:
-    x = _rows(2, dtype=dtype)
-    x[1, place] = bad
-    back = _through(codec, x)
-    assert back[0].isfinite().all()
-    assert not back[1, place].isfinite()
-    if math.isnan(bad):
-        assert back[1, place].isnan()
+    for place in (0, 7, 20, sum(SIZES) - 1):
+        x = _rows(2, dtype=dtype)
+        x[1, place] = bad
+        back = _through(codec, x)
+        assert back[0].isfinite().all()
+        assert not back[1, place].isfinite()
+        if math.isnan(bad):
+            assert back[1, place].isnan()
 
 
 def test_numbers_beyond_float32_stay_visible(codec: Compressor) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from hpc_localsgd.attach.account import Account
 from hpc_localsgd.attach.collectives import Comparison, RankState
 from hpc_localsgd.attach.flat_gradient import FlatGradient
@@ -22,6 +20,6 @@ OF_A_RUN = [BatchNorm, ModelSize, Now, RankCheckpoint, Round, Run, *OF_ATTACH]
 CHOSEN = [class_at(path) for option in CHOICES for path in choices(option).values()]
 
 
-@pytest.mark.parametrize("made", [*CHOSEN, *OF_A_RUN], ids=lambda made: made.__name__)
-def test_it_is_frozen(made: type) -> None:
-    assert made.__dataclass_params__.frozen  # type: ignore[attr-defined]
+def test_they_are_frozen() -> None:
+    made = [*CHOSEN, *OF_A_RUN]
+    assert [each for each in made if not each.__dataclass_params__.frozen] == []

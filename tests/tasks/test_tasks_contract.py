@@ -17,6 +17,7 @@ from torch import nn
 from hpc_localsgd.commands.configuration.config import choices
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
+from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.tasks.formula import Formula
 
 K, B = 4, 6
@@ -35,7 +36,12 @@ def variants() -> Iterator[TaskSpec]:
                 made = [
                     replace(spec, **{field: value}) for spec in made for value in get_args(hint)
                 ]
-        yield from made
+        yield from (spec for spec in made if not is_another(spec))
+
+
+def is_another(spec: TaskSpec) -> bool:
+    """Whether a choice changes nothing: of the nets of the digits, one has a norm."""
+    return isinstance(spec, digits) and spec.model != "conv" and spec.norm != digits().norm
 
 
 def title(spec: TaskSpec) -> str:
@@ -271,7 +277,9 @@ def test_training_learns(spec: TaskSpec) -> None:
         mean.grad = g.mean(0)
         adam.step()
         task.x[:] = mean
-    assert mean_loss() < 0.9 * before
+        if t % 10 == 9 and mean_loss() < 0.9 * before:
+            return
+    pytest.fail(f"the loss was {before}, and is {mean_loss()}")
 
 
 def batchnorm_by_hand(

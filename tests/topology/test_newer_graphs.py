@@ -33,15 +33,15 @@ def mixes(topology: base_graph, n: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4])
-@pytest.mark.parametrize("n", [*range(1, 34), 60, 97, 125])
-def test_one_period_of_a_base_graph_is_the_exact_average(n: int, degree: int) -> None:
+def test_one_period_of_a_base_graph_is_the_exact_average(degree: int) -> None:
     """For any number of workers, with `degree` neighbours, in 2 log_(k+1) n + 2 mixes at most."""
-    found = mixes(base_graph(degree), n)
-    product = reduce(lambda done, W: W @ done, found)
-    np.testing.assert_allclose(product, np.full((n, n), 1 / n), rtol=0, atol=1e-15)
-    assert gap(base_graph(degree), n) == 1
-    assert max(vectors_sent(W).max() for W in found) <= degree
-    assert len(found) <= max(1, 2 * log(n, degree + 1) + 2 + 1e-9)
+    for n in (*range(1, 34), 60, 97, 125):
+        found = mixes(base_graph(degree), n)
+        product = reduce(lambda done, W: W @ done, found)
+        np.testing.assert_allclose(product, np.full((n, n), 1 / n), rtol=0, atol=1e-15)
+        assert gap(base_graph(degree), n) == 1
+        assert max(vectors_sent(W).max() for W in found) <= degree
+        assert len(found) <= max(1, 2 * log(n, degree + 1) + 2 + 1e-9)
 
 
 @pytest.mark.parametrize(
