@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,18 @@ def one_message(capsys: pytest.CaptureFixture[str]) -> str:
     return said.err
 
 
-@pytest.fixture
-def finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """The folder of a run."""
-    out = tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
     assert ran(out) == OK
-    capsys.readouterr()
     return out
+
+
+@pytest.fixture
+def finished(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The folder of a run, to do harm to."""
+    capsys.readouterr()
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 WRONG = [

@@ -1,4 +1,4 @@
-"""`attach` on models that torch shards: all claims in one start of two workers of two ranks."""
+"""`attach` on models that torch shards: all in one start of two workers of two ranks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import re
 from pathlib import Path
 
 import pytest
-from launching import ROOT, run, torchrun
+from launching import run, torchrun
 from sharded_ranks import CLAIMS
 
 pytestmark = pytest.mark.launched
 
 
-def test_what_is_claimed_of_shards_holds() -> None:
+@pytest.fixture(scope="module")
+def said() -> str:
+    """What the ranks said."""
     script = str(Path(__file__).with_name("sharded_ranks.py"))
-    outcome = run(torchrun(4), [script], timeout_s=120).succeeded()
-    for claim in CLAIMS:
-        assert f"{claim.__name__} holds" in outcome.text, outcome.text[-3000:]
+    return run(torchrun(4), [script], timeout_s=120).succeeded().text
 
 
-def test_the_example_loses_nothing_and_resumes_in_mid_round() -> None:
-    script = str(ROOT / "examples" / "fsdp_local_sgd.py")
-    said = run(torchrun(4), [script, "--steps", "40"], timeout_s=90).succeeded().text
+@pytest.mark.parametrize("claim", [claim.__name__ for claim in CLAIMS])
+def test_what_is_claimed_of_shards_holds(claim: str, said: str) -> None:
+    assert f"{claim} holds" in said, said[-3000:]
+
+
+def test_the_example_loses_nothing_and_resumes_in_mid_round(said: str) -> None:
     assert "resumed after 19 steps, in the middle of a round" in said
     in_shards, whole = map(float, re.findall(r"accuracy: (\S+) in shards, (\S+) whole", said)[0])
     assert in_shards == whole > 0.5

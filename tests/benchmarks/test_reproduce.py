@@ -175,10 +175,17 @@ def test_more_workers_by_the_linear_scaling_rule(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_long_rounds_diverge_at_a_large_rate_where_qsr_shortens_them(tmp_path: Path) -> None:
-    """The part of claim 6 that needs no seeds, in a tenth of the steps."""
+def test_long_rounds_diverge_at_a_large_rate_where_qsr_shortens_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part of claim 6 that needs no seeds, in a tenth of the steps; of flatness one number."""
+    rules, fast = quadratic_rule.RULES, dict(quadratic_rule.FAST)
+    monkeypatch.setattr(quadratic_rule, "RULES", {"H = 64": rules["H = 64"]})
+    del fast["H = 4"]
+    monkeypatch.setattr(quadratic_rule, "FAST", fast)
     measured = quadratic_rule.measure(Runs(tmp_path), quick=True)
     alive = measured["steep: survived"]
     assert alive[quadratic_rule.QSR] == alive["H = 1"] == [1.0]
     assert alive[f"H = {quadratic_rule.UNSTABLE}"] == [0.0]
-    assert quadratic_rule.draw(measured).axes and quadratic_rule.judge(measured)
+    assert measured["gentle: rounds"] == {"H = 64": [19.0]}
+    assert measured["gentle: tr H"]["H = 64"][0] > 0 and quadratic_rule.draw(measured).axes

@@ -29,14 +29,15 @@ import os, signal, sys
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 def main(data, end):  # imports here: every loader imports this file, and needs none of them
-    from pathlib import Path
     import numpy as np
-    from hpc_localsgd.tasks.vision.reader import BatchRequest
+    from families import descendants, parents
     from hpc_localsgd.errors import DataError
-    from test_images_on_disk import built
-    from test_loader_processes import descendants, parents
+    from hpc_localsgd.tasks.base import TaskContext
+    from hpc_localsgd.tasks.imagenet import imagenet
+    from hpc_localsgd.tasks.vision.reader import BatchRequest
 
-    task = built(Path(data), loaders=2)
+    spec = imagenet(data=data, model="resnet8", size=16, classes=4, loaders=2)
+    task = spec.build(TaskContext(workers=2, local_workers=(0, 1), batch=5, seed=4))
     task.batch([0, 1], 0)
     mine = descendants(os.getpid())
     print(*mine, flush=True)
@@ -72,26 +73,6 @@ ENDS = {
     "as a loader is killed": 1,
     "by a traceback": 1,
 }
-
-
-def parents() -> dict[int, int]:
-    """Process -> its parent."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            found[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
-            pass
-    return found
-
-
-def descendants(pid: int) -> set[int]:
-    """The processes below one."""
-    of = parents()
-    found = {pid}
-    while more := {child for child, parent in of.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
 
 
 @pytest.fixture(scope="module")
