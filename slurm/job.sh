@@ -4,7 +4,6 @@
 #   begin OUT         OUT is the folder of the run; keep the script and the environment in it
 #   preflight         the doctor on every rank: a broken node is found in seconds, not in hours
 #   launch PROGRAM    start it on every rank and wait; a stop signal is handed on to the ranks
-#                     (launch_on_what_is_left: and again on fewer nodes, when one has failed)
 #   finish            say what the job achieved, then end, or go back into the queue
 #
 # The site file (SITE=..., see sites/default.sh) says how programs are started here. A template that does
@@ -15,8 +14,6 @@ KILLED_EARLY=140  # 128 + USR2: the signal came before Python could listen
 CRASHES=${CRASHES:-3}  # starts that failed and got no further, then the job gives up
 STOPS=${STOPS:-10}  # starts that were stopped and got no further
 PAUSE=${PAUSE:-10}  # seconds until a thing is tried again
-LEAST=${LEAST:-1}  # nodes that a job of --no-kill goes on with
-ANSWER=${ANSWER:-60}  # seconds in which a node that is well starts a program
 
 SITE=${SITE:-default}
 [[ $SITE == */* ]] || SITE=slurm/sites/$SITE.sh
@@ -106,7 +103,7 @@ launch() {
     mpirun) how=(mpirun "${MPIRUN[@]}" -np "$ranks") ;;
     horovodrun)
         PATH=$PWD/slurm/horovodrun:$PATH  # its ssh
-        how=(horovodrun "${HOROVODRUN[@]}" -np "$ranks" -H "$(hosts)")
+        how=(horovodrun "${HOROVODRUN[@]}" -np "$ranks" -H "$(hosts "$SLURM_TASKS_PER_NODE")")
         ;;
     *) say "LAUNCHER=$LAUNCHER: give srun, mpirun or horovodrun" && exit 2 ;;
     esac
@@ -147,52 +144,6 @@ finish() {
     esac
     exit "$status"
 }
-
-# --- nodes that fail ----------------------------------------------------------------------------------
-
-# `launch`, in a job of --no-kill: when a node has failed, which ends the ranks and not the job, once
-# more on the nodes that are left. Each time they are fewer.
-launch_on_what_is_left() {
-    launch "$@"
-    while a_node_has_failed; do launch "$@"; done
-}
-
-# Whether that was why the launch failed; then the job is those that are left. Ranks that Slurm ends with
-# their step are asked to stop, as by a user: so that status says nothing.
-a_node_has_failed() {
-    local nodes before=$SLURM_JOB_NUM_NODES
-    [[ -z $stopping && ! $status =~ ^(0|2|3|87)$ ]] || return 1
-    [[ $(state_of "$JOB") =~ ^(RUNNING|unknown|)$ ]] || return 1  # it is being cancelled
-    mapfile -t nodes < <(nodes_that_answer)
-    ((${#nodes[@]} < before)) || return 1
-    say "status $status, and ${#nodes[@]} of $before nodes answer"
-    ((${#nodes[@]} >= LEAST)) || return 1
-    only_on "${nodes[@]}"
-    say "on with $SLURM_NTASKS rank(s) on $left"
-    [[ -z $stopping ]]  # it may have come while the nodes were asked
-}
-
-# Those that start a program. Slurm itself may take minutes to notice that a node is gone.
-nodes_that_answer() {
-    local node
-    for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
-        timeout -k 5 "$ANSWER" srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" true && echo "$node" &
-    done 2>/dev/null
-    wait
-}
-
-# From here on the job is some of its nodes: so say Slurm's variables, which mpirun reads too.
-only_on() {
-    local names="$*" tasks cpus=''
-    [[ -z ${SLURM_JOB_CPUS_PER_NODE:-} ]] || cpus=$(kept 2 "$SLURM_JOB_CPUS_PER_NODE")
-    tasks=$(kept 2) left=$(kept 1)
-    export SLURM_JOB_NODELIST=$left SLURM_NODELIST=$left SLURM_JOB_NUM_NODES=$# SLURM_NNODES=$#
-    export SLURM_TASKS_PER_NODE=$tasks SLURM_NTASKS=$((${tasks//,/+})) SLURM_NPROCS=$((${tasks//,/+}))
-    [[ -z $cpus ]] || export SLURM_JOB_CPUS_PER_NODE=$cpus
-}
-
-# Names (1) or counts (2) of these `names`, in the order of the job: a,c or 4,3.
-kept() { hosts "${2:-}" | tr , '\n' | grep -E "^(${names// /|}):" | cut -d : -f "$1" | paste -sd ,; }
 
 # --- back into the queue ------------------------------------------------------------------------------
 
@@ -283,7 +234,8 @@ owner_of() { [[ ! -e $1/owner ]] || cat "$1/owner"; }
 settings() {
     local name part='SLURM|SBATCH|SRUN|PMI|PRTE|OMPI|UCX|NCCL|GLOO|HOROVOD|OMP_|MKL|CUDA|ROCR|HIP|TORCH'
     part+='|HDF5|PYTHON|VIRTUAL_ENV|CONDA_PREFIX|PATH|LD_|LOADEDMODULES|MODULE|LANG|LC_|HOST'
-    part+='|(OUT|SITE|LAUNCHER|PREFLIGHT|CRASHES|STOPS|LEAST|ANSWER|PAUSE|WORKERS|SWEEP|CONFIG|BATCH|STEPS)$'
+    part+='|(OUT|SITE|LAUNCHER|PREFLIGHT|CRASHES|STOPS|LEAST|ANSWER|PAUSE|WORKERS|TASKS_PER_NODE'
+    part+='|SWEEP|CONFIG|BATCH|STEPS)$'
     for name in $(compgen -e | sort); do
         [[ $name =~ ^($part) ]] || continue
         [[ ! ${name,,} =~ key|token|jwt|secret|pass|pwd|cred|auth|cookie ]] || continue
@@ -291,10 +243,14 @@ settings() {
     done
 }
 
-# host1:4,host2:3 for horovodrun, out of what Slurm writes as 4,3 or 4(x2),3: its tasks, or other counts
+# host1:4,host2:3 for horovodrun, of the tasks of the nodes as Slurm writes them
 hosts() {
-    local counts
-    counts=$(sed -E 's/,/\n/g' <<<"${1:-${SLURM_TASKS_PER_NODE:?}}" |
-        awk -F '[(x)]+' '{ for (i = 0; i < ($2 ? $2 : 1); i++) print $1 }')
-    paste -d : <(scontrol show hostnames "$SLURM_JOB_NODELIST") - <<<"$counts" | paste -sd ,
+    local each
+    each=$(counts "$1")
+    paste -d : <(scontrol show hostnames "$SLURM_JOB_NODELIST") - <<<"$each" | paste -sd ,
+}
+
+# One line a node, of what Slurm writes as 4,3 or 4(x2),3
+counts() {
+    tr , '\n' <<<"$1" | awk -F '[(x)]+' '{ for (i = 0; i < ($2 ? $2 : 1); i++) print $1 }'
 }

@@ -41,7 +41,7 @@ RUN = (
     *("--snapshot-workers", "--figures=false", f"--steps={STEPS}", f"--watchdog={WATCHDOG_S} s"),
 )
 JOBS = {"requeued by Slurm": "", "no-kill": " --no-kill"}
-ELASTIC = "elastic"  # of a, b and c, and three workers; it goes on without b
+ELASTIC = "elastic"  # of three workers; on a, b and c, goes on without b, then is back with it
 # At the rate of 0.1 rounding grows to 1e-8 in so many steps, also if the start moves by one digit.
 OF_ELASTIC = (
     *(*RUN, "--schedule.steps=600", "--dtype=float64", "--replicas=loop", "--rate.lr=0.01"),
@@ -99,8 +99,9 @@ def crash(
         it.out(ELASTIC),
         *SLOW,
         *OF_ELASTIC,
-        sbatch="--nodes=2-3 --ntasks=3 --ntasks-per-node=1",
+        sbatch="--nodes=2-3 --mincpus=1",
         WORKERS="3",
+        TASKS_PER_NODE="1",
         **{"PYTHONPATH": MODULES, "HURRY": str(hurry)},
     )
     back = [it.submitted[name] for name in JOBS]
@@ -117,10 +118,13 @@ def crash(
         for name, job in {"mpirun": by_mpi[0], "torchrun": by_torch[0]}.items():
             it.said[name] = end_as_told(job)
         until(lambda: all(is_back(job) for job in back), PATIENCE_S, "requeued")
+        elastic = it.submitted[ELASTIC].number
+        until(lambda: has_checkpoint(it.out(ELASTIC), of=2), PATIENCE_S, "it goes on without b")
+        slurm.command("scancel", "--batch", "--signal=USR2", elastic)  # as before its time limit
+        slurm.wait_for_requeue(elastic)
         hurry.touch()
-        slurm.wait(it.submitted[ELASTIC].number, PATIENCE_S)
         slurm.boot("b")
-    slurm.start_requeued(*(job.number for job in back))
+    slurm.start_requeued(*(job.number for job in it.submitted.values()))
     return it
 
 
@@ -128,8 +132,10 @@ def options(it: Crash, name: str, world: str) -> list[str]:
     return [*SLOW, *RUN, f"--world={world}", f"--out={it.out(name)}"]
 
 
-def has_checkpoint(out: Path) -> bool:
-    return last_complete(out) is not None
+def has_checkpoint(out: Path, of: int | None = None) -> bool:
+    """Whether a run can be resumed; of so many ranks, if that is asked."""
+    found = last_complete(out)
+    return found is not None and of in (None, found[1])
 
 
 def ended(it: Crash, waiting: dict[str, Job], began: float) -> bool:
@@ -210,16 +216,19 @@ def test_slurm_starts_it_again_and_it_goes_on_bit_for_bit(
     same_as_uninterrupted(job.out, whole)
 
 
-def test_a_job_goes_on_within_its_allocation_on_the_nodes_that_are_left(crash: Crash) -> None:
-    """In mid-round, and with the same workers; nothing goes back into the queue."""
+def test_a_job_of_a_range_of_nodes_takes_those_that_are_there(crash: Crash) -> None:
+    """As it starts, in mid-round without the one that failed, and when it is back in the queue."""
     job = crash.submitted[ELASTIC]
     said = job.completed()
-    assert job.cluster.job(job.number)["Restarts"] == "0"
+    assert job.cluster.job(job.number)["Restarts"] == "1"
+    assert re.search(r"\.0 [\d:]+\] 3 node\(s\) .*, 3 rank\(s\)", said), said
     assert "2 of 3 nodes answer" in said and "on with 2 rank(s) on a,c" in said, said
-    assert "of 3 ranks and this job has 2: the same 3 workers go on" in said, said
+    assert re.search(r"\.1 [\d:]+\] 3 node\(s\) .*, 3 rank\(s\)", said), said
+    for before, now in ((3, 2), (2, 3)):
+        assert f"of {before} ranks and this job has {now}: the same 3 workers go on" in said, said
     one = crash.folder / "one"
     assert main([*OF_ELASTIC, "--workers=3", f"--out={one}"]) == 0
-    check_same_run(job.out, one, launches=2)
+    check_same_run(job.out, one, launches=3)
 
 
 def same_as_uninterrupted(out: Path, whole: np.ndarray) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from pathlib import Path
+import subprocess
 
 import pytest
 from launching import until
 from stage import SCRIPT, SILENT, Stage
 
-OF_A_JOB = "WORKERS LEAST CRASHES STOPS ANSWER PAUSE CONFIG BATCH STEPS".split()  # what may be set
+OF_A_JOB = "WORKERS TASKS_PER_NODE LEAST CRASHES STOPS ANSWER PAUSE CONFIG BATCH STEPS".split()
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_an_unknown_launcher_is_refused(stage: Stage) -> None:
     assert ended.status == 2 and "give srun, mpirun or horovodrun" in ended.text
 
 
-def children(pid: int, word: str) -> list[int]:
-    """Child processes with `word` on their command line."""
-    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return [child for child in found if word in Path(f"/proc/{child}/cmdline").read_text()]
+def children(pid: int, program: str) -> list[int]:
+    """Child processes that run a program; a fork that has not begun one has its parent's name."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-x", program], capture_output=True, text=True)
+    return [int(child) for child in found.stdout.split()]

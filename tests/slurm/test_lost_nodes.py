@@ -1,4 +1,4 @@
-"""What `slurm/job.sh` does in a job of --no-kill when a node has failed. No Slurm is needed."""
+"""What `slurm/elastic.sh` does in a job of --no-kill when a node has failed. No Slurm is needed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_slurm_s_variables_are_those_of_the_nodes_that_are_left(stage: Stage) ->
     names = "JOB_NODELIST NODELIST JOB_NUM_NODES NNODES TASKS_PER_NODE NTASKS NPROCS"
     shown = " ".join(f"$SLURM_{name}" for name in [*names.split(), "JOB_CPUS_PER_NODE"])
     (stage.folder / "script").write_text(
-        f'source slurm/job.sh\nonly_on n11 n1\necho "$left is {shown}"\n'
+        f'source slurm/job.sh\nsource slurm/elastic.sh\nonly_on n11 n1\necho "$left is {shown}"\n'
     )
     assert stage.run(**UNEQUAL).text == "n1,n11 is n1,n11 n1,n11 2 2 3,2 5 5 4,8\n"
 
