@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from frontier.points import SENT, TALKED, TOTAL, Point, on_front
 
-from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.compare.export import latex_table, markdown_table
 from hpc_localsgd.analysis.compare.measures import ACCURACY, Summary
+from hpc_localsgd.cost.formatting import human_seconds
 from hpc_localsgd.trajectory.estimate import human_bytes
 
 Networks = Mapping[str, Sequence[Point]]
@@ -96,7 +96,7 @@ def _bytes(found: Summary, best: bool) -> str:
 
 
 def _seconds(found: Summary, best: bool) -> str:
-    return _bold(style.duration(found.mean), best)
+    return _bold(human_seconds(found.mean), best)
 
 
 def _bold(text: str, best: bool) -> str:
@@ -108,7 +108,7 @@ def _to_target(p: Point, cost: int) -> str:
     if not p.reached:
         return "not reached"
     mean = p.to_target[cost].mean
-    text = human_bytes(mean) if cost == SENT else style.duration(mean)
+    text = human_bytes(mean) if cost == SENT else human_seconds(mean)
     return text if p.reached == p.runs else f"{text} ({p.reached} of {p.runs})"
 
 

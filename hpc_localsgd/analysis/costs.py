@@ -20,8 +20,24 @@ def sent_bytes(run: Trajectory, step: np.ndarray) -> np.ndarray:
         run: The run.
         step: ``[n]`` global steps.
     """
-    sent = np.nan_to_num(mean_over_rest(run.rounds.payload_bytes))
-    total = np.concatenate([[0.0], np.cumsum(sent)])
+    return _so_far(run, run.rounds.payload_bytes, step)
+
+
+def communication_s(run: Trajectory, step: np.ndarray) -> np.ndarray:
+    """Return the seconds the mean worker waited and transferred up to each step. ``[n] -> [n]``.
+
+    Between two exchanges it stands still, as bytes do.
+
+    Args:
+        run: The run.
+        step: ``[n]`` global steps.
+    """
+    return _so_far(run, run.rounds.wait_s + run.rounds.transfer_s, step)
+
+
+def _so_far(run: Trajectory, spent: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Return the sum, over the rounds ended at each step, of the mean worker's ``[S, K]``."""
+    total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(mean_over_rest(spent)))])
     return total[np.searchsorted(run.rounds.step_end, step, side="right")]
 
 

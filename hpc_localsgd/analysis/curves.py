@@ -162,20 +162,6 @@ def changes(y: np.ndarray) -> np.ndarray:
     return changed[:: max(1, len(changed) // (2 * PIXELS))]
 
 
-def communication_s(run: Trajectory, step: np.ndarray) -> np.ndarray:
-    """Return the seconds the mean worker waited and transferred up to each step. ``[n] -> [n]``.
-
-    Between two exchanges it stands still: a value belongs to the exchanges that came before it.
-
-    Args:
-        run: The run.
-        step: ``[n]`` global steps.
-    """
-    spent = np.nan_to_num(mean_over_rest(run.rounds.wait_s + run.rounds.transfer_s))
-    total = np.concatenate([[0.0], np.cumsum(spent)])
-    return total[np.searchsorted(run.rounds.step_end, step, side="right")]
-
-
 def first_local_step(run: Trajectory) -> int | None:
     """Return the global step at which rounds grow longer than one step; None if they never do.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw.spread import draw_spread
 from hpc_localsgd.analysis.draw.time import draw_time
-from hpc_localsgd.analysis.figure_files import house_style
+from hpc_localsgd.analysis.figure_files import house_style, save
 from hpc_localsgd.trajectory import Trajectory
 
 FIGURES = {"accuracy": draw_accuracy, "spread": draw_spread, "time": draw_time}
@@ -39,5 +39,5 @@ def draw_run(
             figure = draw(run)
             for suffix in ("png", "pdf") if pdf else ("png",):
                 files.append(folder / f"{name}.{suffix}")
-                figure.savefig(files[-1])
+                save(figure, files[-1])
     return files

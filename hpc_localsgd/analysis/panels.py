@@ -126,7 +126,7 @@ def draw_panel(axes: Axes, panel: Panel, last: int) -> None:
         panel: What.
         last: Last step of the axis.
     """
-    axes.set_title(panel.title, loc="left", fontsize=8.5, color=style.GREY)
+    style.title(axes, panel.title)
     shown = [
         _draw_line(axes, line, colour)
         for line, colour in zip(panel.lines, COLOURS, strict=False)
@@ -218,7 +218,7 @@ def _name_lines(axes: Axes, panel: Panel) -> None:
     named = [(line.label, c) for line, c in zip(panel.lines, COLOURS, strict=False) if line.label]
     _leave_room(axes, 0.12 * len(named))
     for i, (text, colour) in enumerate(named):
-        dark = "#a87a10" if colour == style.YELLOW else colour
+        dark = style.OCHRE if colour == style.YELLOW else colour
         at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
         place = (-3, -9 - 11 * i)
         axes.annotate(text, (1, 1), xytext=place, color=dark, fontsize=7.5, ha="right", **at)

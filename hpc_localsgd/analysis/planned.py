@@ -70,7 +70,7 @@ def planned(run: Trajectory) -> Planned:
         config = run.config
     except TrajectoryError as error:
         raise Unplannable(str(error)) from error
-    units = Units(steps_per_epoch(run), _samples_per_step(config, run.K), _steps(run))
+    units = _units(run, config)
     try:
         rate = made(rates, Rate, config.get("rate"), "rate").in_steps(units)
         schedule = made(local_steps, Schedule, config.get("schedule"), "schedule")
@@ -93,8 +93,7 @@ def rate_of(run: Trajectory) -> Callable[[int], float] | None:
     """
     try:
         config = run.config
-        units = Units(steps_per_epoch(run), _samples_per_step(config, run.K), _steps(run))
-        rate = made(rates, Rate, config.get("rate"), "rate").in_steps(units)
+        rate = made(rates, Rate, config.get("rate"), "rate").in_steps(_units(run, config))
         told = np.array([rate(int(t)) for t in run.rounds.step_begin])
     except (Unplannable, TrajectoryError, ConfigurationError, ValueError, OverflowError):
         return None
@@ -144,5 +143,6 @@ def _last(run: Trajectory) -> int:
     return int(run.rounds.step_end[-1]) if len(run.rounds) else 0
 
 
-def _samples_per_step(config: dict[str, Any], K: int) -> int:
-    return K * int(config.get("batch_per_worker") or 1)
+def _units(run: Trajectory, config: dict[str, Any]) -> Units:
+    samples_per_step = run.K * int(config.get("batch_per_worker") or 1)
+    return Units(steps_per_epoch(run), samples_per_step, _steps(run))

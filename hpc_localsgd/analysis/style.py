@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.trajectory import Trajectory
 
 BLUE, YELLOW, RED = "#004488", "#DDAA33", "#BB5566"
+OCHRE = "#a87a10"  # in the place of yellow for words and thin lines, which it leaves pale
 MADE_BY = "Made by hpc_localsgd"  # in every page and every figure beside one
 INK, GREY, PALE = "#20242b", "#666c76", "#e6e8ec"  # grey text: 5.3 to 1 on white
 
@@ -123,6 +124,16 @@ def panel(figure: Figure, left: float, right: float, top: float, bottom: float) 
     at = frame(figure, left, right, top, bottom)
     box = (at["left"], at["bottom"], at["right"] - at["left"], at["top"] - at["bottom"])
     return figure.add_axes(box)
+
+
+def title(axes: Axes, text: str) -> None:
+    """Write above a panel, quietly, what it shows.
+
+    Args:
+        axes: The panel.
+        text: A few words.
+    """
+    axes.set_title(text, loc="left", fontsize=8.5, color=GREY)
 
 
 def note(axes: Axes, text: str) -> None:
@@ -251,16 +262,3 @@ def time_unit(seconds: float) -> tuple[float, str]:
         if seconds >= above:
             return size, name
     return 1e-3, "milliseconds"
-
-
-def duration(seconds: float) -> str:
-    """Format a duration in a few characters: ``812 ms``, ``12.3 s``, ``7.4 min``, ``3.1 h``.
-
-    Args:
-        seconds: The duration.
-    """
-    if not seconds > 0:
-        return "0 s"
-    size, name = time_unit(seconds)
-    short = {"hours": "h", "minutes": "min", "seconds": "s", "milliseconds": "ms"}[name]
-    return f"{seconds / size:.3g} {short}"

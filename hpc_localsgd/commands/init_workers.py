@@ -15,7 +15,7 @@ import torch
 from hpc_localsgd.engine.position import Run
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint import shard
-from hpc_localsgd.run.checkpoint.listing import all_complete
+from hpc_localsgd.run.checkpoint.listing import all_complete, shard_name
 from hpc_localsgd.run.checkpoint.vetting import optimizer_differs
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.worlds.dealing import Dealing
@@ -85,7 +85,7 @@ def _checkpoint(record: Trajectory, step: int | None) -> tuple[Path, int]:
 
 def _read(folder: Path, n: int, r: int) -> dict[str, Any]:
     try:
-        return dict(shard.read(folder / f"rank-{r}-of-{n}.pt"))
+        return dict(shard.read(folder / shard_name(r, n)))
     except (shard.DamagedShard, OSError) as error:
         raise ConfigurationError(f"--init-from: {error}") from error
 

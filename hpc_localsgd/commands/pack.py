@@ -79,6 +79,7 @@ class _Progress:
         self._first: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
+        from hpc_localsgd.cost.formatting import human_seconds
         from hpc_localsgd.trajectory.estimate import human_bytes
 
         now = time.monotonic()
@@ -87,7 +88,7 @@ class _Progress:
             return
         self._said_s = now
         rate = (done - self._first) / max(now - self._began_s, 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
+        left = f", {human_seconds((total - done) / rate)} left" if rate and done < total else ""
         said = f"{human_bytes(done)} of {human_bytes(total)}, {human_bytes(int(rate))}/s{left}"
         print(said, flush=True)
 

@@ -14,7 +14,7 @@ from hpc_localsgd.engine.position import Run
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.folder import Checkpoints
-from hpc_localsgd.run.checkpoint.listing import all_complete, last_complete
+from hpc_localsgd.run.checkpoint.listing import all_complete, last_complete, shard_name
 from hpc_localsgd.run.checkpoint.rank_checkpoint import RankCheckpoint
 from hpc_localsgd.run.stderr import say
 
@@ -110,7 +110,7 @@ def _newest_sound(out: Path, look: Callable[[Path, int], T]) -> T:
 
 def _read(folder: Path, n: int, r: int) -> dict[str, Any]:
     """Return the state of rank r of a checkpoint of n ranks."""
-    return dict(shard.read(folder / f"rank-{r}-of-{n}.pt"))
+    return dict(shard.read(folder / shard_name(r, n)))
 
 
 def replace_checkpoints(checkpoints: Checkpoints, place: RankCheckpoint) -> None:

@@ -24,12 +24,7 @@ STEPS = 4  # of the run
 BATCH = 2  # samples of a worker and step
 WORKERS = 2  # at least
 LONGEST = 2  # steps of a round, where it is a constant
-_LENGTHS = {
-    "every",
-    "steps",
-    "at_least",
-    "at_most",
-}  # fields of schedules that are numbers of steps
+_LENGTHS = {"every", "steps", "at_least", "at_most"}  # fields of schedules, numbers of steps
 
 
 def smaller(config: Config, ranks: int) -> Config:

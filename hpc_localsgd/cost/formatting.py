@@ -11,15 +11,14 @@ def grouped(number: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Format seconds for a reader: ``12 ms``, ``90 s``, ``7 h 05 min``, ``2 d 03 h``, or ``-``."""
+    """Format seconds for a reader: ``12 ms``, ``90 s``, ``7.4 min``, ``7 h 05 min``, or ``-``."""
     if not math.isfinite(seconds):
         return "-"
     if seconds < 119.5:
         return f"{1000 * seconds:.3g} ms" if 0 < seconds < 0.9995 else f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours = round(seconds / 3600)
+    if seconds < 3597:  # 59.95 min
+        return f"{seconds / 60:.3g} min"
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{hours // 24} d {hours % 24:02d} h"

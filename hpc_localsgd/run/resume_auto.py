@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Literal
 
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.run.checkpoint.listing import all_folders, expected, missing, never_there, number
+from hpc_localsgd.run.checkpoint.listing import (
+    all_folders,
+    expected,
+    missing,
+    never_there,
+    number,
+    shard_name,
+)
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError, segment_paths
 
@@ -76,7 +83,7 @@ def _check_record(out: Path) -> None:
 
 def _are_partial(out: Path, partial: list[Path]) -> str:
     newest = partial[-1]
-    names = ", ".join(f"rank-{r}-of-{expected(newest)}.pt" for r in missing(newest)[:8])
+    names = ", ".join(shard_name(r, expected(newest)) for r in missing(newest)[:8])
     return (
         f"none of the {len(partial)} checkpoints in {out / 'checkpoints'} is complete: that of "
         f"step {number(newest)} lacks {names}. Were they written to another host's disk, as --out "

@@ -21,6 +21,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpc_localsgd.cost.formatting import human_seconds
 from hpc_localsgd.run.alarm import RUNS_WITHIN_S, Alarm
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import HUNG, StopListener, end, resume_line
@@ -76,8 +77,9 @@ class Starting:
 
     def _said(self, passed_s: float) -> str:
         return (
-            f"rank {self._rank} on {socket.gethostname()} is still {self.at} after {passed_s:.0f} "
-            "s: the job hangs and is ended. If it only is slow, give --watchdog a longer time"
+            f"rank {self._rank} on {socket.gethostname()} is still {self.at} after "
+            f"{human_seconds(passed_s)}: the job hangs and is ended. If it only is slow, give "
+            "--watchdog a longer time"
         )
 
 
@@ -175,14 +177,14 @@ class Watchdog:
         steps = {r: _step(now[r]) for r in there}
         behind = [r for r in there if steps[r] == min(steps.values())]
         what = "no longer report" if missing else "are the furthest behind"
-        names = "; ".join(f"rank {r} ({now[r].rpartition(',')[0] or 'never heard of'})"
-                          for r in (missing or behind)[:8])  # fmt: skip
+        heard = {r: now[r].rpartition(",")[0] or "never heard of" for r in missing or behind}
+        names = "; ".join(f"rank {r} ({heard[r]})" for r in list(heard)[:8])
         self._stopping.ask("a hang", HUNG)
         if self._stopping.first:
             say(
-                f"rank {self._world.rank} has waited {silent_s:.0f} s for its step after "
-                f"{self._keeper.t}, and {self.bound_s():.0f} s were allowed: the job hangs and is "
-                f"ended. These {what}: {names}"
+                f"rank {self._world.rank} has waited {human_seconds(silent_s)} for its step after "
+                f"{self._keeper.t}, and {human_seconds(self.bound_s())} were allowed: the job "
+                f"hangs and is ended. These {what}: {names}"
             )
             if advice := self._advice():
                 say(advice)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from hpc_localsgd.analysis import curves
+from hpc_localsgd.analysis import costs, curves
 from hpc_localsgd.analysis.draw.spread import draw_spread
 from hpc_localsgd.analysis.draw.time import draw_time
 from hpc_localsgd.analysis.figures import FIGURES, draw_run
@@ -129,7 +129,7 @@ def test_missing_and_infinite_values_are_left_out(tmp_path):
 def test_communication_time_stands_still_between_exchanges(tmp_path):
     run = synthetic(tmp_path, steps=40, switch=8, H=8, evaluations=2)
     spent = (run.rounds.wait_s + run.rounds.transfer_s).mean(axis=1)
-    at = curves.communication_s(run, np.array([0, 1, 8, 12, 16, 40]))
+    at = costs.communication_s(run, np.array([0, 1, 8, 12, 16, 40]))
     sums = [0, spent[0], spent[:8].sum(), spent[:8].sum(), spent[:9].sum(), spent.sum()]
     np.testing.assert_allclose(at, sums)
     assert curves.first_local_step(run) == 8

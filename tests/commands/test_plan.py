@@ -56,7 +56,7 @@ def test_the_facts_of_qsr_from_the_command_line() -> None:
     plain = [*VIT, "--optimizer", "torch.optim.SGD"]
     page = printed(*plain, "--step-time", "0.35", "--time-limit", "45")
     assert "9,711 for 93,600 steps" in page
-    assert "8,142 steps = 26.1 epochs, 47 min, from step 85,458" in page
+    assert "8,142 steps = 26.1 epochs, 47.5 min, from step 85,458" in page
     assert "93,600 steps = 300 epochs" in page
     assert "job may last 45 min" in page
     assert "\x1b" not in page  # no colours where nobody asked

@@ -33,10 +33,7 @@ NOT_THE_CONFIGURATION = (
 )
 
 
-OURS = (
-    "hpc_localsgd",
-    "torch",
-)  # packages that have one class of a name, of those that are options
+OURS = ("hpc_localsgd", "torch")  # packages that have one class of a name, among options
 ABSENT = object()  # of a class that has no such option
 
 
@@ -125,9 +122,8 @@ def plain(value: Any) -> Any:
         made = {key: plain(v) for key, v in value.items()}
         if isinstance(made.get("class_path"), str):
             first, _, rest = made["class_path"].partition(".")
-            made["class_path"] = (
-                f"{first}.{rest.rpartition('.')[2]}" if first in OURS else (made["class_path"])
-            )
+            if first in OURS:
+                made["class_path"] = f"{first}.{rest.rpartition('.')[2]}"
             made["init_args"] = made.get("init_args") or {}
         return made
     if isinstance(value, (list, tuple)):

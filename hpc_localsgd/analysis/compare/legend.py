@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vPX<>p"
-COLOURS = (style.BLUE, style.RED, "#a87a10", style.INK)
+COLOURS = (style.BLUE, style.RED, style.OCHRE, style.INK)
 LINE_IN = 0.22  # height of a line of the legend
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis import curves
 from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.costs import round_s
 from hpc_localsgd.analysis.draw.sharpness import series_of
 from hpc_localsgd.analysis.report.source import Source
-from hpc_localsgd.cost.formatting import grouped
+from hpc_localsgd.cost.formatting import grouped, human_seconds
 from hpc_localsgd.trajectory.estimate import human_bytes
 
 
@@ -56,7 +56,7 @@ def _last(name: str) -> Callable[[Source], float]:
 
 
 def _best_accuracy(source: Source) -> float:
-    found = curves.series_or_none(source.run, "eval/test/accuracy")
+    found = curves.series_or_none(source.run, curves.ACCURACY)
     return math.nan if found is None else float(found.value.max())
 
 
@@ -86,10 +86,10 @@ def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
-ACCURACY = Measure("test accuracy", _last("eval/test/accuracy"), _percent)
+ACCURACY = Measure("test accuracy", _last(curves.ACCURACY), _percent)
 SENT = Measure("sent by a worker", lambda s: s.run.totals.payload_bytes, human_bytes)
-TALKED = Measure("communication", _communication_s, style.duration)
-TEST_LOSS = Measure("test loss", _last("eval/test/loss"), _short)
+TALKED = Measure("communication", _communication_s, human_seconds)
+TEST_LOSS = Measure("test loss", _last(curves.TEST_LOSS), _short)
 SHARPEST = Measure("largest eigenvalue", _sharpness("eigenvalues"), _short)
 TRACE = Measure("trace of the Hessian", _sharpness("trace"), _short)
 MEASURES = (
@@ -100,8 +100,8 @@ MEASURES = (
     Measure("rounds", lambda s: float(s.run.totals.rounds), grouped),
     SENT,
     TALKED,
-    Measure("training", lambda s: float(round_s(s.run).sum()), style.duration),
-    Measure("wall time", lambda s: float(s.run.attrs["wall_s"]), style.duration),
+    Measure("training", lambda s: float(round_s(s.run).sum()), human_seconds),
+    Measure("wall time", lambda s: float(s.run.attrs["wall_s"]), human_seconds),
     SHARPEST,
     TRACE,
 )

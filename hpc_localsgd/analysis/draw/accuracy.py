@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis.costs import communication_s
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, TRAIN
 from hpc_localsgd.analysis.end_labels import end_labels
 from hpc_localsgd.analysis.figure_data import keep
@@ -31,7 +32,7 @@ def draw_accuracy(run: Trajectory) -> Figure:
         run: The run.
     """
     last = last_step(run)
-    spent = float(curves.communication_s(run, np.array([last]))[0])
+    spent = float(communication_s(run, np.array([last]))[0])
     columns = 2 if spent > 0 else 1
     rows, title = rows_of(run)
     height = 5.4 if rows == 2 else 5.4 * ALONE
@@ -60,7 +61,7 @@ def rows_of(run: Trajectory) -> tuple[int, str]:
 
 def _draw_column(run: Trajectory, panels: np.ndarray, seconds: bool) -> None:
     def x(step: np.ndarray) -> np.ndarray:
-        return curves.communication_s(run, step) if seconds else step
+        return communication_s(run, step) if seconds else step
 
     draw_losses(panels[0], run, x)
     if len(panels) == 2:
@@ -217,7 +218,7 @@ def _mark_switch(run: Trajectory, panels: np.ndarray, seconds: bool) -> None:
     step = curves.first_local_step(run)
     if step is None:
         return
-    x = float(curves.communication_s(run, np.array([step]))[0]) if seconds else step
+    x = float(communication_s(run, np.array([step]))[0]) if seconds else step
     for axes in panels:
         axes.axvline(x, color=style.INK, linewidth=0.8, linestyle=(0, (1, 2.5)), zorder=1)
     later = run.rounds.local_steps[run.rounds.step_begin >= step]
@@ -248,7 +249,7 @@ def loss_labels(run: Trajectory) -> list[tuple[float, str, str]]:
     if train is not None:
         end = curves.smoothed(train.value, max(1, len(train) // 40))
         end_value = float(np.mean(end[-max(1, len(end) // 40) :]))
-        labels.append((end_value, "train loss", "#a87a10"))  # darker: yellow text is hard to read
+        labels.append((end_value, "train loss", style.OCHRE))
     if test is not None:
         labels.append((float(test.value[-1]), "test loss", style.BLUE))
     return labels

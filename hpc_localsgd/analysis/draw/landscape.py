@@ -46,7 +46,7 @@ def _draw_line(figure: Figure, found: Landscape) -> None:
         if fine.any():
             axes.plot(x, y, color=colour, marker=".", markersize=3)  # NaN: not evaluated yet
             keep(axes, text, x, y)
-            dark = "#a87a10" if colour == style.YELLOW else colour
+            dark = style.OCHRE if colour == style.YELLOW else colour
             labels.append((float(y[fine][-1]), text, dark))
             most.append(y[fine])
     if not most:

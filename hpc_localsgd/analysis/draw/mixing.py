@@ -65,7 +65,7 @@ def _draw_left(axes: Axes, step: np.ndarray, left: np.ndarray, topology: Topolog
     theory = np.array([contraction(topology.matrix(K, k)) for k in mixes])
     expected, most = float(theory[:, 0].mean()), float(theory[:, 1].max())
     lines: list[tuple[float, str, str]] = [
-        (expected, "expected if workers\nare unrelated", "#a87a10"),
+        (expected, "expected if workers\nare unrelated", style.OCHRE),
         (most, "the most a mix\ncan leave", style.RED),
     ]
     for value, name, colour in lines:
@@ -73,8 +73,5 @@ def _draw_left(axes: Axes, step: np.ndarray, left: np.ndarray, topology: Topolog
         axes.axhline(value, **look)
         keep(axes, " ".join(name.split()), step[[0, -1]], [value, value])
     axes.set_ylim(0, 1.12 * max(float(left.max()), most, 0.05))
-    axes.set_title("spread after a mix, over that before it", loc="left", **_TITLE)
+    style.title(axes, "spread after a mix, over that before it")
     end_labels(axes, [*lines, (float(np.median(left[-len(left) // 4 :])), "measured", style.BLUE)])
-
-
-_TITLE: dict[str, Any] = {"fontsize": 8.5, "color": style.GREY}

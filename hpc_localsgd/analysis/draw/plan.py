@@ -47,7 +47,7 @@ def draw_plan(run: Trajectory) -> Figure:
 
 def _draw_rates(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
     """Draw the planned rate of every step, and the recorded one of each round's first step."""
-    axes.set_title("learning rate", loc="left", fontsize=8.5, color=style.GREY)
+    style.title(axes, "learning rate")
     shown = [run.rounds.lr]
     if plan is not None:
         step, lr = rate_line(plan.rate, plan.steps)
@@ -62,7 +62,7 @@ def _draw_rates(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
 
 def _draw_lengths(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
     """Draw H of every round, planned and recorded."""
-    axes.set_title("H, local steps a round", loc="left", fontsize=8.5, color=style.GREY)
+    style.title(axes, "H, local steps a round")
     ours, shown = run.rounds, [run.rounds.local_steps]
     if plan is not None:
         look: dict[str, Any] = {"color": style.YELLOW, "alpha": 0.45, "linewidth": 5}
@@ -96,7 +96,7 @@ def _scale(axes: Axes, values: list[np.ndarray], base: int) -> None:
 
 def _draw_count(axes: Axes, run: Trajectory, plan: Planned | None) -> None:
     """Draw the number of rounds so far; parallel SGD would have one a step."""
-    axes.set_title("rounds so far", loc="left", fontsize=8.5, color=style.GREY)
+    style.title(axes, "rounds so far")
     if plan is not None:
         _count(axes, "planned", plan.ends, color=style.YELLOW, alpha=0.45, linewidth=5)
     if len(run.rounds):

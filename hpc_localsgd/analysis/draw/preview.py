@@ -64,7 +64,7 @@ def _draw_rate(axes: Axes, plan: Preview, rate: Callable[[int], float]) -> None:
     step, lr = rate_line(rate, plan.steps)
     axes.plot(step, lr, color=style.INK, linewidth=1.3, drawstyle="steps-post")
     keep(axes, "learning rate", step, lr)
-    _title(axes, "learning rate")
+    style.title(axes, "learning rate")
     axes.set_ylim(bottom=0)
 
 
@@ -73,7 +73,7 @@ def _draw_H(axes: Axes, plan: Preview) -> None:
     begins, ends, H = (np.array([getattr(s, of) for s in plan.stretches]) for of in _EDGES)
     stairs(axes, begins, ends, H, color=style.INK, linewidth=1.3)
     keep(axes, "rounds from this step on", begins, H)
-    _title(axes, "H, local steps a round")
+    style.title(axes, "H, local steps a round")
     if H.min() > 0 and H.max() >= 8 * H.min():
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter("{x:g}")
@@ -98,15 +98,11 @@ def _draw_cost(axes: Axes, plan: Preview, of: str, words: str) -> None:
     axes.plot(ends, so_far, color=style.BLUE, linewidth=1.6)
     keep(axes, "parallel SGD", [0, plan.steps], [0, total], names=("global step", of))
     keep(axes, "this run", ends, so_far, names=("global step", of))
-    _title(axes, f"{unit} {words}")
+    style.title(axes, f"{unit} {words}")
     axes.set_ylim(0, 1.08 * most or 1)
     axes.yaxis.set_major_formatter(lambda y, _: f"{y / size:g}")
-    ends_at = [(float(so_far[-1]), "this run", style.BLUE), (total, "parallel\nSGD", "#a87a10")]
+    ends_at = [(float(so_far[-1]), "this run", style.BLUE), (total, "parallel\nSGD", style.OCHRE)]
     end_labels(axes, ends_at)
-
-
-def _title(axes: Axes, name: str) -> None:
-    axes.set_title(name, loc="left", fontsize=8.5, color=style.GREY)
 
 
 _EDGES = ("begin", "end", "H")

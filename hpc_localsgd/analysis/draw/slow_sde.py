@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hpc_localsgd.trajectory import Trajectory
 
-COLOURS = (style.RED, style.BLUE, "#a87a10", style.GREY)
+COLOURS = (style.RED, style.BLUE, style.OCHRE, style.GREY)
 ALIKE = 0.05  # relative difference of the first traces, up to which runs began at one place
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.figure_data import keep
+from hpc_localsgd.cost.formatting import human_seconds
 from hpc_localsgd.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _draw_bars(axes: Axes, spent: dict[str, np.ndarray], workers: int, bars_in: 
     total = sum(float(seconds.mean()) for seconds in spent.values())
     for column, name, colour in KINDS:
         mean = float(spent[column].mean())
-        label = f"{style.duration(mean)} {name}, {100 * mean / total:.0f} %"
+        label = f"{human_seconds(mean)} {name}, {100 * mean / total:.0f} %"
         axes.barh(row, spent[column], thick, left=left, color=colour, linewidth=0, label=label)
         keep(axes, name, row, spent[column], names=("worker", "seconds"))
         left = left + spent[column]

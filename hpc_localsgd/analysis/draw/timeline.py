@@ -52,11 +52,9 @@ def _draw_row(axes: Axes, found: Timeline, k: int) -> None:
         there = np.flatnonzero(long > 0)
         bars = [(float(begin[i]), float(long[i])) for i in there]
         axes.broken_barh(bars, (k - 0.36, 0.72), color=COLOURS[kind], linewidth=0)
-        what, names = (
-            f"{found.names[k]}, {NAMES[kind]}",
-            ("seconds since the first", "seconds long"),
-        )
-        keep(axes, what, begin[there], long[there], names=names)
+        names = ("seconds since the first", "seconds long")
+        line = f"{found.names[k]}, {NAMES[kind]}"
+        keep(axes, line, begin[there], long[there], names=names)
 
 
 def _mark_rounds(axes: Axes, run: Trajectory, found: Timeline, rows: int) -> None:

@@ -32,7 +32,7 @@ def draw_topology(axes: Axes, topology: Topology, K: int) -> None:
     from hpc_localsgd.topology import gap  # with networkx, which no other figure needs
 
     name = type(topology).__name__
-    axes.set_title(f"{name}, spectral gap {gap(topology, K):.3g}", loc="left", **_TITLE)
+    style.title(axes, f"{name}, spectral gap {gap(topology, K):.3g}")
     axes.grid(False)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -68,6 +68,3 @@ def _draw_mix(axes: Axes, W: np.ndarray, places: np.ndarray, strength: float, k:
     found = np.argwhere(receives)
     names = ("sends", "receives")
     keep(axes, f"mix {k}", found[:, 1], found[:, 0], names=names)
-
-
-_TITLE: dict[str, Any] = {"fontsize": 8.5, "color": style.GREY}

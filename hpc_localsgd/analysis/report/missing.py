@@ -38,11 +38,11 @@ def _gaps(source: Source) -> Iterator[str]:
     run, names = source.run, set(source.run.names())
     if not len(run.rounds):
         yield "No round had ended when the record was last written."
-    if "eval/test/accuracy" not in names:
+    if curves.ACCURACY not in names:
         yield "The model was never evaluated: there is no accuracy (`--evaluate-every`)."
     elif curves.without_accuracy(run):
         yield "This task has no accuracy: see its test loss."
-    if "train/loss" not in names:
+    if curves.TRAIN not in names:
         yield "No training loss was recorded."
     if not {"spread", "before_exchange/spread"} & names and run.K > 1:
         yield "The spread of the workers was not recorded (`--spread-every`)."

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from hpc_localsgd.analysis import curves, style
+from hpc_localsgd.analysis import curves
 from hpc_localsgd.analysis.costs import round_s
 from hpc_localsgd.analysis.planned import Planned, steps_per_epoch
 from hpc_localsgd.analysis.report.source import Source
-from hpc_localsgd.cost.formatting import grouped
+from hpc_localsgd.cost.formatting import grouped, human_seconds
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes
 
@@ -22,12 +22,12 @@ def tiles_of(source: Source) -> list[tuple[str, str]]:
     """Return (number, words) of the most important facts."""
     run, sums = source.run, source.run.totals
     shown = []
-    score = curves.series_or_none(run, "eval/test/accuracy")
+    score = curves.series_or_none(run, curves.ACCURACY)
     if score is not None:
         best = f"best {100 * score.value.max():.2f} %"
         words = f"test accuracy of the mean model, {best}"
         shown.append((f"{100 * score.value[-1]:.2f} %", words))
-    loss = curves.series_or_none(run, "eval/test/loss")
+    loss = curves.series_or_none(run, curves.TEST_LOSS)
     if loss is not None:
         shown.append((f"{loss.value[-1]:.4g}", "test loss of the mean model"))
     if sums.steps:
@@ -47,9 +47,9 @@ def tiles_of(source: Source) -> list[tuple[str, str]]:
         shares = (f"{100 * part / total:.0f} %" for part in known)
         words = "{} computing, {} waiting, {} transferring".format(*shares)
         clock = ", communication modelled" if run.attrs["clock"] == "modelled" else ""
-        shown.append((style.duration(seconds), f"of training: {words}{clock}"))
+        shown.append((human_seconds(seconds), f"of training: {words}{clock}"))
     if run.attrs["wall_s"] > 0:  # NaN where the record does not tell
-        shown.append((style.duration(run.attrs["wall_s"]), "wall time, all included"))
+        shown.append((human_seconds(run.attrs["wall_s"]), "wall time, all included"))
     return shown
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, TRAIN
 from hpc_localsgd.analysis.draw.accuracy import rows_of
 from hpc_localsgd.analysis.draw.course import draw_course
 from hpc_localsgd.analysis.draw.landscape import draw_landscape
@@ -51,9 +51,10 @@ from hpc_localsgd.analysis.report.numbers import plan_rows, settings_of
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.analysis.rounding import said, without_rounding
 from hpc_localsgd.analysis.waiting import waiting
+from hpc_localsgd.cost.formatting import human_seconds
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
-DRAWN_ELSEWHERE = ("train/loss", "eval/test/loss", "eval/test/accuracy", "spread", BEFORE)
+DRAWN_ELSEWHERE = (TRAIN, TEST_LOSS, ACCURACY, "spread", BEFORE)
 
 
 def sections_of(source: Source, album: Album, prefix: str) -> list[Section]:
@@ -178,9 +179,9 @@ def _of_ranks(run: Trajectory) -> list[Block]:
     rows = [
         (
             found.names[i],
-            *(style.duration(float(x[i])) for x in sums),
+            *(human_seconds(float(x[i])) for x in sums),
             f"{100 * (last == i).mean():.0f} %",
-            style.duration(float(caused[i])),
+            human_seconds(float(caused[i])),
         )
         for i in order
     ]

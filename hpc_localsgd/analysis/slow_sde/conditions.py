@@ -16,11 +16,8 @@ if TYPE_CHECKING:
 
 # Parts of a run's configuration -> the classes that the theory is about.
 KNOWN = {"algorithm": ("LocalSGD", "AllReduce"), "optimizer": ("SGD",), "gradient": ("plain",)}
-ENDLESS = (
-    "diagonal_net",
-    "manifold",
-    "quadratic",
-)  # tasks whose samples are drawn again, whatever `sampling` says
+# Tasks whose samples are drawn again, whatever `sampling` says.
+ENDLESS = ("diagonal_net", "manifold", "quadratic")
 FALL = 4.0
 """How many times the loss may fall from the first snapshot to the later ones beyond what the
 learning rate and the trace explain: near minimisers it is of their size."""

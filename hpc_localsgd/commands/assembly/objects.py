@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.commands.assembly.length import steps_of
+from hpc_localsgd.commands.assembly.length import units_of
 from hpc_localsgd.commands.configuration.config import Config, Resolved
 from hpc_localsgd.commands.smoke import shortened
 from hpc_localsgd.engine.agreement import agree, check_same
@@ -41,8 +41,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     torch.manual_seed(seed_of(config.seed, world.local_workers[0]))  # of dropout, if R = 1
     world.broadcast(task.x)
     task = config.gradient.wrap(task, world, config.seed)
-    units = Units(task.partition.steps_per_epoch, task.partition.per_step)
-    units = Units(units.steps_per_epoch, units.samples_per_step, steps_of(config, units))
+    units = units_of(config, task.partition)
     units = shortened(units) if config.smoke else units
     if (noisy := units.steps(config.label_noise_from, "--label-noise-from")) > 0:
         agree(world, lambda: task.noisy_from(noisy))

@@ -115,7 +115,8 @@ class Config:
         uncertainty_every: Cadence, at the same moment, of the variance of the workers' predictions
             on the test samples, and of how well calibrated their average and the mean model are:
             negative log-likelihood, Brier score, reliability; 0 for never.
-        probe_samples: Training samples of the fixed subset the two before that are measured on.
+        probe_samples: Training samples of the fixed subset on which --deviations-every and
+            --gradients-every measure.
         snapshot_every: Cadence of parameter snapshots; 0 for none.
         snapshot_workers: Snapshots also keep every worker's parameters.
         snapshot_dtype: Type of the stored snapshots.

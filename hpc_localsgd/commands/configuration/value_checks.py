@@ -18,18 +18,9 @@ LARGEST = 1e30  # far from where float32, in which most of the work is done, ove
 _MOMENTA = {"momentum", "beta", "betas"}
 _SHARES = {"label_smoothing", "label_noise", "warmup_from", "factor", "dampening", "pull"}
 _SOME = {
-    "hidden",
-    "width",
-    "layers",
-    "heads",
-    "length",
-    "groups",
-    "ghost",
-    "classes",
-    "size",
-    "dim",
+    *("hidden", "width", "layers", "heads", "length", "groups", "ghost", "classes", "size", "dim"),
+    *("vocabulary", "batchnorm_batches", "accumulate", "batch_per_worker", "probe_samples"),
 }
-_SOME |= {"vocabulary", "batchnorm_batches", "accumulate", "batch_per_worker", "probe_samples"}
 _PACKAGES = ("hpc_localsgd.", "torch.")  # whose arguments are bounded by their names
 _TEXTS = {"out", "device", "fabric"}
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS
 from hpc_localsgd.commands.display.state import SPREAD, State
+from hpc_localsgd.cost.formatting import human_seconds
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def fields(state: State) -> list[Field]:
         Field("step", str(s.t), f"step {s.t:>{n}}/{s.steps}", 0, s.t),
         Field("steps", str(s.steps), _percent(s.t / max(1, s.steps)), 1, s.t),
         _now(s, "epoch", s.t / s.steps_per_epoch, lambda v: f"epoch {v:.2f}", 9),
-        _now(s, "eta_s", s.left_s(), lambda v: f"{clock(v)} left", 2),
+        _now(s, "eta_s", s.left_s(), lambda v: f"{human_seconds(v)} left", 2),
         _now(s, key, loss, lambda v: f"loss {v:.3g}{whose}", 3),
         _measured(s, ACCURACY, "test_accuracy", 4),
         _measured(s, TEST_LOSS, "test_loss", 5),
@@ -79,7 +80,7 @@ def fields(state: State) -> list[Field]:
         _now(s, "samples_per_s", s.samples_per_s(), lambda v: f"{v:,.0f} samples/s", 10),
         _now(s, "communication", s.share(), lambda v: f"communication {_percent(v)}", 8),
         _measured(s, SPREAD, "spread", 11),
-        _now(s, "elapsed_s", s.elapsed_s(), lambda v: f"{clock(v)} elapsed", 12),
+        _now(s, "elapsed_s", s.elapsed_s(), lambda v: f"{human_seconds(v)} elapsed", 12),
     ]
     return [f for f in found if f is not None]
 
@@ -108,17 +109,3 @@ def _measured(state: State, name: str, key: str, rank: int) -> Field | None:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.01 or not share else f"{100 * share:.1g} %"
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as a clock shows them: ``0:12``, ``1:02:03``, ``2 d 3:00:00``.
-
-    >>> clock(3723.4)
-    '1:02:03'
-    """
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    if not hours:
-        return f"{m}:{s:02}"
-    return f"{days} d {h}:{m:02}:{s:02}" if days else f"{h}:{m:02}:{s:02}"

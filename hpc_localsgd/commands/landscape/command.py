@@ -16,14 +16,12 @@ import numpy as np
 from hpc_localsgd.commands.collective_command import measure
 from hpc_localsgd.commands.landscape.options import PROG, LandscapeOptions, parse
 from hpc_localsgd.commands.output import put
-from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hpc_localsgd.commands.landscape.slices import Runs, Slice
     from hpc_localsgd.commands.landscape.surface import Surface
-    from hpc_localsgd.tasks.base import Task
     from hpc_localsgd.worlds.base import World
 
 A_RANK = 4  # points of a rank between two writes to the disk
@@ -43,25 +41,22 @@ def landscape(options: LandscapeOptions, world: World) -> None:
     from hpc_localsgd.commands.landscape.landscape_file import LandscapeFile
     from hpc_localsgd.commands.landscape.slices import open_runs, slice_of
     from hpc_localsgd.commands.landscape.surface import Surface, shapes_of
+    from hpc_localsgd.commands.sharpness.measured_run import rebuilt
     from hpc_localsgd.commands.sharpness.shared_loss import text_of_rank_0
     from hpc_localsgd.engine.agreement import agree
 
     first = world.rank == 0
     runs: Any = agree(world, lambda: open_runs(options) if first else None)
     text = text_of_rank_0(world, runs.run.config_text if first else "")
-    task = agree(world, lambda: _task(text, options, world, runs))
+    task = agree(
+        world, lambda: rebuilt(text, options, world.device, runs.run if first else None)
+    )
     surface = Surface(task, options.samples, options.chunk, options.test)
     found: Any = agree(world, lambda: slice_of(runs, shapes_of(task), options) if first else None)
     store: Any = agree(world, lambda: LandscapeFile(runs, found, options) if first else None)
     missing = store.missing.tolist() if first else []
-    grid = json.loads(
-        text_of_rank_0(
-            world,
-            json.dumps({"axes": [a.tolist() for a in found.axes], "missing": missing})
-            if first
-            else "",
-        )
-    )
+    asked = {"axes": [a.tolist() for a in found.axes], "missing": missing} if first else {}
+    grid = json.loads(text_of_rank_0(world, json.dumps(asked)))
     basis = _basis(world, found, len(grid["axes"]), task.dim)
     for index in _blocks(grid["missing"], A_RANK * world.n):
         values = _shared(world, surface, basis, grid["axes"], index)
@@ -71,23 +66,6 @@ def landscape(options: LandscapeOptions, world: World) -> None:
     if first:
         store.close()
         _conclude(runs, surface, store.path)
-
-
-def _task(text: str, options: LandscapeOptions, world: World, runs: Runs | None) -> Task:
-    """Make the task that the run recorded, on this rank."""
-    from hpc_localsgd.commands.sharpness.measured_run import rebuilt
-    from hpc_localsgd.commands.sharpness.options import SharpnessOptions
-
-    asked = SharpnessOptions(
-        run=options.run, seed=options.seed, dtype=options.dtype, trust=options.trust
-    )
-    task, _ = rebuilt(text, asked, world.device)
-    if runs is not None and runs.run.P != task.dim:
-        raise ConfigurationError(
-            f"{runs.run.path} holds {runs.run.P} parameters, but the task it recorded now has "
-            f"{task.dim}: it was trained with another version of the model"
-        )
-    return task
 
 
 def _basis(world: World, found: Slice | None, d: int, P: int) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hpc_localsgd.commands.assembly.length import steps_of
+from hpc_localsgd.commands.assembly.length import units_of
 from hpc_localsgd.commands.assembly.objects import built, check_rounds, execution
 from hpc_localsgd.commands.configuration.config import Config, MakeOptimizer, Resolved
 from hpc_localsgd.commands.plan.activations import activations
@@ -125,9 +125,7 @@ def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> Pla
         execution=execution(config),
     )
     weighed = _weighed(config, options, context)
-    partition = context.partition(weighed.samples)
-    units = Units(partition.steps_per_epoch, partition.per_step)
-    units = Units(units.steps_per_epoch, units.samples_per_step, steps_of(config, units))
+    units = units_of(config, context.partition(weighed.samples))
     rate = config.rate.in_steps(units)
     schedule = config.schedule.in_steps(units, int(rate.warmup))
     check_rounds(config.algorithm, schedule, rate, units.total or 0)

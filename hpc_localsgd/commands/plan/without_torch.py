@@ -16,7 +16,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from rich.markup import escape
 
-from hpc_localsgd.commands.assembly.length import steps_of
+from hpc_localsgd.commands.assembly.length import units_of
 from hpc_localsgd.commands.output import columns_of_output
 from hpc_localsgd.commands.plan.job_limit import job_limit_s
 from hpc_localsgd.commands.plan.page import page
@@ -25,7 +25,6 @@ from hpc_localsgd.cost.advice import Advice, Circumstances, advise
 from hpc_localsgd.cost.network_file import network
 from hpc_localsgd.cost.preview import preview
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule, post_local
 from hpc_localsgd.schedules.rates import Rate, cosine
 from hpc_localsgd.schedules.time_limit import seconds_of
@@ -119,17 +118,13 @@ def _as_in_parser(word: str) -> str:
 def _report(run: Averages) -> PlanReport:
     P, samples, K = round(run.parameters), round(run.samples), run.workers
     partition = Partition(samples, K, run.batch_per_worker, 0, False, "carry")
-    units = Units(partition.steps_per_epoch, partition.per_step)
     if run.steps is not None and run.epochs is not None:
         raise ConfigurationError("--steps and --epochs are both given: one of them is the length")
-    units = Units(units.steps_per_epoch, units.samples_per_step, steps_of(run, units))
+    units = units_of(run, partition)
     rate = run.rate.in_steps(units)
     schedule = run.schedule.in_steps(units, int(rate.warmup))
-    model, wire, parallel = (
-        ModelSize((P,), BYTES),
-        network(run.fabric),
-        run.algorithm == "allreduce",
-    )
+    model, wire = ModelSize((P,), BYTES), network(run.fabric)
+    parallel = run.algorithm == "allreduce"
     sent, took_s = (model.nbytes, wire.mean_s(K, model.nbytes)) if K > 1 else (0, 0.0)
     seen = preview(
         schedule,

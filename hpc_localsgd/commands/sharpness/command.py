@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.commands.collective_command import measure
 from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.commands.sharpness.options import PROG, SharpnessOptions, parse
+from hpc_localsgd.cost.formatting import human_seconds
 from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.errors import ConfigurationError
 
@@ -36,31 +37,25 @@ def sharpness(options: SharpnessOptions, world: World) -> None:
     from hpc_localsgd.commands.sharpness.shared_loss import SharedLoss, text_of_rank_0
     from hpc_localsgd.engine.agreement import agree
 
-    subjects: list[MeasuredRun] = []
-    teams: list[SharedLoss] = []
-    agree(world, lambda: subjects.append(open_run(options)) if world.rank == 0 else None)
-    text = text_of_rank_0(world, subjects[0].run.config_text if subjects else "")
+    first = world.rank == 0
+    subject: Any = agree(world, lambda: open_run(options) if first else None)
+    text = text_of_rank_0(world, subject.run.config_text if first else "")
 
-    def build() -> None:
-        task, _ = rebuilt(text, options, world.device)
-        if subjects and subjects[0].run.P != task.dim:
-            raise ConfigurationError(
-                f"{subjects[0].run.path} holds {subjects[0].run.P} parameters, but the task it "
-                f"recorded now has {task.dim}: it was trained with another version of the model"
-            )
+    def build() -> SharedLoss:
+        task = rebuilt(text, options, world.device, subject.run if first else None)
         if options.needs_outputs:  # said here, where all ranks say it together
             task.outputs(task.x[0], task.batch([0], 0)[0][0])
-        teams.append(SharedLoss(world, task, options.samples, options.chunk))
+        return SharedLoss(world, task, options.samples, options.chunk)
 
-    agree(world, build)
-    if world.rank != 0:
-        return teams[0].serve()
+    team = agree(world, build)
+    if not first:
+        return team.serve()
     try:
-        _drive(subjects[0], teams[0], options)
+        _drive(subject, team, options)
     except ConfigurationError:
-        teams[0].finish(failed=True)
+        team.finish(failed=True)
         raise
-    teams[0].finish()
+    team.finish()
 
 
 def _drive(subject: MeasuredRun, team: SharedLoss, options: SharpnessOptions) -> None:
@@ -111,7 +106,7 @@ def _one(
         ]
     store.add(step, measurer.measure(snapshot))
     seconds, products = time.perf_counter() - begin, team.products_taken - taken
-    put(f"step {step} ({place}): {products} Hessian-vector products in {seconds:.1f} s")
+    put(f"step {step} ({place}): {products} Hessian-vector products in {human_seconds(seconds)}")
     return []
 
 

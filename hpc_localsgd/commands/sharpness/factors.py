@@ -1,4 +1,4 @@
-"""Besides the Hessian: the Gauss-Newton and Fisher matrices, and the noise of the gradient."""
+"""Eigenvalues and trace of a matrix: the Gauss-Newton and Fisher matrices; the gradient's noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpc_localsgd.curvature import (
 if TYPE_CHECKING:
     from hpc_localsgd.commands.sharpness.options import SharpnessOptions
     from hpc_localsgd.commands.sharpness.shared_loss import SharedLoss
-    from hpc_localsgd.curvature import Eigenpairs
+    from hpc_localsgd.curvature import Eigenpairs, Estimate
     from hpc_localsgd.curvature.probes import Product
     from hpc_localsgd.types import Vector
 
@@ -41,16 +41,26 @@ def factors(
         yield from _noise(team, o, x, pairs)
 
 
+def eigenpairs_of(product: Product, o: SharpnessOptions, x: Vector) -> Eigenpairs | None:
+    """Return the largest eigenvalues of a matrix and their vectors; None if none are asked for."""
+    if not o.eigenvalues:
+        return None
+    return top_eigenvalues(product, x, o.eigenvalues, tolerance=o.tolerance, seed=o.seed)
+
+
+def trace_of(
+    product: Product, o: SharpnessOptions, x: Vector, known: Eigenpairs | None
+) -> Estimate | None:
+    """Return the trace of a matrix of which some eigenpairs are known; None if not asked for."""
+    return hutchinson(product, x, known=known, **_drawn(o)) if o.trace_probes else None
+
+
 def _spectrum(
     product: Product, o: SharpnessOptions, x: Vector, prefix: str, of: str
 ) -> Iterator[Value]:
-    pairs = None
-    if o.eigenvalues:
-        pairs = top_eigenvalues(product, x, o.eigenvalues, tolerance=o.tolerance, seed=o.seed)
-        yield from of_pairs(pairs, prefix, of)
-    if o.trace_probes:
-        found = hutchinson(product, x, known=pairs, **_drawn(o))
-        yield from of_trace(found, prefix, of)
+    pairs = eigenpairs_of(product, o, x)
+    yield from of_pairs(pairs, prefix, of)
+    yield from of_trace(trace_of(product, o, x, pairs), prefix, of)
 
 
 def _noise(

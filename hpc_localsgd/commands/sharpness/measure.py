@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.commands.sharpness.factors import factors
+from hpc_localsgd.commands.sharpness.factors import eigenpairs_of, factors, trace_of
 from hpc_localsgd.commands.sharpness.values import Value, of_estimate, of_pairs, of_trace
 from hpc_localsgd.curvature import (
-    Eigenpairs,
-    Estimate,
     along,
     deviations,
-    hutchinson,
     smoothed,
     smoothed_by_workers,
     spectral_density,
-    top_eigenvalues,
     worst_direction,
 )
 from hpc_localsgd.curvature.eigenvalues import gram_eigenvalues, rounding
@@ -70,13 +66,13 @@ class Measurer:
     def _at_mean(self, x: Vector) -> Iterator[Value]:
         o, team = self.options, self.team
         yield Value("loss", float(team.losses(x[None])[0]), "mean model, on the subset", (), "nat")
-        pairs = self._eigenpairs(x)
+        pairs = eigenpairs_of(team.products, o, x)
         yield from of_pairs(pairs)
         if o.eigenvectors and pairs is not None:
             about = "eigenvectors of the eigenvalues, in rows; 0 where one has not converged"
             rows = pairs.vectors.cpu().numpy()
             yield Value("eigenvectors", rows, about, ("eigenvalue", "parameter"))
-        yield from of_trace(self._trace(x, pairs))
+        yield from of_trace(trace_of(team.products, o, x, pairs))
         yield from factors(team, o, x, pairs)
         about = f"E L(x + e) - L(x), e ~ N(0, {o.sigma:g}^2 I), pairs of opposite directions"
         drawn = {"probes": o.direction_probes, "seed": o.seed}
@@ -88,28 +84,6 @@ class Measurer:
         yield Value("worst_direction", rise, about, (), "nat")
         if o.density:
             yield from self._density(x)
-
-    def _eigenpairs(self, x: Vector) -> Eigenpairs | None:
-        o = self.options
-        if not o.eigenvalues:
-            return None
-        return top_eigenvalues(
-            self.team.products, x, o.eigenvalues, tolerance=o.tolerance, seed=o.seed
-        )
-
-    def _trace(self, x: Vector, pairs: Eigenpairs | None) -> Estimate | None:
-        o = self.options
-        if not o.trace_probes:
-            return None
-        return hutchinson(
-            self.team.products,
-            x,
-            tolerance=o.trace_tolerance,
-            most=o.trace_probes,
-            vectors=o.vectors,
-            known=pairs,
-            seed=o.seed,
-        )
 
     def _density(self, x: Vector) -> Iterator[Value]:
         o = self.options
@@ -163,11 +137,11 @@ class Measurer:
         yield from of_estimate("snapshot_xi_smoothed", found, "E L(x + e) - L(x), e ~ N(0, Xi)")
 
     def _each(self, workers: Rows) -> list[Value]:
-        rows = []
+        o, team, rows = self.options, self.team, []
         for w in workers:
-            self.team.at(w)
-            pairs = self._eigenpairs(w)
-            rows.append([*of_pairs(pairs), *of_trace(self._trace(w, pairs))])
+            team.at(w)
+            pairs = eigenpairs_of(team.products, o, w)
+            rows.append([*of_pairs(pairs), *of_trace(trace_of(team.products, o, w, pairs))])
         return [
             Value(
                 f"workers/{same[0].name}",

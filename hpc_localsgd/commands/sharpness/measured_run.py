@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from hpc_localsgd.commands.assembly.objects import NO_SUCH_SIZES, cannot_be_made
-from hpc_localsgd.commands.configuration.config import Config, recorded
+from hpc_localsgd.commands.configuration.config import recorded
 from hpc_localsgd.commands.sharpness.options import SharpnessOptions
 from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.errors import ConfigurationError, DataError
@@ -127,12 +128,36 @@ def chosen(steps: str, kept: list[int]) -> tuple[int, ...]:
     return tuple(sorted(asked))
 
 
-def rebuilt(text: str, options: SharpnessOptions, device: torch.device) -> tuple[Task, Config]:
+class TaskOptions(Protocol):
+    """Options with which a recorded task is made again."""
+
+    @property
+    def seed(self) -> int:
+        """Of the fixed subset of its samples."""
+
+    @property
+    def dtype(self) -> str:
+        """Of the computation."""
+
+    @property
+    def trust(self) -> tuple[str, ...]:
+        """Modules that the configuration may name."""
+
+
+def rebuilt(
+    text: str, options: TaskOptions, device: torch.device, run: Trajectory | None = None
+) -> Task:
     """Make the task of a recorded configuration, on this rank's device.
 
+    Args:
+        text: The configuration.
+        options: How the task is made.
+        device: Of this rank.
+        run: The record, whose model it must be; None on ranks that have not opened it.
+
     Raises:
-        ConfigurationError: The configuration is not understood, the data is missing, or there is no
-            memory for a task of the recorded sizes.
+        ConfigurationError: The configuration is not understood, the data is missing, there is no
+            memory for a task of the recorded sizes, or the model is another by now.
     """
     config = recorded(text, options.trust).config
     try:
@@ -147,4 +172,9 @@ def rebuilt(text: str, options: SharpnessOptions, device: torch.device) -> tuple
         raise  # says in words already what is wrong
     except NO_SUCH_SIZES as error:
         raise ConfigurationError(cannot_be_made(config.task, 1, error)) from error
-    return task, config
+    if run is not None and run.P != task.dim:
+        raise ConfigurationError(
+            f"{run.path} holds {run.P} parameters, but the task it recorded now has {task.dim}: it "
+            "was trained with another version of the model"
+        )
+    return task

@@ -48,7 +48,7 @@ def check(members: Sequence[Member], ranks: int | None, elsewhere: bool = False)
 
 
 def ranks_of(launch: Sequence[str]) -> int | None:
-    """Give the number of ranks that a launcher's command asks for; 1 without a launcher.
+    """Return the number of ranks that a launcher's command asks for; 1 without a launcher.
 
     Args:
         launch: The words in front of every run, as ``mpirun -np 2``.

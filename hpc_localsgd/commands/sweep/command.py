@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.exit_codes import DIVERGED, FAULT, OK, STOPPED, CommandParser, complain
-from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.lease import lock
 
@@ -35,7 +35,7 @@ FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says; returns the exit status.
+    """Do what the command line says; return the exit status.
 
     0 if all runs are complete, 3 if all have ended and some diverged, 85 if it was stopped, 1 if
     runs failed, 2 for a fault of the request.
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> CommandParser:
-    """Give the options of the command."""
+    """Return the parser of the command."""
     made = CommandParser(
         prog=PROG,
         usage="%(prog)s [FILE] [options] [-- options of every run]",
@@ -105,7 +105,7 @@ def _main(options: Namespace, rest: Sequence[str]) -> int:
     with _held(asked.out):
         manifest.write(runs, asked.out)
         status = _run(options, asked, runs)
-    text = table.table(runs, asked.out)
+    text = table.table(runs, asked.out, columns_of_output())
     put(f"\n{text}" if text else "no run has a record yet")
     return status
 
@@ -139,7 +139,7 @@ def _word(there: str, status: int, asked: bool, logs: Path, member: Member) -> s
 
 
 def _status(runs: Sequence[Member], out: Path, stopped: bool) -> int:
-    """Give the exit status of the sweep, and say what is left to be done."""
+    """Return the exit status of the sweep, and say what is left to be done."""
     from hpc_localsgd.commands.sweep.status import standing
 
     now = standing(runs, out)

@@ -20,7 +20,7 @@ _SPECIAL = set(",[]{}:#\"'&*!|>%@`")
 
 
 def flat(options: Mapping[str, Any], above: str = "") -> Flat:
-    """Give options as they are typed.
+    """Return options as they are typed.
 
     Args:
         options: Dotted or nested, or both.
@@ -55,7 +55,7 @@ def _within(value: Any) -> str:
 
 
 def merged(first: Flat, then: Flat) -> Flat:
-    """Give the options of both, of which the later count.
+    """Return the options of both, of which the later count.
 
     Whoever names another class brings its arguments: those of the class before are left out.
 
@@ -72,7 +72,7 @@ def merged(first: Flat, then: Flat) -> Flat:
 
 
 def words(options: Flat) -> list[str]:
-    """Give options as words of a command line: files first, classes before their arguments.
+    """Return options as words of a command line: files first, classes before their arguments.
 
     Args:
         options: The options.
@@ -82,7 +82,7 @@ def words(options: Flat) -> list[str]:
 
 
 def of_words(given: Sequence[str]) -> Flat:
-    """Give the options that stand on a command line.
+    """Return the options that stand on a command line.
 
     Args:
         given: ``--name=value``, ``--name value``, or ``--name`` for a switch.

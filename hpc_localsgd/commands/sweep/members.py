@@ -51,7 +51,7 @@ class Member:
         return f"{self.label}, seed {self.seed}"
 
     def words(self, out: Path) -> list[str]:
-        """Give the options of train for it.
+        """Return the options of train for it.
 
         Args:
             out: Folder of the sweep.
@@ -61,7 +61,7 @@ class Member:
 
 
 def members(fixed: Flat, axes: Mapping[str, Axis], seeds: Sequence[int]) -> list[Member]:
-    """Give all runs: the seeds of a choice after one another, in the order of the grid.
+    """Return all runs: the seeds of a choice after one another, in the order of the grid.
 
     Args:
         fixed: Options of every run.
@@ -78,7 +78,7 @@ def members(fixed: Flat, axes: Mapping[str, Axis], seeds: Sequence[int]) -> list
 
 
 def _choices(fixed: Flat, axes: Mapping[str, Axis]) -> Iterator[tuple[dict[str, str], Flat]]:
-    """Give each combination of choices, with the options that it amounts to."""
+    """Yield each combination of choices, with the options that it amounts to."""
     for combination in product(*(axis.items() for axis in axes.values())):
         options = fixed
         for _, more in combination:
@@ -94,7 +94,7 @@ def _member(labels: dict[str, str], options: Flat, seed: int) -> Member:
 
 
 def _of_file(options: Flat) -> str:
-    """Give the text of the file of options, which a run is of as much as of the others."""
+    """Return the text of the file of options, which a run is of as much as of the others."""
     file = options.get("config")
     try:
         return Path(file).read_text(encoding="utf-8") if file else ""
@@ -103,6 +103,6 @@ def _of_file(options: Flat) -> str:
 
 
 def _readable(axis: str, label: str) -> str:
-    """Give a choice as a part of the name of a folder; a value says of which option it is."""
+    """Return a choice as a part of the name of a folder; a value says of which option it is."""
     text = label if axis == "method" else f"{axis.rpartition('.')[2]}={label}"
     return re.sub(r"[^A-Za-z0-9.=+]+", "-", text).strip("-.") or "x"

@@ -27,7 +27,7 @@ class Process(Protocol):
         """Its number, which is that of its group of processes too."""
 
     def poll(self) -> int | None:
-        """Give the exit status, negative for a signal; None while it is in progress."""
+        """Return the exit status, negative for a signal; None while it is in progress."""
 
     def wait(self) -> object:
         """Wait for its end."""

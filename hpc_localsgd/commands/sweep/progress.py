@@ -8,8 +8,8 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from hpc_localsgd.analysis.style import duration
 from hpc_localsgd.commands.sweep.members import Member
+from hpc_localsgd.cost.formatting import human_seconds
 
 
 class ProgressLine:
@@ -55,7 +55,7 @@ class ProgressLine:
         """
         self._done += 1
         self._seconds.append(seconds)
-        text = f"{member.title}: {word}, {duration(seconds)}"
+        text = f"{member.title}: {word}, {human_seconds(seconds)}"
         if self._bar:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
@@ -80,7 +80,7 @@ class ProgressLine:
         if not self._seconds or not rest:
             return ""
         each = sum(self._seconds) / len(self._seconds)
-        return f"about {duration(each * rest / min(self._jobs, rest))} left"
+        return f"about {human_seconds(each * rest / min(self._jobs, rest))} left"
 
 
 def _bar() -> Progress:

@@ -126,7 +126,7 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
 
 
 def _axis(name: str, value: Any) -> Axis:
-    """Give the choices of an axis: named ones, or the values of the option it is called by."""
+    """Return the choices of an axis: named ones, or the values of the option it is called by."""
     if isinstance(value, Mapping) and value:
         return {str(k): flat(_mapping(v, f"{name}: {k}")) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
@@ -146,7 +146,7 @@ def _label(value: Any) -> str:
 
 
 def _varied(text: str) -> tuple[str, Axis]:
-    """Give the axis of ``--vary option=value,value``."""
+    """Return the axis of ``--vary option=value,value``."""
     name, equals, values = text.partition("=")
     name = name.strip("-").replace("-", "_")
     try:
@@ -159,7 +159,7 @@ def _varied(text: str) -> tuple[str, Axis]:
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
-    """Give the seeds of ``[0, 1, 2]``, ``0,1,2`` or ``0-4``."""
+    """Return the seeds of ``[0, 1, 2]``, ``0,1,2`` or ``0-4``."""
     parts = value.split(",") if isinstance(value, str) else value
     found: list[int] = []
     for part in parts if isinstance(parts, Sequence) else [parts]:

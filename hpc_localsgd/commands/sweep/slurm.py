@@ -44,7 +44,7 @@ def _options(member: Member, out: Path) -> list[str]:
 
 
 def command(count: int, jobs: int, sbatch: Sequence[str]) -> list[str]:
-    """Give the command that submits an array; SWEEP names the list of its runs.
+    """Return the command that submits an array; SWEEP names the list of its runs.
 
     Args:
         count: How many they are.
@@ -56,7 +56,7 @@ def command(count: int, jobs: int, sbatch: Sequence[str]) -> list[str]:
 
 
 def root() -> Path:
-    """Give the folder of the job templates' checkout, which jobs are submitted from.
+    """Return the folder of the job templates' checkout, which jobs are submitted from.
 
     Raises:
         ConfigurationError: The package is installed without them.
@@ -71,7 +71,7 @@ def root() -> Path:
 
 
 def submit(words: Sequence[str], file: Path, folder: Path) -> str:
-    """Submit; gives what Slurm says.
+    """Submit; return what Slurm says.
 
     Args:
         words: The command.

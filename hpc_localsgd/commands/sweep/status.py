@@ -28,7 +28,7 @@ class Standing:
     strangers: tuple[str, ...]
 
     def pending(self, members: Sequence[Member]) -> list[Member]:
-        """Give the runs that are still to be done, in their order."""
+        """Return the runs that are still to be done, in their order."""
         return [member for member in members if self.of[member.name] not in ENDED]
 
     def counted(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.compare.measures import ACCURACY, MEASURES, SENT, TALKED, summary, told
 from hpc_localsgd.analysis.report.source import Source
+from hpc_localsgd.analysis.text_tables import text_table
 from hpc_localsgd.commands.sweep.members import Member
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
@@ -16,7 +17,7 @@ OTHERWISE = tuple(m for m in MEASURES if m.name == "test loss")  # of tasks with
 
 
 def groups(members: Sequence[Member], out: Path) -> dict[str, SeedGroup]:
-    """Give the runs of each choice that have a record: label of the choice -> its seeds.
+    """Return the runs of each choice that have a record: label of the choice -> its seeds.
 
     Args:
         members: The runs of the sweep.
@@ -32,12 +33,13 @@ def groups(members: Sequence[Member], out: Path) -> dict[str, SeedGroup]:
     return {label: SeedGroup(label, tuple(runs), {}) for label, runs in found.items()}
 
 
-def table(members: Sequence[Member], out: Path) -> str:
+def table(members: Sequence[Member], out: Path, width: int | None = None) -> str:
     """Write the table, mean and deviation over seeds; empty if there is no record yet.
 
     Args:
         members: The runs of the sweep.
         out: Its folder.
+        width: Characters of a line; None for no limit.
     """
     found = groups(members, out)
     if not found:
@@ -49,24 +51,8 @@ def table(members: Sequence[Member], out: Path) -> str:
     names = [
         f"{m.name} (modelled)" if m is TALKED and "modelled" in clocks else m.name for m in known
     ]
-    rows = [["", "runs", *names]]
-    for label, group in found.items():
-        rows.append([label, group.standing, *(told(summary(group, m), m) for m in known)])
-    return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Put rows into columns: the first two flush left, numbers flush right.
-
-    Args:
-        rows: The first is the header.
-    """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            c.ljust(w) if i < 2 else c.rjust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("   ".join(cells).rstrip())
-    return "\n".join(lines)
+    rows = [
+        [label, group.standing, *(told(summary(group, m), m) for m in known)]
+        for label, group in found.items()
+    ]
+    return text_table(["", "runs", *names], rows, width=width, keys=2, left=2)

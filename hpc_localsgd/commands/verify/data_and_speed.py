@@ -17,11 +17,7 @@ from hpc_localsgd.worlds.base import World
 
 COVERED = "Every sample once an epoch, over all workers: samples that are not"
 SPEED = "For information"
-SAMPLES, BATCH, EPOCHS = (
-    1009,
-    7,
-    3,
-)  # a prime: no epoch is a whole number of steps
+SAMPLES, BATCH, EPOCHS = 1009, 7, 3  # a prime: no epoch is a whole number of steps
 NBYTES, REPEATS, WARM_UP = 4_000_000, 5, 2
 
 

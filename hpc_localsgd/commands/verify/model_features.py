@@ -46,7 +46,7 @@ def _dropout(module: nn.Module) -> Feature:
     return _feature(
         "dropout",
         count,
-        "each worker draws its own; resuming keeps the draws, another number of ranks changes them",
+        "each worker draws from a stream of its own, which a checkpoint keeps on any number of ranks",
     )
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpc_localsgd.commands.rich_text import as_text, page_width
+from hpc_localsgd.cost.formatting import human_seconds
 
 OK, FAILED, INFORMATION = "ok", "failed", ""
 
@@ -162,4 +163,4 @@ def _number(value: float | None) -> str:
 def _summary(report: VerifyReport) -> str:
     checks = sum(row.limit is not None for row in report.rows)
     said = f"{report.failed} failed" if report.failed else "all ok"
-    return f"{checks} checks, {said}, in {report.seconds:.1f} s"
+    return f"{checks} checks, {said}, in {human_seconds(report.seconds)}"

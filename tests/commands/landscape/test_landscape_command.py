@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loss_at(run: Path, x: np.ndarray) -> float:
     """On the first 48 samples of the seeded order, all at once."""
     how = SharpnessOptions(run=str(run), dtype="float64")
-    task, _ = rebuilt(Trajectory(run).config_text, how, torch.device("cpu"))
+    task = rebuilt(Trajectory(run).config_text, how, torch.device("cpu"))
     batches = [task.batch([0], t) for t in range(3)]
     inputs, labels = (torch.cat([b[i][0] for b in batches]) for i in range(2))
     return float(task.loss(torch.from_numpy(x), (inputs, labels)))

@@ -49,7 +49,7 @@ def results(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Trajecto
 def dense(trained: Path, x: np.ndarray) -> tuple[torch.Tensor, Any, Any]:
     """Hessian and loss on the first 200 samples of the seeded order, by autograd alone."""
     options = SharpnessOptions(run=str(trained), dtype="float64", samples=200)
-    task, _ = rebuilt(Trajectory(trained).config_text, options, torch.device("cpu"))
+    task = rebuilt(Trajectory(trained).config_text, options, torch.device("cpu"))
     batches = [task.batch([0], t) for t in range(13)]
     inputs = torch.cat([i[0] for i, _ in batches])[:200]
     labels = torch.cat([t[0] for _, t in batches])[:200]
@@ -179,7 +179,7 @@ def test_the_other_matrices_are_those_of_per_sample_gradients(
         return np.asarray(every_matrix.series(f"sharpness/{name}").value[0])
 
     options = SharpnessOptions(run=str(trained), dtype="float64", samples=200)
-    task, _ = rebuilt(Trajectory(trained).config_text, options, torch.device("cpu"))
+    task = rebuilt(Trajectory(trained).config_text, options, torch.device("cpu"))
     x = torch.from_numpy(Trajectory(trained).snapshot(30).mean).double()
     inputs, labels = (
         torch.cat([b[i][0] for b in (task.batch([0], t) for t in range(13))])[:200] for i in (0, 1)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hpc_localsgd.analysis.style import duration
 from hpc_localsgd.commands.sweep import running
 from hpc_localsgd.commands.sweep.members import MOST, Member, members
 from hpc_localsgd.commands.sweep.progress import ProgressLine
 from hpc_localsgd.commands.sweep.running import PATIENCE_S, Crew
 from hpc_localsgd.commands.sweep.status import UNREADABLE, Standing, standing
+from hpc_localsgd.cost.formatting import human_seconds
 from hpc_localsgd.errors import ConfigurationError
 
 GRID = {"steps": {"10": {"steps": "10"}, "20": {"steps": "20"}}}
@@ -27,8 +27,8 @@ def test_the_rest_takes_as_long_as_the_runs_so_far_and_fewer_at_its_end(
 ) -> None:
     (member, _) = members({}, GRID, [0])
     ProgressLine(total, done, jobs, terminal=False).ended(member, "complete", 60.0)
-    left = f"; about {duration(left_s)} left" if left_s else ""
-    said = f"[{done + 1}/{total}] {member.title}: complete, {duration(60.0)}{left}\n"
+    left = f"; about {human_seconds(left_s)} left" if left_s else ""
+    said = f"[{done + 1}/{total}] {member.title}: complete, {human_seconds(60.0)}{left}\n"
     assert capsys.readouterr().out == said
 
 
