@@ -46,7 +46,7 @@ Priced = dict[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do the runs, and show what came of them; returns the exit status."""
+    """Do the runs and show their results; return the exit status."""
     options = parser().parse_args(argv)
     try:
         _check(options)

@@ -43,7 +43,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one method.
+    """Result of one method.
 
     Attributes:
         method: Its name.

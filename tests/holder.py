@@ -80,7 +80,7 @@ class Holder:
         self._process.stdin.flush()
 
     def said(self) -> list[str]:
-        """What came of it, a folder each: "ran", or why not."""
+        """Its outcome in each folder: "ran", or why not."""
         assert self._process.stdout is not None
         return list(json.loads(self._process.stdout.readline()))
 

@@ -427,3 +427,10 @@ def test_options_do_not_depend_on_those_that_were_read_before(
     again = parse([])
     assert (again.config, again.text) == (before.config, before.text)
     assert capsys.readouterr().out == ""
+
+
+def test_the_length_that_a_file_gives_is_taken_back_by_null(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("epochs: 150\nworkers: 256\n")
+    found = parse([f"--config={file}", "--steps=200", "--epochs", "null", "--workers=4"]).config
+    assert (found.steps, found.epochs, found.workers) == (200, None, 4)

@@ -51,7 +51,7 @@ def chosen(given: argparse.Namespace) -> dict[str, list[Fault]]:
 
 @dataclass
 class Score:
-    """What came of a target's faults.
+    """Outcomes of a target's faults.
 
     Attributes:
         target: Folder or file.
@@ -104,7 +104,7 @@ def score(target: str, faults: list[Fault], callers: Callers, jobs: int) -> Scor
 def outcomes(
     faults: list[Fault], tests: list[str], callers: Callers, jobs: int
 ) -> Iterator[tuple[Fault, Outcome]]:
-    """What came of each: first in the quick way, then anew what is left."""
+    """Outcome of each: first in the quick way, then anew what is left."""
     left = list(faults)
     for fault, outcome in quickly(faults, tests, callers, jobs):
         left.remove(fault)

@@ -48,7 +48,7 @@ class Trial:
         os.close(writer)
 
     def outcome(self) -> Outcome | None:
-        """What came of it; None while it runs. Not to be asked again after that."""
+        """Its outcome; None while it runs. Not to be asked again after that."""
         pid, status = os.waitpid(self._child, os.WNOHANG)
         if not pid:
             if time.monotonic() < self._end:
@@ -74,7 +74,7 @@ class Trial:
 def tried(
     faults: Sequence[Fault], inside: Inside, jobs: int = 1
 ) -> Iterator[tuple[Fault, Outcome]]:
-    """Every fault with what came of it, as they end, `jobs` at a time.
+    """Every fault with its outcome, as they end, `jobs` at a time.
 
     Tests that noticed a fault are tried first on those after it.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -246,6 +247,18 @@ def test_scaling_has_succeeded_when_its_runs_have(stage: Stage) -> None:
     assert ended.told.count("hpc_localsgd.train") == 4 and ended.status == 0, ended
 
 
+def test_scaling_has_a_worker_a_rank_and_its_own_length_whatever_the_recipe_says(
+    stage: Stage,
+) -> None:
+    recipe = "benchmarks/configs/imagenet_postlocal.yaml"  # of 256 workers and 150 epochs
+    ended = stage.run("scaling.sbatch", CONFIG=recipe, SLURM_JOB_NUM_NODES="2")
+    lines = [line for line in ended.told.splitlines() if "hpc_localsgd.train" in line]
+    assert lines and all(f"train --config {recipe} --steps 200 --epochs null" in e for e in lines)
+    for line in lines:
+        (ranks,) = re.findall(r"--ntasks=(\d+)", line)
+        assert f" --workers {ranks} " in line
+
+
 def test_runs_of_a_sweep_with_other_common_options_have_folders_of_their_own(stage: Stage) -> None:
     def folders(*options: str, line: str = "--schedule every --schedule.steps 4") -> set[str]:
         (stage.folder / "sweep.txt").write_text(line)
@@ -273,7 +286,7 @@ def test_a_line_of_a_sweep_may_quote_words_and_name_its_folder(stage: Stage) -> 
     array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
     ended = stage.run("sweep.sbatch", **array, SWEEP=str(stage.folder / "sweep.txt"))
     assert ended.status == 0 and [path.name for path in stage.out.iterdir()] == ["it is"]
-    assert f"--out {stage.out / 'it is'} --resume auto {' '.join(words)}" in ended.told, ended.told
+    assert f"{' '.join(words)} --out {stage.out / 'it is'} --resume auto" in ended.told, ended.told
 
 
 def test_nodes_with_unequal_numbers_of_ranks(stage: Stage) -> None:

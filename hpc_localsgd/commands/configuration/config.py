@@ -152,7 +152,9 @@ def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
         ) from error
     config = Config(**{name: objects[name] for name in names})
     if config.steps is not None and config.epochs is not None:
-        raise ConfigurationError("give --steps or --epochs, not both")
+        raise ConfigurationError(
+            "give --steps or --epochs, not both: --epochs null takes back what a file says of it"
+        )
     alpha_of(config.partition)  # or it is refused
     if config.checkpoint_keep < 1:
         raise ConfigurationError(f"--checkpoint-keep {config.checkpoint_keep}: keep at least one")
