@@ -50,6 +50,16 @@ def series_or_none(run: Trajectory, name: str) -> Series | None:
     return Series(found.step[fine], y[fine], found.units, (), found.meaning, name, found.samples)
 
 
+def is_large(run: Trajectory, name: str) -> bool:
+    """Return whether a series is of vectors as long as the model, which no page shows.
+
+    Args:
+        run: The run, or a file beside it.
+        name: Of the series.
+    """
+    return "parameter" in run.about(name)["dims"].split()
+
+
 def without_accuracy(run: Trajectory) -> bool:
     """Return whether the run was evaluated but has no accuracy: each has a loss, and NaN for it.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.analysis import style
+from hpc_localsgd.analysis.curves import is_large
 from hpc_localsgd.analysis.figure_data import keep
 from hpc_localsgd.analysis.panels import draw_panels, panels_of
 from hpc_localsgd.analysis.rounding import floor_of, without_rounding
@@ -118,8 +119,8 @@ def series_of(sources: Sequence[Trajectory]) -> dict[str, Series]:
     found: dict[str, Series] = {}
     for source in sources:
         for name in source.names():
-            large = "parameter" in source.about(name)["dims"].split()  # vectors of the model
-            if name.startswith(PREFIX) and not large and len(series := source.series(name)):
+            small = name.startswith(PREFIX) and not is_large(source, name)
+            if small and len(series := source.series(name)):
                 found[name.removeprefix(PREFIX)] = series
         found, _ = without_rounding(found, SNAPSHOT_XI, floor_of(source))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hpc_localsgd.analysis.curves import is_large
 from hpc_localsgd.analysis.draw.mixing import draw_mixing
 from hpc_localsgd.analysis.draw.rate import rate_line
 from hpc_localsgd.analysis.draw.spread import BEFORE, draw_spread
@@ -149,8 +150,3 @@ def is_alpha(name: str) -> bool:
 def is_gradient(name: str) -> bool:
     """Return whether a series is of the probe of gradients."""
     return name.startswith("gradient/")
-
-
-def is_large(run: Trajectory, name: str) -> bool:
-    """Return whether a series is of vectors as long as the model, which no page shows."""
-    return "parameter" in run.about(name)["dims"].split()

@@ -69,7 +69,7 @@ def _bad_values(source: Source) -> Iterator[str]:
     run = source.run
     none = {curves.ACCURACY} if curves.without_accuracy(run) else set()
     for name in run.names():
-        if name in none or "parameter" in run.about(name)["dims"].split():
+        if name in none or curves.is_large(run, name):
             continue
         value = run.series(name).value
         bad = int((~np.isfinite(value)).sum())

@@ -12,7 +12,7 @@ from hpc_localsgd.analysis.costs import round_s
 from hpc_localsgd.analysis.planned import Planned, steps_per_epoch
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.cost.formatting import grouped, human_seconds
-from hpc_localsgd.trajectory import Trajectory
+from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
 
 DTYPE_BYTES = {"float64": 8, "float32": 4}
@@ -161,8 +161,6 @@ def said(value: Any) -> str:
 
 
 def _config(run: Trajectory) -> dict[str, Any]:
-    from hpc_localsgd.trajectory import TrajectoryError
-
     try:
         return run.config
     except TrajectoryError:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, TRAIN
+from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, TRAIN, is_large
 from hpc_localsgd.analysis.draw.accuracy import rows_of
 from hpc_localsgd.analysis.draw.course import draw_course
 from hpc_localsgd.analysis.draw.landscape import draw_landscape
@@ -34,7 +34,6 @@ from hpc_localsgd.analysis.report.at_exchanges import (
     deviations_section,
     is_alpha,
     is_gradient,
-    is_large,
     mixing_section,
     spread_section,
 )

@@ -66,14 +66,7 @@ def make_run(resolved: Resolved, world: World) -> tuple[Run, Units]:
     return run, units
 
 
-NO_SUCH_SIZES = (
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-)
+NO_SUCH_SIZES = (RuntimeError, MemoryError, ValueError, TypeError, ArithmeticError)
 
 
 def built(spec: TaskSpec, context: TaskContext) -> Task:
