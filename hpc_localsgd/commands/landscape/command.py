@@ -48,9 +48,7 @@ def landscape(options: LandscapeOptions, world: World) -> None:
     first = world.rank == 0
     runs: Any = agree(world, lambda: open_runs(options) if first else None)
     text = text_of_rank_0(world, runs.run.config_text if first else "")
-    task = agree(
-        world, lambda: rebuilt(text, options, world.device, runs.run if first else None)
-    )
+    task = agree(world, lambda: rebuilt(text, options, world.device, runs.run if first else None))
     surface = Surface(task, options.samples, options.chunk, options.test)
     found: Any = agree(world, lambda: slice_of(runs, shapes_of(task), options) if first else None)
     store: Any = agree(world, lambda: LandscapeFile(runs, found, options) if first else None)

@@ -46,7 +46,7 @@ def _dropout(module: nn.Module) -> Feature:
     return _feature(
         "dropout",
         count,
-        "each worker draws from a stream of its own, which a checkpoint keeps on any number of ranks",
+        "each worker draws from a stream of its own, which checkpoints keep on any number of ranks",
     )
 
 

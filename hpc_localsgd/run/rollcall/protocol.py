@@ -124,5 +124,12 @@ def read(line: bytes) -> Note | Verdict:
     try:
         said = json.loads(line)
         return Verdict.of(said) if "said" in said else Note.of(said)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"neither note nor verdict: {line[:80]!r}") from error
