@@ -152,9 +152,7 @@ def _resolved(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
         ) from error
     config = Config(**{name: objects[name] for name in names})
     if config.steps is not None and config.epochs is not None:
-        raise ConfigurationError(
-            "give --steps or --epochs, not both: --epochs null takes back what a file says of it"
-        )
+        raise ConfigurationError("give --steps or --epochs, not both; --epochs null drops a file's")
     alpha_of(config.partition)  # or it is refused
     if config.checkpoint_keep < 1:
         raise ConfigurationError(f"--checkpoint-keep {config.checkpoint_keep}: keep at least one")
