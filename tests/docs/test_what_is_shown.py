@@ -20,8 +20,9 @@ PLACES = {name: f"{name}.command" for name in ("plan", "whatif", "sweep")}
 PLACES |= {name: f"{name}.options" for name in ("verify", "sharpness", "landscape")}
 # Of launchers, Slurm and build tools.
 FOREIGN = set(
-    "--batch --bind_to --cpu_bind --cpus_per_task --disable_cache --gloo --host"
-    " --kill_on_invalid_dep --max_restarts --min_np --mpi --network_interfaces"
+    "--batch --bind_to --cpu_bind --cpus_per_task --disable_cache --exclusive --gloo"
+    " --gpus_per_node --gpus_per_task --gres --host"
+    " --kill_on_invalid_dep --max_restarts --min_np --mincpus --mpi --network_interfaces"
     " --nnodes --no_kill --no_requeue --nodes --nproc_per_node --ntasks"
     " --ntasks_per_node --oversubscribe --rdzv_backend --rdzv_conf --rdzv_endpoint --rdzv_id"
     " --requeue --signal --time".split()

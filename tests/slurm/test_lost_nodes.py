@@ -41,7 +41,7 @@ def test_training_goes_on_on_the_nodes_that_are_left(stage: Stage, launcher: str
 
 def test_the_workers_are_the_same_on_the_nodes_that_are_left(stage: Stage) -> None:
     ended = stage.run("elastic.sbatch", "--x=1", CRASHES_FIRST="1", DEAD="n1", WORKERS="8", **EACH)
-    words = "-m hpc_localsgd.train --x=1 --workers 8 --out"
+    words = "-m hpc_localsgd.train --workers 32 --x=1 --workers 8 --out"
     first, again = (line for line in ended.told.splitlines() if "hpc_localsgd.train" in line)
     assert words in first and first.partition(words)[2] == again.partition(words)[2], ended
     assert again.endswith("--resume auto") and "--nodelist=n2 " in again, ended
