@@ -198,3 +198,14 @@ def test_a_number_whose_gradient_is_always_0_stays() -> None:
     state = algorithm.init(x, world, ModelSize((P,), 8))
     signs, _ = algorithm.on_gradient(torch.zeros_like(x), state, world, now(0))
     assert not signs.any()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_the_sign_of_what_is_not_finite_is_no_step(value: float) -> None:
+    """Infinity has a sign, along which the worker would go on as if nothing had happened."""
+    world, algorithm = Simulated(2), LocalSignMomentum()
+    state = algorithm.init(torch.zeros(2, 3), world, ModelSize((3,), 4))
+    g = torch.tensor([[1.0, value, -2.0], [1.0, 0.0, -2.0]])
+    step, _ = algorithm.on_gradient(g, state, world, now(0))
+    assert step[0].isnan().tolist() == [False, True, False]
+    assert step[1].tolist() == [1, 0, -1]

@@ -234,6 +234,27 @@ def test_workers_that_were_behind_take_the_steps_they_lack(
     torch.testing.assert_close(torch.cat([x for _, x in found]), alone, rtol=0, atol=1e-12)
 
 
+def test_losses_of_steps_taken_twice_are_recorded_once(tmp_path: Path) -> None:
+    """Rank r of 4 was saved after step 1 + r, with a recorded loss of 0 so far."""
+
+    def make(world: World) -> Run:
+        return small_run(H=every(12), steps=12, world=world)
+
+    def saved(world: ThreadWorld) -> None:
+        run = made(make, world)
+        p = until(run, run.beginning(), 1 + world.rank)
+        record = {"rows": [], "loss": torch.zeros(2), "so_far": torch.zeros(2, 5)}
+        Checkpoints(tmp_path, world).save(RankCheckpoint.of(run, p, after=0, record=record))
+
+    on_ranks(4, saved, workers=K)
+    run = make(Simulated(K))
+    place, p = Checkpoints(tmp_path, run.world).load(), run.beginning()
+    catch_up(run, place.restore(run, p), place)
+    loss = place.state["record"]["loss"]
+    assert loss[6:].tolist() == [0, 0] and (loss[:6] > 0).all()
+    assert loss[0] > loss[2] > loss[4]  # those that were further behind took more steps
+
+
 def test_what_came_by_a_codec_reaches_workers_that_had_not_used_it(tmp_path: Path) -> None:
     """Rank r of 4 was saved after step 15 - r, and the fragment is used in step 14."""
     algorithm = StreamingDiLoCo(fragments=2, delay=2, keep_local=0.5, compressor=Int8())

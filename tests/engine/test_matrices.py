@@ -194,6 +194,8 @@ class PerNeuron(torch.optim.Optimizer):
 
     looks_at_matrices = True
 
+    kept: int | None = None  # neurons; None for all
+
     def __init__(self, params: Any, lr: float = 0.1) -> None:
         super().__init__(params, {"lr": lr})
 
@@ -202,11 +204,15 @@ class PerNeuron(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 assert p.grad is not None
-                self.state[p]["size"] = p.grad.norm(dim=1, keepdim=True)
+                self.state[p]["size"] = p.grad.norm(dim=1, keepdim=True)[: self.kept]
 
 
-def test_what_is_neither_one_number_nor_of_the_shape_of_a_matrix_is_refused() -> None:
+@pytest.mark.parametrize("kept", [None, 2])
+def test_what_is_neither_one_number_nor_of_the_shape_of_a_matrix_is_refused(
+    kept: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = task(2)
+    monkeypatch.setattr(PerNeuron, "kept", kept)
     optimizer = LocalOptimizer(PerNeuron, made)
     with pytest.raises(ConfigurationError, match="PerNeuron keeps 'size' of shape"):
         optimizer.step(torch.randn_like(made.x), 0.1)

@@ -95,3 +95,22 @@ def test_a_second_request_to_stop_does_not_wait(
     assert asked._kill_at_s == 100.0 + PATIENCE_S
     asked._stop(signal.SIGINT, None)
     assert asked._kill_at_s == 110.0
+
+
+def test_no_more_runs_at_a_time_than_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Ended:
+        def poll(self) -> int:
+            return 0
+
+    one, begun, most = crew(monkeypatch, tmp_path), [], []
+    monkeypatch.setattr(running, "Forked", lambda words, log: begun.append(log) or Ended())
+    ended: list[str] = []
+
+    def noted(member: Member, status: int, seconds: float) -> None:
+        ended.append(member.name)
+        most.append(len(begun) - len(ended) + 1)
+
+    one.run(members({}, GRID, [0, 1]), noted)
+    assert len(ended) == 4 and max(most) == 1
