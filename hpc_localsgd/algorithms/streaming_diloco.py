@@ -23,9 +23,8 @@ class StreamingDiLoCo(Algorithm):
         delta <- anchor_f - mean_k x_kf        anchor_f <- Nesterov(anchor_f, delta)
         x_kf <- keep_local x_kf + (1 - keep_local) anchor_f              `delay` steps later
 
-    A fragment is exchanged every `fragments` rounds; give the schedule every(H_f / fragments) for
-    H_f steps in between. The network has from the end of a round to `delay` steps into the next. At
-    the end of the run all fragments are exchanged at once.
+    A fragment is exchanged every `fragments` rounds, all at the end of the run; every(H_f /
+    fragments) gives H_f steps in between. The network has `delay` steps of the next round's time.
 
     Source: Douillard et al., Streaming DiLoCo, arXiv:2501.18512 (offsets, delay tau, merge alpha).
     Here differs: fragments are contiguous runs of tensors of about equal length; the outer
@@ -117,7 +116,5 @@ class StreamingDiLoCo(Algorithm):
         delta = anchor - (state["sent"][0] if self.compressor else state["begun"].wait())
         nesterov_step(anchor, u, delta, self.lr, self.momentum)
         x[:, part] = self.keep_local * x[:, part] + (1 - self.keep_local) * anchor
-        # Ranks that were saved on both sides of this step may meet in one process: what came by a
-        # codec is kept for those that have not used it.
-        kept = state["sent"] if self.compressor else None
-        return x, {**state, "flying": -1, "begun": None, "sent": kept}
+        # Ranks saved on both sides of this step may meet in one process: codes are kept for both.
+        return x, {**state, "flying": -1, "begun": None, "sent": self.compressor and state["sent"]}

@@ -25,6 +25,7 @@ LAUNCHES: dict[tuple[Callable[[int], list[str]], int], tuple[str, ...]] = {
     (horovodrun, 2): ("mpi", "horovod"),
     (mpirun, 3): ("mpi", "horovod"),
     (mpirun, 4): ("mpi", "horovod", "torch"),
+    (gloo, 2): ("horovod",),
     (gloo, 3): ("horovod",),
     (gloo, 4): ("horovod",),
     (torchrun, 2): ("torch",),
