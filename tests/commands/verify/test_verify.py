@@ -282,5 +282,5 @@ def test_the_page_is_aligned_and_at_most_100_wide() -> None:
     assert found["short"].split() == ["short", "mpi", "3.2e-16", "1e-12", "ok"]
     assert found["short"].index("mpi") == found["speed"].index("mpi")
     assert found["speed"].split() == ["speed", "mpi", "812"]
-    assert lines[-1] == "2 checks, 1 failed, in 1.2 s"
+    assert lines[-1] == "2 checks, 1 failed, in 1.25 s"
     assert json.loads(as_json(report))["checks"][1]["number"] is None
