@@ -326,7 +326,7 @@ def commit_of(checkout: Path) -> str:
 def _started() -> list[str]:
     """Return the words by which Python was given this script: `-m` and a module, or its path."""
     spec = sys.modules["__main__"].__spec__
-    if spec is not None:
+    if spec is not None and spec.name != "__main__":  # which a folder has
         return ["-m", spec.name.removesuffix(".__main__")]
     whole = Path(sys.argv[0]).absolute()
     return [str(whole.relative_to(ROOT) if whole.is_relative_to(ROOT) else sys.argv[0])]
