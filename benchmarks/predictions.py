@@ -141,6 +141,8 @@ INTRODUCTION = (
 )
 
 BEHIND_A_TRUNK = (
+    "The fit has one line for all mixes, and on a trunk the ring and the exponential graph differ: "
+    "it lies between them. The model of shared links (last column) has each. "
     "The last column is against the cables as they were ordered, exchanges by rings, and software "
     "that takes no time. Behind a trunk two things make it larger than 1, and neither is a queue: "
     "they drop nothing. Every frame costs this machine's cores time on each of eight devices, and "
