@@ -145,11 +145,11 @@ def _cell(world: World, name: str, exchange: Exchange, size: int, how: Repeated)
             torch.cuda.synchronize(world.device)
         took = float(world.gather(np.array([time.perf_counter() - began])).max())
         if r >= WARM_UP:
-            seconds.append(took / train)
-        if len(seconds) >= LEAST and train * sum(seconds) > how.at_most_s:
+            seconds.append(took)
+        if len(seconds) >= LEAST and sum(seconds) > how.at_most_s:
             break
     own = own_seconds(world, name, x)
-    return Cell(name, size, *traffic, how.pick(seconds), own)
+    return Cell(name, size, *traffic, how.pick(seconds) / train, own)
 
 
 def own_seconds(world: World, name: str, x: torch.Tensor) -> float:

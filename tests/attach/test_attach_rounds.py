@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -33,6 +35,7 @@ from hpc_localsgd import (
 )
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.storage import Group
+from hpc_localsgd.attach.sync import Sync
 
 POST_LOCAL = post_local(switch=4, every=3)
 
@@ -119,14 +122,20 @@ def test_steps_are_counted_not_micro_batches_and_accumulation_is_right() -> None
     assert results[0][1:] == ([True, True, False, True, False, True], 2)
 
 
-def test_accumulation_without_no_sync_is_right_too() -> None:
+@pytest.mark.parametrize("last", [nullcontext, Sync.no_sync], ids=["exchanged", "under no_sync"])
+def test_each_half_is_averaged_however_the_last_pass_is_made(
+    last: Callable[[Sync], AbstractContextManager[Any]],
+) -> None:
+    """A last pass under `no_sync`, after the one that exchanges, is a slip, and no drift."""
+
     def work(world: ThreadWorld) -> torch.Tensor:
         model, optimizer, sync = attached(world=world, schedule=every(1))
         for t in range(3):
             optimizer.zero_grad()
             x, y = batch(world.rank, t)
-            for half in (slice(0, 3), slice(3, 6)):
-                ((model(x[half]) - y[half]).square().mean() / 2).backward()
+            ((model(x[:3]) - y[:3]).square().mean() / 2).backward()
+            with last(sync):
+                ((model(x[3:]) - y[3:]).square().mean() / 2).backward()
             optimizer.step()
             sync.step()
         return parameters(model)
@@ -210,25 +219,6 @@ def test_a_streaming_exchange_touches_the_parameters_only_where_it_lands(
     monkeypatch.setattr(Group, "rows", watched)
     steps(model, optimizer, sync, range(14))
     assert touched == [5, 8, 10, 13]
-
-
-def test_what_no_sync_adds_after_the_average_is_averaged_too() -> None:
-    """The last backward pass of a step is the one without an exchange: a slip, and no drift."""
-
-    def work(world: ThreadWorld) -> torch.Tensor:
-        model, optimizer, sync = attached(world=world, schedule=every(1))
-        for t in range(3):
-            optimizer.zero_grad()
-            x, y = batch(world.rank, t)
-            ((model(x[:3]) - y[:3]).square().mean() / 2).backward()
-            with sync.no_sync():
-                ((model(x[3:]) - y[3:]).square().mean() / 2).backward()
-            optimizer.step()
-            sync.step()
-        return parameters(model)
-
-    plain = in_plain_torch(2, 3, {0: 1, 1: 1, 2: 1})
-    torch.testing.assert_close(everyone_equal(on_ranks(2, work)), plain, rtol=1e-5, atol=1e-6)
 
 
 def test_a_pass_of_another_loss_between_the_steps_exchanges_nothing_more() -> None:

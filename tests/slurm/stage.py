@@ -69,6 +69,16 @@ class Ended:
     def requeued(self) -> bool:
         return "requeued 7" in self.told
 
+    @property
+    def trainings(self) -> list[str]:
+        """The lines with which the training was started."""
+        return [line for line in self.told.splitlines() if "hpc_localsgd.train" in line]
+
+    @property
+    def launchers(self) -> list[str]:
+        """What stood in front of the training, each time."""
+        return [line.partition(" python ")[0] for line in self.trainings]
+
 
 class Stage:
     """A job that believes to be Slurm's job 7."""

@@ -252,7 +252,7 @@ def test_scaling_has_a_worker_a_rank_and_its_own_length_whatever_the_recipe_says
 ) -> None:
     recipe = "benchmarks/configs/imagenet_postlocal.yaml"  # of 256 workers and 150 epochs
     ended = stage.run("scaling.sbatch", CONFIG=recipe, SLURM_JOB_NUM_NODES="2")
-    lines = [line for line in ended.told.splitlines() if "hpc_localsgd.train" in line]
+    lines = ended.trainings
     assert lines and all(f"train --config {recipe} --steps 200 --epochs null" in e for e in lines)
     for line in lines:
         (ranks,) = re.findall(r"--ntasks=(\d+)", line)

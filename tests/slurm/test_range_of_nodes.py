@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stage import Ended, Stage
+from stage import Stage
 
 # What 22.05 says to a job of --nodes=1-3 --mincpus=4 that got two nodes.
 UNCOUNTED = {
@@ -11,12 +11,6 @@ UNCOUNTED = {
     "SLURM_TASKS_PER_NODE": "4(x2)",
     "SLURM_JOB_CPUS_PER_NODE": "4(x2)",
 }
-
-
-def training(ended: Ended) -> list[str]:
-    """How it was started, each time."""
-    lines = ended.told.splitlines()
-    return [line.partition(" python ")[0] for line in lines if "hpc_localsgd.train" in line]
 
 
 @pytest.mark.parametrize("per_node", ["2", "4"])
@@ -30,14 +24,14 @@ def test_the_ranks_are_those_of_every_node(stage: Stage, launcher: str, per_node
         "mpirun": f"-np {ranks}",
         "horovodrun": f"-np {ranks} -H n1:{per_node},n2:{per_node}",
     }
-    (first,) = training(ended)
+    (first,) = ended.launchers
     assert first.endswith(words[launcher]) and ended.status == 0, ended
     assert f"2 node(s) n[1-2], {ranks} rank(s)" in ended.text
 
 
 def test_those_of_a_node_that_fails_are_gone(stage: Stage) -> None:
     how = {"CRASHES_FIRST": "1", "DEAD": "n2", "TASKS_PER_NODE": "2"}
-    _, again = training(stage.run("elastic.sbatch", **how, **UNCOUNTED))
+    _, again = stage.run("elastic.sbatch", **how, **UNCOUNTED).launchers
     assert again.endswith("--ntasks-per-node=2 --nodes=1 --ntasks=2 --nodelist=n1"), again
 
 
@@ -56,13 +50,13 @@ def test_each_rank_has_its_share_of_the_smallest_node(
 
 
 def test_what_slurm_counted_stays(stage: Stage) -> None:
-    (first,) = training(stage.run("elastic.sbatch", TASKS_PER_NODE="1"))
+    (first,) = stage.run("elastic.sbatch", TASKS_PER_NODE="1").launchers
     assert "--ntasks-per-node" not in first and first.endswith("--nodes=2 --ntasks=4"), first
 
 
 def test_a_count_of_the_job_it_was_submitted_in_does_not(stage: Stage) -> None:
     inside = {**UNCOUNTED, "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"}
-    (first,) = training(stage.run("elastic.sbatch", **inside))
+    (first,) = stage.run("elastic.sbatch", **inside).launchers
     assert first.endswith("--ntasks-per-node=4 --nodes=2 --ntasks=8"), first
 
 

@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from side_by_side import circumstances
+
 from harness import ranks
 from harness.claim import Experiment, verdict
 from harness.page import REPORTS, page, save_small
 from harness.runs import Failed, Runs
-
-sys.path.append(str(REPORTS.parents[1]))  # side_by_side lies two folders up
 
 
 def parser(about: str) -> argparse.ArgumentParser:
@@ -59,8 +59,6 @@ def done(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         Failed: Runs are missing.
     """
-    from side_by_side import circumstances
-
     several = (ranks.LAUNCH.size or 1) > 1
     kind = ("-quick" if options.quick else "") + ("-launched" if several else "")
     out = Path(f"{options.out}{kind}") / experiment.claim.name
