@@ -7,10 +7,8 @@ this process alone.
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
-import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -85,8 +83,6 @@ def join(kind: str, launch: Launch, device: torch.device, workers: int | None = 
     before = _initialised(kind)
     if launch.launched and not before:
         check_before(os.environ, launch, kind)
-    if kind == "torch" and not before:
-        atexit.register(_leave_torch)
     world = WORLDS[kind](workers, device)
     n = launch.started
     # The script told torch how many. Ranks of no launcher that we know are believed if it has them.
@@ -122,19 +118,6 @@ def _part_of_mpi(kind: str, promised: int | None) -> bool:
     """
     mpi = sys.modules.get("mpi4py.MPI")
     return kind == "horovod" and mpi is not None and mpi.COMM_WORLD.size == promised
-
-
-def _leave_torch() -> None:
-    """End the process group that was started here, without waiting for ranks that may be gone.
-
-    Gloo's threads let go of the last tensor after the exchange has returned; if Python ends before
-    that, or with the group still there, the process may abort (seen in 3 of 6 runs without this,
-    and in 1 of 10 where the group alone was left).
-    """
-    dist = sys.modules.get("torch.distributed")
-    if dist is not None and dist.is_initialized():
-        time.sleep(0.05)
-        dist.destroy_process_group()
 
 
 def _initialised(kind: str) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -63,8 +64,16 @@ def among(ranks: Sequence[int], device: torch.device) -> Torch:
     return Torch(None, device, group=group)
 
 
+OF_HOSTS = 0  # the key of the group of all ranks that moves what lies in host memory
+
+
 class TorchTransport(Transport):
-    """torch.distributed's default group, or one started here if there is none."""
+    """torch.distributed's default group, or one started here if there is none.
+
+    Groups are held by torch alone: whoever ends one ends its threads with it, where nobody else
+    holds it. Gloo's threads let go of the last tensor after the exchange has returned, and a
+    process whose Python ends before that may abort.
+    """
 
     def __init__(
         self,
@@ -81,13 +90,15 @@ class TorchTransport(Transport):
         if self._own:
             meet(os.environ, rank, n)
             dist.init_process_group(self.backend)
+            atexit.register(self._leave)
         self.backend = dist.get_backend(group)  # the script's own, if it began the group
-        self._everybody, self._all = group is None, group or dist.group.WORLD
-        self.rank, self.n = dist.get_rank(self._all), dist.get_world_size(self._all)
-        self._ranks = dist.get_process_group_ranks(self._all)  # as torch's default group counts
+        self._everybody = group is None
+        everybody = group or dist.group.WORLD
+        self.rank, self.n = dist.get_rank(everybody), dist.get_world_size(everybody)
+        self._ranks = dist.get_process_group_ranks(everybody)  # as torch's default group counts
         self._device = device
-        self._groups: dict[int, Any] = {self.n: self._all}
-        self._of_hosts: Any = None
+        self._groups: WeakValueDictionary[int, Any] = WeakValueDictionary({self.n: everybody})
+        self._begun: Any = None
 
     def prepare(self, ranks: int) -> None:
         """Make the group of this rank's block, once."""
@@ -101,7 +112,7 @@ class TorchTransport(Transport):
 
     def begin_average(self, v: torch.Tensor) -> Callable[[], None]:
         """Begin an average by all_reduce with async_op."""
-        work = self._dist.all_reduce(v, group=self._all, async_op=True)
+        work = self._begun = self._dist.all_reduce(v, group=self._all, async_op=True)
 
         def finish() -> None:
             work.wait()
@@ -122,11 +133,12 @@ class TorchTransport(Transport):
 
     def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
         """Gather by Gloo: NCCL would let it wait behind an average that is under way."""
-        if self._of_hosts is None:
+        if OF_HOSTS not in self._groups:
             ours = self._dist.get_backend(self._all) == "gloo"
-            self._of_hosts = self._all if ours else self._new_group(range(self.n), "gloo")
+            of_hosts = self._all if ours else self._new_group(range(self.n), "gloo")
+            self._groups[OF_HOSTS] = of_hosts
         received = [torch.empty_like(v) for _ in range(self.n)]
-        self._dist.all_gather(received, v, group=self._of_hosts)
+        self._dist.all_gather(received, v, group=self._groups[OF_HOSTS])
         return torch.stack(received)
 
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
@@ -150,14 +162,24 @@ class TorchTransport(Transport):
 
     def close(self) -> None:
         """Leave the groups, if they were started here."""
-        self._groups.clear()
-        self._of_hosts = None
-        if self._own:
+        if self._own and self._dist.is_initialized():
             self._dist.barrier()
-            # Gloo's thread lets go of the last tensor after the exchange has returned; if Python
-            # ends before that, the process may abort, see `discovery._leave_torch`.
-            time.sleep(0.05)
+            self._leave()
+
+    def _leave(self) -> None:
+        """End the process group that was started here, and wait for its threads.
+
+        Not where an average is under way, whose other ranks may be gone: that wait has no bound.
+        """
+        atexit.unregister(self._leave)
+        if self._dist.is_initialized():
+            under_way = self._begun is not None and not self._begun.is_completed()
+            self._left = self._all if under_way else None
             self._dist.destroy_process_group()
+
+    @property
+    def _all(self) -> Any:
+        return self._group(self.n)
 
     def _group(self, ranks: int) -> Any:
         """Return the group of this rank's block; all ranks make all groups in one order."""

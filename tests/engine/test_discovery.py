@@ -72,25 +72,8 @@ def test_under_torchrun_its_ranks_count(
     outer: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(discovery.WORLDS, "torch", lambda workers, device: SimpleNamespace(n=2))
-    monkeypatch.setattr(discovery.atexit, "register", lambda leave: None)
     launch = detect({**outer, **TORCHRUN})
     assert discovery.join(discovery.kind_of_world(launch), launch, CPU).n == 2
-
-
-@pytest.mark.parametrize(
-    ("kind", "by_script", "ends_it"),
-    [("torch", False, True), ("torch", True, False), ("horovod", False, False)],
-)
-def test_the_process_group_is_ended_by_whoever_began_it(
-    kind: str, by_script: bool, ends_it: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registered: list[object] = []
-    monkeypatch.setattr(discovery.atexit, "register", registered.append)
-    monkeypatch.setattr(discovery, "_initialised", lambda kind: by_script)
-    monkeypatch.setattr(discovery, "check_before", lambda *given: None)
-    monkeypatch.setitem(discovery.WORLDS, kind, lambda workers, device: SimpleNamespace(n=2))
-    discovery.join(kind, detect(TORCHRUN), CPU)
-    assert registered == ([discovery._leave_torch] if ends_it else [])
 
 
 @pytest.mark.parametrize(("tasks", "refused"), [(1, False), (2, True)])

@@ -1,0 +1,96 @@
+"""A process that has exchanged by Gloo ends without its threads, which could abort it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BEGUN_BY_US = """
+import atexit
+atexit.register(report)  # runs last, after the handler of the world
+world = Torch(rank=0, n=1)
+exchange(world)
+Torch().mean(torch.ones(1, 10))  # a second one in the same group
+assert gloo(), "the group is not on threads any more: this test has lost its object"
+"""
+CLOSED = """
+world = Torch(rank=0, n=1)
+exchange(world)
+world.close()
+report()
+"""
+BEGUN_BY_THE_SCRIPT = """
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+world = Torch()
+exchange(world)
+GIVEN
+dist.destroy_process_group()
+report()  # the world is still there
+"""
+A_PART = """
+part = Torch(group=dist.new_group([0]))
+exchange(part)
+"""
+UNDER_WAY = """
+from types import SimpleNamespace as Object
+world = Torch(rank=0, n=1)
+exchange(world)
+world._torch._begun = Object(is_completed=lambda: False)  # of ranks that may be gone
+world._torch._leave()
+assert not dist.is_initialized()
+report()
+"""
+BEFORE = """
+import os
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from hpc_localsgd.worlds.torch import Torch
+
+def gloo():  # the threads that hold tensors; another one only polls the sockets
+    return [t for t in Path("/proc/self/task").iterdir() if "runloop" in (t / "comm").read_text()]
+
+def report():
+    print("threads of Gloo:", len(gloo()), flush=True)
+
+def exchange(world):
+    assert world.mean(torch.ones(1, 10)).sum() == 10
+    assert world.begin_mean(torch.ones(1, 10), keep=False).wait().sum() == 10
+    world._torch.allgather_host(torch.ones(3))
+"""
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+
+
+def threads_left(script: str) -> int:
+    """Run a script of one rank, and return how many threads of Gloo it reports at its end."""
+    ended = subprocess.run(
+        [sys.executable, "-c", BEFORE + script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return int(ended.stdout.rpartition(":")[2])
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        BEGUN_BY_US,
+        CLOSED,
+        BEGUN_BY_THE_SCRIPT.replace("GIVEN", ""),
+        BEGUN_BY_THE_SCRIPT.replace("GIVEN", A_PART),
+    ],
+    ids=["at exit", "closed", "by the script", "a part of the script's"],
+)
+def test_whoever_ends_the_process_group_ends_its_threads(script: str) -> None:
+    assert threads_left(script) == 0
+
+
+def test_an_average_under_way_is_not_waited_for_at_the_end() -> None:
+    assert threads_left(UNDER_WAY) > 0
