@@ -24,6 +24,7 @@ SIDES = (
     (7, 28),
 )
 CLEAR = 4.0  # pixels around a label
+NEAR = 9  # points above or below its symbol; a name that is further off has a line to it
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,19 @@ class Labels:
                 box = text.get_window_extent()
                 if self._is_free(box, taken):
                     taken.append(box)
+                    self._lead(x, y, side, look["color"])
                     break
             else:
                 text.remove()
+
+    def _lead(self, x: float, y: float, side: tuple[int, int], colour: str) -> None:
+        """Draw a line from a symbol to a name that is not right beside it."""
+        if abs(side[1]) <= NEAR:
+            return
+        place, dpi = self.axes.transData, self.axes.get_figure(root=True).dpi
+        end = place.inverted().transform(place.transform((x, y)) + np.array(side) * dpi / 72)
+        look: dict[str, Any] = {"color": colour, "linewidth": 0.5, "zorder": 2}
+        self.axes.plot([x, end[0]], [y, end[1]], scalex=False, scaley=False, **look)
 
     def _is_free(self, box: Any, taken: Sequence[Any]) -> bool:
         pixels, frame = self.axes.transData.transform(self.obstacles), self.axes.bbox

@@ -1,6 +1,6 @@
 """A method, a schedule, a graph and a task of your own, outside the package.
 
-In the folder of this file, or with it on PYTHONPATH:
+In the folder of this file, or with it on PYTHONPATH, each with an `--out` of its own:
 
     python -m hpc_localsgd.train --workers 4 --task mine.Wine --epochs 40 --out runs/mine
     python -m hpc_localsgd.train --workers 4 --algorithm mine.Lookahead --algorithm.alpha 0.8

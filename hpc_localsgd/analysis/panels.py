@@ -157,7 +157,8 @@ def _draw_line(axes: Axes, line: PanelLine, colour: str) -> np.ndarray:
             _draw_one(axes, step, flat[:, j], colour, fade)
     if line.error is not None and line.error.value.shape == value.shape and value.ndim == 1:
         look: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 0.9}
-        axes.errorbar(step, value, line.error.value, capsize=1.5, **look)
+        bars = axes.errorbar(step, value, line.error.value, capsize=1.5, **look)
+        style.clip_sideways(axes, bars.get_children())
     return flat[np.isfinite(flat)]
 
 

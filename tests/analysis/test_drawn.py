@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
 from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw.course import draw_course
 from hpc_localsgd.analysis.draw.plan import draw_plan
 from hpc_localsgd.analysis.draw.sharpness import draw_sharpness, series_of
 from hpc_localsgd.analysis.draw.spread import draw_spread
-from hpc_localsgd.analysis.panels import draw_panels, panel_of
+from hpc_localsgd.analysis.panels import draw_panels, panel_of, panels_of
 from hpc_localsgd.analysis.planned import rate_of
 from hpc_localsgd.analysis.report.at_exchanges import alpha_panels
 from hpc_localsgd.analysis.rounding import floor_of, said, without_rounding
@@ -213,6 +214,19 @@ def test_panels_without_a_value_are_left_out_if_others_have_some(tmp_path: Path)
     for panels, title in (([nothing, known], known.title), ([nothing], nothing.title)):
         titles = [axes.get_title(loc="left") for axes in draw_panels(run, "", panels).axes]
         assert list(filter(None, titles)) == [title]
+
+
+def test_the_error_of_the_first_value_is_not_cut_off(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    with Writer(tmp_path, run_header(), mode="append") as writer:
+        for step in (0, STEPS):
+            writer.series("trace", step, 3.0)
+            writer.series("trace_error", step, 0.5)
+    run = Trajectory(tmp_path)
+    found = {name: run.series(name) for name in ("trace", "trace_error")}
+    axes = draw_panels(run, "", panels_of([("trace", [("trace", "")])], found)).axes[0]
+    (bars,) = (each for each in axes.collections if isinstance(each, LineCollection))
+    assert bars.get_clip_box().x0 < axes.bbox.x0
 
 
 def test_the_given_rate_beside_the_effective_one_is_that_of_every_step(tmp_path: Path) -> None:

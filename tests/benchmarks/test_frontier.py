@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import comm_vs_accuracy  # noqa: E402
 from frontier import draw, emulated, pricing, tables  # noqa: E402
+from frontier.labels import NEAR  # noqa: E402
 from frontier.points import SENT, TALKED, TOTAL, Point, first_at, on_front, point  # noqa: E402
 
 OPTIONS = "--task.hidden 8 --workers 4 --steps 12 --schedule every --schedule.steps 3".split()
@@ -151,6 +152,15 @@ def test_the_figure_prints_no_name_over_another_or_over_a_symbol() -> None:
             assert not any(a.overlaps(b) for a, b in combinations(spans, 2)), count
     looks = draw.looks_of(points(24))
     assert len({(look["color"], look["marker"]) for look in looks.values()}) == 24
+
+
+def test_a_name_that_is_not_beside_its_symbol_has_a_line_to_it() -> None:
+    figure, led, far = draw.draw({"1GbE": points(24)}, ["facts"], 0.0), [], []
+    for axes in figure.axes[:3]:
+        lines = [line.get_xydata() for line in axes.lines if line.get_linewidth() == 0.5]
+        led += [tuple(line[0]) for line in lines]
+        far += [text.xy for text in axes.texts if abs(text.xyann[1]) > NEAR]
+    assert sorted(led) == sorted(far) and far
 
 
 def test_methods_far_below_stand_at_the_edge_with_their_number() -> None:
