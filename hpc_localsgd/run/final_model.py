@@ -62,7 +62,10 @@ def write_tensors(path: Path, named: dict[str, torch.Tensor], step: int) -> None
 
     try:
         with put_whole(path) as unborn:
+            unborn.touch()
+            mode = unborn.stat().st_mode  # of any file of ours; safetensors makes private ones
             save_file(named, unborn, {"format": "pt", STEP: str(step)})
+            unborn.chmod(mode)
     except SafetensorError as error:  # its own name for a full disk
         raise OSError(None, str(error), str(path)) from error
 

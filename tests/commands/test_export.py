@@ -60,6 +60,11 @@ def test_a_run_leaves_its_model(run: Path) -> None:
     assert step_of(run / "model.safetensors") == 24
 
 
+def test_who_may_read_the_record_may_read_the_model(run: Path) -> None:
+    modes = {(run / name).stat().st_mode for name in ("model.safetensors", "config.yaml")}
+    assert len(modes) == 1
+
+
 def test_it_is_the_mean_of_workers_that_differ(tmp_path: Path) -> None:
     gossip = ["--algorithm=gossip", "--algorithm.topology=ring", "--workers=4"]
     assert train([*NET, *RUN, *gossip, "--snapshot-every=24", f"--out={tmp_path}"]) == 0
