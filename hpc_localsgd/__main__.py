@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        said = "needs PyTorch, which is not installed here: pip install 'hpc-localsgd[train]'"
+        said = "needs PyTorch, which is not installed here. In a clone: pip install '.[train]'"
         print(f"python -m hpc_localsgd {command}: {said}", file=sys.stderr)
         return 2
 

@@ -48,7 +48,7 @@ def test_commands_without_torch(tmp_path: Path) -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "pip install 'hpc-localsgd[train]'" in done.stderr
+    assert "pip install '.[train]'" in done.stderr
     assert (tmp_path / "page" / "report.html").exists()
 
 
@@ -72,7 +72,7 @@ def test_the_plan_is_that_of_torch(
     assert plan([*SIZES, *options]) == 0
     alone = capsys.readouterr().out
     assert compared(alone) == compared(whole)
-    assert "pip install 'hpc-localsgd[train]'" in alone
+    assert "pip install '.[train]'" in alone
 
 
 def compared(page: str) -> list[str]:

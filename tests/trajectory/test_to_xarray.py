@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Trajectory:
 
 
 def test_everything_is_in_it_with_its_axes_and_units(run: Trajectory) -> None:
-    pytest.importorskip("xarray", reason="pip install 'hpc_localsgd[xarray]'")
+    pytest.importorskip("xarray", reason="pip install '.[xarray]'")
     found = run.to_xarray()
     assert found["rounds/wait_s"].dims == ("round", "worker")
     np.testing.assert_array_equal(found["rounds/lr"], run.rounds.lr)

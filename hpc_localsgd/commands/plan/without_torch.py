@@ -33,7 +33,7 @@ from hpc_localsgd.trajectory import disk_estimate
 from hpc_localsgd.types import ModelSize
 
 ABOUT = (
-    "PyTorch is not installed: this plan knows averages only (pip install 'hpc-localsgd[train]')."
+    "PyTorch is not installed: this plan knows averages only (in a clone: pip install '.[train]')."
 )
 BYTES = 4  # of a number
 

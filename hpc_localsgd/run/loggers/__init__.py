@@ -40,7 +40,7 @@ def check(name: str) -> None:
         ConfigurationError: Its package is not installed.
     """
     if name != "none" and find_spec(NEEDS[name]) is None:
-        raise ConfigurationError(f"--log {name}: pip install 'hpc-localsgd[{name}]'")
+        raise ConfigurationError(f"--log {name} is not installed. In a clone: pip install '.[{name}]'")
 
 
 class LiveCurves:
