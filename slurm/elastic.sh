@@ -1,8 +1,9 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
 # What elastic.sbatch does beyond job.sh, for a job whose number of nodes changes:
 #
 #   count_ranks N                    N ranks on each node, where Slurm was told of no tasks
-#   launch_on_what_is_left PROGRAM   `launch`, and again on fewer nodes, when one has failed
+#   launch_on_what_is_left PROGRAM   `launch`, and again on fewer nodes, when one has failed; no more
+#                                    ranks than workers
 
 LEAST=${LEAST:-1}  # nodes that a job of --no-kill goes on with
 ANSWER=${ANSWER:-60}  # seconds in which a node that is well starts a program
@@ -31,8 +32,25 @@ count_ranks() {
 # `launch`, in a job of --no-kill: when a node has failed, which ends the ranks and not the job, once
 # more on the nodes that are left. Each time they are fewer.
 launch_on_what_is_left() {
+    local most
+    most=${WORKERS:-$(workers_of "$@")}
+    ranks_for "$most"
     launch "$@"
-    while a_node_has_failed; do launch "$@"; done
+    while a_node_has_failed; do
+        ranks_for "$most"
+        launch "$@"
+    done
+}
+
+# The workers of a training, as its words and files say; nothing if they are refused, which it will say itself.
+workers_of() { "${CONTAINER[@]}" "$@" --print_config 2>/dev/null | sed -n 's/^workers: //p' || true; }
+
+# Every rank has one worker at least: no more are started.
+ranks_for() {
+    RANKS='' NODES=''
+    [[ $1 =~ ^[1-9][0-9]*$ ]] && (($1 < SLURM_NTASKS)) || return 0
+    RANKS=$1 NODES=$(($1 < SLURM_JOB_NUM_NODES ? $1 : SLURM_JOB_NUM_NODES))
+    say "$1 worker(s): $1 of $SLURM_NTASKS ranks train, and the others stay idle"
 }
 
 # Whether that was why the launch failed; then the job is those that are left. Ranks that Slurm ends with

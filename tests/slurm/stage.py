@@ -29,7 +29,8 @@ touch "$OUT/checkpoints/step-1/rank-0-of-2.pt"
 exit "${ENDS_WITH:-0}"
 """
 PACKAGE = """#!/bin/bash
-# The package where it is not started on ranks: the summary.
+# The package where it is not started on ranks: the summary, or what a training would be.
+[[ $* != *" --print_config" ]] || { printf "%s\n" "seed: 0" "workers: ${CONFIGURED:-32}"; exit; }
 echo "${INSIDE:-outside}: python $*" >>"$TOLD"
 [[ -z ${BROKEN:-} ]] || exit 1
 [[ " $* " != *" --began "* ]] || cat "$OUT/began" 2>/dev/null || echo none

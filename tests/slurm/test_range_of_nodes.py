@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from stage import Stage
 
@@ -78,3 +80,49 @@ def test_a_count_of_the_job_it_was_submitted_in_does_not(stage: Stage) -> None:
 def test_what_cannot_be_is_refused(stage: Stage, given: dict[str, str], said: str) -> None:
     ended = stage.run("elastic.sbatch", **{**UNCOUNTED, **given})
     assert ended.status == 2 and said in ended.text and not ended.told, ended
+
+
+@pytest.mark.parametrize("said", ["WORKERS", "CONFIGURED"])
+@pytest.mark.parametrize(
+    ("launcher", "workers", "words"),
+    [
+        ("srun", "6", "--nodes=2 --ntasks=6"),
+        ("srun", "1", "--nodes=1 --ntasks=1"),
+        ("mpirun", "6", "-np 6"),
+        ("horovodrun", "6", "-np 6 -H n1:4,n2:4"),
+    ],
+)
+def test_ranks_beyond_the_workers_are_not_started(
+    stage: Stage, launcher: str, workers: str, words: str, said: str
+) -> None:
+    how = {"LAUNCHER": launcher, said: workers}
+    ended = stage.run("elastic.sbatch", **how, **UNCOUNTED)
+    (first,) = ended.launchers
+    assert first.endswith(f" {words}"), ended
+    about = f"{workers} worker(s): {workers} of 8 ranks train, and the others stay idle"
+    assert about in ended.text and ended.status == 0, ended
+
+
+@pytest.mark.parametrize("said", ["8", "32", "null", "none"])
+def test_other_workers_leave_the_ranks_as_they_are(stage: Stage, said: str) -> None:
+    ended = stage.run("elastic.sbatch", CONFIGURED=said, **UNCOUNTED)
+    (first,) = ended.launchers
+    assert first.endswith("--nodes=2 --ntasks=8") and "idle" not in ended.text, ended
+
+
+def test_a_recipe_says_how_many_workers_there_are(stage: Stage) -> None:
+    """Python reads it, as the training would: the words behind the script win."""
+    recipe = stage.folder / "recipe.yaml"
+    recipe.write_text("workers: 5\n")
+    stage.site(f"PYTHON={sys.executable}")
+    words = {"6": ["--config", str(recipe), "--workers=6"], "5": ["--config", str(recipe)]}
+    for workers, given in words.items():
+        launched = stage.run("elastic.sbatch", *given, **UNCOUNTED).told
+        assert f"--nodes=2 --ntasks={workers} " in launched, launched
+
+
+def test_nor_on_the_nodes_that_are_left(stage: Stage) -> None:
+    how = {"CRASHES_FIRST": "1", "DEAD": "n2", "WORKERS": "3"}
+    first, again = stage.run("elastic.sbatch", **how, **UNCOUNTED).launchers
+    assert first.endswith("--nodes=2 --ntasks=3"), first
+    assert again.endswith("--nodes=1 --ntasks=3 --nodelist=n1"), again
