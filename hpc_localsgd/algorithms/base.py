@@ -72,6 +72,15 @@ class Algorithm(ABC):
         del state
         return self
 
+    def begins_equal(self, H: int) -> bool:
+        """Return whether all workers must begin equal in a run whose first round has H steps.
+
+        With a yes, a run whose workers begin with parameters of their own is refused: what `init`
+        remembers of `x` would be another on every rank, or no exchange would make them equal.
+        """
+        del H
+        return True
+
     def exchanges_gradients(self, H: int) -> bool:
         """Return whether workers exchange gradients in a round of H steps."""
         return H == 1 or self.sends_gradients

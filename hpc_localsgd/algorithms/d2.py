@@ -38,6 +38,11 @@ class D2(Algorithm):
 
     topology: Topology = field(default_factory=lambda: lazy(of=ring()))
 
+    def begins_equal(self, H: int) -> bool:
+        """Tell that workers may begin with parameters of their own: they never are equal."""
+        del H
+        return False
+
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `x` [R, P], the round's start, and `y` [R, P] of the round before."""
         del model

@@ -68,6 +68,11 @@ class Hierarchical(Algorithm):
                 f"hierarchical: a block has at least 1 worker, got blocks={list(self.blocks)}"
             )
 
+    def begins_equal(self, H: int) -> bool:
+        """Tell that only the difference that a codec is given is from where all are equal."""
+        del H
+        return self.compressor is not None
+
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `levels`, the block sizes, the whole world last; the codec's."""
         blocks = tuple(self.blocks) or (world.workers_per_host(),)

@@ -49,6 +49,10 @@ class LocalSGD(Algorithm):
         """Whether an exchange ends at the mean: unless a codec rounds the differences."""
         return self.compressor is None
 
+    def begins_equal(self, H: int) -> bool:
+        """Tell that averages of gradients, and coded differences, go from where all are equal."""
+        return self.compressor is not None or (self.average == "gradients" and H == 1)
+
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `parallel` is true until local steps make the workers differ."""
         del world

@@ -56,6 +56,11 @@ class NoLoCo(Algorithm):
                 f"alpha {self.alpha}, beta {self.beta} and gamma {self.gamma}"
             )
 
+    def begins_equal(self, H: int) -> bool:
+        """Tell that workers may begin with parameters of their own: they never are equal."""
+        del H
+        return False
+
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `phi` [R, P] and its momentum `d` [R, P]."""
         del model

@@ -44,6 +44,11 @@ class Overlap(Algorithm):
                 f"pull {self.pull} and beta {self.beta}"
             )
 
+    def begins_equal(self, H: int) -> bool:
+        """Tell that workers may begin with parameters of their own: they never are equal."""
+        del H
+        return False
+
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `z` [R, P] of every worker, `v` [R, P], and no exchange under way."""
         del world, model

@@ -42,6 +42,11 @@ class PushSum(Algorithm):
 
     topology: Topology = field(default_factory=one_peer_exponential)
 
+    def begins_equal(self, H: int) -> bool:
+        """Tell that workers may begin with parameters of their own: they never are equal."""
+        del H
+        return False
+
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `start` [R, P], z of the round's beginning, and `w` of all K workers.
 

@@ -45,9 +45,7 @@ class AttachedRun:
         self.context, self.world = context, context.world
         self._rank = context.grid.everyone.rank
         self.warm_up = WarmUp(context.schedule)
-        self.rounds = AgreedRounds(
-            context.schedule, context.collectives, context.steps, self.warm_up.in_warm_up
-        )
+        self.rounds = AgreedRounds(context, self.warm_up.in_warm_up)
         self.rounds.place.equal = equal
         self.exchange = Exchange(context.algorithm, context.groups, context.world)
         self.mean_model = MeanModel(

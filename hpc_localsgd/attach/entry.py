@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -31,8 +32,10 @@ from hpc_localsgd.attach.context import AttachContext
 from hpc_localsgd.attach.descriptions import SAME_OBJECTS, shown
 from hpc_localsgd.attach.grid import RankGrid, alone, grid_of
 from hpc_localsgd.attach.integrity import check_free
+from hpc_localsgd.attach.other_tensors import differ
 from hpc_localsgd.attach.running_statistics import Statistics
 from hpc_localsgd.attach.shards import gathered, reshard
+from hpc_localsgd.attach.storage import Group
 from hpc_localsgd.attach.sync import Sync
 from hpc_localsgd.attach.trained_parameters import check_fit, grouped, trained
 from hpc_localsgd.engine.agreement import agree, check_same
@@ -91,7 +94,9 @@ def attach(
         batchnorm: What happens to running statistics; see `batchnorm.py`.
         averaged_buffers: Names of further buffers that are running statistics, with * for any part
             (`*.codebook`). Others are never averaged, see `buffers.py`.
-        broadcast: Begin with rank 0's parameters and buffers on all ranks.
+        broadcast: Begin with rank 0's parameters and buffers on all ranks. Without it, ranks may
+            begin with parameters of their own where the algorithm allows it (local rounds of
+            LocalSGD, gossip), which is looked at in the first step.
         broadcast_optimizer: Begin with rank 0's optimiser state too.
         bucket_bytes: In rounds of one step, how much gradient is averaged at a time during
             backward.
@@ -149,6 +154,7 @@ def attach(
         groups = grouped(model, named, grid.shards)
         if broadcast:
             broadcast_model(world, model, groups)
+        apart = not broadcast and _begin_apart(grid, groups)
         if broadcast_optimizer:
             broadcast_optimizer_state(world, optimizer)
         context = AttachContext(
@@ -167,7 +173,7 @@ def attach(
             check_rounds=check_rounds,
             on_nan=on_nan,
         )
-        return Sync(context, equal=broadcast)
+        return Sync(context, equal=not apart)
 
 
 def _in_steps(schedule: Schedule, steps: int | None, steps_per_epoch: float | None) -> Schedule:
@@ -213,6 +219,12 @@ def _check_alike(
     if broadcast:  # equal models, whose optimisers would move them apart
         states = descriptions.described_state(optimizer)
         agree(grid.everyone, lambda: check_same(grid.world, states, SAME_OBJECTS))
+
+
+def _begin_apart(grid: RankGrid, groups: Sequence[Group]) -> bool:
+    """Return whether workers differ in what rounds exchange. A collective, not billed."""
+    mine = any(differ(grid.world, [part for group in groups for part in group.parts]))
+    return bool(grid.everyone.gather(np.array([[mine]])).any())
 
 
 def _grid_of(model: nn.Module, world: World | None, mesh: Any) -> RankGrid:

@@ -6,13 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_localsgd.attach.collectives import RATE, ROUND, Collectives, Comparison, RankState
+from hpc_localsgd.attach.collectives import RATE, ROUND, Comparison, RankState
+from hpc_localsgd.attach.context import AttachContext
+from hpc_localsgd.engine.beginning import check_beginning
 from hpc_localsgd.engine.position import RoundPosition
 from hpc_localsgd.schedules.base import round_length
 from hpc_localsgd.schedules.local_steps import Schedule, every, phases, post_local
 from hpc_localsgd.types import Now
 
 _WITHOUT_RATE = (every, post_local, phases)  # their H cannot differ between ranks
+BEGIN_EQUAL = (
+    "leave out attach(broadcast=False): all begin with rank 0's; or load the same before attach"
+)
 
 
 @dataclass
@@ -80,31 +85,25 @@ class AgreedRounds:
         schedule: Of the rounds to come, with what it has observed.
     """
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        collectives: Collectives,
-        steps: int | None,
-        in_warm_up: Callable[[int, float], int],
-    ) -> None:
+    def __init__(self, context: AttachContext, in_warm_up: Callable[[int, float], int]) -> None:
         """Begin at step 0.
 
         Args:
-            schedule: Length of the round that starts at step t with learning rate lr.
-            collectives: Who must agree.
-            steps: Of the whole run, if known.
+            context: Of the run; its schedule is asked, and its ranks must agree.
             in_warm_up: Length of a round that starts while the rate warms up, else 0.
         """
-        self.place, self.steps = AttachedPosition(), steps
-        self._given = self.schedule = schedule
-        self._collectives, self._in_warm_up = collectives, in_warm_up
-        self._uses_rate = type(schedule) not in _WITHOUT_RATE
+        self.place, self.steps = AttachedPosition(), context.steps
+        self._given = self.schedule = context.schedule
+        self._collectives, self._in_warm_up = context.collectives, in_warm_up
+        self._algorithm = context.algorithm
+        self._uses_rate = type(self._given) not in _WITHOUT_RATE
 
     def begin(self, rate: float, used: bool) -> None:
         """Begin a round at the step that comes now.
 
         Raises:
-            ConfigurationError: The ranks' rates differ, or the schedule gave no length.
+            ConfigurationError: The ranks' rates differ, the schedule gave no length, or workers
+                that begin apart cannot be trained by this algorithm; on all ranks alike.
         """
         place = self.place
         if self._uses_rate:
@@ -113,7 +112,10 @@ class AgreedRounds:
                 rate = self._collectives.compare(here, strict=True).rate
         warm_up = self._in_warm_up(place.t, rate)
         schedule = every(warm_up) if warm_up else self.schedule
-        self.place = place.next_round(round_length(schedule, place.t, rate, self.steps))
+        following = place.next_round(round_length(schedule, place.t, rate, self.steps))
+        if place.s < 0 and not place.equal:
+            check_beginning(self._algorithm, following.H, BEGIN_EQUAL)
+        self.place = following
         self.place.rate, self.place.used = rate, used
 
     def having_observed(self, values: dict[str, Any]) -> Schedule:

@@ -203,8 +203,11 @@ class Sync:
         Raises:
             ConfigurationError: It is of another job, another rank, or the model in memory is not
                 the one it was saved with; on all ranks alike.
+            RuntimeError: The run has ended, and its hooks are off, or the model holds the mean
+                parameters.
         """
         run = self._run
+        run.refuse("load_state_dict()")
         with run.meet(LOAD):
             agree(
                 self._context.grid.everyone,

@@ -16,13 +16,19 @@ import torch
 from hpc_localsgd.commands.configuration.config import Config
 from hpc_localsgd.commands.init_workers import EACH, put_workers
 from hpc_localsgd.engine.agreement import agree
+from hpc_localsgd.engine.beginning import check_beginning
 from hpc_localsgd.engine.position import Run
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.final_model import FILE_NAME, read_tensors, step_of
+from hpc_localsgd.schedules.base import round_length
 from hpc_localsgd.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Vector
+
+# Options of tasks that make another model, maybe with tensors of the same names and shapes: tanh
+# in place of ReLU, other heads or groups.
+OF_THE_MODEL = ("model", "norm", "groups", "heads", "cell", "bidirectional", "layers")
 
 
 def begun_from(config: Config, run: Run) -> str:
@@ -49,7 +55,18 @@ def begun_from(config: Config, run: Run) -> str:
         told = agree(world, lambda: _put_mean(config, run) if world.rank == 0 else "")
         world.broadcast(task.x)
         return told
-    return agree(world, lambda: _put_workers(config, run))
+    told = agree(world, lambda: _put_workers(config, run))
+    if _begin_apart(run):
+        H = round_length(run.schedule, 0, run.rate(0), run.steps)
+        check_beginning(run.algorithm, H, "type --init-with mean")
+    return told
+
+
+def _begin_apart(run: Run) -> bool:
+    """Return whether any two workers have different parameters. A collective, not billed."""
+    x = run.task.x
+    mine = (x != run.world.broadcast(x.clone())).any(1)
+    return bool(run.world.gather(mine.cpu().numpy()).any())
 
 
 def _put_mean(config: Config, run: Run) -> str:
@@ -96,7 +113,24 @@ def _named(config: Config) -> tuple[Trajectory, int | None]:
         raise ConfigurationError(
             f"--init-from {given} is a run of the task {theirs}, and this one is of {ours}"
         )
+    _check_options(given, task.get("init_args") if isinstance(task, dict) else None, config.task)
     return record, int(tail) if several else None
+
+
+def _check_options(given: str, options: object, task: object) -> None:
+    """Check that the model is the same; of what the record does not say, no more is known.
+
+    Raises:
+        ConfigurationError: An option makes it another one.
+    """
+    there = options if isinstance(options, dict) else {}
+    for name in OF_THE_MODEL:
+        ours = getattr(task, name, None)
+        if ours is not None and there.get(name, ours) != ours:
+            raise ConfigurationError(
+                f"--init-from {given} is of another model: --task.{name} {there[name]}, and this "
+                f"run has {ours}: give it the same"
+            )
 
 
 def _of_tensors(final: Path, run: Run) -> Vector:

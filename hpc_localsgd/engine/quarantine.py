@@ -48,6 +48,10 @@ class QuarantinedAlgorithm(Algorithm):
         """Return the algorithm's answer."""
         return self.of.makes_equal(state, now)
 
+    def begins_equal(self, H: int) -> bool:
+        """Return the algorithm's answer."""
+        return self.of.begins_equal(H)
+
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the algorithm's state, with no worker in quarantine."""
         return {**self.of.init(x, world, model), QUARANTINED: None}

@@ -78,14 +78,16 @@ class LossScale:
     Source: Micikevicius et al. 2018, with the numbers of `torch.amp.GradScaler`: halved when a
     gradient overflows, doubled after 2000 steps without. Differs from it: a worker whose gradient
     overflowed takes its step with gradient zero instead of none, so that all workers keep in step
-    and the device need not be asked.
+    and the device need not be asked. And it never is below 1, as in DeepSpeed: a gradient that is
+    not finite without a factor is none of its making, and is left as it is, so that the run finds
+    out; a factor that went on falling to 0 would hide it, and small gradients with it.
 
     Attributes:
         factor: [R].
         good: [R], steps since the factor was changed.
     """
 
-    FIRST, EVERY = 2.0**16, 2000
+    FIRST, LEAST, EVERY = 2.0**16, 1.0, 2000
 
     def __init__(self, R: int, device: torch.device) -> None:
         self.factor = torch.full((R,), self.FIRST, device=device)
@@ -94,10 +96,12 @@ class LossScale:
     def unscale(self, g: torch.Tensor) -> None:
         """Divide the gradients g [R, P] by the factors, in place, and adapt the factors."""
         finite = g.sum(1).isfinite()
-        g.div_(self.factor[:, None]).masked_fill_(~finite[:, None], 0.0)
+        overflow = ~finite & (self.factor > self.LEAST)
+        g.div_(self.factor[:, None]).masked_fill_(overflow[:, None], 0.0)
         good = torch.where(finite, self.good + 1, 0.0)
         grown = good >= self.EVERY
-        factor = torch.where(finite, self.factor, self.factor / 2)
+        halved = (self.factor / 2).clamp_(min=self.LEAST)
+        factor = torch.where(finite, self.factor, halved)
         self.factor.copy_(torch.where(grown, factor * 2, factor))
         self.good.copy_(torch.where(grown, 0.0, good))
 

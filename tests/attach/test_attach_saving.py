@@ -201,3 +201,15 @@ def test_a_state_is_not_taken_while_the_model_holds_the_mean() -> None:
     with sync.averaged(), pytest.raises(RuntimeError, match=r"state_dict\(\) inside"):
         sync.state_dict()
     assert sync.state_dict()["place"]["t"] == 0
+
+
+@pytest.mark.parametrize("end", [Sync.finish, Sync.detach])
+def test_a_state_is_not_loaded_into_a_run_that_has_ended(end: Callable[[Sync], None]) -> None:
+    """Its hooks are off: an algorithm would see gradients only after the optimiser's step."""
+    model, optimizer, sync = attached(algorithm=DiLoCo())
+    steps(model, optimizer, sync, range(2))
+    state = copy.deepcopy(sync.state_dict())
+    sync.load_state_dict(state)
+    end(sync)
+    with pytest.raises(RuntimeError, match=r"load_state_dict\(\) after the run has ended"):
+        sync.load_state_dict(state)

@@ -109,6 +109,9 @@ def test_where_it_began_is_recorded_and_shown_and_kept_by_a_resumed_run(
     ("words", "said"),
     [
         (["--task.hidden=5"], r"model.safetensors is of another model"),
+        (["--task.model=tanh"], r"is of another model: --task.model mlp, and this run has tanh"),
+        (["--init-from={first}:6", "--task.model=tanh"], r"of another model: --task.model mlp"),
+        (["--init-with=workers", "--task.model=tanh"], r"of another model: --task.model mlp"),
         (["--task=quadratic"], r"is a run of the task digits, and this one is of quadratic"),
         (["--init-with=workers"], r"has 3 workers and this run 2: .* --init-with mean"),
         (["--init-from={first}:7"], r"no snapshot at step 7; there are: "),
@@ -143,3 +146,12 @@ def test_what_of_nothing(tmp_path: Path) -> None:
     words = [*SMALL, *LOCAL, "--steps=8", f"--out={tmp_path / 'run'}", "--init-with=workers"]
     with pytest.raises(ConfigurationError, match="add --init-from RUN"):
         make_job(parse(words), Simulated(2), lambda t, values: None)
+
+
+@pytest.mark.parametrize("words", [["--algorithm=diloco"], ["--schedule.steps=1"]], ids=str)
+def test_workers_that_differ_are_refused_where_all_must_begin_equal(
+    first: Path, begin: Begin, words: list[str]
+) -> None:
+    with pytest.raises(ConfigurationError, match="begin with different .*type --init-with mean"):
+        begin(f"{first}:6", "--init-with=workers", *words)
+    begin(f"{first}:6", *words).close("stopped")  # the mean may

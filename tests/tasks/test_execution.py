@@ -104,6 +104,19 @@ def test_a_gradient_that_overflows_is_left_out_and_lowers_the_scale() -> None:
     assert scale.factor.tolist() == [2.0**15, 2.0**14]
 
 
+def test_what_is_not_finite_without_a_factor_is_not_hidden() -> None:
+    """A worker whose loss is not a number would take steps of 0 for ever, at a factor of 0."""
+    scale = LossScale(1, torch.device("cpu"))
+    left_out = 0
+    for _ in range(200):
+        g = torch.full((1, 2), float("nan"))
+        scale.unscale(g)
+        left_out += g.isfinite().all().item()
+    assert left_out == 16 and scale.factor.item() == 1  # it began at 2^16
+    scale.unscale(g := torch.tensor([[3.0, 1e-7]]))
+    assert g.tolist() == torch.tensor([[3.0, 1e-7]]).tolist()
+
+
 def test_the_scale_grows_after_many_good_steps() -> None:
     scale = LossScale(1, torch.device("cpu"))
     for _ in range(LossScale.EVERY):
