@@ -40,7 +40,8 @@ def check(name: str) -> None:
         ConfigurationError: Its package is not installed.
     """
     if name != "none" and find_spec(NEEDS[name]) is None:
-        raise ConfigurationError(f"--log {name} is not installed. In a clone: pip install '.[{name}]'")
+        said = f"--log {name} is not installed. In a clone: pip install '.[{name}]'"
+        raise ConfigurationError(said)
 
 
 class LiveCurves:
