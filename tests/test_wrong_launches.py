@@ -59,7 +59,7 @@ WRONG = [
     (["--optimizer.momentum=-1"], "--optimizer.momentum -1.0: give a number from 0"),
     (["--optimizer=torch.optim.LBFGS"], "LBFGS"),
     (["--resume", "--overwrite"], "give one"),
-    (["--resume"], "nothing to resume"),
+    (["--resume"], "leave --resume out, or give --resume auto"),
     (["--schedule=phases", "--schedule.at=[9,5]", "--schedule.every=[1,2,3]"], "increasing order"),
 ]
 

@@ -196,7 +196,10 @@ def check_same_config(
         ConfigurationError: It was not, or there is no such run.
     """
     if not record.exists():
-        raise ConfigurationError(f"nothing to resume in {record.parent}: there is no trajectory.h5")
+        raise ConfigurationError(
+            f"nothing to resume in {record.parent}: there is no trajectory.h5. To begin a run "
+            "there leave --resume out, or give --resume auto"
+        )
     try:
         before = Trajectory(segment_paths(record)[-1], segments=False).config_text
     except TrajectoryError as error:

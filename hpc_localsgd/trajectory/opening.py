@@ -80,10 +80,17 @@ def _missing(path: Path) -> str:
     others = sorted(file.name for file in path.parent.glob("*.h5"))
     runs = sorted(str(file.parent) for file in path.parent.glob("*/trajectory.h5"))
     if others:
-        return f"{text} The folder holds {', '.join(others[:5])}."
+        return f"{text} The folder holds {_some(others)}."
     if runs:
-        return f"{text} There are runs in {', '.join(runs[:5])}."
+        return f"{text} There are runs in {_some(runs)}."
+    if (path.parent.parent / path.name).is_file():
+        return f"{text} There is one in the folder above it, {path.parent.parent}."
     return f"{text} A run writes it into the folder given with --out."
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _check_version(path: Path, file: h5py.File) -> None:

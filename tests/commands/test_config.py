@@ -334,6 +334,7 @@ def test_what_is_wrong_is_named(argv: list[str], said: str) -> None:
         ("--schedule.evry 3", "it has switch, every - did you mean --schedule.every?"),
         ("--algorithm gossip --algorithm.compressor sign", "algorithm gossip has no option 'comp"),
         ("--algorithm gossip --algorithm.topology.foo 3", "topology ring has no option 'foo'"),
+        ("--schedule.steps 8", "it has switch, every - of schedule every it is one"),
         ("--optimizer AdamWW", "unknown optimizer 'AdamWW' - did you mean 'AdamW'? (ASGD"),
         ("--optimizer torch.optim.sgd_", "unknown optimizer 'sgd_' - did you mean 'SGD'?"),
         ("--optimizer AdamW --optimizer.momentum 0.1", "optimizer AdamW has no option 'momentum'"),

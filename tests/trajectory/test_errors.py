@@ -19,6 +19,13 @@ def test_a_missing_file_names_what_is_there(tmp_path):
         Trajectory(tmp_path / "a" / "trajectroy.h5")
     with pytest.raises(TrajectoryError, match="does not exist either"):
         Trajectory(tmp_path / "b")
+    (tmp_path / "a" / "checkpoints").mkdir()
+    with pytest.raises(TrajectoryError, match=f"one in the folder above it, {tmp_path / 'a'}\\."):
+        Trajectory(tmp_path / "a" / "checkpoints")
+    for name in "cdefgh":
+        write_run(tmp_path / name, range(1))
+    with pytest.raises(TrajectoryError, match=r"runs in .*e, \S+f and 2 more\."):
+        Trajectory(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.99])

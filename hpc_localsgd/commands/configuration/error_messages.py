@@ -147,10 +147,17 @@ def _not_accepted(message: str, key: str, name: str, options: Sequence[str], sho
         return _no_such_option(name, options, show)
     known = options_at(classes[-1])
     near = nearest(name, known)
-    guess = f" - did you mean {show(f'{key}.{near}')}?" if near else ""
     kind = key.rpartition(".")[2]
+    guess = f" - did you mean {show(f'{key}.{near}')}?" if near else _others_with(kind, name)
     has = ", ".join(known) or "none"
     return f"{kind} {name_at(kind, classes[-1])} has no option {name!r}: it has {has}{guess}"
+
+
+def _others_with(kind: str, name: str) -> str:
+    """Say which choices of a kind have an option; nothing where none has."""
+    known = choices(kind) if kind in CHOICES else {}
+    found = sorted(each for each, path in known.items() if name in options_at(path))
+    return f" - of {kind} {', '.join(found)} it is one" if found else ""
 
 
 def _of_other_type(message: str, key: str, show: Show) -> str | None:
