@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from harness.statistics import LEAST, Found, found, paired
 
 if TYPE_CHECKING:
-    from harness.runs import Runs
     from matplotlib.figure import Figure
+
+    from harness.runs import Runs
 
 Values = dict[str, list[float]]  # condition -> a number for each seed (or a curve over steps)
 Measured = dict[str, Values]  # what was measured -> the same

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from harness import ranks
-
 from hpc_localsgd.commands.sharpness.command import main as sharpness
 from hpc_localsgd.commands.sweep import manifest, request
 from hpc_localsgd.commands.sweep.members import Member, members
