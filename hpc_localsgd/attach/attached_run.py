@@ -1,32 +1,28 @@
-"""An attached run: rounds that begin and end, and what happens to gradients."""
+"""An attached run: rounds that begin and end, and the steps in them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.account import Accounts
 from hpc_localsgd.attach.backup import ModelBackup
 from hpc_localsgd.attach.batchnorm_estimate import Forward
 from hpc_localsgd.attach.call_order import CallOrder, only_makes_state
-from hpc_localsgd.attach.collectives import GRADIENTS, ROUND, STEP
+from hpc_localsgd.attach.collectives import ROUND, STEP
 from hpc_localsgd.attach.context import AttachContext
 from hpc_localsgd.attach.exchange import Exchange
-from hpc_localsgd.attach.gradient_hooks import GradientHooks, Use
 from hpc_localsgd.attach.integrity import ModelIntegrity
 from hpc_localsgd.attach.mean_model import MeanModel
 from hpc_localsgd.attach.other_tensors import warn_of_same_batches
 from hpc_localsgd.attach.quarantine import Quarantine
 from hpc_localsgd.attach.replicated import ReplicatedCheck
 from hpc_localsgd.attach.rounds import AgreedRounds, AttachedPosition
+from hpc_localsgd.attach.step_gradients import StepGradients
 from hpc_localsgd.attach.warm_up import WarmUp
 from hpc_localsgd.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from hpc_localsgd.tasks.buckets import Begin
-    from hpc_localsgd.types import Rows
 
 LOOK_EVERY = 64  # steps between two looks at ranks that do not wait for all others anyway
 
@@ -36,8 +32,7 @@ class AttachedRun:
 
     Attributes:
         rounds: Where in the run we are.
-        use: What the step does with gradients.
-        away: Whether the model holds the mean parameters just now.
+        gradients: What the step does with them.
     """
 
     def __init__(self, context: AttachContext, equal: bool) -> None:
@@ -52,10 +47,6 @@ class AttachedRun:
             context.model, context.grid, context.groups, self.exchange, context.statistics
         )
         self.accounts = Accounts(context.world.ledger)
-        self.use: Use = "own"
-        self._begins: list[Begin] = []  # of averages, where they are begun during backward
-        self._decided = -1  # the step for which `use` holds
-        self.away = False
         self.integrity = ModelIntegrity(
             context.model, context.optimizer, context.groups, context.frozen
         )
@@ -65,13 +56,19 @@ class AttachedRun:
         self._looked = False  # whether ranks train on data of their own
         self._on_step = type(context.algorithm).on_step is not Algorithm.on_step
         self._before = context.optimizer.register_step_pre_hook(self._before_step)
-        self.gradients: GradientHooks | None = None
-        self.watch_gradients()
+        self.gradients = StepGradients(
+            context, self.rounds, self.exchange, self._quarantine, self.meet
+        )
 
     @property
     def place(self) -> AttachedPosition:
         """Position in the run."""
         return self.rounds.place
+
+    @property
+    def away(self) -> bool:
+        """Whether the model holds the mean parameters just now."""
+        return self.gradients.away
 
     def meet(self, what: str) -> AbstractContextManager[None]:
         """Return the context of an operation in which all ranks meet."""
@@ -98,16 +95,14 @@ class AttachedRun:
             Whether a round ended.
         """
         if self.place.due:
-            self._begin_round(used=False)
-        self.settle_gradients(skipped=True)
+            self.gradients.begin_round(used=False)
+        self.gradients.settle(skipped=True)
         self.call_order.counted(self.context.optimizer)
-        if self.gradients is not None:
-            self.gradients.done = self.gradients.added = False
-            self.watch_gradients()
+        self.gradients.stepped()
         place = self.place
         place.t, place.equal = place.t + 1, False
         self.call_order.apart = True
-        self.warm_up.cut(place, self._rate())
+        self.warm_up.cut(place, self.context.lr)
         if not place.due:
             self.warm_up.say(place, self._rank)
             if self._on_step:
@@ -127,10 +122,10 @@ class AttachedRun:
     def end_round(self, last: bool) -> None:
         """Make the exchange that ends a round."""
         context, place = self.context, self.place
-        local = self.use == "own" and context.check_rounds
+        local = self.gradients.use == "own" and context.check_rounds
         if last or self._quarantine or (local and (context.algorithm.ends_equal or self._look_due)):
             self.agree(ROUND)
-        elif self.use == "mean" and place.t % LOOK_EVERY == 0:
+        elif self.gradients.use == "mean" and place.t % LOOK_EVERY == 0:
             context.check_finite(place.t, LOOK_EVERY)
         self._replicated.look()
         now = self.rounds.now(place.t - 1, last)
@@ -172,13 +167,13 @@ class AttachedRun:
             where = f"{what} after step {self.place.t - 1}"
             bad = self.context.grid.workers_of(found.non_finite)
             self._quarantine.of_models(bad, where, backup)
-        if found.alike and self.call_order.stepped and self._rank == 0 and self._rate() > 0:
+        if found.alike and self.call_order.stepped and self._rank == 0 and self.context.lr > 0:
             warn_of_same_batches(self.place.t - self.place.begin)
 
     def _digest(self) -> int:
         """Return a digest of the parameters after the first round of local steps, else 0."""
         place = self.place
-        if self._looked or self.use != "own" or place.H < 2 or place.t - place.begin < 2:
+        if self._looked or self.gradients.use != "own" or place.H < 2 or place.t - place.begin < 2:
             return 0
         self._looked = True
         return 1 + sum(group.fingerprint() for group in self.context.groups) % 2**51
@@ -199,46 +194,17 @@ class AttachedRun:
         """Take all hooks off; the run is over."""
         self.context.collectives.over()
         self._before.remove()
-        if self.gradients is not None:
-            self.gradients.remove()
-        self.gradients, self.use, self.place.over = None, "own", True
+        self.gradients.end()
+        self.place.over = True
         self.integrity.over()
         self.call_order.over()
 
     def resumed(self) -> None:
         """Continue from a place and state that have been loaded."""
         self.call_order.taken = 0
-        self.use, self._decided = "own", -1
-        if not self.place.due:
-            self._decide()
+        self.gradients.resumed()
         if self.place.over:
             self.detach()
-        else:
-            self.watch_gradients()
-
-    def watch_gradients(self) -> None:
-        """Put hooks on the parameters while a round of one step may come, and take them off."""
-        may_come = self.exchange.acts_on_gradient(1)
-        if may_come and self.gradients is None:
-            self.gradients = GradientHooks(
-                self.context.groups,
-                self.context.bucket_bytes,
-                self._use_now,
-                lambda: self._begins,
-                self._on_gradients,
-                lambda: self.meet(GRADIENTS),
-                lambda skipped: self.context.left_out(self.place.H, skipped),
-                None if self._quarantine is None else self._make_finite,
-            )
-        elif not may_come and self.gradients is not None:
-            self.gradients.remove()
-            self.gradients = None
-
-    def settle_gradients(self, skipped: bool = False) -> None:
-        """Exchange gradients that no backward pass has: the other ranks are waiting for them."""
-        hooks = self.gradients
-        if hooks is not None and hooks.to_settle(skipped) and self._use_now() != "own":
-            hooks.finish(skipped)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Note the rate, and check that gradients are final: the optimiser's pre-hook."""
@@ -246,53 +212,19 @@ class AttachedRun:
             return
         if self.away:
             self.refuse("optimizer.step()")
-        self._use_now()
+        use = self.gradients.now()
         given = [*args[1:], *kwargs.values()]  # the first argument is the optimiser
         closure = any(each is not None for each in given)
         self.call_order.took(optimizer, closure)
-        if self.use == "algorithm" and getattr(optimizer, "found_inf", None) is not None:
+        if use == "algorithm" and getattr(optimizer, "found_inf", None) is not None:
             raise ConfigurationError(
                 f"{self.context.algorithm} needs the gradients without GradScaler's factor, and a "
                 "fused optimizer takes it off inside its step: give it fused=False"
             )
         if not closure:
-            self.settle_gradients()
-        elif self.use == "algorithm":
+            self.gradients.settle()
+        elif use == "algorithm":
             raise ConfigurationError(
                 f"{self.context.algorithm} needs the gradients before optimizer.step(), and a "
                 "closure computes them inside: call backward() first and step() without a closure"
             )
-
-    def _rate(self) -> float:
-        return float(self.context.optimizer.param_groups[0].get("lr", 0.0))
-
-    def _begin_round(self, used: bool) -> None:
-        """Find H and what it means for the gradients."""
-        self.rounds.begin(self._rate(), used)
-        self._decide()
-        if not self.exchange.acts_on_gradient(self.place.H):
-            self.exchange.part_ways(self.rounds.now(self.place.t))
-
-    def _decide(self) -> None:
-        """Find what the step that comes does with gradients, as the algorithm says."""
-        self._decided, self.use = self.place.t, "own"
-        if self.exchange.acts_on_gradient(self.place.H):
-            begins = self.exchange.in_backward(self.rounds.now(self.place.t))
-            self.use, self._begins = ("algorithm", []) if begins is None else ("mean", begins)
-
-    def _use_now(self) -> Use:
-        """Tell what this step does with gradients; asked during backward."""
-        if self.away:
-            return "own"
-        if self.place.due:
-            self._begin_round(used=True)
-        elif self._decided != self.place.t:
-            self._decide()
-        return self.use
-
-    def _on_gradients(self, rows: list[Rows]) -> None:
-        self.exchange.on_gradients(rows, self.rounds.now(self.place.t))
-
-    def _make_finite(self, rows: list[Rows]) -> None:
-        if self._quarantine and self.context.algorithm.exchanges_gradients(self.place.H):
-            self._quarantine.of_gradients(rows, self.place.t)

@@ -46,6 +46,11 @@ class AttachContext:
         """The ranks with which this one exchanges."""
         return self.grid.world
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the optimizer's first group, which is what schedules see."""
+        return float(self.optimizer.param_groups[0].get("lr", 0.0))
+
     def reshard(self) -> None:
         """Let go of parameters that a forward pass has gathered from shards."""
         reshard(self.gathered)

@@ -121,14 +121,14 @@ class Sync:
         run.call_order.check("averaged()")
         self._context.reshard()
         backup = ModelBackup(self.model, self._context.groups)
-        run.away = True
+        run.gradients.away = True
         try:
             with run.meet(AVERAGED):
                 run.agree(AVERAGED, backup)
                 run.mean_model.show(run.place.equal, batches, forward, backup)
             yield self.model
         finally:
-            run.away = False
+            run.gradients.away = False
             self._context.reshard()
             backup.restore()
 
@@ -138,8 +138,8 @@ class Sync:
         Matters in rounds of one step, where each backward pass would exchange otherwise (also
         right, since averaging is linear, but sent more often than needed).
         """
-        gradients = self._run.gradients
-        return nullcontext() if gradients is None else gradients.pause()
+        hooks = self._run.gradients.hooks
+        return nullcontext() if hooks is None else hooks.pause()
 
     def detach(self) -> None:
         """Take all hooks off. The parameters stay where they are and the run is over."""

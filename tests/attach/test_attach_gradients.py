@@ -132,10 +132,10 @@ def test_hooks_go_at_the_switch_and_nothing_is_sent_between_syncs() -> None:
 def test_no_gradient_memory_where_there_are_local_steps_only() -> None:
     def work(world: ThreadWorld) -> None:
         model, optimizer, sync = attached(world=world, schedule=every(3))
-        gradients = sync._run.gradients
+        gradients = sync._run.gradients.hooks
         assert gradients is not None
         steps(model, optimizer, sync, range(1), world.rank)
-        assert gradients._flat == [] and sync._run.gradients is None
+        assert gradients._flat == [] and sync._run.gradients.hooks is None
 
     on_ranks(2, work)
 
