@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from average_direction import GRAPHS, LR, SEEDS, STEPS, at_batch, measured_at
+
 from harness.claim import Claim, Experiment, Measured, Statement
 from harness.draw import panels, seeds
 from harness.main import main
 from harness.runs import Runs
 from harness.statistics import paired
-
 from hpc_localsgd.analysis import style
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import spearmanr
+
 from harness.claim import Claim, Experiment, Measured, Statement, above, below, within
 from harness.draw import panels
 from harness.main import main
 from harness.runs import Runs, last, values
-from scipy.stats import spearmanr
-
 from hpc_localsgd.analysis import style
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from large_rates import METHODS, SEEDS, SUCCESS
+
 from harness.claim import Claim, Experiment, Measured, Statement, below, within
 from harness.draw import panels, plain_log, seeds
 from harness.main import main
 from harness.runs import Runs, last, values
-from large_rates import METHODS, SEEDS, SUCCESS
-
 from hpc_localsgd.analysis import style
 
 if TYPE_CHECKING:

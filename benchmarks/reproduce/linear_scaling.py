@@ -9,12 +9,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import linregress
+
 from harness.claim import Claim, Experiment, Measured, Statement, above, within
 from harness.draw import named_lines, panels
 from harness.main import main
 from harness.runs import Runs, values
-from scipy.stats import linregress
-
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.slow_sde import Manifold, Regime, euler_maruyama
 from hpc_localsgd.tasks.manifold import manifold

@@ -9,11 +9,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from harness.claim import Claim, Experiment, Measured, Statement, above, within
 from harness.draw import panels, plain_log
 from harness.main import main
 from harness.runs import Runs, values
-
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.end_labels import end_labels
 from hpc_localsgd.analysis.slow_sde import Manifold, Regime, euler_maruyama

@@ -9,11 +9,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from average_direction import LR, SEEDS, STEPS
+
 from harness.claim import Claim, Experiment, Measured, Statement, above, below
 from harness.draw import panels, seeds
 from harness.main import main
 from harness.runs import Runs, last, values
-
 from hpc_localsgd.analysis import style
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import linregress
+
 from harness.claim import Claim, Experiment, Measured, Statement, below, within
 from harness.draw import named_lines, panels
 from harness.main import main
 from harness.runs import Runs, values
-from scipy.stats import linregress
-
 from hpc_localsgd.analysis import style
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from harness.claim import Claim, Experiment, Measured, Statement, below
 from harness.draw import panels
 from harness.main import main
 from harness.runs import Runs
 from harness.statistics import paired
-
 from hpc_localsgd.analysis import style
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ import linear_scaling  # noqa: E402
 import quadratic_rule  # noqa: E402
 import slow_sde  # noqa: E402
 import unequal_data  # noqa: E402
+
 from harness import runs as runs_module  # noqa: E402
 from harness.claim import Statement, above, below, verdict, within  # noqa: E402
 from harness.page import REPORTS, in_order  # noqa: E402
 from harness.runs import Runs, last, values  # noqa: E402
 from harness.statistics import found, paired  # noqa: E402
-
 from hpc_localsgd.schedules.base import rounds  # noqa: E402
 from hpc_localsgd.schedules.local_steps import every, qsr  # noqa: E402
 from hpc_localsgd.schedules.rates import cosine  # noqa: E402
