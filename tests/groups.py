@@ -29,7 +29,7 @@ LAUNCHING = 2  # workers that begin with tests that start ranks
 # Groups that take longest begin first, so that no worker is left alone with one at the end.
 FIRST = (
     *("hosts", "slurm", "test_recipes_tried_out", "test_stopping", "test_same_numbers"),
-    *("test_torchrun_elastic", "test_resumed_on_other_ranks", "test_measured_by_ranks"),
+    *("test_torchrun_elastic", "test_measured_by_ranks"),
     *("test_every_world", "test_odd_command_lines", "test_tasks_contract"),
     *("test_checkpoint", "test_recipes", "test_restated_attached", "test_report", "test_whatif"),
     *("test_attach_ends", "test_loader_processes", "test_merging", "test_ends"),

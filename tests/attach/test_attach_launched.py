@@ -1,8 +1,13 @@
-"""`attach` on ranks of real launchers, many claims to a start; and the example of the docs."""
+"""`attach` on ranks of real launchers, many claims to a start; and the scripts of the docs.
+
+One start of each launcher, whose ranks run all scripts one after another.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,25 +16,53 @@ from launching import ROOT, horovodrun, mpirun, run, torchrun
 
 pytestmark = pytest.mark.launched
 
-SCRIPT = str(Path(__file__).with_name("attached_ranks.py"))
+HERE, EXAMPLES = Path(__file__).parent, ROOT / "examples"
+CLAIMED = str(HERE / "attached_ranks.py")
+Launcher = Callable[[int], list[str]]
+# Launcher -> the worlds in which the claims must hold, and the scripts behind them.
+LAUNCHES: dict[Launcher, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    mpirun: (("launched", "mpi"), ()),
+    horovodrun: (
+        ("horovod",),
+        (
+            "attach_horovod.py --epochs 6",
+            "migrating/horovod_before.py",
+            "migrating/horovod_after.py",
+        ),
+    ),
+    torchrun: (("torch",), ("migrating/ddp_before.py", "migrating/ddp_after.py")),
+}
+SCRIPTS = [(launcher, each) for launcher, (_, those) in LAUNCHES.items() for each in those]
 
 
-@pytest.mark.parametrize(
-    ("launcher", "worlds"),
-    [
-        pytest.param(lambda: mpirun(2), ("launched", "mpi"), id="mpirun"),
-        pytest.param(lambda: horovodrun(2), ("horovod",), id="horovodrun"),
-        pytest.param(lambda: torchrun(2), ("torch",), id="torchrun"),
-    ],
-)
+@pytest.fixture(scope="module")
+def said() -> Callable[[Launcher], str]:
+    """What the two ranks of a launcher said, in all scripts."""
+
+    @cache
+    def launched(launcher: Launcher) -> str:
+        worlds, scripts = LAUNCHES[launcher]
+        words = [CLAIMED, *worlds]
+        for script in scripts:
+            name, *more = script.split()
+            words += ["+", str(EXAMPLES / name), *more]
+        return run(launcher(2), [str(HERE / "several_scripts.py"), *words]).succeeded().text
+
+    return launched
+
+
+@pytest.mark.parametrize("launcher", LAUNCHES)
 def test_what_is_claimed_holds_on_ranks(
-    launcher: Callable[[], list[str]], worlds: tuple[str, ...]
+    launcher: Launcher, said: Callable[[Launcher], str]
 ) -> None:
-    outcome = run(launcher(), [SCRIPT, *worlds], timeout_s=90).succeeded()
-    assert outcome.text.count("holds in ") == len(worlds) * len(CLAIMS), outcome.text[-3000:]
+    worlds, text = LAUNCHES[launcher][0], said(launcher)
+    assert text.count("holds in ") == len(worlds) * len(CLAIMS), text[-3000:]
 
 
-def test_the_example_runs() -> None:
-    script = str(ROOT / "examples" / "attach_horovod.py")
-    outcome = run(horovodrun(2), [script, "--epochs", "6"], timeout_s=60).succeeded()
-    assert "test accuracy of the mean model" in outcome.text
+@pytest.mark.parametrize(("launcher", "script"), SCRIPTS)
+def test_the_scripts_of_the_docs_run(
+    launcher: Launcher, script: str, said: Callable[[Launcher], str]
+) -> None:
+    name = Path(script.split()[0]).name
+    found = re.findall(rf"{name}: test accuracy(?: of the mean model)?: (\d\.\d+)", said(launcher))
+    assert len(found) == 1 and float(found[0]) > 0.85, said(launcher)[-3000:]

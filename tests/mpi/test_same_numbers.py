@@ -1,21 +1,25 @@
-"""The same configuration gives the same run, wherever its workers live.
+"""The same configuration gives the same run, wherever its workers live, and where they move.
 
-One launch of every kind, two precisions in each: the processes of a launch start only once.
+A few launches, one after another, with several runs in each: their processes start only once. Some
+are over in a launch, in two precisions; others go on, unasked, in the next, on the ranks that are
+there. A test waits for the launches up to its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import gloo, horovodrun, mpirun, run
+from launching import gloo, horovodrun, mpirun, run, torchrun
+from moved_runs import check_same_run
 
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 
-HERE = Path(__file__).parent
+SEVERAL = str(Path(__file__).parent / "several_runs.py")
 PRECISIONS = {"float32": 1e-5, "float64": 1e-12}
 OPTIONS = """--workers=4
 --steps=60
@@ -32,16 +36,79 @@ OPTIONS = """--workers=4
 --figures=false
 --task.hidden=32
 """.split()
-
-LAUNCHES: dict[str, tuple[Callable[[], list[str]], str]] = {
-    "mpirun -np 3": (lambda: mpirun(3), "mpi(4 on 3 ranks, workers"),
-    "horovodrun -np 2": (lambda: horovodrun(2), "horovod(2 x 2 workers"),
-    "horovodrun --gloo -np 2": (lambda: gloo(2), "horovod(2 x 2 workers"),
+# What starts a launch, its number of ranks, and the steps at which runs that move end there.
+LAUNCHES: dict[str, tuple[Callable[[int], list[str]], int, int]] = {
+    "mpirun -np 3": (mpirun, 3, 8),
+    "horovodrun -np 2": (horovodrun, 2, 12),
+    "torchrun --nproc-per-node=3": (torchrun, 3, 20),
+    "horovodrun --gloo -np 2": (gloo, 2, 24),
 }
+# Launch -> the world of the runs that are over in it, in the words of their records.
+WORLDS = {
+    "mpirun -np 3": "mpi(4 on 3 ranks, workers",
+    "horovodrun -np 2": "horovod(2 x 2 workers",
+    "torchrun --nproc-per-node=3": "torch(4 on 3 ranks, workers",
+    "horovodrun --gloo -np 2": "horovod(2 x 2 workers",
+}
+MOVES = ["--batch-per-worker=8", "--dtype=float64", "--rate=constant", "--task.hidden=8"]
+MOVES += ["--schedule=every", "--schedule.steps=4", "--evaluate-every=8", "--figures=false"]
+MOVES += ["--spread-every=4", "--checkpoint-every=4", "--resume=auto"]
+MOVED = {
+    "diloco": ["--workers=8", "--algorithm=diloco", "--optimizer=AdamW"],
+    "gossip": ["--workers=8", "--algorithm=gossip"],
+    "mpi": ["--workers=6", "--world=mpi", "--algorithm=local_sgd"],
+    "dropout": ["--task=dropping_digits.dropping_digits", "--workers=5"],
+    "unsaid": ["--algorithm=slowmo"],  # K is that of the first launch
+}
+OF_MPI = 2  # the first launches, which give MPI to their ranks
+Launched = Callable[[str], tuple[Path, str]]
 
 
 def options(folder: Path, dtype: str, world: str) -> list[str]:
+    """Those of a run that is over in a launch."""
     return [*OPTIONS, f"--dtype={dtype}", f"--world={world}", f"--out={folder / dtype}"]
+
+
+def moving(name: str, out: Path, steps: int) -> list[str]:
+    """Those of a run that moves, up to so many steps."""
+    return [*MOVES, *MOVED[name], f"--steps={steps}", f"--out={out}"]
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Launched:
+    """Start the launches up to a given one; its folder, beside `moved`, and what it said."""
+    folder = tmp_path_factory.mktemp("launched")
+
+    @cache
+    def done(launch: str) -> tuple[Path, str]:
+        i = [*LAUNCHES].index(launch)
+        if i > 0:
+            done([*LAUNCHES][i - 1])
+        launcher, ranks, steps = LAUNCHES[launch]
+        here = folder / str(i)
+        here.mkdir()
+        runs = {name: moving(name, folder / "moved" / name, steps) for name in moving_in(i)}
+        if launch in WORLDS:
+            world = WORLDS[launch].partition("(")[0]
+            runs |= {dtype: options(here, dtype, world) for dtype in PRECISIONS}
+        files = written(here, runs.items())
+        return here, run(launcher(ranks), [SEVERAL, *files]).succeeded().stderr
+
+    return done
+
+
+def moving_in(i: int) -> list[str]:
+    """The runs that begin in a launch, or go on."""
+    return [name for name in MOVED if name != "mpi" or i < OF_MPI]
+
+
+def written(folder: Path, runs: Iterable[tuple[str, list[str]]]) -> list[str]:
+    """The files of the options of runs."""
+    files = []
+    for name, lines in runs:
+        files.append(folder / f"{name}.txt")
+        files[-1].write_text("\n".join(lines))
+    return [*map(str, files)]
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +119,12 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trajectory]
     return {dtype: Trajectory(folder / dtype) for dtype in PRECISIONS}
 
 
-@pytest.fixture(scope="module", params=LAUNCHES)
-def launched(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Trajectory]:
-    launcher, said = LAUNCHES[request.param]
-    world, folder, files = said.partition("(")[0], tmp_path_factory.mktemp("launched"), []
-    for dtype in PRECISIONS:
-        files.append(folder / f"{dtype}.txt")
-        files[-1].write_text("\n".join(options(folder, dtype, world)))
-    run(launcher(), [str(HERE / "several_runs.py"), *map(str, files)]).succeeded()
+@pytest.fixture(scope="module", params=WORLDS)
+def elsewhere(request: pytest.FixtureRequest, launched: Launched) -> dict[str, Trajectory]:
+    folder, _ = launched(request.param)
     runs = {dtype: Trajectory(folder / dtype) for dtype in PRECISIONS}
     for run_ in runs.values():  # it really was what it was meant to be
-        assert run_.attrs["world"].startswith(said)
+        assert run_.attrs["world"].startswith(WORLDS[request.param])
         assert ("Gloo" in run_.attrs["world"]) == ("--gloo" in request.param)
         assert run_.attrs["clock"] == "measured"
     return runs
@@ -72,9 +132,9 @@ def launched(
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_the_parameters_agree(
-    simulated: dict[str, Trajectory], launched: dict[str, Trajectory], dtype: str
+    simulated: dict[str, Trajectory], elsewhere: dict[str, Trajectory], dtype: str
 ) -> None:
-    ours, theirs = simulated[dtype], launched[dtype]
+    ours, theirs = simulated[dtype], elsewhere[dtype]
     assert theirs.snapshot_steps.tolist() == [0, 30, 60]
     start = ours.snapshot(0).mean
     for step in (0, 30, 60):  # 30 is in the middle of a round
@@ -88,9 +148,9 @@ def test_the_parameters_agree(
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_rounds_and_payload_are_the_same(
-    simulated: dict[str, Trajectory], launched: dict[str, Trajectory], dtype: str
+    simulated: dict[str, Trajectory], elsewhere: dict[str, Trajectory], dtype: str
 ) -> None:
-    ours, theirs = simulated[dtype].rounds, launched[dtype].rounds
+    ours, theirs = simulated[dtype].rounds, elsewhere[dtype].rounds
     for name in ("step_begin", "step_end", "local_steps", "lr", "payload_bytes"):
         np.testing.assert_array_equal(getattr(theirs, name), getattr(ours, name), err_msg=name)
     assert len(ours.step_end) == 25
@@ -103,9 +163,9 @@ def test_rounds_and_payload_are_the_same(
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_what_was_measured_agrees(
-    simulated: dict[str, Trajectory], launched: dict[str, Trajectory], dtype: str
+    simulated: dict[str, Trajectory], elsewhere: dict[str, Trajectory], dtype: str
 ) -> None:
-    ours, theirs = simulated[dtype], launched[dtype]
+    ours, theirs = simulated[dtype], elsewhere[dtype]
     assert theirs.names() == ours.names()
     for name in ours.names():
         a, b = ours.series(name), theirs.series(name)
@@ -116,8 +176,8 @@ def test_what_was_measured_agrees(
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-def test_seconds_are_measured_and_add_up(launched: dict[str, Trajectory], dtype: str) -> None:
-    rounds = launched[dtype].rounds
+def test_seconds_are_measured_and_add_up(elsewhere: dict[str, Trajectory], dtype: str) -> None:
+    rounds = elsewhere[dtype].rounds
     for seconds in (rounds.compute_s, rounds.wait_s, rounds.transfer_s):
         assert seconds.shape == (25, 4)
         assert (seconds >= 0).all()
@@ -125,3 +185,22 @@ def test_seconds_are_measured_and_add_up(launched: dict[str, Trajectory], dtype:
     assert rounds.transfer_s.sum() > 0
     assert (rounds.wait_s.min(1) == 0).all()  # in every round somebody waited for nobody
     assert (rounds.wire_bytes > 0).all()
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_run_that_moves_ends_where_the_simulated_run_ends(
+    name: str, launched: Launched, tmp_path: Path
+) -> None:
+    legs = [*LAUNCHES][:OF_MPI] if name == "mpi" else [*LAUNCHES]
+    folder, _ = launched(legs[-1])
+    given = moving(name, tmp_path / "alone", LAUNCHES[legs[-1]][2])
+    given += ["--world=simulated", *(["--workers=3"] if name == "unsaid" else [])]
+    assert main(given) == 0
+    check_same_run(folder.parent / "moved" / name, tmp_path / "alone", len(legs))
+
+
+def test_each_launch_says_so_in_one_line(launched: Launched) -> None:
+    ranks = [n for _, n, _ in LAUNCHES.values()]
+    for i, launch in enumerate([*LAUNCHES][1:], 1):
+        line = f"the checkpoint is of {ranks[i - 1]} ranks and this job has {ranks[i]}: the same"
+        assert launched(launch)[1].count(line) == len(moving_in(i))
