@@ -18,7 +18,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
+
+from hpc_localsgd.worlds.process_end import end_process
 
 STOPPED = 85  # exit status: stopped on request, resume me
 HUNG = 86  # exit status: a rank made no step for too long, resume me
@@ -221,11 +222,11 @@ def resume_line(out: Path) -> str:
 
 def end(status: int) -> NoReturn:
     """End this process at once, without waiting for ranks that may be gone."""
-    for each in list(before_end):
-        each()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(to_launcher(status))
+    try:
+        for each in list(before_end):
+            each()
+    finally:
+        end_process(to_launcher(status))
 
 
 def starts_again(environ: Mapping[str, str] = os.environ) -> bool:

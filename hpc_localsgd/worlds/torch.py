@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
@@ -64,6 +65,7 @@ def among(ranks: Sequence[int], device: torch.device) -> Torch:
     return Torch(None, device, group=group)
 
 
+LEAVE_WITHIN_S = 2.0  # for an average that is under way at the end
 OF_HOSTS = 0  # the key of the group of all ranks that moves what lies in host memory
 
 
@@ -169,13 +171,20 @@ class TorchTransport(Transport):
     def _leave(self) -> None:
         """End the process group that was started here, and wait for its threads.
 
-        Not where an average is under way, whose other ranks may be gone: that wait has no bound.
+        Not for an average that stays under way, whose other ranks may be gone: torch's own wait for
+        it has no bound.
         """
         atexit.unregister(self._leave)
         if self._dist.is_initialized():
-            under_way = self._begun is not None and not self._begun.is_completed()
-            self._left = self._all if under_way else None
+            end = time.monotonic() + LEAVE_WITHIN_S
+            while self._under_way and time.monotonic() < end:
+                time.sleep(0.01)
+            self._left = self._all if self._under_way else None
             self._dist.destroy_process_group()
+
+    @property
+    def _under_way(self) -> bool:
+        return self._begun is not None and not self._begun.is_completed()
 
     @property
     def _all(self) -> Any:

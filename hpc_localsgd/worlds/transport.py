@@ -10,6 +10,8 @@ from functools import cache
 
 import torch
 
+from hpc_localsgd.worlds.process_end import end_process
+
 
 class Transport(ABC):
     """n ranks that can talk. Tensors are contiguous; operations in place return nothing.
@@ -87,9 +89,7 @@ class Transport(ABC):
 
     def end(self, status: int) -> None:
         """End this process from any thread, without asking a library in which another one waits."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        end_process(status)
 
     def abort(self, code: int) -> None:
         """End this process at once; by default without any clean-up that might wait for others."""
