@@ -35,6 +35,8 @@ for file in sys.argv[1:]:
     if kind not in worlds:
         worlds[kind] = make_world(config, launch)
     statuses.append(_train(resolved, worlds[kind]))
+    if worlds[kind].rank == 0:
+        print(f"{file}: ended", file=sys.stderr)  # for whoever waits for this one alone
 last = {world.rank_group: world for world in reversed(worlds.values())}  # one of those of a library
 for world in last.values():
     world.close()

@@ -1,14 +1,16 @@
 """`--smoke` of every recipe under mpirun: the real models and algorithms, seconds each.
 
-All of them in one launch, in the order of their names; one that fails ends those behind it, too.
+All of them in one launch, in the order of their names; each test waits for its own. One that fails
+ends those behind it, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launching import Outcome, mpirun, run
+from launching import Job, mpirun, started, until
 
 from hpc_localsgd.commands.smoke import STEPS
 from hpc_localsgd.trajectory import Trajectory
@@ -18,12 +20,11 @@ RECIPES = sorted((HERE.parents[1] / "benchmarks" / "configs").glob("*.yaml"))
 # Of nets of ImageNet one sees images of their real size; the others smaller ones, in a tenth of
 # the time. (What each of them is at its real size, `test_recipes` counts.)
 SMALLER = ("qsr_imagenet_resnet152", "qsr_imagenet_resnet50", "qsr_imagenet_vit_b")
-pytestmark = pytest.mark.timeout(900)  # of all together
 
 
 @pytest.fixture(scope="module")
-def tried(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """The folder of the trials, and how the launch ended."""
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Job]]:
+    """The folder of the trials, and the launch that does them."""
     folder = tmp_path_factory.mktemp("recipes")
     files = []
     for path in RECIPES:
@@ -31,16 +32,19 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
         words = ["--config", path, "--smoke", "--world=mpi", "--out", folder / path.stem]
         words += ["--task.size=64"] if path.stem in SMALLER else []
         files[-1].write_text("\n".join(map(str, words)))
-    return folder, run(mpirun(2), [str(HERE / "several_runs.py"), *map(str, files)], timeout_s=800)
+    with started(mpirun(2), [str(HERE / "several_runs.py"), *map(str, files)]) as job:
+        yield folder, job
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_recipe_runs(path: Path, tried: tuple[Path, Outcome]) -> None:
-    folder, outcome = tried
+def test_the_recipe_runs(path: Path, trials: tuple[Path, Job]) -> None:
+    folder, job = trials
+    said = f"{folder / path.stem}.options: ended"
+    until(lambda: job.process.poll() is not None or said in job.stderr.read_text(), 100, said)
     out = folder / f"{path.stem}-smoke"
-    assert (out / "trajectory.h5").exists(), outcome.text[-3000:]
+    assert (out / "trajectory.h5").exists(), job.stderr.read_text()[-3000:]
     trial = Trajectory(out)
-    assert trial.attrs["status"] == "complete", outcome.text[-3000:]
+    assert trial.attrs["status"] == "complete", job.stderr.read_text()[-3000:]
     assert trial.rounds.step_end[-1] == STEPS
     longest = max(trial.rounds.local_steps)
     assert longest == 1 if path.stem.startswith("zh") else longest > 1
@@ -48,5 +52,5 @@ def test_the_recipe_runs(path: Path, tried: tuple[Path, Outcome]) -> None:
     assert not (out / "checkpoints").exists()  # gigabytes, for nobody
 
 
-def test_all_of_them_ended_well(tried: tuple[Path, Outcome]) -> None:
-    tried[1].succeeded()
+def test_all_of_them_ended_well(trials: tuple[Path, Job]) -> None:
+    trials[1].wait().succeeded()

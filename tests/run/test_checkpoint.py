@@ -115,10 +115,11 @@ def test_images_on_disk_go_on_in_mid_epoch(tmp_path: Path, data: str) -> None:
     assert pack([str(tmp_path / "images"), str(tmp_path / "images.h5")]) == 0
     task = ["--task=imagenet", "--task.model=resnet8", "--task.size=16", "--task.classes=4"]
     task += [f"--task.data={tmp_path / data}", "--task.loaders=1", "--batchnorm-batches=3"]
-    whole, _ = start(tmp_path / "whole", task=task)
+    seldom = ["--steps=20", "--evaluate-every=9", "--spread-every=9"]
+    whole, _ = start(tmp_path / "whole", *seldom, task=task)
     finish(whole)
-    interrupt(tmp_path / "cut", 21, task=task)
-    cut, _ = start(tmp_path / "cut", "--resume", task=task)
+    interrupt(tmp_path / "cut", 18, *seldom, task=task)
+    cut, _ = start(tmp_path / "cut", *seldom, "--resume", task=task)
     assert cut.position.t == 15
     assert cut.run.task.partition.steps_per_epoch not in (1, 3, 5, 15)  # 15 is in mid-epoch
     finish(cut)

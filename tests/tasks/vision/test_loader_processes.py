@@ -7,46 +7,53 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from launching import patient, until
-from small_tasks import write_folder
+from launching import until
 
-from hpc_localsgd.commands.pack import main as pack_command
 from hpc_localsgd.errors import DataError
 from hpc_localsgd.tasks.vision import reader
 from hpc_localsgd.tasks.vision.reader import BatchRequest, Reader, Result
 
 GONE_WITHIN_S = 30
 
-# A rank with two loaders, which end it as its second argument says.
-RANK = """
+# Has imported what a rank does, and for every line it reads forks one: a rank with two loaders,
+# which end it as the line says.
+RANKS = """
 import os, signal, sys
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
-def main(data, end):  # imports here: every loader imports this file, and needs none of them
-    import numpy as np
+def main():  # imports here: every loader imports this file, and has torch from the fork server
+    from hpc_localsgd.tasks.vision import reader
+
+    reader.LOOK_AFTER_S = 0.5
+    for line in sys.stdin:
+        if not (pid := os.fork()):
+            return rank(line.strip())
+        print("status", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+def rank(end):
     from families import descendants, parents
     from hpc_localsgd.errors import DataError
-    from hpc_localsgd.tasks.base import TaskContext
-    from hpc_localsgd.tasks.imagenet import imagenet
-    from hpc_localsgd.tasks.vision.reader import BatchRequest
+    from hpc_localsgd.tasks.vision.reader import Reader
 
-    spec = imagenet(data=data, model="resnet8", size=16, classes=4, loaders=2)
-    task = spec.build(TaskContext(workers=2, local_workers=(0, 1), batch=5, seed=4))
-    task.batch([0, 1], 0)
+    signal.alarm(300)  # one that hangs is none that ends
+    batches = Reader(blank, processes=2, pin=False)
+    for t in range(2):  # one of each loader, so that both have begun
+        batches.get(request(t), map(request, range(t + 1, 99)))
     mine = descendants(os.getpid())
-    print(*mine, flush=True)
+    print("family", *mine, flush=True)
     assert len(mine) >= 3, mine  # the fork server and two loaders
     for number in SIGNALS:
         for pid in mine:
             os.kill(pid, number)
-    for t in range(1, 12):  # more than were under way
-        task.batch([0, 1], t)
+    for t in range(2, 12):  # more than were under way
+        batches.get(request(t), map(request, range(t + 1, 99)))
     if end == "at once, as on request":
         os._exit(85)
     if end == "by SIGKILL":
@@ -56,14 +63,28 @@ def main(data, end):  # imports here: every loader imports this file, and needs 
         os.kill(next(pid for pid in mine if of[pid] != os.getpid()), signal.SIGKILL)
         try:
             for t in range(12, 99):
-                task.batch([0, 1], t)
+                batches.get(request(t))
         except DataError:
             os._exit(1)  # as an abort does
     if end == "by a traceback":  # which holds on to the loaders
-        task.samples._reader.get(BatchRequest("no split", np.zeros(1, dtype=int), (0, 0, 99)))
+        batches.get(request(100, "no split"))
+
+def request(t, split="train"):
+    import numpy as np
+    from hpc_localsgd.tasks.vision.reader import BatchRequest
+
+    return BatchRequest(split, np.zeros(0, dtype=int), (t,))
+
+def blank(request):
+    import torch
+    from hpc_localsgd.tasks.vision.reader import Result
+
+    if request.split != "train":
+        raise KeyError(request.split)
+    return Result(request.key, torch.zeros(4), torch.zeros(4), [])
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
 """
 
 ENDS = {
@@ -76,42 +97,38 @@ ENDS = {
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Popen[str]]:
-    """A rank for each way to end, all at the same time."""
-    folder = tmp_path_factory.mktemp("loaders")
-    write_folder(folder / "images")
-    assert pack_command([str(folder / "images"), str(folder / "images.h5")]) == 0
-    script = folder / "rank.py"
-    script.write_text(RANK)
-    here = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.getcwd()]
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join(here)}
-    return {
-        end: subprocess.Popen(
-            [sys.executable, str(script), str(folder / "images.h5"), end],
-            env=environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for end in ENDS
-    }
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """What makes a rank for every line that it is given."""
+    script = tmp_path_factory.mktemp("loaders") / "ranks.py"
+    script.write_text(RANKS)
+    here = [str(Path(__file__).parent), os.getcwd()]
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(here)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_nothing_is_left_of_a_rank_and_its_loaders(
-    ended: dict[str, subprocess.Popen[str]], end: str
-) -> None:
-    rank = ended[end]
-    assert rank.stdout is not None and rank.stderr is not None
-    family = [int(pid) for pid in rank.stdout.readline().split()]
-    assert rank.wait(patient(100)) == ENDS[end], rank.stderr.read()[-2000:]
+def test_nothing_is_left_of_a_rank_and_its_loaders(ranks: subprocess.Popen[str], end: str) -> None:
+    assert ranks.stdin is not None and ranks.stdout is not None
+    print(end, file=ranks.stdin, flush=True)
+    kind, *family = ranks.stdout.readline().split()
+    assert kind == "family" and len(family) >= 3
+    assert ranks.stdout.readline().split() == ["status", str(ENDS[end])]
     try:
         gone = f"the loaders of a rank that ended {end} have ended"
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), GONE_WITHIN_S, gone)
+        until(lambda: not any(alive(pid) for pid in family), GONE_WITHIN_S, gone)
     finally:
-        for pid in family:
-            if Path(f"/proc/{pid}").exists():
-                os.kill(pid, signal.SIGKILL)
+        for pid in filter(alive, family):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def alive(pid: str) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def test_a_loader_that_is_killed_while_it_owes_nothing_is_named_at_the_next_request(
