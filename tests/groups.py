@@ -1,8 +1,8 @@
 """Which tests start ranks, and which tests must run in one process, one after another.
 
-`make test` runs all tests on five workers, a group of them at a time. Three begin with the tests
+`make test` runs all tests on four workers, a group of them at a time. Two begin with the tests
 that start ranks: these mostly wait, for a Slurm, for a launcher, for a rank that is killed. The
-others begin with the tests that start none and compute meanwhile, where the first three leave a
+others begin with the tests that start none and compute meanwhile, where the first two leave a
 processor. A test that starts ranks says so with `@pytest.mark.launched`; `launching` refuses to
 serve one that does not. Tests of one group share their fixtures: a launch, a Slurm, hosts.
 """
@@ -25,7 +25,7 @@ LAUNCHED = ("hosts", "mpi")  # folders all of whose tests start ranks
 CLUSTERS = {"cluster", "slurm"}  # fixtures that are a Slurm
 RECIPES = ("test_recipes.py", "test_recipes_tried_out.py")
 _WORD = re.compile(r"(not )?\w+")  # of an expression
-LAUNCHING = 3  # workers that begin with tests that start ranks
+LAUNCHING = 2  # workers that begin with tests that start ranks
 # Groups that take longest begin first, so that no worker is left alone with one at the end.
 FIRST = (
     *("hosts", "slurm", "test_recipes_tried_out", "test_stopping", "test_same_numbers"),

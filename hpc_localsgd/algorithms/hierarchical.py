@@ -41,10 +41,9 @@ class Hierarchical(Algorithm):
             the blocks it began with, on whatever hosts.
         rounds: For each level but the first, exchanges of the level below between two of its own.
         parallel_first: Whether all workers meet in each of the rounds of length 1 that a run begins
-            with, which makes them the parallel phase of Post-local SGD. Without it they are rounds
-            like any other, and every(1) averages within blocks at every step. Rounds are counted
-            from the beginning of the run either way, so after that phase all workers may meet
-            sooner than after prod(rounds) rounds, never later.
+            with, as in the parallel phase of Post-local SGD; else these are rounds like any other.
+            Rounds are counted from the beginning of the run either way, so after that phase all
+            workers may meet sooner than after prod(rounds) rounds, never later.
         compressor: How the difference from the last average over all workers is coded when all
             meet, over the slower network; within blocks parameters travel as they are.
     """
@@ -70,7 +69,6 @@ class Hierarchical(Algorithm):
 
     def begins_equal(self, H: int) -> bool:
         """Tell that only the difference that a codec is given is from where all are equal."""
-        del H
         return self.compressor is not None
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
@@ -80,8 +78,8 @@ class Hierarchical(Algorithm):
         for small, large in zip(levels, levels[1:], strict=False):
             if large % small:
                 raise ConfigurationError(
-                    f"hierarchical: blocks of {small} do not divide {large} workers; "
-                    "give block sizes that divide each other and the number of workers"
+                    f"hierarchical: blocks of {small} do not divide {large} workers; give sizes "
+                    "that divide each other and the number of workers"
                 )
         for block in levels:
             world.ranks_of_block(block)
@@ -97,8 +95,7 @@ class Hierarchical(Algorithm):
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
         """Return the average over the largest block that is due."""
-        anchor, memory = state["anchor"], state["memory"]
-        level = self.level(now)
+        anchor, memory, level = state["anchor"], state["memory"], self.level(now)
         if anchor is None or level < len(self.rounds):
             return world.mean(x, state["levels"][level]), state
         x, memory = mean_of_parameters(x, anchor, self.compressor, memory, state["sizes"], world)
@@ -107,8 +104,7 @@ class Hierarchical(Algorithm):
 
     def makes_equal(self, state: State, now: Now) -> bool:
         """Return whether all workers are averaged, not only those of a block."""
-        levels = state["levels"]
-        return bool(levels[self.level(now)] == levels[-1])
+        return bool(state["levels"][self.level(now)] == state["levels"][-1])
 
     def level(self, now: Now) -> int:
         """Return the level that ends the round: 0 the smallest blocks, len(rounds) all workers."""
@@ -119,7 +115,6 @@ class Hierarchical(Algorithm):
 
     def payload(self, model: ModelSize, K: int, now: Now) -> int:
         """Return the bytes of one copy of the parameters a round (none from a block of one)."""
-        alone = self.level(now) == 0 and tuple(self.blocks)[:1] == (1,)
-        if alone or K == 1:
+        if K == 1 or (self.level(now) == 0 and tuple(self.blocks)[:1] == (1,)):
             return 0
         return coded_bytes(self.compressor if self.level(now) == len(self.rounds) else None, model)
