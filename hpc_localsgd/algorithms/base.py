@@ -32,6 +32,8 @@ class Algorithm(ABC):
             evaluate is there without asking anybody.
         ends_at_mean: Whether that is the mean of the parameters before the exchange, as it is not
             where an outer optimiser moves on, or a codec rounds.
+        may_begin_apart: Whether workers may begin with parameters of their own, as they never are
+            equal; asked by `begins_equal`.
         only_single_steps: Whether every round must have length 1.
         sends_gradients: Whether gradients are exchanged at every step of any round.
         needs_whole_models: Whether a number's fate depends on all others (a length, say), so that
@@ -42,6 +44,7 @@ class Algorithm(ABC):
 
     ends_equal = True
     ends_at_mean = False
+    may_begin_apart = False
     only_single_steps = False
     sends_gradients = False
     needs_whole_models = False
@@ -79,7 +82,7 @@ class Algorithm(ABC):
         remembers of `x` would be another on every rank, or no exchange would make them equal.
         """
         del H
-        return True
+        return not self.may_begin_apart
 
     def exchanges_gradients(self, H: int) -> bool:
         """Return whether workers exchange gradients in a round of H steps."""

@@ -26,12 +26,8 @@ class CoCoD(Algorithm):
     """
 
     ends_equal = False
+    may_begin_apart = True
     ends_its_own_way = True
-
-    def begins_equal(self, H: int) -> bool:
-        """Tell that workers may begin with parameters of their own: they never are equal."""
-        del H
-        return False
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return a state without an exchange under way: all workers are equal."""

@@ -35,13 +35,9 @@ class D2(Algorithm):
     """
 
     ends_equal = False
+    may_begin_apart = True
 
     topology: Topology = field(default_factory=lambda: lazy(of=ring()))
-
-    def begins_equal(self, H: int) -> bool:
-        """Tell that workers may begin with parameters of their own: they never are equal."""
-        del H
-        return False
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `x` [R, P], the round's start, and `y` [R, P] of the round before."""

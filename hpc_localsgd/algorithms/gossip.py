@@ -37,14 +37,10 @@ class Gossip(Algorithm):
     """
 
     ends_equal = False
+    may_begin_apart = True
 
     topology: Topology = field(default_factory=ring)
     order: Literal["atc", "awc"] = "atc"
-
-    def begins_equal(self, H: int) -> bool:
-        """Tell that workers may begin with parameters of their own: they never are equal."""
-        del H
-        return False
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: with AWC, `before` [R, P], the parameters at the round's beginning."""

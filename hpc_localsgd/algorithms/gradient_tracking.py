@@ -34,14 +34,10 @@ class GradientTracking(Algorithm):
     """
 
     ends_equal = False
+    may_begin_apart = True
     only_single_steps = True
 
     topology: Topology = field(default_factory=ring)
-
-    def begins_equal(self, H: int) -> bool:
-        """Tell that workers may begin with parameters of their own: they never are equal."""
-        del H
-        return False
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: tracked and last gradient, `y` and `g` [R, P], none at first."""

@@ -43,6 +43,7 @@ class NoLoCo(Algorithm):
     """
 
     ends_equal = False
+    may_begin_apart = True
 
     alpha: float = 0.5
     beta: float = 0.7
@@ -55,11 +56,6 @@ class NoLoCo(Algorithm):
                 "noloco: needs 0 <= alpha < 1, beta > 0 and gamma > 0, got "
                 f"alpha {self.alpha}, beta {self.beta} and gamma {self.gamma}"
             )
-
-    def begins_equal(self, H: int) -> bool:
-        """Tell that workers may begin with parameters of their own: they never are equal."""
-        del H
-        return False
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `phi` [R, P] and its momentum `d` [R, P]."""

@@ -32,6 +32,7 @@ class Overlap(Algorithm):
     """
 
     ends_equal = False
+    may_begin_apart = True
     ends_its_own_way = True
 
     pull: float = 0.6
@@ -43,11 +44,6 @@ class Overlap(Algorithm):
                 "overlap: needs 0 <= pull <= 1 and 0 <= beta < 1, got "
                 f"pull {self.pull} and beta {self.beta}"
             )
-
-    def begins_equal(self, H: int) -> bool:
-        """Tell that workers may begin with parameters of their own: they never are equal."""
-        del H
-        return False
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `z` [R, P] of every worker, `v` [R, P], and no exchange under way."""

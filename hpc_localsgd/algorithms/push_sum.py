@@ -39,13 +39,9 @@ class PushSum(Algorithm):
     """
 
     ends_equal = False
+    may_begin_apart = True
 
     topology: Topology = field(default_factory=one_peer_exponential)
-
-    def begins_equal(self, H: int) -> bool:
-        """Tell that workers may begin with parameters of their own: they never are equal."""
-        del H
-        return False
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state: `start` [R, P], z of the round's beginning, and `w` of all K workers.

@@ -32,13 +32,12 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Job
         words = ["--config", path, "--smoke", "--world=mpi", "--out", folder / path.stem]
         words += ["--task.size=64"] if path.stem in SMALLER else []
         files[-1].write_text("\n".join(map(str, words)))
-    monkeypatch = pytest.MonkeyPatch()
-    # Memory that is given back after every step is a third of the time of all.
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**32))
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", str(2**33))
-    with started(mpirun(2), [str(HERE / "several_runs.py"), *map(str, files)]) as job:
-        monkeypatch.undo()  # it has begun
-        yield folder, job
+    with pytest.MonkeyPatch.context() as patch:
+        # Memory that is given back after every step is a third of the time of all.
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**32))
+        patch.setenv("MALLOC_TRIM_THRESHOLD_", str(2**33))
+        with started(mpirun(2), [str(HERE / "several_runs.py"), *map(str, files)]) as job:
+            yield folder, job
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
