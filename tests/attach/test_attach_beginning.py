@@ -40,6 +40,12 @@ def test_it_is_refused_by_all_or_is_trained_as_it_should(algorithm: Algorithm, H
         everyone_equal(list(after))
 
 
+def test_those_that_need_no_common_beginning_are_not_refused() -> None:
+    apart = {type(a).__name__ for a in of_the_folder() if not a.begins_equal(2)}
+    never_equal = {"CoCoD", "D2", "Gossip", "GradientTracking", "NoLoCo", "Overlap", "PushSum"}
+    assert apart == never_equal | {"Hierarchical", "LocalSGD"}
+
+
 def test_nobody_is_refused_who_begins_alike() -> None:
     def work(world: ThreadWorld) -> torch.Tensor:
         given = {"schedule": every(1), "algorithm": AllReduce(), "broadcast": False}
