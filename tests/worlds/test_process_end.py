@@ -36,6 +36,24 @@ def test_a_reader_that_has_gone_does_not_change_the_status() -> None:
     assert process.wait(timeout=60) == 7
 
 
+def test_one_stream_that_fails_leaves_the_other() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    script = f"import sys; sys.stderr.write('why'); {SAYS}"
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    process = subprocess.run(
+        [sys.executable, "-c", script], stdout=writes, stderr=subprocess.PIPE, env=environ
+    )
+    os.close(writes)
+    assert (process.returncode, process.stderr) == (7, b"why")
+
+
+def test_what_is_to_be_done_before_the_end_does_not_keep_it() -> None:
+    fails = "stopping.before_end.add(lambda: 1 / 0)"
+    script = f"from hpc_localsgd.run import stopping; {fails}; stopping.end(7)"
+    assert ended(script).wait(timeout=60) == 7
+
+
 def test_a_reader_that_stands_still_does_not_keep_it() -> None:
     reads, writes = os.pipe()
     process = ended(STUCK, writes)
