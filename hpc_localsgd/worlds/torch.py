@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from hpc_localsgd.worlds import gloo_threads  # noqa: F401  # waits for them at the end
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.rendezvous import meet
 from hpc_localsgd.worlds.transport import Transport, rank_group
@@ -73,8 +74,7 @@ class TorchTransport(Transport):
     """torch.distributed's default group, or one started here if there is none.
 
     Groups are held by torch alone: whoever ends one ends its threads with it, where nobody else
-    holds it. Gloo's threads let go of the last tensor after the exchange has returned, and a
-    process whose Python ends before that may abort.
+    holds it. A group of the script's that nobody ends is left as it is: see `gloo_threads`.
     """
 
     def __init__(

@@ -1,0 +1,94 @@
+"""A process ends without an abort where nobody ends the process group whose threads are at work."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpc_localsgd.worlds import gloo_threads
+
+# Two groups of one process, as two ranks would have them. Nothing waits for the exchange, so the
+# last to let go of its tensors are Gloo's threads; Python is not handed to them while it spins.
+SCRIPT = """
+import atexit, sys, time
+from datetime import timedelta
+from threading import Thread
+import torch
+import torch.distributed as dist
+BEFORE
+store, ranks = dist.HashStore(), {}
+
+def join(rank):
+    ranks[rank] = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=60))
+
+joining = [Thread(target=join, args=(rank,)) for rank in (0, 1)]
+[thread.start() for thread in joining]
+[thread.join() for thread in joining]
+sys.setswitchinterval(100)
+
+def spin():
+    for group in ranks.values():
+        group.allreduce([torch.ones(1000)])
+    end = time.perf_counter() + 0.2
+    while time.perf_counter() < end:
+        pass
+
+AT_THE_END
+"""
+OURS = "import hpc_localsgd.worlds.torch"
+COUNT = "from hpc_localsgd.worlds import gloo_threads; print(len(gloo_threads._threads())); "
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+
+
+def ends(before: str, at_the_end: str) -> subprocess.CompletedProcess[str]:
+    script = SCRIPT.replace("BEFORE", before).replace("AT_THE_END", at_the_end)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_it_aborts_where_nothing_waits_for_the_threads() -> None:
+    ended = ends("", "spin()")
+    assert ended.returncode == -signal.SIGABRT, "torch mended it: gloo_threads has lost its object"
+
+
+@pytest.mark.parametrize(
+    "last", ["spin()", "atexit.register(spin)"], ids=["in the script", "at its exit"]
+)
+def test_the_threads_are_waited_for(last: str) -> None:
+    ended = ends(OURS, COUNT + last)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "4\n"  # two of each group
+
+
+@pytest.fixture
+def stat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the only thread of Gloo a state that can be written; bound the wait to 0.3 s."""
+    monkeypatch.setattr(gloo_threads, "_threads", lambda: [tmp_path])
+    monkeypatch.setattr(gloo_threads, "WITHIN_S", 0.3)
+    return tmp_path / "stat"
+
+
+@pytest.mark.parametrize(
+    ("state", "waits"), [("R", True), ("D", True), ("S", False)], ids=["runs", "disk", "sleeps"]
+)
+def test_a_thread_at_work_is_waited_for_but_not_for_ever(
+    stat: Path, state: str, waits: bool
+) -> None:
+    stat.write_text(f"7 (pt_gloo_runloop) {state} 1 1")
+    begun = time.monotonic()
+    gloo_threads.wait_for_gloo()
+    assert (time.monotonic() - begun >= 0.3) is waits
+
+
+def test_a_thread_that_has_ended_is_not_waited_for(stat: Path) -> None:
+    assert not stat.exists()
+    begun = time.monotonic()
+    gloo_threads.wait_for_gloo()
+    assert time.monotonic() - begun < 0.3
