@@ -50,6 +50,7 @@ ranks_for() {
     RANKS='' NODES=''
     [[ $1 =~ ^[1-9][0-9]*$ ]] && (($1 < SLURM_NTASKS)) || return 0
     RANKS=$1 NODES=$(($1 < SLURM_JOB_NUM_NODES ? $1 : SLURM_JOB_NUM_NODES))
+    left=$(cut -d , -f "-$NODES" <<<"$left")  # srun may be given no more names than nodes
     say "$1 worker(s): $1 of $SLURM_NTASKS ranks train, and the others stay idle"
 }
 

@@ -33,6 +33,13 @@ def test_training_goes_on_on_the_nodes_that_are_left(stage: Stage, launcher: str
     assert "on with 2 rank(s) on n1" in ended.text
 
 
+def test_no_more_nodes_are_named_than_have_workers(stage: Stage) -> None:
+    how = {"CRASHES_FIRST": "1", "DEAD": "n10", "WORKERS": "1"}
+    first, again = stage.run("elastic.sbatch", **how, **UNEQUAL).launchers
+    assert first.endswith("--nodes=1 --ntasks=1"), first
+    assert again.endswith("--nodes=1 --ntasks=1 --nodelist=n1"), again
+
+
 def test_the_workers_are_the_same_on_the_nodes_that_are_left(stage: Stage) -> None:
     ended = stage.run("elastic.sbatch", "--x=1", CRASHES_FIRST="1", DEAD="n1", WORKERS="8", **EACH)
     words = "-m hpc_localsgd.train --workers 32 --x=1 --workers 8 --out"

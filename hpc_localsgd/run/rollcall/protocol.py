@@ -18,8 +18,12 @@ REMEDY = (
 
 
 def failed(error: BaseException | None) -> str:
-    """Describe the end of a rank that ends by an error."""
-    return f"{FAILED} ({type(error).__name__}: {str(error)[:200]})"
+    """Describe the end of a rank that ends by an error, also by one that cannot be shown."""
+    try:
+        said = str(error)[:200]
+    except Exception:
+        said = "no text"
+    return f"{FAILED} ({type(error).__name__}: {said})"
 
 
 class At(NamedTuple):

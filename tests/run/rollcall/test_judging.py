@@ -151,3 +151,11 @@ def test_lines_say_what_was_meant_and_nothing_else_is_read() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match="neither note nor verdict"):
             read(line)
+
+
+def test_an_error_that_cannot_be_shown_is_said_by_its_kind() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise KeyError("text")
+
+    assert failed(Mute()) == "has failed (Mute: no text)"
