@@ -49,6 +49,7 @@ METHODS = {
 }
 COLOURS = {"parallel AdamW": BLUE, "MuLoCo": RED}
 BELOW = ("DiLoCo, e3m0", "SparseLoCo, then int4")  # names that would lie on others
+BESIDE = ("DiLoCo, int4",)  # whose marks have others above and below
 
 
 def draw(rows: dict[str, list[Row]], path: Path) -> None:
@@ -59,8 +60,9 @@ def draw(rows: dict[str, list[Row]], path: Path) -> None:
             sent, losses = [r.payload_bytes for r in runs], [r.test_loss for r in runs]
             colour, below = COLOURS.get(method, YELLOW), method in BELOW
             axes.plot(sent, losses, "o", color=colour, markersize=4)
+            shift = (0, -12) if below else (7, -3) if method in BESIDE else (0, 5)
             axes.annotate(
-                method, (sent[0], min(losses) if below else max(losses)), (0, -12 if below else 5),
+                method, (sent[0], min(losses) if below else max(losses)), shift,
                 textcoords="offset points",
                 fontsize=8, ha="left" if sent[0] < 3e7 else "right",
             )  # fmt: skip

@@ -52,7 +52,7 @@ def draw(networks: Mapping[str, Sequence[Point]], facts: Sequence[str], floor: f
     for row, (name, points) in enumerate(networks.items()):
         for column, cost in ((1, TALKED), (2, TOTAL)):
             _panel(panels[row, column], points, cost, looks, floor, labels, name)
-    _legend(panels[1, 0], first, looks)
+    _legend(panels[1, 0], first, looks, floor)
     for axes in panels[1:, 1]:  # the legend has the place of the numbers' panel
         axes.tick_params(labelleft=True)
     for axes in panels[len(networks) :, 1:].flat:
@@ -170,7 +170,7 @@ def _limits(axes: Axes, points: Sequence[Point], floor: float) -> None:
     style.in_percent(axes)
 
 
-def _legend(axes: Axes, points: Sequence[Point], looks: Looks) -> None:
+def _legend(axes: Axes, points: Sequence[Point], looks: Looks, floor: float) -> None:
     """Write the name of every method, in the place of a panel."""
     from matplotlib.lines import Line2D
 
@@ -178,6 +178,10 @@ def _legend(axes: Axes, points: Sequence[Point], looks: Looks) -> None:
     handles = [Line2D([], [], linestyle="none", markersize=5, **looks[p.label]) for p in points]
     handles.append(Line2D([], [], color="#d5d8de", linewidth=5))
     names = [*(p.label for p in points), "nothing is both cheaper and better"]
+    if any(p.accuracy.mean < floor for p in points):
+        hollow = {"marker": "o", "color": style.GREY, "markerfacecolor": "white"}
+        handles.append(Line2D([], [], linestyle="none", markersize=5, **hollow))
+        names.append("hollow: below the axis")
     axes.legend(
         handles,
         names,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 K, H, SMALL, LARGE, SEEDS, LOOKS = 16, 64, 0.05, 0.4, 5, 7
 SWITCH, SHORT, STEPS, OFTEN = 1000, 1500, 6000, 500
+FLOOR = 0.7  # of the figure
 CELLS: dict[str, dict[str, Any]] = {
     "small rate": {"rate.lr": SMALL},
     "large rate": {"rate.lr": LARGE},
@@ -119,7 +120,8 @@ def judge(measured: Measured) -> list[Statement]:
 
 def draw(measured: Measured) -> Figure:
     """Draw the courses of the accuracy in each cell."""
-    facts = ["4,096 images of Fashion-MNIST", f"K = {K}", f"{SEEDS} seeds", "dots: seeds"]
+    facts = ["4,096 images of Fashion-MNIST", f"K = {K}", f"{SEEDS} seeds as dots"]
+    facts += [f"dotted line: local steps begin, at step {SWITCH:,}"]
     noisy = f"rate {SMALL}, label noise", f"rate {LARGE}, label noise"
     titles = (*noisy, f"rate {SMALL}, no label noise")
     title = "Local SGD on images: test accuracy of the mean model"
@@ -135,9 +137,12 @@ def _draw_cell(axes: Axes, measured: Measured, cell: str) -> None:
     for length, colour, name in ((1, style.GREY, "SGD"), (H, style.BLUE, f"Local SGD, H = {H}")):
         label = f"{cell}, {length}"
         course, ends = (measured[f"{ACCURACY}, {what}"][label] for what in ("course", "long"))
+        lost = sum(end < FLOOR for end in ends)
+        name += f"\n({lost} of {len(ends)} below {100 * FLOOR:g} %)" if lost else ""
         axes.plot(steps[: len(course)], course, color=colour, label=name)
         axes.plot([steps[-1]] * len(ends), ends, "o", ms=3, color=colour, alpha=0.7)
-    axes.set(ylim=(0.7, 0.9), xlabel="step")
+    axes.set(ylim=(FLOOR, 0.9), xlabel="step")
+    style.in_percent(axes)
     axes.set_xticks([0, steps[-1] / 2, steps[-1]])
     axes.legend(frameon=False, fontsize=7.5, loc="lower right")
 

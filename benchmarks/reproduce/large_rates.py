@@ -135,6 +135,7 @@ def _of_the_course(measured: Measured) -> tuple[list[float], list[float], list[f
 def draw(measured: Measured) -> Figure:
     """Draw how many of the seeds succeed at each rate, and the effective rate over steps."""
     facts = ["digits", "K = 16 x 64 samples", "400 steps", f"{SEEDS} seeds", "success: above 0.9"]
+    facts += ["empty: not run", "line: median of seeds"]
     titles = ("seeds of 8 that succeed", f"effective rate / rate: ring, rate {AT}")
     figure, (left, right) = panels("DPSGD succeeds at rates where SSGD fails", facts, titles, 0.6)
     _draw_success(left, measured)

@@ -80,6 +80,7 @@ def judge(measured: Measured) -> list[Statement]:
 def draw(measured: Measured) -> Figure:
     """Draw the accuracy of every seed against the rate, a line a method."""
     facts = ["digits, row by row, GRU", "K = 16 x 64 samples", f"{STEPS} steps", f"{SEEDS} seeds"]
+    facts += [f"dotted line: success, {SUCCESS:g}"]
     title = "A recurrent net at large learning rates"
     figure, (axes,) = panels(title, facts, ["test accuracy of the mean model at the end"])
     rates = [r for r in RATES if f"{RING}, {r}" in measured["accuracy"]]

@@ -140,7 +140,9 @@ def test_the_figure_prints_no_name_over_another_or_over_a_symbol() -> None:
         names = {p.label for p in found}
         legend = figure.axes[3].get_legend()
         assert legend is not None
-        assert [text.get_text() for text in legend.get_texts()][:-1] == [p.label for p in found]
+        told = [text.get_text() for text in legend.get_texts()]
+        assert told[:count] == [p.label for p in found]
+        assert ("hollow: below the axis" in told) == bool(low), "a symbol that nobody explains"
         for axes in shown:
             assert axes.get_xscale() == "log" or axes.get_xlabel().startswith("training")
             boxes = [text.get_window_extent() for text in axes.texts]
