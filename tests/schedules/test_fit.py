@@ -85,9 +85,9 @@ def test_the_first_number_may_be_as_large_as_one_likes() -> None:
 
 def test_numbers_for_a_person() -> None:
     assert grouped(93_600) == "93,600"
-    seconds = [0, 0.012, 3.5, 90, 444, 2520, 3596, 3598, 25_500, 183_600]
-    shown = ["0 s", "12 ms", "3.5 s", "90 s", "7.4 min", "42 min", "59.9 min", "1 h 00 min"]
-    shown += ["7 h 05 min", "2 d 03 h"]
+    seconds = [0, 0.012, 3.5, 90, 119.4, 119.6, 444, 2520, 3596, 3598, 25_500, 108_000, 183_600]
+    shown = ["0 s", "12 ms", "3.5 s", "90 s", "119 s", "1.99 min", "7.4 min", "42 min", "59.9 min"]
+    shown += ["1 h 00 min", "7 h 05 min", "30 h 00 min", "2 d 03 h"]
     assert [human_seconds(s) for s in seconds] == shown
     assert slurm_time(4885) == "01:22:00"
 
