@@ -118,6 +118,10 @@ def test_the_curve_has_the_rate_and_the_round_of_its_steps() -> None:
     assert plan.curve[0] == (0, 0.0, 1)
     assert plan.curve[-1] == (999, rate(999), 4)
     assert all(H == (1 if t < 500 else 8) and lr == rate(t) for t, lr, H in plan.curve[:-1])
+    plan = look(
+        post_local(POINTS - 16, 8), POINTS
+    )  # every step is a point, the first of a run of rounds too
+    assert [H for _, _, H in plan.curve] == [1] * (POINTS - 16) + [8] * 16
 
 
 def test_the_highest_rate_of_a_stretch_is_not_at_its_ends() -> None:
