@@ -52,7 +52,7 @@ WORLDS = {
 }
 MOVES = ["--batch-per-worker=8", "--dtype=float64", "--rate=constant", "--task.hidden=8"]
 MOVES += ["--schedule=every", "--schedule.steps=4", "--evaluate-every=8", "--figures=false"]
-MOVES += ["--spread-every=4", "--checkpoint-every=4", "--resume=auto"]
+MOVES += ["--spread-every=4", "--checkpoint-every=4", "--resume=auto", "--replicas=loop"]
 MOVED = {
     "diloco": ["--workers=8", "--algorithm=diloco", "--optimizer=AdamW"],
     "gossip": ["--workers=8", "--algorithm=gossip"],
@@ -60,6 +60,7 @@ MOVED = {
     "dropout": ["--task=dropping_digits.dropping_digits", "--workers=5"],
     "unsaid": ["--algorithm=slowmo"],  # K is that of the first launch
 }
+BATCHED = "horovodrun --gloo -np 2"  # elsewhere no rank loads torch's compiler, as vmap does
 OF_MPI = 2  # the first launches, which give MPI to their ranks
 Launched = Callable[[str], tuple[Path, str]]
 
@@ -90,7 +91,8 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launched:
         runs = {name: moving(name, folder / "moved" / name, steps) for name in moving_in(i)}
         if launch in WORLDS:
             world = WORLDS[launch].partition("(")[0]
-            runs |= {dtype: options(here, dtype, world) for dtype in PRECISIONS}
+            how = [] if launch == BATCHED else ["--replicas=loop"]
+            runs |= {dtype: [*options(here, dtype, world), *how] for dtype in PRECISIONS}
         files = written(here, runs.items())
         return here, run(launcher(ranks), [SEVERAL, *files]).succeeded().stderr
 
