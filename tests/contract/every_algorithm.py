@@ -36,7 +36,7 @@ def results(world: World) -> dict[str, dict[str, object]]:
     """
     found, how = {}, Execution(replicas="loop" if world.n > 1 else "auto")
     for algorithm in VARIANTS:
-        run = run_of(algorithm, steps=12, world=world, execution=how)
+        run = run_of(algorithm, steps=10, world=world, execution=how)
         p, memory = go(run)
         mean = algorithm.readout(p.x, p.state, world)
         payload = [row["payload_bytes"] for row in memory.rounds]
@@ -60,7 +60,9 @@ def main() -> None:
         worlds.append(WORLDS[kind](K))
         found = results(worlds[-1])
         if worlds[-1].rank == 0:
-            (folder / f"{kind}.json").write_text(json.dumps(found))
+            part = folder / f"{kind}.part"
+            part.write_text(json.dumps(found))
+            part.rename(folder / f"{kind}.json")  # whole, for whoever waits for it
     for world in worlds:
         world.close()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from every_algorithm import results
-from launching import gloo, horovodrun, mpirun, run, torchrun
+from launching import Job, gloo, horovodrun, mpirun, started, until
 from variants import VARIANTS, name
 
 from hpc_localsgd.worlds.simulated import Simulated
@@ -22,17 +23,15 @@ K = 4
 SCRIPT = Path(__file__).parent / "every_algorithm.py"
 # Launcher and its number of ranks -> the worlds that these join, one after another.
 LAUNCHES: dict[tuple[Callable[[int], list[str]], int], tuple[str, ...]] = {
-    (horovodrun, 2): ("mpi", "horovod"),
-    (mpirun, 3): ("mpi", "horovod"),
+    (horovodrun, 2): ("mpi", "horovod", "torch"),
+    (mpirun, 3): ("mpi", "horovod", "torch"),
     (mpirun, 4): ("mpi", "horovod", "torch"),
     (gloo, 2): ("horovod",),
     (gloo, 3): ("horovod",),
     (gloo, 4): ("horovod",),
-    (torchrun, 2): ("torch",),
-    (torchrun, 3): ("torch",),
 }
 CASES = [(*launch, world) for launch, worlds in LAUNCHES.items() for world in worlds]
-Launch = Callable[[Callable[[int], list[str]], int], Path]
+Launch = Callable[[Callable[[int], list[str]], int], tuple[Path, Job]]
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +41,17 @@ def simulated() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """Start a launcher with so many ranks, once; the folder of what came out in each world."""
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """Start a launcher with so many ranks, once; the folder of what comes out in each world."""
+    with ExitStack() as stack:
 
-    @cache
-    def launched(launcher: Callable[[int], list[str]], ranks: int) -> Path:
-        folder = tmp_path_factory.mktemp("worlds")
-        words = [str(SCRIPT), str(K), str(folder), *LAUNCHES[launcher, ranks]]
-        run(launcher(ranks), words).succeeded()
-        return folder
+        @cache
+        def launched(launcher: Callable[[int], list[str]], ranks: int) -> tuple[Path, Job]:
+            folder = tmp_path_factory.mktemp("worlds")
+            words = [str(SCRIPT), str(K), str(folder), *LAUNCHES[launcher, ranks]]
+            return folder, stack.enter_context(started(launcher(ranks), words))
 
-    return launched
+        yield launched
 
 
 @pytest.fixture(
@@ -61,10 +60,17 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
 def elsewhere(request: pytest.FixtureRequest, launch: Launch) -> Any:
     """What the same four workers compute on two, three or four ranks of another world.
 
-    Averages by themselves were compared before, in the ranks; see `averages`.
+    Averages by themselves were compared before, in the ranks; see `averages`. Each world is waited
+    for alone, the last one of a launch to its end.
     """
     launcher, ranks, world = request.param
-    return json.loads((launch(launcher, ranks) / f"{world}.json").read_text())
+    folder, job = launch(launcher, ranks)
+    found = folder / f"{world}.json"
+    until(lambda: found.exists() or job.process.poll() is not None, 100, f"{world} has ended")
+    if world == LAUNCHES[launcher, ranks][-1]:
+        job.wait().succeeded()
+    assert found.exists(), job.stderr.read_text()[-3000:]
+    return json.loads(found.read_text())
 
 
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
