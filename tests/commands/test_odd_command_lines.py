@@ -17,6 +17,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from fuzzed import PARSERS, as_file, given, words
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import given as for_all
@@ -56,7 +57,7 @@ odd = settings(
 
 @pytest.fixture(autouse=True, scope="module")
 def short() -> Iterator[None]:
-    """Runs of a few steps are done; of long or large ones, all but the steps."""
+    """Runs of a few steps are done; of long or large ones, all but the steps; none is compiled."""
     train = hpc_localsgd.loop.train
 
     def begin(run: Any, position: Any, record: Any, keep: Any) -> Any:
@@ -66,6 +67,7 @@ def short() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hpc_localsgd.loop, "train", begin)
+        patch.setattr(torch, "compile", lambda module: module)  # see tests/tasks/test_execution.py
         patch.setattr(discovery, "WORLDS", dict.fromkeys(discovery.WORLDS, no_launcher))
         yield
 
