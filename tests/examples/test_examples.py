@@ -11,22 +11,26 @@ import pytest
 from launching import ROOT, run, torchrun
 
 FOLDER = ROOT / "examples"
+SEVERAL = str(ROOT / "tests" / "attach" / "several_scripts.py")
+SCRIPTS = ("torchrun.py", "whole_loop.py")
 # Script -> what must be installed, and what it must reach.
 TRAINERS = {"hugging_face": ("transformers", "accelerate"), "lightning_module": ("lightning",)}
 
 
-def reached(text: str, what: str = "accuracy") -> float:
+def reached(text: str, before: str = "", what: str = "accuracy") -> float:
     """The number that a script printed at its end."""
-    found = re.search(rf"test {what} of the \S+(?: model)?: (\d\.\d+)", text)
+    found = re.search(rf"{before}test {what} of the \S+(?: model)?: (\d\.\d+)", text)
     assert found, text
     return float(found[1])
 
 
 @pytest.mark.launched
-@pytest.mark.parametrize("script", ["torchrun.py", "whole_loop.py"])
-def test_scripts_under_torchrun(script: str) -> None:
-    outcome = run(torchrun(2), [str(FOLDER / script)]).succeeded()
-    assert reached(outcome.text) > 0.8
+def test_scripts_under_torchrun() -> None:
+    """Both in one launch, one after the other."""
+    one, two = (str(FOLDER / script) for script in SCRIPTS)
+    said = run(torchrun(2), [SEVERAL, one, "+", two]).succeeded().text
+    for script in SCRIPTS:
+        assert reached(said, rf"{script}: ") > 0.8
 
 
 @pytest.mark.launched
@@ -39,12 +43,12 @@ def test_callbacks_of_trainers(script: str, tmp_path: Path) -> None:
     good = (
         reached(outcome.text) > 0.8
         if script == "lightning_module"
-        else reached(outcome.text, "loss") < 1.0
+        else reached(outcome.text, what="loss") < 1.0
     )
     assert good, outcome.text
 
 
-@pytest.mark.parametrize("script", ["torchrun.py", "whole_loop.py"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_of_one_worker(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(FOLDER / script), run_name="__main__")
     assert reached(capsys.readouterr().out) > 0.8

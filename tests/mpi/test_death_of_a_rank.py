@@ -16,7 +16,8 @@ from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
 GONE_WITHIN_S = 30
 # An endless run. Its record is flushed with every checkpoint, so that there is something to read.
-ENDLESS = ["--steps=10000000", "--schedule.switch=0", "--schedule.every=8", "--task.hidden=8"]
+ENDLESS = ["--task=slow_digits.slow_digits", "--steps=10000000", "--task.hidden=8"]
+ENDLESS += ["--schedule.switch=0", "--schedule.every=8"]
 ENDLESS += ["--batch-per-worker=4", "--checkpoint-every=50", "--evaluate-every=1000000"]
 
 
@@ -46,8 +47,13 @@ def is_training(job: Job, out: Path, n: int) -> bool:
     ids=["mpirun", "horovodrun", "horovodrun --gloo"],
 )
 def test_when_a_rank_dies_the_job_is_gone_within_30_s_and_the_record_opens(
-    launcher: Callable[[], list[str]], world: str, victim: int, tmp_path: Path
+    launcher: Callable[[], list[str]],
+    world: str,
+    victim: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the slow task is
     arguments = [*TRAIN, *ENDLESS, f"--world={world}", f"--out={tmp_path}"]
     with started(launcher(), arguments) as job:
         until(lambda: is_training(job, tmp_path, 2), 90, "both ranks train and have recorded")
