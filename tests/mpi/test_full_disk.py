@@ -25,11 +25,11 @@ from hpc_localsgd.run.checkpoint.listing import last_complete, number
 from hpc_localsgd.trajectory import Trajectory
 
 HERE = Path(__file__).parent
-STEPS = 800
+STEPS = 400
 RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4", "--world=mpi"]
 RUN += [f"--steps={STEPS}", "--schedule=every", "--schedule.steps=8", "--evaluate-every=50"]
 RUN += ["--figures=false", "--checkpoint-every=0.3 s", "--resume=auto", "--snapshot-every=25"]
-SLOW = "--task.step-s=0.1"
+SLOW = "--task.step-s=0.2"
 SIZE = "4m"
 PATIENCE_S = 60
 
