@@ -52,9 +52,12 @@ def parser_of(
     from jsonargparse import ArgumentParser
 
     from hpc_localsgd.commands.configuration.config import add_trust
+    from hpc_localsgd.commands.configuration.help_text import HelpText
 
-    made = ArgumentParser(prog=prog, description=about, exit_on_error=False)
-    made.add_argument("run", help="The run: its folder, or its trajectory.h5.")
+    made = ArgumentParser(
+        prog=prog, description=about, exit_on_error=False, formatter_class=HelpText
+    )
+    made.add_argument("run", metavar="RUN", help="The run: its folder, or its trajectory.h5.")
     for name, text in flags.items():
         made.add_argument(f"--{name}", action="store_true", help=text)
     add_trust(made)

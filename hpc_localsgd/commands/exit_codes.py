@@ -9,6 +9,7 @@ where it is to be, among the agents that are there now.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import traceback
@@ -49,8 +50,22 @@ class CommandParser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with the status of invalid input."""
-        complain(f"{message} (see {self.prog} --help)", self.prog)
+        complain(f"{_plain(message)} (see {self.prog} --help)", self.prog)
         sys.exit(FAULT)
+
+
+_WORDS = (  # of argparse, and how `train` says the same
+    (r"argument (\S+): invalid int value: '(.*)'", r"\1 wants a whole number, got \2"),
+    (r"argument (\S+): invalid float value: '(.*)'", r"\1 wants a number, got \2"),
+    (r"the following arguments are required: (.*)", r"nothing is given for \1"),
+)
+
+
+def _plain(message: str) -> str:
+    """Return what argparse says in the words in which options of a run are refused."""
+    for said, plain in _WORDS:
+        message = re.sub(f"^{said}$", plain, message, flags=re.DOTALL)
+    return message
 
 
 def complain(message: str, prog: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,7 @@ def export(options: ExportOptions) -> str:
     Raises:
         ConfigurationError: There is no such model, or it cannot be written.
     """
+    from hpc_localsgd.run.final_model import FILE_NAME
     from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
     try:
@@ -86,14 +88,22 @@ def export(options: ExportOptions) -> str:
     name = "model" if options.step is None else f"model-{step}"
     default = run.path.with_name(name + SUFFIXES[options.format])
     out = Path(options.out) if options.out else default
-    if out.exists() and not options.overwrite:
+    there = out.exists() and not options.overwrite
+    if there and options.step is None and out == run.path.with_name(FILE_NAME):
+        return f"{out} is there already, written by the run: {_told(named, step)}"
+    if there:
         raise ConfigurationError(f"{out} is there already: give --overwrite, or another --out")
     try:
         _write(out, named, step, options.format)
     except OSError as error:
         raise ConfigurationError(f"cannot write {out}: {error.strerror or error}") from error
+    return f"{out}: {_told(named, step)}"
+
+
+def _told(named: Mapping[str, torch.Tensor], step: int) -> str:
+    """Return what a file of the mean model holds."""
     numbers = sum(tensor.numel() for tensor in named.values())
-    return f"{out}: the mean model at step {step:,}, {len(named)} tensors, {numbers:,} numbers"
+    return f"the mean model at step {step:,}, {len(named)} tensors, {numbers:,} numbers"
 
 
 def _model(run: Trajectory, options: ExportOptions) -> tuple[dict[str, torch.Tensor], int]:
@@ -107,7 +117,8 @@ def _model(run: Trajectory, options: ExportOptions) -> tuple[dict[str, torch.Ten
     if not kept or options.step not in (None, *kept):
         there = f"snapshots at {kept}" if kept else "no snapshots (train with --snapshot-every)"
         wanted = "at the end of the run" if options.step is None else f"at step {options.step}"
-        raise ConfigurationError(f"{run.path} has no model {wanted}: there are {there}")
+        end = "; without --step it is the model at the end" if final.exists() else ""
+        raise ConfigurationError(f"{run.path} has no model {wanted}: there are {there}{end}")
     step = kept[-1] if options.step is None else options.step
     return on_the_cpu(_of_snapshot(run, step, options)), step
 
@@ -151,7 +162,9 @@ def _write(out: Path, named: dict[str, torch.Tensor], step: int, format: str) ->
         return torch.save(named, out)
     from hpc_localsgd.worlds.dcp import write_dcp
 
-    return write_dcp(out, named)
+    with warnings.catch_warnings():  # torch says that there is one process, as is meant
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        return write_dcp(out, named)
 
 
 def parser() -> ArgumentParser:

@@ -38,8 +38,8 @@ def parser() -> CommandParser:
         "HDF5 file, for --task imagenet --task.data OUT. Parallel file systems like one large file "
         "better than a million small ones. Type the same command to continue.",
     )
-    made.add_argument("folder", help="with train/CLASS/*.jpg and val/CLASS/*.jpg")
-    made.add_argument("out", help="the file to write, *.h5")
+    made.add_argument("folder", metavar="FOLDER", help="with train/CLASS/*.jpg and val/CLASS/*.jpg")
+    made.add_argument("out", metavar="FILE.h5", help="the file to write, *.h5")
     return made
 
 

@@ -190,7 +190,7 @@ def _restarts(run: Trajectory) -> str:
 def parser() -> CommandParser:
     """Return the parser of the command."""
     made = CommandParser.documented(PROG, __doc__)
-    made.add_argument("run", nargs="+", help="folder of a run, or its trajectory.h5")
+    made.add_argument("run", metavar="RUN", nargs="+", help="folder of a run, or its trajectory.h5")
     only = made.add_mutually_exclusive_group()
     only.add_argument("--status", action="store_true", help="only the status, one line a run")
     began_help = "only the step at which the last start began, one line a run"

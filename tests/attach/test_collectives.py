@@ -9,7 +9,7 @@ from rank_threads import ThreadWorld, errors_on_ranks, on_ranks
 from torch import nn
 
 import hpc_localsgd
-from hpc_localsgd.attach.collectives import AVERAGED, ROUND, Collectives, RankState
+from hpc_localsgd.attach.collectives import AVERAGED, GRADIENTS, ROUND, Collectives, RankState
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.rollcall import RollCall
 
@@ -43,6 +43,14 @@ def test_the_whole_place_is_compared() -> None:
 
         for said in errors_on_ranks(2, rank):
             assert "out of step" in said and "rank 1" in said
+
+
+def test_ranks_that_average_other_backward_passes_are_told_of_no_sync() -> None:
+    def rank(world: ThreadWorld) -> None:
+        Collectives(world, 60.0).compare(RankState(GRADIENTS, 6 + world.rank))
+
+    for said in errors_on_ranks(2, rank):
+        assert "the exchange of gradients" in said and "no_sync()" in said
 
 
 @pytest.mark.parametrize("non_finite", [False, True])

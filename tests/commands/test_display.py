@@ -21,12 +21,12 @@ from small_runs import small_run
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS
 from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw.course import draw_course
-from hpc_localsgd.commands.display import Display, show_conclusion
+from hpc_localsgd.commands.display import Display, conclusion, show_conclusion
 from hpc_localsgd.commands.display.lines import fields, live_line
 from hpc_localsgd.commands.display.state import State
 from hpc_localsgd.commands.plan.command import main as plan
 from hpc_localsgd.commands.report import main as report
-from hpc_localsgd.commands.rich_text import WIDTH
+from hpc_localsgd.commands.rich_text import WIDTH, as_text
 from hpc_localsgd.commands.summary import main as summary
 from hpc_localsgd.run.finished_rounds import (
     COMPUTE_S,
@@ -196,7 +196,23 @@ def test_the_closing_table_fits_a_persons_terminal_and_not_a_launchers(
     monkeypatch.setattr(sys, "stdout", shown)
     run = small_run(steps=2)
     monkeypatch.setattr(run.world, "n", ranks)
-    show_conclusion(synthetic(tmp_path / "run"), run, [Path("/" + 70 * "x")])
+    monkeypatch.chdir(tmp_path)
+    show_conclusion(synthetic(Path("run")), run, [Path("/" + 70 * "Q")])
     widest = max(len(line) for line in shown.getvalue().splitlines())
     assert widest <= columns and (widest > 60) == (columns > 60)
-    assert shown.getvalue().count("x") == 70
+    assert shown.getvalue().count("Q") == 70
+
+
+@pytest.mark.parametrize(
+    ("on_path", "typed"), [(True, "python -m"), (False, re.escape(sys.executable) + " -m")]
+)
+def test_the_closing_table_says_what_to_type_next(
+    tmp_path: Path, on_path: bool, typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `make train`, in a shell where the environment is not active, `python` is another."""
+    found = str(Path(sys.executable).with_name("python")) if on_path else None
+    monkeypatch.setattr(shutil, "which", lambda name: found)
+    monkeypatch.chdir(tmp_path)
+    table = conclusion(synthetic(Path("a run")), small_run(steps=2), [])
+    said = " ".join(as_text(table, 200).split())
+    assert re.search(f" next {typed} hpc_localsgd report 'a run'$", said), said

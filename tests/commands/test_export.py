@@ -132,12 +132,22 @@ def test_the_end_of_the_run_is_exported_for_distributed_checkpoints(
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+def test_the_model_that_the_run_wrote_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "model.safetensors").stat()
+    assert export([str(run)]) == 0
+    assert f"{run}/model.safetensors is there already" in capsys.readouterr().out
+    assert (run / "model.safetensors").stat() == before, "read, and not written again"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--step=13"], "snapshots at [0, 12, 24]"),
         (["--step=12", "--out=/nowhere/model"], "cannot write /nowhere/model"),
-        ([], "give --overwrite"),
+        (["--step=13"], "without --step it is the model at the end"),
+        (["--format=torch", "--out={run}/config.yaml"], "give --overwrite"),
         (["--format=onnx"], "onnx"),
     ],
 )
@@ -145,7 +155,7 @@ def test_what_cannot_be_exported_is_said(
     run: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(run.iterdir())
-    assert export([str(run), *options]) == 2
+    assert export([str(run), *(option.format(run=run) for option in options)]) == 2
     assert words in capsys.readouterr().err
     assert sorted(run.iterdir()) == before
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_a_command_with_the_options_of_a_run_shows_its_own_first(
     assert ended.value.code == 0
     assert page.index("--step-time") < page.index("--task NAME") < page.index("--help-all")
     assert "before it starts" in page and "--sampling" not in page
+
+
+@pytest.mark.parametrize("command", ["sharpness", "landscape", "export", "verify"])
+def test_help_shows_options_as_they_are_typed_and_no_types_of_python(command: str) -> None:
+    inside = ".options" if command in ("landscape", "sharpness", "verify") else ""
+    page = import_module(f"hpc_localsgd.commands.{command}{inside}").parser().format_help()
+    assert not re.search(r"--[a-z]+_|type: |null|None|False|required", page)
+    assert " RUN\n" in page or command == "verify"
 
 
 def test_help_waits_for_nothing_and_the_loop_brings_no_measuring() -> None:

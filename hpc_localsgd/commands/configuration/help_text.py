@@ -17,7 +17,7 @@ class HelpText(DefaultHelpFormatter):
     def _get_help_string(self, action: Action) -> str:
         option = action.dest.rpartition(".")[2]
         if option != "optimizer" and option not in CHOICES:
-            return str(super()._get_help_string(action))
+            return _plain(str(super()._get_help_string(action)), action)
         known = sorted(choices(option)) if option in CHOICES else optimizers()
         default = _default(option, action.default)
         return (
@@ -30,6 +30,14 @@ class HelpText(DefaultHelpFormatter):
 
     def _format_action_invocation(self, action: Action) -> str:
         return _with_hyphens(str(super()._format_action_invocation(action)))
+
+
+def _plain(text: str, action: Action) -> str:
+    """Leave out types as Python writes them, and defaults that say nothing: null, False."""
+    text = text.replace("type: %(type)s, ", "").replace(" (type: %(type)s)", "")
+    if action.default is None or action.default is False:
+        text = text.replace(" (default: %(default)s)", "")
+    return text.replace(" (required)", "")
 
 
 def _default(option: str, default: Any) -> str:

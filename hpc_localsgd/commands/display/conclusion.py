@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +77,22 @@ def conclusion(
     table.add_row("transferring", f"{human_seconds(totals.transfer_s)} {of}")
     table.add_row("wall time", f"{human_seconds(trajectory.attrs['wall_s'])}, all included")
     table.add_row("files", os.linesep.join(str(path) for path in files))
+    table.add_row("next", f"{_python()} -m hpc_localsgd report {_quoted(trajectory.path.parent)}")
     return table
+
+
+def _python() -> str:
+    """Return what to type for this interpreter: `make train` starts one that is not on PATH."""
+    here = Path(sys.executable)
+    found = shutil.which("python")
+    if found and Path(found).parent == here.parent:
+        return "python"
+    inside = here.is_relative_to(Path.cwd())
+    return _quoted(here.relative_to(Path.cwd()) if inside else here)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def straggler(rounds: Rounds, hosts: Sequence[str]) -> str:

@@ -173,7 +173,8 @@ def _workers(runs: Runs, step: int | None) -> tuple[np.ndarray, np.ndarray]:
         try:
             found = runs.run.snapshot(at, workers=True).workers
         except TrajectoryError as error:
-            raise ConfigurationError(f"{error} (train with --snapshot-workers)") from error
+            said = str(error).rstrip(".")
+            raise ConfigurationError(f"{said}: train with --snapshot-workers") from error
         if found is not None and np.isfinite(found).all() and np.ptp(found, axis=0).any():
             return found.mean(axis=0, dtype=np.float64), found
     where = "any snapshot" if step is None else f"the snapshot of step {step}"

@@ -62,7 +62,11 @@ def parser() -> ArgumentParser:
     """Return the parser of verify."""
     from jsonargparse import ArgumentParser
 
-    made = ArgumentParser(prog=PROG, description=ABOUT, exit_on_error=False)
+    from hpc_localsgd.commands.configuration.help_text import HelpText
+
+    made = ArgumentParser(
+        prog=PROG, description=ABOUT, exit_on_error=False, formatter_class=HelpText
+    )
     made.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
     made.add_class_arguments(VerifyOptions, nested_key=None)
     return made

@@ -12,8 +12,9 @@ FAILED = "has failed"  # how a rank that ends by an error ends its run; it may n
 LEFT = "has left the program"
 ENDED = "has ended its run"
 REMEDY = (
-    "every rank must take the same number of steps (as many batches on each: drop_last=True) and "
-    "call attach(), averaged() and finish() equally often"
+    "every rank must take the same number of steps (as many batches on each: drop_last=True) with "
+    "the same backward passes under sync.no_sync(), and call attach(), averaged() and finish() "
+    "equally often"
 )
 
 

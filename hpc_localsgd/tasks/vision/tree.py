@@ -41,8 +41,9 @@ def list_tree(folder: Path) -> Tree:
     """
     if not folder.is_dir():
         raise ConfigurationError(
-            f"there is no folder {folder}: --task.data is a folder with train/CLASS/*.jpg and "
-            "val/CLASS/*.jpg, or a file made of one by `python -m hpc_localsgd pack`"
+            f"there is no folder {folder}: images are expected in train/CLASS/*.jpg and "
+            "val/CLASS/*.jpg; --task.data may also be a file made of them by `python -m "
+            "hpc_localsgd pack`"
         )
     left_out: list[str] = []
     classes, beside = _entries(str(folder), "", left_out)
