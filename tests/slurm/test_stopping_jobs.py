@@ -19,11 +19,11 @@ from slurm_jobs import Submitted, submit
 from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.trajectory import Trajectory
 
-STEPS = 400
+STEPS = 200
 RUN = "--task=slow_digits.slow_digits --task.hidden=8 --batch-per-worker=4 --figures=false "
 RUN += f"--steps={STEPS} --rate.warmup=0 --evaluate-every=50% --spread-every=0 "
 RUN += "--snapshot-every=100% --snapshot-workers --task.step-s=0"
-AT, SLOW_S = 150, "1"  # where a run is stopped, from where on it is slow until that is done
+AT, SLOW_S = 75, "1"  # where a run is stopped, from where on it is slow until that is done
 MODULES = f"{ROOT}:{ROOT / 'tests' / 'mpi'}"  # ours, and that of the slow task
 TWO_NODES = "--nodes=2 --ntasks-per-node=1"
 PATIENCE_S = 240
