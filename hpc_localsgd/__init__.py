@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hpc_localsgd.worlds.cycle_time import shorten_cycles
+from hpc_localsgd.worlds.horovod_cycle_time import shorten_cycles
 
 if TYPE_CHECKING:
     from hpc_localsgd.algorithms.allreduce import AllReduce as AllReduce

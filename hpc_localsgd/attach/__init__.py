@@ -17,11 +17,11 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from hpc_localsgd.attach.account import Account
+from hpc_localsgd.attach.comm_stats import CommStats
 from hpc_localsgd.attach.entry import attach
 from hpc_localsgd.attach.sync import Sync
 
-__all__ = ["Account", "Sync", "attach"]
+__all__ = ["CommStats", "Sync", "attach"]
 
 
 class _Callable(ModuleType):

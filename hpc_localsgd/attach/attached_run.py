@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.attach.account import Accounts
 from hpc_localsgd.attach.backup import ModelBackup
 from hpc_localsgd.attach.batchnorm_estimate import Forward
 from hpc_localsgd.attach.call_order import CallOrder, only_makes_state
 from hpc_localsgd.attach.collectives import ROUND, STEP
+from hpc_localsgd.attach.comm_stats import CommCounter
 from hpc_localsgd.attach.context import AttachContext
 from hpc_localsgd.attach.exchange import Exchange
 from hpc_localsgd.attach.integrity import ModelIntegrity
@@ -46,7 +46,7 @@ class AttachedRun:
         self.mean_model = MeanModel(
             context.model, context.grid, context.groups, self.exchange, context.statistics
         )
-        self.accounts = Accounts(context.world.ledger)
+        self.accounts = CommCounter(context.world.ledger)
         self.integrity = ModelIntegrity(
             context.model, context.optimizer, context.groups, context.frozen
         )

@@ -15,7 +15,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.attach.shards import is_sharded, uneven
 from hpc_localsgd.compressors.base import MatrixCompression
 from hpc_localsgd.engine.batchnorm import BatchNorm, Policy
-from hpc_localsgd.engine.matrices import looks_at_matrices
+from hpc_localsgd.engine.matrix_optimizer import looks_at_matrices
 from hpc_localsgd.engine.non_finite import OnNan
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units

@@ -25,7 +25,7 @@ from hpc_localsgd.attach.shards import local
 from hpc_localsgd.attach.spectral_norm import iterate
 from hpc_localsgd.engine.agreement import SAID_BYTES
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.worlds.texts import texts
+from hpc_localsgd.worlds.gather_texts import gather_texts
 
 if TYPE_CHECKING:
     from hpc_localsgd.attach.backup import ModelBackup
@@ -143,15 +143,13 @@ class MeanModel:
             for line, yes in zip(lines, other_tensors.in_common(self._everyone, lines), strict=True)
             if not yes
         ]
-        first = min(
-            (t for t in texts(self._everyone, missing[0] if missing else "", SAID_BYTES) if t),
-            default="",
-        )
+        said = gather_texts(self._everyone, missing[0] if missing else "", SAID_BYTES)
+        first = min(filter(None, said), default="")
         if not first:
             return
         name = first.split(" ")[0]
         mine = next((line for line in missing if line.split(" ")[0] == name), "none")
-        said = texts(self._everyone, mine, SAID_BYTES)
+        said = gather_texts(self._everyone, mine, SAID_BYTES)
         other = next(rank for rank, text in enumerate(said) if text != said[0])
         raise ConfigurationError(
             f"the {what} {name} cannot be averaged: rank 0 has {said[0]}, rank {other} has "

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpc_localsgd.attach.collectives import RATE, ROUND, Comparison, RankState
 from hpc_localsgd.attach.context import AttachContext
-from hpc_localsgd.engine.beginning import check_beginning
+from hpc_localsgd.engine.agreement import check_equal_start
 from hpc_localsgd.engine.position import RoundPosition
 from hpc_localsgd.schedules.base import round_length
 from hpc_localsgd.schedules.local_steps import Schedule, every, phases, post_local
@@ -114,7 +114,7 @@ class AgreedRounds:
         schedule = every(warm_up) if warm_up else self.schedule
         following = place.next_round(round_length(schedule, place.t, rate, self.steps))
         if place.s < 0 and not place.equal:
-            check_beginning(self._algorithm, following.H, BEGIN_EQUAL)
+            check_equal_start(self._algorithm, following.H, BEGIN_EQUAL)
         self.place = following
         self.place.rate, self.place.used = rate, used
 

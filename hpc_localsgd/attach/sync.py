@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from hpc_localsgd.attach.account import Account
 from hpc_localsgd.attach.attached_run import AttachedRun
 from hpc_localsgd.attach.backup import ModelBackup
 from hpc_localsgd.attach.batchnorm_estimate import Forward
 from hpc_localsgd.attach.collectives import AVERAGED, LOAD, ROUND
+from hpc_localsgd.attach.comm_stats import CommStats
 from hpc_localsgd.attach.context import AttachContext
 from hpc_localsgd.attach.descriptions import shown
 from hpc_localsgd.attach.rounds import AttachedPosition
@@ -41,7 +41,7 @@ class Sync:
         return self._run.place.t
 
     @property
-    def ledger(self) -> Account:
+    def ledger(self) -> CommStats:
         """What was sent and how long it took, since attach, on this rank."""
         return self._run.accounts.until_now()
 

@@ -17,11 +17,11 @@ from dataclasses import replace
 from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.commands.output import put
 from hpc_localsgd.engine.finding import OK, PROBLEM, WARNING, Finding
-from hpc_localsgd.environment import findings
+from hpc_localsgd.environment import doctor_report
 from hpc_localsgd.environment.checks import ON_EACH
 from hpc_localsgd.environment.facts import Facts
+from hpc_localsgd.environment.gather_facts import gather_facts
 from hpc_localsgd.environment.launch_checks import ON_ALL
-from hpc_localsgd.environment.meeting import meet
 
 _SERIOUS = (OK, WARNING, PROBLEM)
 
@@ -29,11 +29,11 @@ _SERIOUS = (OK, WARNING, PROBLEM)
 def main(argv: list[str] | None = None) -> int:
     """Examine, print on rank 0, and return the exit status."""
     options = parser().parse_args(argv)
-    everyone, own_rank = meet(os.environ)
+    everyone, own_rank = gather_facts(os.environ)
     found = examine(everyone)
     if own_rank == 0:
-        put(findings.as_json(found) if options.json else findings.as_table(found))
-    return findings.exit_status(found)
+        put(doctor_report.as_json(found) if options.json else doctor_report.as_table(found))
+    return doctor_report.exit_status(found)
 
 
 def parser() -> CommandParser:

@@ -15,8 +15,7 @@ import torch
 
 from hpc_localsgd.commands.configuration.config import Config
 from hpc_localsgd.commands.init_workers import EACH, put_workers
-from hpc_localsgd.engine.agreement import agree
-from hpc_localsgd.engine.beginning import check_beginning
+from hpc_localsgd.engine.agreement import agree, check_equal_start
 from hpc_localsgd.engine.position import Run
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.final_model import FILE_NAME, read_tensors, step_of
@@ -58,7 +57,7 @@ def begun_from(config: Config, run: Run) -> str:
     told = agree(world, lambda: _put_workers(config, run))
     if _begin_apart(run):
         H = round_length(run.schedule, 0, run.rate(0), run.steps)
-        check_beginning(run.algorithm, H, "type --init-with mean")
+        check_equal_start(run.algorithm, H, "type --init-with mean")
     return told
 
 

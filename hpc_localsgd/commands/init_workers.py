@@ -18,7 +18,7 @@ from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.listing import all_complete, shard_name
 from hpc_localsgd.run.checkpoint.vetting import optimizer_differs
 from hpc_localsgd.trajectory import Trajectory
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
@@ -51,7 +51,7 @@ def put_workers(record: Trajectory, step: int | None, what: str, run: Run) -> in
         return step
     folder, n = _checkpoint(record, step)
     first = _read(folder, n, 0)
-    then = Dealing(int(first.get("workers", n * len(first["x"]))), n)
+    then = Placement(int(first.get("workers", n * len(first["x"]))), n)
     _check_count(record, then.K, what, run)
     of = [then.rank_of(k) for k in run.world.local_workers]
     shards = {r: _read(folder, n, r) for r in set(of)}

@@ -134,7 +134,7 @@ def continued(config: Config, text: str, world: World) -> Continued:
     how = Continued(MODES[code // 2], bool(code % 2))
     if how.mode == "resume" and config.workers is None and not config.resume_from_mean:
         K = agree(world, lambda: _workers_before(Path(config.out)) if first else 0)
-        world.deal(of_rank_0(world, K))  # raises on all ranks alike
+        world.place_workers(of_rank_0(world, K))  # raises on all ranks alike
     return how
 
 

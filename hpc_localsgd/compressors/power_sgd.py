@@ -13,7 +13,7 @@ from torch import Tensor
 from hpc_localsgd.compressors.base import MatrixCompression
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.types import Shape, lengths
-from hpc_localsgd.worlds.products import exact_products
+from hpc_localsgd.worlds.matmul_precision import full_precision_matmul
 
 # Of each tensor: its part of x, its part of the memory, its shape.
 Parts = Sequence[tuple[Tensor, Tensor, Shape]]
@@ -79,7 +79,7 @@ class PowerSGD(MatrixCompression):
             )
         )
         coded = [one for one in each if self._cut(one[2])]
-        with exact_products():
+        with full_precision_matmul():
             self._replace(each, coded, average)
         return x, memory
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import TrajectoryError
-from hpc_localsgd.worlds.texts import texts
+from hpc_localsgd.types import legend
+from hpc_localsgd.worlds.gather_texts import gather_texts
 
 if TYPE_CHECKING:
+    from hpc_localsgd.algorithms.base import Algorithm
     from hpc_localsgd.worlds.base import World
 
 T = TypeVar("T")
@@ -34,7 +36,7 @@ def agree(world: World, check: Callable[[], T]) -> T:
     except (ConfigurationError, TrajectoryError) as error:
         where = f" (on rank {world.rank})" if world.rank else ""
         said = f"{error}{where}"
-    for text in texts(world, said, SAID_BYTES):
+    for text in gather_texts(world, said, SAID_BYTES):
         if text:
             raise ConfigurationError(text)
     return cast(T, found)
@@ -62,11 +64,29 @@ def check_same(world: World, lines: Sequence[str], remedy: str = SAME_START) -> 
         return
     first = int(np.argmax(others.any(0)))
     other = int(np.argmax(others[:, first]))
-    said = texts(world, padded[first], SAID_BYTES)
+    said = gather_texts(world, padded[first], SAID_BYTES)
     raise ConfigurationError(
-        f"the ranks differ: rank 0 has {said[0]}, rank {world.dealing.rank_of(other)} has "
+        f"the ranks differ: rank 0 has {said[0]}, rank {world.placement.rank_of(other)} has "
         f"{said[other]}; {remedy}"
     )
+
+
+def check_equal_start(algorithm: Algorithm, H: int, remedy: str) -> None:
+    """Check that an algorithm can start with workers that hold different parameters.
+
+    Args:
+        algorithm: Which.
+        H: Length of the first round.
+        remedy: How to start with equal ones.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if algorithm.begins_equal(H):
+        raise ConfigurationError(
+            f"the workers begin with different parameters, and {legend(algorithm)} needs them to "
+            f"begin equal: they would stay different, or each go to another model; {remedy}"
+        )
 
 
 def of_rank_0(world: World, number: int) -> int:
@@ -76,7 +96,7 @@ def of_rank_0(world: World, number: int) -> int:
 
 def hosts_of(world: World) -> list[str]:
     """Return the host of each of the K workers."""
-    return texts(world, socket.gethostname(), 64)
+    return gather_texts(world, socket.gethostname(), 64)
 
 
 def digest(text: str) -> str:

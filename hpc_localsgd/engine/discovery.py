@@ -12,7 +12,7 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.engine.reach import check_before
+from hpc_localsgd.engine.reachability import check_before
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi

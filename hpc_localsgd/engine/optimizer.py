@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpc_localsgd.engine.matrices import MatricesAndRest, Shapes, looks_at_matrices, runs
+from hpc_localsgd.engine.matrix_optimizer import MatrixOptimizer, Shapes, looks_at_matrices, runs
 from hpc_localsgd.engine.non_finite import named_state_like, replace_by_mean, state_like
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.without_compiler import spare_the_compiler, take_step
@@ -72,7 +72,7 @@ class LocalOptimizer:
         groups: list[dict[str, Any]] = [{"params": [p]} for p in parameters if p.numel()]
         try:
             shapes = [shapes for _, _, shapes in cuts]
-            self.torch = MatricesAndRest(make, parameters, shapes) if of_matrices else make(groups)
+            self.torch = MatrixOptimizer(make, parameters, shapes) if of_matrices else make(groups)
         except _REFUSALS as error:  # torch's own, which names the hyper-parameter
             raise ConfigurationError(f"--optimizer: {error}") from error
         if not of_matrices:

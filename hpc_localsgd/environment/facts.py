@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpc_localsgd.engine import reach
+from hpc_localsgd.engine import reachability
 from hpc_localsgd.engine.finding import Finding
 from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment import allocation, gpu
@@ -107,7 +107,7 @@ def collect(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "torch_cuda": torch.cuda if torch else None,
         "cuda_devices": _cuda_devices() if torch and torch.cuda else 0,
         "nvidia_driver": Path("/dev/nvidiactl").exists(),
-        "network": reach.judge(reach.network_here(), launch, environ),
+        "network": reachability.judge(reachability.network_here(), launch, environ),
         "allocated": allocation.of_this_process(environ),
         "mpi4py": installed("mpi4py"),
         "package": source_digest(),

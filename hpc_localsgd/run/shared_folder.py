@@ -17,7 +17,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease
 from hpc_localsgd.run.run_lock import RunLock
 from hpc_localsgd.trajectory.diskspace import mend, why
-from hpc_localsgd.worlds.texts import texts
+from hpc_localsgd.worlds.gather_texts import gather_texts
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
@@ -69,11 +69,11 @@ def check_shared(world: World, out: Path, run: str) -> None:
     Raises:
         ConfigurationError: Names the hosts that do not, and what to do; on all ranks alike.
     """
-    found = _found(out, texts(world, run, WORD_BYTES)[0], world.rank)
+    found = _found(out, gather_texts(world, run, WORD_BYTES)[0], world.rank)
     codes = world.gather(np.full(world.R, found))
     if not codes.any():
         return
-    hosts, leaders = hosts_of(world), world.dealing.leaders
+    hosts, leaders = hosts_of(world), world.placement.leaders
     first = int(codes[np.flatnonzero(codes)[0]])
     ranks = np.flatnonzero(codes[leaders] == first)
     where = ", ".join(f"rank {r} on {hosts[leaders[r]]}" for r in ranks[:NAMED])

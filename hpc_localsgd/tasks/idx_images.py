@@ -13,9 +13,9 @@ from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.synthetic_images import like
 from hpc_localsgd.tasks.vision import idx_files
+from hpc_localsgd.tasks.vision.image_task import ImageTask
 from hpc_localsgd.tasks.vision.in_memory import InMemory
 from hpc_localsgd.tasks.vision.norms import Norm
-from hpc_localsgd.tasks.vision.spec import ImageTask
 
 FRAME = 2  # pixels around an image, out of which it is cropped at random
 

@@ -14,7 +14,7 @@ from hpc_localsgd.tasks.torchvision_import import require_torchvision
 from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.tasks.vision.image_store import Folder, ImageStore, check_classes
-from hpc_localsgd.tasks.vision.spec import ImageTask
+from hpc_localsgd.tasks.vision.image_task import ImageTask
 from hpc_localsgd.tasks.vision.streamed import Streamed
 
 MOST_LOADERS = 8  # of a rank, unless given

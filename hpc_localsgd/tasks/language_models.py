@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hpc_localsgd.tasks.gated import GRU
+from hpc_localsgd.tasks.gru import GRU
 
 
 class LSTM(nn.Module):

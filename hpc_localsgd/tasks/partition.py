@@ -19,7 +19,7 @@ _EPOCH, _DRAW = 1, 2  # separate streams of random numbers for the same seed
 
 @dataclass(frozen=True)
 class Partition:
-    """A dealer of training samples to K workers, `batch` to each at every step.
+    """Assignment of training samples to K workers, `batch` to each at every step.
 
     Without replacement (the default) there is one global permutation per epoch, the same on every
     rank, and the workers take disjoint shares of it. With `remainder="carry"` the permutations of

@@ -12,7 +12,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.digits import SIDE, digits
-from hpc_localsgd.tasks.gated import GRU
+from hpc_localsgd.tasks.gru import GRU
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def shards(
 
 @dataclass(frozen=True)
 class Sharded(Partition):
-    """A dealer of each worker's own samples, in an order that is new in each of its own epochs.
+    """Assignment of each worker's own samples, in a new order in each of its own epochs.
 
     The permutations of a worker's successive epochs are laid end to end, so that every sample of
     its shard is used once before one is used again. With replacement each draws from its shard.

@@ -9,8 +9,8 @@ import numpy as np
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.classification import Classification
+from hpc_localsgd.tasks.vision.image_task import ImageTask
 from hpc_localsgd.tasks.vision.in_memory import Images8, InMemory
-from hpc_localsgd.tasks.vision.spec import ImageTask
 
 
 @dataclass(frozen=True)

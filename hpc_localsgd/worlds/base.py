@@ -19,12 +19,12 @@ import torch
 
 from hpc_localsgd.cost.cost_model import Network, allreduce_wire_bytes
 from hpc_localsgd.worlds.codec import mean_of_shares
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.exchange_scope import ExchangeScope
 from hpc_localsgd.worlds.ledger import Ledger
 from hpc_localsgd.worlds.pending import Pending
-from hpc_localsgd.worlds.pieces import Pieces
-from hpc_localsgd.worlds.reaching import Reaching
+from hpc_localsgd.worlds.placement import Placement
 from hpc_localsgd.worlds.routes import KnownRoutes
+from hpc_localsgd.worlds.split_blocks import SplitBlocks
 from hpc_localsgd.worlds.transport import Transport
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class World(ABC):
         K: Workers of the run.
         n: Ranks, that is processes.
         rank: This process, 0..n-1.
-        dealing: Which rank hosts which workers.
+        placement: Which rank hosts which workers.
         local_workers: The workers living here, a range of R numbers out of 0..K-1.
         device: Where their parameters live.
         ledger: Clock and byte counter.
@@ -59,20 +59,20 @@ class World(ABC):
     ) -> None:
         self.n, self.rank, self._transport = transport.n, transport.rank, transport
         self.device, self.network = device, network
-        self.deal(self.n if workers is None else workers)
+        self.place_workers(self.n if workers is None else workers)
 
-    def deal(self, workers: int) -> None:
-        """Deal K workers to the ranks, before anything of them is made or exchanged.
+    def place_workers(self, workers: int) -> None:
+        """Place K workers on the ranks, before any state of theirs is made or exchanged.
 
         Raises:
             ConfigurationError: There are fewer than ranks.
         """
-        self.K, self.dealing = workers, Dealing(workers, self.n)
-        self.local_workers = self.dealing.workers_of(self.rank)
+        self.K, self.placement = workers, Placement(workers, self.n)
+        self.local_workers = self.placement.workers_of(self.rank)
         self.ledger = Ledger(self.R, self.device, modelled=self.network is not None)
         self.ledger.staged = self.device.type == "cuda" and self._transport.staged
-        self._routes = KnownRoutes(self.rank, self.dealing)
-        self._pieces: dict[int, Pieces] = {}
+        self._routes = KnownRoutes(self.rank, self.placement)
+        self._split_blocks: dict[int, SplitBlocks] = {}
 
     @abstractmethod
     def __repr__(self) -> str:
@@ -87,8 +87,8 @@ class World(ABC):
     def place(self) -> str:
         """Arrangement of workers on ranks, their device, and whether host memory is used."""
         staged = ", staged through host memory" if self.ledger.staged else ""
-        each = f"{self.n} x {self.dealing.most}"
-        if not self.dealing.even:
+        each = f"{self.n} x {self.placement.most}"
+        if not self.placement.even:
             each = f"{self.K} on {self.n} ranks,"
         return f"{each} workers, {self.device}{staged}"
 
@@ -109,12 +109,12 @@ class World(ABC):
         ranks = self.ranks_of_block(block)
         payload = _row_bytes(x)
         if block > 1:
-            sums = 0 if ranks else self._pieces[block].sums_sent
+            sums = 0 if ranks else self._split_blocks[block].sums_sent
             wire = allreduce_wire_bytes(ranks, payload) if ranks else sums * payload
             self._bill(payload, wire, self._allreduce_s(payload, block))
         with self._exchanging():
             if not ranks:
-                self._pieces[block].average(x, self._transport)
+                self._split_blocks[block].average(x, self._transport)
             elif ranks > 1:
                 row = self._own_mean(x, keep=False)
                 self._transport.average(row, ranks)
@@ -143,7 +143,7 @@ class World(ABC):
             finish = self._transport.begin_average(row)
 
         def finished() -> None:
-            with Reaching(self._transport, self.rank):
+            with ExchangeScope(self._transport, self.rank):
                 finish()
 
         return Pending(row, finished, self.ledger, self._allreduce_s(payload, self.K))
@@ -182,7 +182,7 @@ class World(ABC):
         modelled_s = self.network.gather_s(self.K, m) if self.network else 0.0
         self._bill(m, (self.K - self.R) * m, modelled_s)
         with self._exchanging():
-            return self.dealing.together(self._transport.allgather(self.dealing.padded(sent)))
+            return self.placement.together(self._transport.allgather(self.placement.padded(sent)))
 
     def mean_elementwise(self, x: Rows, codec: Codec) -> Rows:
         """Return the average of rows encoded number by number by such a codec, in place.
@@ -193,11 +193,11 @@ class World(ABC):
         the second coding rounds off is in no worker's memory.
         """
         P, n = x.shape[1], self.n
-        wire = (self.dealing.most + 1) * (n - 1) * codec.payload((-(-P // n),))
+        wire = (self.placement.most + 1) * (n - 1) * codec.payload((-(-P // n),))
         payload = codec.payload((P,))
         self._bill(payload, wire, self._allreduce_s(payload, self.K, coded=True))
         with self._exchanging():
-            return x.copy_(mean_of_shares(x, codec, self.dealing, self._transport))
+            return x.copy_(mean_of_shares(x, codec, self.placement, self._transport))
 
     def broadcast(self, x: Rows) -> Rows:
         """Replace every row by that of worker 0, in place; not billed: part of starting a run."""
@@ -219,8 +219,8 @@ class World(ABC):
         """
         with self.ledger.unbilled(), self._exchanging():
             raw = np.ascontiguousarray(v).view(np.uint8).reshape(self.R, -1)
-            sent = self.dealing.padded(torch.from_numpy(raw))
-            rows = self.dealing.together(self._transport.allgather_host(sent)).cpu().numpy()
+            sent = self.placement.padded(torch.from_numpy(raw))
+            rows = self.placement.together(self._transport.allgather_host(sent)).cpu().numpy()
         return rows.reshape(-1).view(v.dtype).reshape(self.K, *v.shape[1:])
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ class World(ABC):
         Raises:
             Unreachable: The ranks do not end together.
         """
-        with Reaching(self._transport, self.rank):
+        with ExchangeScope(self._transport, self.rank):
             self._transport.close()
 
     def abort(self, code: int) -> None:
@@ -252,17 +252,17 @@ class World(ABC):
             ConfigurationError: Hosts have unequal numbers of workers, or ranks go round the hosts.
         """
         name = int.from_bytes(hashlib.sha256(socket.gethostname().encode()).digest()[:6], "big")
-        return self.dealing.per_host(self.gather(np.full(self.R, float(name))))
+        return self.placement.per_host(self.gather(np.full(self.R, float(name))))
 
     def ranks_of_block(self, block: int) -> int:
-        """Return `Dealing.ranks_of_block`, and prepare its averages. All ranks together.
+        """Return `Placement.ranks_of_block`, and prepare its averages. All ranks together.
 
         Raises:
             ConfigurationError: The block does not divide K.
         """
-        ranks = self.dealing.ranks_of_block(block)
-        if not ranks and block not in self._pieces:
-            self._pieces[block] = Pieces(self.dealing, block, self.rank)
+        ranks = self.placement.ranks_of_block(block)
+        if not ranks and block not in self._split_blocks:
+            self._split_blocks[block] = SplitBlocks(self.placement, block, self.rank)
         self._transport.prepare(ranks)
         return ranks
 
@@ -271,13 +271,13 @@ class World(ABC):
 
         With one worker on every rank that is its row, and without `keep` no copy of it.
         """
-        if self.dealing.even:
+        if self.placement.even:
             return x.mean(0) if len(x) > 1 else x[0].clone() if keep else x[0]
         return x.mean(0).mul_(len(x) * self.n / self.K)
 
-    def _exchanging(self) -> Reaching:
+    def _exchanging(self) -> ExchangeScope:
         """Return the context of this rank's part of an exchange."""
-        return Reaching(self._transport, self.rank, self.ledger.transferring())
+        return ExchangeScope(self._transport, self.rank, self.ledger.transferring())
 
     def _bill(self, payload: float | np.ndarray, rank_bytes: float, modelled_s: float) -> None:
         """Count an exchange of `rank_bytes` sent by this rank; a lone worker sends nothing."""

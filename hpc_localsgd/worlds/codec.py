@@ -9,7 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows, Vector
-    from hpc_localsgd.worlds.dealing import Dealing
+    from hpc_localsgd.worlds.placement import Placement
     from hpc_localsgd.worlds.transport import Transport
 
 
@@ -26,21 +26,21 @@ class Codec(Protocol):
         """Return m, the bytes of a row's code."""
 
 
-def mean_of_shares(x: Rows, codec: Codec, dealing: Dealing, transport: Transport) -> Vector:
+def mean_of_shares(x: Rows, codec: Codec, placement: Placement, transport: Transport) -> Vector:
     """Return the average [P] of all workers' rows, of which each rank averages a share; see World.
 
     Args:
         x: [R, P], the rows of this rank.
         codec: Codes number by number.
-        dealing: Who has how many rows.
+        placement: Who has how many rows.
         transport: Moves the codes.
     """
-    P, dtype, n = x.shape[1], x.dtype, dealing.n
+    P, dtype, n = x.shape[1], x.dtype, placement.n
     share = -(-P // n)
     padded = torch.nn.functional.pad(x, (0, share * n - P))
     sent = codec.encode(padded.reshape(-1, share), (share,)).unflatten(0, (-1, n))  # [R, n, m]
-    by_rank = dealing.padded(sent).transpose(0, 1).contiguous()
-    shares = dealing.together(transport.alltoall(by_rank))  # [K, m], mine of all
+    by_rank = placement.padded(sent).transpose(0, 1).contiguous()
+    shares = placement.together(transport.alltoall(by_rank))  # [K, m], mine of all
     mine = codec.decode(shares, (share,), dtype).mean(0, keepdim=True)
     mean = transport.allgather(codec.encode(mine, (share,))).flatten(0, 1)  # [n, m]
     return codec.decode(mean, (share,), dtype).reshape(-1)[:P]

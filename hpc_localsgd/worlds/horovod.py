@@ -11,7 +11,7 @@ import torch
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.cycle_time import shorten_cycles
+from hpc_localsgd.worlds.horovod_cycle_time import shorten_cycles
 from hpc_localsgd.worlds.mpi import MpiTransport, mpi_module, on_host
 from hpc_localsgd.worlds.transport import Transport, rank_group
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hpc_localsgd.worlds.products import exact_products
+from hpc_localsgd.worlds.matmul_precision import full_precision_matmul
 
 if TYPE_CHECKING:
-    from hpc_localsgd.worlds.dealing import Dealing
+    from hpc_localsgd.worlds.placement import Placement
     from hpc_localsgd.worlds.transport import Transport
 
 
@@ -23,9 +23,9 @@ class Routes:
         rows_to_ranks: Rows that leave this rank (a row wanted by two workers of a rank goes once).
     """
 
-    def __init__(self, W: np.ndarray, rank: int, dealing: Dealing) -> None:
-        n, firsts = dealing.n, dealing.firsts
-        blocks = np.logical_or.reduceat(W != 0, dealing.leaders)  # [n, K]: d wants row j
+    def __init__(self, W: np.ndarray, rank: int, placement: Placement) -> None:
+        n, firsts = placement.n, placement.firsts
+        blocks = np.logical_or.reduceat(W != 0, placement.leaders)  # [n, K]: d wants row j
         np.fill_diagonal(wanted := W != 0, False)
         mine = slice(firsts[rank], firsts[rank + 1])
         self.vectors_sent = wanted.sum(0)[mine]
@@ -57,15 +57,15 @@ class Routes:
         rows = [row for s in self.receive for row in received[s]]
         if len(x) == 1:  # one worker a rank: no copy of its neighbours' models
             return _add_weighted(x[0].clone(), self._weights[0], rows)[None]
-        with exact_products():
+        with full_precision_matmul():
             return torch.from_numpy(self._weights).to(x) @ torch.stack([*x, *rows])
 
 
 class KnownRoutes:
     """The routes of one of n ranks for the matrices so far, since a topology repeats itself."""
 
-    def __init__(self, rank: int, dealing: Dealing) -> None:
-        self._rank, self._dealing = rank, dealing
+    def __init__(self, rank: int, placement: Placement) -> None:
+        self._rank, self._dealing = rank, placement
         self._known: dict[bytes, Routes] = {}
 
     def of(self, W: np.ndarray) -> Routes:

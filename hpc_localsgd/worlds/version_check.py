@@ -63,10 +63,11 @@ def check_same_software(world: World) -> None:
     """
     if world.n == 1:
         return
-    from hpc_localsgd.worlds.texts import texts  # the doctor asks where there may be no numpy
+    # Here, as the doctor reads this file where there may be no numpy.
+    from hpc_localsgd.worlds.gather_texts import gather_texts
 
-    found = texts(world, said().decode(), SAID_BYTES)
-    everyone = [json.loads(found[leader]) for leader in world.dealing.leaders]
+    found = gather_texts(world, said().decode(), SAID_BYTES)
+    everyone = [json.loads(found[leader]) for leader in world.placement.leaders]
     first = everyone[0]
     for rank, theirs in enumerate(everyone):
         for name in first:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_localsgd.attach import account
-from hpc_localsgd.attach.account import Account, Accounts
+from hpc_localsgd.attach import comm_stats
+from hpc_localsgd.attach.comm_stats import CommCounter, CommStats
 from hpc_localsgd.attach.flat_views import aligned, cut_views
 from hpc_localsgd.attach.rounds import AttachedPosition
 from hpc_localsgd.attach.warm_up import LONG_ROUND, WarmUp
@@ -40,7 +40,7 @@ def test_where_in_a_round(place: AttachedPosition, said: str, due: bool, inside:
 def test_a_bill_is_taken_every_so_many_rounds_and_closed_with_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(account, "TAKE_EVERY", 2)
+    monkeypatch.setattr(comm_stats, "TAKE_EVERY", 2)
     taken, closed = list[int](), list[int]()
 
     def take() -> Any:
@@ -51,16 +51,16 @@ def test_a_bill_is_taken_every_so_many_rounds_and_closed_with_the_next(
         )
         return SimpleNamespace(close=lambda: closed.append(n) or bill)
 
-    accounts = Accounts(SimpleNamespace(modelled=True, take=take))  # type: ignore[arg-type]
+    accounts = CommCounter(SimpleNamespace(modelled=True, take=take))  # type: ignore[arg-type]
     assert (taken, closed) == ([0], [])
     accounts.close_round()
     assert (taken, closed) == ([0], [])
     for _ in range(3):
         accounts.close_round()
     assert (taken, closed) == ([0, 1, 2], [1])
-    assert accounts.until_now() == Account(3330, 18, 6, 3.0, 4, True) and closed == [1, 2, 3]
-    assert accounts.until_now() == Account(33330, 24, 10, 5.0, 4, True)
-    assert Account() == Account(0, 0, 0, 0.0, 0, False)
+    assert accounts.until_now() == CommStats(3330, 18, 6, 3.0, 4, True) and closed == [1, 2, 3]
+    assert accounts.until_now() == CommStats(33330, 24, 10, 5.0, 4, True)
+    assert CommStats() == CommStats(0, 0, 0, 0.0, 0, False)
 
 
 def test_a_rate_is_watched_until_it_falls() -> None:

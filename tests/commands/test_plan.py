@@ -212,7 +212,7 @@ def test_ranks_of_unequal_numbers_of_workers_are_shown_with_what_they_cost() -> 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--workers", "2", "--ranks", "3"], "2 workers cannot be dealt to 3 ranks"),
+        (["--workers", "2", "--ranks", "3"], "2 workers cannot be placed on 3 ranks"),
         (["--workers", "0"], "at least one worker, got --workers 0"),
         (["--fabric", "foo"], "unknown network 'foo': type one of"),
         (["--fabric", "10gbe"], "did you mean 10GbE?"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hpc_localsgd.attach.account import Account
 from hpc_localsgd.attach.collectives import Comparison, RankState
+from hpc_localsgd.attach.comm_stats import CommStats
 from hpc_localsgd.attach.flat_gradient import FlatGradient
 from hpc_localsgd.attach.rounds import FromFunction
 from hpc_localsgd.attach.storage import Group
@@ -15,7 +15,7 @@ from hpc_localsgd.run.checkpoint import RankCheckpoint
 from hpc_localsgd.schedules.base import Round
 from hpc_localsgd.types import ModelSize, Now
 
-OF_ATTACH = [Account, Comparison, FlatGradient, FromFunction, Group, AttachContext, RankState]
+OF_ATTACH = [CommStats, Comparison, FlatGradient, FromFunction, Group, AttachContext, RankState]
 OF_A_RUN = [BatchNorm, ModelSize, Now, RankCheckpoint, Round, Run, *OF_ATTACH]
 CHOSEN = [class_at(path) for option in CHOICES for path in choices(option).values()]
 

@@ -20,7 +20,7 @@ from hpc_localsgd.compressors.sign import Sign
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import complete, custom, lazy, ring
 from hpc_localsgd.types import ModelSize, Now
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 from hpc_localsgd.worlds.simulated import Simulated
 
 
@@ -112,7 +112,7 @@ def test_blocks_that_do_not_divide_are_refused_before_the_first_round(
 ) -> None:
     """Six workers, on two ranks of three: blocks of two are cut by them, and averaged as well."""
     world = Simulated(6)
-    world.n, world.local_workers, world.dealing = 2, range(3), Dealing(6, 2)
+    world.n, world.local_workers, world.placement = 2, range(3), Placement(6, 2)
 
     def begin() -> Any:
         made = Hierarchical(blocks=(block,))

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1] / "attach"))  # its ranks, which a
 
 from rank_threads import ThreadWorld, errors_on_ranks, on_ranks  # noqa: E402
 
-from hpc_localsgd.worlds.texts import texts
+from hpc_localsgd.worlds.gather_texts import gather_texts
 
 
 @pytest.mark.parametrize("kind", [ConfigurationError, TrajectoryError])
@@ -66,9 +66,9 @@ def test_a_mistake_of_the_program_is_no_refusal() -> None:
 def test_texts_of_all_ranks_reach_all_and_are_cut_where_they_are_too_long() -> None:
     def work(world: ThreadWorld) -> list[list[str]]:
         return [
-            texts(world, "é" * world.rank, 9),
-            texts(world, "x" * 3000, 2000),
-            texts(world, "abcd", 3),
+            gather_texts(world, "é" * world.rank, 9),
+            gather_texts(world, "x" * 3000, 2000),
+            gather_texts(world, "abcd", 3),
         ]
 
     for said, long, short in on_ranks(3, work):

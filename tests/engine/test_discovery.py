@@ -11,8 +11,8 @@ from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd.commands.assembly.worlds import join_world
-from hpc_localsgd.engine import discovery, reach
-from hpc_localsgd.engine.interfaces import HostNetwork, Interface
+from hpc_localsgd.engine import discovery, reachability
+from hpc_localsgd.engine.host_network import HostNetwork, Interface
 from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.simulated import Simulated
@@ -155,7 +155,7 @@ def test_attach_is_refused_before_torch_connects_to_hosts_that_cannot_be_reached
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own_name_is_loopback = HostNetwork("n7", ("127.0.1.1",), (Interface("ib0", "10.1.0.7"),))
-    monkeypatch.setattr(reach, "network_here", lambda: own_name_is_loopback)
+    monkeypatch.setattr(reachability, "network_here", lambda: own_name_is_loopback)
     for name, value in {**TORCHRUN, "LOCAL_WORLD_SIZE": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(discovery.WORLDS, "torch", lambda *_: pytest.fail("it connects"))

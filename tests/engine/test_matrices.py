@@ -15,7 +15,7 @@ from small_runs import go, quadratic, small_run
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.diloco import DiLoCo
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
-from hpc_localsgd.engine.matrices import MatricesAndRest, looks_at_matrices, runs
+from hpc_localsgd.engine.matrix_optimizer import MatrixOptimizer, looks_at_matrices, runs
 from hpc_localsgd.engine.optimizer import LocalOptimizer, described
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.loop import Position, Run, train
@@ -225,7 +225,7 @@ def test_a_model_without_hidden_matrices_is_refused() -> None:
 
 def test_it_is_shown_by_its_name() -> None:
     made = LocalOptimizer(muon, task(1)).torch
-    assert isinstance(made, MatricesAndRest)
+    assert isinstance(made, MatrixOptimizer)
     assert described(made).startswith("Muon and AdamW(weight_decay=0.1, momentum=0.95")
 
 

@@ -8,8 +8,8 @@ from hpc_localsgd.commands import doctor
 from hpc_localsgd.engine.finding import Finding
 from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.environment import checks, launch_checks
+from hpc_localsgd.environment.doctor_report import as_json, as_table, exit_status
 from hpc_localsgd.environment.facts import Facts
-from hpc_localsgd.environment.findings import as_json, as_table, exit_status
 
 
 def under(facts: Facts, launcher: str, ranks: int, **changes: object) -> list[Facts]:

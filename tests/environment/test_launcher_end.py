@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from hpc_localsgd.environment.launcher_end import about_the_launcher
+from hpc_localsgd.environment.stuck_launcher import about_the_launcher
 
 
 def test_the_nearest_mpirun_is_named_and_nothing_else_is() -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from hpc_localsgd.commands.assembly.worlds import join_world
-from hpc_localsgd.engine import interfaces, reach
+from hpc_localsgd.engine import host_network, reachability
 from hpc_localsgd.engine.finding import OK, Finding
-from hpc_localsgd.engine.interfaces import HostNetwork, Interface
+from hpc_localsgd.engine.host_network import HostNetwork, Interface
 from hpc_localsgd.engine.launch import Launch, detect
-from hpc_localsgd.engine.reach import EXCLUDE, judge
-from hpc_localsgd.environment import launch_checks, meeting
+from hpc_localsgd.engine.reachability import EXCLUDE, judge
+from hpc_localsgd.environment import gather_facts, launch_checks
 from hpc_localsgd.environment.facts import Facts
 from hpc_localsgd.errors import ConfigurationError
 
@@ -92,9 +92,11 @@ def test_the_torch_world_is_asked_about_under_any_launcher() -> None:
 
 
 def test_this_host_has_a_loopback_and_a_name() -> None:
-    found = reach.network_here()
+    found = reachability.network_here()
     assert Interface("lo", "127.0.0.1") in found.interfaces and found.host
-    assert reach.network_here(lambda host: ("10.9.9.9",), lambda: (ETH,)).addresses == ("10.9.9.9",)
+    assert reachability.network_here(lambda host: ("10.9.9.9",), lambda: (ETH,)).addresses == (
+        "10.9.9.9",
+    )
 
 
 NETWORK = """
@@ -108,7 +110,7 @@ ip link add cable type ifb; ip link set cable master br0
 @pytest.mark.parametrize("sys_shows_it", [True, False])
 def test_a_bridge_for_guests_is_told_from_one_with_a_cable(sys_shows_it: bool) -> None:
     begin = NETWORK if sys_shows_it else NETWORK.replace("mount -t sysfs sysfs /sys;", "")
-    show = "from hpc_localsgd.engine.interfaces import network_here as n; print(*n().bridges)"
+    show = "from hpc_localsgd.engine.host_network import network_here as n; print(*n().bridges)"
     alone = ["unshare", "--net", "--mount", "--map-root-user", "sh", "-ec"]
     if shutil.which("ip") is None or subprocess.run([*alone, begin], check=False).returncode:
         pytest.skip("no network of one's own here: it needs iproute2 and a kernel that lets it be")
@@ -124,16 +126,16 @@ def test_interfaces_that_a_file_of_open_mpi_chooses_are_seen(
     monkeypatch.setenv("HOME", str(tmp_path))
     if not (Path(sys.executable).parent / "ompi_info").exists():
         pytest.skip("no Open MPI in this environment: `make env`")
-    assert not interfaces.chosen_in_a_file()
+    assert not host_network.chosen_in_a_file()
     (tmp_path / ".openmpi").mkdir()
     (tmp_path / ".openmpi" / "mca-params.conf").write_text("btl_tcp_if_include = ib0\n")
-    assert interfaces.chosen_in_a_file()
+    assert host_network.chosen_in_a_file()
 
 
 def test_a_run_is_refused_before_anything_connects(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in on(2, TORCHRUN).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(reach, "network_here", lambda: DEBIAN)
+    monkeypatch.setattr(reachability, "network_here", lambda: DEBIAN)
     monkeypatch.setitem(sys.modules, "torch.distributed", None)  # it is not got to
     with pytest.raises(
         ConfigurationError, match=r"calls itself 127\.0\.1\.1.*GLOO_SOCKET_IFNAME=ib0"
@@ -145,7 +147,7 @@ def test_open_mpi_leaves_out_bridges_and_rank_0_says_so(capsys: pytest.CaptureFi
     for rank in (0, 1):
         environ = on(2, MPIRUN)
         launch = replace(detect(environ), rank=rank, local_rank=0)
-        reach.check_before(environ, launch, "horovod", BRIDGED)
+        reachability.check_before(environ, launch, "horovod", BRIDGED)
         assert environ[EXCLUDE] == "127.0.0.1/8,sppp,docker0"
     assert capsys.readouterr().err.count("to leave out docker0 172.17.0.1, a bridge of n7's") == 1
 
@@ -166,23 +168,23 @@ def test_open_mpi_is_told_nothing_else(
 ) -> None:
     before = on(hosts, environ)
     after = dict(before)
-    reach.check_before(after, detect(before), "horovod", network)
+    reachability.check_before(after, detect(before), "horovod", network)
     assert after == before
 
 
 def test_the_doctor_connects_without_bridges_and_warns_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reach, "network_here", lambda: BRIDGED)
-    monkeypatch.setattr(meeting, "network_here", lambda: BRIDGED)
+    monkeypatch.setattr(reachability, "network_here", lambda: BRIDGED)
+    monkeypatch.setattr(gather_facts, "network_here", lambda: BRIDGED)
     environ, met = on(2, MPIRUN), list[str]()
 
     def gather(facts: dict[str, object], errors: object) -> list[dict[str, object]]:
         met.append(environ[EXCLUDE])
         return [facts]
 
-    monkeypatch.setattr(meeting, "_gather", lambda facts: gather)
-    ((facts,), _) = meeting.meet(environ)
+    monkeypatch.setattr(gather_facts, "_gather", lambda facts: gather)
+    ((facts,), _) = gather_facts.gather_facts(environ)
     assert met == ["127.0.0.1/8,sppp,docker0"]
     assert isinstance(facts.network, Finding) and facts.network.level != OK
 
@@ -190,9 +192,9 @@ def test_the_doctor_connects_without_bridges_and_warns_of_them(
 def test_the_doctor_says_so_and_does_not_connect(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reach, "network_here", lambda: DEBIAN)
-    monkeypatch.setattr(meeting, "_gather", lambda facts: pytest.fail("it connects"))
-    everyone, rank = meeting.meet(on(2, TORCHRUN))
+    monkeypatch.setattr(reachability, "network_here", lambda: DEBIAN)
+    monkeypatch.setattr(gather_facts, "_gather", lambda facts: pytest.fail("it connects"))
+    everyone, rank = gather_facts.gather_facts(on(2, TORCHRUN))
     assert len(everyone) == 1 and rank == 0
     assert "problem: n7 calls itself 127.0.1.1" in capsys.readouterr().err
     assert "repair the network first" in launch_checks.ranks(everyone).fix

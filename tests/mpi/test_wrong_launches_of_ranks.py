@@ -27,7 +27,7 @@ def one_message(outcome: Outcome, said: str) -> None:
         (lambda: mpirun(2), [MPI, "--algorithm=locl_sgd"], "did you mean 'local_sgd'?"),
         (lambda: mpirun(2), ["--world=simulated"], "mpirun started 2 processes"),
         (lambda: horovodrun(2), ["--batch-per-worker=800"], "--batch-per-worker 718 or less"),
-        (lambda: gloo(2), ["--workers=1"], "1 workers cannot be dealt to 2 ranks"),
+        (lambda: gloo(2), ["--workers=1"], "1 workers cannot be placed on 2 ranks"),
     ],
     ids=["name", "world", "batch", "workers"],
 )

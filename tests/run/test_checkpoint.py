@@ -23,7 +23,7 @@ from hpc_localsgd.errors import ConfigurationError, DataError, NotKept
 from hpc_localsgd.loop import Position, train
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints, RankCheckpoint, shard
 from hpc_localsgd.trajectory import Trajectory, diskspace
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 from hpc_localsgd.worlds.simulated import Simulated
 
 DIGITS = ("--task.hidden=8",)
@@ -216,8 +216,8 @@ class TwoRanks:
     local_workers: range = range(3)
 
     def __post_init__(self) -> None:
-        self.dealing = Dealing(self.K, self.n)
-        self.local_workers = self.dealing.workers_of(self.rank)
+        self.placement = Placement(self.K, self.n)
+        self.local_workers = self.placement.workers_of(self.rank)
 
     def gather(self, v: np.ndarray) -> np.ndarray:
         return np.concatenate([v, v])

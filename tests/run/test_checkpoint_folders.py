@@ -26,7 +26,7 @@ from hpc_localsgd.run.checkpoint.listing import (
     never_there,
     number,
 )
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 
 R = 3
 
@@ -47,7 +47,7 @@ class Ranks:
     def __post_init__(self) -> None:
         self.K, self.R = R * self.n, R
         self.local_workers = range(R * self.rank, R * (self.rank + 1))
-        self.dealing, self.device = Dealing(self.K, self.n), torch.device("cpu")
+        self.placement, self.device = Placement(self.K, self.n), torch.device("cpu")
         self.told: list[np.ndarray] = []
 
     def gather(self, v: np.ndarray) -> np.ndarray:

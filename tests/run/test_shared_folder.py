@@ -13,7 +13,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run import lease, shared_folder
 from hpc_localsgd.run.run_lock import RunLock
 from hpc_localsgd.run.shared_folder import UNSEEN, check_shared, held
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 from hpc_localsgd.worlds.simulated import Simulated
 
 
@@ -26,7 +26,7 @@ class ThreeRanks(Simulated):
     def __init__(self, rank: int, word: str = "", found: tuple[int, int, int] = (0, 0, 0)) -> None:
         super().__init__(6)
         self.n, self.rank, self.local_workers = 3, rank, range(2 * rank, 2 * rank + 2)
-        self.dealing = Dealing(6, 3)
+        self.placement = Placement(6, 3)
         self.word, self.others = word, found
 
     def gather(self, v: np.ndarray) -> np.ndarray:

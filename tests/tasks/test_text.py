@@ -15,7 +15,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.probes import Evaluation
 from hpc_localsgd.schedules.rates import constant
 from hpc_localsgd.tasks.base import TaskContext, TaskSpec
-from hpc_localsgd.tasks.gated import GRU
+from hpc_localsgd.tasks.gru import GRU
 from hpc_localsgd.tasks.sequences import sequences
 from hpc_localsgd.tasks.text import BUNDLED, text
 from hpc_localsgd.tasks.text import sequences as cut

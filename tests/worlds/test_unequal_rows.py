@@ -18,7 +18,7 @@ from hpc_localsgd.compressors import BF16, FP16
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import one_peer_exponential, ring, star
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 from hpc_localsgd.worlds.simulated import Simulated
 
 P = 11
@@ -43,18 +43,18 @@ def of_all(world: World, row: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("K", "n"), DEALT)
 def test_workers_are_dealt_in_order_and_differ_by_one_at_most(K: int, n: int) -> None:
-    dealing = Dealing(K, n)
-    mine = [dealing.workers_of(r) for r in range(n)]
+    placement = Placement(K, n)
+    mine = [placement.workers_of(r) for r in range(n)]
     assert [k for workers in mine for k in workers] == list(range(K))
     lengths = [len(workers) for workers in mine]
     assert lengths == sorted(lengths, reverse=True) and lengths[0] - lengths[-1] <= 1
-    assert lengths[0] == dealing.most and dealing.even == (len(set(lengths)) == 1)
-    assert all(k in mine[dealing.rank_of(k)] for k in range(K))
+    assert lengths[0] == placement.most and placement.even == (len(set(lengths)) == 1)
+    assert all(k in mine[placement.rank_of(k)] for k in range(K))
 
 
 def test_fewer_workers_than_ranks_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="start at most 3"):
-        Dealing(3, 4)
+        Placement(3, 4)
 
 
 @pytest.mark.parametrize(("K", "n"), DEALT)

@@ -11,7 +11,7 @@ import pytest
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds import version_check
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 from hpc_localsgd.worlds.simulated import Simulated
 
 
@@ -20,7 +20,7 @@ class TwoRanks(Simulated):
 
     def __init__(self, **other: str) -> None:
         super().__init__(2)
-        self.n, self.other, self.dealing = 2, other, Dealing(2, 2)
+        self.n, self.other, self.placement = 2, other, Placement(2, 2)
         self.local_workers = range(1)
 
     def gather(self, v: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_what_differs_is_named_with_the_host(name: str) -> None:
 
 def test_ranks_of_several_workers_are_counted_as_ranks() -> None:
     world = TwoRanks(torch="0.1")
-    two, world.local_workers, world.dealing = world.gather, range(2), Dealing(4, 2)
+    two, world.local_workers, world.placement = world.gather, range(2), Placement(4, 2)
     world.gather = lambda v: two(v).repeat(2, 0)  # type: ignore[method-assign]
     with pytest.raises(ConfigurationError, match="rank 1 on node-2"):
         version_check.check_same_software(world)

@@ -18,7 +18,7 @@ from hpc_localsgd.commands.init_from import begun_from
 from hpc_localsgd.commands.resuming import Continued, continued
 from hpc_localsgd.commands.resuming_from_mean import NEW, OTHERS
 from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of
-from hpc_localsgd.environment.launcher_end import about_the_launcher
+from hpc_localsgd.environment.stuck_launcher import about_the_launcher
 from hpc_localsgd.errors import ConfigurationError, Gone, NotKept
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints

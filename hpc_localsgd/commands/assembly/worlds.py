@@ -10,7 +10,7 @@ from hpc_localsgd.engine.discovery import SIMULATED, join, kind_of_world
 from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 from hpc_localsgd.worlds.simulated import Simulated
 
 
@@ -53,7 +53,7 @@ def join_world(
             )
         return Simulated(workers, device_for(device, 0), network(fabric))
     if n is not None and workers is not None:
-        Dealing(workers, n)  # raises before anything connects
+        Placement(workers, n)  # raises before anything connects
     return join(kind, launch, device_for(device, launch.local_rank), workers)
 
 

@@ -61,7 +61,7 @@ class Config:
         batchnorm: BatchNorm's statistics: re-estimated on training batches before an
             evaluation, averaged at every exchange, or local.
         batchnorm_batches: Training batches used to re-estimate them, by all workers together.
-        workers: K, model replicas, dealt to the ranks: 8 on 3 are 3, 3 and 2. Default: one a rank.
+        workers: K, model replicas, placed on the ranks: 8 on 3 are 3, 3 and 2. Default: one a rank.
         world: Where workers live: simulated (this process), horovod, mpi, torch (torch's own
             collectives). auto takes torch under torchrun and, under another launcher of several
             ranks, horovod, or mpi where Horovod is missing.

@@ -57,8 +57,8 @@ def _run(report: PlanReport) -> RenderableType:
     total = f"{grouped(planned.workers * batch)} samples per step"
     workers = f"{planned.workers} x {batch} samples = {total}" if planned.workers > 1 else total
     table.add_row("workers", f"{planned.workers}: {workers}" if planned.workers == 1 else workers)
-    if planned.dealing.n > 1:
-        table.add_row("ranks", f"{planned.dealing.n}: workers are {planned.dealing}")
+    if planned.placement.n > 1:
+        table.add_row("ranks", f"{planned.placement.n}: workers are {planned.placement}")
     table.add_row("algorithm", str(config.algorithm))
     table.add_row("schedule", repr(planned.schedule))
     table.add_row("optimiser", report.optimizer)

@@ -20,7 +20,7 @@ from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.schedules.rates import Rate
 from hpc_localsgd.tasks.base import Task, TaskContext, TaskSpec
 from hpc_localsgd.types import ModelSize
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 
 TENSORS = 16  # a model of which only P is known counts as so many equal tensors
 
@@ -37,7 +37,7 @@ class PlanOptions:
         samples: Size of the training set, in place of the task's. With both, no task is made.
         activations: Also measure the activations of a step, on one worker's model on this machine's
             CPU.
-        ranks: Of the job, to which the workers are dealt. Default: those that a launcher started.
+        ranks: Of the job, on which the workers are placed. Default: those that a launcher started.
         figure: Also draw the rate, the rounds, bytes and seconds into this file: .png, .pdf, .svg,
             or .csv for the numbers.
     """
@@ -74,7 +74,7 @@ class PlannedRun:
         config: Its options.
         optimizer: Makes its optimiser.
         workers: K.
-        dealing: How they are dealt to ranks.
+        placement: How workers are placed on ranks.
         model: Lengths of the model's tensors.
         buffers: Q, floating-point buffers of BatchNorm.
         samples: Size of the training set.
@@ -89,7 +89,7 @@ class PlannedRun:
     config: Config
     optimizer: MakeOptimizer
     workers: int
-    dealing: Dealing
+    placement: Placement
     model: ModelSize
     buffers: int
     samples: int
@@ -114,7 +114,7 @@ def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> Pla
     """
     config, n = resolved.config, options.ranks or launch.started or 1
     K = n if config.workers is None else config.workers
-    dealing = Dealing(K, n)
+    placement = Placement(K, n)
     context = TaskContext(
         workers=K,
         batch=config.batch_per_worker,
@@ -133,7 +133,7 @@ def planned_run(resolved: Resolved, options: PlanOptions, launch: Launch) -> Pla
         config=config,
         optimizer=resolved.optimizer,
         workers=K,
-        dealing=dealing,
+        placement=placement,
         model=weighed.model,
         buffers=weighed.buffers,
         samples=weighed.samples,

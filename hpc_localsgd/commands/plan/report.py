@@ -25,7 +25,7 @@ from hpc_localsgd.run.probes import Evaluation, Snapshots
 from hpc_localsgd.schedules.time_limit import seconds_of
 from hpc_localsgd.topology import Topology, gap
 from hpc_localsgd.trajectory import DiskEstimate, disk_estimate
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 
 MOST_SPECTRAL = 2048  # workers, whose eigenvalues take seconds, with the third power
 MOST_MIXED = 8192  # workers: their matrix takes half a gigabyte, and seconds to build
@@ -64,24 +64,24 @@ def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanR
         parallel=given.parallel,
         advice=(
             *(Advice("given_twice", note) for note in planned.notes),
-            *_of_ranks(planned.dealing),
+            *_of_ranks(planned.placement),
             *advise(plan, given),
         ),
     )
 
 
-def _of_ranks(dealing: Dealing) -> Iterator[Advice]:
+def _of_ranks(placement: Placement) -> Iterator[Advice]:
     """Say what it costs that some ranks host a worker more than others."""
-    if dealing.even:
+    if placement.even:
         return
-    K, n, most = dealing.K, dealing.n, dealing.most
+    K, n, most = placement.K, placement.n, placement.most
     evenly = [m for m in range(1, K + 1) if K % m == 0]
     fewer, more = max(m for m in evenly if m < n), min(m for m in evenly if m > n)
     yield Advice(
         "unequal_ranks",
-        f"{K} workers are {dealing}: a step takes as long as that of {most} workers, and "
-        f"{100 * dealing.idle:.2g} % of the ranks' time is waiting for it; {fewer} or {more} ranks "
-        "would have equal numbers",
+        f"{K} workers are {placement}: a step takes as long as that of {most} workers, and "
+        f"{100 * placement.idle:.2g} % of the ranks' time is waiting for it; {fewer} or {more} "
+        "ranks would have equal numbers",
     )
 
 

@@ -82,7 +82,7 @@ class _Planned:
     schedule: Schedule
     rate: Rate
     stand_in: bool = False
-    dealing: Any = field(default_factory=lambda: SimpleNamespace(n=1))  # ranks need torch
+    placement: Any = field(default_factory=lambda: SimpleNamespace(n=1))  # ranks need torch
 
 
 def plan(argv: Sequence[str], prog: str) -> str:

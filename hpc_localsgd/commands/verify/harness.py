@@ -68,7 +68,7 @@ class Harness:
         R = self.world.R
         own = [math.nan if row.number is None else row.number for row in self._rows]
         numbers = self.world.gather(np.tile(np.array(own), (R, 1)))
-        numbers = numbers[self.world.dealing.leaders]  # [ranks, rows]
+        numbers = numbers[self.world.placement.leaders]  # [ranks, rows]
         return [self._of_all(row, numbers[:, i]) for i, row in enumerate(self._rows)]
 
     def outcome(self, algorithm: Algorithm, schedule: Schedule | None = None) -> Outcome:

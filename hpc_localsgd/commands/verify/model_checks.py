@@ -137,5 +137,5 @@ def unequal(bench: Harness) -> tuple[float, str]:
         )
     row = np.frombuffer(digest.digest(), dtype=np.uint8)
     rows = bench.world.gather(np.tile(row, (bench.world.R, 1)))
-    others = (rows != rows[0]).any(1)[bench.world.dealing.leaders]
+    others = (rows != rows[0]).any(1)[bench.world.placement.leaders]
     return int(others.sum()), "the factory must make the same model on every rank"

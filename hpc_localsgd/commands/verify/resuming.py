@@ -15,7 +15,7 @@ from hpc_localsgd.commands.verify.harness import Harness, anywhere, different
 from hpc_localsgd.commands.verify.trial import SAVED_AT, STEPS, Trial, resumed
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
-from hpc_localsgd.worlds.texts import texts
+from hpc_localsgd.worlds.gather_texts import gather_texts
 
 TITLE = f"Saved after step {SAVED_AT} of {STEPS} and resumed: numbers that differ in any bit"
 SEEN_WITHIN_S = 2.0  # network file systems show new folders late
@@ -64,7 +64,7 @@ def _made(world: World, parent: str) -> Path | None:
             name = tempfile.mkdtemp(prefix="verify-", dir=Path(parent).resolve())
         except OSError:
             pass
-    folder = Path(texts(world, name, LONGEST_NAME)[0])
+    folder = Path(gather_texts(world, name, LONGEST_NAME)[0])
     seen = bool(folder.name) and _appears(folder)
     if not anywhere(world, not seen):
         return folder

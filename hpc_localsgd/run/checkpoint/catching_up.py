@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpc_localsgd.run.checkpoint.moving import TAKEN
+from hpc_localsgd.run.checkpoint.resharding import TAKEN
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run

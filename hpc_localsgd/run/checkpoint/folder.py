@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_localsgd.errors import ConfigurationError, DataError
-from hpc_localsgd.run.checkpoint import moving, shard
+from hpc_localsgd.run.checkpoint import resharding, shard
 from hpc_localsgd.run.checkpoint.listing import (
     all_folders,
     is_complete,
@@ -22,7 +22,7 @@ from hpc_localsgd.run.checkpoint.listing import (
 )
 from hpc_localsgd.run.checkpoint.rank_checkpoint import DRAWN_ANEW, RankCheckpoint
 from hpc_localsgd.run.stderr import say
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
@@ -108,7 +108,7 @@ class Checkpoints:
                 self._forget_newer_than(after)
                 self._say_moved(n)
                 return place
-            bad = sorted({world.dealing.rank_of(int(k)) for k in np.flatnonzero(worse)})
+            bad = sorted({world.placement.rank_of(int(k)) for k in np.flatnonzero(worse)})
             self._say(f"{self.folder_of(after)} is damaged (ranks {bad}): trying an older one")
         raise ConfigurationError(self._nothing())
 
@@ -171,13 +171,13 @@ class Checkpoints:
         """Return this rank's place in a checkpoint of n ranks, and what is wrong with it."""
         world, folder = self.world, self.folder_of(after)
         try:
-            then = Dealing(world.K, n)
-            parts = moving.of_workers(world.local_workers, folder, then)
+            then = Placement(world.K, n)
+            parts = resharding.of_workers(world.local_workers, folder, then)
             ours = all(part.get("digest") in (self.digest, *self.also) for part in parts)
             moved = n != world.n
-            state = moving.joined(parts, world.device) if moved else parts[0]
-            self._lost = moving.lost_draws(parts) if moved else ""
-        except (moving.OtherWorkers, ConfigurationError):
+            state = resharding.joined(parts, world.device) if moved else parts[0]
+            self._lost = resharding.lost_draws(parts) if moved else ""
+        except (resharding.OtherWorkers, ConfigurationError):
             return None, _WORKERS
         except OSError as error:
             self._why = str(error)
@@ -198,7 +198,7 @@ class Checkpoints:
         if n != self.world.n:
             self._say(
                 f"the checkpoint is of {n} rank{'s' * (n > 1)} and this job has {self.world.n}: "
-                f"the same {self.world.K} workers go on, {self.world.dealing}"
+                f"the same {self.world.K} workers go on, {self.world.placement}"
                 + (f"; {DRAWN_ANEW}{self._lost}" if self._lost else "")
             )
 

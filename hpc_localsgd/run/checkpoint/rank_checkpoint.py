@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpc_localsgd.engine.state import moved
-from hpc_localsgd.run.checkpoint.moving import NO_STREAMS, TAKEN, has_drawn
+from hpc_localsgd.run.checkpoint.resharding import NO_STREAMS, TAKEN, has_drawn
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.worlds.pending import Pending
 

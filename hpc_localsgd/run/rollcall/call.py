@@ -21,7 +21,7 @@ from hpc_localsgd.run.rollcall.hub import ADDRESS_BYTES, Hub
 from hpc_localsgd.run.rollcall.own_operations import OwnOperations
 from hpc_localsgd.run.rollcall.protocol import ENDED, LEFT, OUT_OF_STEP, At, Verdict, failed
 from hpc_localsgd.run.rollcall.watch import Watch
-from hpc_localsgd.worlds.texts import texts
+from hpc_localsgd.worlds.gather_texts import gather_texts
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
@@ -217,7 +217,7 @@ def _told(world: World, address: dict[str, object]) -> dict[str, object]:
     said = json.dumps(address)
     if len(said) > ADDRESS_BYTES:
         said = "{}"
-    told: dict[str, object] = json.loads(texts(world, said, ADDRESS_BYTES)[0])
+    told: dict[str, object] = json.loads(gather_texts(world, said, ADDRESS_BYTES)[0])
     return told
 
 

@@ -10,8 +10,8 @@ from hpc_localsgd.tasks.base import TaskContext, TaskSpec
 from hpc_localsgd.tasks.classification import Classification
 from hpc_localsgd.tasks.synthetic_images import like
 from hpc_localsgd.tasks.vision.cifar_files import Published
+from hpc_localsgd.tasks.vision.image_task import ImageTask
 from hpc_localsgd.tasks.vision.in_memory import InMemory
-from hpc_localsgd.tasks.vision.spec import ImageTask
 
 FRAME = 4  # pixels around an image, out of which it is cropped at random
 

@@ -24,7 +24,7 @@ from hpc_localsgd.commands.verify.problem import small
 from hpc_localsgd.commands.verify.rows import Row, VerifyReport, as_json, as_table
 from hpc_localsgd.run.checkpoint import Checkpoints
 from hpc_localsgd.tasks.partition import Partition
-from hpc_localsgd.worlds.dealing import Dealing
+from hpc_localsgd.worlds.placement import Placement
 from hpc_localsgd.worlds.simulated import Simulated
 
 HERE = str(Path(__file__).parent)
@@ -246,7 +246,7 @@ class Said(Simulated):
     def __init__(self, others: float | None) -> None:
         super().__init__(2)
         self.n, self.local_workers, self.others = 2, range(0, 1), others
-        self.dealing = Dealing(2, 2)
+        self.placement = Placement(2, 2)
 
     def gather(self, v: np.ndarray) -> np.ndarray:
         return np.concatenate([v, v if self.others is None else np.full_like(v, self.others)])

@@ -1,4 +1,4 @@
-"""Short texts of the workers, told to every rank."""
+"""Short texts of the workers, gathered on every rank."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
 
 
-def texts(world: World, text: str, size: int) -> list[str]:
+def gather_texts(world: World, text: str, size: int) -> list[str]:
     """Return a short text of each of the K workers, on every rank. A collective, not billed.
 
     Args:

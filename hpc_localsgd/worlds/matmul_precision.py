@@ -9,7 +9,7 @@ import torch
 
 
 @contextmanager
-def exact_products() -> Iterator[None]:
+def full_precision_matmul() -> Iterator[None]:
     """Multiply in the precision of the tensors inside the block: no TF32 in what is exchanged."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

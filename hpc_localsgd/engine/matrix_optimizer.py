@@ -53,7 +53,7 @@ def runs(task: Task) -> list[tuple[int, int, Shapes]]:
     return found
 
 
-class MatricesAndRest(torch.optim.Optimizer):
+class MatrixOptimizer(torch.optim.Optimizer):
     """An optimiser of matrices for each worker's own, and AdamW for the rest.
 
     The state of a run of columns is one tensor [R, columns], as that of element-wise optimisers, so

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from hpc_localsgd.worlds.transport import Transport
 
 
-class Reaching:
-    """Context of what only ranks that reach each other can do; explains its errors."""
+class ExchangeScope:
+    """Context of an operation that needs the other ranks; explains its errors."""
 
     __slots__ = ("_rank", "_transfer", "_transport")
 

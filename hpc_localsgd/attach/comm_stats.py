@@ -12,7 +12,7 @@ TAKE_EVERY = 64  # rounds; adding up takes as long as a small exchange
 
 
 @dataclass(frozen=True)
-class Account:
+class CommStats:
     """Communication of this rank's worker since attach.
 
     Attributes:
@@ -32,14 +32,14 @@ class Account:
     modelled: bool = False
 
 
-class Accounts:
+class CommCounter:
     """Takes the cost since then from the ledger every so many rounds, and closes it at the next.
 
     By then the events of a GPU have passed, and reading them stops no rank.
     """
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger, self._sum = ledger, Account(modelled=ledger.modelled)
+        self._ledger, self._sum = ledger, CommStats(modelled=ledger.modelled)
         self._open: OpenRoundCost | None = None
         self._rounds = 0
         ledger.take()  # what was sent before does not count
@@ -50,7 +50,7 @@ class Accounts:
         if self._rounds % TAKE_EVERY == 0:
             self._add(self._ledger.take())
 
-    def until_now(self) -> Account:
+    def until_now(self) -> CommStats:
         """Return everything so far; on a GPU this waits for the last exchange to end."""
         self._add(self._ledger.take())
         self._add(None)

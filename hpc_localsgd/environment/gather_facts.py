@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_localsgd.engine.finding import PROBLEM, WARNING, Finding
-from hpc_localsgd.engine.reach import leave_out_bridges, network_here
+from hpc_localsgd.engine.reachability import leave_out_bridges, network_here
 from hpc_localsgd.environment.facts import Facts, collect
 
 PATIENCE_S = 120.0
@@ -23,7 +23,7 @@ GLOO = "horovodrun --gloo"
 _THREAD_LEVELS = {0: "single", 1: "funneled", 2: "serialized", 3: "multiple"}
 
 
-def meet(environ: MutableMapping[str, str] = os.environ) -> tuple[list[Facts], int]:
+def gather_facts(environ: MutableMapping[str, str] = os.environ) -> tuple[list[Facts], int]:
     """Return the facts of every rank that can be reached, in order, and our own rank.
 
     Processes that do not find each other each return one row; the launcher's rank tells them apart.

@@ -25,7 +25,7 @@ from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.listing import shard_name
 
 if TYPE_CHECKING:
-    from hpc_localsgd.worlds.dealing import Dealing
+    from hpc_localsgd.worlds.placement import Placement
 
 LEAST_DIMENSIONS = {"x": 1, "buffers": 1, "task": 1, "record": 1, "sync": 2, "optimizer": 2}
 AT_ONCE = "by --replicas vmap all workers of a rank draw at once"
@@ -37,13 +37,13 @@ class OtherWorkers(RuntimeError):
     """The shards are not of so many workers."""
 
 
-def of_workers(workers: range, folder: Path, then: Dealing) -> list[dict[str, Any]]:
+def of_workers(workers: range, folder: Path, then: Placement) -> list[dict[str, Any]]:
     """Return the states of the shards that hold some workers, cut to their rows.
 
     Args:
         workers: Those of this rank.
         folder: A complete checkpoint of `then.n` ranks.
-        then: How all workers were dealt.
+        then: Where all workers were placed.
 
     Raises:
         DamagedShard, OSError: As `shard.read`.

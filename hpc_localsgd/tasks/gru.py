@@ -1,4 +1,4 @@
-"""A gated recurrent unit out of plain products, so that several workers run as one program.
+"""A gated recurrent unit made of plain products, so that several workers run as one program.
 
 torch's own recurrent layers are single calls, which vmap cannot batch: 16 workers go through them
 one after another.

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 
 from hpc_localsgd.engine.finding import OK, PROBLEM, WARNING, Finding
-from hpc_localsgd.engine.interfaces import HostNetwork, network_here
+from hpc_localsgd.engine.host_network import HostNetwork, network_here
 from hpc_localsgd.engine.launch import Launch
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.cores import LOCAL_SIZES

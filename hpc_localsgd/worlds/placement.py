@@ -1,4 +1,4 @@
-"""How K workers are dealt to n ranks: 8 on 3 ranks are 3, 3 and 2."""
+"""How K workers are placed on n ranks: 8 on 3 ranks are 3, 3 and 2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpc_localsgd.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
-class Dealing:
+class Placement:
     """K workers on n ranks, in order; the first K % n ranks host one more than the others.
 
     Attributes:
@@ -28,7 +28,7 @@ class Dealing:
             raise ConfigurationError(f"there has to be at least one worker, got --workers {self.K}")
         if self.K < self.n or self.n < 1:
             raise ConfigurationError(
-                f"{self.K} workers cannot be dealt to {self.n} ranks: every rank hosts at least "
+                f"{self.K} workers cannot be placed on {self.n} ranks: every rank hosts at least "
                 f"one, so start at most {self.K}, or give more --workers"
             )
 
@@ -76,7 +76,7 @@ class Dealing:
     def ranks_of_block(self, block: int) -> int:
         """Return the number of ranks of a block of workers, where all blocks have as many.
 
-        1 if they lie within ranks, 0 if some rank cuts one in pieces.
+        1 if they lie within ranks, 0 if some block lies in part on several ranks.
 
         Raises:
             ConfigurationError: The block does not divide K.

@@ -1,4 +1,4 @@
-"""Averages over blocks of workers that ranks cut in pieces: 8 workers in pairs on 3 ranks, say."""
+"""Averages over blocks of workers that straddle ranks: 8 workers in pairs on 3 ranks, say."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows
-    from hpc_localsgd.worlds.dealing import Dealing
+    from hpc_localsgd.worlds.placement import Placement
     from hpc_localsgd.worlds.transport import Transport
 
 
-class Pieces:
+class SplitBlocks:
     """Who shares which blocks with whom, seen from one rank.
 
     A rank adds up its workers of each block, and sends that to the other ranks of the block.
@@ -22,10 +22,10 @@ class Pieces:
         sums_sent: To other ranks, in all.
     """
 
-    def __init__(self, dealing: Dealing, block: int, rank: int) -> None:
+    def __init__(self, placement: Placement, block: int, rank: int) -> None:
         self._block, self._rank = block, rank
-        self._touched = [_blocks(dealing.workers_of(r), block) for r in range(dealing.n)]
-        self._of_rows = [k // block - self._mine.start for k in dealing.workers_of(rank)]
+        self._touched = [_blocks(placement.workers_of(r), block) for r in range(placement.n)]
+        self._of_rows = [k // block - self._mine.start for k in placement.workers_of(rank)]
         self._shared = {
             r: common
             for r, theirs in enumerate(self._touched)
