@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hpc_localsgd.compressors.base import Compressor, from_bytes, to_bytes
+from hpc_localsgd.compressors.two_bytes import TwoBytes
 
 
 @dataclass(frozen=True)
-class BF16(Compressor):
+class BF16(TwoBytes):
     """The upper half of a float32: 8 significant bits, the range of float32.
 
         C(x) = nearest bfloat16 to x         |C(x) - x| <= 2^-8 |x|
@@ -35,20 +35,7 @@ class BF16(Compressor):
         error_feedback: Carry the rounding over to the next message.
     """
 
-    elementwise: ClassVar[bool] = True
-    error_feedback: bool = False
-
-    def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Encode rows, see `Compressor.encode`."""
-        return to_bytes(x.to(torch.bfloat16))
-
-    def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Decode rows, see `Compressor.decode`."""
-        return from_bytes(sent, torch.bfloat16).to(dtype)
-
-    def payload(self, sizes: Sequence[int]) -> int:
-        """Return the bytes of a row, see `Compressor.payload`."""
-        return 2 * sum(sizes)
+    sent_as: ClassVar[torch.dtype] = torch.bfloat16
 
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return the bound of `Compressor.error_bound`, for |x| < 3.39e38."""

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hpc_localsgd.compressors.base import Compressor, from_bytes, to_bytes
+from hpc_localsgd.compressors.two_bytes import TwoBytes
 
 
 @dataclass(frozen=True)
-class FP16(Compressor):
+class FP16(TwoBytes):
     """IEEE half precision: 11 significant bits, magnitudes from 6e-8 to 65504.
 
         C(x) = nearest half to x             |C(x) - x| <= 2^-11 |x| + 2^-25
@@ -35,20 +35,7 @@ class FP16(Compressor):
         error_feedback: Carry the rounding over to the next message. Not with values that overflow.
     """
 
-    elementwise: ClassVar[bool] = True
-    error_feedback: bool = False
-
-    def encode(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Encode rows, see `Compressor.encode`."""
-        return to_bytes(x.to(torch.float16))
-
-    def decode(self, sent: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Decode rows, see `Compressor.decode`."""
-        return from_bytes(sent, torch.float16).to(dtype)
-
-    def payload(self, sizes: Sequence[int]) -> int:
-        """Return the bytes of a row, see `Compressor.payload`."""
-        return 2 * sum(sizes)
+    sent_as: ClassVar[torch.dtype] = torch.float16
 
     def error_bound(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return the bound of `Compressor.error_bound`, for |x| < 65520."""

@@ -24,7 +24,7 @@ from restated.new_tensors import NewTensors
 from restated.problem import LOCAL_FIRST, SIZES, Case, P, Problem
 
 # What a folder has beside its methods: what they are, and what several of them are made of.
-NO_METHOD = {"__init__", "base", "perturbed", "four_bits", "sparse"}
+NO_METHOD = {"__init__", "base", "perturbed", "four_bits", "sparse", "two_bytes"}
 FOLDERS = ("algorithms", "compressors", "gradients")
 
 
