@@ -70,7 +70,7 @@ def attach(
     on_nan: OnNan = "stop",
     patience_s: float = PATIENCE_S,
 ) -> Sync:
-    """Train a model in rounds of local steps, in a loop of one's own.
+    """Train a model in rounds of local steps, in a loop of your own.
 
     The optimiser is neither wrapped nor replaced, and the parameters stay the same objects; their
     memory moves once, now. A collective: all ranks call it, after `model.to(device)` and before a
@@ -84,7 +84,7 @@ def attach(
             schedules at their defaults can be given by their names on the command line.
         schedule: Length of the round that starts at step t, where the learning rate of the
             optimizer's first group is lr.
-        world: Who the workers are, one in each process; found by itself (see
+        world: Who the workers are, one in each process; found automatically by default (see
             `engine/discovery.py`).
         mesh: Instead of a world, for a model that torch shards (`fully_shard`, DTensor): the
             dimension of its DeviceMesh along which it is repeated, `mesh["replicate"]`. A worker is
@@ -134,29 +134,22 @@ def attach(
     how, on_nan = batchnorm_of(batchnorm), on_nan_of(on_nan)
     reshard(gathered(model))
     grid = _grid_of(model, world, mesh)
-    world, everyone = grid.world, grid.everyone
+    everyone = grid.everyone
     collectives = Collectives(everyone, patience_s, grid.alike)
     with collectives.attaching():
         check_same_software(everyone)
         agree(everyone, lambda: check_whole(steps=steps, bucket_bytes=bucket_bytes))
         lengths = agree(everyone, lambda: _in_steps(schedule, steps, steps_per_epoch))
-        agree(everyone, lambda: _check_model(model, optimizer, averaged_buffers))
+        agree(everyone, lambda: _check_model(model, optimizer, algorithm, averaged_buffers))
         named, frozen = trained(model, optimizer)
-        agree(everyone, lambda: check_one_kind(algorithm, named.values()))
-        lines = [shown(each) for each in (algorithm, lengths, steps, how)]
-        lines += [f"bucket_bytes={bucket_bytes}", f"check_rounds={check_rounds}"]
-        lines += [f"on_nan={on_nan}", f"patience_s={patience_s}"]
-        lines += [f"averaged_buffers={list(averaged_buffers)}"]
-        lines += [f"broadcast={broadcast}", f"broadcast_optimizer={broadcast_optimizer}"]
-        lines += descriptions.described(model, list(named))
+        lines = [*map(shown, (algorithm, lengths, steps, how)), f"{bucket_bytes=}"]
+        lines += [f"{check_rounds=}", f"on_nan={on_nan}", f"{patience_s=}"]
+        lines += [f"averaged_buffers={list(averaged_buffers)}", f"{broadcast=}"]
+        lines += [f"{broadcast_optimizer=}", *descriptions.described(model, list(named))]
         _check_alike(grid, optimizer, lines, broadcast, broadcast_optimizer)
-        check_sparse(algorithm, optimizer, world, named.values())
+        check_sparse(algorithm, optimizer, grid.world, named.values())
         groups = grouped(model, named, grid.shards)
-        if broadcast:
-            broadcast_model(world, model, groups)
-        apart = not broadcast and _begin_apart(grid, groups)
-        if broadcast_optimizer:
-            broadcast_optimizer_state(world, optimizer)
+        equal = _start_alike(grid, model, optimizer, groups, broadcast, broadcast_optimizer)
         context = AttachContext(
             model=model,
             optimizer=optimizer,
@@ -173,7 +166,7 @@ def attach(
             check_rounds=check_rounds,
             on_nan=on_nan,
         )
-        return Sync(context, equal=not apart)
+        return Sync(context, equal=equal)
 
 
 def _in_steps(schedule: Schedule, steps: int | None, steps_per_epoch: float | None) -> Schedule:
@@ -187,7 +180,10 @@ def _in_steps(schedule: Schedule, steps: int | None, steps_per_epoch: float | No
 
 
 def _check_model(
-    model: nn.Module, optimizer: torch.optim.Optimizer, averaged_buffers: Sequence[str]
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    algorithm: Algorithm,
+    averaged_buffers: Sequence[str],
 ) -> None:
     """Check what is trained and which of the buffers are averaged.
 
@@ -198,6 +194,7 @@ def _check_model(
     check_fit(named)
     check_free([*named.values()])
     check_patterns(model, averaged_buffers)
+    check_one_kind(algorithm, named.values())
 
 
 def _check_alike(
@@ -221,10 +218,22 @@ def _check_alike(
         agree(grid.everyone, lambda: check_same(grid.world, states, SAME_OBJECTS))
 
 
-def _begin_apart(grid: RankGrid, groups: Sequence[Group]) -> bool:
-    """Return whether workers differ in what rounds exchange. A collective, not billed."""
+def _start_alike(
+    grid: RankGrid,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    groups: Sequence[Group],
+    broadcast: bool,
+    broadcast_optimizer: bool,
+) -> bool:
+    """Copy what all ranks are to take from rank 0; return whether the workers' models are equal."""
+    if broadcast_optimizer:
+        broadcast_optimizer_state(grid.world, optimizer)
+    if broadcast:
+        broadcast_model(grid.world, model, groups)
+        return True
     mine = any(differ(grid.world, [part for group in groups for part in group.parts]))
-    return bool(grid.everyone.gather(np.array([[mine]])).any())
+    return not grid.everyone.gather(np.array([[mine]])).any()
 
 
 def _grid_of(model: nn.Module, world: World | None, mesh: Any) -> RankGrid:
