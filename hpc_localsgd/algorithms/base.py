@@ -2,8 +2,9 @@
 
 An algorithm is a frozen dataclass: its fields are hyper-parameters with the paper's defaults, its
 `repr` is the legend of a figure. What it remembers between rounds is an explicit state of tensors
-and plain values that it returns. It never asks where the workers live. A matrix in that state has a
-row for each worker of the process, and moves with them; vectors and numbers are equal on all ranks.
+and plain values that it returns. It does not know where the workers live. A matrix in that state
+has a row for each worker of the process, and moves with them; vectors and numbers are equal on all
+ranks.
 
 The rows x and g are the run's own storage: an algorithm works on them in place and returns them,
 as the collectives do, so that no method needs a second copy of the model unless its equation has
@@ -28,18 +29,18 @@ class Algorithm(ABC):
     """A method of distributed training.
 
     Attributes:
-        ends_equal: Whether all workers are equal after every exchange, so that the model to
-            evaluate is there without asking anybody.
-        ends_at_mean: Whether that is the mean of the parameters before the exchange, as it is not
-            where an outer optimiser moves on, or a codec rounds.
-        may_begin_apart: Whether workers may begin with parameters of their own, as they never are
-            equal; asked by `begins_equal`.
+        ends_equal: Whether all workers are equal after every exchange, so that every rank holds
+            the model to evaluate.
+        ends_at_mean: Whether that model is the mean of the parameters before the exchange: not
+            after the step of an outer optimiser, or where a codec rounds.
+        may_begin_apart: Whether workers may begin with parameters of their own; read by
+            `begins_equal`.
         only_single_steps: Whether every round must have length 1.
         sends_gradients: Whether gradients are exchanged at every step of any round.
-        needs_whole_models: Whether a number's fate depends on all others (a length, say), so that
-            it cannot be found by ranks that each have a part of the model.
-        ends_its_own_way: Whether the last exchange of a run (`now.last`) is another than it would
-            be in the middle of a longer run.
+        needs_whole_models: Whether the update of a parameter depends on all others (on a norm, for
+            example), so that ranks that hold parts of the model cannot compute it.
+        last_exchange_differs: Whether the last exchange of a run (`now.last`) does something else
+            than it would in the middle of a longer run.
     """
 
     ends_equal = True
@@ -48,7 +49,7 @@ class Algorithm(ABC):
     only_single_steps = False
     sends_gradients = False
     needs_whole_models = False
-    ends_its_own_way = False
+    last_exchange_differs = False
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return the state before the first step.
@@ -65,9 +66,9 @@ class Algorithm(ABC):
         return {}
 
     def as_begun(self, state: State) -> Algorithm:
-        """Return the algorithm of a run that goes on, with what it settled by where it began.
+        """Return the algorithm of a resumed run, with the settings it derived where the run began.
 
-        Called before `init`, and the state is not vetted yet: what is strange in it is ignored.
+        Called before `init`, and before the state is checked: unexpected values are ignored.
 
         Args:
             state: As it was saved.
@@ -75,11 +76,15 @@ class Algorithm(ABC):
         del state
         return self
 
+    def smoke(self) -> tuple[Algorithm, int]:
+        """Return the algorithm for a short run of few workers, and a factor of their number."""
+        return self, 1
+
     def begins_equal(self, H: int) -> bool:
         """Return whether all workers must begin equal in a run whose first round has H steps.
 
-        With a yes, a run whose workers begin with parameters of their own is refused: what `init`
-        remembers of `x` would be another on every rank, or no exchange would make them equal.
+        If so, a run whose workers begin with parameters of their own is refused: what `init` keeps
+        of `x` would differ between ranks, or no exchange would make the workers equal.
         """
         del H
         return not self.may_begin_apart
@@ -114,9 +119,9 @@ class Algorithm(ABC):
     def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
         """Return whether a round of H steps that begins now does anything with gradients.
 
-        Asked where looking at them is dear, in `attach`: with no, they stay where they are, and
-        `on_gradient` is called once in the round, with rows of length 0. What acts in longer rounds
-        says yes to H = 1 too: after a no to that the gradients are never looked at again.
+        Asked by `attach`, where collecting gradients is costly. If False, they stay where they are
+        and `on_gradient` is called once in the round, with rows of length 0. An algorithm that acts
+        in longer rounds must return True for H = 1 too: after False the hooks are removed.
         """
         del state, world, H
         kind = type(self)
@@ -134,7 +139,7 @@ class Algorithm(ABC):
         return x, state
 
     def acts_on_sync(self, state: State, now: Now) -> bool:
-        """Return whether `on_sync` does anything now; asked where lending it rows is costly."""
+        """Return whether `on_sync` does anything now; asked where calling it is costly."""
         del state, now
         return True
 

@@ -1,4 +1,4 @@
-"""Hierarchical Local SGD: average within a node often, across nodes seldom."""
+"""Hierarchical Local SGD: average often within a node, rarely across nodes."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ class Hierarchical(Algorithm):
 
     Attributes:
         blocks: Workers in a block at each level but the last, small to large, each dividing the
-            next and the last dividing K. Empty: the workers of one host. A run that goes on keeps
-            the blocks it began with, on whatever hosts.
+            next and the last dividing K. Empty: the workers of one host. A resumed run keeps the
+            blocks it began with, whatever hosts it is on.
         rounds: For each level but the first, exchanges of the level below between two of its own.
-        parallel_first: Whether all workers meet in each of the rounds of length 1 that a run begins
-            with, as in the parallel phase of Post-local SGD; else these are rounds like any other.
-            Rounds are counted from the beginning of the run either way, so after that phase all
-            workers may meet sooner than after prod(rounds) rounds, never later.
-        compressor: How the difference from the last average over all workers is coded when all
-            meet, over the slower network; within blocks parameters travel as they are.
+        parallel_first: Whether all workers are averaged in each of the rounds of length 1 that a
+            run begins with, as in the parallel phase of Post-local SGD; otherwise these are rounds
+            like any other. Rounds are counted from the beginning of the run either way, so the
+            first average over all workers after that phase may come sooner than after prod(rounds)
+            rounds, never later.
+        compressor: How the difference from the last average over all workers is coded for the next
+            one, over the slower network; within blocks parameters are sent as they are.
     """
 
     ends_equal = False
-    ends_its_own_way = True
+    last_exchange_differs = True
 
     blocks: Sequence[int] = ()
     rounds: Sequence[int] = (4,)
@@ -67,12 +68,24 @@ class Hierarchical(Algorithm):
                 f"hierarchical: a block has at least 1 worker, got blocks={list(self.blocks)}"
             )
 
+    def smoke(self) -> tuple[Hierarchical, int]:
+        """Return it with blocks of 2, 4, ... workers, and a factor of their number."""
+        if not self.blocks:
+            return self, 1
+        levels = len(self.blocks)
+        blocks = tuple(2**level for level in range(1, levels + 1))
+        return replace(self, blocks=blocks), 2 ** (levels + 1)
+
     def begins_equal(self, H: int) -> bool:
-        """Tell that only the difference that a codec is given is from where all are equal."""
+        """Return whether there is a codec: its differences are taken from where all are equal."""
         return self.compressor is not None
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
-        """Return the state: `levels`, the block sizes, the whole world last; the codec's."""
+        """Return the state: `levels`, the block sizes, the whole world last; the codec's.
+
+        Raises:
+            ConfigurationError: Block sizes do not divide each other and K; on all ranks alike.
+        """
         blocks = tuple(self.blocks) or (world.workers_per_host(),)
         levels = (*blocks, world.K)
         for small, large in zip(levels, levels[1:], strict=False):

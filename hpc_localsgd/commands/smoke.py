@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TypeVar
 
-from hpc_localsgd.algorithms.base import Algorithm
-from hpc_localsgd.algorithms.hierarchical import Hierarchical
 from hpc_localsgd.commands.configuration.config import Config
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import Schedule
@@ -29,7 +27,7 @@ _LENGTHS = {"every", "steps", "at_least", "at_most"}  # fields of schedules, num
 
 def smaller(config: Config, ranks: int) -> Config:
     """Return the options for a short trial of this configuration on so many ranks."""
-    algorithm, multiple = _smaller_blocks(config.algorithm)
+    algorithm, multiple = config.algorithm.smoke()
     return replace(
         config,
         task=config.task.smoke(),
@@ -64,15 +62,6 @@ def shortened(units: Units) -> Units:
     """
     faster = (STEPS - 0.5) / (units.total or STEPS)
     return Units(units.steps_per_epoch * faster, round(units.samples_per_step / faster), STEPS)
-
-
-def _smaller_blocks(algorithm: Algorithm) -> tuple[Algorithm, int]:
-    """Return Hierarchical with blocks of 2, 4, ... and what must divide the number of workers."""
-    if not isinstance(algorithm, Hierarchical) or not algorithm.blocks:
-        return algorithm, 1
-    levels = len(algorithm.blocks)
-    blocks = tuple(2**level for level in range(1, levels + 1))
-    return replace(algorithm, blocks=blocks), 2 ** (levels + 1)
 
 
 def _shorter(schedule: S) -> S:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.commands.assembly.cadences import probes
 from hpc_localsgd.commands.plan.job_limit import job_limit_s
 from hpc_localsgd.commands.plan.plan_report import Memory, PlanReport
@@ -48,7 +47,7 @@ def report(planned: PlannedRun, network: Network, options: PlanOptions) -> PlanR
         momentum=_momentum(rehearsal.optimizer),
         topology=repr(topology) if isinstance(topology, Topology) else "",
         gap=_gap(topology, planned.workers),
-        parallel=isinstance(planned.config.algorithm, AllReduce),
+        parallel=planned.config.algorithm.sends_gradients,
         measured=planned.config.schedule.observes,
     )
     return PlanReport(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -31,7 +30,6 @@ from hpc_localsgd.compressors import TopK
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import Schedule, every
 from hpc_localsgd.topology import complete, random_pairs, ring
-from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.simulated import Simulated
 
 SAME = "Here as in one process, one worker after the other: relative difference of parameters"
@@ -125,17 +123,12 @@ def apart_from_one_process(
     """Return the distance of workers and mean model from K workers computed in this process."""
     here = bench.outcome(algorithm, schedule)
     world = Simulated(bench.world.K, bench.world.device)
-    trial = Trial(bench.problem, like(algorithm, bench.world), schedule)
+    task = bench.problem.task(bench.world)
+    begun = algorithm.as_begun(algorithm.init(task.x, bench.world, task.model_size))
+    trial = Trial(bench.problem, begun, schedule)  # with the blocks of this world's hosts
     there = finished(trial, world, vmapped=False)
     workers = slice(bench.world.local_workers.start, bench.world.local_workers.stop)
     return max(relative(here.x, there.x[workers]), relative(here.mean, there.mean))
-
-
-def like(algorithm: Algorithm, world: World) -> Algorithm:
-    """Return the algorithm for one process, which has not this world's hosts."""
-    if isinstance(algorithm, Hierarchical) and not algorithm.blocks:
-        return replace(algorithm, blocks=(world.workers_per_host(),))
-    return algorithm
 
 
 def faults(bench: Harness, algorithms: Mapping[str, Algorithm]) -> tuple[float, str]:

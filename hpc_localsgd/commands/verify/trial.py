@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from hpc_localsgd.algorithms.gradient_tracking import GradientTracking
 from hpc_localsgd.commands.verify.problem import SEED, Problem
 from hpc_localsgd.engine.batchnorm import BatchNorm
 from hpc_localsgd.engine.optimizer import LocalOptimizer
@@ -93,7 +92,7 @@ def resumed(trial: Trial, world: World, folder: Path) -> Rows:
 
 def schedule_for(algorithm: Algorithm) -> Schedule:
     """Return parallel rounds, local ones and a short last one; single steps if need be."""
-    return every(1) if isinstance(algorithm, GradientTracking) else post_local(switch=1, every=3)
+    return every(1) if algorithm.only_single_steps else post_local(switch=1, every=3)
 
 
 @dataclass(frozen=True)
