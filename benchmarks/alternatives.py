@@ -18,16 +18,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from mean import WAYS, P
-from side_by_side import (
-    Figure,
-    figures,
-    free_port,
-    hear_end,
-    started,
-    table,
-    take_turns,
-    write_report,
-)
+from reporting import write_report
+from side_by_side import Figure, figures, free_port, hear_end, started, table, take_turns
 
 STEPS = {"conv": 80, "mlp": 16, "resnet18": 8}  # of a turn; multiples of 8
 LOOPS = {

@@ -3,9 +3,10 @@
     python benchmarks/checkpoint_overhead.py
     mpirun -np 2 python benchmarks/checkpoint_overhead.py --out /scratch/somewhere
 
-Blocks of steps with and without a keeper take turns, so that both see the same machine. A block
-with one copies its place once a second and writes a checkpoint every `--every` seconds. Expected:
-at most 1.02 times the step time. About 2 minutes on two quiet cores. Rank 0 writes the report.
+Blocks of steps with a checkpoint manager and without take turns, so that both see the same machine.
+A block with one copies its place once a second and writes a checkpoint every `--every` seconds.
+Expected: at most 1.02 times the step time. About 2 minutes on two quiet cores. Rank 0 writes the
+report.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from side_by_side import figures, table, write_report
+from reporting import write_report
+from side_by_side import figures, table
 
 from hpc_localsgd.commands.assembly.worlds import make_world
 from hpc_localsgd.commands.configuration.config import parse

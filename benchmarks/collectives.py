@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from benchmarks.side_by_side import ROOT, commit_of
+from benchmarks.reporting import ROOT, commit_of
 from hpc_localsgd.commands.assembly.worlds import join_world
 from hpc_localsgd.compressors.bf16 import BF16
 from hpc_localsgd.cost.cost_model import (

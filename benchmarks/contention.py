@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.side_by_side import write_report
+from benchmarks.reporting import write_report
 from hpc_localsgd.cost import simgrid
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.cost.network_file import network

@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.netlab import Lab, network
 from benchmarks.netlab.__main__ import describe, table
+from benchmarks.reporting import write_report
 from benchmarks.scaling import ALWAYS, PATIENCE_S
-from benchmarks.side_by_side import write_report
 from hpc_localsgd.analysis.costs import round_s
 from hpc_localsgd.trajectory import Trajectory
 

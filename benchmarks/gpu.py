@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from on_gpu import between, exchanges, marked_tests, ranks, whole_runs, workers
 from on_gpu.section import Bench, Section
-from side_by_side import REPORTS, circumstances
+from reporting import REPORTS, circumstances
 
 PARTS: dict[str, Callable[[Bench], Section]] = {
     "A step between two syncs": between.section,

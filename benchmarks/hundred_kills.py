@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from side_by_side import write_report
+from reporting import write_report
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

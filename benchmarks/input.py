@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import figures, table, write_report
+from reporting import write_report
+from side_by_side import figures, table
 
 from hpc_localsgd.tasks.base import TaskContext
 from hpc_localsgd.tasks.vision.decoding import Decoder

@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.netlab import Lab, Network, network
 from benchmarks.netlab.__main__ import describe, table
-from benchmarks.side_by_side import LOAD, write_report
+from benchmarks.reporting import LOAD, write_report
 from hpc_localsgd.cost import cost_model as priced
 from hpc_localsgd.cost.network_file import network as fabric
 from hpc_localsgd.topology.directed import exponential

@@ -16,7 +16,7 @@ import timeit
 from dataclasses import dataclass
 from threading import Event, Thread
 
-from side_by_side import write_report
+from reporting import write_report
 
 from hpc_localsgd.run.rollcall import RollCall
 from hpc_localsgd.run.rollcall.connection import Connection

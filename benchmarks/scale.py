@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.side_by_side import write_report
+from benchmarks.reporting import write_report
 
 WORKERS = (16, 128, 1024)
 PLANNED = (1024, 65_536)

@@ -28,8 +28,8 @@ import numpy as np
 
 from benchmarks.netlab import Lab, network
 from benchmarks.netlab.launchers import environ
+from benchmarks.reporting import REPORTS, ROOT, write_report
 from benchmarks.scaling_figure import draw
-from benchmarks.side_by_side import REPORTS, ROOT, write_report
 from hpc_localsgd.analysis.costs import round_s
 from hpc_localsgd.analysis.figure_files import house_style, save
 from hpc_localsgd.trajectory import Trajectory

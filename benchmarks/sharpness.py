@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from side_by_side import Figure, Gate, figures, hear_end, started, table, take_turns, write_report
+from reporting import write_report
+from side_by_side import Figure, Gate, figures, hear_end, started, table, take_turns
 from torch import nn
 
 from hpc_localsgd.tasks.digits import conv, digits, mlp

@@ -17,7 +17,8 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from side_by_side import Figure, figures, free_port, started, take_turns, write_report
+from reporting import write_report
+from side_by_side import Figure, figures, free_port, started, take_turns
 
 # What is compared: script, the bare way, the others.
 GROUPS = {

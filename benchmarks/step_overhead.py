@@ -25,7 +25,8 @@ from pathlib import Path
 
 from loops import FOREVER
 from models import SUBJECTS
-from side_by_side import commit_of, figures, started, table, take_turns, write_report
+from reporting import commit_of, write_report
+from side_by_side import figures, started, table, take_turns
 
 STEPS = {"conv": 100, "mlp": 20, "resnet18": 4, "resnet50": 1}  # of a turn
 ON_GPU = {"conv": 200, "mlp": 200, "resnet18": 60, "resnet50": 10}

@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from side_by_side import write_report
+from reporting import write_report
 
 from hpc_localsgd.trajectory import Trajectory
 from hpc_localsgd.trajectory.estimate import human_bytes

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from side_by_side import REPORTS, write_report
+from reporting import REPORTS, write_report
 from text import Row, measured
 
 from hpc_localsgd.analysis.style import BLUE, RC, RED, YELLOW

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.netlab import Lab, LabError, network
 from benchmarks.netlab.__main__ import describe, table
-from benchmarks.side_by_side import ROOT, write_report
+from benchmarks.reporting import ROOT, write_report
 from benchmarks.target_ways import SWITCH, H
 
 # Name in the table -> what the rank runs, and by which launcher.

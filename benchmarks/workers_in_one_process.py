@@ -23,7 +23,8 @@ from functools import partial  # noqa: E402
 from typing import Any, Literal  # noqa: E402
 
 import torch  # noqa: E402
-from side_by_side import figures, table, write_report  # noqa: E402
+from reporting import write_report  # noqa: E402
+from side_by_side import figures, table  # noqa: E402
 
 from hpc_localsgd.engine.optimizer import LocalOptimizer  # noqa: E402
 from hpc_localsgd.tasks.base import TaskContext  # noqa: E402

@@ -21,7 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
-from side_by_side import figures, table, write_report
+from reporting import write_report
+from side_by_side import figures, table
 
 from hpc_localsgd.commands.assembly.cadences import probes
 from hpc_localsgd.commands.assembly.job import open_record

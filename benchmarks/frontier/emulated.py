@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from side_by_side import ROOT
+from reporting import ROOT
 
 from hpc_localsgd.analysis.compare import SeedGroup
 from hpc_localsgd.commands.sweep import main as sweep

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from frontier import draw, tables
 from frontier.points import Point
-from side_by_side import REPORTS, circumstances
+from reporting import REPORTS, circumstances
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 
 from on_gpu.section import Bench, Section
-from side_by_side import ROOT
+from reporting import ROOT
 
 PATIENCE_S = 200.0
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import collectives, side_by_side, time_to_target
+from benchmarks import collectives, reporting, time_to_target
 
-ROOT = side_by_side.ROOT
+ROOT = reporting.ROOT
 
 
 @pytest.mark.parametrize(("train_bytes", "together"), [(0, 1), (40_000, 10)])
@@ -68,4 +68,4 @@ def test_a_report_has_the_command_that_was_typed(
     begun = SimpleNamespace(__spec__=None if spec is None else SimpleNamespace(name=spec))
     monkeypatch.setitem(sys.modules, "__main__", begun)
     monkeypatch.setattr(sys, "argv", [str(script), "--rounds", "5"])
-    assert side_by_side.circumstances()["command"] == command
+    assert reporting.circumstances()["command"] == command

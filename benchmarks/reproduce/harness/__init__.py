@@ -1,4 +1,4 @@
-"""What every experiment on a claim shares; `side_by_side`, which it needs, lies two folders up."""
+"""What every experiment on a claim shares; `reporting`, which it needs, lies two folders up."""
 
 import sys
 from pathlib import Path

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from side_by_side import circumstances
+from reporting import circumstances
 
 from harness import ranks
 from harness.claim import Experiment, verdict
