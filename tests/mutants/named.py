@@ -45,9 +45,9 @@ NAMED: list[tuple[str, str, str, str, str]] = [
     (
         "Local SGD with a codec moves away from the mean",
         "algorithms",
-        "algorithms/local_sgd.py",
-        "anchor -= x[0]",
-        "anchor += x[0]",
+        "algorithms/compressed.py",
+        "return x.neg_().add_(anchor), memory",
+        "return x.add_(anchor), memory",
     ),
     (
         "random numbers left out of a checkpoint",
