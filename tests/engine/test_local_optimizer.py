@@ -87,7 +87,7 @@ class Later(OfNeighbours):
 
 @pytest.mark.parametrize("kind", [OfNeighbours, Later])
 def test_an_optimiser_whose_rows_know_of_each_other_is_refused(kind: Any) -> None:
-    with pytest.raises(ConfigurationError, match="looks at a parameter matrix as a whole"):
+    with pytest.raises(ConfigurationError, match="steps a parameter matrix as a whole"):
         check_by_rows(partial(kind, lr=0.1))
 
 
