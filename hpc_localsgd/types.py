@@ -66,7 +66,7 @@ class ModelSize:
     Attributes:
         sizes: Length of each tensor; they sum to P.
         itemsize: Bytes of one number: 4 in float32, 8 in float64.
-        shapes: Their shapes; empty where nobody knows them.
+        shapes: Their shapes; empty where they are unknown.
     """
 
     sizes: tuple[int, ...]

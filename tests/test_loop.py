@@ -218,7 +218,7 @@ def test_moments_are_sent_in_the_rounds_that_are_theirs() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"moments_every": {"exp_avg": 2}}, "is of --momentum-at-sync average"),
+        ({"moments_every": {"exp_avg": 2}}, "needs --momentum-at-sync average"),
         ({"at_sync": "average", "moments_every": {"exp_avg": 0}}, "every 0 rounds: type 1 or more"),
         ({"at_sync": "average", "moments_every": {"m": 2}}, "no moment 'm', but exp_avg, exp_avg_"),
     ],

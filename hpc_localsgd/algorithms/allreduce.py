@@ -1,4 +1,4 @@
-"""Parallel SGD: average the gradients at every step. What all others are compared with."""
+"""Parallel SGD: average the gradients at every step. The baseline of all other algorithms."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class AllReduce(Algorithm):
 
         g <- mean_k g_k        x <- optimiser(x, g)
 
-    With `compressor=Sign()` this is EF-signSGD, which compresses the gradient (without the factor
-    of the learning rate, so a decaying rate makes the memory count for more than it was).
+    With `compressor=Sign()` this is EF-signSGD, which compresses the gradient without the learning
+    rate, so that after a decay of the rate the memory has more weight than it had.
 
     Source: what `hvd.DistributedOptimizer` and `DistributedDataParallel` do; Karimireddy et al.
         2019 for error feedback.
@@ -54,12 +54,12 @@ class AllReduce(Algorithm):
         return overlapped_mean(world) if self.compressor is None else None
 
     def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
-        """Tell whether there is anybody to average with, or a codec, which acts on one too."""
+        """Return whether there is another worker to average with, or a codec."""
         del state, H
         return world.K > 1 or self.compressor is not None
 
     def acts_on_sync(self, state: State, now: Now) -> bool:
-        """Tell that nothing is left to do, unless a method derived from this one does more."""
+        """Return False, unless a subclass does more in `on_sync`."""
         del state, now
         return type(self).on_sync is not AllReduce.on_sync
 

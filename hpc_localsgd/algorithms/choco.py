@@ -1,4 +1,4 @@
-"""CHOCO-SGD: compressed gossip that remembers what everybody has been told."""
+"""CHOCO-SGD: compressed gossip with a memory of what has been sent."""
 
 from __future__ import annotations
 
@@ -22,29 +22,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choco(Algorithm):
-    """D-SGD whose messages are codes of the difference from what was said before, `told`.
+    """D-SGD that sends compressed differences from what it has sent before, `told`.
 
         q_k = C(x_k - told_k)        told_k <- told_k + q_k      heard_k <- heard_k + sum_j W_kj q_j
         x_k <- x_k + gamma (heard_k - told_k)                     after the local steps
 
-    As x settles the differences vanish, and with them what C rounds off; coded gossip without this
-    memory comes to rest where the rounding leaves it. The mean of x is that of the local steps, for
-    any C and gamma.
+    As x converges the differences vanish, and with them the error of C; compressed gossip without
+    this memory stalls at that error. The mean of x is that of the local steps, for any C and gamma.
 
     Source: Koloskova, Stich, Jaggi, ICML 2019, arXiv:1902.00340, in the form that stores two
         vectors a worker, however many neighbours it has.
     Here differs: `told` begins at the parameters that all workers share, not at 0. The codec's own
-        error feedback is not used: this is one. Local steps between two exchanges are allowed.
-        gamma and the share that is kept are our choice: the paper tunes gamma to the codec (on a
-        ring of 9, says its released code, 0.04 for the largest 1 %, 0.34 for 4-bit QSGD).
+        error feedback is not used, since `told` replaces it. Local steps between two exchanges are
+        allowed. gamma and the share that is kept are our choice: the paper tunes gamma to the codec
+        (its released code, on a ring of 9: 0.04 for the largest 1 %, 0.34 for 4-bit QSGD).
     Needs: a symmetric W that does not change.
     Sends: the code of P numbers per neighbour and round.
     Equals: Gossip when compressor = None and gamma = 1.
 
     Attributes:
         topology: Who mixes with whom.
-        gamma: Step towards the neighbours: the more is lost in C, the smaller. The default goes
-            with the default codec.
+        gamma: Step towards the neighbours; to be smaller the more C loses. The default suits the
+            default codec.
         compressor: C; None sends the differences as they are.
     """
 
@@ -58,12 +57,16 @@ class Choco(Algorithm):
         codec_of_rows(self.compressor, "choco")
         if not 0 < self.gamma <= 1:
             raise ConfigurationError(
-                f"choco: gamma must be above 0 and at most 1, got {self.gamma}: with 0 nobody "
-                "hears of the others"
+                f"choco: gamma must be above 0 and at most 1, got {self.gamma}: with 0 the "
+                "workers never mix"
             )
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
-        """Return the state: `told` and `heard` [R, P], a worker's own and its neighbourhood's."""
+        """Return the state: `told` and `heard` [R, P], a worker's own and its neighbourhood's.
+
+        Raises:
+            ConfigurationError: The graph changes or is directed.
+        """
         W = self.topology.matrix(world.K)
         if self.topology.period(world.K) != 1 or not np.allclose(W, W.T):
             raise ConfigurationError(
@@ -72,7 +75,7 @@ class Choco(Algorithm):
         return {"told": x.clone(), "heard": x.clone(), "sizes": model.sizes}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """Return the parameters, a step nearer to what the neighbours were heard to be."""
+        """Return the parameters after a step of length gamma towards the neighbours."""
         told, heard, sizes = state["told"], state["heard"], state["sizes"]
         W = self.topology.matrix(world.K, now.s)
         q = x - told

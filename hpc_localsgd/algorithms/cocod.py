@@ -27,7 +27,7 @@ class CoCoD(Algorithm):
 
     ends_equal = False
     may_begin_apart = True
-    ends_its_own_way = True
+    last_exchange_differs = True
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
         """Return a state without an exchange under way: all workers are equal."""

@@ -1,4 +1,4 @@
-"""The average of all workers' vectors, sent through a codec. Used by algorithms, none itself."""
+"""The average of all workers' vectors, sent through a codec. Used by algorithms; not one itself."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def compressed_mean(
     up to that rounding.
 
     Args:
-        x: [R, P], what each worker has to say; overwritten.
+        x: [R, P], the vector of each worker; overwritten.
         codec: None sends the numbers as they are.
         memory: [R, P], what earlier messages lost; None for nothing.
         sizes: The model's tensors, see `Tensors`.
@@ -132,7 +132,7 @@ def coded_bytes(codec: Compression | None, model: ModelSize, part: Tensors | Non
 
 
 def _columns(codec: Compression, tensors: Tensors, part: slice) -> slice:
-    """Return where a part of the vector has its memory: there too, unless the codec says where."""
+    """Return the columns of the memory of a part of the vector: the same, or those of the codec."""
     if not isinstance(codec, MatrixCompression):
         return part
     ends = [0, *accumulate(lengths(tensors))]

@@ -40,7 +40,11 @@ class D2(Algorithm):
     topology: Topology = field(default_factory=lambda: lazy(of=ring()))
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
-        """Return the state: `x` [R, P], the round's start, and `y` [R, P] of the round before."""
+        """Return the state: `x` [R, P], the round's start, and `y` [R, P] of the round before.
+
+        Raises:
+            ConfigurationError: The graph changes, is directed, or has lambda_min <= -1/3.
+        """
         del model
         if self.topology.period(world.K) != 1:
             raise ConfigurationError(f"d2 needs a graph that does not change, not {self.topology}")

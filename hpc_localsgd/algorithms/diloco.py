@@ -50,7 +50,7 @@ class DiLoCo(Algorithm):
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ConfigurationError(
-                f"diloco: lr must be positive, or nothing moves, got {self.lr}"
+                f"diloco: lr must be positive, or the anchor never moves, got {self.lr}"
             )
         try:
             self.outer(torch.zeros(1))
@@ -60,13 +60,17 @@ class DiLoCo(Algorithm):
             ) from error
 
     def outer(self, anchor: torch.Tensor) -> torch.optim.Optimizer:
-        """Return a new outer optimiser of the anchor [P]."""
+        """Return a new outer optimiser of the anchor [P].
+
+        Raises:
+            TypeError: torch.optim has something else under that name.
+        """
         own = {"momentum": self.momentum, "nesterov": self.momentum > 0}
         options = {**(own if self.optimizer == "SGD" else {}), **self.options}
         kind = getattr(torch.optim, self.optimizer)
         base = torch.optim.Optimizer
         if not (isinstance(kind, type) and issubclass(kind, base) and kind is not base):
-            raise TypeError("it is no optimiser")
+            raise TypeError("it is not an optimiser")
         make: Callable[..., torch.optim.Optimizer] = kind
         spare_the_compiler()
         return make([anchor], lr=self.lr, **options)

@@ -1,4 +1,4 @@
-"""EDiT's pseudo-gradient penalty: outer steps that workers gone astray do not spoil."""
+"""EDiT's pseudo-gradient penalty: an outer optimiser that leaves out outlying workers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EDiT(Algorithm):
-    """DiLoCo whose average distrusts long differences; G_k = ||anchor - x_k||.
+    """DiLoCo that gives long differences less weight and outliers none; G_k = ||anchor - x_k||.
 
-        out:  k where (G_k - mu_k) / sigma_k > threshold, after `warmup` rounds; G_k not finite
-        delta <- sum_k w_k (anchor - x_k),   w_k = exp(-G_k) / sum of it, 0 for those out
+        left out:  k where (G_k - mu_k) / sigma_k > threshold, after `warmup` rounds, or where G_k
+        is not finite
+        delta <- sum_k w_k (anchor - x_k),   w_k = exp(-G_k) / sum of it, 0 if left out
         delta <- min(1, clip / ||delta||) delta        anchor <- Nesterov(anchor, delta)
         mu_k <- mu_k + a (G_k - mu_k),   sigma_k^2 <- (1 - a) (sigma_k^2 + a (G_k - mu_k)^2)
 
-    x_k <- anchor on every worker. Those out keep their mu and sigma; where all are, the anchor
-    stays, which takes them back to the beginning of the round.
+    x_k <- anchor on every worker. Workers left out keep their mu and sigma; if all are left out the
+    anchor stays as it is, and every worker returns to the beginning of the round.
 
     Source: Cheng et al., EDiT, ICLR 2025, arXiv:2412.07210: its pseudo-gradient penalty. Threshold,
         clip, smoothing and warmup as in the example of its released code (atorch).
@@ -38,10 +39,10 @@ class EDiT(Algorithm):
     Attributes:
         lr: Outer learning rate.
         momentum: Outer Nesterov momentum.
-        threshold: Standard deviations above a worker's own mean norm.
+        threshold: Standard deviations above its own mean norm from which a worker is left out.
         clip: Longest step of the average, before the outer optimiser.
         smoothing: a, weight of the last round in mu and sigma.
-        warmup: Rounds in which only norms that are not finite are out.
+        warmup: Rounds in which workers are left out only where their norm is not finite.
     """
 
     lr: float = 0.8
@@ -82,7 +83,7 @@ class EDiT(Algorithm):
         return x, {**state, **self._remembered(norms, fit, state)}
 
     def _fit(self, norms: np.ndarray, state: State, now: Now) -> np.ndarray:
-        """Return who is not out, bool [K]."""
+        """Return which workers are not left out, bool [K]."""
         fit: np.ndarray = np.isfinite(norms)
         if state["mu"] is not None and now.s >= self.warmup:
             fit &= norms - state["mu"] <= self.threshold * np.sqrt(state["var"])

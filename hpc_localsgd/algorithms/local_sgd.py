@@ -50,7 +50,7 @@ class LocalSGD(Algorithm):
         return self.compressor is None
 
     def begins_equal(self, H: int) -> bool:
-        """Tell that averages of gradients, and coded differences, go from where all are equal."""
+        """Return whether averaged gradients or coded differences require equal workers."""
         return self.compressor is not None or (self.average == "gradients" and H == 1)
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
@@ -71,11 +71,11 @@ class LocalSGD(Algorithm):
         return overlapped_mean(world) if state["parallel"] and now.H == 1 else None
 
     def acts_on_gradient(self, state: State, world: World, H: int) -> bool:
-        """Tell whether this is the parallel phase, of several workers."""
+        """Return whether this is the parallel phase of several workers."""
         return world.K > 1 and state["parallel"] and H == 1
 
     def acts_on_sync(self, state: State, now: Now) -> bool:
-        """Tell that in the parallel phase there is at most an anchor to remember."""
+        """Return whether there is an average to take, or in the parallel phase an anchor."""
         del now
         derived = type(self).on_sync is not LocalSGD.on_sync
         return derived or not state["parallel"] or state["anchor"] is not None

@@ -24,10 +24,10 @@ class LocalSignMomentum(Algorithm):
         x_k <- x_k - lr sign(d_k)                                                        H times
         c <- c - mean_j C(c - x_j + memory_j)            x_k <- c
 
-    C is one bit a number and a scale for each tensor. Rounds of one step are sign SGD, whose signs
-    are averaged: there C loses nothing, but of gradients that are exactly 0. Take an optimiser of
-    plain steps beside it (`--optimizer SGD --optimizer.momentum 0`) and a rate as for Adam: every
-    number moves by `lr` a step.
+    C sends one bit a number and a scale for each tensor. Rounds of one step are sign SGD, whose
+    signs are averaged: C is exact there, except where a gradient is exactly 0. Combine it with
+    plain steps (`--optimizer SGD --optimizer.momentum 0`) and a learning rate as for Adam, since
+    every parameter moves by `lr` in a step.
 
     Lin et al.'s other method, local EF-sign SGD, takes plain steps and codes only what is sent:
     that is LocalSGD(average="parameters", compressor=Sign()).
@@ -35,9 +35,9 @@ class LocalSignMomentum(Algorithm):
     Source: Lin et al., ICLR 2020, arXiv:1808.07217, and its released code.
     Here differs: decoded differences are averaged, mean(scale sign), as everywhere in this package,
         where the released code has mean(scale) mean(sign). `Sign(error_feedback=True)` is ours: the
-        paper has a memory beside plain steps only. Weight decay is the optimiser's, beside the sign
-        (decoupled); the released code adds it to the gradient. No vote of the majority. A worker's
-        momentum is its own for good, `--momentum-at-sync` is of the optimiser's.
+        paper combines a memory with plain steps only. Weight decay is the optimiser's (decoupled);
+        the released code adds it to the gradient. No majority vote. The workers' momenta are never
+        exchanged; `--momentum-at-sync` concerns the optimiser's.
     Sends: the code of P numbers per worker and round: P / 8 bytes, and 4 for each tensor.
     Equals: itself without a compressor, of plain steps, every(1) and gradients that have no 0.
     Not finite: a gradient's NaN or infinity is a NaN of the step; the sign alone would hide it.
@@ -83,8 +83,8 @@ class LocalSignMomentum(Algorithm):
         anchor, codec, memory = state["anchor"], self.compressor, state["memory"]
         x, memory = mean_of_parameters(x, anchor, codec, memory, state["sizes"], world)
         anchor.copy_(x[0])
-        sick = ~state["u"].isfinite().all(dim=1, keepdim=True)
-        state["u"].masked_fill_(sick, 0.0)  # a worker in quarantine starts again here
+        broken = ~state["u"].isfinite().all(dim=1, keepdim=True)
+        state["u"].masked_fill_(broken, 0.0)  # a worker in quarantine starts again here
         return x, {**state, "memory": memory}
 
     def payload(self, model: ModelSize, K: int, now: Now) -> int:

@@ -1,4 +1,4 @@
-"""NoLoCo: outer steps in pairs, so that nothing ever waits for all workers."""
+"""NoLoCo: outer steps in pairs, so that no worker ever waits for all others."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class NoLoCo(Algorithm):
         d_k <- alpha d_k + beta mean_j (x_j - phi_j) + gamma (mean_j phi_j - phi_k)
         phi_k <- phi_k + d_k        x_k <- phi_k        mean over k and its peer, drawn anew
 
-    Without gamma the workers would drift apart, since nobody ever averages them all; with alpha =
+    Without gamma the workers would drift apart, since they are never all averaged; with alpha =
     0.5 and many workers the mean square of their spread stays bounded up to gamma = 1.5. A worker
-    that stays alone (K odd) takes its outer step with what it has.
+    that stays alone (K odd) takes its outer step by itself.
 
     Source: Kolehmainen et al., NoLoCo, arXiv:2506.10911.
         alpha and beta as in the configurations of the released code (jkolehm/noloco), in which

@@ -33,7 +33,7 @@ class Overlap(Algorithm):
 
     ends_equal = False
     may_begin_apart = True
-    ends_its_own_way = True
+    last_exchange_differs = True
 
     pull: float = 0.6
     beta: float = 0.7

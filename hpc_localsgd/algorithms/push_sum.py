@@ -1,4 +1,4 @@
-"""Push-sum, Stochastic Gradient Push: gossip over directed graphs in which nobody is asked back."""
+"""Push-sum (Stochastic Gradient Push): gossip over directed graphs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class PushSum(Algorithm):
 
         u_k <- w_k z_k + (x_k - z_k)        u <- P u        w <- P w        x_k = z_k <- u_k / w_k
 
-    A worker gives away shares of u, whose mean is kept, and of w, which is 1 at first and says how
-    much of all it holds; z = u / w is the model, where gradients are taken, and x - z what the
-    local steps of the round did. Gossip along such a graph would end at some other weighted mean.
+    A worker sends shares of u, whose mean over the workers is preserved, and of its weight w, which
+    is 1 at first; z = u / w is the model, where gradients are taken, and x - z what the local steps
+    of the round did. Plain gossip along such a graph would converge to another weighted mean.
 
     Source: Assran et al., Stochastic gradient push, ICML 2019, arXiv:1811.10792; Nedic &
         Olshevsky, IEEE Trans. Automatic Control 2016.
@@ -35,7 +35,8 @@ class PushSum(Algorithm):
     Equals: Gossip with the same topology, where its rows sum to one too.
 
     Attributes:
-        topology: Who sends to whom; `random_directed` and directed graphs of one's own are taken.
+        topology: Who sends to whom; `random_directed` and directed graphs of one's own are
+            accepted.
     """
 
     ends_equal = False
@@ -53,7 +54,7 @@ class PushSum(Algorithm):
         return {"start": x.clone(), "w": [1.0] * world.K}
 
     def on_sync(self, x: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:
-        """Return what each worker holds of the parameters, by what it holds of all."""
+        """Return each worker's mixed parameters, divided by its weight."""
         P = self.topology.push_matrix(world.K, now.s)
         w: list[float] = (P @ np.array(state["w"])).tolist()
         x = world.mix(_held(x, state, world), P)
@@ -62,7 +63,7 @@ class PushSum(Algorithm):
         return x, {**state, "w": w}
 
     def readout(self, x: Rows, state: State, world: World) -> Vector:
-        """Return the mean of what all hold, [P]: that of the models weighted by w."""
+        """Return the mean of u over the workers, [P]: that of the models weighted by w."""
         with world.ledger.unbilled():
             return world.mean(_held(x.clone(), state, world))[0]
 

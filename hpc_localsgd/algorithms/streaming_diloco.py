@@ -24,17 +24,18 @@ class StreamingDiLoCo(Algorithm):
         x_kf <- keep_local x_kf + (1 - keep_local) anchor_f              `delay` steps later
 
     A fragment is exchanged every `fragments` rounds, all at the end of the run; every(H_f /
-    fragments) gives H_f steps in between. The network has `delay` steps of the next round's time.
+    fragments) gives H_f steps in between. An exchange may take as long as `delay` steps.
 
     Source: Douillard et al., Streaming DiLoCo, arXiv:2501.18512 (offsets, delay tau, merge alpha).
     Here differs: fragments are contiguous runs of tensors of about equal length; the outer
-        optimiser is SGD with Nesterov momentum. Codes are waited for where they are sent.
+        optimiser is SGD with Nesterov momentum. Compressed exchanges are not overlapped.
     Sends: the fragment, about P / fragments numbers per worker and round, or its code.
     Equals: DiLoCo when fragments = 1, delay = 0 and keep_local = 0.
 
     Attributes:
         fragments: P_f. At most the number of tensors.
-        delay: tau, steps between begin and use; shorter than a round.
+        delay: tau, steps between the beginning of an exchange and the use of its result; shorter
+            than a round.
         keep_local: Weight of the worker's own parameters when the result arrives.
         lr: Outer learning rate.
         momentum: Outer Nesterov momentum.
@@ -42,7 +43,7 @@ class StreamingDiLoCo(Algorithm):
     """
 
     ends_equal = False
-    ends_its_own_way = True
+    last_exchange_differs = True
 
     fragments: int = 2
     delay: int = 0

@@ -4,12 +4,12 @@
     for x, y in loader:
         optimizer.zero_grad(); loss_fn(model(x), y).backward(); optimizer.step()
         sync.step()                      # communicates only when a round ends
-    with sync.averaged():                # the mean model, then one's own again
+    with sync.averaged():                # the mean model, then this worker's again
         evaluate(model)
     sync.finish()                        # every rank ends with the mean model
 
-This folder has the name of the function, so importing it puts the folder where the function was
-in `hpc_localsgd`; it can therefore be called as well.
+The package has the name of the function: importing it puts the package into `hpc_localsgd.attach`,
+so the package itself can be called.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arguments of `attach` as people write them: names, classes, arguments that changed places."""
+"""Arguments of `attach` as people write them: objects, their names, or their classes."""
 
 from __future__ import annotations
 
@@ -103,10 +103,18 @@ def _classes(kind: str) -> dict[str, type]:
     return found
 
 
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
+
+
 def _wrong(kind: str, given: Any) -> ConfigurationError:
     """Make the error for an object of another kind."""
     for other, (base, _) in _KINDS.items():
         if isinstance(given, base) and other != kind:
-            return ConfigurationError(f"{kind}={given!r} is a {other}: write {other}={given!r}")
+            return ConfigurationError(
+                f"{kind}={given!r} is {_article(other)} {other}: write {other}={given!r}"
+            )
     example = _EXAMPLES.get(kind) or f"a name of {', '.join(sorted(_classes(kind)))}"
-    return ConfigurationError(f"{kind}={given!r} is no {kind}: write {kind}={example}")
+    return ConfigurationError(
+        f"{kind}={given!r} is not {_article(kind)} {kind}: write {kind}={example}"
+    )

@@ -1,4 +1,4 @@
-"""One's own model, kept while the mean model is in its place, and given back bit for bit."""
+"""A worker's own model, kept while the mean model is in its place, and restored bit for bit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _put(buffer: Buffer, copy: torch.Tensor) -> None:
 
 
 class ModelBackup:
-    """One's own parameters, buffers, and the mode of every module."""
+    """A worker's own parameters, buffers, and the mode of every module."""
 
     def __init__(self, model: nn.Module, groups: Sequence[Group]) -> None:
         self._model, self._groups = model, groups

@@ -65,12 +65,12 @@ def _call(model: nn.Module, batch: Any, forward: Forward | None) -> None:
         batch, what = batch[0], f"the first element of {what}"
     try:
         if isinstance(batch, Mapping):
-            raise TypeError("a dict says not by itself how a model is called with it")
+            raise TypeError("a dict does not say how the model is called with it")
         model(batch)
     except Exception as error:
         raise ConfigurationError(
             f"batches: the model cannot be called with {what} ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}); say how it is called with a batch: "
-            "averaged(batches=loader, forward=lambda model, batch: model(batch['x'])), or of a "
+            f"{' '.join(str(error).split())[:200]}); give a function that calls it: "
+            "averaged(batches=loader, forward=lambda model, batch: model(batch['x'])), or for a "
             "model of two inputs model(batch[0], batch[1])"
         ) from error

@@ -1,4 +1,4 @@
-"""All ranks begin with rank 0's model, and with its optimiser's state where that is asked for."""
+"""Copy rank 0's model to all ranks, and its optimiser's state where asked for."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def broadcast_model(world: World, model: nn.Module, groups: Sequence[Group]) -> None:
     """Copy rank 0's parameters and buffers, frozen and integer ones too, to all ranks.
 
-    Caches that have another size on another rank are each rank's own. What is sent goes in parts:
-    a large frozen model costs no copy of itself.
+    Caches that have another size on another rank stay each rank's own. Tensors are sent in parts,
+    so that a large frozen model costs no second copy.
     """
     take_rank_0s(world, [part for group in groups for part in group.parts])
     ours = {id(p) for group in groups for p in group.parameters}

@@ -1,8 +1,9 @@
-"""What a model's buffers are: a running statistic, something else that is saved, or a cache.
+"""Kinds of buffers of a model: a running statistic, something else that is saved, or a cache.
 
-What a buffer means is known by its module and its name, not by its dtype: the mean of the workers'
-running variances is a variance, but the mean of their power-iteration vectors (`spectral_norm`) is
-shorter than a unit vector, and a mask or a table of positions is no number to be averaged at all.
+What a buffer means follows from its module and its name, not from its dtype: the mean of the
+workers' running variances is a variance, but the mean of their power-iteration vectors
+(`spectral_norm`) is shorter than a unit vector, and a mask or a table of positions must not be
+averaged at all.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def check_patterns(model: nn.Module, averaged: Sequence[str]) -> None:
     for pattern in averaged:
         if not any(fnmatchcase(name, pattern) for name in real):
             raise ConfigurationError(
-                f"averaged_buffers: {pattern!r} is the name of no floating-point buffer of the "
+                f"averaged_buffers: {pattern!r} matches no floating-point buffer of the "
                 f"model, which has {', '.join(real[:8]) or 'none'}"
             )
 

@@ -110,8 +110,8 @@ def say_unfinished() -> None:
     never = " (sync.step() was not called after optimizer.step())" if left[0].taken else ""
     more = f" and {len(left) - 1} more" if len(left) > 1 else ""
     warnings.warn(
-        f"the program ends without sync.finish(): the model {left[0].name}{more} is another one on "
-        f"every rank{never}; call sync.finish() after the last step, or write `with attach(...) as "
+        f"the program ends without sync.finish(): the model {left[0].name}{more} differs between "
+        f"ranks{never}; call sync.finish() after the last step, or write `with attach(...) as "
         "sync:`",
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of `attach`, on every rank alike, since it is in the script."""
+"""Checks of the arguments of `attach`: what is wrong in the script is wrong on all ranks alike."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def check_types(model: Any, optimizer: Any) -> None:
     whole = "_optimizer_step_pre_hooks" in getattr(optimizer, "__dict__", {})
     if not (isinstance(optimizer, torch.optim.Optimizer) and whole):
         raise ConfigurationError(
-            f"{type(optimizer).__name__} is no torch.optim.Optimizer, or wraps one: give attach "
+            f"{type(optimizer).__name__} is not a torch.optim.Optimizer, or wraps one: give attach "
             "the optimizer that was wrapped (of accelerate's, optimizer.optimizer)"
         )
 
 
 def check_patience(patience_s: Any) -> None:
-    """Check that a rank may wait for others at all.
+    """Check the time that a rank may wait for others.
 
     Raises:
         ConfigurationError: Not a number above 0.
@@ -166,10 +166,10 @@ def check_sparse(
     world: World,
     parameters: Iterable[torch.Tensor],
 ) -> None:
-    """Check that an optimiser of sparse gradients gets such.
+    """Check that an optimiser of sparse gradients gets sparse gradients.
 
     Raises:
-        ConfigurationError: The algorithm hands back its own gradients, which are dense.
+        ConfigurationError: The algorithm returns dense gradients.
     """
     if not isinstance(optimizer, torch.optim.SparseAdam):
         return
@@ -201,7 +201,7 @@ def check_one_kind(algorithm: Algorithm, parameters: Iterable[torch.Tensor]) -> 
 
 
 def check_world(world: World) -> None:
-    """Check that the world has one worker in each process, as a loop of one's own has.
+    """Check that the world has one worker in each process, as a user's own loop has.
 
     Raises:
         ConfigurationError: It has more.
@@ -258,7 +258,7 @@ def on_nan_of(given: Any) -> OnNan:
 def without_warmup(schedule: Schedule) -> bool:
     """Return whether a schedule takes a small rate for a late one, not knowing of a warm-up.
 
-    The trainer knows the warm-up of its learning rate; in a loop of one's own it must be seen.
+    The trainer knows the warm-up of its learning rate; in a user's own loop it has to be detected.
     """
     return isinstance(schedule, qsr) and schedule.warmup is None and schedule.alpha > 0
 

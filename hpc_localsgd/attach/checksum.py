@@ -23,7 +23,7 @@ def checksum(x: torch.Tensor) -> int:
 
 
 def plain_sum(x: torch.Tensor) -> int:
-    """Return the checksum of version 0.1, to which the order of the numbers is all one."""
+    """Return the checksum of version 0.1, which does not depend on the order of the numbers."""
     return int(_integers(x).sum(dtype=torch.int64))
 
 
@@ -34,7 +34,7 @@ def _integers(x: torch.Tensor) -> torch.Tensor:
 
 
 def _mixed(z: torch.Tensor) -> torch.Tensor:
-    """Return the numbers mixed, each into another one: the end of splitmix64.
+    """Return the numbers, each mixed by the finaliser of splitmix64.
 
     Source: Steele, Lea & Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
     """

@@ -1,4 +1,4 @@
-"""The collective operations of one `attach`: ranks that miss each other in them find out."""
+"""The collective operations of one `attach`, in which ranks detect that they are out of step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attach has cost so far: the costs that the ledger of its world gives, added up."""
+"""What an attached run has communicated so far: the costs in its world's ledger, added up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.ledger import Ledger, OpenRoundCost
 
-TAKE_EVERY = 64  # rounds; adding up takes as long as a small exchange
+TAKE_EVERY = 64  # rounds; closing a cost takes as long as a small exchange
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class CommStats:
 
 
 class CommCounter:
-    """Takes the cost since then from the ledger every so many rounds, and closes it at the next.
+    """Sum of the costs that a ledger gives, taken every `TAKE_EVERY` rounds.
 
-    By then the events of a GPU have passed, and reading them stops no rank.
+    Each is closed when the next is taken: by then the events of a GPU have passed, so that reading
+    them does not wait.
     """
 
     def __init__(self, ledger: Ledger) -> None:

@@ -71,8 +71,8 @@ class AttachContext:
     def finite(self) -> bool:
         """Return whether every number is finite that an exchange of this rank would send.
 
-        Running statistics count where rounds average them, and where it can be mended: a step that
-        a GradScaler skipped leaves parameters finite and statistics not.
+        Running statistics count where rounds average them, and in quarantine, which can repair
+        them: a step that a GradScaler skipped leaves parameters finite and statistics not.
         """
         if not all(group.finite() for group in self.groups):
             return False

@@ -126,7 +126,7 @@ def check_mesh(model: nn.Module, mesh: Any) -> torch.device:
         ConfigurationError: It is not.
     """
     if type(mesh).__name__ != "DeviceMesh":
-        raise ConfigurationError(f"mesh={mesh!r} is no DeviceMesh: {ONE_DIMENSION}")
+        raise ConfigurationError(f"mesh={mesh!r} is not a DeviceMesh: {ONE_DIMENSION}")
     if mesh.ndim != 1:
         raise ConfigurationError(
             f"the mesh has {mesh.ndim} dimensions, {mesh.mesh_dim_names or ''}: {ONE_DIMENSION}"
@@ -142,7 +142,7 @@ def check_mesh(model: nn.Module, mesh: Any) -> torch.device:
     if device.type != mesh.device_type:
         raise ConfigurationError(
             f"the model is on {device.type} and the mesh on {mesh.device_type}, where its ranks "
-            "talk: bring them together (rounds do not exchange what CPUOffloadPolicy offloads)"
+            "talk: put both on one (rounds do not exchange what CPUOffloadPolicy offloads)"
         )
     return device
 
@@ -161,7 +161,7 @@ def _check_grid(placed: np.ndarray, mine: np.ndarray) -> None:
     alike = (placed[:, 2:] == placed[0, 2:]).all()
     if len(placed) != K * shards or not alike or np.ptp(placed[mine, 0]):
         raise ConfigurationError(
-            f"{len(placed)} ranks share shards with each other, which are no {K} workers of "
+            f"{len(placed)} ranks share shards with each other, and are not {K} workers of "
             f"{shards}: {ONE_DIMENSION}"
         )
 

@@ -93,7 +93,7 @@ class ModelIntegrity:
             )
 
     def warn_of_others(self) -> None:
-        """Say once of parameters that another optimiser trains and nobody exchanges."""
+        """Warn once of parameters that another optimiser trains and no round exchanges."""
         written = [(n, p) for n, p, version in self._others if p._version != version]
         if self._said or not written:
             return
@@ -111,10 +111,10 @@ class ModelIntegrity:
 
 
 def check_free(parameters: Sequence[nn.Parameter]) -> None:
-    """Check that no other attach is at work on these parameters.
+    """Check that these parameters are not attached already.
 
     Raises:
-        ConfigurationError: One is: its hooks would go on averaging.
+        ConfigurationError: They are: the hooks of both would average.
     """
     if not _taken(parameters):
         return

@@ -1,4 +1,4 @@
-"""The mean model in the place of one's own: what rounds exchange, and everything beside it.
+"""The mean model in place of the worker's own: what rounds exchange, and everything beside it.
 
 parameters that rounds exchange      the algorithm's model to evaluate
 parameters without gradient          averaged where they differ (a teacher, say)

@@ -1,4 +1,4 @@
-"""Tensors outside the rounds: which of them all ranks have, where they differ, how they agree.
+"""Tensors that rounds do not exchange: which all ranks have, which differ, how to equalise them.
 
 Every function is a collective, not billed. What is sent goes in parts of bounded size, so that a
 large frozen model does not cost further copies of itself.

@@ -80,8 +80,8 @@ class Quarantine:
         if not common:
             return
         mine = [[not bool(torch.isfinite(x).all()) for _, x, _ in common]]
-        sick = self._world.gather(np.array(mine, dtype=bool))[bad].any(0)
-        changed = [x for (_, x, stat), yes in zip(common, sick, strict=True) if stat or yes]
+        broken = self._world.gather(np.array(mine, dtype=bool))[bad].any(0)
+        changed = [x for (_, x, stat), yes in zip(common, broken, strict=True) if stat or yes]
         if backup is not None:
             backup.keep(changed)
         for x in changed:
@@ -91,7 +91,7 @@ class Quarantine:
                 x.copy_(row.view(x.shape))
 
     def _beside(self) -> Iterator[tuple[str, torch.Tensor, bool]]:
-        """Yield name, values, and whether it is a running statistic."""
+        """Yield name and values of all else, and whether it is a running statistic."""
         context = self._context
         exchanged = {id(p) for group in context.groups for p in group.parameters}
         for name, p in sorted(context.model.named_parameters()):

@@ -1,4 +1,4 @@
-"""What several ranks of a worker hold the same of, beside what they share out."""
+"""Parameters that every rank of a worker holds as a whole, beside those that are sharded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpc_localsgd.attach.storage import Group
 
 
 class ReplicatedCheck:
-    """A look at parameters that ranks of one worker should hold alike.
+    """Check of parameters that the ranks of one worker should hold alike.
 
     Torch takes care of what it shards. Where the gradients of a whole parameter beside it
     (`ignored_params`) are not averaged by the loop, the ranks of a worker drift apart in it.
@@ -25,7 +25,7 @@ class ReplicatedCheck:
     def look(self) -> None:
         """Warn on rank 0 where they have drifted, after the first round. A collective, not billed.
 
-        Not in what follows: the parameters are the same, or have been told of.
+        Only once: later the parameters are equal, or the user has been warned.
         """
         groups, self._groups = self._groups, []
         if not groups:
@@ -38,7 +38,7 @@ class ReplicatedCheck:
             names = [name for group in groups for name in group.names]
             warnings.warn(
                 f"the ranks of a worker hold different values of {', '.join(names[:8])}, which "
-                "they do not share out: average such gradients over them before optimizer.step() "
+                "is not sharded: average such gradients over them before optimizer.step() "
                 'by all_reduce(p.grad, group=mesh["shard"].get_group()), which fully_shard does '
                 "not do for ignored_params",
                 stacklevel=2,

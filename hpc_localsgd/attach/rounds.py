@@ -16,13 +16,13 @@ from hpc_localsgd.types import Now
 
 _WITHOUT_RATE = (every, post_local, phases)  # their H cannot differ between ranks
 BEGIN_EQUAL = (
-    "leave out attach(broadcast=False): all begin with rank 0's; or load the same before attach"
+    "leave out attach(broadcast=False), so that all begin with rank 0's, or load the same before it"
 )
 
 
 @dataclass
 class AttachedPosition(RoundPosition):
-    """What a checkpoint must hold of it beside the place in a round.
+    """Position of an attached run: beside the place in a round, what a checkpoint must hold.
 
     Attributes:
         rate: Learning rate of the round's first step, as the ranks agreed on it.
@@ -138,7 +138,7 @@ class AgreedRounds:
         Args:
             what: The operation in which they are.
             finite: Whether this rank's parameters are.
-            tolerant: It is no error if those of some ranks are not.
+            tolerant: Accept it if those of some ranks are not.
             digest: Of this rank's parameters, where workers should differ; else 0.
 
         Returns:

@@ -1,7 +1,7 @@
-"""Parameters that torch shards: DTensors, of `fully_shard` or of a mesh of one's own.
+"""Parameters that torch shards: DTensors, of `fully_shard` or of a mesh of the user's own.
 
-Which part of a parameter lives on this rank, and in whose company, is said by the tensor itself
-(its `device_mesh` and `placements`), so nothing of torch.distributed is imported here.
+Which part of a parameter lives on this rank, and which ranks share it, is known by the tensor
+itself (`device_mesh` and `placements`), so nothing of torch.distributed is imported here.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def reshard(modules: Iterable[Any]) -> None:
     """Let go of parameters that a forward pass has gathered: the next one takes them anew.
 
     The outermost module keeps them after a forward pass without a backward pass (an evaluation),
-    and would go on with them when the shards have become others.
+    and would keep using them after the shards have changed.
     """
     for module in modules:
         module.reshard()

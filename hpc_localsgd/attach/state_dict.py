@@ -1,4 +1,4 @@
-"""The state of an attached run, to be saved and gone on from by the rank it belongs to."""
+"""The state of an attached run, saved and restored by the rank it belongs to."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_saved(context: AttachContext, rounds: AgreedRounds, state: dict[str, A
         )
     if "checksum" in state and state["checksum"] != checksum_of(state["states"]):
         raise ConfigurationError(
-            "the state is not whole: torch.distributed.checkpoint loads only what a state of the "
+            "the state is incomplete: torch.distributed.checkpoint loads only what a state of the "
             "same form has, and what an algorithm remembers grows in its first rounds; save "
             "sync.state_dict() by torch.save, in a file of each rank"
         )

@@ -1,4 +1,4 @@
-"""What a step does with gradients: found when it is first asked, and done by hooks."""
+"""What a step does with gradients: decided when first needed, and done by hooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StepGradients:
-    """The rounds' beginnings, as they decide what happens to the gradients of the steps.
+    """The treatment of the gradients of each step, which the beginning of a round decides.
 
     Attributes:
         use: What the step does with gradients.
@@ -38,7 +38,7 @@ class StepGradients:
         """Put the hooks on the parameters, if a round of one step may come.
 
         Args:
-            context: What is attached to.
+            context: The attached run.
             rounds: Where in the run we are.
             exchange: Says what the algorithm does with gradients.
             quarantine: Leaves out gradients that are not finite, if that was asked for.

@@ -85,7 +85,7 @@ class Group(ABC):
 
     @contextmanager
     def rows(self) -> Iterator[Rows]:
-        """Lend the parameters as rows [1, P] to work on in place.
+        """Yield the parameters as rows [1, P] to work on in place.
 
         Half precision comes as a float32 copy, and so do parameters that are not one piece.
         """
@@ -156,7 +156,7 @@ class FlatGroup(Group):
 
     @contextmanager
     def rows(self) -> Iterator[Rows]:
-        """Lend the parameters as rows [1, P]; without a copy where they are one piece."""
+        """Yield the parameters as rows [1, P]; without a copy where they are one piece."""
         if self._row is not None:
             yield self._row
             return

@@ -64,9 +64,9 @@ class Sync:
     def finish(self, batches: Iterable[Any] | None = None, forward: Forward | None = None) -> None:
         """End the run: a last exchange, after which every rank holds the mean model.
 
-        Happens by itself when `steps` was given to `attach` and have been taken, and at the end of
-        `with sync:`; calling it twice does no harm. All ranks must call it. After the end only
-        `batches` are looked at, together: given on one rank alone, it would wait for the others.
+        Happens automatically when the `steps` given to `attach` have been taken, and at the end of
+        `with sync:`; calling it twice does no harm. All ranks must call it. After the end it only
+        estimates statistics from `batches`, which is a collective too.
 
         Args:
             batches: This worker's training batches, to estimate BatchNorm statistics from; on all
@@ -96,7 +96,7 @@ class Sync:
     def averaged(
         self, batches: Iterable[Any] | None = None, forward: Forward | None = None
     ) -> Iterator[nn.Module]:
-        """Lend the model with the mean parameters, to evaluate or save; then restore it bitwise.
+        """Put the mean parameters into the model, to evaluate or save; then restore it bit for bit.
 
         All ranks must enter it, and none may train in it. Not billed.
 

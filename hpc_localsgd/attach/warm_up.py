@@ -1,4 +1,4 @@
-"""What a schedule that follows the learning rate does in a loop that never told it of a warm-up."""
+"""Detection of a learning-rate warm-up that a schedule in a user's own loop was not told of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAID_AFTER = 2  # steps of it; by then the rate of a warm-up has risen
 class WarmUp:
     """The learning rate seen so far, while it may still be warming up.
 
-    For `qsr` without a word on warm-up: a rate that is 0, or rises before it ever fell, warms up,
+    For `qsr` whose `warmup` is not given: a rate that is 0, or rises before it ever fell, warms up,
     and rounds have `at_least` steps. A round begun before the rise was seen is cut short. The
     warm-up is over when the rate falls, or stays for more than twice as long as it stayed before it
     last rose (one step, or an epoch where a scheduler steps once an epoch).
@@ -46,7 +46,7 @@ class WarmUp:
             place.end = min(place.end, max(place.t, place.begin + self._at_least))
 
     def say(self, place: AttachedPosition, rank: int) -> None:
-        """Say on rank 0 that the round that has begun is long, and again when it doubles."""
+        """Warn on rank 0 that the round that has begun is long, and again when it doubles."""
         if self._written_down or place.H < self._long or place.t - place.begin < SAID_AFTER:
             return
         self._long = 2 * place.H

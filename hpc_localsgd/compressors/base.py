@@ -19,7 +19,7 @@ from hpc_localsgd.types import Shape
 
 
 class Compression(ABC):
-    """What stands for the workers' vectors where these are sent; a frozen dataclass.
+    """How the workers' vectors are sent; a frozen dataclass.
 
     Attributes:
         error_feedback: Whether what was lost is added to what is sent next.
@@ -40,8 +40,8 @@ class Compression(ABC):
 class MatrixCompression(Compression):
     """Interface of a codec that has to know the shapes of the tensors, not their lengths alone.
 
-    What it sends can be averaged as it is, so it is given the average, and calls it as often as
-    `messages` says. Everything that it sends is of the run's type.
+    What it sends can be averaged as it is, so it is given a function that averages, and calls it
+    once for each of `messages`. Everything that it sends has the dtype of the run.
     """
 
     @abstractmethod
@@ -55,7 +55,7 @@ class MatrixCompression(Compression):
         """Return the mean of all workers in every row, in place, and the new memory.
 
         Args:
-            x: [R, P], what each worker has to say; overwritten.
+            x: [R, P], the vector of each worker; overwritten.
             memory: [R, sum(columns)], what this function returned last time; zeros at first.
             tensors: Shapes of the tensors in x.
             average: Replaces rows [R, any] by the mean of all workers' rows, in place.
@@ -80,8 +80,8 @@ class Compressor(Compression):
     In every method `sizes` holds the lengths of the model's tensors in the flat vector, in order,
     so that a codec may keep one scale per tensor; they sum to P.
 
-    NaN and infinity are never laundered: a row with one decodes to a row with at least one
-    number that is not finite. Which ones, each codec says.
+    NaN and infinity are never hidden: a row that has one decodes to a row with at least one number
+    that is not finite. Each codec says which.
 
     Attributes:
         error_feedback: Whether `compress` adds what was lost to what is sent next. True by default
@@ -117,7 +117,7 @@ class Compressor(Compression):
 
 
 def codec_of_rows(given: Compression | None, who: str) -> Compressor | None:
-    """Return what codes a vector by itself, as given to something that needs just that.
+    """Return a codec that codes each vector by itself, as `who` needs.
 
     Raises:
         ConfigurationError: It is made for averages over all workers.

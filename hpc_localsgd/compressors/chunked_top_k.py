@@ -1,4 +1,4 @@
-"""The largest entries of each chunk: places that need a few bits only."""
+"""The largest entries of each chunk: their places take a few bits only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class ChunkedTopK(Sparse):
         (torch.Size([1, 9]), tensor([[ 0.0000, -3.0000,  0.0000,  0.0000,  0.1000,  0.0000]]))
 
     Attributes:
-        chunk: Numbers in a chunk: fewer => fewer bits for a place, and a worse choice.
+        chunk: Numbers in a chunk; in smaller ones a place takes fewer bits, and the choice is
+            worse.
         kept_of_chunk: k.
         decay: Share of the memory that is added to the next message; 1 loses nothing for good.
         values: Type in which the values travel; float16 overflows to infinity from 65520 on.
@@ -58,8 +59,8 @@ class ChunkedTopK(Sparse):
         """Check the chunk, what is kept of it, the decay and the type of the values."""
         if not (0 < self.kept_of_chunk <= self.chunk and self.chunk > 1 and 0 < self.decay <= 1):
             raise ConfigurationError(
-                "chunked_top_k needs a chunk of at least 2, 1 to chunk entries kept of it and a "
-                f"decay above 0 and at most 1, got {self.chunk}, {self.kept_of_chunk}, {self.decay}"
+                "chunked_top_k needs chunk >= 2, 1 <= kept_of_chunk <= chunk and 0 < decay <= 1, "
+                f"got {self.chunk}, {self.kept_of_chunk}, {self.decay}"
             )
         self.check_values()
 

@@ -19,11 +19,11 @@ class E3M0(FourBits):
 
         C(x) = the nearest to x of 0 and +-m 2^e, e = -6..0      |C(x) - x| <= max(|x| / 3, m / 128)
 
-    Source: Douillard et al., Streaming DiLoCo, arXiv:2501.18512, which sends outer gradients so and
-        adds them up in float32.
-    Here differs: what the exponents are relative to the paper does not say. Here it is the largest
-        magnitude of a block, which arrives as it is (as a float32). Of two levels equally near the
-        larger is taken.
+    Source: Douillard et al., Streaming DiLoCo, arXiv:2501.18512, which sends outer gradients in
+        this form and adds them up in float32.
+    Here differs: the paper does not say what the exponents are relative to. Here it is the largest
+        magnitude of a block, which is sent as a float32. Of two levels equally near the larger is
+        taken.
     Sends: ceil(P / 2) bytes and 4 for each block.
     Not finite: NaN or infinity anywhere in a block makes that whole block NaN.
 
@@ -35,7 +35,7 @@ class E3M0(FourBits):
 
     Attributes:
         block: Numbers that share a scale: more => fewer bytes, and more of them are sent as 0.
-        error_feedback: Carry the rounding over to the next message. The paper does without.
+        error_feedback: Carry the rounding over to the next message. The paper does not use it.
     """
 
     def codes(self, share: Tensor) -> Tensor:

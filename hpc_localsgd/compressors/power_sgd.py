@@ -34,10 +34,10 @@ class PowerSGD(MatrixCompression):
     Source: Vogels, Karimireddy, Jaggi, PowerSGD, NeurIPS 2019, arXiv:1905.13727, Algorithms 1 and
     2 (rank 2 for their ResNet-18, 4 for their LSTM, here the default), of gradients.
     Here differs: columns are made orthonormal by a QR decomposition. The released code, and torch's
-    hook, put M_k - P Q^T with the averaged Q in the memory: the same mean, but all that ever sets
-    worker k apart from the others adds up in it, also along P.
-    Sends: r (n + m) numbers of the run's type for a matrix, in two averages after one another, and
-    what is sent whole.
+    hook, put M_k - P Q^T with the averaged Q in the memory: the same mean, but everything by which
+    worker k differs from the others accumulates there, along P too.
+    Sends: r (n + m) numbers of the run's dtype for a matrix, in two averages one after the other,
+    and what is sent whole.
     Not finite: a NaN or infinity in a matrix makes it NaN on all workers.
 
     Example:
@@ -117,15 +117,15 @@ class PowerSGD(MatrixCompression):
     def _start(self, kept: Tensor, shape: Shape) -> Tensor:
         """Return Q of the last time, [R, m, r]; columns of 0 are drawn.
 
-        All are at first. A mean of lower rank, all zeros say, leaves some later too, which would
-        find nothing again.
+        All columns are 0 at first. A mean of lower rank (all zeros, for example) leaves some 0
+        later, and a product with these would stay 0.
         """
         m = _as_matrix(shape)[1]
         q = kept[:, : m * self.rank].unflatten(1, (m, self.rank))
         return torch.where((q == 0).all(1, keepdim=True), _drawn(m, self.rank).to(q), q)
 
     def _matrix(self, part: Tensor, kept: Tensor, shape: Shape) -> Tensor:
-        """Return what is to be said and what was lost before, as matrices [R, n, m]."""
+        """Return the vectors to send, with what was lost before, as matrices [R, n, m]."""
         lost = kept[:, _as_matrix(shape)[1] * self.rank :]
         return (part + lost if self.error_feedback else part).unflatten(1, _as_matrix(shape))
 

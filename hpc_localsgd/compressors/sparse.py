@@ -20,8 +20,8 @@ class Sparse(Compressor):
 
     Attributes:
         values: Type in which the values travel; float16 overflows to infinity from 65520 on.
-        compressor: What codes the values in the place of that, as one vector in the order of the
-            places; what it rounds off is lost like what is not kept.
+        compressor: Codec of the values instead, as one vector in the order of the places; what it
+            rounds off is lost like the entries that are not kept.
     """
 
     values: Literal["float32", "float16"]

@@ -46,7 +46,7 @@ class Shared:
         return ", ".join(words for words, rate in rates.items() if not math.isinf(rate))
 
     def dearer(self, factor: float) -> Shared:
-        """Return the links of a model whose every byte stands for so many."""
+        """Return the links as seen by a model of which every byte stands for `factor` bytes."""
         trunk, core = self.trunk_bytes_per_s / factor, self.core_bytes_per_s / factor
         return Shared(self.workers, trunk, core)
 
@@ -124,7 +124,7 @@ def halving(n: int, K: int) -> Iterator[tuple[int, float, np.ndarray]]:
     """Yield the steps of recursive halving and doubling in blocks of n.
 
     Workers 1, 2, 4, ... places apart swap halves, quarters, ... of the vector, and the same back:
-    what goes far is short, as in MPICH. Where n is no power of two, those above it hand their
+    what goes far is short, as in MPICH. Where n is not a power of two, those above it hand their
     vector to a neighbour first.
 
     Source: Thakur, Rabenseifner and Gropp, Optimization of collective communication operations

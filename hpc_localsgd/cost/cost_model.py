@@ -54,7 +54,7 @@ class Cost:
         return messages * piece.alpha_s + wire_bytes * piece.beta_s + own
 
     def dearer(self, factor: float) -> Cost:
-        """Return what a model takes whose every byte stands for so many."""
+        """Return the cost of a model of which every byte stands for `factor` bytes."""
         pieces = [Piece(p.up_to_bytes / factor, p.alpha_s, p.beta_s * factor) for p in self.pieces]
         return Cost(tuple(pieces), self.gamma_s * factor, self.off)
 
@@ -146,7 +146,7 @@ class Network:
         return messages * self.latency_s + crowded_s
 
     def dearer(self, factor: float) -> Network:
-        """Return the network of a model whose every byte stands for so many."""
+        """Return the network as seen by a model of which every byte stands for `factor` bytes."""
         costs = {kind: cost.dearer(factor) for kind, cost in self.costs.items()}
         rate, shared = self.bytes_per_s / factor, self.shared.dearer(factor)
         return replace(self, bytes_per_s=rate, costs=costs, shared=shared)

@@ -1,7 +1,7 @@
 """The curvature of a task's loss at a flat vector, by Hessian-vector products.
 
 `Risk` knows a task and a fixed subset of its data; the estimators know only a product with the
-Hessian, or losses at points, so that a door can spread either over ranks.
+Hessian, or losses at points, so that a caller can spread either over ranks.
 """
 
 from __future__ import annotations

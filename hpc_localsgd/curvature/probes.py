@@ -1,4 +1,4 @@
-"""Random vectors of a fixed seed, and what comes of averaging over them."""
+"""Random vectors of a fixed seed, and estimates that average over them."""
 
 from __future__ import annotations
 

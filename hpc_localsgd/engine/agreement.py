@@ -1,4 +1,4 @@
-"""What ranks must agree about before they train, so that no rank waits for one that refused."""
+"""What ranks must agree on before they train, so that no rank waits for one that refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_same(world: World, lines: Sequence[str], remedy: str = SAME_START) -> 
 
     Args:
         world: Who the workers are.
-        lines: Of this rank; of any number.
+        lines: Of this rank; their number may differ between ranks.
         remedy: What to do where they differ.
 
     Raises:

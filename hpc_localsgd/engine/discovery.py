@@ -77,8 +77,8 @@ def join(kind: str, launch: Launch, device: torch.device, workers: int | None = 
         workers: K; None for one a rank.
 
     Raises:
-        ConfigurationError: The world cannot be had, or has other ranks than the launcher started;
-            where hosts cannot reach each other, before anything connects.
+        ConfigurationError: The library is missing, or has joined other ranks than the launcher
+            started; or hosts cannot reach each other, which is found before anything connects.
     """
     before = _initialised(kind)
     if launch.launched and not before:

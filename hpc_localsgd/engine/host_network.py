@@ -16,7 +16,7 @@ from pathlib import Path
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3  # and its driver
-OF_GUESTS = (b"veth", b"tun")  # drivers of what containers and virtual machines hang on
+OF_GUESTS = (b"veth", b"tun")  # drivers that connect containers and virtual machines
 ASKED_OF_OPEN_MPI = ("--param", "btl", "tcp", "--level", "9", "--parsable")
 
 
@@ -78,7 +78,7 @@ def network_here(
 
 
 def chosen_in_a_file() -> bool:
-    """Tell whether Open MPI's files of settings name interfaces, as its `ompi_info` says.
+    """Return whether Open MPI's files of settings name interfaces, as its `ompi_info` says.
 
     Two of its settings exclude each other: to give one where a file has the other would leave MPI
     without either. False where there is no such program.
@@ -118,7 +118,7 @@ def _interfaces() -> tuple[Interface, ...]:
 
 
 def _is_own_bridge(asking: socket.socket, name: str) -> bool:
-    """Tell a bridge for guests alone from one with a cable, by which other hosts are reached."""
+    """Return whether a bridge is for guests alone, without a cable to other hosts."""
     if _driver(asking, name) != b"bridge":
         return False
     try:

@@ -1,7 +1,8 @@
-"""Optimisers that look at matrices (Muon), for workers whose parameters are rows.
+"""Optimisers of whole matrices (Muon), for workers whose parameters are rows.
 
-Each worker's matrix is stepped by itself, as a run of its own would; what is no matrix of a hidden
-layer (embeddings, the read-out, biases, norms, filters) is stepped by AdamW, all workers at once.
+Each worker's matrices are stepped by themselves, as in a run of its own; what is not a matrix of a
+hidden layer (embeddings, the read-out, biases, norms, filters) is stepped by AdamW, all workers at
+once.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def looks_at_matrices(make: Callable[[Iterable[Any]], torch.optim.Optimizer]) ->
     """Return whether what this makes is Muon, or a class that says `looks_at_matrices = True`."""
     try:
         made = make([{"params": [nn.Parameter(torch.zeros(1, 1))]}])
-    except Exception:  # what it refuses is said where it is made for good
+    except Exception:  # it is reported where the optimiser is made
         return False
     return isinstance(made, _KNOWN) or getattr(made, "looks_at_matrices", False)
 
@@ -57,7 +58,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     """An optimiser of matrices for each worker's own, and AdamW for the rest.
 
     The state of a run of columns is one tensor [R, columns], as that of element-wise optimisers, so
-    that it is kept, averaged, forgotten and saved as theirs is.
+    that it is kept, averaged, reset and saved as theirs is.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """
         if not any(shapes):
             raise ConfigurationError(
-                "--optimizer: it looks at matrices of hidden layers, and this model has none but "
+                "--optimizer: it steps matrices of hidden layers, and this model has none besides "
                 "embeddings and a read-out: use an element-wise one (SGD, Adam, AdamW, RMSprop)"
             )
         made = make([{"params": [nn.Parameter(torch.zeros(1, 1))]}])

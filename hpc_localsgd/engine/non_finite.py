@@ -1,4 +1,4 @@
-"""Workers whose numbers are not finite: who they are, and what they go on with instead.
+"""Workers whose numbers are not finite: which they are, and how they continue.
 
 The trainer (`--on-nan`) and `attach(on_nan=...)` have the same two choices: to stop, or to put a
 worker into quarantine, which leaves it out of the exchange and gives it the mean of the others.
@@ -67,7 +67,7 @@ def named_state_like(
 
 
 def message(bad: np.ndarray, where: str, who: str = "worker") -> str:
-    """Make the sentence for workers `bad` [K] that were left out of an exchange."""
+    """Return the message about workers `bad` [K] that were left out of an exchange."""
     those = ", ".join(str(k) for k in np.flatnonzero(bad))
     return (
         f"{where}: the numbers of {who} {those} are not finite: left out, and given the mean of "

@@ -2,7 +2,7 @@
 
 The optimiser sees two tensors, the part of x that takes weight decay and the part that does not.
 Every element-wise optimiser (SGD, Adam, AdamW, ...) then steps all R workers in one call. One that
-looks at matrices (Muon) steps each worker's matrices of hidden layers, and AdamW the rest.
+needs whole matrices (Muon) steps each worker's matrices of hidden layers, and AdamW the rest.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class LocalOptimizer:
             fuse(self.torch)
         elif self.torch.defaults.get("fused"):
             raise ConfigurationError(
-                f"--optimizer.fused true takes a matrix for one piece of memory, and {len(task.x)} "
+                f"--optimizer.fused true needs contiguous parameters, and the {len(task.x)} "
                 "workers of this process are rows with gaps between them: leave it out"
             )
         if task.decayed < task.dim and "weight_decay" in self.torch.defaults:
@@ -122,7 +122,7 @@ class LocalOptimizer:
         if not self.moments_every:
             return
         if self.at_sync != "average":
-            raise ConfigurationError("--moments-every is of --momentum-at-sync average: type both")
+            raise ConfigurationError("--moments-every needs --momentum-at-sync average: type both")
         kinds = [make, torch.optim.AdamW] if looks_at_matrices(make) else [make]
         has = [name for kind in kinds for name in _moments_of(kind)]
         for name, every in self.moments_every.items():
@@ -142,10 +142,10 @@ class LocalOptimizer:
             tensor[torch.from_numpy(rows).to(tensor.device)] = 0
 
     def leave_out(self, bad: np.ndarray, world: World) -> None:
-        """Let the workers `bad` [K], who continue from the mean of the others, remember nothing.
+        """Reset the state of the workers `bad` [K], who continue from the mean of the others.
 
-        Where rounds average what is remembered, they have the others' mean of it too: zeros would
-        shrink that average. A collective then, not billed.
+        Where rounds average the state, they get the others' mean of it instead: zeros would shrink
+        that average. A collective then, not billed.
         """
         if self.at_sync != "average":
             self.forget(bad[list(world.local_workers)])
@@ -170,7 +170,7 @@ class LocalOptimizer:
 
 
 def _moments_of(make: MakeOptimizer) -> list[str]:
-    """Return torch's names of what an optimiser remembers of a number."""
+    """Return torch's names of the state that an optimiser keeps for each parameter."""
     x = nn.Parameter(torch.ones(1, 1))
     optimizer = make([{"params": [x]}])
     x.grad = torch.ones(1, 1)
@@ -226,6 +226,6 @@ def check_by_rows(make: MakeOptimizer) -> None:
         raise ConfigurationError(f"this optimiser cannot take plain steps: {error}") from error
     if not torch.allclose(alone, together, rtol=1e-5, atol=1e-7):
         raise ConfigurationError(
-            "this optimiser looks at a parameter matrix as a whole, and here the rows of the "
+            "this optimiser steps a parameter matrix as a whole, and here the rows of the "
             "matrix are workers: use an element-wise one (SGD, Adam, AdamW, RMSprop, ...)"
         )

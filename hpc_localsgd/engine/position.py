@@ -82,7 +82,7 @@ class RoundPosition:
         return self.end - self.begin
 
     def next_round(self: P, H: int) -> P:
-        """Return the same place, at the beginning of a round of H steps."""
+        """Return the position at the beginning of a round of H steps."""
         parallel = self.parallel and H == 1
         return replace(self, s=self.s + 1, begin=self.t, end=self.t + H, parallel=parallel)
 
@@ -100,11 +100,11 @@ class RoundPosition:
 
 @dataclass
 class Position(RoundPosition):
-    """What changes in the trainer: parameters, what is remembered, and where in the run we are.
+    """What changes in the trainer: parameters, the algorithm's state, and the position in the run.
 
     Attributes:
         x: [R, P], the workers' parameters (the task's own storage).
-        state: What the algorithm remembers.
+        state: Of the algorithm.
         schedule: Of the rounds to come, with what it has observed.
     """
 

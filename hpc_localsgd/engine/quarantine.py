@@ -23,11 +23,11 @@ class QuarantinedAlgorithm(Algorithm):
     """An algorithm that never sees the numbers of a worker whose parameters are not finite.
 
     Before an exchange a worker with a number that is not finite is given the mean of the others: so
-    it is left out of an average, and starts again from it. Its optimiser forgets what it knew
-    (where rounds average that, it takes the others' mean), and its BatchNorm statistics are the
-    others' mean too. Where gradients are exchanged, the same is done to them first. Ranks tell each
-    other one number a worker at every exchange for this, which is not billed. When no worker is
-    finite nothing is done, and the run has diverged.
+    it is left out of an average, and starts again from it. The state of its optimiser is reset (to
+    the others' mean, where rounds average it), and its BatchNorm statistics become the others'
+    mean. Where gradients are exchanged, the same is done to them first. One number for each worker
+    is gathered at every exchange, which is not billed. When no worker is finite nothing is done,
+    and the run has diverged.
 
     In the state, `quarantined` holds the flags [K] of the last exchange, None if all were well.
     """
@@ -38,7 +38,7 @@ class QuarantinedAlgorithm(Algorithm):
         self.ends_at_mean = False  # of the parameters before the exchange
         self.only_single_steps = of.only_single_steps
         self.sends_gradients = of.sends_gradients
-        self.ends_its_own_way = of.ends_its_own_way
+        self.last_exchange_differs = of.last_exchange_differs
 
     def __repr__(self) -> str:
         """Return the algorithm's."""
@@ -57,7 +57,7 @@ class QuarantinedAlgorithm(Algorithm):
         return {**self.of.init(x, world, model), QUARANTINED: None}
 
     def as_begun(self, state: State) -> QuarantinedAlgorithm:
-        """Return it of the algorithm as it was begun."""
+        """Wrap the algorithm as it was begun."""
         return QuarantinedAlgorithm(self.of.as_begun(state), self._optimizer, self._task)
 
     def on_gradient(self, g: Rows, state: State, world: World, now: Now) -> tuple[Rows, State]:

@@ -1,4 +1,4 @@
-"""Can hosts reach each other by the names and interfaces that libraries will pick?
+"""Whether hosts can reach each other by the names and interfaces that libraries will pick.
 
 Asked before MPI or Gloo begin, of this host alone: they end in a crash that names neither. Gloo
 listens at the address that the host's own name means: torch.distributed's unless it is told an
@@ -59,7 +59,7 @@ def judge(
 
 def _unknown(network: HostNetwork, several: bool) -> Finding:
     address = network.outward.address if several and network.outward else "127.0.0.1"
-    text = f"{network.host} does not know its own name, and Gloo ends in a crash or alone"
+    text = f"{network.host} cannot resolve its own name: Gloo would crash, or see this rank alone"
     return Finding(PROBLEM, "network", text, f"add a line to /etc/hosts: {address} {network.host}")
 
 

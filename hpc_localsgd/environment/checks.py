@@ -1,4 +1,4 @@
-"""What the doctor thinks of one machine's software: pure functions from facts to findings."""
+"""The doctor's judgement of one machine's software: pure functions from facts to findings."""
 
 from __future__ import annotations
 

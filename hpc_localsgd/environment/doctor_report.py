@@ -1,4 +1,4 @@
-"""How the lines of the doctor are shown, and what they come to."""
+"""The findings of the doctor as a table, as JSON, and as an exit status."""
 
 from __future__ import annotations
 

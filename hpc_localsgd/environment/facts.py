@@ -42,14 +42,14 @@ class Facts:
     """One process, as it sees itself. A version that is None means: not installed.
 
     Attributes:
-        cpus: The numbers of those cores: launchers bind each rank to cores of its own.
+        cpus: Numbers of the cores it may use: launchers bind each rank to cores of its own.
         network: What its host's names and interfaces look like, judged before anything connects.
         allocated: The hosts the job was given, as far as the launcher or Slurm says.
         started: How many ranks the communication library counts; None when there is none.
         horovod_torch: The torch that Horovod was compiled for.
         horovod_with: What it was compiled with, such as ("MPI", "Gloo").
-        horovod_rests: Whether its thread sleeps between exchanges, as the one we build does.
-        horovod_lets_go: Whether Python's threads run while one waits in it, as in the one we build.
+        horovod_rests: Whether its thread sleeps between exchanges, as in the build of this package.
+        horovod_lets_go: Whether Python's threads run while one waits in it, as in that build.
         mpi_threads: The thread level MPI granted: "single", "funneled", "serialized", "multiple".
         mpirun: What the mpirun of PATH says of its version, in a line.
         package: Digest of the source of this package.

@@ -1,4 +1,4 @@
-"""Python's collection of garbage, kept out of the way where there is none: a start and an end.
+"""Python's garbage collection, switched off where there is no garbage: at the start and the end.
 
 Importing torch makes some hundred thousand objects that live as long as the process. Looking
 through them again and again as they come, and once more object by object as the process ends, is a

@@ -1,4 +1,4 @@
-"""Let all ranks of a launch tell each other their facts.
+"""Gather the facts of all ranks of a launch.
 
 The one part of the doctor that communicates. It looks for trouble before it calls a library:
 Gloo, for one, ends in a segmentation fault when the host's name does not resolve.

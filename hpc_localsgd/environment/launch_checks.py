@@ -1,4 +1,4 @@
-"""What the doctor thinks of a whole launch: pure functions from all ranks' facts to findings."""
+"""The doctor's judgement of a whole launch: pure functions from all ranks' facts to findings."""
 
 from __future__ import annotations
 

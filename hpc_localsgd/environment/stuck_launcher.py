@@ -1,4 +1,4 @@
-"""How to end a launcher that outlives its ranks."""
+"""What a user can do about a launcher that outlives its ranks."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class average_direction(GradientAt):
     of the measured eps is Xi = mean_k (x_k - mean)(x_k - mean)^T, the spread of the workers as it
     is now: 0, up to rounding, after an exchange that made them equal.
     Source: Zhu et al., arXiv:2306.02913, where it is shown that the mean of decentralised SGD
-    descends along this gradient, with Xi, anyway. Workers that are apart already feel Xi once.
+    descends along this gradient, with Xi, anyway. Workers that differ already feel Xi once.
     Here differs: all workers of a step share one eps. For the measured one a draw of its own for
         every worker would need all deviations everywhere, K P numbers; the shared one is a single
         mean, because all know all z: eps = K^1/2 mean_k (z_k - mean z) x_k. For a given sigma,

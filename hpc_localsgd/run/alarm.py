@@ -1,4 +1,4 @@
-"""Ends this process when no thread of Python runs for too long.
+"""End this process when no thread of Python has run for too long.
 
 A library in C that waits with the interpreter locked (MPI_Init for ranks that never come, a lock
 that another thread of it holds) leaves no thread of ours to say so, and no signal handler. The

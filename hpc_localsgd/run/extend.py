@@ -1,10 +1,10 @@
-"""Going on with a run to another length than that it was begun with.
+"""Continuing a run to another length than it was begun with.
 
 The learning rate often ends with the run, durations may be shares of it, and its last round is cut
 short. So the first t steps of a run of N steps are those of a run of M steps only where rate and
 rounds up to t are the same in both. There a run may change its length and is, bit for bit, the one
-that was asked for that length from the start. Elsewhere the outcome is neither, and is made only
-for who asks for it (`--extend`).
+that was asked for that length from the start. Elsewhere the result is neither, and is computed only
+where `--extend` asks for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Timetable:
     schedule: Schedule
 
 
-def lengthened(
+def describe_extension(
     state: Mapping[str, Any], before: Timetable, now: Timetable, algorithm: Algorithm, extend: bool
 ) -> str:
     """Say what changes when a run resumes with another length.
@@ -65,11 +65,11 @@ def lengthened(
         return f"{lengths}: rate and rounds so far are those of a run of {now.steps} steps"
     if not extend:
         raise ConfigurationError(
-            f"the run was begun with {before.steps} steps, and one of {now.steps} would have gone "
-            f"another way: {why}. Add --extend to resume from step {t} all the same"
+            f"the run was begun with {before.steps} steps, and one of {now.steps} would have been "
+            f"different: {why}. Add --extend to resume from step {t} all the same"
             f"{_from_here(t, before, now)}; or begin a run of {now.steps} steps in another --out"
         )
-    return f"{lengths}{_from_here(t, before, now)}; it is no run of {now.steps} steps: {why}"
+    return f"{lengths}{_from_here(t, before, now)}; it is not a run of {now.steps} steps: {why}"
 
 
 def _from_here(t: int, before: Timetable, now: Timetable) -> str:
@@ -132,7 +132,7 @@ def _of_the_end(
     place: Mapping[str, int], before: Timetable, now: Timetable, algorithm: Algorithm
 ) -> str | None:
     ended = place["t"] == place["end"] == before.steps
-    if not (ended and before.steps != now.steps and algorithm.ends_its_own_way):
+    if not (ended and before.steps != now.steps and algorithm.last_exchange_differs):
         return None
     name = type(algorithm).__name__
     return f"the exchange at step {place['t']} was the last, which {name} makes in a way of its own"

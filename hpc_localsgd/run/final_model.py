@@ -1,4 +1,4 @@
-"""The model that a run was for: one file, by the module's own names, that anybody can load.
+"""The trained model in one file, by the module's own names.
 
     >>> from safetensors.torch import load_file                          # doctest: +SKIP
     >>> model.load_state_dict(load_file("runs/digits/model.safetensors"))  # doctest: +SKIP
@@ -106,4 +106,6 @@ def _opened(path: Path) -> Iterator[Any]:
                 raise ValueError("it does not say at which step it was taken")
             yield file
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} is no model that a run has written: {error}") from error
+        raise ConfigurationError(
+            f"{path} is not a model that a run has written: {error}"
+        ) from error

@@ -74,9 +74,13 @@ def figures_between(begin: Stamp, until: Stamp, open_cost: OpenRoundCost) -> np.
 
 
 def check_finite(rows: list[FinishedRound], losses: np.ndarray, tolerant: bool) -> None:
-    """Raise if a loss [K, n] is not finite, naming the first round and the workers."""
+    """Check that the losses [K, n] are finite; with `tolerant`, of a worker at least.
+
+    Raises:
+        Diverged: They are not; names the first such round and the workers.
+    """
     bad = ~np.isfinite(losses)
-    if tolerant:  # unless there is nobody left
+    if tolerant:
         bad &= bad.all(axis=0)
     if not bad.any():
         return

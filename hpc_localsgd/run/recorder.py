@@ -1,4 +1,4 @@
-"""Records a run: what the loop did, what the probes saw, and when to save it.
+"""Record a run: what the loop did, what the probes saw, and when to save it.
 
 Everything here is measurement: it happens inside `ledger.unbilled()` and never counts as training
 or communication. Ranks exchange their figures only now and then, at steps all of them know.

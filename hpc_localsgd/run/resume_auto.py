@@ -87,7 +87,7 @@ def _are_partial(out: Path, partial: list[Path]) -> str:
     return (
         f"none of the {len(partial)} checkpoints in {out / 'checkpoints'} is complete: that of "
         f"step {number(newest)} lacks {names}. Were they written to another host's disk, as --out "
-        "is no folder that all hosts share? Put them there, give another --out, or --overwrite"
+        "is not a folder that all hosts share? Put them there, give another --out, or --overwrite"
     )
 
 

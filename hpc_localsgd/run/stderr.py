@@ -1,7 +1,7 @@
 """What a run says beside its record: sentences on standard error.
 
 Not by `logging`: some are said by a thread while the main one is stuck, at times inside a handler
-whose lock nobody will give back, and then the process ends.
+whose lock is never released, and then the process ends.
 """
 
 from __future__ import annotations

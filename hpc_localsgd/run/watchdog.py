@@ -1,4 +1,4 @@
-"""Ends a job that hangs: a rank that died without its launcher's knowledge, a network that is gone.
+"""End a job that hangs: a rank died unnoticed by its launcher, or the network is gone.
 
 A rank that waits in an exchange waits as long as the slowest other rank takes for its round. So the
 bound is not a fixed one: a least time, and three times the longest round at the pace of this run.

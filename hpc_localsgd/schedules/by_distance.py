@@ -52,7 +52,9 @@ class spread_triggered(Schedule):
     def __post_init__(self) -> None:
         check_bounds(self.at_least, self.at_most, "spread_triggered")
         if self._H is not None and not (type(self._H) is int and self._H >= 1):
-            raise ConfigurationError(f"spread_triggered cannot continue with rounds of {self._H!r}")
+            raise ConfigurationError(
+                f"spread_triggered cannot resume with rounds of {self._H!r} steps"
+            )
         if not self.target > 0:
             raise ConfigurationError(f"spread_triggered.target must be > 0, got {self.target}")
 

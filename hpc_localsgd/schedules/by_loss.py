@@ -14,7 +14,7 @@ from hpc_localsgd.schedules.rates import Rate
 
 @dataclass(frozen=True)
 class adacomm(Schedule):
-    """AdaComm: H falls with the root of the training loss F, looked at once in an interval.
+    """AdaComm: H falls with the square root of the training loss F, once in each interval.
 
         H <- ceil(sqrt(F / F_0) at_first)   where that is less than H, else max(1, floor(decay H))
 
@@ -38,7 +38,7 @@ class adacomm(Schedule):
 
     Attributes:
         at_first: H at the beginning, and the longest.
-        interval: Time between two looks at H, in any unit.
+        interval: Time between two changes of H, in any unit.
         decay: What H is multiplied by where the loss would not make it less.
     """
 
@@ -67,7 +67,7 @@ class adacomm(Schedule):
             all(type(count) is int and count >= 1 for count in counts)
             and all(type(each) is float and isfinite(each) for each in sums)
         ):
-            raise ConfigurationError(f"adacomm cannot continue with {self.observed()}")
+            raise ConfigurationError(f"adacomm cannot resume with {self.observed()}")
 
     def __call__(self, t: int, lr: float) -> int:
         """Return H: `at_first` before anything is observed."""

@@ -37,7 +37,7 @@ def seconds(duration: Duration, option: str = "") -> float | None:
         option: What it was given for, to be named in an error.
 
     Raises:
-        ConfigurationError: It is one, with a number that is none.
+        ConfigurationError: It is a time, but not a valid one.
     """
     if (by_clock := clock(str(duration), option)) is not None:
         return by_clock
@@ -77,7 +77,7 @@ class Units:
             exact = number
             if number % 1:
                 raise ConfigurationError(
-                    f"{_given(duration, option)} is no whole number of steps: type one"
+                    f"{_given(duration, option)} is not a whole number of steps: type one"
                 )
         elif unit in _EPOCHS:
             exact = number * self.steps_per_epoch
@@ -88,7 +88,9 @@ class Units:
         elif self.total is not None:
             exact = number / 100 * self.total
         else:
-            raise ConfigurationError(f"the length of the run cannot itself be {duration!r}")
+            raise ConfigurationError(
+                f"the length of the run cannot be given as {duration!r} of itself"
+            )
         if exact > MOST_STEPS:
             raise ConfigurationError(
                 f"{_given(duration, option)} is more than {MOST_STEPS:.0e} steps: type less"
@@ -101,7 +103,7 @@ class Units:
         Args:
             every: As it was given.
             option: What it was given for, to be named in an error.
-            or_time: Whether it might also have been a time, of which an error is to tell.
+            or_time: Whether a time is accepted too, so that the error says so.
         """
         number, _ = _parse(every, option, or_time)
         return max(1, self.steps(every, option)) if number else 0

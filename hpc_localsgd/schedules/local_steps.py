@@ -129,7 +129,11 @@ class phases(Schedule):
         return min(H, int(self.at[phase]) - t) if phase < len(self.at) else H
 
     def in_steps(self, units: Units, warmup: int = 0) -> phases:
-        """Return the same schedule with `at` in steps, checked to be in order."""
+        """Return the same schedule with `at` in steps.
+
+        Raises:
+            ConfigurationError: They are not in increasing order.
+        """
         del warmup
         at = tuple(units.steps(begin, "phases.at") for begin in self.at)
         if any(b <= a for a, b in pairwise(at)):
@@ -172,7 +176,7 @@ class qsr(Schedule):
             raise ConfigurationError(f"qsr.power must be positive, got {self.power}")
 
     def __call__(self, t: int, lr: float) -> int:
-        """Return H of the round that starts at step t with rate lr; a rate of 0 asks for no end."""
+        """Return H of the round that starts at step t with rate lr; 2^31 where the rate is 0."""
         if t < int(self.warmup or 0) or self.alpha == 0:
             return self.at_least
         if lr <= 0:

@@ -131,7 +131,11 @@ class cosine(Rate):
         return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def in_steps(self, units: Units) -> cosine:
-        """Return the same rate with its durations in steps."""
+        """Return the same rate with its durations in steps.
+
+        Raises:
+            ConfigurationError: The cosine would end before the warm-up does.
+        """
         until = units.steps(self.until, "rate.until")
         warmup = units.steps(self.warmup, "rate.warmup")
         if until <= warmup and units.total != warmup:

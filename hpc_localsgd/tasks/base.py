@@ -52,7 +52,7 @@ class TaskContext:
     execution: Execution = field(default_factory=Execution)
 
     def partition(self, samples: int, labels: np.ndarray | None = None) -> Partition:
-        """Return how training samples are dealt to the workers of this run.
+        """Return which worker of this run uses which training samples.
 
         Args:
             samples: How many there are.
@@ -66,8 +66,8 @@ class TaskContext:
             return Partition(samples, *how)
         if labels is None:
             raise ConfigurationError(
-                f"--partition {self.shards}: this task has no samples of classes to divide: leave "
-                "it out"
+                f"--partition {self.shards}: this task has no labelled samples to divide: "
+                "leave it out"
             )
         own = shards(self.shards, labels, self.workers, self.batch, self.seed)
         return Sharded(samples, *how, own)
@@ -77,7 +77,7 @@ class TaskSpec(ABC):
     """The hyper-parameters of a task, a frozen dataclass; `build` makes the task itself.
 
     Attributes:
-        target: Test accuracy that time-to-target means where nobody says another; None without one.
+        target: Test accuracy to which time-to-target is measured by default; None if there is none.
     """
 
     target: ClassVar[float | None] = None
@@ -121,7 +121,7 @@ class Task(ABC):
             optimisers that look at those; None for embeddings, the read-out and all others.
         x: [R, P], the storage of the workers' parameters; stable for the life of the task.
         buffers: [R, Q], the floating-point buffers (BatchNorm statistics) of the workers.
-        partition: How the training data is dealt.
+        partition: Which worker uses which training samples at which step.
         splits: Number of samples of each split, e.g. {"train": 1437, "test": 360}.
     """
 
@@ -201,14 +201,18 @@ class Task(ABC):
         )
 
     def criterion(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss [] of `outputs` [B, C, ...]: cross entropy, perhaps smoothed."""
+        """Return the mean loss [] of `outputs` [B, C, ...]: cross entropy, perhaps smoothed.
+
+        Raises:
+            NotImplementedError: The task has no outputs.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no outputs")
 
     @abstractmethod
     def evaluate(self, x: Vector, split: str, rows: range, buffers: Vector) -> torch.Tensor:
         """Return sums over some rows of a split: float64 [3] of loss, right answers, samples.
 
-        Right answers are NaN where nothing is guessed.
+        Right answers are NaN for a task without classes.
         """
 
     def probabilities(
@@ -239,7 +243,7 @@ class Task(ABC):
             ConfigurationError: The task has none.
         """
         raise ConfigurationError(
-            f"--label-noise-from {step}: this task has no --task.label-noise that could begin then"
+            f"--label-noise-from {step}: this task has no --task.label-noise to begin then"
         )
 
     def phase_begin(self, t: int) -> int:

@@ -1,8 +1,8 @@
-"""What a model draws by itself in training, in dropout say: one stream of numbers for each worker.
+"""Random numbers that a model draws in training (dropout): one stream for each worker.
 
 torch's layers draw from the generator of the process, in whoever's forward pass. Where several
 workers share a process, each one's stream is put there before its pass and taken back after it: so
-a worker draws the same wherever it lives. A process of one worker draws from its generator as ever.
+a worker draws the same wherever it lives. A process of one worker draws from its own generator.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Draws:
     """The streams of the R workers of a process, on the CPU and, if they live there, on a GPU."""
 
     def __init__(self, seed: int, workers: Sequence[int], device: torch.device) -> None:
-        """Begin a stream for each worker; that of a lone one is whoever's seeds the process.
+        """Begin a stream for each worker; a lone one uses the generator of the process as it is.
 
         Args:
             seed: Of the run.
@@ -77,7 +77,7 @@ class Draws:
         """Restore the streams; those that were not saved, on another device say, stay as they are.
 
         Raises:
-            RuntimeError: A row is no state of a generator.
+            RuntimeError: A row is not the state of a generator.
         """
         for name, generator in self._generators.items():
             if name not in state:

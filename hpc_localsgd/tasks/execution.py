@@ -32,8 +32,8 @@ class Execution:
         replicas: Several workers of one process in one batched program (vmap) or one after another
             (loop). auto: on a GPU whichever is faster on the first batch, remembered in
             checkpoints; on a CPU, where runs repeat bitwise, by a rule: vmap without convolutions.
-            A model that draws (dropout) is looped over, so that a worker draws the same with
-            whomever it shares a process; by vmap all draw at once, on other ranks something else.
+            A model that draws random numbers (dropout) is looped over, so that a worker draws the
+            same ones on whatever rank it lives; with vmap they depend on the workers beside it.
     """
 
     precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -78,9 +78,9 @@ class LossScale:
     Source: Micikevicius et al. 2018, with the numbers of `torch.amp.GradScaler`: halved when a
     gradient overflows, doubled after 2000 steps without. Differs from it: a worker whose gradient
     overflowed takes its step with gradient zero instead of none, so that all workers keep in step
-    and the device need not be asked. And it never is below 1, as in DeepSpeed: a gradient that is
-    not finite without a factor is none of its making, and is left as it is, so that the run finds
-    out; a factor that went on falling to 0 would hide it, and small gradients with it.
+    and the device need not be asked. And it is never below 1, as in DeepSpeed: a gradient that is
+    not finite without a factor was not caused by it, and is left as it is, so that the run detects
+    it; a factor that kept falling to 0 would hide it, and small gradients too.
 
     Attributes:
         factor: [R].

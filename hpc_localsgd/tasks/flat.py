@@ -5,7 +5,7 @@ floating-point buffers are views into three matrices x [R, P], g [R, P] and buff
 and backward then work as in any torch program, and everything else sees flat vectors.
 
 `Layout` says what lies where. Frozen parameters (`requires_grad` is False) are in none of it:
-nobody sends, decays or saves them, and the R copies share them.
+they are never sent, decayed or saved, and the R copies share them.
 """
 
 from __future__ import annotations

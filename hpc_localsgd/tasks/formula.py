@@ -33,7 +33,7 @@ class Formula(Task):
 
         Args:
             P: Parameters.
-            samples: What counts as an epoch, and as the size of both splits.
+            samples: Samples in an epoch, and in each split.
             context: Workers, batch, seed, device and dtype of the run.
 
         Raises:

@@ -27,7 +27,7 @@ class idx_images(ImageTask):
     Augmented, where that is asked for, by a random crop out of a frame of 2 pixels.
 
     Attributes:
-        model: cnn32, mlp512, resnet8 and their like; see `ImageTask`.
+        model: cnn32, mlp512, resnet8, ...; see `ImageTask`.
         norm: See `ImageTask`.
         augment: Whether training images are varied at random.
         data: Folder with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte

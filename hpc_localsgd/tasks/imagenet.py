@@ -25,6 +25,7 @@ class imagenet(ImageTask):
     """Images in class folders (Deng et al. 2009; any tree of that form), or the packed file.
 
     Attributes:
+        model: See `ImageTask`.
         data: A folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or the file that
             `python -m hpc_localsgd pack` made of one.
         classes: How many there must be; "null" for as many as there are.
@@ -33,7 +34,7 @@ class imagenet(ImageTask):
         loaders: Processes of each rank that read and decode; 0 for the rank itself. Default: its
             share of the host's cores, 8 at most. The batches do not depend on it.
         skip_corrupt: Leave out images that cannot be decoded and name them, instead of stopping.
-            Counted are those of training, every time one was due; not what measuring meets.
+            They are counted where a training batch should have had them, not while measuring.
     """
 
     model: str = "resnet50"

@@ -35,10 +35,10 @@ class manifold(TaskSpec):
         pairs: n; P is 2 n.
         noise: Size of the labels.
         tangent: Standard deviation of further noise in the gradient of x, along the valley: pure
-            diffusion, whose variance lr^2 tangent^2 steps / B knows nothing of H.
+            diffusion, whose variance lr^2 tangent^2 steps / B does not depend on H.
         x: Where every pair begins along the valley.
         y: Standard deviation of where the pairs begin across it.
-        samples: What counts as an epoch.
+        samples: Samples in an epoch.
     """
 
     pairs: int = 8

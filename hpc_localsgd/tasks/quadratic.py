@@ -29,9 +29,9 @@ class quadratic(TaskSpec):
         noise: Standard deviation of one sample's gradient, in every coordinate.
         minima: c_k, worker k's minimum in every coordinate; repeated for further workers.
         scales: How much more curved worker k's loss is; repeated for further workers.
-        spread_out: Standard deviation of the starting point in every coordinate ...
-        at: ... around this.
-        samples: What counts as an epoch.
+        spread_out: Standard deviation of the starting point in every coordinate.
+        at: Its mean.
+        samples: Samples in an epoch.
     """
 
     h: Sequence[float] = (1.0, 0.3, 0.1)
@@ -58,8 +58,8 @@ class quadratic(TaskSpec):
         if len({*self.minima}) > 1 or len({*self.scales}) > 1:
             raise ConfigurationError(
                 f"the workers of quadratic(minima={tuple(self.minima)}, scales="
-                f"{tuple(self.scales)}) minimise different losses, and curvature is measured of "
-                "one: its Hessian is mean(scales) diag(h)"
+                f"{tuple(self.scales)}) minimise different losses, and curvature is measured "
+                "for one: its Hessian is mean(scales) diag(h)"
             )
         return replace(self, noise=0.0)
 

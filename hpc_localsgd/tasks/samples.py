@@ -24,7 +24,7 @@ class Samples(ABC):
     Attributes:
         splits: Samples of each split.
         classes: Labels are 0..classes-1.
-        partition: How the training samples are dealt.
+        partition: Which worker uses which training samples.
         skipped: How often a damaged sample was left out of a batch that was trained on, for each
             worker here; empty where that cannot happen.
     """

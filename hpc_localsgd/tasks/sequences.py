@@ -43,7 +43,9 @@ class sequences(TaskSpec):
         if min(self.hidden, self.layers) < 1:
             raise ConfigurationError(f"{self}: --task.hidden and --task.layers are at least 1")
         if self.cell == "gru" and self.bidirectional:
-            raise ConfigurationError("--task.cell gru reads one way, not --task.bidirectional")
+            raise ConfigurationError(
+                "--task.cell gru reads in one direction: leave --task.bidirectional out"
+            )
 
     def build(self, context: TaskContext) -> Classification:
         """Load the images, and make the task of this process's workers."""

@@ -3,7 +3,7 @@
 `--partition disjoint` cuts one random order into nearly equal shards, which are alike but for
 chance. `dirichlet:ALPHA` divides each class by proportions that are drawn from a Dirichlet
 distribution: the smaller ALPHA, the fewer classes a worker has, and the more unequal the sizes.
-`iid`, the default, is no shards: all workers share all samples (`partition`).
+`iid`, the default, means no shards: all workers share all samples (`partition`).
 
 Workers count alike in every average, whatever the size of their shards: the loss that is minimised
 is mean_k f_k, f_k the mean over worker k's shard.
@@ -117,8 +117,8 @@ class Sharded(Partition):
         super().__post_init__()
         if self.remainder == "drop":
             raise ConfigurationError(
-                "--remainder drop is of the epochs of all workers together, and with --partition "
-                "each has epochs of its own: leave it out"
+                "--remainder drop concerns epochs of all workers together, and with --partition "
+                "each worker has its own: leave it out"
             )
 
     def indices(self, worker: int, t: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Images out of random numbers, of any size and number of classes: for benchmarks, no files."""
+"""Images made of random numbers, of any size and number of classes: benchmarks without files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class synthetic_images(ImageTask):
         classes: Number of classes.
         samples: Training images.
         test_samples: Test images.
-        distinct: So many images are kept in memory and repeated; they are the same for all seeds.
+        distinct: Images kept in memory, which are repeated; the same for all seeds.
         channels: 3 for colours, 1 for grey.
     """
 
@@ -34,7 +34,11 @@ class synthetic_images(ImageTask):
     channels: int = 3
 
     def build(self, context: TaskContext) -> Classification:
-        """Draw the images, and make the task of this process's workers."""
+        """Draw the images, and make the task of this process's workers.
+
+        Raises:
+            ConfigurationError: A number that must be positive is not, or the model does not fit.
+        """
         for name in ("size", "classes", "samples", "test_samples", "distinct", "channels"):
             if getattr(self, name) < 1:
                 option = "--task." + name.replace("_", "-")

@@ -56,15 +56,19 @@ class text(TaskSpec):
         sizes = (self.length, self.width, self.layers, self.heads, self.vocabulary)
         if min(sizes) < 1 or not 0 < self.test_fraction < 1:
             raise ConfigurationError(
-                f"{self}: sizes are at least 1 and --task.test_fraction is between 0 and 1"
+                f"{self}: sizes must be at least 1 and --task.test_fraction between 0 and 1"
             )
         if self.model == "transformer" and self.width % self.heads:
             raise ConfigurationError(
-                f"--task.width {self.width} is no multiple of --task.heads {self.heads}"
+                f"--task.width {self.width} is not a multiple of --task.heads {self.heads}"
             )
 
     def build(self, context: TaskContext) -> Classification:
-        """Read and cut the text, and make the task of this process's workers."""
+        """Read and cut the text, and make the task of this process's workers.
+
+        Raises:
+            ConfigurationError: There is no such file, it is not text, or it is too short.
+        """
         path = BUNDLED if self.file is None else Path(self.file)
         found = read_tokens(path, self.tokens, self.test_fraction, self.vocabulary)
         splits = {

@@ -45,7 +45,7 @@ def read_tokens(path: Path, kind: Kind, test_fraction: float, most: int) -> Toke
         most: The largest vocabulary of words; rarer ones are unknown.
 
     Raises:
-        ConfigurationError: There is no such file, or it is no text.
+        ConfigurationError: There is no such file, or it is not text.
     """
     if kind == "bytes":
         ids = np.frombuffer(_read(path), dtype=np.uint8).astype(np.int64)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
 TOLERANCE = 1e-9  # of a row or column sum
-ANY_ROWS = ". The algorithm push_sum takes graphs whose rows do not"
+ANY_ROWS = ". The algorithm push_sum accepts rows with other sums"
 
 
 class Topology(ABC):
@@ -49,10 +49,10 @@ class Topology(ABC):
         return _doubly(self, n, self._place(n, k))
 
     def push_matrix(self, n: int, k: int = 0) -> np.ndarray:
-        """Return the matrix of the k-th mix for an algorithm that needs no rows that sum to one.
+        """Return the matrix of the k-th mix for an algorithm that needs column sums of one only.
 
-        As `matrix`, but only the columns must: every worker gives away all that it has, and how
-        much a worker gets is another's choice, as in a graph in which nobody knows who hears whom.
+        Like `matrix`, but rows may have any sum: every worker gives away all that it has, and how
+        much it receives is up to the others, as in any directed graph.
 
         Raises:
             ConfigurationError: (a ValueError) n is not allowed, or a column does not sum to one.
@@ -223,6 +223,9 @@ def refuse_below(topology: Topology, **least: int) -> None:
     Args:
         topology: Has attributes of these names.
         least: Name -> the least it may be, 0 or 1.
+
+    Raises:
+        ConfigurationError: (a ValueError) one is less; says which of them may be what.
     """
     if any(getattr(topology, name) < number for name, number in least.items()):
         words = ("must not be negative", "must be at least 1")

@@ -39,9 +39,9 @@ class custom(Topology):
 
     Checked as soon as it is made: square, not negative, columns that sum to one. It need not be
     symmetric (but see `lambda_min`), nor connected: where the workers never agree, the gap is 0.
-    Rows need to sum to one as soon as it is used, but by push-sum. For that, a directed graph is
-    taken too, in which every worker gives equal parts to all it has an edge to and itself, or any
-    matrix like it; then everybody must hear of everybody.
+    Rows must sum to one too, which is checked when it is used, except by push-sum. Push-sum also
+    accepts a directed graph, in which every worker gives equal parts to itself and to all it has an
+    edge to, or any matrix of that kind; it must be strongly connected.
 
     Sends: one vector for each non-zero weight outside the diagonal.
     Gap: `gap(custom(...), n)`.
@@ -71,8 +71,8 @@ class custom(Topology):
         heard = nx.from_numpy_array(W, create_using=nx.DiGraph)
         if np.ptp(W.sum(axis=1)) > TOLERANCE and not nx.is_strongly_connected(heard):
             raise ConfigurationError(
-                f"{self!r} is directed, and not every worker hears of every other: what it gives "
-                "away would not come back. Add edges, or use custom(graph.to_undirected())"
+                f"{self!r} is directed and not strongly connected: what some worker gives away "
+                "would not come back. Add edges, or use custom(graph.to_undirected())"
             )
 
     def __repr__(self) -> str:
@@ -87,7 +87,11 @@ class custom(Topology):
         return self._weights
 
     def check(self, n: int) -> None:
-        """Check that there are as many workers as the matrix has rows."""
+        """Check that there are as many workers as the matrix has rows.
+
+        Raises:
+            ConfigurationError: There are not.
+        """
         super().check(n)
         if n != (size := len(self._weights)):
             raise ConfigurationError(
@@ -157,7 +161,7 @@ def _of_graph(graph: nx.Graph) -> np.ndarray:
 
 
 def _is_list(text: str) -> bool:
-    """Return whether an option that may be a path holds a list, in which something is no number."""
+    """Return whether an option that may be a path holds a list."""
     return text.lstrip().startswith(("[", "(", "{"))
 
 
@@ -170,7 +174,9 @@ def _listed(W: Given) -> np.ndarray:
     try:
         return np.array(ast.literal_eval(W) if isinstance(W, str) else W)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
-        raise ConfigurationError(f"custom: {W!s:.80} is no matrix of numbers: {_FORM}") from error
+        raise ConfigurationError(
+            f"custom: {W!s:.80} is not a matrix of numbers: {_FORM}"
+        ) from error
 
 
 def _numbers(W: np.ndarray, where: str = "") -> np.ndarray:
@@ -182,7 +188,7 @@ def _numbers(W: np.ndarray, where: str = "") -> np.ndarray:
     if W.dtype.kind in "SUO":  # what a file of options has not made numbers of
         bad = next((each for each in W.ravel().tolist() if not _is_number(each)), None)
         if bad is not None:
-            raise ConfigurationError(f"custom: {bad!r:.40}{where} is no number: {_FORM}")
+            raise ConfigurationError(f"custom: {bad!r:.40}{where} is not a number: {_FORM}")
         return W.astype(float)
     if W.dtype.kind not in "biuf":
         what = "complex numbers" if W.dtype.kind == "c" else f"values of type {W.dtype}"
@@ -201,7 +207,7 @@ def _read(path: str | PathLike) -> np.ndarray:
     """Read the matrix in a file.
 
     Raises:
-        ConfigurationError: It cannot be read, has no end, or is no matrix.
+        ConfigurationError: It cannot be read, is a pipe or a device, or is not a matrix.
     """
     kind = Path(path).suffix
     if kind not in (".npy", ".csv"):

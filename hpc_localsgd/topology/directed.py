@@ -79,11 +79,11 @@ class random_directed(Topology):
 
         W_ij = 1 / (degree + 1) for j = i and where j sends to i
 
-    One of those it sends to is its next on a random circle through all workers, so that everybody
-    hears of everybody. How many a worker hears is chance: columns of W sum to one, rows do not.
+    One of those it sends to is its next on a random circle through all workers, so that the graph
+    is strongly connected. How many a worker hears is random: columns of W sum to one, rows do not.
     Where n - 1 <= degree it is the complete graph.
 
-    Source: graphs that Assran et al., Stochastic gradient push, arXiv:1811.10792, allow.
+    Source: one of the graphs that Assran et al., Stochastic gradient push, arXiv:1811.10792, allow.
     Sends: `degree` vectors per worker and mix.
     Gap: of W with the eigenvalue 1 of its own mean taken out (see `spectral_gap`).
 

@@ -1,4 +1,4 @@
-"""EquiTopo: random places further on, the same for all workers, with a gap that n does not shrink.
+"""EquiTopo: random shifts, the same for all workers, with a gap that hardly depends on n.
 
 The shift by u is the graph in which every worker hears the one u places further on. Static graphs
 take several shifts, drawn once; the one-peer graphs one at a time, drawn again at each mix.
@@ -16,7 +16,7 @@ from hpc_localsgd.topology.base import Topology, refuse_below
 
 @dataclass(frozen=True)
 class equi_static(Topology):
-    """EquiStatic: `shifts` random shifts, drawn once; about log2 n of them are plenty.
+    """EquiStatic: `shifts` random shifts, drawn once; about log2 n of them are enough.
 
         W = I / n + (1 - 1/n) mean_m S(u_m)     S(u)_ij = 1 for j = i + u mod n
         undirected: (W + W^T) / 2
@@ -27,8 +27,9 @@ class equi_static(Topology):
     consensus rate, arXiv:2210.07881 (D-EquiStatic, U-EquiStatic).
     Here differs: shifts are drawn without replacement, and again until the workers are connected.
     Sends: `shifts` vectors per worker and mix, undirected at most twice as many.
-    Gap: hardly smaller with n, by the luck of the draw. Of the directions of x one mix leaves
-    E ||W x||^2 / ||x||^2 = (n - 1 - M) / (n M), about 1 / M = 1 / shifts (see `contraction`).
+    Gap: hardly smaller with n; it depends on the draw. Averaged over directions of x, one mix
+    leaves E ||W x||^2 / ||x||^2 = (n - 1 - M) / (n M), about 1 / M = 1 / shifts (see
+    `contraction`).
 
     Example:
         >>> from hpc_localsgd.topology import gap, neighbours
@@ -39,7 +40,7 @@ class equi_static(Topology):
 
     Attributes:
         shifts: M, neighbours that a worker hears.
-        directed: Whether a worker hears only those it does not send to.
+        directed: Whether shifts are used in one direction only, not in both.
         seed: Same seed, same shifts.
     """
 
@@ -94,7 +95,7 @@ class equi_dynamic(Topology):
         [2]
 
     Attributes:
-        directed: Whether a worker hears another than it sends to.
+        directed: Whether a worker hears from another worker than it sends to.
         seed: Same seed, same shifts at every mix, on every rank.
     """
 

@@ -26,7 +26,7 @@ class base_graph(Topology):
         3. the blocks of (k+1)^p_l workers of V_l average themselves once more
 
     A factor of n that is a product of numbers up to k + 1 is left out first and averaged over at
-    the end, where that takes fewer mixes. The sides of all meetings are symmetric.
+    the end, where that takes fewer mixes. All mixing matrices are symmetric.
 
     Source: Takezawa et al., Beyond exponential graph: communication-efficient topologies for
     decentralized learning via finite-time convergence, arXiv:2305.11420.
@@ -107,10 +107,10 @@ def _parts(workers: Workers, base: int) -> Iterator[list[Workers]]:
 
 
 def _meeting(blocks: Sequence[Workers], later: Workers) -> Mix:
-    """Each of the later workers meets one of every block: it comes to the mean of them all.
+    """Return the mix in which each of the later workers meets one worker of every block.
 
-    Its own weight is its part's share of the workers. What it gives makes the mean of every block
-    that of them all too.
+    It then holds the mean over all of them, and so does every block on average. Its own weight is
+    the share of its part among the workers.
     """
     size, many = len(blocks[0]), len(blocks)
     share = size / (many * size + len(later))  # of one block

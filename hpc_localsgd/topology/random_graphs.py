@@ -101,7 +101,11 @@ class random_regular(Topology):
                 return metropolis(graph)
 
     def check(self, n: int) -> None:
-        """Refuse an n for which no connected graph of this degree exists."""
+        """Refuse an n for which no connected graph of this degree exists.
+
+        Raises:
+            ConfigurationError: There is none; says which n or degree there is one for.
+        """
         super().check(n)
         if n > 1 and not self._exists(n):
             raise ConfigurationError(

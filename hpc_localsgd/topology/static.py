@@ -193,7 +193,11 @@ class hypercube(Topology):
         return metropolis(nx.hypercube_graph(n.bit_length() - 1)) if n > 1 else np.ones((1, 1))
 
     def check(self, n: int) -> None:
-        """Check that n is a power of two."""
+        """Check that n is a power of two.
+
+        Raises:
+            ConfigurationError: It is not; says which numbers are.
+        """
         super().check(n)
         if not _power_of_two(n):
             raise ConfigurationError(

@@ -34,8 +34,8 @@ def check_facts(path: Path, file: h5py.File, attrs: Mapping[str, Any]) -> None:
         attrs: Of its root.
 
     Raises:
-        TrajectoryError: A number is none, or out of bounds; a word is unknown; arrays are of other
-            workers.
+        TrajectoryError: A number is missing or out of bounds, a word is unknown, or arrays belong
+            to another number of workers.
     """
     for name, (least, most) in _WHOLE.items():
         if name in attrs or name not in _LATER:
@@ -74,6 +74,6 @@ def _check_shapes(path: Path, file: h5py.File, K: int, P: int) -> None:
 def _wrong(path: Path, name: str, value: Any, wanted: str) -> TrajectoryError:
     given = value.item() if isinstance(value, np.generic) else value
     return TrajectoryError(
-        f"{path}: not a record of this package: its {name} is {given!r:.80}, where it wants "
-        f"{wanted}."
+        f"{path}: not a record of this package: its {name} is {given!r:.80}, where "
+        f"{wanted} is expected."
     )

@@ -22,7 +22,7 @@ def read(path: Named, at_most: int) -> bytes:
         at_most: Bytes it may have.
 
     Raises:
-        OSError: It cannot be opened or read, is no regular file, or is larger; `strerror` says
+        OSError: It cannot be opened or read, is not a regular file, or is larger; `strerror` says
             which in words.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no wait for a writer

@@ -44,7 +44,7 @@ def load_yaml(text: str, loader: Any = None) -> Any:
         loader: Of PyYAML; one that makes plain values only, which is the default.
 
     Raises:
-        yaml.YAMLError: It is no YAML, too long, too deep or too large, or has control characters.
+        yaml.YAMLError: It is not YAML, too long, too deep or too large, or has control characters.
     """
     import yaml
 
@@ -61,14 +61,14 @@ def check_yaml(text: str) -> None:
     """Refuse a text with too many values to process, before they are made.
 
     Raises:
-        yaml.YAMLError: It is no YAML, too long, too deep or too large, or has control characters.
+        yaml.YAMLError: It is not YAML, too long, too deep or too large, or has control characters.
     """
     import yaml
 
     if is_word(text):
         return
     if len(text) > MOST_BYTES:
-        raise yaml.YAMLError(f"{len(text):,} characters are no configuration")
+        raise yaml.YAMLError(f"{len(text):,} characters are too many for a configuration")
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None:

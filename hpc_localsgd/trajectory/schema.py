@@ -105,7 +105,7 @@ def check_series_name(name: str) -> str:
     for part in name.split("/"):
         if part in ("step", "value") or not _PART.fullmatch(part):
             raise TrajectoryError(
-                f"series name {name!r} will not do: its part {part!r} must be letters, digits or"
+                f"series name {name!r} is not valid: its part {part!r} must be letters, digits or"
                 ' "_-.+@ ", and not "step" or "value". Write for example "eval/test/accuracy".'
             )
     return name

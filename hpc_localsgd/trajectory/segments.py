@@ -47,8 +47,8 @@ def segment_paths(path: str | Path) -> list[Path]:
     missing = [_name(base, i) for i in present if i not in numbered]
     if missing and base.exists():
         raise TrajectoryError(
-            f"{base.parent}: the segment {missing[0].name} of this run is missing, later ones are"
-            " there. Put it back, or open the others one by one with"
+            f"{base.parent}: the segment {missing[0].name} of this run is missing, but later ones"
+            " exist. Put it back, or open the others one by one with"
             f' Trajectory("{numbered[max(numbered)]}").'
         )
     later = [numbered[i] for i in sorted(numbered)]

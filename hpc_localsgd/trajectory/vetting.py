@@ -133,7 +133,7 @@ def _bytes_of(name: str, item: h5py.Dataset) -> int:
     """Return the bytes that reading an array takes; 0 for parameters, read a row at a time."""
     _check_inside(name, item)
     if item.shape is None or item.dtype.kind not in "iufb" or item.dtype.itemsize > 8:
-        raise _Strange(f"{_shown(name)} is no array of numbers")
+        raise _Strange(f"{_shown(name)} is not an array of numbers")
     if name in ("snapshots/mean", "snapshots/workers"):
         return 0
     chunk = math.prod(item.chunks) if item.chunks and math.prod(item.shape) else 0

@@ -1,4 +1,4 @@
-"""What a world is: who the workers are, and the only ways they talk.
+"""What a world is: who the workers are, and the only ways they communicate.
 
 Every exchange acts on the rows [R, P] of the workers living in this process, in place, as
 `hvd.allreduce_` does: a run needs no second copy of the parameters, and their storage is stable.

@@ -69,7 +69,7 @@ class HorovodTransport(Transport):
             ) from error
         os.environ.setdefault("HOROVOD_DYNAMIC_PROCESS_SETS", "1")  # blocks are known later
         shorten_cycles()
-        # MPI is started by mpi4py, so that Horovod's shutdown does not finalise it under our feet.
+        # MPI is started by mpi4py, so that Horovod's shutdown does not finalise it while we use it.
         mpi = hvd.mpi_built() and "HOROVOD_GLOO_RENDEZVOUS_ADDR" not in os.environ
         MPI = mpi_module() if mpi else None
         if not hvd.is_initialized():
@@ -79,7 +79,7 @@ class HorovodTransport(Transport):
         self._everybody, self._all = process_set is None, process_set or hvd.global_process_set
         if not self._all.included():
             raise ConfigurationError(
-                f"rank {hvd.rank()} is not in {self._all}: make a world of it, and attach, on the "
+                f"rank {hvd.rank()} is not in {self._all}: make the world, and attach, only on "
                 "ranks that are"
             )
         self.rank, self.n = self._all.rank(), self._all.size()

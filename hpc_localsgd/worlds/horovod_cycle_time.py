@@ -1,4 +1,4 @@
-"""How soon Horovod's thread looks again for something to do."""
+"""The time between two cycles of Horovod's background thread."""
 
 from __future__ import annotations
 

@@ -73,8 +73,8 @@ OF_HOSTS = 0  # the key of the group of all ranks that moves what lies in host m
 class TorchTransport(Transport):
     """torch.distributed's default group, or one started here if there is none.
 
-    Groups are held by torch alone: whoever ends one ends its threads with it, where nobody else
-    holds it. A group of the script's that nobody ends is left as it is: see `gloo_threads`.
+    Groups are held by torch alone: whoever ends one ends its threads with it, where nothing else
+    holds it. A group of the script's that is never ended is left as it is: see `gloo_threads`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a library must bring to be a world: contiguous tensors moved between ranks."""
+"""What a library must provide to be a world: contiguous tensors moved between ranks."""
 
 from __future__ import annotations
 
@@ -142,5 +142,9 @@ class Alone(Transport):
         """Close nothing."""
 
     def abort(self, code: int) -> None:
-        """Exit with the status, as one process."""
+        """Exit with the status, as one process.
+
+        Raises:
+            SystemExit: Always.
+        """
         raise SystemExit(code)

@@ -1,6 +1,6 @@
 """A check, before the first exchange of numbers, that all ranks run the same code and version.
 
-Another copy of the package on one host would train with other code there, and nothing would say so.
+Another copy of the package on one host would train with other code there, unnoticed.
 """
 
 from __future__ import annotations

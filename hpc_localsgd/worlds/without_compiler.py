@@ -45,7 +45,7 @@ def _direct(method: Callable[..., Any], plain: Callable[..., Any]) -> Callable[.
 def take_step(optimizer: torch.optim.Optimizer) -> None:
     """Step as `optimizer.step()` does, without loading the compiler.
 
-    An optimiser that is not torch's own, has hooks or is differentiated through steps as ever.
+    An optimiser that is not torch's own, has hooks or is differentiated through steps as usual.
     """
     ours = type(optimizer).__module__.startswith("torch.optim.")
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks

@@ -252,7 +252,7 @@ def wrong_meshes_are_refused(mesh: DeviceMesh) -> None:
     assert "mesh=mesh[" in complaint(lambda: attach(model))
     assert "not both" in complaint(lambda: attach(model, world=world, mesh=mesh["replicate"]))
     assert "the mesh has 2 dimensions" in complaint(lambda: attach(model, mesh=mesh))
-    assert "is no DeviceMesh" in complaint(lambda: attach(model, mesh="replicate"))
+    assert "is not a DeviceMesh" in complaint(lambda: attach(model, mesh="replicate"))
     assert "0.weight along the mesh" in complaint(lambda: attach(model, mesh=mesh["shard"]))
     assert "the model is not sharded" in complaint(lambda: attach(net(), mesh=mesh["replicate"]))
     hybrid = net()

@@ -191,7 +191,7 @@ def test_a_state_of_which_a_part_was_not_loaded_is_refused() -> None:
     part = copy.deepcopy(whole)
     del part["states"][0]["outer"]["state"][0]["momentum_buffer"]
     sync.load_state_dict(whole)
-    with pytest.raises(ConfigurationError, match="the state is not whole"):
+    with pytest.raises(ConfigurationError, match="the state is incomplete"):
         sync.load_state_dict(part)
 
 

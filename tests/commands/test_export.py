@@ -192,7 +192,7 @@ def test_a_damaged_or_foreign_model_is_refused(run: Path, tmp_path: Path) -> Non
         file = tmp_path / f"{i}.safetensors"
         file.write_bytes(bad)
         for read in (read_tensors, step_of):
-            with pytest.raises(ConfigurationError, match="no model that a run has written"):
+            with pytest.raises(ConfigurationError, match="not a model that a run has written"):
                 read(file)
 
 

@@ -269,11 +269,11 @@ FORM = "type rows of real numbers, as [[0.5, 0.5], [0.5, 0.5]]"
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (CUSTOM + "[[x,1],[1,0]]", f"'x' is no number: {FORM}"),
-        (CUSTOM + "[[1j,0],[0,1]]", f"'1j' is no number: {FORM}"),
-        (CUSTOM + "[[null,1],[1,0]]", f"'null' is no number: {FORM}"),
-        (CUSTOM + "{a:0}", f"{{a:0}} is no matrix of numbers: {FORM}"),
-        (CUSTOM + "[[0.5,0.5],[0.5]]", f"[[0.5, 0.5], [0.5]] is no matrix of numbers: {FORM}"),
+        (CUSTOM + "[[x,1],[1,0]]", f"'x' is not a number: {FORM}"),
+        (CUSTOM + "[[1j,0],[0,1]]", f"'1j' is not a number: {FORM}"),
+        (CUSTOM + "[[null,1],[1,0]]", f"'null' is not a number: {FORM}"),
+        (CUSTOM + "{a:0}", f"{{a:0}} is not a matrix of numbers: {FORM}"),
+        (CUSTOM + "[[0.5,0.5],[0.5]]", f"[[0.5, 0.5], [0.5]] is not a matrix of numbers: {FORM}"),
         (CUSTOM + "[[0.5,0.5]]", "one column per worker, got shape (1, 2)"),
         (CUSTOM + "[[[1]]]", "got shape (1, 1, 1)"),
         (CUSTOM + "[[nan,1],[1,0]]", "weight [0, 0] of the mixing matrix is nan"),
@@ -387,7 +387,7 @@ def test_numbers_that_would_train_something_else_are_refused(argv: str, said: st
 
 def test_a_part_of_a_step_is_no_length() -> None:
     for duration in ("1.5", "0.6 steps", 2.5):
-        with pytest.raises(ConfigurationError, match="no whole number of steps: type one"):
+        with pytest.raises(ConfigurationError, match="not a whole number of steps: type one"):
             Units(10.0, 8, 100).steps(duration, "--steps")
     assert [Units(10.0, 8, 100).steps(d) for d in ("2.0", "0.25 epochs", "1.5%")] == [2, 2, 2]
 

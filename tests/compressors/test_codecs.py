@@ -240,7 +240,7 @@ def test_of_a_vector_without_numbers_a_share_is_kept_that_is_a_number(
     ids=str,
 )
 def test_chunked_top_k_refuses_what_it_cannot_keep(given: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="a chunk of at least 2"):
+    with pytest.raises(ConfigurationError, match="needs chunk >= 2"):
         ChunkedTopK(**given)
     with pytest.raises(ConfigurationError, match="float32 or float16"):
         ChunkedTopK(values="int3")  # type: ignore[arg-type]

@@ -33,9 +33,11 @@ def goes_on_as_if_longer(algorithm: Algorithm) -> bool:
 
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
 def test_an_algorithm_that_ends_like_any_round_can_go_on(algorithm: Algorithm) -> None:
-    assert goes_on_as_if_longer(algorithm) or algorithm.ends_its_own_way
+    assert goes_on_as_if_longer(algorithm) or algorithm.last_exchange_differs
 
 
-@pytest.mark.parametrize("kind", dict.fromkeys(type(a) for a in VARIANTS if a.ends_its_own_way))
+@pytest.mark.parametrize(
+    "kind", dict.fromkeys(type(a) for a in VARIANTS if a.last_exchange_differs)
+)
 def test_who_says_that_it_ends_in_a_way_of_its_own_does(kind: type[Algorithm]) -> None:
     assert not all(goes_on_as_if_longer(a) for a in VARIANTS if type(a) is kind)

@@ -294,7 +294,7 @@ def test_that_dropout_draws_anew_is_said(
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and ("dropout" in said) is draws
     assert ("draw at once" in said) is draws
-    assert "the same 8 workers go on, 3 on 2 ranks and 2 on 1" in said
+    assert "the same 8 workers continue, 3 on 2 ranks and 2 on 1" in said
 
 
 @pytest.mark.parametrize("older", [False, True])

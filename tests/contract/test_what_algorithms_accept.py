@@ -67,7 +67,7 @@ def test_what_else_lies_in_torch_optim_is_none(
     taken: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.optim, "Other", taken, raising=False)
-    with pytest.raises(ConfigurationError, match="it is no optimiser"):
+    with pytest.raises(ConfigurationError, match="it is not an optimiser"):
         DiLoCo(optimizer="Other")
 
 

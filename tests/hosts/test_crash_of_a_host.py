@@ -225,7 +225,9 @@ def test_a_job_of_a_range_of_nodes_takes_those_that_are_there(crash: Crash) -> N
     assert "2 of 3 nodes answer" in said and "on with 2 rank(s) on a,c" in said, said
     assert re.search(r"\.1 [\d:]+\] 3 node\(s\) .*, 3 rank\(s\)", said), said
     for before, now in ((3, 2), (2, 3)):
-        assert f"of {before} ranks and this job has {now}: the same 3 workers go on" in said, said
+        assert f"of {before} ranks and this job has {now}: the same 3 workers continue" in said, (
+            said
+        )
     one = crash.folder / "one"
     assert main([*OF_ELASTIC, "--workers=3", f"--out={one}"]) == 0
     check_same_run(job.out, one, launches=3)

@@ -73,7 +73,7 @@ def test_else_it_is_refused_with_the_rate(runs: tuple[Path, str]) -> None:
 
 def test_it_continues_when_told_to(runs: tuple[Path, str]) -> None:
     folder, said = runs
-    assert "it is no run of 28 steps: step 1 would have had the rate" in said
+    assert "it is not a run of 28 steps: step 1 would have had the rate" in said
     record = Trajectory(folder / "told")
     assert record.status == "complete" and record.rounds.step_end[-1] == 28
     assert record.rounds.lr[2] < 0.05 < record.rounds.lr[3]  # at step 8 of 12, at step 12 of 28

@@ -44,7 +44,7 @@ def test_four_ranks_that_were_killed_go_on_as_three(
     assert found is not None and number(found[0]) < STEPS
 
     said = run(horovodrun(3, "-H", "localhost:3"), given).succeeded().stderr
-    line = "the checkpoint is of 4 ranks and this job has 3: the same 4 workers go on"
+    line = "the checkpoint is of 4 ranks and this job has 3: the same 4 workers continue"
     assert said.count(line) == 1, said
     alone = tmp_path / "alone"
     assert main([*RUN, "--world=simulated", "--workers=4", f"--out={alone}"]) == 0

@@ -83,7 +83,7 @@ WRONG = [{"H": 0}, {"first": "1"}, {"rounds": -1}, {"steps": 1.5}, {"sum": NAN},
 def test_what_no_loss_would_have_led_to_is_refused(values: dict[str, Any]) -> None:
     told = adacomm(interval=4).observe(2.0).observe(1.0)
     assert adacomm(interval=4).having_observed(told.observed()) == told
-    with pytest.raises(ConfigurationError, match="adacomm cannot continue"):
+    with pytest.raises(ConfigurationError, match="adacomm cannot resume"):
         adacomm(interval=4).having_observed(told.observed() | values)
 
 

@@ -54,7 +54,7 @@ def test_a_cadence_of_nothing_is_never_and_of_a_little_every_step() -> None:
 
 
 def test_the_length_of_the_run_cannot_be_a_share_of_itself() -> None:
-    with pytest.raises(ConfigurationError, match="cannot itself be '50%'"):
+    with pytest.raises(ConfigurationError, match="cannot be given as '50%' of itself"):
         Units(22.5, 64).steps("50%")
 
 

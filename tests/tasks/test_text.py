@@ -162,5 +162,5 @@ def test_workers_with_a_gru_run_at_once_and_with_an_lstm_do_not() -> None:
 
 
 def test_a_gru_reads_one_way() -> None:
-    with pytest.raises(ConfigurationError, match="reads one way"):
+    with pytest.raises(ConfigurationError, match="reads in one direction"):
         sequences(cell="gru", bidirectional=True)

@@ -190,7 +190,7 @@ def test_a_directed_graph_of_ones_own() -> None:
 
 def test_what_is_given_away_must_come_back() -> None:
     for given in (nx.DiGraph([(0, 1)]), [[0.5, 0.0], [0.5, 1.0]]):
-        with pytest.raises(ConfigurationError, match="not every worker hears of every other"):
+        with pytest.raises(ConfigurationError, match="directed and not strongly connected"):
             custom(given)
     custom([[1.0, 0.0], [0.0, 1.0]])  # nobody gives anything
 

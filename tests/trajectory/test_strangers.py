@@ -81,7 +81,7 @@ HUGE = {"shape": (10**12,), "chunks": (1024,), "dtype": "f8"}
 PACKED_ZEROS = {"shape": (10**10,), "chunks": (1 << 26,), "dtype": "f8", "compression": "gzip"}
 VALUE, STEP = "series/eval/test/accuracy/value", "series/eval/test/accuracy/step"
 STRANGE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
-    "K huge": (attr("K", 10**15), "its K is 1000000000000000, where it wants a whole number"),
+    "K huge": (attr("K", 10**15), "its K is 1000000000000000, where a whole number"),
     "K negative": (attr("K", -1), "its K is -1"),
     "K text": (attr("K", "abc"), "its K is 'abc'"),
     "K NaN": (attr("K", math.nan), "its K is nan"),
@@ -92,7 +92,7 @@ STRANGE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "P huge": (attr("P", 10**15), "its P is 1000000000000000"),
     "P zero": (attr("P", 0), "its P is 0"),
     "P another": (attr("P", 4), "a row of snapshots/mean is (3,)"),
-    "clock": (attr("clock", "sundial"), "its clock is 'sundial', where it wants one of measured"),
+    "clock": (attr("clock", "sundial"), "its clock is 'sundial', where one of measured"),
     "status": (attr("status", "<b>"), "its status is '<b>'"),
     "steps": (attr("steps", -5), "its steps is -5"),
     "steps huge": (attr("steps", 10**17), "its steps is"),
@@ -107,8 +107,8 @@ STRANGE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "huge": (put(VALUE, **HUGE), "declares more numbers than the file can hold"),
     "packed": (put(VALUE, **PACKED_ZEROS), "declares more numbers than the file can hold"),
     "axes": (put(VALUE, data=np.zeros((1, 2))), "is not an array with 1 axes"),
-    "texts": (put(VALUE, data=np.array([b"abc"])), "is no array of numbers"),
-    "objects": (put(VALUE, shape=(1,), dtype=h5py.ref_dtype), "is no array of numbers"),
+    "texts": (put(VALUE, data=np.array([b"abc"])), "is not an array of numbers"),
+    "objects": (put(VALUE, shape=(1,), dtype=h5py.ref_dtype), "is not an array of numbers"),
     "fractions as steps": (put(STEP, data=[0.5]), "is not an array"),
     "rounds": (put("rounds/compute_s", data=np.zeros(4)), "is not an array with 2 axes"),
     "name": (lambda f: f.move("series/eval", "series/\x1b[2J"), "series name"),

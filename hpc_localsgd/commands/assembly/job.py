@@ -22,7 +22,7 @@ from hpc_localsgd.environment.stuck_launcher import about_the_launcher
 from hpc_localsgd.errors import ConfigurationError, Gone, NotKept
 from hpc_localsgd.loop import Position, Run
 from hpc_localsgd.run.checkpoint import CheckpointManager, Checkpoints
-from hpc_localsgd.run.extend import Timetable, lengthened
+from hpc_localsgd.run.extend import Timetable, describe_extension
 from hpc_localsgd.run.final_model import FILE_NAME, final_tensors, write_tensors
 from hpc_localsgd.run.loggers import LiveCurves, live_curves
 from hpc_localsgd.run.recorder import Recorder
@@ -146,7 +146,9 @@ def _make_job(
     first = world.rank == 0
     checkpoints = Checkpoints(out, world, config.checkpoint_keep, *_digests(resolved.text))
     whence = begun_from(config, run) if how.mode != "resume" else ""
-    position, place = how.position(run, checkpoints, partial(_lengthened, config, run, units))
+    position, place = how.position(
+        run, checkpoints, partial(_describe_extension, config, run, units)
+    )
     writer = agree(
         world,
         lambda: open_record(resolved, run, units, position.t, how, whence) if first else None,
@@ -174,7 +176,7 @@ def _digests(text: str) -> tuple[str, list[str]]:
     return ours, also
 
 
-def _lengthened(config: Config, run: Run, units: Units, state: Mapping[str, Any]) -> str:
+def _describe_extension(config: Config, run: Run, units: Units, state: Mapping[str, Any]) -> str:
     """Say what changes when a run of so many steps resumes from a checkpoint of another length.
 
     Raises:
@@ -185,7 +187,7 @@ def _lengthened(config: Config, run: Run, units: Units, state: Mapping[str, Any]
     schedule = config.schedule.in_steps(then, int(rate.warmup))
     before = Timetable(int(state["steps"]), rate, schedule)
     now = Timetable(run.steps, run.rate, run.schedule)
-    return lengthened(state, before, now, config.algorithm, config.extend)
+    return describe_extension(state, before, now, config.algorithm, config.extend)
 
 
 def _each_second(watchdog: Watchdog, lock: RunLock | None, stopping: StopListener) -> None:

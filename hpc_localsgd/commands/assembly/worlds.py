@@ -18,7 +18,7 @@ def make_world(config: Config, launch: Launch) -> World:
     """Make the world that the options of a run ask for, on this rank's device.
 
     Raises:
-        ConfigurationError: The world cannot be had, or there are fewer workers than ranks.
+        ConfigurationError: The library is missing, or there are fewer workers than ranks.
     """
     return join_world(launch, config.world, config.device, config.workers, config.fabric)
 
@@ -40,7 +40,7 @@ def join_world(
         fabric: The network whose seconds the simulated world counts.
 
     Raises:
-        ConfigurationError: The world cannot be had, or there are fewer workers than ranks.
+        ConfigurationError: The library is missing, or there are fewer workers than ranks.
     """
     if kind == "auto":
         kind = kind_of_world(launch, "say --world simulated --workers K" if workers is None else "")

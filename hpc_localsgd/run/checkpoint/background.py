@@ -1,4 +1,4 @@
-"""Writes shards while training continues."""
+"""Write shards while training continues."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Background:
-    """One shard at a time in a thread.
+    """Writer of one shard at a time in a thread.
 
-    A disk that cannot keep up with the cadence slows the run down: ranks that left shards out, each
-    others, might never have a checkpoint together.
+    A disk that cannot keep up with the cadence slows the run down: if each rank left out other
+    shards, no checkpoint might ever be complete.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:

@@ -1,7 +1,7 @@
 """Workers of one process that had taken unequal numbers of local steps when they were saved.
 
 In a long round each rank saves by its own clock. Where its workers lie on other ranks afterwards,
-those that are behind take the steps that they lack: between two exchanges nobody else is asked.
+those that are behind take the steps that they lack: between two exchanges no other rank is needed.
 """
 
 from __future__ import annotations

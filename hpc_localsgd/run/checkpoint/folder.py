@@ -198,7 +198,7 @@ class Checkpoints:
         if n != self.world.n:
             self._say(
                 f"the checkpoint is of {n} rank{'s' * (n > 1)} and this job has {self.world.n}: "
-                f"the same {self.world.K} workers go on, {self.world.placement}"
+                f"the same {self.world.K} workers continue, {self.world.placement}"
                 + (f"; {DRAWN_ANEW}{self._lost}" if self._lost else "")
             )
 

@@ -1,13 +1,14 @@
-"""The place of some workers out of the shards of other ranks: the same run on other machines.
+"""The place of some workers, read from the shards of other ranks: a run resumed on other machines.
 
-K is the algorithm's, ranks are the machine's. A shard holds rows, one for each worker of its rank,
-and what all ranks hold alike; which is which follows from where a tensor is and from its shape:
+K belongs to the algorithm, ranks to the machine. A shard holds rows, one for each worker of its
+rank, and what all ranks hold alike; which is which follows from where a tensor is and from its
+shape:
 
     x, buffers, task, record    every tensor but a single number has a row for each worker; those of
                                 the task have what a worker draws (dropout)
     sync, optimizer             every tensor of two dimensions or more; vectors [P] and numbers
                                 are equal on all ranks
-    rng, numbers of the task    of the process that was, and not moved
+    rng, numbers of the task    of the process that wrote it, and not moved
 
 Each rank opens the shards that its workers are in, and no other. In a long round they may have
 taken unequal numbers of local steps: `catching_up` has the rest of it.
@@ -166,7 +167,11 @@ class _Join:
         return torch.cat(list(values))
 
     def same(self, values: Sequence[Any], name: str) -> None:
-        """Check that all shards hold the same, as a run of one place does."""
+        """Check that all shards hold the same, as those of one run do.
+
+        Raises:
+            shard.DamagedShard: They do not.
+        """
         if other := [value for value in values if value != values[0]]:
             raise shard.DamagedShard(
                 f"{name} is {values[0]!r:.60} in one shard, and {other[0]!r:.60} in another"

@@ -82,7 +82,7 @@ def _check_parts(state: Mapping[str, Any], run: Run) -> None:
     _same("rng", state["rng"], torch.get_rng_state())
     kept = state["cuda_rng"]
     if kept is not None and not (isinstance(kept, torch.Tensor) and kept.dtype == torch.uint8):
-        raise _Other("'cuda_rng' is no state of random numbers")
+        raise _Other("'cuda_rng' is not a state of random numbers")
     for name in ("sync", "task", "optimizer", "record"):
         if not isinstance(state[name], dict):
             raise _Other(f"{name!r} is {type(state[name]).__name__}, not a table")
@@ -110,14 +110,14 @@ def _check_position(place: RankCheckpoint) -> None:
         raise _Other(f"its place is not {', '.join(WHERE)}")
     numbers = [*(where[name] for name in names), place.after, place.state["steps"]]
     if not all(type(number) is int for number in numbers) or type(where[flag]) is not bool:
-        raise _Other(f"its place {where} holds what is no whole number")
+        raise _Other(f"its place {where} holds something else than whole numbers")
     t, s, begin, end = numbers[:4]
     steps = place.state["steps"]
     inside = 0 <= begin <= t <= end <= steps and 0 <= place.after <= t and -1 <= s <= begin
     if not inside:
         raise _Other(
             f"step {t} of round {s}, which goes from {begin} to {end}, after an exchange at "
-            f"{place.after}, is no place in a run of {steps} steps"
+            f"{place.after}, is not a position in a run of {steps} steps"
         )
 
 
@@ -206,7 +206,7 @@ def _check_tensor_state(kept: Any, want: Mapping[str, Any], x: torch.Tensor, nam
         elif isinstance(value, torch.Tensor) and value.numel() != 1:
             raise _Other(f"'{name}.{key}' is {list(value.shape)} and not one number")
         elif value is not None and not (torch.as_tensor(value) >= 0).all():
-            raise _Other(f"'{name}.{key}' is {value!r:.40} and counts nothing")
+            raise _Other(f"'{name}.{key}' is {value!r:.40} and not a count")
 
 
 def _stepped(

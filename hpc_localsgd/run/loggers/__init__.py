@@ -30,11 +30,11 @@ class Logger(Protocol):
         """Take numbers of the state after t steps, by their names in the record."""
 
     def close(self, status: str) -> None:
-        """Take leave: the run is complete, stopped or diverged."""
+        """Close: the run is complete, stopped or diverged."""
 
 
 def check(name: str) -> None:
-    """Check that a logger can be had, before anything begins.
+    """Check that a logger is installed, before anything begins.
 
     Raises:
         ConfigurationError: Its package is not installed.

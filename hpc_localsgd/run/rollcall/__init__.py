@@ -1,4 +1,4 @@
-"""Who is where: notices a rank that has left, or that waits at another operation than the others.
+"""Roll call: notice a rank that has left, or that waits in another operation than the others.
 
 An exchange waits for every rank, in C, and knows nothing of what the others do instead. So ranks
 also talk beside it, over TCP: each says where it is when it has waited for a second, when it ends,

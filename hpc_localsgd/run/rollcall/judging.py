@@ -1,4 +1,4 @@
-"""What follows from what ranks have said: pure functions, whose cost grows with the ranks once."""
+"""What follows from the notes of all ranks: pure functions, of a cost linear in the ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thread of a rank that talks with the others: says where it is, hears them, and concludes."""
+"""The thread of a rank that exchanges messages with the others, and draws conclusions."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Watch:
         self._closed.set()
 
     def abandon(self) -> None:
-        """Be silent in a fork of the process, which has no such thread, and is no rank."""
+        """Be silent in a fork of the process, which has no such thread, and is not a rank."""
         wire, self.wire = self.wire, None
         self._lock = threading.RLock()  # the other may be held by a thread that is not here
         if wire is not None:

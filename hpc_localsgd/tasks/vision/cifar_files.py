@@ -91,7 +91,7 @@ class Published:
         content = np.frombuffer(self._content(path), dtype=np.uint8)
         row = self.label_bytes + _PIXELS
         if len(content) % row or not len(content):
-            raise _damaged(path, f"{len(content)} bytes are no multiple of {row}")
+            raise _damaged(path, f"{len(content)} bytes are not a multiple of {row}")
         rows = content.reshape(-1, row)
         labels = rows[:, self.label_bytes - 1].astype(np.int64)
         return self._checked(path, rows[:, self.label_bytes :], labels)
@@ -136,7 +136,11 @@ class _OnlyArrays(pickle.Unpickler):
     """Unpickler of containers and numpy arrays, which runs no other code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the two functions and two types that a pickled array needs."""
+        """Return the two functions and two types that a pickled array needs.
+
+        Raises:
+            UnpicklingError: It is something else.
+        """
         if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         if (module, name) == ("_codecs", "encode"):

@@ -11,7 +11,7 @@
 
 A parallel file system likes one large file and not a million small ones. The structure is laid
 down first, and from then on only written into: a kill at any moment leaves a file that can be
-resumed. So `bytes` need not grow and is no chunked dataset: it lies in one piece, and once
+resumed. So `bytes` need not grow and is not chunked: it lies in one piece, and once
 HDF5 has said where, an image is one plain read, without locks and some three times faster than
 through the library. Every read compares the checksum.
 """
@@ -91,7 +91,11 @@ class Pack(ImageStore):
         return f"{self.path}: image {i} of {SPLITS[split]} ({said})"
 
     def encoded(self, split: str, i: int) -> bytes:
-        """Return the bytes of an image, see `ImageStore.encoded`."""
+        """Return the bytes of an image, see `ImageStore.encoded`.
+
+        Raises:
+            DataError: They cannot be read, or are damaged.
+        """
         begin, end = (int(place) for place in self._offset[split][i : i + 2])
         try:
             if self._file is None:

@@ -45,7 +45,7 @@ class ImageStore(ABC):
         """
 
     def image(self, split: str, i: int) -> Image:
-        """Return image i, decoded, in RGB: see `pixels`.
+        """Return image i decoded to RGB, see `pixels`.
 
         Raises:
             DataError: It cannot be read or decoded; the text names it.
@@ -58,7 +58,7 @@ class ImageStore(ABC):
         except UnidentifiedImageError as error:
             raise DataError(f"{self.name(split, i)} is not an image that PIL can read") from error
         except Exception as error:  # PIL's readers raise what they like
-            raise DataError(f"{self.name(split, i)} is no readable image: {error}") from error
+            raise DataError(f"{self.name(split, i)} is not a readable image: {error}") from error
 
 
 class Folder(ImageStore):
@@ -112,7 +112,11 @@ class Folder(ImageStore):
         return str(self.path(split, i))
 
     def encoded(self, split: str, i: int) -> bytes:
-        """Return the bytes of an image, see `ImageStore.encoded`."""
+        """Return the bytes of an image, see `ImageStore.encoded`.
+
+        Raises:
+            DataError: They cannot be read.
+        """
         try:
             return regular_file.read(self.path(split, i), MOST_BYTES)
         except OSError as error:

@@ -22,9 +22,9 @@ class ImageTask(TaskSpec):
 
     Attributes:
         model: resnet20, resnet8_32 (of width 32), wide_resnet28_10, cifar_vgg16, cnn32, mlp512 and
-            their like for small images, or any classification model of torchvision: resnet50,
+            similar ones for small images, or any classification model of torchvision: resnet50,
             vgg16_bn, densenet121, vit_b_16, ...
-        norm: In the place of the model's BatchNorm: batch (itself), group (GroupNorm), ghost
+        norm: What is used as the model's norm: batch (BatchNorm), group (GroupNorm), ghost
             (BatchNorm over ghost batches). A perceptron (mlp512) has none.
         groups: Of GroupNorm.
         ghost: Samples in a ghost batch.

@@ -58,7 +58,8 @@ def make_norm(norm: Norm, groups: int, ghost: int) -> MakeNorm:
     """Return a function that makes the norm of a number of channels.
 
     Raises:
-        ConfigurationError: When called: the channels cannot be cut into so many groups.
+        ConfigurationError: A number is below 1; or, when the function is called, the channels
+            cannot be cut into so many groups.
     """
     if min(groups, ghost) < 1:
         raise ConfigurationError(

@@ -141,7 +141,7 @@ def test_a_corrupt_image_is_named(tree: Path, loaders: int) -> None:
     victim = corrupt(tree)
     with pytest.raises(DataError) as caught:
         all_batches(built(tree, loaders=loaders))
-    assert f"{victim} is no readable image" in str(caught.value)
+    assert f"{victim} is not a readable image" in str(caught.value)
     assert "--task.skip-corrupt" in str(caught.value)
 
 

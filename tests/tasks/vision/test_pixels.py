@@ -179,12 +179,15 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: tiff(np.full((8, 16), np.nan, np.float32), 32, kind=3),
         "floats from nan",
     ),
-    "LAB": (lambda: tiff(COLOUR, 8, photometric=8), "is no readable image"),
+    "LAB": (lambda: tiff(COLOUR, 8, photometric=8), "is not a readable image"),
     "EPS": (
         lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 8\n%%EndComments\nshowpage\n",
         "is not an image that PIL can read",
     ),
-    "half a file": (lambda: saved(Image.fromarray(COLOUR), "BMP")[:-200], "is no readable image"),
+    "half a file": (
+        lambda: saved(Image.fromarray(COLOUR), "BMP")[:-200],
+        "is not a readable image",
+    ),
 }
 
 
