@@ -43,7 +43,7 @@ def test_the_public_names_are_one_class_for_each_file() -> None:
         "matrixcompression",
         "compress",
     }
-    assert files - {"base", "fourbits", "sparse"} == public
+    assert files - {"base", "fourbits", "sparse", "twobytes"} == public
 
 
 @every_dtype

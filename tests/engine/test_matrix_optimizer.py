@@ -219,7 +219,7 @@ def test_what_is_neither_one_number_nor_of_the_shape_of_a_matrix_is_refused(
 
 
 def test_a_model_without_hidden_matrices_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="this model has none but embeddings"):
+    with pytest.raises(ConfigurationError, match="this model has none besides embeddings"):
         LocalOptimizer(muon, quadratic(dim=4).build(TaskContext(1, [0])))
 
 
