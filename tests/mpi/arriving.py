@@ -12,10 +12,10 @@ from launching import Job, started, until
 def slow_from(step: int, here: Path, launcher: Sequence[str]) -> list[str]:
     """A launcher whose workers say in a folder that they come to a step, and are slow from there.
 
-    They take 0.1 s for each.
+    They take 0.2 s for each.
     """
     here.mkdir()
-    return ["env", f"ARRIVES={step} {here}", "SLOW_S=0.1", *launcher]
+    return ["env", f"ARRIVES={step} {here}", "SLOW_S=0.2", *launcher]
 
 
 @contextmanager

@@ -40,14 +40,15 @@ from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.listing import last_complete, number
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
-STEPS = 450
-AT = 150  # where a run is stopped: between the exchanges of a round of 8
+STEPS = 240
+AT = 75  # where a run is stopped: between the exchanges of a round of 8
 RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4"]
-RUN += [f"--steps={STEPS}", "--evaluate-every=100", "--figures=false", "--resume=auto"]
-SHORT = ["--schedule=post_local", "--schedule.switch=100", "--schedule.every=8"]
-LONG = ["--schedule=every", "--schedule.steps=400", "--evaluate-every=5000"]
+RUN += [f"--steps={STEPS}", "--evaluate-every=60", "--figures=false", "--resume=auto"]
+SHORT = ["--schedule=post_local", "--schedule.switch=50", "--schedule.every=8"]
+LONG = ["--schedule=every", "--schedule.steps=200", "--evaluate-every=5000"]
 SINGLE = ["--schedule=every", "--schedule.steps=1"]
-LATE = ["--task.late=1", "--task.at=200"]
+LATE_AT = 100
+LATE = ["--task.late=1", f"--task.at={LATE_AT}"]
 RUNS = {
     "long": [*LONG, *LATE, "--world=mpi"],
     "short": [*SHORT, "--world=mpi"],
@@ -151,7 +152,7 @@ def stopped_by(name: str, by: str, out: Path) -> None:
 
 def killed_by_mpirun(out: Path) -> None:
     """SIGTERM to mpirun, which kills its ranks about a second later, whatever they have written."""
-    with in_the_middle(mpirun(2), out, *RUNS["gossip"], "--checkpoint-every=50") as job:
+    with in_the_middle(mpirun(2), out, *RUNS["gossip"], "--checkpoint-every=25") as job:
         until(lambda: flushed(out) and last_complete(out), 60, "a record and a checkpoint")
         before, saved = flushed(out), last_complete(out)
         job.process.send_signal(signal.SIGTERM)
@@ -164,14 +165,14 @@ def killed_by_mpirun(out: Path) -> None:
 
 
 def stopped_while_rank_0_waits(name: str, exchange: int, out: Path) -> None:
-    """Rank 1 stays in step 200, and rank 0 comes to the end of a step without it."""
+    """Rank 1 stays in step LATE_AT, and rank 0 comes to the end of a step without it."""
     with started(behind_tests(ranks(LATE_S=1000)), arguments(out, *RUNS[name])) as job:
-        until(lambda: steps_of_ranks(out) == [exchange, 200], 200, "they are there")
+        until(lambda: steps_of_ranks(out) == [exchange, LATE_AT], 200, "they are there")
         assert asked_to_stop(job, out) == STOPPED
     found = last_complete(out)
     assert found is not None
     at = [shard.read(p)["place"]["t"] for p in sorted(found[0].glob("*.pt"))]
-    assert at[0] <= exchange and at[1] <= 200  # copies: neither was at the end of a step
+    assert at[0] <= exchange and at[1] <= LATE_AT  # copies: neither was at the end of a step
 
 
 def stopped_by_a_file(launcher: Callable[[int], list[str]], out: Path) -> None:
@@ -191,8 +192,11 @@ def frozen(out: Path) -> None:
     assert "no longer report: rank 1 (" in outcome.text, outcome.text
 
 
-def killed_four_times(out: Path) -> None:
-    """A rank at random, as it starts or where it trains; benchmarks/hundred_kills.py does more."""
+def ended_three_times(out: Path) -> None:
+    """A rank at random, as it starts or where it trains; benchmarks/hundred_kills.py does more.
+
+    It is killed, asked to stop, and killed where it went on from that.
+    """
     draw = random.Random(7)
     given = arguments(out, *RUNS["short"], "--checkpoint-every=0.3 s")
     launcher, here = behind_tests(mpirun(2)), out.with_name("killed-starts")
@@ -200,8 +204,8 @@ def killed_four_times(out: Path) -> None:
         until(lambda: len(job.ranks()) == 2, 60, "both ranks are there")
         time.sleep(draw.uniform(0.3, 2.0))
         killed(job, out, draw.randrange(2), signal.SIGKILL)
-    for step, by in ((50, signal.SIGKILL), (150, signal.SIGUSR2), (250, signal.SIGKILL)):
-        with arrived(launcher, given, out, step + draw.randrange(50)) as job:
+    for step, by in ((60, signal.SIGUSR2), (120, signal.SIGKILL)):
+        with arrived(launcher, given, out, step + draw.randrange(40)) as job:
             time.sleep(draw.uniform(0.0, 1.0))
             killed(job, out, draw.randrange(2), by)
 
@@ -228,12 +232,12 @@ def flushed(out: Path) -> dict[str, int]:
 
 # Name -> which of RUNS ends early, and how; those that take longest first.
 HALTS: dict[str, tuple[str, Callable[[Path], None]]] = {
-    "four kills": ("short", killed_four_times),
+    "three ends": ("short", ended_three_times),
     "frozen": ("short", frozen),
-    "mpi waits": ("long", partial(stopped_while_rank_0_waits, "long", 399)),
+    "mpi waits": ("long", partial(stopped_while_rank_0_waits, "long", 199)),
     "horovod waits": (
         "horovod single",
-        partial(stopped_while_rank_0_waits, "horovod single", 200),
+        partial(stopped_while_rank_0_waits, "horovod single", LATE_AT),
     ),
     "a long round": ("long", partial(stopped_by, "long", "SIGUSR2")),
     "horovod": ("horovod short", partial(stopped_by, "horovod short", "SIGUSR1")),
@@ -283,6 +287,6 @@ def test_resumed_it_is_the_same_run(
     resumed, whole = finished
     out, once = resumed[halt], whole[HALTS[halt][0]]
     begun = len(Trajectory(out).paths)
-    assert begun > 2 if halt == "four kills" else begun == 2
+    assert begun > 2 if halt == "three ends" else begun == 2
     assert torch.equal(final(out), final(once))
     same_record(once, out)
