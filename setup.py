@@ -48,7 +48,7 @@ EXTRAS = {
 setup(
     name="hpc_localsgd",
     version="0.2.0",
-    description="Local SGD and its family on Horovod and MPI, every number in one HDF5 file",
+    description="Local SGD and its family for PyTorch, on Horovod, MPI and torch.distributed",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",

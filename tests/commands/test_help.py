@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -80,6 +81,16 @@ def test_help_shows_options_as_they_are_typed_and_no_types_of_python(command: st
     page = import_module(f"hpc_localsgd.commands.{command}{inside}").parser().format_help()
     assert not re.search(r"--[a-z]+_|type: |null|None|False|required", page)
     assert " RUN\n" in page or command == "verify"
+
+
+def test_help_of_one_class_has_no_types_of_python(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, name in (("--algorithm", "local_sgd"), ("--optimizer", "AdamW")):
+        with suppress(SystemExit):  # help was printed
+            assert main([f"{option}.help", name]) == 0
+        page = capsys.readouterr().out
+        assert f"{option}." in page and ("One of: bf16, chunked" in page or "amsgrad" in page)
+        assert not re.search("type: |usage: |subclass|CLASS_PATH", page)
+        assert not re.search(r"\(default: \S+\)\s+\(default: ", page)
 
 
 def test_help_waits_for_nothing_and_the_loop_brings_no_measuring() -> None:

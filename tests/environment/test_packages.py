@@ -6,6 +6,7 @@ import email
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -24,22 +25,24 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    known = subprocess.run(
-        ["git", "ls-files", "hpc_localsgd", "setup.py", "pyproject.toml", "README.md", "LICENSE"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    for name in known:
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes((ROOT / name).read_bytes())
+    copied(source, "hpc_localsgd", "setup.py", "pyproject.toml", "README.md", "LICENSE")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     done = subprocess.run(
         [*command, "--wheel-dir", str(folder), str(source)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return next(folder.glob("*.whl"))
+
+
+def copied(folder: Path, *what: str) -> set[str]:
+    """Copy what git knows; give the names."""
+    known = subprocess.run(
+        ["git", "ls-files", "-z", *what], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    for name in filter(None, known):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return set(known) - {""}
 
 
 def needed(wheel: Path) -> dict[str, set[str]]:
@@ -62,6 +65,16 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as files:
         missing = set(listed.stdout.split()) - set(files.namelist())
     assert not missing, f"not in the wheel: {sorted(missing)} (package_data in setup.py)"
+
+
+@pytest.mark.slow
+def test_the_source_distribution_is_a_checkout(tmp_path: Path) -> None:
+    known = copied(tmp_path / "source")
+    command = [sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=tmp_path / "source", capture_output=True, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert not known - held, f"not in the sdist: {sorted(known - held)} (MANIFEST.in)"
 
 
 @pytest.mark.slow

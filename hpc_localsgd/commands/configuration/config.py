@@ -26,7 +26,6 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.commands.configuration import config_file, help_page, trust, yaml_text
 from hpc_localsgd.commands.configuration.command_line import expand, options, overruled
 from hpc_localsgd.commands.configuration.error_messages import in_words, keys, written
-from hpc_localsgd.commands.configuration.help_text import HelpText
 from hpc_localsgd.commands.configuration.merging import KINDS, check_rate_is_elsewhere, settle
 from hpc_localsgd.commands.configuration.names import CHOICES, choices
 from hpc_localsgd.commands.configuration.options import CONFIG_HELP, OPTIMIZER, OPTIMIZER_HELP
@@ -74,7 +73,7 @@ def parser(prog: str) -> ArgumentParser:
     _import_choices()
     about = (Config.__doc__ or "").split("\n\n")[0]
     yaml_text.read_numbers_as_typed()
-    made = RunParser(prog=prog, description=about, exit_on_error=False, formatter_class=HelpText)
+    made = RunParser(prog=prog, description=about, exit_on_error=False)
     made.parser_mode = "yaml_short_names"
     made.add_argument("--config", action=ActionConfigFile, help=CONFIG_HELP)
     made.add_class_arguments(Config, nested_key=None)

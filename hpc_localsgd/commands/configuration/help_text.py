@@ -14,6 +14,11 @@ from hpc_localsgd.commands.configuration.names import CHOICES, choices, name_at,
 class HelpText(DefaultHelpFormatter):
     """Help of options, with the short names of those that take a class."""
 
+    def add_argument(self, action: Action) -> None:
+        """Add an option, but not the `.help` of another, which that one's text names."""
+        if not any(option.endswith(".help") for option in action.option_strings):
+            super().add_argument(action)
+
     def _get_help_string(self, action: Action) -> str:
         option = action.dest.rpartition(".")[2]
         if option != "optimizer" and option not in CHOICES:
@@ -33,9 +38,10 @@ class HelpText(DefaultHelpFormatter):
 
 
 def _plain(text: str, action: Action) -> str:
-    """Leave out types as Python writes them, and defaults that say nothing: null, False."""
+    """Leave out Python's types, and defaults that say nothing (null, False) or are said already."""
     text = text.replace("type: %(type)s, ", "").replace(" (type: %(type)s)", "")
-    if action.default is None or action.default is False:
+    text = re.sub(r", known subclasses: [^)]*", "", text)
+    if action.default is None or action.default is False or "(default: " in (action.help or ""):
         text = text.replace(" (default: %(default)s)", "")
     return text.replace(" (required)", "")
 

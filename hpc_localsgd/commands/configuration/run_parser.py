@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from hpc_localsgd.commands.configuration import yaml_text
+from hpc_localsgd.commands.configuration.help_text import HelpText
 
 
 class RunParser(ArgumentParser):
     """Parser of runs. What it prints can be read again: without a rate of the optimiser."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Make a parser; one without a `prog` shows the options of one class, and no usage."""
+        options = {"formatter_class": HelpText, **options}
+        super().__init__(*args, **({} if "prog" in options else {"usage": SUPPRESS}), **options)
 
     def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
         """Return a configuration as text."""
