@@ -132,11 +132,11 @@ def test_what_is_drawn_is_what_was_recorded(groups: list[SeedGroup]) -> None:
     figure = draw_courses(groups, recorded(groups), STEPS)
     assert figure is not None
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
-    assert list(panels) == ["test accuracy", "consensus distance"]
+    assert list(panels) == ["test accuracy", "spread of the workers"]
     drawn = lines(panels["test accuracy"])
     assert [colour for colour, _ in drawn] == [look_of(0)["color"], *[look_of(1)["color"]] * 2]
     assert [xy[:, 0].tolist() for _, xy in drawn[1:]] == [[0, 10, 20], [60, 70, 80]]  # the gap
-    (xy,) = (xy for _, xy in lines(panels["consensus distance"]))  # equal workers have none
+    (xy,) = (xy for _, xy in lines(panels["spread of the workers"]))  # equal workers have none
     np.testing.assert_allclose(xy[:, 1], 8 / np.arange(8, 81, 8))
     top = panels["test accuracy"].get_ylim()[1]
     assert accuracy(1, 1, 80) <= top <= 1.0

@@ -105,7 +105,9 @@ QUANTITIES = (
     Quantity("test accuracy", _recorded(curves.ACCURACY), percent=True),
     Quantity("test loss", _recorded(curves.TEST_LOSS), logarithmic=True),
     Quantity("training loss", _recorded(curves.TRAIN), logarithmic=True, noisy=True),
-    Quantity("consensus distance", lambda source: measured(source.run, "spread"), logarithmic=True),
+    Quantity(
+        "spread of the workers", lambda source: measured(source.run, "spread"), logarithmic=True
+    ),
     Quantity("largest eigenvalue of the Hessian", _sharpness("eigenvalues")),
     Quantity("trace of the Hessian", _sharpness("trace")),
 )

@@ -16,8 +16,10 @@ class RunParser(ArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """Make a parser; one without a `prog` shows the options of one class, and no usage."""
-        options = {"formatter_class": HelpText, **options}
-        super().__init__(*args, **({} if "prog" in options else {"usage": SUPPRESS}), **options)
+        options.setdefault("formatter_class", HelpText)
+        if "prog" not in options:
+            options["usage"] = SUPPRESS
+        super().__init__(*args, **options)
 
     def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
         """Return a configuration as text."""

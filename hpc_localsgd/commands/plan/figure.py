@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology import Topology
+from hpc_localsgd.types import legend
 
 if TYPE_CHECKING:
     from hpc_localsgd.commands.plan.plan_report import PlanReport
@@ -27,7 +28,12 @@ def write_figure(report: PlanReport, name: str) -> None:
 
     planned, path, K = report.planned, Path(name), report.planned.workers
     config, topology = planned.config, getattr(planned.config.algorithm, "topology", None)
-    facts = [f"K = {K}", type(config.task).__name__, repr(config.algorithm), repr(planned.schedule)]
+    facts = [
+        f"K = {K}",
+        type(config.task).__name__,
+        legend(config.algorithm),
+        repr(planned.schedule),
+    ]
     given = topology if isinstance(topology, Topology) else None
     try:
         with house_style(path.stem):
