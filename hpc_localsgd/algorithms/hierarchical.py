@@ -25,26 +25,21 @@ class Hierarchical(Algorithm):
         every rounds[0] rounds:           x_k <- mean over the next larger block
         every prod(rounds) rounds:        x_k <- mean over all K workers
 
-    The schedule gives H, the steps of a round; across all workers there is an exchange every
-    H x prod(rounds) steps, and one at the end of the run.
+    The schedule gives H, the steps of a round. All K are averaged at the end of the run too.
 
     Source: Lin et al., ICLR 2020, section on hierarchical local SGD (two levels, H and H^b).
-    Here differs: any number of levels. An exchange at a level replaces those below it, since the
-        larger average contains the smaller.
+    Here differs: any number of levels; a larger average is taken in place of the smaller ones.
     Sends: P numbers per worker and round; across all workers, with a compressor, its code.
-    Equals: LocalSGD(average="parameters") when rounds = (1,), and with parallel_first while all
-        rounds have length 1.
+    Equals: LocalSGD(average="parameters") if rounds = (1,), or with parallel_first while H = 1.
 
     Attributes:
         blocks: Workers in a block at each level but the last, small to large, each dividing the
             next and the last dividing K. Empty: the workers of one host. A resumed run keeps the
             blocks it began with, whatever hosts it is on.
         rounds: For each level but the first, exchanges of the level below between two of its own.
-        parallel_first: Whether all workers are averaged in each of the rounds of length 1 that a
-            run begins with, as in the parallel phase of Post-local SGD; otherwise these are rounds
-            like any other. Rounds are counted from the beginning of the run either way, so the
-            first average over all workers after that phase may come sooner than after prod(rounds)
-            rounds, never later.
+        parallel_first: Whether each of the rounds of length 1 that a run begins with averages all
+            workers, as the parallel phase of Post-local SGD does. They count as rounds either way:
+            the next average over all may come sooner than after prod(rounds) rounds, never later.
         compressor: How the difference from the last average over all workers is coded for the next
             one, over the slower network; within blocks parameters are sent as they are.
     """
@@ -70,24 +65,16 @@ class Hierarchical(Algorithm):
 
     def smoke(self) -> tuple[Hierarchical, int]:
         """Return it with blocks of 2, 4, ... workers, and a factor of their number."""
-        if not self.blocks:
-            return self, 1
-        levels = len(self.blocks)
-        blocks = tuple(2**level for level in range(1, levels + 1))
-        return replace(self, blocks=blocks), 2 ** (levels + 1)
+        blocks = tuple(2**level for level in range(1, len(self.blocks) + 1))
+        return replace(self, blocks=blocks), 2 * blocks[-1] if blocks else 1
 
     def begins_equal(self, H: int) -> bool:
         """Return whether there is a codec: its differences are taken from where all are equal."""
         return self.compressor is not None
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
-        """Return the state: `levels`, the block sizes, the whole world last; the codec's.
-
-        Raises:
-            ConfigurationError: Block sizes do not divide each other and K; on all ranks alike.
-        """
-        blocks = tuple(self.blocks) or (world.workers_per_host(),)
-        levels = (*blocks, world.K)
+        """Return the state: `levels`, the block sizes, the whole world last; the codec's."""
+        levels = (*(self.blocks or (world.workers_per_host(),)), world.K)
         for small, large in zip(levels, levels[1:], strict=False):
             if large % small:
                 raise ConfigurationError(

@@ -34,8 +34,7 @@ class StreamingDiLoCo(Algorithm):
 
     Attributes:
         fragments: P_f. At most the number of tensors.
-        delay: tau, steps between the beginning of an exchange and the use of its result; shorter
-            than a round.
+        delay: tau, steps from the beginning of an exchange to the use of its result; below a round.
         keep_local: Weight of the worker's own parameters when the result arrives.
         lr: Outer learning rate.
         momentum: Outer Nesterov momentum.
