@@ -63,6 +63,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
     return synthetic(tmp_path_factory.mktemp("paper") / "run", K=4, steps=240, switch=80)
 
 
+@pytest.fixture(scope="module")
+def page(run: Trajectory, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of its report, with numbers, and with panels of a column's width."""
+    folder = tmp_path_factory.mktemp("page")
+    asked = ["report", str(run.path.parent), "--out", str(folder), "--width", "82.55mm"]
+    assert main([*asked, "--formats", "svg", "csv"]) == 0
+    return folder
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -74,9 +83,8 @@ def line(found: list[dict[str, str]], panel: str, name: str) -> tuple[np.ndarray
     return np.array([float(r["x"]) for r in of]), np.array([float(r["y"]) for r in of])
 
 
-def test_the_numbers_of_a_figure_are_those_of_the_record(run: Trajectory, tmp_path: Path) -> None:
-    assert main(["report", str(run.path.parent), "--out", str(tmp_path), "--formats", "csv"]) == 0
-    course = rows(tmp_path / "course.csv")
+def test_the_numbers_of_a_figure_are_those_of_the_record(run: Trajectory, page: Path) -> None:
+    course = rows(page / "course.csv")
     assert tuple(course[0]) == HEADER
     accuracy = run.series("eval/test/accuracy")
     x, y = line(course, "test-accuracy-global-step", "mean model")
@@ -86,21 +94,20 @@ def test_the_numbers_of_a_figure_are_those_of_the_record(run: Trajectory, tmp_pa
     x, y = line(course, "loss-global-step", "train loss")
     np.testing.assert_array_equal(x, train.step)
     np.testing.assert_allclose(y, train.value.mean(axis=1), rtol=1e-15)
-    spent = rows(tmp_path / "time.csv")
+    spent = rows(page / "time.csv")
     for name, column in (("computing", "compute_s"), ("waiting", "wait_s")):
         worker, seconds = line(spent, spent[0]["panel"], name)
         np.testing.assert_array_equal(worker, range(run.K))
         np.testing.assert_allclose(seconds, run.rounds[column].sum(axis=0), rtol=1e-12)
     assert {(row["x_name"], row["y_name"]) for row in spent} == {("worker", "seconds")}
     assert not any(row["low"] or row["high"] for row in spent), "there are no bars"
-    plan = rows(tmp_path / "plan.csv")
+    plan = rows(page / "plan.csv")
     _, H = line(plan, "h-local-steps-a-round", "happened")
     np.testing.assert_array_equal(H, run.rounds.local_steps)
 
 
-def test_bytes_are_bytes_whatever_unit_the_axis_has(run: Trajectory, tmp_path: Path) -> None:
-    main(["report", str(run.path.parent), "--out", str(tmp_path), "--formats", "csv"])
-    course = rows(tmp_path / "course.csv")
+def test_bytes_are_bytes_whatever_unit_the_axis_has(run: Trajectory, page: Path) -> None:
+    course = rows(page / "course.csv")
     sent = [r for r in course if r["x_name"] == "bytes sent by a worker"]
     assert max(float(r["x"]) for r in sent) == run.rounds.payload_bytes[:, 0].sum()
     seconds = {r["x_name"] for r in course if r["panel"].startswith("loss-seconds")}
@@ -202,21 +209,17 @@ def test_words_do_not_overlap(run: Trajectory) -> None:
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
-def test_a_paper_gets_panels_with_text_as_text(tmp_path: Path, run: Trajectory) -> None:
-    folder = tmp_path / "page"
-    asked = ["report", str(run.path.parent), "--out", str(folder), "--width", "82.55mm"]
-    assert main([*asked, "--formats", "svg", "csv"]) == 0
-    panel = (folder / "paper" / "course-test-accuracy-global-step.svg").read_text(encoding="utf-8")
+def test_a_paper_gets_panels_with_text_as_text(page: Path) -> None:
+    panel = (page / "paper" / "course-test-accuracy-global-step.svg").read_text(encoding="utf-8")
     assert float(re.search(r'width="([0-9.]+)pt"', panel)[1]) == pytest.approx(72 * COLUMN_IN)  # type: ignore[index]
     assert re.search(r"<text[^>]*>test accuracy</text>", panel)
-    assert b"/Type0" in (folder / "paper" / "time.pdf").read_bytes() or (
-        b"/Subtype /Type42" in (folder / "paper" / "time.pdf").read_bytes()
+    assert b"/Type0" in (page / "paper" / "time.pdf").read_bytes() or (
+        b"/Subtype /Type42" in (page / "paper" / "time.pdf").read_bytes()
     )
-    assert "<text" in (folder / "course.svg").read_text(encoding="utf-8")
-    assert {file.suffix for file in folder.glob("*.*")} == {".html", ".svg", ".csv"}
+    assert "<text" in (page / "course.svg").read_text(encoding="utf-8")
+    assert {file.suffix for file in page.glob("*.*")} == {".html", ".svg", ".csv"}
     # In the page itself letters are drawn, so that it looks alike everywhere.
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "data:image/svg+xml" in page
+    assert "data:image/svg+xml" in (page / "report.html").read_text(encoding="utf-8")
 
 
 def test_compared_runs_are_named_in_every_panel(tmp_path: Path) -> None:

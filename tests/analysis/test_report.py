@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -78,13 +76,24 @@ def page_of(*arguments: object) -> Page:
     return page
 
 
+def contents_lead_to_every_section(page: str) -> None:
+    """Of a complete run, whose page stays: links have ends, and anchors are unique."""
+    anchors = re.findall(r" id=\"?([\w-]+)", page)
+    assert len(anchors) == len(set(anchors)) > 3
+    links = re.findall(r"href=['\"]#([\w-]+)", page)
+    assert set(links) <= set(anchors) and links
+    assert "refresh" not in page
+
+
 def test_a_whole_run(tmp_path: Path) -> None:
     synthetic(tmp_path / "run", steps=300, switch=100)
     assert main([str(tmp_path / "run"), "--formats", "png", "pdf"]) == 0
     beside = {file.name for file in (tmp_path / "run" / "report").iterdir()}
     figures = ("course", "plan", "spread", "time", "timeline", "waiting")
     assert beside == {"report.html"} | {f"{n}.{s}" for n in figures for s in ("png", "pdf")}
-    page = Page((tmp_path / "run" / "report" / "report.html").read_text())
+    text = (tmp_path / "run" / "report" / "report.html").read_text()
+    contents_lead_to_every_section(text)
+    page = Page(text)
     assert page.pictures == len(figures) and page.outside == []
     for words in ("Plan and what happened", "post_local(switch=100, every=8)", "worker 3"):
         assert words in page.words
@@ -249,6 +258,7 @@ def test_several_runs_are_compared_above(tmp_path: Path) -> None:
         synthetic(run, steps=80, switch=20)
     page = page_of(*runs, tmp_path / "out")
     assert "What differs" in page.words and page.pictures == 1 + 3 + 2 * 6  # front, courses
+    contents_lead_to_every_section((tmp_path / "out" / "report.html").read_text())
 
 
 def test_planned_numbers_are_those_of_the_schedule(tmp_path: Path) -> None:
@@ -308,26 +318,6 @@ def test_faults_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "give --out a folder" in capsys.readouterr().err
 
 
-def test_neither_torch_nor_a_transport_is_needed(tmp_path: Path) -> None:
-    """h5py, numpy, matplotlib, and PyYAML for the configuration."""
-    killed(tmp_path / "run")
-    code = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "mpi4py", "horovod", "scipy", "sklearn", "rich",
-                                      "networkx", "jsonargparse", "torchvision", "curvlinops"}:
-            raise ImportError(f"{name} is not here")
-sys.meta_path.insert(0, Refuse())
-from hpc_localsgd.__main__ import main
-assert main(["report", sys.argv[1]]) == 0
-assert main(["cite", sys.argv[1]]) == 0
-"""
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert said.returncode == 0, said.stderr[-2000:]
-
-
 def luminance(colour: str) -> float:
     """As WCAG 2 defines it."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -345,24 +335,12 @@ def test_text_stands_out_from_the_paper_in_both_schemes(scheme: str) -> None:
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (scheme, name, below)
 
 
-def test_contents_lead_to_every_section_and_anchors_are_unique(tmp_path: Path) -> None:
-    synthetic(tmp_path / "a")
-    synthetic(tmp_path / "b", H=4)
-    for runs in ([tmp_path / "a"], [tmp_path / "a", tmp_path / "b"]):
-        assert main([*map(str, runs), f"--out={tmp_path / 'page'}", "--formats"]) == 0
-        page = (tmp_path / "page" / "report.html").read_text()
-        anchors = re.findall(r" id=\"?([\w-]+)", page)
-        assert len(anchors) == len(set(anchors)) > 3
-        links = re.findall(r"href=['\"]#([\w-]+)", page)
-        assert set(links) <= set(anchors) and links
-        assert "refresh" not in page
-
-
 def test_a_page_follows_a_run_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    synthetic(run, steps=300, status="running")
+    run, names = tmp_path / "run", {"task": "t", "algorithm": "a", "schedule": "s", "world": "w"}
+    writer = Writer(run, Header("seed: 0", **names, K=2, P=3, seed=0))
+    writer.flush()
     page = run / "report" / "report.html"
     seen = []
 
@@ -370,7 +348,7 @@ def test_a_page_follows_a_run_that_goes_on(
         seen.append(('http-equiv="refresh" content="60"' in page.read_text(), seconds))
         page.unlink()
         if len(seen) == 2:
-            synthetic(run, steps=400)
+            writer.close("complete")
 
     monkeypatch.setattr(report_command.time, "sleep", another_minute)
     assert main([str(run), "--formats", "--watch"]) == 0
