@@ -12,11 +12,13 @@ import hpc_localsgd
 STAR = """
 import sys
 import hpc_localsgd
-assert "torch" not in sys.modules
+assert not {"torch", "numpy"} & set(sys.modules)
 before = set(globals())
 from hpc_localsgd import *
 print(*sorted(set(globals()) - before - {"before"}))
-assert callable(attach) and "torch" in sys.modules
+assert callable(attach) and attach is hpc_localsgd.attach and "torch" in sys.modules
+assert all(hasattr(hpc_localsgd, name) for name in dir(hpc_localsgd))
+assert not hasattr(hpc_localsgd, "nothing")
 """
 
 
