@@ -154,6 +154,7 @@ WARMING = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:after . local steps all ranks hold the same parameters")
 @pytest.mark.parametrize("scheduler_first", [False, True])
 @pytest.mark.parametrize(("rates", "first"), WARMING.values(), ids=WARMING)
 def test_qsr_sees_a_warm_up_and_exchanges_in_it(
@@ -167,6 +168,7 @@ def test_qsr_sees_a_warm_up_and_exchanges_in_it(
     assert set(lengths[1:]) == {2, 4}, lengths
 
 
+@pytest.mark.filterwarnings("ignore:after . local steps all ranks hold the same parameters")
 def test_after_the_warm_up_the_rule_is_what_it_is_without_one() -> None:
     down = [0.1 * 0.9**t for t in range(40)]
     told, seen = (

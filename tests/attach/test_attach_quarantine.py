@@ -82,6 +82,7 @@ def test_who_was_left_out_is_said_once_on_rank_0() -> None:
     ]
 
 
+@pytest.mark.filterwarnings("ignore:BatchNorm. the mean model is evaluated with the mean")
 def test_the_mean_model_in_mid_round_leaves_the_rank_out_and_gives_it_its_own_back() -> None:
     def work(world: ThreadWorld) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         model, optimizer, sync = attached(

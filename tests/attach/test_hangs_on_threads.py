@@ -49,6 +49,7 @@ def ends() -> dict[tuple[str, str], list[str]]:
         return {row: future.result() for row, future in futures.items()}
 
 
+@pytest.mark.filterwarnings("ignore:after . local steps all ranks hold the same parameters")
 @pytest.mark.parametrize(("phase", "action"), ROWS)
 def test_every_row_ends_with_a_sentence(ends, phase: str, action: str) -> None:
     waiting, odd = ends[phase, action]
