@@ -45,9 +45,10 @@ TESTS = {
     "analysis/test_flatness.py::test_the_page_has_the_figure",
     "analysis/test_timeline.py::test_the_report_writes_a_trace_when_asked",
     "attach/test_attach_ends.py::test_a_resumed_run_is_bitwise_the_uninterrupted_one",
-    "attach/test_attach_leaves_alone.py::test_the_package_imports_nothing_and_has_the_names",
+    "attach/test_attach_fuzz.py::test_any_loop_gives_the_numbers_of_a_plain_one",
     "attach/test_attach_mistakes.py::"
     "test_a_program_hears_of_it_at_its_exit_but_not_after_its_own_exception",
+    "benchmarks/test_reproduce.py::test_all_claims_start_as_make_starts_them",
     "commands/test_config.py::test_no_short_name_has_gone_and_every_one_works",
     "commands/test_display.py::test_nothing_is_cut_on_a_terminal",
     "commands/test_help.py::test_help_waits_for_nothing_and_the_loop_brings_no_measuring",
