@@ -11,13 +11,21 @@ test quick: export PYTHONDONTWRITEBYTECODE =
 train: SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test quick mutants benchmark benchmark-quick gpu reproduce docs lint format clean
+.PHONY: help env extras train test quick mutants benchmark benchmark-quick gpu reproduce docs lint format clean
 
 help:    ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env:     ## build .venv: PyTorch, MPI, Horovod (about ten minutes the first time, a second afterwards)
 	@$(PYTHON) hpc_localsgd/environment/build.py --venv $(VENV)
+
+# One after the other: what a registry does not have is said, and the tests of that one skip.
+EXTRAS = tensorboard wandb mlflow-skinny accelerate lightning transformers
+extras: env  ## also install what some tests try out: loggers of curves, trainers (a minute)
+	@missing=; for each in $(EXTRAS); do \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$each \
+	        || missing="$$missing $$each"; \
+	done; test -z "$$missing" || { echo "not installed, their tests skip:$$missing"; exit 1; }
 
 train: env  ## train four Horovod workers with Post-local SGD on real data
 	@# Horovod tags every line with the rank that wrote it; only one writes here.

@@ -32,7 +32,7 @@ def test_the_page_shows_the_scripts() -> None:
 @pytest.mark.parametrize("which", ["before", "after"])
 def test_the_scripts_of_accelerate_run(which: str) -> None:
     if not importlib.util.find_spec("accelerate"):
-        pytest.skip("accelerate is not installed: .venv/bin/pip install accelerate")
+        pytest.skip("accelerate is not installed: `make extras`")
     text = run(torchrun(2), [str(FOLDER / f"accelerate_{which}.py")]).succeeded().text
     found = re.search(r"test accuracy: (0\.\d+)", text)
     assert found and float(found[1]) > 0.85

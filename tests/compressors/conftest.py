@@ -1,6 +1,7 @@
 """Runs a test that asks for `codec` once for every codec of the folder: there is no list to keep.
 
-`carrying` is the same with error feedback switched on.
+`carrying` is the same with error feedback switched on, `elementwise` those that code each number by
+itself.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def _found() -> list[Any]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "codec" in metafunc.fixturenames:
         metafunc.parametrize("codec", _found(), ids=repr)
+    if "elementwise" in metafunc.fixturenames:
+        metafunc.parametrize("elementwise", [c for c in _found() if c.elementwise], ids=repr)
     if "carrying" in metafunc.fixturenames:
         metafunc.parametrize(
             "carrying", [replace(c, error_feedback=True) for c in _found()], ids=repr

@@ -161,19 +161,16 @@ def test_a_codec_is_a_frozen_value_with_a_legend(codec: Any) -> None:
         codec.error_feedback = True
 
 
-def test_an_elementwise_codec_codes_any_share_of_a_vector_alike(codec: Compressor) -> None:
-    if not codec.elementwise:
-        pytest.skip("keeps something per tensor or per vector: never cut in shares")
-    x = _rows(1)
+def test_an_elementwise_codec_codes_any_share_of_a_vector_alike(elementwise: Compressor) -> None:
+    codec, x = elementwise, _rows(1)
     halves = [x[:, :3].contiguous(), x[:, 3:].contiguous()]
     parts = [codec.decode(codec.encode(h, [h.shape[1]]), [h.shape[1]], x.dtype) for h in halves]
     assert torch.equal(torch.cat(parts, dim=1), _through(codec, x))
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: `make gpu`")
 def test_nothing_waits_for_the_device(carrying: Compressor) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     x = _rows(2).cuda()
     compress(carrying, x, x, SIZES)  # what is compiled or allocated once may wait
     torch.cuda.set_sync_debug_mode("error")

@@ -13,6 +13,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from hpc_localsgd.environment import patches, stages
+from hpc_localsgd.run.loggers import NEEDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
@@ -22,7 +23,9 @@ CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 CONDA_ONLY = {"python", "pip", "cxx-compiler", "make"}
 # Compiled by our own script, and parts of jsonargparse[signatures].
 NOT_IN_CONDA = {"horovod", "docstring-parser", "typeshed-client"}
-NOT_IN_CONDA |= {"tensorboard", "wandb", "mlflow-skinny"}  # whoever wants one of them adds it
+(LISTED,) = re.findall(r"^EXTRAS = (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+EXTRAS = set(LISTED.split())  # of `make extras`
+NOT_IN_CONDA |= EXTRAS  # whoever wants one of them adds it
 
 
 def constants() -> dict[str, object]:
@@ -96,6 +99,15 @@ def test_the_horovod_that_is_built_is_the_one_that_is_pinned() -> None:
 
 def test_make_env_asks_for_extras_that_exist() -> None:
     assert set(stages.EXTRAS.split(",")) <= set(constants()["EXTRAS"])
+
+
+def test_make_extras_installs_every_logger_and_every_trainer_of_the_examples() -> None:
+    shown = (ROOT / "examples").rglob("*.py")
+    asked = {name for path in shown for name in re.findall(r"pip install (.+)", path.read_text())}
+    trainers = {name for names in asked for name in names.split()}
+    loggers = {IMPORTED_AS.get(name, name) for name in NEEDS.values()}
+    assert trainers and EXTRAS == loggers | trainers
+    assert set(pins()) >= EXTRAS
 
 
 def test_the_version_is_said_once_and_the_same_everywhere() -> None:

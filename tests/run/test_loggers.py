@@ -103,7 +103,7 @@ def test_the_programs_themselves(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not importlib.util.find_spec(loggers.NEEDS[name]):
-        pytest.skip(f"not installed: .venv/bin/pip install -c constraints.txt '.[{name}]'")
+        pytest.skip("not installed: `make extras`")
     for variable in ("WANDB_MODE", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(variable, raising=False)
     out = tmp_path / "run"

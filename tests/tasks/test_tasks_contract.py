@@ -51,8 +51,20 @@ def title(spec: TaskSpec) -> str:
     return "-".join([type(spec).__name__, *named])
 
 
+def says_batchnorm(spec: TaskSpec) -> bool:
+    """Whether its options ask for BatchNorm."""
+    return getattr(spec, "norm", "none") in ("batch", "ghost")
+
+
+def is_formula(spec: TaskSpec) -> bool:
+    """Whether it is no torch module."""
+    return issubclass(get_type_hints(type(spec).build)["return"], Formula)
+
+
 SPECS = list(variants())
 every_task = pytest.mark.parametrize("spec", SPECS, ids=title)
+MODULES = [spec for spec in SPECS if not is_formula(spec)]
+every_module = pytest.mark.parametrize("spec", MODULES, ids=title)
 
 
 def built(spec: TaskSpec, **changes: Any) -> Any:
@@ -77,7 +89,9 @@ def has_batchnorm(task: Any) -> bool:
 
 
 def test_the_folder_holds_tasks_with_and_without_batchnorm() -> None:
-    assert {has_batchnorm(built(spec)) for spec in SPECS} == {True, False}
+    found = [has_batchnorm(built(spec)) for spec in SPECS]
+    assert set(found) == {True, False}
+    assert found == [says_batchnorm(spec) for spec in SPECS]
 
 
 @every_task
@@ -149,11 +163,10 @@ def test_initial_parameters_depend_on_the_seed_only_and_leave_random_numbers_alo
     assert x.shape == (task.dim,)
 
 
-@every_task
+# In training BatchNorm uses the batch, in `loss` its running statistics.
+@pytest.mark.parametrize("spec", [s for s in SPECS if not says_batchnorm(s)], ids=title)
 def test_the_gradient_is_that_of_the_loss(spec: TaskSpec) -> None:
     task = moved_apart(built(spec))
-    if has_batchnorm(task):
-        pytest.skip("in training BatchNorm uses the batch, in `loss` its running statistics")
     batch = task.batch(range(K), 0)
     losses, g = task.loss_and_grad(task.x, batch)
     for r in range(K):
@@ -193,11 +206,9 @@ def test_all_workers_at_once_equal_each_alone(spec: TaskSpec) -> None:
         torch.testing.assert_close(single.buffers[0], together.buffers[k], rtol=1e-12, atol=0)
 
 
-@every_task
+@pytest.mark.parametrize("spec", [s for s in MODULES if not says_batchnorm(s)], ids=title)
 def test_vmap_equals_the_loop(spec: TaskSpec) -> None:
     task = moved_apart(built(spec))
-    if not hasattr(task, "_replicas") or has_batchnorm(task):
-        pytest.skip("has no vmapped form")
     batch = task.batch(range(K), 2)
     task._replicas.vmapped = False
     losses, g = (part.clone() for part in task.loss_and_grad(task.x, batch))
@@ -329,11 +340,9 @@ def test_statistics_are_a_cumulative_mean_over_the_batches(spec: TaskSpec) -> No
         torch.testing.assert_close(found[name], torch.stack(seen).mean(0), rtol=1e-10, atol=1e-12)
 
 
-@every_task
+@every_module
 def test_integer_counters_are_no_buffers_of_a_worker(spec: TaskSpec) -> None:
     task = built(spec)
-    if not hasattr(task, "_replicas"):
-        pytest.skip("is no torch module")
     counters = [
         name for name, b in task._replicas.modules[0].named_buffers() if not b.is_floating_point()
     ]
@@ -345,11 +354,9 @@ def test_integer_counters_are_no_buffers_of_a_worker(spec: TaskSpec) -> None:
     assert before == after == [0] * len(before)
 
 
-@every_task
+@every_module
 def test_weight_decay_takes_matrices_and_filters_only(spec: TaskSpec) -> None:
     task = built(spec)
-    if not hasattr(task, "_replicas"):
-        pytest.skip("is no torch module")
     named = dict(task._replicas.modules[0].named_parameters())
     decayed = sum(p.numel() for p in named.values() if p.ndim >= 2)
     assert task.decayed == decayed

@@ -29,12 +29,13 @@ class WeightsAndBiases:
 
 def begin(out: Path, config: str) -> WeightsAndBiases:
     """Begin a run in the folder of ours."""
+    mode: Any = os.environ.get("WANDB_MODE", "offline")  # wandb says what else there is
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "hpc_localsgd"),
         name=out.name,
         dir=str(out),
         config=yaml.safe_load(config),
-        mode=os.environ.get("WANDB_MODE", "offline"),
+        mode=mode,
         settings=wandb.Settings(silent=True),
     )
     run.define_metric("*", step_metric="step")
