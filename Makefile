@@ -19,13 +19,13 @@ help:    ## list these commands
 env:     ## build .venv: PyTorch, MPI, Horovod (about ten minutes the first time, a second afterwards)
 	@$(PYTHON) hpc_localsgd/environment/build.py --venv $(VENV)
 
-# One after the other: what a registry does not have is said, and the tests of that one skip.
+# Where not all can be had, one after the other: it is said which not, and the tests of those skip.
 EXTRAS = tensorboard wandb mlflow-skinny accelerate lightning transformers
 extras: env  ## also install what some tests try out: loggers of curves, trainers (a minute)
-	@missing=; for each in $(EXTRAS); do \
-	    $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$each \
-	        || missing="$$missing $$each"; \
-	done; test -z "$$missing" || { echo "not installed, their tests skip:$$missing"; exit 1; }
+	@add() { $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$@"; }; \
+	add $(EXTRAS) && exit; missing=; \
+	for each in $(EXTRAS); do add $$each || missing="$$missing $$each"; done; \
+	test -z "$$missing" || { echo "not installed, their tests skip:$$missing"; exit 1; }
 
 train: env  ## train four Horovod workers with Post-local SGD on real data
 	@# Horovod tags every line with the rank that wrote it; only one writes here.
