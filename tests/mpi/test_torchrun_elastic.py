@@ -1,11 +1,14 @@
-"""`torchrun --nnodes 1:2`: agents join and leave, and the run goes on among those there are."""
+"""`torchrun --nnodes 1:2`: agents join and leave, and the run goes on among those there are.
+
+One run, in steps: each test waits for its own.
+"""
 
 from __future__ import annotations
 
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,10 +33,18 @@ SETTINGS = {
 
 
 class Agents:
-    """Agents of one run, and how far it is."""
+    """Agents of one run, and how far it is.
+
+    Attributes:
+        out: The folder of the run.
+        first: The agent that is there from the beginning to the end.
+        ranks: How many the run has had, one after another.
+    """
+
+    first: Job
 
     def __init__(self, folder: Path) -> None:
-        self.out = folder / "run"
+        self.out, self.ranks = folder / "run", list[int]()
         with socket.socket() as probe:
             probe.bind(("", 0))
             self._port = probe.getsockname()[1]
@@ -49,16 +60,17 @@ class Agents:
         with started([program, *words, *rest], given) as job:
             yield job
 
-    def goes_on(self, ranks: int, job: Job) -> None:
+    def go_on(self, ranks: int) -> None:
         """Wait until so many ranks have made steps and kept them."""
         before = self.step()
 
         def kept() -> bool:
-            assert job.process.poll() is None, job.wait().text[-3000:]
+            assert self.first.process.poll() is None, self.first.wait().text[-3000:]
             found = last_complete(self.out)
             return found is not None and found[1] == ranks and number(found[0]) > before
 
         until(kept, 60, f"{ranks} rank(s) go on from step {before}")
+        self.ranks.append(ranks)
 
     def step(self) -> int:
         """Return the step of the last checkpoint."""
@@ -66,32 +78,77 @@ class Agents:
         return number(found[0]) if found else 0
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agents]:
+    """One agent, whose rank makes steps."""
+    folder = tmp_path_factory.mktemp("elastic")
+    (folder / "arrived").mkdir()
+    own = {"ARRIVES": f"4 {folder / 'arrived'}", "HURRY": str(folder / "hurry")}
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        for name, value in (SETTINGS | own).items():
+            patch.setenv(name, value)
+        agents = Agents(folder)
+        agents.first = stack.enter_context(agents.one())
+        agents.go_on(1)
+        yield agents
+
+
+@pytest.fixture(scope="module")
+def grown(alone: Agents) -> Iterator[tuple[Agents, Job]]:
+    """Another one has joined it."""
+    with alone.one() as second:
+        alone.go_on(2)
+        yield alone, second
+
+
+@pytest.fixture(scope="module")
+def shrunk(grown: tuple[Agents, Job]) -> Agents:
+    """That was asked to leave, and has left."""
+    agents, second = grown
+    second.process.send_signal(signal.SIGTERM)
+    second.wait()
+    agents.go_on(1)
+    return agents
+
+
+@pytest.fixture(scope="module")
+def again(shrunk: Agents) -> Iterator[tuple[Agents, Job]]:
+    """A third one has joined the first."""
+    with shrunk.one() as third:
+        shrunk.go_on(2)
+        yield shrunk, third
+
+
 @pytest.mark.launched
-def test_it_grows_and_shrinks_and_ends_where_the_simulated_run_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_it_begins_with_one_agent(alone: Agents) -> None:
+    assert alone.ranks == [1]
+
+
+@pytest.mark.launched
+def test_it_goes_on_with_two(grown: tuple[Agents, Job]) -> None:
+    assert grown[0].ranks == [1, 2]
+
+
+@pytest.mark.launched
+def test_it_goes_on_without_one_that_was_asked_to_leave(shrunk: Agents) -> None:
+    assert shrunk.ranks == [1, 2, 1]
+
+
+@pytest.mark.launched
+def test_it_takes_a_third(again: tuple[Agents, Job]) -> None:
+    assert again[0].ranks == [1, 2, 1, 2]
+
+
+@pytest.mark.launched
+def test_one_that_is_killed_with_its_rank_is_done_without_to_the_end_of_the_simulated_run(
+    again: tuple[Agents, Job], tmp_path: Path
 ) -> None:
-    """The first agent that leaves was asked to, the second is killed with its rank."""
-    for name, value in SETTINGS.items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "arrived").mkdir()
-    monkeypatch.setenv("ARRIVES", f"4 {tmp_path / 'arrived'}")
-    monkeypatch.setenv("HURRY", str(tmp_path / "hurry"))
-    agents = Agents(tmp_path)
-    with agents.one() as first:
-        agents.goes_on(1, first)
-        with agents.one() as second:
-            agents.goes_on(2, first)
-            second.process.send_signal(signal.SIGTERM)
-            second.wait()
-        agents.goes_on(1, first)
-        with agents.one() as third:
-            agents.goes_on(2, first)
-            third.kill()
-        (tmp_path / "hurry").touch()
-        first.wait().succeeded()
-    alone = tmp_path / "alone"
-    assert main([*RUN, "--world=simulated", f"--out={alone}"]) == 0
-    check_same_run(agents.out, alone, launches=5)
+    agents, third = again
+    third.kill()
+    (agents.out.parent / "hurry").touch()
+    agents.first.wait().succeeded()
+    assert main([*RUN, "--world=simulated", f"--out={tmp_path / 'alone'}"]) == 0
+    check_same_run(agents.out, tmp_path / "alone", launches=5)
 
 
 @pytest.mark.parametrize(
