@@ -204,15 +204,28 @@ def test_the_closing_table_fits_a_persons_terminal_and_not_a_launchers(
 
 
 @pytest.mark.parametrize(
-    ("on_path", "typed"), [(True, "python -m"), (False, re.escape(sys.executable) + " -m")]
+    ("on_path", "active", "base", "typed"),
+    [
+        (True, True, "/usr", "python"),
+        (True, False, sys.prefix, "python"),  # not an environment, or conda's
+        (True, False, "/usr", re.escape(sys.executable)),  # a rank that mpirun has started
+        (False, True, "/usr", re.escape(sys.executable)),
+    ],
 )
 def test_the_closing_table_says_what_to_type_next(
-    tmp_path: Path, on_path: bool, typed: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    on_path: bool,
+    active: bool,
+    base: str,
+    typed: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After `make train`, in a shell where the environment is not active, `python` is another."""
     found = str(Path(sys.executable).with_name("python")) if on_path else None
     monkeypatch.setattr(shutil, "which", lambda name: found)
+    monkeypatch.setattr(sys, "base_prefix", base)
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix if active else "")
     monkeypatch.chdir(tmp_path)
     table = conclusion(synthetic(Path("a run")), small_run(steps=2), [])
     said = " ".join(as_text(table, 200).split())
-    assert re.search(f" next {typed} hpc_localsgd report 'a run'$", said), said
+    assert re.search(f" next {typed} -m hpc_localsgd report 'a run'$", said), said

@@ -82,10 +82,15 @@ def conclusion(
 
 
 def _python() -> str:
-    """Return what to type for this interpreter: `make train` starts one that is not on PATH."""
+    """Return what to type for this interpreter: that of `make train` is not on a shell's PATH.
+
+    On a rank's PATH it is, where `mpirun` puts the folder that it lies in itself: whether an
+    environment is active is said by a variable.
+    """
     here = Path(sys.executable)
     found = shutil.which("python")
-    if found and Path(found).parent == here.parent:
+    active = sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix
+    if active and found and Path(found).parent == here.parent:
         return "python"
     inside = here.is_relative_to(Path.cwd())
     return _quoted(here.relative_to(Path.cwd()) if inside else here)
