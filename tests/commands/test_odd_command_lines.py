@@ -278,7 +278,7 @@ FORM = "type rows of real numbers, as [[0.5, 0.5], [0.5, 0.5]]"
         (CUSTOM + "[[[1]]]", "got shape (1, 1, 1)"),
         (CUSTOM + "[[nan,1],[1,0]]", "weight [0, 0] of the mixing matrix is nan"),
         (CUSTOM + "complex.npy", "the matrix of 'complex.npy' holds complex numbers"),
-        (CUSTOM + "text.npy", "'a' of 'text.npy' is no number"),
+        (CUSTOM + "text.npy", "'a' of 'text.npy' is not a number"),
         (CUSTOM + "dates.npy", "holds values of type datetime64[D]"),
         (CUSTOM + "objects.npy", "cannot read a matrix of numbers from 'objects.npy'"),
         (CUSTOM + "empty.csv", "got shape (0, 1)"),
