@@ -28,10 +28,11 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reporting import ROOT
+
 if TYPE_CHECKING:
     import torch
 
-ROOT = Path(__file__).resolve().parent.parent
 _ADDRESS = "SIDE_BY_SIDE"
 PATIENCE_S = 120  # for a contestant to start, or to take its turn
 _OF_LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "HOROVOD_", "SLURM_")

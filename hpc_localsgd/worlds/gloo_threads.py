@@ -12,6 +12,7 @@ import atexit
 import time
 from pathlib import Path
 
+THREADS = Path("/proc/self/task")  # of this process, on Linux
 NAME = "pt_gloo_runloop"
 WITHIN_S = 2.0  # for threads that stay at work, in an exchange whose other ranks are late
 LOOK_EVERY_S = 0.005
@@ -31,11 +32,11 @@ def wait_for_gloo() -> None:
         quiet = 0 if any(map(_works, threads)) else quiet + 1
 
 
-def _threads(of_process: Path = Path("/proc/self/task")) -> list[Path]:
-    """Return Gloo's threads in Linux's list of those of this process; empty on other systems."""
-    if not of_process.exists():
+def _threads() -> list[Path]:
+    """Return Gloo's threads of this process; none on systems without a list of threads."""
+    if not THREADS.exists():
         return []
-    return [thread for thread in of_process.iterdir() if NAME in _read(thread / "comm")]
+    return [thread for thread in THREADS.iterdir() if NAME in _read(thread / "comm")]
 
 
 def _works(thread: Path) -> bool:

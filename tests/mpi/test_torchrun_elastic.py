@@ -60,6 +60,13 @@ class Agents:
         with started([program, *words, *rest], given) as job:
             yield job
 
+    @contextmanager
+    def joined(self) -> Iterator[Job]:
+        """Another agent beside the first, with whose rank the run has gone on."""
+        with self.one() as job:
+            self.go_on(2)
+            yield job
+
     def go_on(self, ranks: int) -> None:
         """Wait until so many ranks have made steps and kept them."""
         before = self.step()
@@ -96,8 +103,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agents]:
 @pytest.fixture(scope="module")
 def grown(alone: Agents) -> Iterator[tuple[Agents, Job]]:
     """Another one has joined it."""
-    with alone.one() as second:
-        alone.go_on(2)
+    with alone.joined() as second:
         yield alone, second
 
 
@@ -114,8 +120,7 @@ def shrunk(grown: tuple[Agents, Job]) -> Agents:
 @pytest.fixture(scope="module")
 def again(shrunk: Agents) -> Iterator[tuple[Agents, Job]]:
     """A third one has joined the first."""
-    with shrunk.one() as third:
-        shrunk.go_on(2)
+    with shrunk.joined() as third:
         yield shrunk, third
 
 
