@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import groups
@@ -23,9 +25,37 @@ def test_a_process_that_outlives_its_test_is_named_and_ended() -> None:
     # Not its child: what ranks leave behind is nobody's.
     with pytest.raises(pytest.fail.Exception, match=r"it started: \['.* time\.sleep\(600\)'\]"):
         with launching.nothing_left(within_s=0.0):
+            mark = os.environ[launching._OF_A_TEST]
             subprocess.run([sys.executable, "-c", LEAVES], check=True)
+    left = partial(launching._marked, launching._OF_A_TEST, mark)
+    launching.until(lambda: not left(), 20, "the killed process is gone")
     with launching.nothing_left(within_s=0.0):
         pass  # nothing is seen of the test before
+
+
+def test_a_process_that_another_thread_starts_as_a_test_ends_is_let_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has the mark of the test until `env` has taken it off: see `behind_tests`."""
+    started = list[subprocess.Popen[bytes]]()
+
+    def none_is_left(*_: object) -> list[str]:
+        command = [sys.executable, "-c", f"print(flush=True); {SLEEP}"]
+        marked = {**os.environ, launching._OF_A_TEST: marks[0]}
+        started.append(subprocess.Popen(command, env=marked, stdout=subprocess.PIPE))
+        assert started[0].stdout is not None and started[0].stdout.readline()
+        return []
+
+    monkeypatch.setattr(launching, "_gone_within", none_is_left)
+    with launching.nothing_left():
+        marks = [os.environ[launching._OF_A_TEST]]
+    process = started[0]
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_process_that_outlives_its_job_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,7 @@ def test_the_model_that_the_run_wrote_is_named(
         (["--step=12", "--out=/nowhere/model"], "cannot write /nowhere/model"),
         (["--step=13"], "without --step it is the model at the end"),
         (["--format=torch", "--out={run}/config.yaml"], "give --overwrite"),
+        (["--step=12", "--out={run}/model.safetensors"], "give --overwrite"),
         (["--format=onnx"], "onnx"),
     ],
 )

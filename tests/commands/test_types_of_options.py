@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from fuzzed import classes
 
+from hpc_localsgd.__main__ import main as command
 from hpc_localsgd.commands.configuration.config import parse, parser
 from hpc_localsgd.commands.configuration.names import CHOICES, class_at, options_at
 from hpc_localsgd.errors import ConfigurationError
@@ -111,3 +112,19 @@ def test_the_same_holds_for_a_class_of_one_s_own(
 def test_the_defaults_of_every_task_are_written_without_a_warning(task: str) -> None:
     text = parse(["--task", task]).text
     assert parse(["--task", task]).text == text
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("sweep grid.yaml --jobs x", "--jobs wants a whole number, got x (see"),
+        ("whatif RUN --step-time soon", "--step-time wants a number, got soon (see"),
+        ("pack", "nothing is given for FOLDER, FILE.h5 (see"),
+    ],
+)
+def test_commands_refuse_in_the_same_words(
+    argv: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(argv.split())
+    assert ended.value.code == 2 and f": {said}" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -166,3 +167,13 @@ def test_who_has_a_rule_for_gradients_is_asked_about_them(
 ) -> None:
     own = {name: lambda *given: None for name in ("on_sync", "payload", *defines)}
     assert type("Own", (Algorithm,), own)().acts_on_gradient({}, Simulated(2), 1) is acts
+
+
+@pytest.mark.parametrize(
+    ("blocks", "smaller", "workers"), [((), (), 1), ((8,), (2,), 4), ((4, 16), (2, 4), 8)]
+)
+def test_a_short_run_has_as_many_levels_of_small_blocks(
+    blocks: tuple[int, ...], smaller: tuple[int, ...], workers: int
+) -> None:
+    made = Hierarchical(blocks, rounds=(3,) * max(1, len(blocks)))
+    assert made.smoke() == (replace(made, blocks=smaller), workers)
