@@ -78,7 +78,7 @@ def spread(seconds: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     each = [seconds[part].sum() / counts[part].sum() for part in parts]
     low, high = np.percentile(each, MIDDLE)
     middle = float(np.median(each))
-    return middle, float(high - low) / 2 / middle
+    return middle, float(high - low) / 2 / middle if middle else 0.0
 
 
 def _deviations(beyond: np.ndarray, H: np.ndarray) -> tuple[float, float]:

@@ -35,22 +35,23 @@ def record(
     folder: Path,
     *words: str,
     lengths: tuple[int, ...] = (3, 3, 3, 3),
-    transfer_s: float | dict[int, float] = 0.2,
+    transfer_s: float | dict[int, float] | list[float] = 0.2,
     compute_s: float | list[float] = 0.1,
     clock: str = "measured",
 ) -> str:
     """A run of four workers on 1600 samples of 16 a step, `compute_s` a step.
 
-    `transfer_s` is of every round, or by its length.
+    `transfer_s` is of every round, of each, or by its length.
     """
     names = ("digits", "LocalSGD", "every(3)", "mpi(4 workers)")
     length = {"steps": sum(lengths), "steps_per_epoch": 25.0}
     header = Header(text_of(words), *names, K=4, P=P, seed=0, clock=clock, **length)
     with Writer(folder, header) as writer:
         t = 0
-        for H in lengths:
+        each_s = transfer_s if isinstance(transfer_s, list) else [transfer_s] * len(lengths)
+        for H, said_s in zip(lengths, each_s, strict=True):
             seconds = H * np.broadcast_to(np.array(compute_s), 4)
-            talked_s = transfer_s[H] if isinstance(transfer_s, dict) else transfer_s
+            talked_s = said_s[H] if isinstance(said_s, dict) else said_s
             row = {"compute_s": seconds, "transfer_s": talked_s, "payload_bytes": BYTES}
             writer.round(step_begin=t, step_end=t + H, lr=0.1, wait_s=0.0, **row)
             t += H
@@ -156,17 +157,64 @@ def test_the_run_s_own_network_takes_what_was_measured(tmp_path: Path) -> None:
     assert more == pytest.approx(4 * 0.2 * (2 * 7 / 8) / (2 * 3 / 4))
 
 
-def test_steps_of_one_are_not_asked_for_the_network(tmp_path: Path) -> None:
-    """Their averages were hidden behind the backward pass, where there is one."""
-    lengths, talked_s = (1,) * 6 + (3, 3), {1: 0.9, 3: 0.2}
-    mixed = record(tmp_path / "a", "--schedule=post_local", lengths=lengths, transfer_s=talked_s)
+def test_a_parallel_phase_alone_does_not_tell_the_network(tmp_path: Path) -> None:
+    """Its averages were hidden behind the backward pass, where there is one."""
     with pytest.raises(ConfigurationError, match="hid exchanges behind steps.*give --fabric"):
         one(record(tmp_path / "b", "--schedule.steps=1", lengths=(1,) * 12))
-    assert one(mixed).plan.exchange_s == pytest.approx(8 * 0.2)
     with pytest.raises(ConfigurationError, match="hid exchanges behind steps"):
         one(record(tmp_path / "c", "--algorithm=cocod"))
-    with pytest.raises(ConfigurationError, match="recorded no seconds of exchanges"):
-        one(record(tmp_path / "d", transfer_s=0.0))
+    for nothing in (0.0, math.nan):
+        with pytest.raises(ConfigurationError, match="recorded no seconds of exchanges"):
+            one(record(tmp_path / str(nothing), transfer_s=nothing))
+
+
+def post_local_run(folder: Path, first_s: float) -> str:
+    lengths, schedule = (1,) * 6 + (3, 3), "--schedule=post_local --schedule.switch=6".split()
+    words = [*schedule, "--schedule.every=3"]
+    return record(folder, *words, lengths=lengths, transfer_s={1: first_s, 3: 0.2})
+
+
+def test_a_parallel_phase_costs_what_it_cost_in_the_run(tmp_path: Path) -> None:
+    run = post_local_run(tmp_path / "run", 0.05)
+    assert one(run).plan.exchange_s == pytest.approx(6 * 0.05 + 2 * 0.2)
+    assert one(run, "--every", "6").plan.exchange_s == pytest.approx(6 * 0.05 + 0.2)
+    assert one(run, "--every", "1").plan.exchange_s == pytest.approx(12 * 0.05)  # all parallel
+    assert one(run, "--every", "6").plan.parallel_s == pytest.approx(12 * 0.2)  # nothing hidden
+    wider = (2 * 7 / 8) / (2 * 3 / 4)
+    assert one(run, "--workers", "8").plan.exchange_s == pytest.approx(0.7 * wider)
+
+
+def test_a_parallel_phase_of_which_nothing_is_known_costs_what_other_rounds_do(
+    tmp_path: Path,
+) -> None:
+    assert one(post_local_run(tmp_path / "a", math.nan)).plan.exchange_s == pytest.approx(8 * 0.2)
+    assert one(post_local_run(tmp_path / "b", 0.0)).plan.exchange_s == pytest.approx(2 * 0.2)
+    gossip = one(post_local_run(tmp_path / "c", 0.05), "--algorithm", "gossip")
+    first, rest = gossip.plan.stretches
+    assert first.exchange_s / first.rounds == pytest.approx(rest.exchange_s / rest.rounds)
+    unphased = one(
+        record(tmp_path / "d"), "--", *"--schedule=post_local --schedule.switch=6".split()
+    )
+    assert unphased.plan.exchange_s == pytest.approx(unphased.plan.rounds * 0.2)
+
+
+def test_rounds_of_one_step_behind_longer_ones_are_no_parallel_phase(tmp_path: Path) -> None:
+    run = record(tmp_path, lengths=(1, 3, 1, 1, 3, 3), transfer_s=[0.05, 0.2, 0.2, 0.2, 0.2, 0.2])
+    assert [s.exchange_s for s in one(run).plan.stretches] == pytest.approx([0.05, 0.2, 0.4, 0.4])
+
+
+def test_deviations_of_the_parallel_phase_are_its_own(tmp_path: Path) -> None:
+    """The long rounds all took 0.2 s: what deviates is the share of the parallel phase."""
+    run = record(
+        tmp_path,
+        *"--schedule=post_local --schedule.switch=6".split(),
+        lengths=(1,) * 6 + (3, 3),
+        transfer_s=[0.04, 0.05, 0.05, 0.05, 0.05, 0.06, 0.2, 0.2],
+    )
+    found, phase_s = one(run), 6 * 0.05
+    low, high = np.percentile([0.04, 0.05, 0.05, 0.05, 0.05, 0.06], (16, 84))
+    assert found.plan.exchange_s == pytest.approx(phase_s + 0.4)
+    assert found.network_off == pytest.approx((high - low) / 2 / 0.05 * phase_s / (phase_s + 0.4))
 
 
 def test_rounds_are_those_of_the_record_until_something_changes_them(tmp_path: Path) -> None:

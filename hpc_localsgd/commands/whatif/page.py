@@ -79,8 +79,9 @@ def notes(known: Basis, found: Sequence[Answer]) -> list[str]:
         said.append("A network that is named or typed has no error of its own: it is a promise.")
     if any(a.network.name == RECORDED for a in found):
         said.append(
-            "recorded: fitted to exchanges of this size; the all-reduce of parallel SGD is billed "
-            "as if nothing hid it, also where the run hid it in its backward passes."
+            "recorded: fitted to exchanges of this size. A parallel phase takes as long a step as "
+            "the run's, hidden behind backward passes or not; the all-reduce of parallel SGD is "
+            "billed as if nothing hid it."
         )
     if known.run.attrs["clock"] == "modelled":
         said.append("The workers shared one process: who would wait for whom is not known.")
