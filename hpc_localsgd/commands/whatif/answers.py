@@ -11,7 +11,7 @@ from hpc_localsgd.commands.plan.planned_run import PlannedRun
 from hpc_localsgd.commands.plan.rehearsal import Rehearsal
 from hpc_localsgd.commands.plan.report import acted_out, check_patience
 from hpc_localsgd.commands.whatif.basis import Basis
-from hpc_localsgd.commands.whatif.networks import Recorded
+from hpc_localsgd.commands.whatif.networks import RecordedNetwork
 from hpc_localsgd.cost.cost_model import Network
 from hpc_localsgd.cost.preview import Preview
 from hpc_localsgd.schedules.base import Schedule
@@ -144,7 +144,7 @@ def answer(known: Basis, planned: PlannedRun, network: Network) -> Answer:
     plan = acted_out(planned, network, rehearsal, times.step_s)
     waiting_s = sum(s.rounds * times.waiting_s(s.H, K) for s in plan.stretches)
     off = max((cost.off for cost in network.costs.values()), default=0.0)
-    if isinstance(network, Recorded):
+    if isinstance(network, RecordedNetwork):
         plan, off = network.billed(plan, planned.config.algorithm)
     parallel_wait_s = planned.steps * times.waiting_s(1, K)
     return Answer(network, planned, plan, waiting_s, parallel_wait_s, times.off, off)

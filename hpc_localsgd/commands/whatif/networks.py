@@ -38,7 +38,7 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Recorded(Network):
+class RecordedNetwork(Network):
     """The network of a run, as its own exchanges were measured.
 
     Attributes:
@@ -82,7 +82,7 @@ def network_of(known: Basis, name: str) -> Network:
     return _fitted(known)
 
 
-def _fitted(known: Basis) -> Recorded:
+def _fitted(known: Basis) -> RecordedNetwork:
     """Return the network that takes as long for the run's exchanges as was measured.
 
     They are all about as long, so that latency and rate cannot be told apart: all is in the rate,
@@ -110,7 +110,7 @@ def _fitted(known: Basis) -> Recorded:
     first_s, first_off = _median(talked[begin])
     billed_s = _mean_s(_parallel(plan)) * each_s / sent_bytes
     cost = Cost((Piece(math.inf, 0.0, each_s / sent_bytes),), off=off)
-    return Recorded(
+    return RecordedNetwork(
         name=RECORDED,
         latency_s=0.0,
         bytes_per_s=sent_bytes / each_s,
