@@ -14,8 +14,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from hpc_localsgd.errors import DataError
 TIMEOUT_S = 600.0  # for one batch; a file system that hangs must not hang a job silently
 LOOK_AFTER_S = 5.0  # without a batch, check that no loader process has ended: nothing else would
 _TIMED_OUT = "DataLoader timed out"
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # to stop
 PER_PROCESS = 2  # requests a process has before it, so that it never waits for the rank
 
 
@@ -125,7 +128,8 @@ class Reader:
 
     def _stream(self) -> Iterator[Result | None]:
         if not self._running:
-            self._running.append(iter(self._loader()))
+            with _left_to_the_rank():
+                self._running.append(iter(self._loader()))
         return self._running[0]
 
     def _loader(self) -> DataLoader[Any]:
@@ -211,7 +215,24 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
+@contextmanager
+def _left_to_the_rank() -> Iterator[None]:
+    """Start processes with requests to stop blocked, since they cannot ignore them from the start.
+
+    A fork server that is still importing torch would end by one, and so would multiprocessing's
+    tracker, or a loader to which the DataLoader has given its handlers and that has not come to
+    `_live_with_the_rank`. The rank, asked to stop, would fail. It is told after the start.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    try:
+        resource_tracker.ensure_running()  # whose start unblocks two of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_signals_to_the_rank() -> None:
     """Ignore requests to stop: see `fork_server`."""
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for name in REQUESTS:
         signal.signal(name, signal.SIG_IGN)

@@ -43,6 +43,8 @@ def rank(end):
     from hpc_localsgd.tasks.vision.reader import Reader
 
     signal.alarm(300)  # one that hangs is none that ends
+    if end == "signalled from its beginning":
+        return from_the_beginning()
     batches = Reader(blank, processes=2, pin=False)
     for t in range(2):  # one of each loader, so that both have begun
         batches.get(request(t), map(request, range(t + 1, 99)))
@@ -69,6 +71,35 @@ def rank(end):
     if end == "by a traceback":  # which holds on to the loaders
         batches.get(request(100, "no split"))
 
+def from_the_beginning():
+    import threading
+    from families import descendants
+    from hpc_localsgd.tasks.vision.reader import Reader
+
+    begun, met = threading.Event(), set()
+
+    def ask_to_stop():
+        while not begun.is_set():
+            for pid in descendants(os.getpid()):
+                met.add(pid)
+                for number in SIGNALS:
+                    os.kill(pid, number)
+
+    asking = threading.Thread(target=ask_to_stop)
+    asking.start()
+    batches = Reader(blank, processes=2, pin=False)
+    try:
+        for t in range(4):
+            batches.get(request(t), map(request, range(t + 1, 99)))
+    finally:
+        begun.set()
+        asking.join()
+        print("family", *met, flush=True)
+    got = []
+    signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert got, "the rank itself does not hear requests any more"
+
 def request(t, split="train"):
     import numpy as np
     from hpc_localsgd.tasks.vision.reader import BatchRequest
@@ -89,6 +120,7 @@ if __name__ == "__main__":
 
 ENDS = {
     "normally": 0,
+    "signalled from its beginning": 0,
     "at once, as on request": 85,
     "by SIGKILL": -signal.SIGKILL,
     "as a loader is killed": 1,
