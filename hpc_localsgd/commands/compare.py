@@ -47,6 +47,7 @@ def parser() -> CommandParser:
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
     made.add_argument(
         "--out",
+        metavar="FOLDER",
         help="also write a page, its figures, and its tables (CSV, Markdown, LaTeX) into it",
     )
     add_figure_options(made)

@@ -9,7 +9,6 @@ where it is to be, among the agents that are there now.
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 import traceback
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from hpc_localsgd.commands.argparse_words import in_words
 from hpc_localsgd.errors import ConfigurationError, DataError, Gone, NotKept, Unreachable
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import GONE as GONE
@@ -50,22 +50,8 @@ class CommandParser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with the status of invalid input."""
-        complain(f"{_plain(message)} (see {self.prog} --help)", self.prog)
+        complain(f"{in_words(message, self)} (see {self.prog} --help)", self.prog)
         sys.exit(FAULT)
-
-
-_WORDS = (  # of argparse, and how `train` says the same
-    (r"argument (\S+): invalid int value: '(.*)'", r"\1 wants a whole number, got \2"),
-    (r"argument (\S+): invalid float value: '(.*)'", r"\1 wants a number, got \2"),
-    (r"the following arguments are required: (.*)", r"nothing is given for \1"),
-)
-
-
-def _plain(message: str) -> str:
-    """Return what argparse says in the words in which options of a run are refused."""
-    for said, plain in _WORDS:
-        message = re.sub(f"^{said}$", plain, message, flags=re.DOTALL)
-    return message
 
 
 def complain(message: str, prog: str) -> None:

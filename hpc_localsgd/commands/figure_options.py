@@ -47,7 +47,7 @@ def inches(text: str) -> float:
     found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(in|cm|mm|pt)", text.strip())
     if not found:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no width: write a number and in, cm, mm or pt, as in 3.25in"
+            f"{text!r} is not a width: write a number and in, cm, mm or pt, as in 3.25in"
         )
     width = float(found[1]) * _INCHES[found[2]]
     if not NARROWEST_IN <= width <= WIDEST_IN:

@@ -82,7 +82,9 @@ def parser() -> CommandParser:
     )
     made = CommandParser(prog=PROG, description=about)
     made.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or trajectory.h5")
-    made.add_argument("--out", help="folder of the page. Default: report/ in that of the run")
+    made.add_argument(
+        "--out", metavar="FOLDER", help="folder of the page. Default: report/ in that of the run"
+    )
     add_figure_options(made)
     made.add_argument(
         "--trace",

@@ -120,6 +120,15 @@ def test_the_defaults_of_every_task_are_written_without_a_warning(task: str) -> 
         ("sweep grid.yaml --jobs x", "--jobs wants a whole number, got x (see"),
         ("whatif RUN --step-time soon", "--step-time wants a number, got soon (see"),
         ("pack", "nothing is given for FOLDER, FILE.h5 (see"),
+        ("report RUN --width", "nothing is given for --width: type --width WIDTH (see"),
+        ("report RUN --width x", "--width: 'x' is not a width: write a number and"),
+        ("report RUN --formats gif", "--formats is one of png, pdf, svg, csv, got gif (see"),
+        ("report RUN --watch=3", "--watch takes no value, got 3 (see"),
+        ("report RUN --w", "--w may be --width, --watch: type all of it (see"),
+        ("report RUN --formts svg", "there is no option --formts - did you mean --formats? (see"),
+        ("whatif RUN --scaling", "nothing is given for --scaling: type one of weak, strong (see"),
+        ("whatif RUN --workers", "nothing is given for --workers: type --workers K ... (see"),
+        ("doctor 3", "'3' belongs to no option (see"),
     ],
 )
 def test_commands_refuse_in_the_same_words(
@@ -128,3 +137,17 @@ def test_commands_refuse_in_the_same_words(
     with pytest.raises(SystemExit) as ended:
         command(argv.split())
     assert ended.value.code == 2 and f": {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("plan --step-time", "nothing is given for --step-time: type --step-time STEP_TIME (see"),
+        ("landscape RUN --dimensions", "nothing is given for --dimensions: type one of 1, 2 (see"),
+        ("sharpness", "nothing is given for RUN (see"),
+    ],
+)
+def test_so_do_commands_that_take_types(
+    argv: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(argv.split()) == 2 and f": {said}" in capsys.readouterr().err

@@ -23,6 +23,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_loader
 
 from hpc_localsgd.algorithms.base import Algorithm
+from hpc_localsgd.commands import argparse_words
 from hpc_localsgd.commands.configuration import config_file, help_page, trust, yaml_text
 from hpc_localsgd.commands.configuration.command_line import expand, options, overruled
 from hpc_localsgd.commands.configuration.error_messages import in_words, keys, written
@@ -254,7 +255,7 @@ def _explained(made: ArgumentParser, words: Sequence[str], message: str) -> str:
             if str(error) == message and Path(path).is_file():
                 where = config_file.place(path, keys(message))
                 return f"{where}: {in_words(message, _names(made), written)}"
-    return in_words(message, _names(made))
+    return argparse_words.in_words(in_words(message, _names(made)), made)
 
 
 def _names(made: ArgumentParser) -> list[str]:

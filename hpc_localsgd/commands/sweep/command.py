@@ -60,7 +60,7 @@ def parser() -> CommandParser:
     )
     add = made.add_argument
     add("file", nargs="?", metavar="FILE", help="YAML with options, grid, seeds and out")
-    add("--out", help="folder of the sweep; each run has a folder in it")
+    add("--out", metavar="FOLDER", help="folder of the sweep; each run has a folder in it")
     add(
         "--vary",
         action="append",
@@ -68,8 +68,13 @@ def parser() -> CommandParser:
         metavar="OPTION=V,V",
         help="values of an option; repeatable, the grid is all combinations",
     )
-    add("--seeds", help="0,1,2 or 0-4; default: 0")
-    add("--jobs", type=int, help="runs at a time; default: 1 here, as many as there are with Slurm")
+    add("--seeds", metavar="SEEDS", help="0,1,2 or 0-4; default: 0")
+    add(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at a time; default: 1 here, as many as there are with Slurm",
+    )
     add("--launch", default="", metavar="CMD", help="in front of every run: 'mpirun -np 2'")
     add("--list", action="store_true", help="check, say how the runs stand, and start nothing")
     add(

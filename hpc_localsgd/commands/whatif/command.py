@@ -139,13 +139,16 @@ def parser() -> CommandParser:
     made.add_argument(
         "--fabric",
         **several,
+        metavar="NETWORK",
         help="as of plan; recorded (default): the run's own, as it was measured",
     )
     made.add_argument("--workers", type=int, **several, metavar="K", help="default: those it had")
     made.add_argument("--every", type=int, **several, metavar="H", help="local steps in a round")
-    made.add_argument("--algorithm", **several, help="as --algorithm of train")
-    made.add_argument("--topology", **several, help="of an algorithm that has one")
-    made.add_argument("--compressor", **several, help="of an algorithm that takes one; null: none")
+    made.add_argument("--algorithm", **several, metavar="NAME", help="as --algorithm of train")
+    made.add_argument("--topology", **several, metavar="NAME", help="of an algorithm that has one")
+    made.add_argument(
+        "--compressor", **several, metavar="NAME", help="of an algorithm that takes one; null: none"
+    )
     made.add_argument(
         "--scaling",
         choices=("weak", "strong"),
