@@ -1,4 +1,4 @@
-"""What is no more than rounding is left blank: deviations of workers that are equal.
+"""What is not more than rounding is left blank: deviations of workers that are equal.
 
 An exchange leaves workers equal up to the rounding of their numbers. The trace of what is left,
 1e-13 say, is no spread, and a curvature along it none of the loss. Today's records have exactly 0

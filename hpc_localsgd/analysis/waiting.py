@@ -11,7 +11,7 @@ from hpc_localsgd.trajectory import Trajectory
 
 _PLACE = re.compile(r"\((\d+) x (\d+) workers")  # how worlds of several ranks describe themselves
 
-WORTH_NAMING = 0.02  # of the time: less waiting than this is no rank's fault
+WORTH_NAMING = 0.02  # of the time: less waiting than this is not a rank's fault
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ def _no_such_option(parser: ArgumentParser, words: str) -> str:
             known = [text for action in parser._actions for text in action.option_strings]
             near = difflib.get_close_matches(name, known, n=1)
             return f"there is no option {name}" + (f" - did you mean {near[0]}?" if near else "")
-    return f"{words.split()[0]!r} belongs to no option" if words.split() else "'' is no option"
+    first = words.split()[0] if words.split() else words
+    return f"{first!r} is not the value of an option"
 
 
 def _action(parser: ArgumentParser, option: str) -> Action | None:

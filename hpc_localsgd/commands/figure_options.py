@@ -42,7 +42,7 @@ def inches(text: str) -> float:
         text: A number and its unit.
 
     Raises:
-        argparse.ArgumentTypeError: It is no width, or none that a figure can have.
+        argparse.ArgumentTypeError: It is not a width, or not one that a figure can have.
     """
     found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(in|cm|mm|pt)", text.strip())
     if not found:

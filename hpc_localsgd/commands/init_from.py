@@ -158,7 +158,7 @@ def _told(record: Trajectory, step: int, what: str, run: Run) -> str:
     """Say where parameters are from.
 
     Raises:
-        ConfigurationError: They are no numbers: that run has diverged.
+        ConfigurationError: They are not finite: that run has diverged.
     """
     if not bool(torch.isfinite(run.task.x).all()):
         raise ConfigurationError(

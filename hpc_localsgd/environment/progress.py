@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-PLAIN_LINE_EVERY_S = 20.0  # a log file is no terminal: a line now and then, none overwritten
+PLAIN_LINE_EVERY_S = 20.0  # in a log file: a line now and then, never overwritten
 TERMINAL_LINE_EVERY_S = 0.5
 TAIL_LINES = 30
 

@@ -157,7 +157,7 @@ class Watchdog:
             self._folder.mkdir(exist_ok=True)
             said = f"step {self._keeper.t} on {socket.gethostname()}, {self._beats}"
             (self._folder / f"rank-{self._world.rank}").write_text(said)
-        except OSError:  # a full disk is no hang
+        except OSError:  # a full disk does not mean a hang
             pass
 
     def _said(self) -> dict[int, str]:

@@ -212,7 +212,11 @@ class Classification(Task):
         return dict(self._at(x, buffers).state_dict())
 
     def vector_of(self, named: Mapping[str, torch.Tensor]) -> Vector:
-        """Return parameters [P] from a `state_dict`; raise ConfigurationError for another model."""
+        """Return parameters [P] from a `state_dict`.
+
+        Raises:
+            ConfigurationError: It is of another model.
+        """
         wanted = zip(self.layout.names, self.layout.shapes, strict=True)
         for name, shape in wanted:
             there = tuple(named[name].shape) if name in named else "nothing"

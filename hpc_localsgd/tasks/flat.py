@@ -41,6 +41,9 @@ class Replicas:
 
     Attributes:
         vmapped: Whether vmap is used; None until the first batch has shown which is faster.
+
+    Raises:
+        ConfigurationError: vmap is asked for, and the module has BatchNorm's running statistics.
     """
 
     def __init__(

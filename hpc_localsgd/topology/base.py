@@ -85,7 +85,11 @@ class Topology(ABC):
         return 1
 
     def check(self, n: int) -> None:
-        """Raise ConfigurationError (a ValueError) where n workers cannot be arranged like this."""
+        """Check that n workers can be arranged like this.
+
+        Raises:
+            ConfigurationError: They cannot.
+        """
         if n < 1:
             raise ConfigurationError(f"a topology needs at least 1 worker, got {n}")
 

@@ -55,6 +55,9 @@ class HorovodTransport(Transport):
     Every collective carries a name made of what it does, the dtype and the length: unnamed ones
     are numbered per process, and one rank that makes an extra call would deadlock all. Horovod has
     no send and receive; without MPI, neighbours exchange rows by an all-to-all with splits.
+
+    Raises:
+        ConfigurationError: There is no Horovod, or this rank is not in the process set.
     """
 
     def __init__(self, device: torch.device, process_set: Any = None) -> None:

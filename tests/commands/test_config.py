@@ -343,7 +343,7 @@ def test_what_is_wrong_is_named(argv: list[str], said: str) -> None:
         ("--world moon", "--world wants auto, simulated, horovod, mpi or torch, got moon"),
         ("--resume maybe", "--resume wants true, false or auto, got maybe"),
         ("--overwrite maybe", "--overwrite wants true or false, got maybe"),
-        ("--seed=1 maybe", "'maybe' belongs to no option"),
+        ("--seed=1 maybe", "'maybe' is not the value of an option"),
         ("--out.folder x", "there is no --out.folder"),
     ],
 )

@@ -197,7 +197,7 @@ def _others(source: Source, album: Album, prefix: str) -> Section | None:
     if not names:
         return None
     series = [run.series(name) for name in names]
-    panels = [panel_of(each) for each in series if each.value.ndim <= 2]  # a table is no curve
+    panels = [panel_of(each) for each in series if each.value.ndim <= 2]  # not tables
     rows = [(name, run.about(name)["units"], run.about(name)["meaning"]) for name in names]
     draw = partial(draw_panels, run, "Other series", panels)
     drawn = [album.add(f"{prefix}series", draw, "Other series of the run")] if panels else []

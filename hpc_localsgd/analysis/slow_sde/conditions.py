@@ -55,7 +55,7 @@ def foreign(run: Trajectory) -> str:
 def off_the_minimisers(
     step: np.ndarray, trace: np.ndarray, eigenvalues: np.ndarray
 ) -> tuple[int, str] | None:
-    """Return the first snapshot whose curvature shows that it is no minimiser, and why.
+    """Return the first snapshot whose curvature shows that it is not a minimiser, and why.
 
     Args:
         step: ``[n]`` of the snapshots.

@@ -32,7 +32,7 @@ def lyapunov(
         [d, d], symmetric.
 
     Raises:
-        ValueError: The Hessian has a negative eigenvalue: the point is no minimiser.
+        ValueError: The Hessian has a negative eigenvalue: the point is not a minimiser.
     """
     values, vectors = spectrum(hessian, flat)
     first, second = values[:, None], values[None, :]

@@ -89,10 +89,13 @@ class Steps:
         return np.where(moves, speed, 0.0)
 
     def check_stable(self, eigenvalues: np.ndarray) -> None:
-        """Raise ValueError at the first step too large for a balance around the minimisers.
+        """Check that there is a balance around the minimisers at every step.
 
         Args:
             eigenvalues: [n, k], the largest at the places.
+
+        Raises:
+            ValueError: A step is too large for one; the first of them is named.
         """
         largest = np.nanmax(eigenvalues, axis=1)
         for i in np.flatnonzero(self.lr * largest >= 2)[:1]:
@@ -156,7 +159,7 @@ def steps_of(run: Trajectory, first: int, last: int) -> Steps:
 
     Raises:
         ValueError: The theory is not about this run, or the record's rounds do not reach from first
-            to last, or have a rate that is no number.
+            to last, or have a rate that is NaN.
     """
     if why := foreign(run):
         raise ValueError(f"{run.path}: the Slow SDE is of Local SGD, and this run has {why}")

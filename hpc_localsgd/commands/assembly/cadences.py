@@ -18,7 +18,11 @@ from hpc_localsgd.schedules.duration import Units, seconds
 
 
 def probes(config: Config, units: Units) -> tuple[list[Probe], Spread]:
-    """Make the probes, with cadences in steps."""
+    """Make the probes, with cadences in steps.
+
+    Raises:
+        ConfigurationError: A cadence is not understood, or they have no sample to measure on.
+    """
     evaluation = Evaluation(
         units.cadence(config.evaluate_every, "--evaluate-every"),
         ("test",),

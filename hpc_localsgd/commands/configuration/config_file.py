@@ -1,4 +1,4 @@
-"""YAML files of options: what is no such file, and on which line one is wrong."""
+"""YAML files of options: which are not one, and on which line one is wrong."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def _unrecognized(words: Sequence[str], options: Sequence[str], show: Show) -> s
         if re.match("-+[A-Za-z]", word):
             name = word.lstrip("-").partition("=")[0]
             return _no_such_option(name, options, show)
-    return f"{words[0]!r} belongs to no option" if words else _UNRECOGNIZED
+    return f"{words[0]!r} is not the value of an option" if words else _UNRECOGNIZED
 
 
 def _no_such_option(name: str, options: Sequence[str], show: Show) -> str:

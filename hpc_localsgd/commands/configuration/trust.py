@@ -135,7 +135,7 @@ def vet(option: str, path: Any) -> None:
         path: As written; without a dot it is a short name, which is looked up elsewhere.
 
     Raises:
-        ConfigurationError: It is no class of the kind, cannot be imported, or is not trusted.
+        ConfigurationError: It is not a class of the kind, cannot be imported, or is not trusted.
     """
     if not isinstance(path, str):
         raise ConfigurationError(f"class_path wants the name of a class, got {path!r}")
@@ -188,7 +188,7 @@ def _item(option: str, path: str, may_import: bool) -> Any:
 
 
 def _no_such_class(option: str, path: str) -> str:
-    """Explain that something is no class of the kind, and list those that are."""
+    """Explain that something is not a class of the kind, and list those that are."""
     if option not in KINDS:
         return f"class_path {path} is not a class that can be an option here"
     known = sorted(choices(option)) if option in CHOICES else optimizers()

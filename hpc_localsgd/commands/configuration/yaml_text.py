@@ -34,7 +34,11 @@ class AsTyped(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[Any]] = {"<": [(f"{_TAG}merge", re.compile("<<$"))]}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Return a part of the document; refuse one whose repeated aliases grow without bound."""
+        """Return a part of the document.
+
+        Raises:
+            yaml.YAMLError: There are too many aliases, which could make it grow without bound.
+        """
         if self.check_event(yaml.AliasEvent):
             self.aliases = getattr(self, "aliases", 0) + 1
             if self.aliases > MOST_ALIASES:

@@ -111,7 +111,9 @@ class LandscapeFile:
         try:
             old, new = (dict(load_yaml(text) or {}) for text in (before, said))
         except (yaml.YAMLError, TypeError, ValueError):
-            raise ConfigurationError(f"{self.path} is no landscape: give --out another") from None
+            raise ConfigurationError(
+                f"{self.path} is not a landscape: give --out another file"
+            ) from None
         changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         raise ConfigurationError(
             f"{self.path} holds a landscape of other settings ({', '.join(changed)}): give --out "

@@ -23,6 +23,8 @@ def check_figure(name: str) -> None:
         endings = ", ".join(f".{suffix}" for suffix in FORMATS)
         raise ConfigurationError(f"--figure {name}: give a name that ends in {endings}")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigurationError(f"--figure {name}: {path.parent} is no folder to write into")
+        raise ConfigurationError(
+            f"--figure {name}: {path.parent} is not a folder: type a name in a folder that exists"
+        )
     if path.is_dir():
         raise ConfigurationError(f"--figure {name}: it is a folder; give the name of a file")

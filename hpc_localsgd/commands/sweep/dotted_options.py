@@ -96,7 +96,7 @@ def of_words(given: Sequence[str]) -> Flat:
         word = left.pop(0)
         if not word.startswith("--") or word == "--":
             raise ConfigurationError(
-                f"{word!r} behind `--` is no option of a run: type them as --schedule.steps 4"
+                f"{word!r} behind `--` is not an option of a run: type --schedule.steps 4, say"
             )
         name, equals, value = word[2:].partition("=")
         if not equals:

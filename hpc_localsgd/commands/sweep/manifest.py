@@ -55,9 +55,11 @@ def read(out: Path) -> list[Member]:
             raise ValueError(f"version {said['version']}, where {VERSION} is read here")
         return [_member(each) for each in said["runs"]]
     except OSError as error:
-        raise ConfigurationError(f"{out} is no folder of a sweep: no {FILE} can be read") from error
+        raise ConfigurationError(
+            f"{out} is not the folder of a sweep: {FILE} cannot be read there"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{file} is no list of a sweep's runs: {error}") from error
+        raise ConfigurationError(f"{file} is not the list of a sweep's runs: {error}") from error
 
 
 def _member(said: dict[str, Any]) -> Member:

@@ -181,4 +181,4 @@ def _check_not_ours(options: Flat) -> None:
     """
     for name, why in OURS.items():
         if name in options:
-            raise ConfigurationError(f"{name} is no option of a sweep's runs: {why}")
+            raise ConfigurationError(f"{name} is not an option of a sweep's runs: {why}")

@@ -57,7 +57,7 @@ def whatif(options: argparse.Namespace, words: Sequence[str]) -> str:
         words: Options of a run that hold for all answers.
 
     Raises:
-        ConfigurationError: The record cannot be gone by, or what is asked is no run.
+        ConfigurationError: The record cannot be gone by, or what is asked is not a run.
     """
     import torch
 

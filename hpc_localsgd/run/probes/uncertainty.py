@@ -119,7 +119,7 @@ class Scores:
         sure, guess = p.max(1)
         right = guess == labels
         self.n += len(labels)
-        self.nll -= float(of_label.clamp(min=LEAST).log().sum())  # what is no number stays so
+        self.nll -= float(of_label.clamp(min=LEAST).log().sum())  # NaN stays NaN
         self.brier += float((p.square().sum(1) - 2 * of_label + 1).sum())
         # What is not a number makes all sums so; it needs a bin all the same.
         where = (sure.nan_to_num(0.0) * BINS).long().clamp(0, BINS - 1).cpu().numpy()

@@ -150,7 +150,12 @@ class RollCall:
         return nullcontext() if self._watch is None else _Operation(self, At(run, what, t))
 
     def begin(self, at: At) -> None:
-        """Enter an operation; one within another is part of it."""
+        """Enter an operation; one within another is part of it.
+
+        Raises:
+            ConfigurationError: It is known that ranks cannot meet any more.
+            RuntimeError: A rank has failed.
+        """
         watch, own = self._watch, self._own
         if watch is not None and watch.verdict is not None and not own.nested:
             raise _error(watch.verdict)

@@ -82,7 +82,7 @@ def _size(path: Path) -> int:
     try:
         regular_file.check(path, MOST_BYTES)
         return path.stat().st_size
-    except OSError as error:  # a link to nothing, or to what is no file
+    except OSError as error:  # a link to nothing, or not to a file
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
 
 

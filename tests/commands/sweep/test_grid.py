@@ -112,8 +112,11 @@ def test_the_command_line_counts_and_adds(tmp_path: Path) -> None:
         ("out: x\ngrid: {steps: [1, 1]}", "steps has a value twice"),
         ("out: x\nseeds: [1, 1]", "none twice"),
         ("out: x\nseeds: 3-1", "type them as 0,1,2 or 0-4"),
-        ("out: x\noptions: {seed: 3}", "seed is no option of a sweep's runs: seeds have a line"),
-        ("out: x\ngrid: {m: {a: {out: y}}}", "out is no option of a sweep's runs"),
+        (
+            "out: x\noptions: {seed: 3}",
+            "seed is not an option of a sweep's runs: seeds have a line",
+        ),
+        ("out: x\ngrid: {m: {a: {out: y}}}", "out is not an option of a sweep's runs"),
         ("seeds: 1", "a sweep needs a folder"),
         ("out: x\noptions: 3", "`options` of a sweep has lines like"),
     ],
