@@ -93,7 +93,7 @@ class TorchTransport(Transport):
             meet(os.environ, rank, n)
             dist.init_process_group(self.backend)
             atexit.register(self._leave)
-        self.backend = dist.get_backend(group)  # the script's own, if it began the group
+        self.backend = self._backend(group, device)  # the script's own, if it began the group
         self._everybody = group is None
         everybody = group or dist.group.WORLD
         self.rank, self.n = dist.get_rank(everybody), dist.get_world_size(everybody)
@@ -136,7 +136,7 @@ class TorchTransport(Transport):
     def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
         """Gather by Gloo: NCCL would let it wait behind an average that is under way."""
         if OF_HOSTS not in self._groups:
-            ours = self._dist.get_backend(self._all) == "gloo"
+            ours = self._backend(self._all, v.device) == "gloo"
             of_hosts = self._all if ours else self._new_group(range(self.n), "gloo")
             self._groups[OF_HOSTS] = of_hosts
         received = [torch.empty_like(v) for _ in range(self.n)]
@@ -207,6 +207,14 @@ class TorchTransport(Transport):
         return self._dist.new_group(
             ranks, backend=backend, use_local_synchronization=not self._everybody
         )
+
+    def _backend(self, group: Any, device: torch.device) -> str:
+        """Return what moves the tensors of a device in a group; "" if nothing does.
+
+        `get_backend` names one only where a script named one: not after `init_process_group()`.
+        """
+        backends = self._dist.get_backend_config(group)  # "cpu:gloo,cuda:nccl"
+        return dict(pair.split(":") for pair in backends.split(",")).get(device.type, "")
 
     @property
     def everybody(self) -> bool:

@@ -34,6 +34,15 @@ A_PART = """
 part = Torch(group=dist.new_group([0]))
 exchange(part)
 """
+NO_BACKEND_NAMED = """
+dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
+world = Torch()
+exchange(world)  # of host values too
+assert dist.get_pg_count() == 1, "a second group moves what lies in host memory"
+assert repr(world).endswith(", gloo)"), world
+dist.destroy_process_group()
+report()
+"""
 UNDER_WAY = """
 import time
 from types import SimpleNamespace as Object
@@ -87,8 +96,9 @@ def threads_left(script: str) -> int:
         CLOSED,
         BEGUN_BY_THE_SCRIPT.replace("GIVEN", ""),
         BEGUN_BY_THE_SCRIPT.replace("GIVEN", A_PART),
+        NO_BACKEND_NAMED,
     ],
-    ids=["at exit", "closed", "by the script", "a part of the script's"],
+    ids=["at exit", "closed", "by the script", "a part of the script's", "no backend named"],
 )
 def test_whoever_ends_the_process_group_ends_its_threads(script: str) -> None:
     assert threads_left(script) == 0
