@@ -73,11 +73,7 @@ class Hierarchical(Algorithm):
         return self.compressor is not None
 
     def init(self, x: Rows, world: World, model: ModelSize) -> State:
-        """Return the state: `levels`, the block sizes, the whole world last; the codec's.
-
-        Raises:
-            ConfigurationError: Blocks that do not divide each other, the workers or the ranks.
-        """
+        """Return the state: `levels`, the block sizes, the whole world last; the codec's."""
         levels = (*(self.blocks or (world.workers_per_host(),)), world.K)
         for small, large in zip(levels, levels[1:], strict=False):
             if large % small:
