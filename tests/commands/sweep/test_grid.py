@@ -140,7 +140,7 @@ def test_the_list_of_runs_comes_back(tmp_path: Path) -> None:
     file = tmp_path / "out" / manifest.FILE
     for text in (file.read_text().replace('"name": "p', '"name": "../p'), "{}", "x"):
         file.write_text(text)
-        with pytest.raises(ConfigurationError, match="no list of a sweep's runs"):
+        with pytest.raises(ConfigurationError, match="not the list of a sweep's runs"):
             manifest.read(tmp_path / "out")
-    with pytest.raises(ConfigurationError, match="no folder of a sweep"):
+    with pytest.raises(ConfigurationError, match="not the folder of a sweep"):
         manifest.read(tmp_path)
