@@ -50,7 +50,11 @@ def test_a_topology_is_drawn_with_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("plan.jpg", "ends in .png"), ("nowhere/plan.png", "is not a folder: type a name in a folder that exists"), ("plan", "ends in")],
+    [
+        ("plan.jpg", "ends in .png"),
+        ("nowhere/plan.png", "is not a folder: type a name in a folder that exists"),
+        ("plan", "ends in"),
+    ],
 )
 def test_a_figure_that_cannot_be_written_is_refused(
     tmp_path: Path, name: str, words: str, capsys: pytest.CaptureFixture[str]
