@@ -3,67 +3,20 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import pytest
 import torch
+from read_images import all_batches, built, refusal
 from small_runs import go
-from small_tasks import write_folder
 
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration.config import parse
-from hpc_localsgd.commands.pack import main as pack_command
-from hpc_localsgd.errors import ConfigurationError, DataError
+from hpc_localsgd.errors import DataError
 from hpc_localsgd.run.probes import Evaluation
-from hpc_localsgd.tasks.base import TaskContext
-from hpc_localsgd.tasks.imagenet import imagenet
-from hpc_localsgd.tasks.vision import hdf5_writer
-from hpc_localsgd.tasks.vision.hdf5_reader import Pack
 from hpc_localsgd.worlds.simulated import Simulated
-
-CONTEXT = TaskContext(workers=2, local_workers=(0, 1), batch=5, seed=4)
-SPEC = imagenet(model="resnet8", size=16, classes=4, loaders=0)
-
-
-@pytest.fixture(scope="module")
-def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("intact")
-    write_folder(folder / "images")
-    assert pack_command([str(folder / "images"), str(folder / "images.h5")]) == 0
-    return folder
-
-
-@pytest.fixture
-def tree(intact: Path, tmp_path: Path) -> Path:
-    """A copy to do harm to."""
-    return Path(shutil.copytree(intact / "images", tmp_path / "images"))
-
-
-@pytest.fixture
-def packed(intact: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(intact / "images.h5", tmp_path))
-
-
-def built(data: Path, **options: Any) -> Any:
-    task = replace(SPEC, data=str(data), **options).build(CONTEXT)
-    task.x[:] = task.init(0)
-    return task
-
-
-def refusal(data: Path, **options: Any) -> str:
-    with pytest.raises(ConfigurationError) as caught:
-        built(data, **options)
-    return str(caught.value)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -127,13 +80,6 @@ def corrupt(tree: Path, split: str = "train") -> Path:
     victim = tree / split / "n00000002" / "image_6.JPEG"
     victim.write_bytes(victim.read_bytes()[:300])
     return victim
-
-
-def all_batches(task: Any) -> None:
-    for t in range(4):  # an epoch
-        batch = task.batch([0, 1], t)
-        assert (batch[1] >= 0).all()
-        task.loss_and_grad(task.x, batch)
 
 
 @pytest.mark.parametrize("loaders", [0, 2])
@@ -216,113 +162,3 @@ def test_the_number_of_classes_is_checked(intact: Path, tmp_path: Path) -> None:
     assert built(intact / "images.h5", classes=None).samples.classes == 4
     assert "there is no folder" in refusal(tmp_path / "none")
     assert "there is no file" in refusal(tmp_path / "none.h5")
-
-
-def test_a_truncated_pack_is_named(packed: Path) -> None:
-    os.truncate(packed, packed.stat().st_size // 2)
-    assert f"{packed} (" in refusal(packed) and "truncated" in refusal(packed)
-
-
-def test_another_file_is_no_pack(packed: Path) -> None:
-    with h5py.File(packed, "r+") as file:
-        file.attrs["version"] = 99
-    assert "is of version 99, this program reads version 1" in refusal(packed)
-    with h5py.File(packed, "w") as file:
-        file["x"] = 1
-    assert "holds no packed images" in refusal(packed)
-
-
-def test_a_damaged_byte_in_a_pack_names_file_and_image(packed: Path) -> None:
-    with h5py.File(packed, "r+") as file:
-        begin = int(file["train/offset"][17])
-        file["train/bytes"][begin + 50] ^= 1
-        name = file["train/name"].asstr()[17]
-    with pytest.raises(DataError) as caught:
-        all_batches(built(packed))
-    assert f"{packed}: image 17 of train ({name}) is damaged" in str(caught.value)
-    task = built(packed, skip_corrupt=True)
-    all_batches(task)
-    assert sum(task.skipped) == 1
-
-
-def test_an_open_pack_can_be_sent_to_another_process(packed: Path) -> None:
-    store = Pack(packed)
-    content = store.encoded("train", 3)
-    assert pickle.loads(pickle.dumps(store)).encoded("train", 3) == content
-
-
-def test_packing_again_changes_nothing(
-    intact: Path, packed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = packed.read_bytes()
-    assert pack_command([str(intact / "images"), str(packed)]) == 0
-    assert "is complete already" in capsys.readouterr().out
-    assert packed.read_bytes() == before
-
-
-def test_what_packing_says_to_type_is_accepted(
-    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "typed.h5"
-    assert pack_command([str(tree), str(out)]) == 0
-    typed = capsys.readouterr().out.rpartition("is complete: ")[2].split()
-    task: Any = parse(typed).config.task
-    assert built(Path(task.data), classes=task.classes).dim
-
-
-def test_other_images_are_not_mixed_into_a_pack(
-    tree: Path, packed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tree / "train" / "n00000002" / "image_6.JPEG").write_bytes(b"longer or shorter")
-    assert pack_command([str(tree), str(packed)]) == 2
-    assert "was begun with other images" in capsys.readouterr().err
-
-
-def test_what_cannot_be_packed_is_refused(
-    intact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert pack_command([str(tmp_path / "none"), str(tmp_path / "x.h5")]) == 2
-    assert pack_command([str(intact / "images"), str(tmp_path / "x.tar")]) == 2
-    said = capsys.readouterr().err
-    assert "there is no folder" in said and "must end in .h5" in said
-    assert not list(tmp_path.iterdir())
-
-
-SLOWLY = """
-import sys, time
-from pathlib import Path
-from hpc_localsgd.tasks.vision import hdf5_writer as writer
-writer.AT_ONCE_BYTES = 2000
-writer.pack(writer.listed(Path(sys.argv[1])), Path(sys.argv[2]), lambda *_: time.sleep(0.1))
-"""
-
-
-def test_a_killed_pack_goes_on_where_it_was(
-    intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "images.h5"
-    process = subprocess.Popen([sys.executable, "-c", SLOWLY, str(intact / "images"), str(out)])
-    end = time.monotonic() + 60
-    while not out.exists() and time.monotonic() < end:
-        time.sleep(0.02)
-    time.sleep(1.0)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert "is not complete" in refusal(out)
-    with h5py.File(out, "r", locking=False) as file:
-        begun = int(file["train/packed"][()])
-    assert 0 < begun < 40
-    read: list[int] = []
-    content = hdf5_writer._content
-    monkeypatch.setattr(
-        hdf5_writer,
-        "_content",
-        lambda *a: (read.append(a[2]) if a[1] == "train" else 0, content(*a))[1],
-    )
-    assert hdf5_writer.pack(hdf5_writer.listed(intact / "images"), out)
-    assert read == list(range(begun, 40))
-    assert out.stat().st_size == (intact / "images.h5").stat().st_size
-    stores = Pack(out), Pack(intact / "images.h5")
-    for split, n in (("train", 40), ("test", 20)):
-        assert np.array_equal(stores[0].labels[split], stores[1].labels[split])
-        assert all(stores[0].encoded(split, i) == stores[1].encoded(split, i) for i in range(n))
