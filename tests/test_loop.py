@@ -6,20 +6,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from small_runs import adam, go, quadratic, sgd, small_run
+from small_runs import adam, go, sgd, small_run
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.local_sgd import LocalSGD
 from hpc_localsgd.engine.optimizer import MakeOptimizer
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.loop import Position, Run
+from hpc_localsgd.loop import Run
 from hpc_localsgd.schedules.local_steps import post_local
 from hpc_localsgd.schedules.rates import cosine
 from hpc_localsgd.tasks.digits import digits
-from hpc_localsgd.types import Now
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 
@@ -172,144 +170,6 @@ def test_more_workers_in_one_process_are_the_workers_of_several() -> None:
     go(replace(run, algorithm=Looking()))
     single.task.batch = lambda ranks, t: run.task.batch([2], t)  # type: ignore[method-assign]
     torch.testing.assert_close(go(single)[0].x[0], before[0][2], rtol=0, atol=1e-12)
-
-
-# What happens to momentum at a sync.
-
-
-def momentum_after(at_sync: str, **options: Any) -> list[torch.Tensor]:
-    run = small_run(H=4, steps=4, at_sync=at_sync, optimizer=sgd(momentum=0.9), **options)
-    go(run)
-    return [state["momentum_buffer"].clone() for state in run.optimizer.torch.state.values()]
-
-
-def test_momentum_at_a_sync_is_kept_averaged_or_forgotten() -> None:
-    kept, averaged = momentum_after("keep"), momentum_after("average")
-    assert len(kept) == len(averaged) == 2  # with and without weight decay
-    for own, mean in zip(kept, averaged, strict=True):
-        assert (own - own.mean(0)).abs().max() > 1e-3
-        torch.testing.assert_close(mean, own.mean(0).expand_as(own), rtol=0, atol=1e-15)
-    assert momentum_after("reset") == []
-
-
-def test_averaged_momentum_is_sent_and_billed() -> None:
-    def payload(at_sync: str, make: MakeOptimizer) -> float:
-        run = small_run(H=4, steps=4, at_sync=at_sync, optimizer=make)
-        return float(go(run)[1].rounds[0]["payload_bytes"][0]) / (8 * run.task.dim)
-
-    assert payload("keep", sgd(momentum=0.9)) == 1
-    assert payload("average", sgd(momentum=0.9)) == 2
-    assert payload("average", adam()) == 3
-    assert payload("average", sgd()) == 1
-
-
-def test_moments_are_sent_in_the_rounds_that_are_theirs() -> None:
-    """DES-LOC: the first moment every second round, the second every third."""
-    every = {"exp_avg": 2, "exp_avg_sq": 3}
-    options: dict[str, Any] = {"at_sync": "average", "optimizer": adam(), "moments_every": every}
-    run = small_run(H=2, steps=12, **options)
-    sent = [row["payload_bytes"][0] / (8 * run.task.dim) for row in go(run)[1].rounds]
-    assert sent == [1, 2, 2, 2, 1, 3]
-    now = [Now(t=0, s=s, H=2, h=1, lr=0.1, lr_round=0.1) for s in range(6)]
-    assert [run.optimizer.averages(each) for each in now] == [0, 1, 1, 1, 0, 2]
-    assert run.optimizer.averages(replace(now[5], H=1)) == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"moments_every": {"exp_avg": 2}}, "needs --momentum-at-sync average"),
-        ({"at_sync": "average", "moments_every": {"exp_avg": 0}}, "every 0 rounds: type 1 or more"),
-        ({"at_sync": "average", "moments_every": {"m": 2}}, "no moment 'm', but exp_avg, exp_avg_"),
-    ],
-)
-def test_moments_that_are_not_there_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
-        small_run(optimizer=adam(), **options)
-    if "m" in options["moments_every"]:
-        with pytest.raises(ConfigurationError, match="has no moment 'm', but none at all"):
-            small_run(optimizer=sgd(), **options)
-
-
-def test_momentum_is_left_alone_in_the_parallel_phase() -> None:
-    options: dict[str, Any] = {"H": 1, "steps": 6, "optimizer": sgd(momentum=0.9)}
-    kept = final(at_sync="keep", **options)
-    assert torch.equal(final(at_sync="reset", **options), kept)
-    assert torch.equal(final(at_sync="average", **options), kept)
-
-
-def test_a_reset_is_a_new_start_of_the_optimiser() -> None:
-    run = small_run(H=4, steps=8, at_sync="reset", optimizer=adam(), lr=0.01)
-    steps = []
-    step = run.optimizer.torch.step
-    run.optimizer.torch.step = lambda: (  # type: ignore[method-assign]
-        step(),
-        steps.append({int(s["step"]) for s in run.optimizer.torch.state.values()}),
-    )
-    go(run)
-    assert steps == [{1}, {2}, {3}, {4}] * 2
-
-
-# O2: quadratics with closed forms. eta = 0.1, h = 1, noise of variance 1, K = 8.
-
-ETA, K = 0.1, 8
-RHO = 1 - ETA
-
-
-def noisy(H: int, steps: int, dim: int, start: float = 0.0, **options: Any) -> tuple[Position, Any]:
-    spec = quadratic(noise=1.0, dim=dim, start=start)
-    return go(small_run(spec=spec, K=K, H=H, steps=steps, lr=ETA, **options), spread=1)
-
-
-@pytest.mark.parametrize("H", [1, 4, 7, 30])
-def test_the_mean_takes_the_same_path_for_every_H(H: int) -> None:
-    reference = noisy(1, 30, dim=50, start=1.0, algorithm=AllReduce())[0].x
-    x = noisy(H, 30, dim=50, start=1.0)[0].x
-    torch.testing.assert_close(x, reference, rtol=0, atol=1e-12)
-
-
-def test_the_mean_has_the_variance_and_expectation_of_the_closed_form() -> None:
-    x = noisy(16, 60, dim=40_000, start=2.0)[0].x[0]
-    variance = ETA**2 / K * (1 - RHO**120) / (1 - RHO**2)
-    assert variance == pytest.approx(0.006578947, rel=1e-4)
-    assert x.var().item() == pytest.approx(variance, rel=0.02)  # 3 standard errors
-    assert x.mean().item() == pytest.approx(2.0 * RHO**60, abs=3 * (variance / 40_000) ** 0.5)
-
-
-@pytest.mark.parametrize(("j", "expected"), [(1, 0.00875), (4, 0.0262285), (16, 0.0444713)])
-def test_the_spread_j_steps_after_a_sync_is_that_of_the_closed_form(
-    j: int, expected: float
-) -> None:
-    dim, rounds = 5_000, 3
-    spec = quadratic(noise=1.0, dim=dim, start=0.0)
-    run = small_run(spec=spec, K=K, H=j, steps=j * rounds, lr=ETA)
-    seen: list[float] = []
-
-    class Looking(LocalSGD):
-        def on_sync(self, x, state, world, now):  # type: ignore[no-untyped-def]
-            seen.append(float((x - x.mean(0)).square().sum(1).mean()) / dim)
-            return super().on_sync(x, state, world, now)
-
-    _, memory = go(replace(run, algorithm=Looking("parameters")), spread=1)
-    assert len(seen) == rounds
-    assert np.mean(seen) == pytest.approx(expected, rel=0.02)
-    if j > 1:  # the probe leaves rounds of length 1 out
-        probed = [value / dim for _, value in memory.values["spread"]]
-        assert probed == pytest.approx(seen, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("H", "expected"), [(1, 0.75), (2, 0.7285714), (10, 0.5987111), (100, 0.5000066)]
-)
-def test_unequal_workers_come_to_rest_at_the_fixed_point_of_H(H: int, expected: float) -> None:
-    h, c = (1.0, 3.0), (0.0, 1.0)
-    weights = [1 - (1 - ETA * hk) ** H for hk in h]
-    exact = sum(w * ck for w, ck in zip(weights, c, strict=True)) / sum(weights)
-    assert exact == pytest.approx(expected, abs=5e-7)
-    run = small_run(spec=quadratic(h, c), K=2, H=H, steps=300 // H * H, lr=ETA)
-    torch.testing.assert_close(
-        go(run)[0].x, torch.full((2, 1), exact, dtype=torch.float64), rtol=0, atol=1e-12
-    )
 
 
 def test_an_optimiser_that_mixes_the_workers_rows_is_refused() -> None:
