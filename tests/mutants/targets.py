@@ -12,6 +12,11 @@ _RESTATED = [
     "tests/restated/test_restated_claims.py",
     "tests/contract/test_frozen.py",
 ]
+_LOOP = [
+    "tests/test_loop.py",
+    "tests/test_moments_at_a_sync.py",
+    "tests/test_loop_on_quadratics.py",
+]
 _APART = "tests/attach/test_attach_leaves_alone.py"
 
 # Fast ones first: a fault that dies early is tried soon.
@@ -21,6 +26,7 @@ TARGETS: dict[str, list[str]] = {
         "tests/restated/test_checkpoints_hold_everything.py",
         "tests/restated/test_restated_on_ranks.py",
         "tests/contract/test_algorithms.py",
+        "tests/contract/test_algorithms_in_theory.py",
         "tests/contract/test_what_algorithms_accept.py",
         "tests/contract/test_last_exchange.py",
         "tests/contract/test_edges_of_algorithms.py",
@@ -33,12 +39,12 @@ TARGETS: dict[str, list[str]] = {
         "tests/restated/test_restated_on_ranks.py",
         "tests/engine",
         "tests/contract/test_quarantine.py",
-        "tests/test_loop.py",
+        *_LOOP,
     ],
     "loop.py": [
         *_RESTATED,
         "tests/restated/test_restated_schedules.py",
-        "tests/test_loop.py",
+        *_LOOP,
         "tests/engine/test_overlap.py",
     ],
     "run/checkpoint": [
@@ -47,6 +53,7 @@ TARGETS: dict[str, list[str]] = {
         "tests/restated/test_places_of_a_run.py",
         "tests/restated/test_how_a_rank_stops.py",
         "tests/run/test_checkpoint_folders.py",
+        "tests/run/test_checkpoints_agreed_on.py",
         "tests/run/test_strange_checkpoints.py",
         "tests/run/test_checkpoint.py",
         "--deselect=tests/run/test_checkpoint.py::test_images_on_disk_go_on_in_mid_epoch",
