@@ -43,11 +43,7 @@ def synthetic(
             if evaluations and t >= due:
                 _evaluate(writer, t, steps, random)
                 due += steps / evaluations
-            rate = (
-                0.1
-                * (0.1 if decays and t > 0.6 * steps else 1)
-                * (0.1 if decays and t > 0.85 * steps else 1)
-            )
+            rate = _rate(t, steps) if decays else 0.1
             h = 1 if t < switch else min(H * (4 if grow and t > 0.6 * steps else 1), steps - t)
             compute = h * step_s * slow * random.lognormal(0, 0.06, K)
             wait = (compute.max() - compute) if K > 1 else np.zeros(K)
@@ -74,6 +70,11 @@ def synthetic(
             _evaluate(writer, steps, steps, random)
         writer.close(status)
     return Trajectory(folder)
+
+
+def _rate(t: int, steps: int) -> float:
+    """The learning rate of a step, which falls to a tenth twice."""
+    return 0.1 * (0.1 if t > 0.6 * steps else 1) * (0.1 if t > 0.85 * steps else 1)
 
 
 def _evaluate(writer: Writer, t: int, steps: int, random: Any) -> None:
