@@ -22,6 +22,7 @@ from xdist.workermanage import WorkerController
 
 HERE = Path(__file__).parent
 LAUNCHED = ("hosts", "mpi")  # folders all of whose tests start ranks
+TOGETHER = ("hosts", "slurm", "sharpness")  # folders whose tests share what is made once
 CLUSTERS = {"cluster", "slurm"}  # fixtures that are a Slurm
 RECIPES = ("test_recipes.py", "test_recipes_tried_out.py")
 _WORD = re.compile(r"(not )?\w+")  # of an expression
@@ -61,7 +62,7 @@ def group(test: str) -> str:
         test: Its address, `tests/hosts/test_link_down.py::test_...`.
     """
     folder, file = test.partition("::")[0].split("/")[-2:]
-    return folder if folder in ("hosts", "slurm") else file.removesuffix(".py")
+    return folder if folder in TOGETHER else file.removesuffix(".py")
 
 
 class ByGroup(LoadScopeScheduling):
