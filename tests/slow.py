@@ -67,7 +67,7 @@ TESTS = {
     "commands/test_plan_of_exchanges.py::test_training_sends_what_was_planned_and_as_long",
     "commands/test_trust.py::test_neither_a_file_nor_a_record_runs_anything",
     "commands/test_whatif.py::test_an_answer_is_what_a_simulated_run_bills",
-    "commands/test_whatif.py::test_what_cannot_be_answered_is_refused_in_a_line",
+    "commands/test_whatif_command.py::test_what_cannot_be_answered_is_refused_in_a_line",
     "commands/test_without_torch.py::test_commands_without_torch",
     "contract/test_algorithms.py::test_interrupted_and_resumed_is_uninterrupted_bitwise",
     "contract/test_choco.py::test_it_arrives_on_a_quadratic_where_coded_gossip_does_not",

@@ -1,87 +1,24 @@
-"""`python -m hpc_localsgd whatif`: answers against closed forms and against what runs billed."""
+"""Answers of `whatif` against closed forms and against what runs billed."""
 
 from __future__ import annotations
 
-import csv
 import math
-import shutil
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
+import asked_runs
 import numpy as np
 import pytest
+from asked_runs import BYTES, OPTIONS, P, asked, one, record
 from small_runs import go
 
-from hpc_localsgd.__main__ import main as door
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
-from hpc_localsgd.commands.whatif import command
-from hpc_localsgd.commands.whatif.answers import Answer, answers, with_length
-from hpc_localsgd.commands.whatif.basis import Basis, basis
-from hpc_localsgd.commands.whatif.page import about
+from hpc_localsgd.commands.whatif.answers import Answer, with_length
 from hpc_localsgd.cost.cost_model import NETWORKS
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import every, post_local, qsr
-from hpc_localsgd.trajectory import Header, Trajectory, Writer
 from hpc_localsgd.worlds.simulated import Simulated
-
-OPTIONS = "--task.hidden 8 --workers 4 --steps 12 --schedule every --schedule.steps 3".split()
-P = 9000
-BYTES = 4 * P
-
-
-def record(
-    folder: Path,
-    *words: str,
-    lengths: tuple[int, ...] = (3, 3, 3, 3),
-    transfer_s: float | dict[int, float] | list[float] = 0.2,
-    compute_s: float | list[float] = 0.1,
-    clock: str = "measured",
-) -> str:
-    """A run of four workers on 1600 samples of 16 a step, `compute_s` a step.
-
-    `transfer_s` is of every round, of each, or by its length.
-    """
-    names = ("digits", "LocalSGD", "every(3)", "mpi(4 workers)")
-    length = {"steps": sum(lengths), "steps_per_epoch": 25.0}
-    header = Header(text_of(words), *names, K=4, P=P, seed=0, clock=clock, **length)
-    with Writer(folder, header) as writer:
-        t = 0
-        each_s = transfer_s if isinstance(transfer_s, list) else [transfer_s] * len(lengths)
-        for H, said_s in zip(lengths, each_s, strict=True):
-            seconds = H * np.broadcast_to(np.array(compute_s), 4)
-            talked_s = said_s[H] if isinstance(said_s, dict) else said_s
-            row = {"compute_s": seconds, "transfer_s": talked_s, "payload_bytes": BYTES}
-            writer.round(step_begin=t, step_end=t + H, lr=0.1, wait_s=0.0, **row)
-            t += H
-        writer.close("complete")
-    return str(folder)
-
-
-@cache
-def text_of(words: tuple[str, ...]) -> str:
-    """The configuration of a run with these options beside its own."""
-    return config.parse([*OPTIONS, *words]).text
-
-
-@cache
-def known(run: str, step_time: float | None) -> Basis:
-    """What is known of a run, which is read once for all questions."""
-    return basis(Trajectory(run), [], step_time)
-
-
-def asked(run: str, *words: str) -> list[Answer]:
-    """The answers, as the command makes them."""
-    at = words.index("--") if "--" in words else len(words)
-    options = command.parser().parse_args([run, *words[:at]])
-    of_run = known(run, options.step_time)
-    return list(answers(of_run, command.question(of_run, options, words[at + 1 :])))
-
-
-def one(run: str, *words: str) -> Answer:
-    (found,) = asked(run, *words)
-    return found
 
 
 def ring_s(K: int, alpha: float, rate: float) -> float:
@@ -132,7 +69,7 @@ def test_bytes_of_factors_are_those_of_the_recorded_task_s_matrices(
     words = "--algorithm=diloco --algorithm.compressor=power_sgd".split()
     with pytest.raises(ConfigurationError, match="shapes of this model's tensors are not known"):
         one(record(tmp_path / "other"), "--", *words)
-    monkeypatch.setitem(globals(), "P", 64 * 8 + 8 + 8 * 10 + 10)
+    monkeypatch.setattr(asked_runs, "P", 64 * 8 + 8 + 8 * 10 + 10)
     found = one(record(tmp_path / "same"), "--every", "4", "--", *words)
     first, second = 4 * (8 + 10) + 18, 4 * (64 + 8)
     assert found.plan.payload_bytes == 3 * 4 * (first + second)
@@ -267,12 +204,6 @@ def test_deviations_are_those_of_steps_and_of_the_fit(tmp_path: Path) -> None:
     assert longer.off(longer.speed_up) == pytest.approx((speed_ups[1] - speed_ups[0]) / 2)
 
 
-def test_a_step_is_shown_with_its_deviation_in_its_own_unit(tmp_path: Path) -> None:
-    known = basis(Trajectory(record(tmp_path)), [], None)
-    varied = replace(known, times=replace(known.times, off=0.2))  # of 0.1 s
-    assert "12 steps of 100 ms ± 20 ms, " in about(varied)[0]
-
-
 def test_methods_are_combined_with_every_network(tmp_path: Path) -> None:
     run = record(tmp_path)
     methods = ["--algorithm", "gossip", "--topology", "ring", "complete"]
@@ -285,136 +216,9 @@ def test_methods_are_combined_with_every_network(tmp_path: Path) -> None:
     ]
 
 
-def test_on_a_terminal_no_line_is_wider_than_it(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record(tmp_path / "run")
-    monkeypatch.chdir(tmp_path)  # a long path would not be broken
-    words = ["whatif", "run", "--workers", "64", "4096"]
-    assert door(words) == 0
-    whole = capfd.readouterr().out
-    monkeypatch.setattr(command, "columns_of_output", lambda: 80)
-    assert door(words) == 0
-    narrow = capfd.readouterr().out
-    assert max(map(len, narrow.splitlines())) <= 80 < max(map(len, whole.splitlines()))
-    assert set(whole.split()) <= set(narrow.split())
-
-
 @pytest.mark.parametrize(
     ("schedule", "made"),
     [(every(4), every(7)), (post_local(5, 4), post_local(5, 7)), (qsr(0.1, 4), every(7))],
 )
 def test_another_H_keeps_the_switch(schedule: object, made: object) -> None:
     assert with_length(schedule, 7) == made  # type: ignore[arg-type]
-
-
-def test_tables_are_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run, out = record(tmp_path / "run"), tmp_path / "tables"
-    words = [run, "--fabric", "1GbE", "--every", "1", "6", "--out", str(out)]
-    assert door(["whatif", *words]) == 0
-    said = capfd.readouterr().out
-    assert "4 workers, LocalSGD, every(3), 12 steps of 100 ms" in said and "whatif.csv" in said
-    assert "transferring 800 ms (measured)" in said
-    rows = list(csv.DictReader((out / "whatif.csv").open()))
-    assert [row["rounds"] for row in rows] == ["12", "2"]
-    for row in rows:
-        parts = [float(row[f"{name}_s"]) for name in ("computing", "waiting", "transferring")]
-        assert sum(parts) == pytest.approx(float(row["total_s"]))
-        assert float(row["parallel_total_s"]) / float(row["total_s"]) == float(row["speed_up"])
-        assert all(math.isfinite(float(row[name])) for name in list(row)[4:])
-    assert (out / "whatif.md").read_text().count("| 1GbE |") == 2
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--fabric", "moon"], "unknown network 'moon'"),
-        (["--fabric", "10GbE,moon=3"], "'moon=3' is not understood"),
-        (["--workers", "0"], "--workers 0: give 1 or more"),
-        (["--workers", "10000000000"], "give at most 65536"),
-        (["--step-time", "inf"], "--step-time must be positive"),
-        (["--every", "-3"], "--every -3: give 1 or more"),
-        (["--step-time", "0"], "--step-time must be positive"),
-        (["--algorithm", "gosip"], "did you mean 'gossip'"),
-        (["--", "--batch-per-worker", "4"], "--batch-per-worker: the seconds of a step"),
-        (["--", "--task", "mnist"], "--task: the seconds of a step"),
-        (["--", "--precision", "bf16"], "--precision: the seconds of a step"),
-        (["--", "--workers", "8"], "--workers behind -- is not looked at: type --workers K before"),
-        (["--", "--fabric", "10GbE"], "--fabric behind -- is not looked at"),
-        (["--", "--steps", "999"], "--steps behind -- is not looked at: the steps are those of"),
-        (["--algorithm", "d2", "--topology", "exponential"], "symmetric"),
-    ],
-)
-def test_what_cannot_be_answered_is_refused_in_a_line(
-    words: list[str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert command.main([record(tmp_path), *words]) == 2
-    err = capfd.readouterr().err
-    assert said in err and err.count("\n") == 1 and err.startswith("python -m hpc_localsgd whatif:")
-
-
-def test_a_record_without_rounds_or_none_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert command.main([str(tmp_path / "nowhere")]) == 2
-    assert command.main([record(tmp_path / "run", lengths=())]) == 2
-    assert "no round has seconds of computing" in capfd.readouterr().err
-
-
-def test_simgrid_is_asked_for_every_exchange_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hpc_localsgd.commands.whatif.replay import replayed
-    from hpc_localsgd.cost import simgrid
-
-    asked_for: list[simgrid.Collective] = []
-
-    def seconds(network: object, exchange: simgrid.Collective, folder: Path) -> float:
-        asked_for.append(exchange)
-        return 7.0 if exchange.kind == "mix" else 5.0
-
-    monkeypatch.setattr(simgrid, "seconds", seconds)
-    run = record(tmp_path / "run")
-    known = basis(Trajectory(run), [], None)
-    options = command.parser().parse_args([run, "--fabric", "1GbE", "--every", "3", "1"])
-    for words, each_s in (([], 5.0), (["--algorithm=gossip"], 7.0)):
-        question = command.question(known, options, words)
-        twice = replace(question, networks=[replayed(question.networks[0], tmp_path)])
-        found = list(answers(known, twice))
-        assert [a.plan.exchange_s for a in found] == pytest.approx([4 * each_s, 12 * each_s])
-        assert [a.plan.parallel_s for a in found] == pytest.approx([12 * 5.0] * 2)
-        assert len(asked_for) == len(set(asked_for))
-        assert {e.nbytes for e in asked_for} == {BYTES}
-        asked_for.clear()
-
-
-def test_simgrid_is_asked_for_as_many_bytes_as_a_small_model_stands_for() -> None:
-    from hpc_localsgd.commands.whatif.replay import Replayed
-
-    by_bytes = Replayed("by bytes", 0.0, 1.0, replay=lambda exchange: float(exchange.nbytes))
-    larger = by_bytes.dearer(2.5)
-    W = np.full((4, 4), 0.25)
-    assert [larger.mean_s(4, 100), larger.mix_s(W, 100), larger.gather_s(4, 100)] == [250.0] * 3
-
-
-@pytest.mark.skipif(shutil.which("smpirun") is None, reason="apt-get install libsimgrid-dev")
-def test_simgrid_answers_beside_the_model(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run, out = record(tmp_path / "run"), tmp_path / "tables"
-    words = ["--fabric", "10us,1MB/s,core=1.5MB/s", "--simgrid", "--out", str(out)]
-    assert command.main([run, *words, "--every", "3"]) == 0
-    rows = list(csv.DictReader((out / "whatif.csv").open()))
-    assert [row["network"].endswith(", SimGrid") for row in rows] == [False, True]
-    model, engine = (float(row["transferring_s"]) for row in rows)
-    assert engine == pytest.approx(model, rel=0.01) and engine > 4 * 2 * 3 / 4 * BYTES / 1e6 * 1.5
-    assert (out / "simgrid" / "0" / "0" / "platform.xml").exists()
-
-
-def test_without_simgrid_it_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run = record(tmp_path / "run")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert command.main([run, "--fabric", "1GbE", "--simgrid"]) == 2
-    assert "apt-get install libsimgrid-dev" in capfd.readouterr().err
