@@ -258,8 +258,15 @@ def too_long(source: str) -> list[str]:
     return [n for n, k in lengths(source).items() if k > most.get(n, MOST_LINES_OF_A_FUNCTION)]
 
 
+def beside() -> list[Path]:
+    """Scripts that are no part of the package."""
+    folders = ("benchmarks", "examples", "slurm")
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
 def test_files_and_functions_are_read_at_a_glance() -> None:
-    found = {name_of(path): too_long(path.read_text("utf-8")) for path in modules()}
+    assert len(beside()) > 50
+    found = {name_of(p): too_long(p.read_text("utf-8")) for p in (*modules(), *beside())}
     assert {name: long for name, long in found.items() if long} == {}
 
 
