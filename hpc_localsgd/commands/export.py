@@ -96,7 +96,9 @@ def export(options: ExportOptions) -> str:
     try:
         _write(out, named, step, options.format)
     except OSError as error:
-        raise ConfigurationError(f"cannot write {out}: {error.strerror or error}") from error
+        raise ConfigurationError(
+            f"cannot write {out}: {error.strerror or error}; give another --out"
+        ) from error
     return f"{out}: {_told(named, step)}"
 
 

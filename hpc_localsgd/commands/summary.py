@@ -62,7 +62,7 @@ def _recorded(runs: Sequence[str]) -> Sequence[str]:
     """
     there = [run for run in runs if status(run) != NONE]
     if not there and len(runs) > 1:
-        raise TrajectoryError(f"no such trajectory: {', '.join(runs)}")
+        raise TrajectoryError(f"no such trajectory: {', '.join(runs)}. Give folders of runs.")
     return there or runs
 
 

@@ -13,6 +13,7 @@ from hpc_localsgd.trajectory.schema import READABLE, TrajectoryError
 from hpc_localsgd.trajectory.vetting import vet
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_GIVE = "Give a trajectory.h5, or the folder of a run."
 
 
 @contextlib.contextmanager
@@ -59,24 +60,22 @@ def check_bytes(path: Path) -> None:
     """
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for, a device never ends
-            raise TrajectoryError(f"{path}: not a file.")
+            raise TrajectoryError(f"{path}: not a file. {_GIVE}")
         with path.open("rb") as stream:
             begin = stream.read(len(_SIGNATURE))
     except FileNotFoundError:
         raise TrajectoryError(_missing(path)) from None
     except OSError as error:
-        raise TrajectoryError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise TrajectoryError(f"{path}: cannot be read: {error.strerror}. {_GIVE}") from error
     if begin != _SIGNATURE:
         found = f"begins with {begin!r}" if begin else "is empty"
-        raise TrajectoryError(
-            f"{path}: not an HDF5 file (it {found}). Give a trajectory.h5, or the folder of a run."
-        )
+        raise TrajectoryError(f"{path}: not an HDF5 file (it {found}). {_GIVE}")
 
 
 def _missing(path: Path) -> str:
     text = f"{path}: no such trajectory."
     if not path.parent.is_dir():
-        return f"{text} The folder {path.parent} does not exist either."
+        return f"{text} The folder {path.parent} does not exist either. {_GIVE}"
     others = sorted(file.name for file in path.parent.glob("*.h5"))
     runs = sorted(str(file.parent) for file in path.parent.glob("*/trajectory.h5"))
     if others:

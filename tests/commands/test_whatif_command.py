@@ -73,6 +73,7 @@ def test_tables_are_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
         (["--", "--task", "mnist"], "--task: the seconds of a step"),
         (["--", "--precision", "bf16"], "--precision: the seconds of a step"),
         (["--", "--workers", "8"], "--workers behind -- is not looked at: type --workers K before"),
+        (["--", "--nonsense", "3"], "(see python -m hpc_localsgd.train --help)"),
         (["--", "--fabric", "10GbE"], "--fabric behind -- is not looked at"),
         (["--", "--steps", "999"], "--steps behind -- is not looked at: the steps are those of"),
         (["--algorithm", "d2", "--topology", "exponential"], "symmetric"),

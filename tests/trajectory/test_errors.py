@@ -17,7 +17,7 @@ def test_a_missing_file_names_what_is_there(tmp_path):
         Trajectory(tmp_path)
     with pytest.raises(TrajectoryError, match="holds trajectory.h5"):
         Trajectory(tmp_path / "a" / "trajectroy.h5")
-    with pytest.raises(TrajectoryError, match="does not exist either"):
+    with pytest.raises(TrajectoryError, match="does not exist either. Give a trajectory.h5"):
         Trajectory(tmp_path / "b")
     (tmp_path / "a" / "checkpoints").mkdir()
     with pytest.raises(TrajectoryError, match=f"one in the folder above it, {tmp_path / 'a'}\\."):

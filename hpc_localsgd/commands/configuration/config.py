@@ -131,7 +131,8 @@ def recorded(text: str, trusted: Sequence[str] = (), words: Sequence[str] = ()) 
             raise ConfigurationError(
                 f"the configuration that the run recorded is not understood: {said}"
             ) from error
-        return parse(["--config", str(file), *words], "these options") if words else found
+        typed_with = "python -m hpc_localsgd.train"  # whose help has them
+        return parse(["--config", str(file), *words], typed_with) if words else found
 
 
 def resolve(made: ArgumentParser, argv: Sequence[str]) -> Resolved:
@@ -195,7 +196,7 @@ def _arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
             about = made.description or ""
         sys.stdout.write(help_page.first_page(made.prog, about, own))
         raise SystemExit(0)
-    words = expand(argv, FLAGS)
+    words = expand(argv, FLAGS - {action.dest for action in made._actions if action.nargs == 0})
     _check_names(made, words)
     for path in config_file.named(words):
         trust.look_at(path)

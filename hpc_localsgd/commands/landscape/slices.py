@@ -88,7 +88,8 @@ def open_runs(options: LandscapeOptions) -> Runs:
             "no line between them"
         )
     out = Path(options.out or run.path.with_name(f"landscape-{options.kind}.h5"))
-    if out.resolve() in {path.resolve() for path in run.paths}:
+    read = [*run.paths, *(other.paths if other is not None else ())]
+    if out.resolve() in {path.resolve() for path in read}:
         raise ConfigurationError(f"--out {out} is the run itself, which is never written to")
     return Runs(run, steps, other, out)
 

@@ -18,6 +18,7 @@ from hpc_localsgd.run.final_model import FILE_NAME as FINAL
 from hpc_localsgd.run.final_model import read_tensors, step_of
 from hpc_localsgd.tasks.base import Task
 from hpc_localsgd.trajectory import Header, Snapshot, Trajectory, TrajectoryError
+from hpc_localsgd.trajectory.segments import trajectory_file
 
 FILE_NAME = "sharpness.h5"
 
@@ -103,7 +104,7 @@ def open_run(options: SharpnessOptions) -> MeasuredRun:
             "train again with --snapshot-workers"
         )
     out = Path(options.out) if options.out else run.path.with_name(FILE_NAME)
-    if out.resolve() in {path.resolve() for path in run.paths}:
+    if trajectory_file(out).resolve() in {path.resolve() for path in run.paths}:
         raise ConfigurationError(f"--out {out} is the run itself, which is never written to")
     return MeasuredRun(run, chosen(options.steps, kept), workers, out, model)
 

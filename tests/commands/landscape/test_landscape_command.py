@@ -141,6 +141,8 @@ def test_faults_say_what_to_do(
     assert main([str(run), *FAST, "--directions=random", "--dimensions=1", out]) == 0
     said = refused(capsys, run, *FAST, "--directions=random", "--dimensions=1", "--seed=4", out)
     assert "of other settings (seed)" in said and "--overwrite" in said
+    again = ["--directions=random", "--dimensions=1", "--seed=4", out, "--overwrite"]
+    assert main([str(run), *FAST, *again]) == 0
     with pytest.raises(ConfigurationError, match="about one run"):
         LandscapeOptions("a", other="b", directions="pca")
     with pytest.raises(ConfigurationError, match="at least 2 points"):

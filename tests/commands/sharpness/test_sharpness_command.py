@@ -213,6 +213,7 @@ def test_a_model_that_has_changed_since_is_named(
         (["--dtype=float16"], "float16"),
         (["--world=nowhere"], "nowhere"),
         (["--out={run}/trajectory.h5"], "never written to"),
+        (["--out={run}", "--overwrite"], "never written to"),
     ],
 )
 def test_faults_of_the_request(
