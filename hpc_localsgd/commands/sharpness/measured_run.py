@@ -106,6 +106,8 @@ def open_run(options: SharpnessOptions) -> MeasuredRun:
     out = Path(options.out) if options.out else run.path.with_name(FILE_NAME)
     if trajectory_file(out).resolve() in {path.resolve() for path in run.paths}:
         raise ConfigurationError(f"--out {out} is the run itself, which is never written to")
+    if out.is_dir():  # perhaps of another run, whose record would be replaced
+        raise ConfigurationError(f"--out {out} is a folder: type {out / FILE_NAME}")
     return MeasuredRun(run, chosen(options.steps, kept), workers, out, model)
 
 

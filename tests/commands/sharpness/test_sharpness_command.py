@@ -214,6 +214,7 @@ def test_a_model_that_has_changed_since_is_named(
         (["--world=nowhere"], "nowhere"),
         (["--out={run}/trajectory.h5"], "never written to"),
         (["--out={run}", "--overwrite"], "never written to"),
+        (["--out={run}/..", "--overwrite"], "is a folder: type"),
     ],
 )
 def test_faults_of_the_request(
