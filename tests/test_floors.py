@@ -259,8 +259,8 @@ def too_long(source: str) -> list[str]:
 
 
 def beside() -> list[Path]:
-    """Scripts that are no part of the package."""
-    folders = ("benchmarks", "examples", "slurm")
+    """Scripts that are no part of the package, and tests."""
+    folders = ("benchmarks", "examples", "slurm", "tests")
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import io
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-import numpy as np
 import torch
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from all_ranks import everyone_equal, same_complaint
 from loops import (
     OPTIMIZERS,
     POST_LOCAL_4_3,
@@ -32,20 +28,13 @@ from loops import (
     parameters,
     steps,
 )
+from saved_by_dcp import distributed_checkpoints
 from spoiled import in_the_trainer, through_attach
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 
 import hpc_localsgd
 from hpc_localsgd import CoCoD, DiLoCo, Gossip, GradientTracking, every, post_local, qsr
-from hpc_localsgd.attach import Sync
 from hpc_localsgd.environment import garbage
-from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.worlds.base import World
 
 POST_LOCAL = post_local(switch=4, every=3)
@@ -68,23 +57,6 @@ def found(kind: str) -> World:
     assert repr(world).startswith("horovod" if kind == "launched" else kind), repr(world)
     assert world.n == 2
     return world
-
-
-def everyone_equal(world: World, x: torch.Tensor) -> None:
-    rows = world.gather(x.detach().double().numpy()[None])
-    assert np.array_equal(rows[0], rows[1]), np.abs(rows[0] - rows[1]).max()
-
-
-def same_complaint(world: World, work: Callable[[], object], said: str) -> None:
-    try:
-        work()
-    except ConfigurationError as error:
-        text = str(error)
-    else:
-        raise AssertionError(f"nothing was wrong, instead of: {said}")
-    assert said in text, text
-    digest = float(sum(text.encode()))
-    assert np.ptp(world.gather(np.array([[digest]]))) == 0
 
 
 def post_local_sgd_equals_a_plain_loop(world: World) -> None:
@@ -234,60 +206,6 @@ def compiled_after_attach(world: World) -> None:
         everyone_equal(world, parameters(model))
         both.append(parameters(model))
     torch.testing.assert_close(*both)
-
-
-def folder_of_all() -> str:
-    """A new folder, the same on all ranks of torch.distributed."""
-    said = [tempfile.mkdtemp() if dist.get_rank() == 0 else ""]
-    dist.broadcast_object_list(said)
-    return str(said[0])
-
-
-def dcp_parts(model: nn.Module, optimizer: torch.optim.Optimizer, sync: Sync) -> dict[str, Any]:
-    return {
-        "model": get_model_state_dict(model),
-        "optimizer": get_optimizer_state_dict(model, optimizer),
-        "sync": sync.state_dict(),
-    }
-
-
-def distributed_checkpoints(world: World) -> None:
-    """`torch.distributed.checkpoint` in mid-round: one entry a rank, or refused at the load."""
-    if not dist.is_initialized():
-        return
-    options: dict[str, Any] = {"world": world, "schedule": every(4)}
-    own, shared, mean = folder_of_all(), folder_of_all(), folder_of_all()
-    model, optimizer, sync = attached(net(), "adam", **options)
-    steps(model, optimizer, sync, range(6), world.rank)
-    me = f"rank-{world.rank}"
-    dcp.save({me: dcp_parts(model, optimizer, sync)}, checkpoint_id=own)
-    dcp.save(dcp_parts(model, optimizer, sync), checkpoint_id=shared)  # one rank's of each
-    with sync.averaged():
-        dcp.save({"model": get_model_state_dict(model)}, checkpoint_id=mean)
-        shown = parameters(model)
-    steps(model, optimizer, sync, range(6, 11), world.rank)
-    sync.finish()
-
-    again = attached(net(5), "adam", **options)
-    saved = {me: dcp_parts(*again)}
-    dcp.load(saved, checkpoint_id=own)
-    set_model_state_dict(again[0], saved[me]["model"])
-    set_optimizer_state_dict(again[0], again[1], saved[me]["optimizer"])
-    again[2].load_state_dict(saved[me]["sync"])
-    steps(*again, range(6, 11), world.rank)
-    again[2].finish()
-    assert torch.equal(parameters(model), parameters(again[0]))
-
-    last = attached(net(5), "adam", **options)
-    saved = dcp_parts(*last)
-    dcp.load(saved, checkpoint_id=shared)
-    set_model_state_dict(last[0], saved["model"])
-    mixed = "the model does not hold the parameters this state was saved with"
-    same_complaint(world, lambda: last[2].load_state_dict(saved["sync"]), mixed)
-    only = {"model": get_model_state_dict(last[0])}
-    dcp.load(only, checkpoint_id=mean)
-    set_model_state_dict(last[0], only["model"])
-    assert torch.equal(parameters(last[0]), shown)
 
 
 CLAIMS = (

@@ -56,6 +56,8 @@ TARGETS: dict[str, list[str]] = {
         "tests/run/test_checkpoints_agreed_on.py",
         "tests/run/test_strange_checkpoints.py",
         "tests/run/test_checkpoint.py",
+        "tests/run/test_damaged_checkpoints.py",
+        "tests/run/test_what_can_be_resumed.py",
         "--deselect=tests/run/test_checkpoint.py::test_images_on_disk_go_on_in_mid_epoch",
     ],
     "attach": [

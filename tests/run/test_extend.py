@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from interrupted import Interrupted, Stop, finish, memory_of
 from small_runs import files_below
-from test_checkpoint import Interrupted, Stop, finish, memory_of
 
 from hpc_localsgd.commands.assembly.job import Job, make_job
 from hpc_localsgd.commands.configuration.config import parse
