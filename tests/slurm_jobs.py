@@ -50,3 +50,8 @@ def submit(
         **{"OUT": str(out), "PREFLIGHT": "0", **variables},
     )
     return Submitted(cluster, number, out, said)
+
+
+def open_mpi_crashed(said: str) -> bool:
+    """Open MPI 5.0.11 sometimes takes a message in MPI_Init before it can; the job tries again."""
+    return "Segmentation fault" in said and "ompi_mpi_init" in said

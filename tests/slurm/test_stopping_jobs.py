@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from cluster import Cluster
 from launching import ROOT, until
-from slurm_jobs import Submitted, submit
+from slurm_jobs import Submitted, open_mpi_crashed, submit
 
 from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.trajectory import Trajectory
@@ -146,11 +146,6 @@ def test_a_stopped_job_finishes_with_bitwise_the_same_parameters(
     assert mine is not None and np.array_equal(mine, theirs)
     np.testing.assert_array_equal(again.rounds.step_end, once.rounds.step_end)
     np.testing.assert_array_equal(again.series("train/loss").value, once.series("train/loss").value)
-
-
-def open_mpi_crashed(said: str) -> bool:
-    """Open MPI 5.0.11 sometimes takes a message in MPI_Init before it can; the job tries again."""
-    return "Segmentation fault" in said and "ompi_mpi_init" in said
 
 
 def t0(run: Trajectory) -> int:
