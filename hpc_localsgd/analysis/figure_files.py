@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.figure_data import write_data
+from hpc_localsgd.trajectory.whole_file import put_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +50,9 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    if path.suffix == ".csv":
-        write_data(figure, path)
-    else:
-        figure.savefig(path, metadata=_METADATA.get(path.suffix[1:]))
+    with put_whole(path) as unborn:
+        if path.suffix == ".csv":
+            write_data(figure, unborn)
+        else:
+            kind = path.suffix[1:]
+            figure.savefig(unborn, format=kind, metadata=_METADATA.get(kind))

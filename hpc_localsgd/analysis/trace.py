@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpc_localsgd.analysis.own_files import put_ours
 from hpc_localsgd.analysis.style import MADE_BY
 from hpc_localsgd.analysis.timeline import KINDS, Timeline, timeline
 from hpc_localsgd.trajectory import TrajectoryError
@@ -45,7 +46,7 @@ def write_trace(run: Trajectory, path: Path) -> Path:
         "clock": str(run.attrs["clock"]),
         "time": "of training: what lies between rounds (evaluation, checkpoints) is left out",
     }
-    with path.open("w", encoding="utf-8") as file:
+    with put_ours(path) as unborn, unborn.open("w", encoding="utf-8") as file:
         file.write(
             f'{{"displayTimeUnit": "ms", "otherData": {json.dumps(about)}, "traceEvents": [\n'
         )

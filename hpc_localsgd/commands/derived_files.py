@@ -7,18 +7,60 @@ Removed is only what the package itself wrote: names of its own in the folder of
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from hpc_localsgd.analysis.figure_data import HEADER
 from hpc_localsgd.analysis.figures import FIGURES
 from hpc_localsgd.analysis.formats import PAPER
-from hpc_localsgd.analysis.style import MADE_BY
+from hpc_localsgd.analysis.own_files import is_ours
+from hpc_localsgd.commands.replaceable import hdf5_attributes, is_landscape, is_model
+from hpc_localsgd.commands.resuming_from_mean import NEW, OTHERS
+from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.run.checkpoint.listing import FOLDER
+from hpc_localsgd.run.final_model import FILE_NAME
 
 PAGES = "report"  # the folder of `python -m hpc_localsgd report`
-MADE = ("model.safetensors", "sharpness.h5", "landscape-*.h5")
-DRAWN = (".html", ".png", ".pdf", ".svg")
+MADE = (FILE_NAME, "sharpness.h5", "tensorboard/events.out.tfevents.*")
+_CHECKPOINT = re.compile(f"((finished|making|damaged)-)?{FOLDER.pattern}")
+
+
+def check_folder(out: Path) -> None:
+    """Check that what a new run replaces in its folder was written by one before it.
+
+    Raises:
+        ConfigurationError: Names what was not.
+    """
+    if found := next(_strangers(out), None):
+        raise ConfigurationError(
+            f"--out {out}: {found.relative_to(out)} there is not of a run of this package, and "
+            "would be replaced: give another --out, or move it away"
+        )
+
+
+def _strangers(out: Path) -> Iterator[Path]:
+    """Yield what is in the places of a run's files, and no run has written."""
+    record, model, checkpoints = out / "trajectory.h5", out / FILE_NAME, out / "checkpoints"
+    attributes = hdf5_attributes(record)  # None: damaged perhaps, which is to be replaced
+    if attributes is not None and "schema_version" not in attributes:
+        yield record
+    if model.exists() and not is_model(model):
+        yield model
+    for place in checkpoints.iterdir() if checkpoints.is_dir() else ():
+        if not (place.name.startswith(".") or _CHECKPOINT.fullmatch(place.name)):
+            yield place
+    if not record.exists():
+        drawn = (out / f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf"))
+        yield from (file for file in drawn if file.exists() and not is_ours(file))
+
+
+def remove_checkpoints(out: Path) -> None:
+    """Remove the checkpoints in the folder of a run; a link to another disk stays, empty."""
+    for folder in (out / name for name in ("checkpoints", NEW, OTHERS)):
+        for place in folder.glob("*") if folder.is_symlink() else (folder,):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def remove_results(out: Path) -> None:
@@ -41,16 +83,6 @@ def _results(out: Path) -> Iterator[Path]:
         )
     for pattern in MADE:
         yield from out.glob(pattern)
+    yield from (file for file in out.glob("landscape-*.h5") if is_landscape(file))
     drawn = [out.glob("landscape-*"), (out / PAGES).glob("*"), (out / PAGES / PAPER).glob("*")]
-    yield from (file for file in chain(*drawn) if file.is_file() and _ours(file))
-
-
-def _ours(file: Path) -> bool:
-    """Return whether a file bears the mark of a figure or page, or the heads of its numbers."""
-    if file.suffix == ".csv":
-        with file.open("rb") as data:
-            return data.readline(200) == f"{','.join(HEADER)}\n".encode()
-    if file.suffix == ".json":
-        with file.open("rb") as data:
-            return MADE_BY.encode() in data.read(2000)
-    return file.suffix in DRAWN and MADE_BY.encode() in file.read_bytes()
+    yield from (file for file in chain(*drawn) if is_ours(file))

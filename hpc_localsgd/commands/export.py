@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Literal
 from hpc_localsgd.commands.collective_command import parse_options, parser_of
 from hpc_localsgd.commands.exit_codes import OK, refuse
 from hpc_localsgd.commands.output import put
+from hpc_localsgd.commands.replaceable import check_replaceable, is_dcp, is_model, is_state_dict
 from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.environment.cores import share_cores
 from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.trajectory.whole_file import put_whole
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 
 PROG = "python -m hpc_localsgd export"
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt", "dcp": "-dcp"}
+WRITES = {
+    "safetensors": (is_model, "a model that this package wrote"),
+    "torch": (is_state_dict, "a state_dict of torch.save"),
+    "dcp": (is_dcp, "a folder of torch.distributed.checkpoint alone"),
+}
 
 
 @dataclass(frozen=True)
@@ -93,12 +100,13 @@ def export(options: ExportOptions) -> str:
         return f"{out} is there already, written by the run: {_told(named, step)}"
     if there:
         raise ConfigurationError(f"{out} is there already: give --overwrite, or another --out")
+    ours, what = WRITES[options.format]
+    check_replaceable(out, ours, what)
     try:
         _write(out, named, step, options.format)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {out}: {error.strerror or error}; give another --out"
-        ) from error
+    except (OSError, RuntimeError) as error:  # PyTorch's of a full disk is no OSError
+        said = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"cannot write {out}: {said}; give another --out") from error
     return f"{out}: {_told(named, step)}"
 
 
@@ -161,7 +169,8 @@ def _write(out: Path, named: dict[str, torch.Tensor], step: int, format: str) ->
     if format == "torch":
         import torch
 
-        return torch.save(named, out)
+        with put_whole(out) as unborn:
+            return torch.save(named, unborn)
     from hpc_localsgd.worlds.dcp import write_dcp
 
     with warnings.catch_warnings():  # torch says that there is one process, as is meant

@@ -13,6 +13,7 @@ import yaml
 from hpc_localsgd.commands.configuration.config import Config
 from hpc_localsgd.commands.configuration.names import name_at
 from hpc_localsgd.commands.configuration.resume_key import LENGTH, resume_key
+from hpc_localsgd.commands.derived_files import check_folder
 from hpc_localsgd.commands.resuming_from_mean import (
     OTHERS,
     is_other,
@@ -150,6 +151,7 @@ def _decide(config: Config, text: str, world: World) -> Continued:
     (out / "STOP").unlink(missing_ok=True)
     last = last_complete(out)
     if config.resume == "auto" and last is None:
+        check_folder(out)
         return Continued(_anew(out, text), from_mean=False)
     if resume:
         check_same_config(out / "trajectory.h5", text, config.resume_from_mean, of_any_length=True)
@@ -163,6 +165,7 @@ def _decide(config: Config, text: str, world: World) -> Continued:
             f"{out} holds a run already: add --resume to continue it, --overwrite to replace it, "
             "or give another --out"
         )
+    check_folder(out)
     return Continued("overwrite" if config.overwrite else "new", from_mean=False)
 
 

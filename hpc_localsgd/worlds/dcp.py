@@ -21,4 +21,5 @@ def write_dcp(folder: Path, named: dict[str, torch.Tensor]) -> None:
     """
     from torch.distributed.checkpoint import FileSystemWriter, save
 
+    (folder / ".metadata").unlink(missing_ok=True)  # a kill leaves nothing that loads as a mixture
     save(named, storage_writer=FileSystemWriter(folder, overwrite=True), no_dist=True)

@@ -22,6 +22,7 @@ from hpc_localsgd.analysis.report.blocks import Block, Grid, NamedValues, Paragr
 from hpc_localsgd.analysis.report.render import render
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.analysis.text_tables import text_table, wrapped
+from hpc_localsgd.trajectory.whole_file import put_whole
 
 FILE_NAME = "compare.html"
 
@@ -120,7 +121,8 @@ def write_comparison(
     compared = [*comparison(groups, made, album), runs]
     page = folder / FILE_NAME
     text = render("compare.html", title="Comparison", count=len(sources), compared=compared)
-    page.write_text(text, encoding="utf-8")
+    with put_whole(page) as unborn:
+        unborn.write_text(text, encoding="utf-8")
     return [page, *album.files, *_write_tables(groups, made, folder)]
 
 

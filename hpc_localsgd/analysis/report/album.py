@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpc_localsgd.analysis.figure_files import house_style, save
 from hpc_localsgd.analysis.formats import PAPER, USUAL
 from hpc_localsgd.analysis.lone_panels import lone_panels
+from hpc_localsgd.analysis.own_files import check_ours
 from hpc_localsgd.analysis.panel_names import panels_in
 from hpc_localsgd.analysis.report.blocks import Picture
 
@@ -80,6 +81,7 @@ class Album:
 
     def _write(self, figure: Figure, name: str, suffix: str) -> None:
         self.files.append(self._folder / f"{name}.{suffix}")
+        check_ours(self.files[-1])
         save(figure, self.files[-1])
 
 

@@ -15,6 +15,7 @@ from hpc_localsgd.analysis.draw.slow_sde import (
     tried,
 )
 from hpc_localsgd.analysis.formats import USUAL
+from hpc_localsgd.analysis.own_files import put_ours
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.blocks import Paragraph, Section
 from hpc_localsgd.analysis.report.missing import notes_on
@@ -84,7 +85,8 @@ def write_report(
         version=sources[0].run.attrs.get("package_version", ""),
     )
     page = folder / FILE_NAME
-    page.write_text(text, encoding="utf-8")
+    with put_ours(page) as unborn:
+        unborn.write_text(text, encoding="utf-8")
     return [page, *album.files]
 
 

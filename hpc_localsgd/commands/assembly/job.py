@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,11 +11,11 @@ from typing import Any
 from hpc_localsgd.commands.assembly.cadences import checkpoint_cadence, probes, watchdog_s
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration.config import Config, Resolved
+from hpc_localsgd.commands.configuration.config_in_folder import write_config
 from hpc_localsgd.commands.configuration.resume_key import LENGTH, resume_key
-from hpc_localsgd.commands.derived_files import remove_results
+from hpc_localsgd.commands.derived_files import remove_checkpoints, remove_results
 from hpc_localsgd.commands.init_from import begun_from
 from hpc_localsgd.commands.resuming import Continued, continued
-from hpc_localsgd.commands.resuming_from_mean import NEW, OTHERS
 from hpc_localsgd.engine.agreement import agree, check_same, digest, hosts_of
 from hpc_localsgd.environment.stuck_launcher import about_the_launcher
 from hpc_localsgd.errors import ConfigurationError, Gone, NotKept
@@ -213,11 +212,10 @@ def open_record(
     """Make, on rank 0, the folder, config.yaml, and trajectory.h5 or its next segment."""
     config, out = resolved.config, Path(resolved.config.out)
     if how.mode == "overwrite":
-        for folder in ("checkpoints", NEW, OTHERS):
-            shutil.rmtree(out / folder, ignore_errors=True)
+        remove_checkpoints(out)
         remove_results(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(resolved.text)
+    write_config(out, resolved.text)
     header = Header(
         config=resolved.text,
         task=legend(config.task),

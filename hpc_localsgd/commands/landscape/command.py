@@ -114,11 +114,11 @@ def _conclude(runs: Runs, surface: Surface, path: Path) -> None:
     """Draw the file and say what is in it, on rank 0."""
     from hpc_localsgd.analysis.draw.landscape import draw_landscape
     from hpc_localsgd.analysis.figure_files import house_style, save
-    from hpc_localsgd.analysis.formats import USUAL
     from hpc_localsgd.analysis.landscape import Landscape
+    from hpc_localsgd.commands.landscape.slices import figures_of
 
     found = Landscape.read(path)
-    files = [path.with_suffix(f".{suffix}") for suffix in USUAL]
+    files = figures_of(path)
     with house_style(path.stem):
         figure = draw_landscape(found)
         for file in files:

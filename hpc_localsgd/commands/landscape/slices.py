@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hpc_localsgd.analysis.formats import USUAL
+from hpc_localsgd.analysis.own_files import is_ours
 from hpc_localsgd.commands.landscape.directions import coordinates, filter_normalised, principal
 from hpc_localsgd.commands.landscape.options import REACH, LandscapeOptions
+from hpc_localsgd.commands.replaceable import check_hdf5_name, check_replaceable, is_landscape
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
@@ -91,7 +94,17 @@ def open_runs(options: LandscapeOptions) -> Runs:
     read = [*run.paths, *(other.paths if other is not None else ())]
     if out.resolve() in {path.resolve() for path in read}:
         raise ConfigurationError(f"--out {out} is the run itself, which is never written to")
+    check_hdf5_name(out)
+    if options.overwrite:
+        check_replaceable(out, is_landscape, "a file of landscape")
+    for file in figures_of(out):
+        check_replaceable(file, is_ours, "a figure of this package")
     return Runs(run, steps, other, out)
+
+
+def figures_of(out: Path) -> list[Path]:
+    """Return the files of the figure beside a file of results."""
+    return [out.with_suffix(f".{suffix}") for suffix in USUAL]
 
 
 def slice_of(runs: Runs, shapes: Shapes, options: LandscapeOptions) -> Slice:

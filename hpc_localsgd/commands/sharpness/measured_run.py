@@ -11,6 +11,7 @@ import torch
 
 from hpc_localsgd.commands.assembly.objects import NO_SUCH_SIZES, cannot_be_made
 from hpc_localsgd.commands.configuration.config import recorded
+from hpc_localsgd.commands.replaceable import check_hdf5_name, check_replaceable, is_sharpness
 from hpc_localsgd.commands.sharpness.options import SharpnessOptions
 from hpc_localsgd.curvature import build_for_curvature
 from hpc_localsgd.errors import ConfigurationError, DataError
@@ -108,6 +109,9 @@ def open_run(options: SharpnessOptions) -> MeasuredRun:
         raise ConfigurationError(f"--out {out} is the run itself, which is never written to")
     if out.is_dir():  # perhaps of another run, whose record would be replaced
         raise ConfigurationError(f"--out {out} is a folder: type {out / FILE_NAME}")
+    check_hdf5_name(out)
+    if options.overwrite:
+        check_replaceable(out, is_sharpness, "a file of sharpness")
     return MeasuredRun(run, chosen(options.steps, kept), workers, out, model)
 
 

@@ -24,9 +24,11 @@ def write(members: Sequence[Member], out: Path) -> Path:
         out: Folder of the sweep, made if missing.
 
     Raises:
-        ConfigurationError: It cannot be written.
+        ConfigurationError: It cannot be written, or a file of that name is no such list.
     """
     file, new = out / FILE, out / f"{FILE}.new"
+    if file.exists():
+        read(out)  # refuses what is no list, as a grid of that name
     said = {"version": VERSION, "runs": [asdict(member) for member in members]}
     try:
         out.mkdir(parents=True, exist_ok=True)

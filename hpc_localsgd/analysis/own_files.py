@@ -1,0 +1,55 @@
+"""Pages, figures and traces bear a mark: one without it is another program's, and is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EEXIST
+from pathlib import Path
+
+from hpc_localsgd.analysis.figure_data import HEADER
+from hpc_localsgd.analysis.style import MADE_BY
+from hpc_localsgd.trajectory.whole_file import put_whole
+
+DRAWN = (".html", ".png", ".pdf", ".svg")
+
+
+def is_ours(file: Path) -> bool:
+    """Return whether a file bears the mark of a figure or page, or the heads of its numbers."""
+    if not file.is_file():
+        return False
+    if file.suffix == ".csv":
+        with file.open("rb") as data:
+            return data.readline(200) == f"{','.join(HEADER)}\n".encode()
+    if file.suffix == ".json":
+        with file.open("rb") as data:
+            return MADE_BY.encode() in data.read(2000)
+    return file.suffix in DRAWN and MADE_BY.encode() in file.read_bytes()
+
+
+def check_ours(path: Path) -> None:
+    """Check that a file may be written: none is there, or one of ours, or an empty one.
+
+    Raises:
+        FileExistsError: What is there is another program's.
+    """
+    if path.exists() and path.stat().st_size and not is_ours(path):
+        raise FileExistsError(EEXIST, "what is there is not of this package", str(path))
+
+
+@contextmanager
+def put_ours(path: Path) -> Iterator[Path]:
+    """Write a file whole, in the place of one of ours or of none; see `put_whole`.
+
+    Args:
+        path: Of the file.
+
+    Yields:
+        The name to write to.
+
+    Raises:
+        FileExistsError: What is there is another program's.
+    """
+    check_ours(path)
+    with put_whole(path) as unborn:
+        yield unborn
