@@ -34,12 +34,13 @@ from hpc_localsgd.cost.cost_model import (
     vectors_on_a_cable,
 )
 from hpc_localsgd.cost.fitting import Cell, errors, fitted
-from hpc_localsgd.cost.network_file import written
+from hpc_localsgd.cost.network_file import read, written
 from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.topology.base import vectors_sent
 from hpc_localsgd.topology.directed import exponential
 from hpc_localsgd.topology.static import ring
+from hpc_localsgd.trajectory.whole_file import put_whole
 
 if TYPE_CHECKING:
     from hpc_localsgd.worlds.base import World
@@ -73,6 +74,8 @@ def main() -> None:
     options = parser.parse_args()
     if len(set(options.sizes)) < 2:
         parser.error("--sizes: two different sizes at least, or nothing can be fitted")
+    if options.out and not replaceable(Path(options.out)):
+        parser.error(f"--out {options.out} is there and is no measured network: give another name")
     torch.set_num_threads(1)
     world = join_world(detect(os.environ), options.world, options.device)
     if world.n == 1:
@@ -92,8 +95,17 @@ def main() -> None:
             about["train"] = f"{options.train} bytes without a pause" if options.train else "none"
             about["not fitted"] = f"sizes {options.check}" if options.check else "none"
             text = written(options.name, cells, costs, about, per_host)
-            Path(options.out).write_text(text)
+            with put_whole(Path(options.out)) as unborn:
+                unborn.write_text(text)
     world.close()
+
+
+def replaceable(out: Path) -> bool:
+    """Return whether a file may be written: none is there, or a network measured before."""
+    try:
+        return not out.exists() or not out.stat().st_size or bool(read(str(out)))
+    except ConfigurationError:
+        return False
 
 
 def exchanges(world: World) -> dict[str, Exchange]:
