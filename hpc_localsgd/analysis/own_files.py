@@ -9,8 +9,10 @@ from pathlib import Path
 
 from hpc_localsgd.analysis.figure_data import HEADER
 from hpc_localsgd.analysis.style import MADE_BY
+from hpc_localsgd.trajectory.segments import trajectory_file
 from hpc_localsgd.trajectory.whole_file import put_whole
 
+REPORT = "report"  # the folder of a run's report, in that of the run
 DRAWN = (".html", ".png", ".pdf", ".svg")
 
 
@@ -30,9 +32,13 @@ def is_ours(file: Path) -> bool:
 def check_ours(path: Path) -> None:
     """Check that a file may be written: none is there, or one of ours, or an empty one.
 
+    What lies in the folder of a run's report is ours: version 0.1 wrote no marks.
+
     Raises:
         FileExistsError: What is there is another program's.
     """
+    if path.parent.name == REPORT and trajectory_file(path.parents[1]).exists():
+        return
     if path.exists() and path.stat().st_size and not is_ours(path):
         raise FileExistsError(EEXIST, "what is there is not of this package", str(path))
 

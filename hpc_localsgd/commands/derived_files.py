@@ -15,14 +15,13 @@ from pathlib import Path
 
 from hpc_localsgd.analysis.figures import FIGURES
 from hpc_localsgd.analysis.formats import PAPER
-from hpc_localsgd.analysis.own_files import is_ours
+from hpc_localsgd.analysis.own_files import REPORT, is_ours
 from hpc_localsgd.commands.replaceable import hdf5_attributes, is_landscape, is_model
 from hpc_localsgd.commands.resuming_from_mean import NEW, OTHERS
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.listing import FOLDER
 from hpc_localsgd.run.final_model import FILE_NAME
 
-PAGES = "report"  # the folder of `python -m hpc_localsgd report`
 MADE = (FILE_NAME, "sharpness.h5", "tensorboard/events.out.tfevents.*")
 _CHECKPOINT = re.compile(f"((finished|making|damaged)-)?{FOLDER.pattern}")
 
@@ -71,7 +70,7 @@ def remove_results(out: Path) -> None:
     """
     for file in list(_results(out)):
         file.unlink()
-    for pages in (out / PAGES / PAPER, out / PAGES):
+    for pages in (out / REPORT / PAPER, out / REPORT):
         if pages.is_dir() and not any(pages.iterdir()):
             pages.rmdir()
 
@@ -84,5 +83,5 @@ def _results(out: Path) -> Iterator[Path]:
     for pattern in MADE:
         yield from out.glob(pattern)
     yield from (file for file in out.glob("landscape-*.h5") if is_landscape(file))
-    drawn = [out.glob("landscape-*"), (out / PAGES).glob("*"), (out / PAGES / PAPER).glob("*")]
+    drawn = [out.glob("landscape-*"), (out / REPORT).glob("*"), (out / REPORT / PAPER).glob("*")]
     yield from (file for file in chain(*drawn) if is_ours(file))

@@ -44,12 +44,13 @@ def _report(options: Namespace) -> None:
 
 def _write(options: Namespace) -> tuple[list[Path], bool]:
     """Write the page and what is beside it; return the files, and whether a run continues."""
+    from hpc_localsgd.analysis.own_files import REPORT
     from hpc_localsgd.analysis.report.page import write_report
     from hpc_localsgd.analysis.report.source import open_runs
 
     sources = open_runs(options.runs)
     beside = sources[0].folder if len(sources) == 1 else Path()
-    folder = Path(options.out) if options.out else beside / "report"
+    folder = Path(options.out) if options.out else beside / REPORT
     files = write_report(sources, folder, options.formats, options.width)
     asked = sources if options.trace else []
     files += [_trace(source, i, folder, len(sources)) for i, source in enumerate(asked)]

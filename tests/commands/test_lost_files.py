@@ -203,6 +203,15 @@ def test_a_page_leaves_files_of_another_program(
     assert (tmp_path / name).read_text() == "a person's"
 
 
+def test_the_report_of_a_run_is_replaced_also_where_version_0_1_marked_nothing(run: Path) -> None:
+    words = ["report", str(run)]
+    assert main(words) == 0
+    page = run / "report" / "report.html"
+    for file in (page, page.with_name("time.png")):
+        file.write_text("without a mark")
+    assert main(words) == 0 and b"Made by" in page.read_bytes()
+
+
 def test_the_figure_of_a_plan_leaves_files_of_another_program(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,5 +219,5 @@ def test_the_figure_of_a_plan_leaves_files_of_another_program(
     assert main(words) == 0 == main(words)
     (tmp_path / "a.csv").write_text("a person's\n")
     assert main(words) == 2
-    assert "no figure of this package" in capsys.readouterr().err
+    assert "not a figure of this package" in capsys.readouterr().err
     assert (tmp_path / "a.csv").read_text() == "a person's\n"

@@ -31,5 +31,5 @@ def check_figure(name: str) -> None:
         raise ConfigurationError(f"--figure {name}: it is a folder; give the name of a file")
     if path.exists() and path.stat().st_size and not is_ours(path):
         raise ConfigurationError(
-            f"--figure {name} is there and is no figure of this package: give another name"
+            f"--figure {name} is there and is not a figure of this package: give another name"
         )

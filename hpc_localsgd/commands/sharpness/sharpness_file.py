@@ -55,12 +55,12 @@ class SharpnessFile:
                 be read or written.
         """
         self.path, self._header, self._workers = path, header, workers
-        self._fresh = overwrite or not path.exists()
+        self._mode: Mode = "overwrite" if overwrite else "append" if path.exists() else "new"
         self._writer: Writer | None = None
         if path.parent.exists() and not os.access(path.parent, os.W_OK):
             raise ConfigurationError(f"cannot write to {path.parent}: give --out another file")
         try:
-            self.done = set() if self._fresh else _done(path, header)
+            self.done = _done(path, header) if self._mode == "append" else set()
         except TrajectoryError as error:
             raise ConfigurationError(str(error)) from error
 
@@ -83,8 +83,7 @@ class SharpnessFile:
 
     def _opened(self) -> Writer:
         if self._writer is None:
-            mode: Mode = "overwrite" if self._fresh else "append"
-            self._writer = Writer(self.path, self._header, mode=mode, flush_every_s=FOREVER_S)
+            self._writer = Writer(self.path, self._header, mode=self._mode, flush_every_s=FOREVER_S)
         return self._writer
 
     def __enter__(self) -> SharpnessFile:

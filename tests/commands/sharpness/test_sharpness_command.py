@@ -245,6 +245,17 @@ def test_settings_are_what_decides_the_numbers() -> None:
     assert parse(["x", "--each-worker"]).each_worker
 
 
+def test_of_two_that_begin_a_file_at_once_one_has_it(tmp_path: Path) -> None:
+    facts = {name: "" for name in ("config", "task", "algorithm", "schedule", "world")}
+    header, value = Header(**facts, K=2, P=3, seed=0), [Value("lambda1", np.ones(()), "", ())]
+    with SharpnessFile(tmp_path / "s.h5", header) as first:
+        second = SharpnessFile(tmp_path / "s.h5", header)
+        first.add(10, value)
+    with pytest.raises(ConfigurationError, match=r"s\.h5"):
+        second.add(20, value)
+    assert Trajectory(tmp_path / "s.h5").series("sharpness/lambda1").step.tolist() == [10]
+
+
 def test_sorting_keeps_the_latest_of_a_step(tmp_path: Path) -> None:
     said = ("seed: 1", "digits", "local_sgd()", "every(8)", "simulated(2)")
     header = Header(*said, K=2, P=3, seed=1)
