@@ -73,12 +73,17 @@ class Crew:
         with self._listening():
             while self._running or (left and not self.asked):
                 while left and len(self._running) < self._jobs and not self.asked:
-                    self._running.append(self._start(left.pop(0)))
+                    self._begin(left.pop(0))
                 self._take_out_the_ended(ended)
                 waiting([running.member for running in self._running])
                 if time.monotonic() >= self._kill_at_s:
                     self._tell_all(signal.SIGKILL, all_of_it=True)
                 time.sleep(LOOK_EVERY_S)
+
+    def _begin(self, member: Member) -> None:
+        self._running.append(self._start(member))
+        if self.asked:  # while it was started: the request did not find it
+            tell(self._running[-1].process, signal.SIGUSR2)
 
     def _start(self, member: Member) -> Running:
         log = self._out / LOGS / f"{member.name}.txt"

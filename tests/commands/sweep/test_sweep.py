@@ -67,7 +67,7 @@ def test_runs_are_done_once_and_what_is_new_is_added(
 def test_a_sweep_that_is_stopped_goes_on_with_what_was_begun(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = asked(tmp_path, {"schedule.steps": [5]}, steps=5_000, spread_every=0, evaluate_every=0)
+    file = asked(tmp_path, {"schedule.steps": [5]}, steps=10_000, spread_every=0, evaluate_every=0)
     stopper = threading.Thread(target=_stop_when_one_has_begun, args=(tmp_path / "out",))
     stopper.start()
     assert main([str(file)]) == 85
@@ -76,7 +76,7 @@ def test_a_sweep_that_is_stopped_goes_on_with_what_was_begun(
     assert "the same command continues with what is left" in said and "FAILED" not in said
     (name,) = records(tmp_path)
     assert status(tmp_path / "out" / name) == "stopped"
-    asked(tmp_path, {"schedule.steps": [5]}, "0", steps=5_000, spread_every=0, evaluate_every=0)
+    asked(tmp_path, {"schedule.steps": [5]}, "0", steps=10_000, spread_every=0, evaluate_every=0)
     assert main([str(file)]) == 0
     run = Trajectory(tmp_path / "out" / name)
     assert run.status == "complete" and len(run.paths) == 2  # it went on, and did not start over

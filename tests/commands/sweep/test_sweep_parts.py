@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,17 @@ def test_no_more_runs_at_a_time_than_were_asked_for(
 
     one.run(members({}, GRID, [0, 1]), noted)
     assert len(ended) == 4 and max(most) == 1
+
+
+def test_a_request_to_stop_reaches_the_run_that_is_just_being_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(words: object, log: Path) -> running.Process:
+        begun = subprocess.Popen(["sleep", "50"])
+        os.kill(os.getpid(), signal.SIGTERM)
+        return begun
+
+    monkeypatch.setattr(running, "Forked", start)
+    ends: list[int] = []
+    Crew(tmp_path, 1).run(members({}, GRID, [0]), lambda member, status, s: ends.append(status))
+    assert ends == [-signal.SIGUSR2]  # told, and not killed a minute later; the second never began
