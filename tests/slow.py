@@ -25,6 +25,7 @@ FILES = {
     "commands/sweep/test_sweep.py",
     "commands/test_derived_files.py",
     "commands/test_export.py",
+    "commands/test_lost_files.py",
     "commands/test_output.py",
     "commands/verify/test_verify.py",
     "restated/test_restated_attached.py",
