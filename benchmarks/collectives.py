@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.reporting import ROOT, commit_of
+from hpc_localsgd.analysis.own_files import is_foreign
 from hpc_localsgd.commands.assembly.worlds import join_world
 from hpc_localsgd.compressors.bf16 import BF16
 from hpc_localsgd.cost.cost_model import (
@@ -74,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     if len(set(options.sizes)) < 2:
         parser.error("--sizes: two different sizes at least, or nothing can be fitted")
-    if options.out and not replaceable(Path(options.out)):
+    if options.out and is_foreign(Path(options.out), is_measured):
         parser.error(f"--out {options.out} is there and is no measured network: give another name")
     torch.set_num_threads(1)
     world = join_world(detect(os.environ), options.world, options.device)
@@ -100,10 +101,10 @@ def main() -> None:
     world.close()
 
 
-def replaceable(out: Path) -> bool:
-    """Return whether a file may be written: none is there, or a network measured before."""
+def is_measured(file: Path) -> bool:
+    """Return whether a file is a network, as this writes one."""
     try:
-        return not out.exists() or not out.stat().st_size or bool(read(str(out)))
+        return bool(read(str(file)))
     except ConfigurationError:
         return False
 

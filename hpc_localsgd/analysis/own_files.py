@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EEXIST
 from pathlib import Path
@@ -29,6 +29,17 @@ def is_ours(file: Path) -> bool:
     return file.suffix in DRAWN and MADE_BY.encode() in file.read_bytes()
 
 
+def is_foreign(path: Path, ours: Callable[[Path], bool] = is_ours) -> bool:
+    """Return whether there is something at a place that is not ours; an empty file is nothing.
+
+    Args:
+        path: Of a file or folder.
+        ours: Tells of what is there whether it is.
+    """
+    empty = path.is_file() and not path.stat().st_size
+    return path.exists() and not empty and not ours(path)
+
+
 def check_ours(path: Path) -> None:
     """Check that a file may be written: none is there, or one of ours, or an empty one.
 
@@ -39,7 +50,7 @@ def check_ours(path: Path) -> None:
     """
     if path.parent.name == REPORT and trajectory_file(path.parents[1]).exists():
         return
-    if path.exists() and path.stat().st_size and not is_ours(path):
+    if is_foreign(path):
         raise FileExistsError(EEXIST, "what is there is not of this package", str(path))
 
 

@@ -51,8 +51,12 @@ def _strangers(out: Path) -> Iterator[Path]:
         if not (place.name.startswith(".") or _CHECKPOINT.fullmatch(place.name)):
             yield place
     if not record.exists():
-        drawn = (out / f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf"))
-        yield from (file for file in drawn if file.exists() and not is_ours(file))
+        yield from (file for file in _figures(out) if not is_ours(file))
+
+
+def _figures(out: Path) -> Iterator[Path]:
+    drawn = (out / f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf"))
+    return filter(Path.exists, drawn)
 
 
 def remove_checkpoints(out: Path) -> None:
@@ -76,10 +80,7 @@ def remove_results(out: Path) -> None:
 
 
 def _results(out: Path) -> Iterator[Path]:
-    for name in FIGURES:
-        yield from (
-            file for suffix in ("png", "pdf") if (file := out / f"{name}.{suffix}").exists()
-        )
+    yield from _figures(out)
     for pattern in MADE:
         yield from out.glob(pattern)
     yield from (file for file in out.glob("landscape-*.h5") if is_landscape(file))

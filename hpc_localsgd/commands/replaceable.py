@@ -11,6 +11,7 @@ from pathlib import Path
 
 import h5py
 
+from hpc_localsgd.analysis.own_files import is_foreign
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.listing import SHARD
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
@@ -29,8 +30,7 @@ def check_replaceable(out: Path, ours: Callable[[Path], bool], what: str) -> Non
     Raises:
         ConfigurationError: Something else is there.
     """
-    empty = out.is_file() and not out.stat().st_size
-    if out.exists() and not empty and not ours(out):
+    if is_foreign(out, ours):
         raise ConfigurationError(
             f"--out {out} is not {what}, and only such a one is replaced: give another --out, or "
             "move away what is there"

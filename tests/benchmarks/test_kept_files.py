@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import collectives
+from hpc_localsgd.analysis.own_files import is_foreign
 
 
 @pytest.mark.parametrize("text", ["seed: 3  # of a run\n", "%PDF-1.7\n"])
@@ -25,9 +26,9 @@ def test_a_measured_network_takes_the_place_of_no_other_file(
 
 
 def test_it_takes_the_place_of_one_that_was_measured(tmp_path: Path) -> None:
-    assert collectives.replaceable(tmp_path / "new.yaml")
+    assert not is_foreign(tmp_path / "new.yaml", collectives.is_measured)
     (tmp_path / "empty.yaml").touch()
-    assert collectives.replaceable(tmp_path / "empty.yaml")
+    assert not is_foreign(tmp_path / "empty.yaml", collectives.is_measured)
     measured = tmp_path / "measured.yaml"
     measured.write_text("latency_s: 5.0e-5\nbytes_per_s: 1.17e8\n")
-    assert collectives.replaceable(measured)
+    assert not is_foreign(measured, collectives.is_measured)

@@ -22,7 +22,8 @@ def write_config(out: Path, text: str) -> None:
         text: The options.
     """
     file = out / FILE_NAME
-    if file.exists() and file.read_bytes() not in (text.encode(), _before(out).encode()):
+    there = file.read_bytes() if file.exists() else text.encode()
+    if there != text.encode() and there != _before(out).encode():
         aside = next(p for i in count(1) if not (p := out / f"config-{i}.yaml").exists())
         file.rename(aside)
         say(f"{file} as it was is {aside.name} now: {FILE_NAME} has all options of the run")
@@ -33,8 +34,7 @@ def write_config(out: Path, text: str) -> None:
 def _before(out: Path) -> str:
     """Return the options of the run there; nothing without a record that can be read."""
     try:
-        return "".join(
-            Trajectory(path, segments=False).config_text for path in segment_paths(out)[-1:]
-        )
+        segments = segment_paths(out)
+        return Trajectory(segments[-1], segments=False).config_text if segments else ""
     except TrajectoryError:
         return ""

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from hpc_localsgd.analysis.formats import FORMATS
-from hpc_localsgd.analysis.own_files import is_ours
+from hpc_localsgd.analysis.own_files import is_foreign
 from hpc_localsgd.errors import ConfigurationError
 
 
@@ -29,7 +29,7 @@ def check_figure(name: str) -> None:
         )
     if path.is_dir():
         raise ConfigurationError(f"--figure {name}: it is a folder; give the name of a file")
-    if path.exists() and path.stat().st_size and not is_ours(path):
+    if is_foreign(path):
         raise ConfigurationError(
             f"--figure {name} is there and is not a figure of this package: give another name"
         )

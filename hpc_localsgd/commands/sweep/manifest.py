@@ -11,6 +11,7 @@ from typing import Any
 from hpc_localsgd.commands.sweep.members import Member
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.trajectory import regular_file
+from hpc_localsgd.trajectory.whole_file import put_whole
 
 FILE, VERSION = "sweep.json", 1
 MOST_BYTES = 1 << 26
@@ -26,14 +27,14 @@ def write(members: Sequence[Member], out: Path) -> Path:
     Raises:
         ConfigurationError: It cannot be written, or a file of that name is no such list.
     """
-    file, new = out / FILE, out / f"{FILE}.new"
+    file = out / FILE
     if file.exists():
         read(out)  # refuses what is no list, as a grid of that name
     said = {"version": VERSION, "runs": [asdict(member) for member in members]}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-        new.replace(file)  # never half written
+        with put_whole(file) as unborn:
+            unborn.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(
             f"cannot write {file}: {error.strerror}; give --out a folder that can be written"
