@@ -145,6 +145,28 @@ def test_a_run_leaves_the_files_of_another_program(
     assert ("is not of a run of this package" in said) or (not how and "holds a run" in said)
 
 
+def test_what_a_killed_run_left_among_its_checkpoints_is_no_hindrance(tmp_path: Path) -> None:
+    assert main([*RUN, f"--out={tmp_path}"]) == 0
+    left = ("damaged-step-00000004", "making-step-00000008", "finished-step-00000008", ".nfs0001")
+    for name in left:
+        (tmp_path / "checkpoints" / name).mkdir()
+    assert main([*RUN, f"--out={tmp_path}", "--overwrite"]) == 0
+    assert not {file.name for file in (tmp_path / "checkpoints").iterdir()}.intersection(left)
+
+
+def test_an_export_that_fails_in_its_middle_leaves_no_mixture_of_two_models(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object, **options: object) -> None:
+        raise OSError("the disk is full")
+
+    words = [str(run), "--format=dcp", f"--out={tmp_path / 'dcp'}"]
+    assert export(words) == 0 and (tmp_path / "dcp" / ".metadata").exists()
+    monkeypatch.setattr("torch.distributed.checkpoint.save", fail)
+    assert export([*words, "--overwrite"]) == 2
+    assert not (tmp_path / "dcp" / ".metadata").exists()  # without which torch loads nothing
+
+
 def test_a_run_keeps_the_configuration_it_is_started_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
