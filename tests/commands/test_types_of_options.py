@@ -128,7 +128,7 @@ def test_the_defaults_of_every_task_are_written_without_a_warning(task: str) -> 
         ("report RUN --formts svg", "there is no option --formts - did you mean --formats? (see"),
         ("whatif RUN --scaling", "nothing is given for --scaling: type one of weak, strong (see"),
         ("whatif RUN --workers", "nothing is given for --workers: type --workers K ... (see"),
-        ("doctor 3", "'3' is not the value of an option (see"),
+        ("doctor 3 4", "'3' is not the value of an option (see"),
     ],
 )
 def test_commands_refuse_in_the_same_words(
