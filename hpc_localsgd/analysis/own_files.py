@@ -1,4 +1,7 @@
-"""Pages, figures and traces bear a mark: one without it is another program's, and is left alone."""
+"""Pages, figures and traces bear a mark: one without it is another program's, and is left alone.
+
+Tables are told by their heads: a mark in them would be in the way of who reads them.
+"""
 
 from __future__ import annotations
 
@@ -40,26 +43,31 @@ def is_foreign(path: Path, ours: Callable[[Path], bool] = is_ours) -> bool:
     return path.exists() and not empty and not ours(path)
 
 
-def check_ours(path: Path) -> None:
+def check_ours(path: Path, ours: Callable[[Path], bool] = is_ours) -> None:
     """Check that a file may be written: none is there, or one of ours, or an empty one.
 
     What lies in the folder of a run's report is ours: version 0.1 wrote no marks.
+
+    Args:
+        path: Of the file.
+        ours: Tells of what is there whether it is.
 
     Raises:
         FileExistsError: What is there is another program's.
     """
     if path.parent.name == REPORT and trajectory_file(path.parents[1]).exists():
         return
-    if is_foreign(path):
+    if is_foreign(path, ours):
         raise FileExistsError(EEXIST, "what is there is not of this package", str(path))
 
 
 @contextmanager
-def put_ours(path: Path) -> Iterator[Path]:
+def put_ours(path: Path, ours: Callable[[Path], bool] = is_ours) -> Iterator[Path]:
     """Write a file whole, in the place of one of ours or of none; see `put_whole`.
 
     Args:
         path: Of the file.
+        ours: Tells of what is there whether it is.
 
     Yields:
         The name to write to.
@@ -67,6 +75,21 @@ def put_ours(path: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: What is there is another program's.
     """
-    check_ours(path)
+    check_ours(path, ours)
     with put_whole(path) as unborn:
         yield unborn
+
+
+def put_table(path: Path, text: str, head: str) -> None:
+    """Write a table whole, in the place of one with the same head or of none.
+
+    Args:
+        path: Of the file.
+        text: The table.
+        head: What is in every such table.
+
+    Raises:
+        FileExistsError: What is there is another program's.
+    """
+    with put_ours(path, lambda file: file.is_file() and head.encode() in file.read_bytes()) as new:
+        new.write_text(text, encoding="utf-8")

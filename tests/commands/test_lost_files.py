@@ -225,6 +225,22 @@ def test_a_page_leaves_files_of_another_program(
     assert (tmp_path / name).read_text() == "a person's"
 
 
+@pytest.mark.parametrize("name", ["compare.html", "compare.tex", "whatif.csv"])
+def test_tables_leave_files_of_another_program(
+    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("a person's\n")
+    assert main([name.partition(".")[0], str(run), f"--out={tmp_path}"]) == 2
+    assert f"cannot write {tmp_path / name}: what is there is not" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "a person's\n"
+
+
+@pytest.mark.parametrize("command", ["compare", "whatif"])
+def test_tables_replace_those_before(command: str, run: Path, tmp_path: Path) -> None:
+    words = [command, str(run), f"--out={tmp_path}"]
+    assert main(words) == 0 == main(words)
+
+
 def test_the_report_of_a_run_is_replaced_also_where_version_0_1_marked_nothing(run: Path) -> None:
     words = ["report", str(run)]
     assert main(words) == 0

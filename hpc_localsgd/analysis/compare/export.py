@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from hpc_localsgd.analysis.compare.groups import SeedGroup
 from hpc_localsgd.analysis.compare.tables import Tables
 
+BOOKTABS = "% needs \\usepackage{booktabs}"
+HEADS = {"csv": "configuration,", "md": "|  | ", "tex": BOOKTABS}  # by which the files are told
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -61,7 +63,7 @@ def as_latex(made: Tables) -> str:
     Args:
         made: The tables.
     """
-    parts = ["% needs \\usepackage{booktabs}"]
+    parts = [BOOKTABS]
     parts += [latex_table(*made.differing, rest="l"), latex_table(*made.measured, rest="r")]
     return "\n\n".join([*parts, *(f"% {note}" for note in made.notes)]) + "\n"
 

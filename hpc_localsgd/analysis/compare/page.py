@@ -10,19 +10,19 @@ from hpc_localsgd.analysis.compare.courses import recorded
 from hpc_localsgd.analysis.compare.draw import draw_front
 from hpc_localsgd.analysis.compare.draw_courses import draw_courses
 from hpc_localsgd.analysis.compare.draw_flatness import draw_flatness
-from hpc_localsgd.analysis.compare.export import as_csv, as_latex, as_markdown
+from hpc_localsgd.analysis.compare.export import HEADS, as_csv, as_latex, as_markdown
 from hpc_localsgd.analysis.compare.groups import SeedGroup, grouped_runs
 from hpc_localsgd.analysis.compare.measures import SENT, TALKED
 from hpc_localsgd.analysis.compare.tables import Tables, tables
 from hpc_localsgd.analysis.compare.two_way import two_way
 from hpc_localsgd.analysis.costs import AXES
 from hpc_localsgd.analysis.formats import USUAL
+from hpc_localsgd.analysis.own_files import put_ours, put_table
 from hpc_localsgd.analysis.report.album import Album
 from hpc_localsgd.analysis.report.blocks import Block, Grid, NamedValues, Paragraph, Section
 from hpc_localsgd.analysis.report.render import render
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.analysis.text_tables import text_table, wrapped
-from hpc_localsgd.trajectory.whole_file import put_whole
 
 FILE_NAME = "compare.html"
 
@@ -121,7 +121,7 @@ def write_comparison(
     compared = [*comparison(groups, made, album), runs]
     page = folder / FILE_NAME
     text = render("compare.html", title="Comparison", count=len(sources), compared=compared)
-    with put_whole(page) as unborn:
+    with put_ours(page) as unborn:
         unborn.write_text(text, encoding="utf-8")
     return [page, *album.files, *_write_tables(groups, made, folder)]
 
@@ -131,7 +131,7 @@ def _write_tables(groups: Sequence[SeedGroup], made: Tables, folder: Path) -> li
     files = []
     for suffix, text in texts.items():
         files.append(folder / f"compare.{suffix}")
-        files[-1].write_text(text, encoding="utf-8")
+        put_table(files[-1], text, HEADS[suffix])
     return files
 
 

@@ -23,7 +23,6 @@ from hpc_localsgd.analysis.report.numbers import tiles_of
 from hpc_localsgd.analysis.report.render import render
 from hpc_localsgd.analysis.report.sections import sections_of
 from hpc_localsgd.analysis.report.source import Source
-from hpc_localsgd.analysis.style import MADE_BY
 
 FILE_NAME = "report.html"
 AGAIN_S = 60  # between two readings of a record that grows
@@ -81,7 +80,6 @@ def write_report(
         again_s=AGAIN_S if any(source.run.status == "running" for source in sources) else 0,
         compared=compared,
         runs=[_one(source, album, p) for source, p in zip(sources, prefixes, strict=True)],
-        made_by=MADE_BY,
         version=sources[0].run.attrs.get("package_version", ""),
     )
     page = folder / FILE_NAME

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from hpc_localsgd.analysis.style import BLUE, GREY, INK, PALE, RED
+from hpc_localsgd.analysis.style import BLUE, GREY, INK, MADE_BY, PALE, RED
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,5 +37,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["colours"] = COLOURS
+    made.globals.update(colours=COLOURS, made_by=MADE_BY)
     return made

@@ -41,4 +41,6 @@ def write_figure(report: PlanReport, name: str) -> None:
                 draw_preview(report.plan, planned.rate, facts, report.network.name, given, K), path
             )
     except OSError as error:
-        raise ConfigurationError(f"cannot write --figure {name}: {error.strerror}") from error
+        raise ConfigurationError(
+            f"cannot write --figure {name}: {error.strerror}; give a name elsewhere"
+        ) from error

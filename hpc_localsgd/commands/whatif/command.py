@@ -61,9 +61,10 @@ def whatif(options: argparse.Namespace, words: Sequence[str]) -> str:
     """
     import torch
 
+    from hpc_localsgd.analysis.own_files import put_table
     from hpc_localsgd.commands.whatif.answers import answers
     from hpc_localsgd.commands.whatif.basis import basis
-    from hpc_localsgd.commands.whatif.page import as_csv, as_markdown, page
+    from hpc_localsgd.commands.whatif.page import HEADS, as_csv, as_markdown, page
     from hpc_localsgd.trajectory import Trajectory
 
     torch.set_num_threads(1)  # many tiny exchanges are rehearsed: threads are in each other's way
@@ -78,8 +79,8 @@ def whatif(options: argparse.Namespace, words: Sequence[str]) -> str:
     if options.out:
         folder = Path(options.out)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "whatif.csv").write_text(as_csv(found), encoding="utf-8")
-        (folder / "whatif.md").write_text(as_markdown(known, found), encoding="utf-8")
+        put_table(folder / "whatif.csv", as_csv(found), HEADS["csv"])
+        put_table(folder / "whatif.md", as_markdown(known, found), HEADS["md"])
         text += f"\n\n{folder / 'whatif.csv'} and whatif.md beside it"
     return text
 

@@ -31,6 +31,8 @@ COLUMNS = (
     "speed-up",
     "overlapped",
 )
+# By which the files are told.
+HEADS = {"csv": "network,workers,method,schedule,", "md": f"| {' | '.join(COLUMNS)} |"}
 
 
 def page(known: Basis, found: Sequence[Answer], width: int | None = None) -> str:
