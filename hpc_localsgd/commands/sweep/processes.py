@@ -91,6 +91,8 @@ def _train(words: list[str], log: str) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for number, descriptor in ((0, nothing), (1, output), (2, output)):
         os.dup2(descriptor, number)
+    # The server may have been started where requests to stop were blocked, as loaders are.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
     from hpc_localsgd.commands.train import main

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -67,7 +69,7 @@ def test_runs_are_done_once_and_what_is_new_is_added(
 def test_a_sweep_that_is_stopped_goes_on_with_what_was_begun(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = asked(tmp_path, {"schedule.steps": [5]}, steps=10_000, spread_every=0, evaluate_every=0)
+    file = asked(tmp_path, {"schedule.steps": [5]}, steps=4_000, spread_every=0, evaluate_every=0)
     stopper = threading.Thread(target=_stop_when_one_has_begun, args=(tmp_path / "out",))
     stopper.start()
     assert main([str(file)]) == 85
@@ -76,10 +78,26 @@ def test_a_sweep_that_is_stopped_goes_on_with_what_was_begun(
     assert "the same command continues with what is left" in said and "FAILED" not in said
     (name,) = records(tmp_path)
     assert status(tmp_path / "out" / name) == "stopped"
-    asked(tmp_path, {"schedule.steps": [5]}, "0", steps=10_000, spread_every=0, evaluate_every=0)
+    asked(tmp_path, {"schedule.steps": [5]}, "0", steps=4_000, spread_every=0, evaluate_every=0)
     assert main([str(file)]) == 0
     run = Trajectory(tmp_path / "out" / name)
     assert run.status == "complete" and len(run.paths) == 2  # it went on, and did not start over
+
+
+def test_a_run_hears_requests_that_its_fork_server_was_started_with_blocked(tmp_path: Path) -> None:
+    """That server is one for all of a process: loaders may have started it."""
+    script = """if True:
+        import signal, sys, types
+        train = types.ModuleType("hpc_localsgd.commands.train")
+        train.main = lambda words: len(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        sys.modules[train.__name__] = train
+        from hpc_localsgd.commands.sweep.processes import _train
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        _train([], sys.argv[1])
+    """
+    blocked = subprocess.run([sys.executable, "-c", script, str(tmp_path / "log")], check=False)
+    assert blocked.returncode == 0
+    assert (tmp_path / "log").read_text() == ""
 
 
 def _stop_when_one_has_begun(out: Path, within_s: float = 60) -> None:
