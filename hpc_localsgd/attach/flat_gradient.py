@@ -8,9 +8,11 @@ small and negative that the sum of all flags is negative exactly where all gradi
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 
 SPARSE = -(2.0**-20)  # fewer than 2^20 ranks
+# Uses of a storage; torch before 2.5 has it where it is built for CUDA only.
+_uses: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda _: 0)
 
 
 @dataclass
@@ -40,6 +44,8 @@ class Slot:
         bucket: Which it helps to fill.
         absent: Whether this rank has no gradient.
         sparse: Whether the one it has is sparse.
+        memory: Where torch keeps count of the uses of the view's memory.
+        alone: How often the gradient and its memory are referred to while nobody keeps them.
     """
 
     name: str
@@ -50,6 +56,36 @@ class Slot:
     bucket: Bucket
     absent: bool = False
     sparse: bool = False
+    memory: int = 0
+    alone: tuple[int, int] = (0, 0)
+
+    def watch(self) -> None:
+        """Note how often the gradient and its memory are referred to while nobody keeps them."""
+        self.memory = self.view.untyped_storage()._cdata
+        self.alone = (sys.getrefcount(self.grad), _uses(self.memory))
+
+    def release(self) -> bool:
+        """Leave what no longer is the parameter's gradient to those who keep it.
+
+        A loop that combines the gradients of several losses, or an optimiser that remembers the
+        last: after `zero_grad()` backward makes a new one, and the old stays what it is.
+
+        Returns:
+            Whether the memory can be used again; not where somebody has a view of it.
+        """
+        if self.parameter.grad is self.grad:
+            return True
+        objects, uses = self.alone
+        if _uses(self.memory) > uses:
+            return False
+        if sys.getrefcount(self.grad) > objects:
+            held: Any = self.grad
+            if held._use_count() > 1 or held is not self.view:
+                return False
+            self.grad = self.view = held.detach()
+            held.data = held.clone()
+            self.watch()
+        return True
 
     def give(self) -> None:
         """Make the view the parameter's gradient, or a copy of it in half precision.
@@ -92,7 +128,7 @@ def cut_buckets(
     tensors, P = group.tensors, group.P
     n = len(tensors)
     vector = torch.ones(n + P, dtype=group.wire_dtype, device=group.device)
-    views = cut_views(vector[n:], tensors)
+    views = [view.detach() for view in cut_views(vector[n:], tensors)]  # without a base
     begins = [n, *(n + end for end in accumulate(t.numel() for t in tensors))]
     grads = [group.gradient(i, view) for i, view in enumerate(views)]
     buckets, slots = [], []

@@ -13,6 +13,7 @@ there is an average to begin, and which, is said by `Algorithm.in_backward`, as 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
 # once, when the optimiser is about to use it: it may remember gradients, so they must be complete
 # and without a GradScaler's factor.
 Use = Literal["own", "mean", "algorithm"]
+
+
+class _Pass:
+    """What autograd calls when a backward pass ends, and lets go of where one fails."""
+
+    def __init__(self, finish: Callable[[], None]) -> None:
+        self._finish = finish
+
+    def __call__(self) -> None:
+        self._finish()
 
 
 class GradientHooks:
@@ -70,7 +81,7 @@ class GradientHooks:
         self._slots: list[Slot] = []
         # What can be begun before the end: the last bucket is complete with the last gradient.
         self._early: dict[torch.Tensor, Slot] = {}
-        self._ending = False
+        self._pass: weakref.ref[_Pass] | None = None  # begun, and not ended
         self.paused = False
         self.done = False  # this step's gradients have been exchanged
         self.added = False  # and more has been added since, which is this rank's own
@@ -100,7 +111,7 @@ class GradientHooks:
 
     def _arrived(self, parameter: torch.Tensor) -> None:
         """Note that autograd has accumulated into `parameter.grad`."""
-        if self._ending and parameter not in self._early:
+        if self._under_way and parameter not in self._early:
             return
         if self.paused:
             self.added = True
@@ -113,12 +124,13 @@ class GradientHooks:
                 "takes the place of p.grad has no graph; write `with sync.no_sync():` around it "
                 "(gradients are then averaged in optimizer.step()), or use torch.autograd.grad"
             )
-        buckets = self._prepared()
-        if not self._ending:
+        if not self._under_way:
+            self._begin_pass()
             # Runs when the outermost backward call is about to return, as DDP's and FSDP's do.
-            engine = torch.autograd.Variable._execution_engine
-            engine.queue_callback(self.finish)
-            self._ending = True
+            engine, end = torch.autograd.Variable._execution_engine, _Pass(self.finish)
+            engine.queue_callback(end)
+            self._pass = weakref.ref(end)
+        buckets = self._prepared()
         slot = self._early.get(parameter)
         if slot is None:
             return
@@ -136,6 +148,8 @@ class GradientHooks:
             skipped: The optimiser does not take this step (an overflow), so that what this worker
                 has to say to an algorithm's `on_gradient` is nothing.
         """
+        if not self._under_way:
+            self._begin_pass()
         buckets, use = self._prepared(), self._use()
         if use == "algorithm" and self._dropped(skipped):
             return
@@ -149,6 +163,33 @@ class GradientHooks:
                 self._on_gradient([flat.rows for flat in self._flat])
         self._hand_back(exact=use == "mean")
         buckets.restart()
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether a backward pass has begun that has neither ended nor failed."""
+        return self._pass is not None and self._pass() is not None
+
+    def _begin_pass(self) -> None:
+        """Be ready for gradients: forget a pass that failed, and leave alone what is kept.
+
+        Raises:
+            RuntimeError: Of the pass that failed, averages had been begun.
+        """
+        if self._pass is not None and self._buckets is not None:
+            if self._buckets.begun:
+                raise RuntimeError(
+                    "backward() failed on this rank after it had sent a part of its gradients, and "
+                    "the others wait for the rest: resume from a checkpoint; to be able to repeat "
+                    "a backward pass (out of memory, say), write `with sync.no_sync():` around it "
+                    "(gradients are then averaged in optimizer.step())"
+                )
+            self._buckets.restart()
+            for slot in self._slots:
+                slot.flag.fill_(1)
+                slot.sparse = False
+            self._pass = None
+        if not all([slot.release() for slot in self._slots]):
+            self._buckets = None  # new memory
 
     def _dropped(self, skipped: bool) -> bool:
         """Return whether no rank takes this step; gradients that are not used are let go."""
@@ -205,12 +246,12 @@ class GradientHooks:
                 slot.give()
         for flat in self._flat:
             flat.flags.fill_(1)
-        self._ending, self.done, self.added = False, True, False
+        self._pass, self.done, self.added = None, True, False
 
     def _prepared(self) -> Buckets:
         """Allocate the vectors and cut them in buckets, the first time they are needed."""
         if self._buckets is None:
-            buckets = []
+            buckets, self._flat, self._slots = [], [], []
             for row, group in enumerate(self._groups):
                 flat, cut, slots = cut_buckets(group, row, self._bytes)
                 self._flat.append(flat)
@@ -219,4 +260,6 @@ class GradientHooks:
             early = [slot for slot in self._slots if slot.bucket is not buckets[-1]]
             self._early = {slot.parameter: slot for slot in early}
             self._buckets = Buckets(buckets)
+            for slot in self._slots:
+                slot.watch()
         return self._buckets

@@ -46,6 +46,11 @@ class ModelIntegrity:
         """Forget: the run has ended, and the model may be attached again."""
         with _LOCK:
             _ATTACHED.discard(self)
+            for each in _ATTACHED:  # what this one trained was exchanged until now
+                each._others = [
+                    (n, p, p._version if id(p) in self._ours else version)
+                    for n, p, version in each._others
+                ]
 
     def holds(self, parameters: Iterable[nn.Parameter]) -> bool:
         """Return whether any of these is exchanged here."""
@@ -79,6 +84,15 @@ class ModelIntegrity:
                 "parameters were unfrozen or added to the optimizer after attach, and would not be "
                 "exchanged: call sync.finish() and attach again at that point"
             )
+
+    def check_memory(self) -> None:
+        """Check that exchanges write where the model's parameters are.
+
+        Raises:
+            RuntimeError: A parameter was moved.
+        """
+        for group in self._groups:
+            group.check_memory()
 
     def _check_trainer(self, stepped: bool) -> None:
         """Check who writes; a checkpoint may be loaded in one round whose steps were skipped."""

@@ -93,8 +93,9 @@ class MeanModel:
         if self._everyone.rank == 0:
             warnings.warn(
                 "the ranks' parameters differ where rounds leave them equal (loaded or initialised "
-                "by each rank for itself after attach?): the mean of what they hold is taken; load "
-                "and initialise before attach, or give sync its state (sync.load_state_dict)",
+                "by each rank for itself after attach, or optimizer.step() left out on one?): the "
+                "mean of what they hold is taken; load and initialise before attach, or give sync "
+                "its state (sync.load_state_dict)",
                 stacklevel=2,
             )
         return True

@@ -116,6 +116,9 @@ class ShardGroup(Group):
         """The same."""
         return self.tensors
 
+    def check_memory(self) -> None:
+        """Accept any memory: torch moves shards itself, and they are asked for each time."""
+
     def gradient(self, i: int, view: torch.Tensor) -> torch.Tensor:
         """Return a view as a sharded gradient of parameter i, in the same memory."""
         held: Any = self.parameters[i].detach()

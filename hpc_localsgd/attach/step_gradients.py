@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from hpc_localsgd.attach.collectives import GRADIENTS
 from hpc_localsgd.attach.gradient_hooks import GradientHooks, Use
+from hpc_localsgd.attach.shards import local
 
 if TYPE_CHECKING:
     from hpc_localsgd.attach.context import AttachContext
@@ -72,10 +74,32 @@ class StepGradients:
         return self.use
 
     def settle(self, skipped: bool = False) -> None:
-        """Exchange gradients that no backward pass has: the other ranks are waiting for them."""
+        """Exchange gradients that no backward pass has: the other ranks are waiting for them.
+
+        Args:
+            skipped: The optimiser does not take this step.
+
+        Raises:
+            RuntimeError: It does on other ranks.
+        """
         hooks = self.hooks
-        if hooks is not None and hooks.to_settle(skipped) and self.now() != "own":
-            hooks.finish(skipped)
+        if hooks is None or not hooks.to_settle(skipped) or self.now() == "own":
+            return
+        missed = skipped and self.use == "mean" and not self._has_gradient()
+        hooks.finish(skipped)
+        if missed and self._has_gradient():
+            raise RuntimeError(
+                "sync.step() without optimizer.step() on this rank, in a round of one step: the "
+                "others take it along the average of their gradients, and this rank would stay "
+                "behind; where a batch is left out, call optimizer.step() all the same, which "
+                "then takes their average"
+            )
+
+    def _has_gradient(self) -> bool:
+        """Return whether any gradient here is neither zero nor (an overflow) not finite."""
+        found = [p.grad for group in self._context.groups for p in group.parameters]
+        sums = [float(local(g).abs().sum()) for g in found if g is not None]
+        return any(sums) and all(map(math.isfinite, sums))
 
     def stepped(self) -> None:
         """Be ready for the gradients of the next step."""

@@ -116,6 +116,11 @@ class Group(ABC):
         ):
             if owner._parameters.get(leaf) is not parameter:
                 raise RuntimeError(replaced(name))
+        self.check_memory()
+
+    @abstractmethod
+    def check_memory(self) -> None:
+        """Check that exchanges write where the parameters are."""
 
 
 @dataclass(frozen=True)
@@ -178,21 +183,21 @@ class FlatGroup(Group):
             return True
         return bool(torch.isfinite(torch.stack(torch.aminmax(self.flat))).all())
 
-    def check(self) -> None:
+    def check_memory(self) -> None:
         """Check that the parameters are still where they were put.
 
         Raises:
-            RuntimeError: Something moved or replaced one of them.
+            RuntimeError: Something moved one of them.
         """
-        super().check()
         for parameter, address, name in zip(
             self.parameters, self.addresses, self.names, strict=True
         ):
             if parameter.data_ptr() != address:
                 raise RuntimeError(
                     f"the parameter {name} was moved to other memory after attach "
-                    "(model.to(), load_state_dict(assign=True), flatten_parameters(), "
-                    "share_memory()?): do it before attach, or call sync.detach() and attach again"
+                    "(model.to(), model.half(), p.data = ..., flatten_parameters(), "
+                    "share_memory()?): do it before attach, write p.data.copy_(...) for p.data = "
+                    "..., or call sync.detach() and attach again"
                 )
 
 

@@ -84,6 +84,8 @@ class Sync:
         self._context.reshard()
         if place.inside:
             run.integrity.check()
+        elif not place.equal:
+            run.integrity.check_memory()
         with run.meet(ROUND):
             if place.inside:
                 place.end = place.t
@@ -113,13 +115,15 @@ class Sync:
         Raises:
             ConfigurationError: The batches cannot be used, or the ranks' models have parameters
                 or statistics of different shapes; on all ranks alike.
-            RuntimeError: Already inside.
+            RuntimeError: Already inside, or a parameter was moved to other memory.
         """
         run = self._run
         if run.away:
             raise RuntimeError("averaged() is already entered: the model holds the mean parameters")
         run.call_order.check("averaged()")
         self._context.reshard()
+        if not run.place.equal:
+            run.integrity.check_memory()
         backup = ModelBackup(self.model, self._context.groups)
         run.gradients.away = True
         try:

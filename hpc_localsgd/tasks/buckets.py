@@ -61,6 +61,11 @@ class Buckets:
         self.here: set[torch.Tensor] = set()
         self.restart()
 
+    @property
+    def begun(self) -> bool:
+        """Whether an average has been begun in this backward pass."""
+        return self._next > 0
+
     def restart(self) -> None:
         """Be ready for a backward pass."""
         self._next = 0
