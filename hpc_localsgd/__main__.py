@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from hpc_localsgd.commands.output import outlive_readers
-from hpc_localsgd.environment import garbage
+from hpc_localsgd.environment import garbage, headless
 
 # Each is a file or a folder of `hpc_localsgd.commands`.
 COMMANDS = {
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> int:
     """Be the program: `hpc-localsgd COMMAND`, or `python -m hpc_localsgd COMMAND`."""
     outlive_readers()
+    headless.draw_into_files()
     garbage.leave_at_exit()
     if not getattr(sys.flags, "safe_path", False) and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own modules, as `python -m` finds them

@@ -6,9 +6,10 @@ import sys
 
 from hpc_localsgd.commands.output import outlive_readers
 from hpc_localsgd.commands.train import main as main
-from hpc_localsgd.environment import garbage
+from hpc_localsgd.environment import garbage, headless
 
 if __name__ == "__main__":
     outlive_readers()
+    headless.draw_into_files()
     garbage.leave_at_exit()
     sys.exit(main())

@@ -109,7 +109,7 @@ def test_an_existing_run_is_replaced_when_asked(finished: Path) -> None:
     assert Trajectory(finished).config["seed"] == 5
 
 
-@pytest.mark.parametrize("below", ["a-file/out", "a-file"])
+@pytest.mark.parametrize("below", ["a-file/out", "a-file", f"a-file{'-' * 250}"])
 def test_a_folder_that_cannot_be_written_is_named(
     below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,8 +13,18 @@ def page_width(terminal: int | None) -> int:
 
 
 def as_text(renderable: RenderableType, width: int, coloured: bool = False) -> str:
-    """Lay out in lines of `width` columns, without spaces at their ends or empty lines below."""
-    console = Console(width=width, highlight=False, force_terminal=coloured, no_color=not coloured)
+    """Lay out in lines of `width` columns, without spaces at their ends or empty lines below.
+
+    Words in brackets are words: folders may be named so.
+    """
+    console = Console(
+        width=width,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        force_terminal=coloured,
+        no_color=not coloured,
+    )
     with console.capture() as captured:
         console.print(renderable)
     return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())

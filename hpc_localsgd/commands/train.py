@@ -131,7 +131,7 @@ def nothing_left(out: Path, first: bool) -> Iterator[None]:
 
     The others do not even look: NFS remembers for a minute what a host has found missing.
     """
-    missing = [folder for folder in (out, *out.parents) if first and not folder.exists()]
+    missing = [folder for folder in (out, *out.parents) if first and not os.path.exists(folder)]
     try:
         yield
     except ConfigurationError:

@@ -66,6 +66,9 @@ def mpirun(facts: Facts) -> Finding:
 
     Only Open MPI's two are compared, whose versions are written alike.
     """
+    if not facts.home:
+        text = "HOME is not set, without which Open MPI starts neither mpirun nor a rank"
+        return Finding(WARNING, "mpirun", text, "export HOME=FOLDER, one that you can write")
     if facts.mpirun is None:
         return Finding(OK, "mpirun", "none is needed here")
     pattern = r"Open MPI\)? v?(\d+\.\d+)"

@@ -52,6 +52,7 @@ class Facts:
         horovod_lets_go: Whether Python's threads run while one waits in it, as in that build.
         mpi_threads: The thread level MPI granted: "single", "funneled", "serialized", "multiple".
         mpirun: What the mpirun of PATH says of its version, in a line.
+        home: Whether HOME is set, without which Open MPI starts neither mpirun nor a process.
         package: Digest of the source of this package.
         errors: What went wrong while looking, by the name of the library.
     """
@@ -84,6 +85,7 @@ class Facts:
     started: int | None = None
     network: Finding | None = None
     allocated: tuple[str, ...] = ()
+    home: bool = True
     package: str = ""
     errors: Mapping[str, str] = field(default_factory=dict)
 
@@ -110,6 +112,7 @@ def collect(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "network": reachability.judge(reachability.network_here(), launch, environ),
         "allocated": allocation.of_this_process(environ),
         "mpi4py": installed("mpi4py"),
+        "home": "HOME" in environ,
         "package": source_digest(),
         "mpirun": _mpirun(environ),
         "horovod": installed("horovod"),

@@ -32,6 +32,7 @@ def gather_facts(environ: MutableMapping[str, str] = os.environ) -> tuple[list[F
     watchdog = threading.Timer(PATIENCE_S, _give_up)
     watchdog.daemon = True
     watchdog.start()
+    environ.setdefault("HOME", os.path.expanduser("~"))  # Open MPI would end this process
     if facts["network"].level == WARNING:
         leave_out_bridges(environ, network_here())
     try:

@@ -21,12 +21,12 @@ from small_runs import small_run
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS
 from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw.course import draw_course
-from hpc_localsgd.commands.display import Display, conclusion, show_conclusion
+from hpc_localsgd.commands.display import Display, show_conclusion
 from hpc_localsgd.commands.display.lines import fields, live_line
 from hpc_localsgd.commands.display.state import State
 from hpc_localsgd.commands.plan.command import main as plan
 from hpc_localsgd.commands.report import main as report
-from hpc_localsgd.commands.rich_text import WIDTH, as_text
+from hpc_localsgd.commands.rich_text import WIDTH
 from hpc_localsgd.commands.summary import main as summary
 from hpc_localsgd.run.finished_rounds import (
     COMPUTE_S,
@@ -198,9 +198,11 @@ def test_the_closing_table_fits_a_persons_terminal_and_not_a_launchers(
     monkeypatch.setattr(run.world, "n", ranks)
     monkeypatch.chdir(tmp_path)
     show_conclusion(synthetic(Path("run")), run, [Path("/" + 70 * "Q")])
-    widest = max(len(line) for line in shown.getvalue().splitlines())
+    *table, following = shown.getvalue().splitlines()
+    widest = max(len(line) for line in table)
     assert widest <= columns and (widest > 60) == (columns > 60)
     assert shown.getvalue().count("Q") == 70
+    assert following.startswith("next ") and following.endswith(" -m hpc_localsgd report run")
 
 
 @pytest.mark.parametrize(
@@ -219,13 +221,18 @@ def test_the_closing_table_says_what_to_type_next(
     base: str,
     typed: str,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """After `make train`, in a shell where the environment is not active, `python` is another."""
+    """After `make train`, in a shell where the environment is not active, `python` is another.
+
+    In one line, however long: of a command in two lines a half would be typed.
+    """
     found = str(Path(sys.executable).with_name("python")) if on_path else None
     monkeypatch.setattr(shutil, "which", lambda name: found)
     monkeypatch.setattr(sys, "base_prefix", base)
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix if active else "")
     monkeypatch.chdir(tmp_path)
-    table = conclusion(synthetic(Path("a run")), small_run(steps=2), [])
-    said = " ".join(as_text(table, 200).split())
-    assert re.search(f" next {typed} -m hpc_localsgd report 'a run'$", said), said
+    for folder in ("a run", "a run of " + 100 * "Q"):
+        show_conclusion(synthetic(Path(folder)), small_run(steps=2), [])
+        *_, said = capsys.readouterr().out.splitlines()
+        assert re.fullmatch(f"next  +{typed} -m hpc_localsgd report '{folder}'", said), said

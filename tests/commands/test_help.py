@@ -44,6 +44,13 @@ def test_the_first_page_shows_options_that_there_are() -> None:
     assert set(help_page.about()) == OF_A_RUN  # all are described, and none that is gone
 
 
+def test_options_are_shown_where_docstrings_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python -OO` and PYTHONOPTIMIZE=2 do."""
+    monkeypatch.setattr(Config, "__doc__", None)
+    page = help_page.first_page("train")
+    assert all(f"--{option.replace('_', '-')}" in page for option in SHOWN)
+
+
 def test_the_first_page_names_options_that_can_be_typed() -> None:
     examples = [line.split("{prog} ")[1].split() for line in help_page.EXAMPLES.split("\n")[1:3]]
     assert [len(words) for words in examples] == [4, 2]

@@ -81,6 +81,13 @@ def test_lines_have_no_spaces_at_their_ends_and_colours_where_asked() -> None:
     assert "\x1b[31m" in as_text(table, 30, coloured=True) and "\x1b" not in said
 
 
+@pytest.mark.parametrize("name", ["[bold]", "lr[a]", "[/x]", ":smile:"])
+def test_what_a_folder_is_called_is_no_markup(name: str) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("files", f"runs/{name}/trajectory.h5")
+    assert f"runs/{name}/trajectory.h5" in as_text(table, 80)
+
+
 @pytest.mark.parametrize("launcher", [*LAUNCHERS, "none", "salloc"])
 def test_a_plan_keeps_to_a_persons_terminal_and_not_to_a_launchers(
     launcher: str, monkeypatch: pytest.MonkeyPatch

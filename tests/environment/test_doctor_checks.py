@@ -44,6 +44,7 @@ def test_every_finding_that_is_not_ok_says_what_to_type(healthy: Facts) -> None:
         (checks.mpi, {"mpi_threads": "single"}, "warning", "MPI_THREAD_MULTIPLE"),
         (checks.mpirun, {"mpirun": "mpirun (Open MPI) 4.1.6"}, "warning", "loads Open MPI v5.0.11"),
         (checks.mpirun, {"mpirun": "mpirun (Open MPI) 5.0.9"}, "ok", "5.0.9"),
+        (checks.mpirun, {"home": False}, "warning", "export HOME="),
         (checks.mpirun, {"mpirun": "Intel(R) MPI Library, Version 2021"}, "ok", "Intel"),
         (checks.horovod, {"horovod_torch": "2.12.0"}, "problem", "built for torch 2.12.0"),
         (checks.horovod, {"horovod": None}, "warning", "hpc_localsgd.environment.horovod"),

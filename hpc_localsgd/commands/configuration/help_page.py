@@ -133,7 +133,8 @@ def _words(option: str) -> str:
     known = sorted(names(option))
     of = f" One of: {', '.join(known)}." if known else ""
     default = _default(next(f for f in fields(Config) if f.name == option))
-    return f"{about()[option]}{of}{default}"
+    said = about().get(option, "")  # `python -OO` drops docstrings
+    return f"{said}{of}{default}"
 
 
 def about() -> dict[str, str]:

@@ -33,7 +33,8 @@ def show_conclusion(
 ) -> None:
     """Print what a run achieved and what it cost."""
     width = page_width(columns_of_output(launched=run.world.n > 1))
-    put("\n" + as_text(conclusion(trajectory, run, files, hosts), width))
+    table = conclusion(trajectory, run, files, hosts)
+    put("\n" + as_text(table, width) + "\n" + _next_line(table, trajectory.path.parent, width))
 
 
 def conclusion(
@@ -77,8 +78,14 @@ def conclusion(
     table.add_row("transferring", f"{human_seconds(totals.transfer_s)} {of}")
     table.add_row("wall time", f"{human_seconds(trajectory.attrs['wall_s'])}, all included")
     table.add_row("files", os.linesep.join(str(path) for path in files))
-    table.add_row("next", f"{_python()} -m hpc_localsgd report {_quoted(trajectory.path.parent)}")
     return table
+
+
+def _next_line(table: Table, folder: Path, width: int) -> str:
+    """Return what to type next, in one line however long: to copy from two would type a half."""
+    command = f"{_python()} -m hpc_localsgd report {_quoted(folder)}"
+    column = max(len(str(label)) for label in table.columns[0].cells) + 2
+    return f"{'next':<{column}}{command}" if column + len(command) <= width else f"next  {command}"
 
 
 def _python() -> str:

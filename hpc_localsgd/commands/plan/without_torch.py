@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
-from rich.markup import escape
 
 from hpc_localsgd.commands.assembly.length import units_of
 from hpc_localsgd.commands.output import columns_of_output
@@ -149,6 +148,6 @@ def _report(run: Averages) -> PlanReport:
         topology="",
         gap=math.nan,
         time_limit_s=limit_s,
-        advice=(*advise(seen, given), Advice("without_torch", escape(ABOUT))),
+        advice=(*advise(seen, given), Advice("without_torch", ABOUT)),
         parallel=parallel,
     )
