@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from hpc_localsgd.commands import interrupted
 from hpc_localsgd.commands.output import outlive_readers
 from hpc_localsgd.environment import garbage, headless
 
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> int:
     """Be the program: `hpc-localsgd COMMAND`, or `python -m hpc_localsgd COMMAND`."""
+    interrupted.say_in_a_line()
     outlive_readers()
     headless.draw_into_files()
     garbage.leave_at_exit()

@@ -22,7 +22,7 @@ from hpc_localsgd.errors import ConfigurationError, DataError, Gone, NotKept, Un
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import GONE as GONE
 from hpc_localsgd.run.stopping import HUNG as HUNG
-from hpc_localsgd.run.stopping import REGROUPED, end, to_launcher
+from hpc_localsgd.run.stopping import INTERRUPTED, REGROUPED, end, to_launcher
 from hpc_localsgd.run.stopping import STOPPED as STOPPED
 
 if TYPE_CHECKING:
@@ -107,6 +107,10 @@ def in_world(world: World, prog: str, work: Callable[[], int]) -> int:
     except Unreachable as error:  # outside the loop of a run: there is nothing to keep
         complain(str(error), prog)
         status = HUNG
+    except KeyboardInterrupt:
+        if world.n > 1:  # the others wait for this rank, and its launcher ends them
+            end(INTERRUPTED)
+        raise
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

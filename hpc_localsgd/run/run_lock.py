@@ -30,6 +30,7 @@ from hpc_localsgd.run import lease
 from hpc_localsgd.run.lease import Lease
 from hpc_localsgd.run.stderr import say
 from hpc_localsgd.run.stopping import before_end
+from hpc_localsgd.trajectory.whole_file import leave_nothing
 
 RENEWED_EVERY_S = 5.0
 WATCHED_FOR_S = 30.0  # a run that a lock may not reach; sshfs caches for 20 s
@@ -67,7 +68,7 @@ class RunLock:
                 f"cannot write to --out {out}: {error.strerror}; give another folder"
             ) from error
         _ours[self.run] = self
-        before_end.add(self.end)
+        before_end.update((self.end, leave_nothing))
 
     @property
     def run(self) -> str:

@@ -1,4 +1,4 @@
-"""A request to stop: SIGUSR2, SIGUSR1, SIGTERM, Ctrl-C, or a file `STOP` in the folder of the run.
+"""A request to stop: a signal (SIGUSR2, Ctrl-C, ...) or a file `STOP` in the folder of the run.
 
 A Python signal handler runs in the main thread only, and not while that sits in an exchange or in
 a long computation. So the signal's number is written to a pipe at once, by the interpreter's own
@@ -33,7 +33,7 @@ HUNG = 86  # exit status: a rank made no step for too long, resume me
 GONE = 87  # exit status: the folder of the run, or its record, is gone; a user must look
 REGROUPED = 88  # exit status: an agent of torchrun comes or goes, and they start the run again
 INTERRUPTED = 130  # exit status of a second Ctrl-C, as shells have it
-SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AGAIN_S = 1.0  # a launcher may hand on the Ctrl-C that its ranks have got already
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 1.5  # for the loop to come to the end of its step
@@ -108,6 +108,8 @@ class StopListener:
         self._reads, self._writes = os.pipe()
         os.set_blocking(self._writes, False)
         for number in SIGNALS:
+            if is_unheard(number):
+                continue
             self._before[number] = signal.signal(number, _nothing)
             signal.siginterrupt(number, False)
         self._fd_before = signal.set_wakeup_fd(self._writes, warn_on_full_buffer=False)
@@ -241,13 +243,13 @@ def asked_by(number: int, environ: Mapping[str, str] = os.environ) -> int:
     """Return the status of a run that a signal asks to stop.
 
     An agent of torchrun sends SIGTERM to its ranks when it has seen another one join, or leaves
-    itself. It does not look at what they end with; but the other agents look at theirs, which have
-    seen `STOP`, and take 0 for the end of the run.
+    itself (then SIGHUP too). It does not look at what they end with; but the other agents look at
+    theirs, which have seen `STOP`, and take 0 for the end of the run.
 
     >>> asked_by(signal.SIGTERM, {"TORCHELASTIC_MAX_RESTARTS": "3", "GROUP_WORLD_SIZE": "2"})
     88
     """
-    of_an_agent = number == signal.SIGTERM and starts_again(environ)
+    of_an_agent = number in (signal.SIGTERM, signal.SIGHUP) and starts_again(environ)
     return REGROUPED if of_an_agent and environ.get("GROUP_WORLD_SIZE", "1") != "1" else STOPPED
 
 
@@ -260,6 +262,11 @@ def to_launcher(status: int, environ: Mapping[str, str] = os.environ) -> int:
     (0, 85)
     """
     return 0 if status == STOPPED and starts_again(environ) else status
+
+
+def is_unheard(number: int) -> bool:
+    """Return whether a signal is not for this process: `nohup` keeps the end of a login from it."""
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+
+ENDS = (signal.SIGTERM, signal.SIGHUP)  # that end a process before it comes to a `finally`
+_unborn: set[Path] = set()
+os.register_at_fork(after_in_child=_unborn.clear)  # they are the parent's
 
 
 @contextmanager
 def put_whole(path: Path) -> Iterator[Path]:
     """Write a file under another name, and then give it its own; nothing is left if that fails.
+
+    Nor if a signal ends the process meanwhile, SIGKILL excepted.
 
     Args:
         path: Of the file; what is there is replaced.
@@ -19,8 +28,42 @@ def put_whole(path: Path) -> Iterator[Path]:
         The name to write to, in the same folder.
     """
     unborn = path.with_name(f".{path.name}.{os.getpid()}.new")
+    _unborn.add(unborn)
     try:
-        yield unborn
-        os.replace(unborn, path)
+        with _clean_end():
+            yield unborn
+            os.replace(unborn, path)
     finally:
         unborn.unlink(missing_ok=True)
+        _unborn.discard(unborn)
+
+
+def leave_nothing() -> None:
+    """Remove what is being written, for a process that ends without a `finally`."""
+    for unborn in list(_unborn):
+        with suppress(OSError):
+            unborn.unlink(missing_ok=True)
+
+
+@contextmanager
+def _clean_end() -> Iterator[None]:
+    """Let signals that end this process remove what is being written first.
+
+    Only those that nobody else handles, and only as long as a file is being written: a handler of
+    Python's would not be heard while a rank waits in an exchange.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    ours = [n for n in ENDS if main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    leave_nothing()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

@@ -14,11 +14,12 @@ from types import FrameType
 from hpc_localsgd.commands.sweep.members import Member
 from hpc_localsgd.commands.sweep.processes import Forked, Process, divide_cores, launched, tell
 from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.run.stopping import is_unheard
 
 LOGS = "logs"
 LOOK_EVERY_S = 0.05
 PATIENCE_S = 60.0  # from a request to stop until runs that did not are killed
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass
@@ -106,7 +107,8 @@ class Crew:
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """Hear requests to stop; leave no process behind, whatever happens."""
-        before = {number: signal.signal(number, self._stop) for number in SIGNALS}
+        heard = (number for number in SIGNALS if not is_unheard(number))
+        before = {number: signal.signal(number, self._stop) for number in heard}
         try:
             yield
         finally:

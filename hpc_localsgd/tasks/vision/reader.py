@@ -29,7 +29,8 @@ from hpc_localsgd.errors import DataError
 TIMEOUT_S = 600.0  # for one batch; a file system that hangs must not hang a job silently
 LOOK_AFTER_S = 5.0  # without a batch, check that no loader process has ended: nothing else would
 _TIMED_OUT = "DataLoader timed out"
-REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # to stop
+# To stop, of which only the rank is to hear
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PER_PROCESS = 2  # requests a process has before it, so that it never waits for the rank
 
 

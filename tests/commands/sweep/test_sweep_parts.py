@@ -117,12 +117,13 @@ def test_no_more_runs_at_a_time_than_were_asked_for(
     assert len(ended) == 4 and max(most) == 1
 
 
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGHUP])
 def test_a_request_to_stop_reaches_the_run_that_is_just_being_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(words: object, log: Path) -> running.Process:
         begun = subprocess.Popen(["sleep", "50"])
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), by)
         return begun
 
     monkeypatch.setattr(running, "Forked", start)
