@@ -169,8 +169,8 @@ def _write(out: Path, named: dict[str, torch.Tensor], step: int, format: str) ->
     if format == "torch":
         import torch
 
-        with put_whole(out) as unborn:
-            return torch.save(named, unborn)
+        with put_whole(out) as unborn, unborn.open("wb") as file:  # which says why it fails
+            return torch.save(named, file)
     from hpc_localsgd.worlds.dcp import write_dcp
 
     with warnings.catch_warnings():  # torch says that there is one process, as is meant

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from hpc_localsgd.commands.exit_codes import FAULT, OK, complain
 from hpc_localsgd.trajectory import TrajectoryError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def attempt(prog: str, work: Callable[[], object], writes: bool = False) -> int:
@@ -27,6 +30,7 @@ def attempt(prog: str, work: Callable[[], object], writes: bool = False) -> int:
         if error.filename is None:  # of no file that was asked for
             raise
         said = f"{error.filename}: {error.strerror}"
-        complain(f"cannot write {said}; give --out a folder" if writes else said, prog)
+        how = "make space, or give another --out" if error.errno in FULL else "give --out a folder"
+        complain(f"cannot write {said}; {how}" if writes else said, prog)
         return FAULT
     return OK

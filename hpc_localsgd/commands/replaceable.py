@@ -16,6 +16,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.listing import SHARD
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
+DCP = (".metadata", ".metadata.tmp")  # the second: a writer was killed, or its disk full
 SUFFIXES = (".h5", ".hdf5")
 
 
@@ -81,7 +82,7 @@ def is_state_dict(path: Path) -> bool:
 def is_dcp(path: Path) -> bool:
     """Return whether a folder holds a checkpoint of torch.distributed and nothing else."""
     return path.is_dir() and all(
-        file.name == ".metadata" or file.suffix == ".distcp" for file in path.iterdir()
+        file.name in DCP or file.suffix == ".distcp" for file in path.iterdir()
     )
 
 

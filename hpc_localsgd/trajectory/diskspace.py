@@ -39,6 +39,21 @@ def open_to_write(path: Path, mode: str) -> h5py.File:
         return h5py.File(path, mode, locking=False)
 
 
+def promise(path: Path, needed_bytes: int) -> None:
+    """Check that the disk has the space for a new file, before HDF5 makes it there.
+
+    Args:
+        path: Of the file, which is empty then.
+        needed_bytes: Upper bound of what is written to it.
+
+    Raises:
+        OSError: The space is not there (disk full, quota, file size limit).
+    """
+    with path.open("wb") as file:
+        _allocate(file.fileno(), 0, needed_bytes + _SLACK_BYTES)
+        file.truncate(0)
+
+
 def reserve(file: h5py.File, needed_bytes: int) -> None:
     """Reserve `needed_bytes` after the present end of the file in the file system.
 
@@ -49,13 +64,16 @@ def reserve(file: h5py.File, needed_bytes: int) -> None:
     Raises:
         OSError: When the space is not there (disk full, quota, file size limit).
     """
+    descriptor = file.id.get_vfd_handle()
+    _allocate(descriptor, os.fstat(descriptor).st_size, needed_bytes + _SLACK_BYTES)
+
+
+def _allocate(descriptor: int, end: int, nbytes: int) -> None:
     allocate = getattr(os, "posix_fallocate", None)  # not on macOS
     if allocate is None:
         return
-    descriptor = file.id.get_vfd_handle()
-    end = os.fstat(descriptor).st_size
     try:
-        allocate(descriptor, end, needed_bytes + _SLACK_BYTES)
+        allocate(descriptor, end, nbytes)
     except OSError as error:
         os.ftruncate(descriptor, end)  # a refusal may have extended the file part of the way
         if error.errno not in _NO_RESERVATIONS:
@@ -72,7 +90,7 @@ def give_back(file: h5py.File) -> None:
     os.ftruncate(file.id.get_vfd_handle(), file.id.get_filesize())
 
 
-def why(error: BaseException) -> str:
+def why(error: BaseException | None) -> str:
     """Describe an error for a user.
 
     Args:

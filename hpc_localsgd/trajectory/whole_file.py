@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # by the disk
 ENDS = (signal.SIGTERM, signal.SIGHUP)  # that end a process before it comes to a `finally`
 _unborn: set[Path] = set()
 os.register_at_fork(after_in_child=_unborn.clear)  # they are the parent's
@@ -26,6 +28,10 @@ def put_whole(path: Path) -> Iterator[Path]:
 
     Yields:
         The name to write to, in the same folder.
+
+    Raises:
+        OSError: The disk refuses; it names the file, whatever the libraries that write it made
+            of that.
     """
     unborn = path.with_name(f".{path.name}.{os.getpid()}.new")
     _unborn.add(unborn)
@@ -33,9 +39,23 @@ def put_whole(path: Path) -> Iterator[Path]:
         with _clean_end():
             yield unborn
             os.replace(unborn, path)
+    except Exception as error:
+        number = _refusal(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         unborn.unlink(missing_ok=True)
         _unborn.discard(unborn)
+
+
+def _refusal(error: BaseException | None) -> int | None:
+    """Return why the disk refused, if that is behind an error: others follow from it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def leave_nothing() -> None:

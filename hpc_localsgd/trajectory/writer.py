@@ -274,7 +274,7 @@ class Writer:
             raise NotWritten(
                 f"{self.path}: could not be written: {diskspace.why(error)}. What was flushed"
                 f" before is kept; {human_bytes(waiting)} wait in memory."
-                f" {diskspace.mend(error).capitalize()}, then flush() or close()."
+                f" {diskspace.mend(error).capitalize()}."
             ) from error
         for table in tables:
             table.commit()

@@ -20,6 +20,13 @@ def write_dcp(folder: Path, named: dict[str, torch.Tensor]) -> None:
         OSError: It cannot be written.
     """
     from torch.distributed.checkpoint import FileSystemWriter, save
+    from torch.distributed.checkpoint.api import CheckpointException
 
     (folder / ".metadata").unlink(missing_ok=True)  # a kill leaves nothing that loads as a mixture
-    save(named, storage_writer=FileSystemWriter(folder, overwrite=True), no_dist=True)
+    try:
+        save(named, storage_writer=FileSystemWriter(folder, overwrite=True), no_dist=True)
+    except CheckpointException as error:  # of the ranks, which is one
+        for why, _ in error.failures.values():
+            if isinstance(why, OSError):
+                raise OSError(why.errno, why.strerror, str(folder)) from error
+        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import pytest
@@ -102,8 +103,8 @@ def test_what_it_has_written_it_replaces(
 def test_a_full_disk_keeps_the_state_dict_before(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(named: object, path: Path) -> None:
-        path.write_bytes(b"half of it")
+    def full(named: object, file: BinaryIO) -> None:
+        file.write(b"half of it")
         raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
 
     words = [str(run), "--format=torch", f"--out={tmp_path / 'm.pt'}", "--overwrite"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from hpc_localsgd.commands.collective_command import measure
 from hpc_localsgd.commands.landscape.options import PROG, LandscapeOptions, parse
 from hpc_localsgd.commands.output import put
+from hpc_localsgd.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,11 +61,27 @@ def landscape(options: LandscapeOptions, world: World) -> None:
     for index in _blocks(grid["missing"], A_RANK * world.n):
         values = _shared(world, surface, basis, grid["axes"], index)
         if first:
-            store.add(index, values)
+            with _kept(store.path):
+                store.add(index, values)
             _progress(grid["missing"], index)
     if first:
-        store.close()
-        _conclude(runs, surface, store.path)
+        with _kept(store.path):
+            store.close()
+            _conclude(runs, surface, store.path)
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """Say of a disk that refuses what it leaves: the points so far are on it."""
+    from hpc_localsgd.trajectory.diskspace import mend, why
+
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write {error.filename or path}: {why(error)}. The points before are in "
+            f"{path}: {mend(error)}, and type the same command again to continue"
+        ) from error
 
 
 def _basis(world: World, found: Slice | None, d: int, P: int) -> Any:

@@ -13,8 +13,10 @@ from hpc_localsgd.commands.landscape.options import LandscapeOptions
 from hpc_localsgd.commands.landscape.slices import Runs, Slice
 from hpc_localsgd.commands.landscape.surface import NAMES
 from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.trajectory.diskspace import open_to_write, promise, why
 from hpc_localsgd.trajectory.header import package_version, utc_now
 from hpc_localsgd.trajectory.safe_text import load_yaml
+from hpc_localsgd.trajectory.whole_file import put_whole
 
 ABOUT = {
     "train_loss": ("nat", "mean loss on the fixed subset of the training set"),
@@ -41,14 +43,14 @@ class LandscapeFile:
         try:
             if self.path.exists() and not options.overwrite:
                 Landscape.read(self.path)  # refuses what is none
-                self._file = h5py.File(self.path, "r+")
+                self._file = open_to_write(self.path, "r+")
                 self._check(said)
             else:
-                self._file = h5py.File(self.path, "w")
-                self._fill(runs, found, said)
+                self._begin(runs, found, said)
+                self._file = open_to_write(self.path, "r+")
         except OSError as error:
             raise ConfigurationError(
-                f"cannot write {self.path}: {error}; give --out another file"
+                f"cannot write {self.path}: {why(error)}; give --out another file"
             ) from error
 
     @property
@@ -74,8 +76,17 @@ class LandscapeFile:
         whole[places] = values
         self._file[name][:] = whole
 
-    def _fill(self, runs: Runs, found: Slice, said: str) -> None:
-        file, attrs = self._file, runs.run.attrs
+    def _begin(self, runs: Runs, found: Slice, said: str) -> None:
+        """Put a file without values in its place."""
+        numbers = (found.origin, found.directions, found.position, found.workers)
+        nbytes = sum(each.nbytes for each in numbers) + 40 * int(np.prod(found.shape))
+        with put_whole(self.path) as unborn:
+            promise(unborn, nbytes)  # HDF5 crashes on a full disk
+            with open_to_write(unborn, "w") as file:
+                self._fill(file, runs, found, said)
+
+    def _fill(self, file: h5py.File, runs: Runs, found: Slice, said: str) -> None:
+        attrs = runs.run.attrs
         file.attrs.update(
             {
                 "landscape_version": VERSION,
@@ -101,7 +112,6 @@ class LandscapeFile:
         if len(found.explained):
             file["basis/explained"] = found.explained
         file["done"] = np.zeros(found.shape, dtype=np.uint8)
-        file.flush()
 
     def _check(self, said: str) -> None:
         before = str(self._file.attrs.get("settings", ""))

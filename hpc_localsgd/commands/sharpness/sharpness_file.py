@@ -9,6 +9,7 @@ snapshot by snapshot, and opens with `Trajectory("runs/a/sharpness.h5")`.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from hpc_localsgd.trajectory import (
     TrajectoryError,
     Writer,
 )
+from hpc_localsgd.trajectory.diskspace import mend, why
 from hpc_localsgd.trajectory.records import padded
 from hpc_localsgd.trajectory.safe_text import load_yaml
+from hpc_localsgd.trajectory.schema import NotWritten
 from hpc_localsgd.trajectory.storage import Mode
 
 FOREVER_S = 1e9  # rows are flushed when a snapshot has all of them, not by the clock
@@ -77,6 +80,11 @@ class SharpnessFile:
                 value = padded(np.asarray(v.value), v.dims, self._workers)
                 writer.series(name, step, value, units=v.units, dims=v.dims, meaning=v.meaning)
             writer.flush()
+        except NotWritten as error:
+            raise ConfigurationError(
+                f"cannot write {self.path}: {why(error.__cause__)}. The snapshots before are in "
+                f"it: {mend(error.__cause__)}, and type the same command again to continue"
+            ) from error
         except TrajectoryError as error:
             raise ConfigurationError(str(error)) from error
         self.done.add(step)
@@ -93,7 +101,10 @@ class SharpnessFile:
     def __exit__(self, *error: Any) -> None:
         """Close the file; sort its steps if an earlier one was added later."""
         if self._writer is not None:
-            self._writer.__exit__(*error)
+            with warnings.catch_warnings():
+                if error[0] is ConfigurationError:  # that it cannot be written is said with that
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                self._writer.__exit__(*error)
             if error[0] is None:
                 put_in_order(self.path)
 
