@@ -27,7 +27,7 @@ class CallOrder:
         """Begin; `name` is what to call the model at the end of the program."""
         self.name, self.taken, self.apart, self.stepped = name, 0, False, False
         self._calls, self._steps, self._speaks = 0, 0, rank == 0
-        self._left: list[tuple[int, int]] | None = None
+        self._left: list[tuple[int, int, float]] | None = None
         if rank == 0:
             if not _UNFINISHED:
                 atexit.unregister(say_unfinished)
@@ -59,12 +59,16 @@ class CallOrder:
         self._calls, self._steps = self._calls + 1, self._steps + self.taken
         self.taken = 0
         if self._calls == WINDOW:
-            self._compare()
+            self._compare(_hooked(optimizer))
             self._calls = self._steps = 0
 
-    def _compare(self) -> None:
-        """Warn once that both are not called equally often; a GradScaler skips few steps."""
-        often = 2 * self._steps <= self._calls or self._steps >= 2 * self._calls
+    def _compare(self, hooked: int) -> None:
+        """Warn once that both are not called equally often; a GradScaler skips few steps.
+
+        Args:
+            hooked: How often the hook may be called in one step.
+        """
+        often = 2 * self._steps <= self._calls or self._steps >= 2 * hooked * self._calls
         if often and self._speaks:
             self._speaks = False
             warnings.warn(
@@ -117,7 +121,16 @@ def say_unfinished() -> None:
     )
 
 
-def _gradients(optimizer: torch.optim.Optimizer) -> list[tuple[int, int]]:
-    """Return which gradients there are, and how often each was written."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return [(id(p.grad), p.grad._version) for p in parameters if p.grad is not None]
+def _gradients(optimizer: torch.optim.Optimizer) -> list[tuple[int, int, float]]:
+    """Return which gradients there are, how often each was written, and their sums.
+
+    The next one may be made in the place of one that `zero_grad` has let go, its object too.
+    """
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+    return [(id(g), g._version, float(local(g).sum())) for g in grads if g is not None]
+
+
+def _hooked(optimizer: torch.optim.Optimizer) -> int:
+    """Return how many `step` of its classes call hooks: one may call that of its base class."""
+    kinds = type(optimizer).__mro__
+    return max(1, sum(getattr(vars(kind).get("step"), "hooked", False) for kind in kinds))

@@ -47,6 +47,12 @@ def check_types(model: Any, optimizer: Any) -> None:
             "the optimizer is a hvd.DistributedOptimizer, which averages gradients at every step: "
             "leave that line out and give attach the plain optimizer"
         )
+    if any(kind.__name__ == "ZeroRedundancyOptimizer" for kind in type(optimizer).__mro__):
+        raise ConfigurationError(
+            "the optimizer is a ZeroRedundancyOptimizer, which sends parameters at every step by "
+            "itself, so that no step would be local: give attach the plain optimizer, or shard "
+            "the model by torch's fully_shard and give attach(..., mesh=)"
+        )
     # Wrappers that inherit from Optimizer without initialising it have no hooks.
     whole = "_optimizer_step_pre_hooks" in getattr(optimizer, "__dict__", {})
     if not (isinstance(optimizer, torch.optim.Optimizer) and whole):
@@ -88,8 +94,13 @@ def _check_alone(model: nn.Module) -> None:
     """Refuse what exchanges gradients or shards by itself: also below torch.compile, or inside."""
     for path, module in model.named_modules():
         kinds = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in _WRAPPERS]
+        where = f"model.{path} is" if path else "the model is"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ConfigurationError(
+                f"{where} of torch.jit, whose parameters cannot be looked after: train the plain "
+                "module (torch.compile makes it faster), and script what was trained"
+            )
         if kinds:
-            where = f"model.{path} is" if path else "the model is"
             raise ConfigurationError(
                 f"{where} a {kinds[0]}, which exchanges gradients at every step by itself, so that "
                 "no step would be local: build and give attach the plain module (of a wrapped "

@@ -93,6 +93,7 @@ def warn_of_same_batches(steps: int) -> None:
     warnings.warn(
         f"after {steps} local steps all ranks hold the same parameters, bit for bit: they train on "
         "the same batches; give each rank its own share (DistributedSampler, or a seed that "
-        "depends on the rank)",
+        "depends on the rank); or their optimizer exchanges parameters at every step by itself "
+        "(a Muon for several GPUs): take its form for one",
         stacklevel=2,
     )

@@ -82,6 +82,16 @@ def test_model_and_optimizer_in_each_others_place() -> None:
             hpc_localsgd.attach(*wrong, schedule=every(2))
 
 
+class ZeroRedundancyOptimizer(torch.optim.SGD):
+    """Torch's, as far as its name tells."""
+
+
+def test_an_optimizer_that_sends_parameters_by_itself_is_refused() -> None:
+    model = net()
+    with pytest.raises(ConfigurationError, match="sends parameters at every step by itself"):
+        hpc_localsgd.attach(model, ZeroRedundancyOptimizer(model.parameters()), schedule=every(2))
+
+
 class DistributedDataParallel(nn.Module):
     """Another library's of the same name, and the same fault."""
 
@@ -108,8 +118,10 @@ class Task(nn.Module):
         (lambda m: Task(nn.DataParallel(m)), "model.net is a DataParallel"),
         (lambda m: torch.compile(DistributedDataParallel(m)), "model._orig_mod is a Distributed"),
         (lambda m: nn.Sequential(m, FullyShardedDataParallel(2, 2)), "model.1 is a FullySharded"),
+        (lambda m: nn.Sequential(torch.jit.script(m)), "model.0 is of torch.jit"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_a_wrapper_is_found_wherever_it_is(wrap: Any, said: str) -> None:
     model = wrap(net())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -88,6 +88,39 @@ def test_a_scaler_that_begins_too_high_is_not_complained_of() -> None:
     assert said(work) == []
 
 
+def test_a_skipped_step_of_a_single_tensor_is_no_wrong_order() -> None:
+    """Its next gradient is made where the one was that `zero_grad` has let go."""
+    prompt = nn.Linear(4, 3, bias=False)
+    model, optimizer, sync = attached(prompt, schedule=every(4))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for t in range(20):
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 4)).square().mean() * (float("inf") if t % 5 == 3 else 1.0)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        sync.step()
+    assert sync.t == 20
+
+
+class Decoupled(torch.optim.Adam):
+    """An optimiser of a user's own that does something beside the step of torch's."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+def test_a_step_that_calls_that_of_its_base_class_is_one() -> None:
+    def work(world: ThreadWorld) -> None:
+        model = net()
+        torch.optim.Adam(model.parameters())  # of which torch then calls the hooks too
+        optimizer = Decoupled(model.parameters(), lr=1e-4)
+        sync = hpc_localsgd.attach(model, optimizer, schedule=every(4), world=world)
+        steps(model, optimizer, sync, range(36), world.rank)
+
+    assert said(work) == []
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_ranks_that_train_on_the_same_batches_are_told(same: bool) -> None:
     """No DistributedSampler, and one seed on all ranks: K times the work of one."""
