@@ -6,8 +6,10 @@ folder of a conftest on the path.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,12 @@ def pytest_collection_finish() -> None:
     """Collect no garbage among thousands of tests and all of torch, which stay to the end."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let no model that a test has left attached be spoken of when this process ends."""
+    if order := sys.modules.get("hpc_localsgd.attach.call_order"):
+        atexit.unregister(order.say_unfinished)
 
 
 def pytest_configure(config: pytest.Config) -> None:
