@@ -15,6 +15,8 @@ from pathlib import Path
 import h5py
 
 _SLACK_BYTES = 256 * 1024  # HDF5 takes metadata blocks a few at a time
+_HEAD = b"\x89HDF\r\n\x1a\n\0"  # of HDF5's default format, the earliest: version 0
+_END_AT = 40
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_RESERVATIONS = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ENOSYS)
 
@@ -66,6 +68,7 @@ def reserve(file: h5py.File, needed_bytes: int) -> None:
     """
     descriptor = file.id.get_vfd_handle()
     _allocate(descriptor, os.fstat(descriptor).st_size, needed_bytes + _SLACK_BYTES)
+    say_end(file, os.fstat(descriptor).st_size)
 
 
 def _allocate(descriptor: int, end: int, nbytes: int) -> None:
@@ -87,7 +90,24 @@ def give_back(file: h5py.File) -> None:
         file: A file opened by `open_to_write`.
     """
     # HDF5's own idea of the end is never below what its metadata promise.
-    os.ftruncate(file.id.get_vfd_handle(), file.id.get_filesize())
+    descriptor, end = file.id.get_vfd_handle(), file.id.get_filesize()
+    say_end(file, end)
+    os.ftruncate(descriptor, end)
+
+
+def say_end(file: h5py.File, end: int) -> None:
+    """Write into a file how long it is, before HDF5 writes anything there.
+
+    HDF5 does so last. A process that is killed in a flush would leave objects beyond the end that
+    the file speaks of, and it does not open then.
+
+    Args:
+        file: A file opened by `open_to_write`.
+        end: Its length, or what HDF5 knows of it.
+    """
+    descriptor = file.id.get_vfd_handle()
+    if os.pread(descriptor, len(_HEAD), 0) == _HEAD:
+        os.pwrite(descriptor, end.to_bytes(8, "little"), _END_AT)
 
 
 def why(error: BaseException | None) -> str:

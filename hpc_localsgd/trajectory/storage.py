@@ -72,11 +72,15 @@ class Storage:
             self._reopen()
         diskspace.reserve(self.file, sum(table.needed_bytes() for table in tables))
         self._tainted = True
-        for table in tables:
-            table.write(self.file)
-        for name, value in attrs.items():
-            self.file.attrs[name] = value
-        self.file.flush()
+        try:
+            for table in tables:
+                table.write(self.file)
+            for name, value in attrs.items():
+                self.file.attrs[name] = value
+            self.file.flush()
+        except BaseException:  # HDF5 cuts off what was reserved when it closes the file
+            diskspace.say_end(self.file, self._is.st_size)
+            raise
         diskspace.give_back(self.file)
         self._tainted = False
         self._is = self.path.stat()

@@ -109,6 +109,38 @@ def test_a_full_disk_loses_nothing(tmp_path, after, rounds):
     assert check(Trajectory(tmp_path)) == rounds
 
 
+def test_a_flush_says_how_long_the_file_is_before_anything_is_there(tmp_path, monkeypatch):
+    writer = Writer(tmp_path, header(), flush_every_s=3600)
+    real, ends = h5py.File.flush, []
+
+    def end():
+        with writer.path.open("rb") as file:
+            file.seek(40)
+            return int.from_bytes(file.read(8), "little")
+
+    def flush(file):
+        ends.append((end(), writer.path.stat().st_size))
+        real(file)
+
+    monkeypatch.setattr(h5py.File, "flush", flush)
+    for rows in (10, 3000):
+        before = end()
+        for s in range(rows):
+            writer.snapshot(s + 10 * rows, np.full(5, s))
+        writer.flush()
+        said, length = ends.pop()
+        assert said == length and before < end() <= said
+        assert end() == writer.path.stat().st_size
+    before = end()
+    with monkeypatch.context() as patch, pytest.raises(TrajectoryError):
+        patch.setattr(h5py.File, "flush", _fail)
+        writer.snapshot(10**6, np.full(5, 1))
+        writer.flush()
+    assert end() == before
+    writer.close()
+    assert len(Trajectory(tmp_path).snapshot_steps) == 3011
+
+
 @pytest.mark.parametrize("failing", ["resize", "__setitem__", "flush"])
 def test_hdf5_failing_half_way_is_done_again(tmp_path, monkeypatch, failing):
     writer = Writer(tmp_path, header(), flush_every_s=3600)
