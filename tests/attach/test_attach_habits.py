@@ -88,19 +88,16 @@ def test_a_scaler_that_begins_too_high_is_not_complained_of() -> None:
     assert said(work) == []
 
 
-def test_a_skipped_step_of_a_single_tensor_is_no_wrong_order() -> None:
-    """Its next gradient is made where the one was that `zero_grad` has let go."""
-    prompt = nn.Linear(4, 3, bias=False)
-    model, optimizer, sync = attached(prompt, schedule=every(4))
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    for t in range(20):
-        optimizer.zero_grad()
-        loss = model(torch.ones(2, 4)).square().mean() * (float("inf") if t % 5 == 3 else 1.0)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
+def test_the_next_gradient_in_the_place_of_one_that_was_skipped_is_no_wrong_order() -> None:
+    """Where `zero_grad` has let go of a single tensor, a GradScaler's next step is often there."""
+    model, optimizer, sync = attached(nn.Linear(4, 3, bias=False), schedule=every(4))
+    place = model.weight.grad = torch.zeros(3, 4)
+    for t in range(9):
+        place.data.fill_(t + 1.0)  # the same object, written to as often
+        if t % 4 != 3:
+            optimizer.step()
         sync.step()
-    assert sync.t == 20
+    assert sync.t == 9
 
 
 class Decoupled(torch.optim.Adam):
