@@ -57,7 +57,7 @@ class AttachedRun:
         self._on_step = type(context.algorithm).on_step is not Algorithm.on_step
         self._before = context.optimizer.register_step_pre_hook(self._before_step)
         self.gradients = StepGradients(
-            context, self.rounds, self.exchange, self._quarantine, self.meet
+            context, self.rounds, self.exchange, self._quarantine, self.meet, self.mean_model.apart
         )
 
     @property

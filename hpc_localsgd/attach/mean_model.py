@@ -74,7 +74,7 @@ class MeanModel:
                 batches that cannot be used; on all ranks alike.
         """
         with self._world.ledger.unbilled():
-            if not equal or self._apart():
+            if not equal or self.apart():
                 self._exchange.to_mean()
             self._parameters(backup)
             buffers = self._buffers()
@@ -82,7 +82,7 @@ class MeanModel:
             self._statistics.estimate(batches, forward, warn)
             self._average_where_they_differ([b.values() for b in buffers if b.statistic])
 
-    def _apart(self) -> bool:
+    def apart(self) -> bool:
         """Return whether parameters differ that rounds have left equal; say so on rank 0.
 
         A rank may have loaded or initialised its own, after attach or after an exchange.

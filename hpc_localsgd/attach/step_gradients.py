@@ -7,7 +7,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from hpc_localsgd.attach.collectives import GRADIENTS
+import torch
+
+from hpc_localsgd.attach.collectives import GRADIENTS, RATE
 from hpc_localsgd.attach.gradient_hooks import GradientHooks, Use
 from hpc_localsgd.attach.shards import local
 
@@ -36,6 +38,7 @@ class StepGradients:
         exchange: Exchange,
         quarantine: Quarantine | None,
         meet: Callable[[str], AbstractContextManager[None]],
+        apart: Callable[[], bool],
     ) -> None:
         """Put the hooks on the parameters, if a round of one step may come.
 
@@ -45,9 +48,10 @@ class StepGradients:
             exchange: Says what the algorithm does with gradients.
             quarantine: Leaves out gradients that are not finite, if that was asked for.
             meet: Around what waits for the other ranks.
+            apart: Says where ranks differ that should be equal. A collective.
         """
         self._context, self._rounds, self._exchange = context, rounds, exchange
-        self._quarantine, self._meet = quarantine, meet
+        self._quarantine, self._meet, self._apart = quarantine, meet, apart
         self.use: Use = "own"
         self._begins: list[Begin] = []  # of averages, where they are begun during backward
         self._decided = -1  # the step for which `use` holds
@@ -57,9 +61,13 @@ class StepGradients:
 
     def begin_round(self, used: bool) -> None:
         """Find H and what it means for the gradients."""
+        before = self.use
         self._rounds.begin(self._context.lr, used)
         self._decide()
         place = self._rounds.place
+        if before == "mean" and self.use == "own":  # the next average hides that a rank strayed
+            with self._meet(RATE), torch.no_grad():
+                self._apart()
         if not self._exchange.acts_on_gradient(place.H):
             self._exchange.part_ways(self._rounds.now(place.t))
 

@@ -12,7 +12,7 @@ from rank_threads import ThreadWorld, errors_on_ranks, on_ranks
 from torch import nn
 
 import hpc_localsgd
-from hpc_localsgd import every
+from hpc_localsgd import every, post_local
 
 AVERAGED = {0: 1, 1: 1, 2: 1, 3: 1}  # rounds of one step
 
@@ -99,6 +99,22 @@ def test_a_step_that_all_leave_out_is_none() -> None:
         steps(model, optimizer, sync, range(2), world.rank)
 
     on_ranks(2, work)
+
+
+def test_a_step_that_one_rank_leaves_out_after_backward_is_said_when_local_rounds_begin() -> None:
+    """Its own loss is too high, say: the first average of parameters would hide that it strayed."""
+
+    def work(world: ThreadWorld) -> None:
+        model, optimizer, sync = attached(world=world, schedule=post_local(switch=3, every=2))
+        for t in range(6):
+            optimizer.zero_grad()
+            loss_of(model, world.rank, t).backward()
+            if (world.rank, t) != (1, 1):
+                optimizer.step()
+            sync.step()
+
+    with pytest.warns(UserWarning, match=r"or optimizer.step\(\) left out on one"):
+        on_ranks(2, work)
 
 
 AS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
