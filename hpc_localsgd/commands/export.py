@@ -75,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             put(export(options))
     except ConfigurationError as error:
         return refuse(str(error), launch, PROG)
+    except PermissionError as error:  # to look into the folder of --out
+        return refuse(f"{error.filename}: {error.strerror}", launch, PROG)
     return OK
 
 

@@ -47,9 +47,9 @@ def network(name: str) -> Network:
     if (made := typed(name)) is not None:
         return made
     first, *rest = name.split(",")
-    if rest and (first in NETWORKS or Path(first).exists()):
+    if rest and (first in NETWORKS or _is_there(first)):
         return replace(with_words(network(first), rest), name=name)
-    if Path(name).exists():
+    if _is_there(name):
         return read(name)
     near = [known for known in NETWORKS if known.lower() == name.lower()]
     guess = f" - did you mean {near[0]}?" if near else ":"
@@ -58,6 +58,13 @@ def network(name: str) -> Network:
         '("50us,117MB/s"), or the file that benchmarks/collectives.py wrote; behind it what '
         'workers share (",trunk=25GB/s/32", ",core=10GB/s")'
     )
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError as error:  # of a folder that one may not look into
+        raise ConfigurationError(f"{name}: {error.strerror}") from error
 
 
 def written(

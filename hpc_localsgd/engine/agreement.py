@@ -36,6 +36,11 @@ def agree(world: World, check: Callable[[], T]) -> T:
     except (ConfigurationError, TrajectoryError) as error:
         where = f" (on rank {world.rank})" if world.rank else ""
         said = f"{error}{where}"
+    except OSError as error:
+        if error.filename is None:  # not of a file that somebody asked for
+            raise
+        where = f" (on rank {world.rank})" if world.rank else ""
+        said = f"{error.filename}: {error.strerror}{where}"
     for text in gather_texts(world, said, SAID_BYTES):
         if text:
             raise ConfigurationError(text)

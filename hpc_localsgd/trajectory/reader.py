@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +54,7 @@ class Trajectory:
     def __init__(self, path: str | Path, *, segments: bool = True) -> None:
         """Open the record; see the class."""
         self.path = trajectory_file(path)
-        several = segments and self.path.exists()
+        several = segments and os.path.exists(self.path)
         self.paths = segment_paths(self.path) if several else [self.path]
         self._attrs = [attrs_of(segment) for segment in self.paths]
 

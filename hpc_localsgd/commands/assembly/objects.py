@@ -73,12 +73,14 @@ def built(spec: TaskSpec, context: TaskContext) -> Task:
     """Make a task; raise ConfigurationError, in words, where a model of these sizes is impossible.
 
     Raises:
-        ConfigurationError: There is no memory for it, or no such model.
+        ConfigurationError: There is no memory for it, no such model, or data that one may not read.
     """
     try:
         return spec.build(context)
     except (ConfigurationError, DataError):
         raise  # says in words already what is wrong
+    except PermissionError as error:  # a folder of somebody else
+        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
     except NO_SUCH_SIZES as error:
         raise ConfigurationError(cannot_be_made(spec, context.workers, error)) from error
 

@@ -253,7 +253,7 @@ def _explained(made: ArgumentParser, words: Sequence[str], message: str) -> str:
         try:
             made.parse_args([f"--config={path}"])
         except ArgumentError as error:
-            if str(error) == message and Path(path).is_file():
+            if str(error) == message and os.path.isfile(path):
                 where = config_file.place(path, keys(message))
                 return f"{where}: {in_words(message, _names(made), written)}"
     return argparse_words.in_words(in_words(message, _names(made)), made)

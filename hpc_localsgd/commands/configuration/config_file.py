@@ -40,14 +40,15 @@ def read(path: str, load: Callable[[str], Any]) -> dict[str, Any] | None:
         load: Makes values of its text.
 
     Raises:
-        ConfigurationError: It has no end, is not text, not YAML, or names no options.
+        ConfigurationError: It has no end, may not be read, is not text, not YAML, or names no
+            options.
     """
     try:
         text = regular_file.read(path, MOST_BYTES).decode()
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not a text file{_beside(path)}") from error
     except OSError as error:
-        if error.errno in (errno.EINVAL, errno.EFBIG):
+        if error.errno in (errno.EINVAL, errno.EFBIG, errno.EACCES):
             raise ConfigurationError(f"--config {path}: {error.strerror}{_FILE}") from error
         return None
     except ValueError:

@@ -8,6 +8,7 @@ out what it is, and nothing of Python's own library is imported, which has no cl
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -87,7 +88,7 @@ def guarded(trusted: Sequence[str] = (), recorded: bool = False) -> Iterator[Non
 def look_at(path: str) -> None:
     """Treat as recorded an options file that lies beside the record of a run."""
     guard = _GUARD.get()
-    if guard is not None and Path(path).with_name("trajectory.h5").exists():
+    if guard is not None and os.path.exists(Path(path).with_name("trajectory.h5")):
         guard.recorded = True
 
 
