@@ -26,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error), PROG)
         return FAULT
     except OSError as error:  # a full disk, say: what is written stays, and the rest can follow
-        complain(f"{options.out}: {error}; type the same command again to continue", PROG)
+        from hpc_localsgd.trajectory.diskspace import mend, why
+
+        cure = f"{mend(error)}, and type the same command again to continue"
+        complain(f"{error.filename or options.out}: {why(error)}; {cure}", PROG)
         return 1
 
 

@@ -17,8 +17,10 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.vision.hdf5_reader import FORMAT, VERSION, check_format, lay_down, opened
 from hpc_localsgd.tasks.vision.image_store import MOST_BYTES, SPLITS, Folder
 from hpc_localsgd.trajectory import regular_file
+from hpc_localsgd.trajectory.diskspace import open_to_write, promise
 
 AT_ONCE_BYTES = 64 << 20  # written and flushed together: what a kill can cost
+ENTRY_BYTES = 200  # of an image in the file's tables, or a bit more
 
 Say = Callable[[int, int], None]  # bytes written so far, of so many
 
@@ -96,7 +98,7 @@ def pack(listing: Listing, out: Path, say: Say = lambda done, total: None) -> bo
         _begin(listing, out)
     elif _is_complete(listing, out):
         return False
-    with h5py.File(out, "r+", locking="best-effort") as file:
+    with open_to_write(out, "r+") as file:
         done = 0
         for split, name in SPLITS.items():
             begin = int(file[name]["packed"][()])
@@ -116,7 +118,8 @@ def pack(listing: Listing, out: Path, say: Say = lambda done, total: None) -> bo
 def _begin(listing: Listing, out: Path) -> None:
     """Make the structure of the file, under another name until it is whole."""
     laying = out.with_name(out.name + ".begun")
-    with h5py.File(laying, "w", locking="best-effort") as file:
+    promise(laying, ENTRY_BYTES * sum(map(len, listing.names.values())))  # HDF5 fails in its middle
+    with open_to_write(laying, "w") as file:
         for split, name in SPLITS.items():
             labels = listing.folder.labels[split]
             lay_down(file, name, listing.names[split], labels, listing.sizes[split])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
@@ -63,6 +64,32 @@ def test_packing_again_changes_nothing(
     assert pack_command([str(intact / "images"), str(packed)]) == 0
     assert "is complete already" in capsys.readouterr().out
     assert packed.read_bytes() == before
+
+
+def test_a_file_system_without_locks_and_one_without_space(
+    intact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = h5py.File
+
+    def without_locks(path: Path, mode: str, locking: Any = None) -> h5py.File:
+        if locking == "best-effort":
+            raise OSError(errno.ENOLCK, "unable to lock file")
+        return real(path, mode, locking=locking)
+
+    def full(*given: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    words = [str(intact / "images"), str(tmp_path / "images.h5")]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        assert pack_command(words) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "the disk is full" in said and "make space, and type the same command again" in said
+    monkeypatch.setattr(h5py, "File", without_locks)
+    assert pack_command(words) == 0
 
 
 def test_what_packing_says_to_type_is_accepted(
