@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 
+# `make clean` would remove a folder for each word.
+ifneq ($(words $(VENV)),1)
+$(error VENV=$(VENV): give the name of one folder, without a blank in it)
+endif
+
 # One thread per rank: several ranks share the cores of one machine.
 train test quick mutants reproduce: export OMP_NUM_THREADS = 1
 # Hundreds of ranks start: they read what is compiled, even where the caller wants nothing written.

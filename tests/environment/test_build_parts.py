@@ -246,3 +246,11 @@ def test_the_environments_own_mpirun_puts_ranks_where_they_are_asked_to(tmp_path
     for _ in range(2):
         stages.put_ranks_where_asked(tmp_path)
         assert settings.read_text() == came
+
+
+@pytest.mark.parametrize("name", ["", "my env"])
+def test_make_takes_one_folder_for_the_environment(name: str) -> None:
+    """`make clean VENV="my env"` would remove `my`."""
+    make = ["make", "-n", "clean", f"VENV={name}"]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "without a blank" in done.stderr and not done.stdout
