@@ -19,7 +19,7 @@ from hpc_localsgd.analysis.own_files import REPORT, is_ours
 from hpc_localsgd.commands.replaceable import hdf5_attributes, is_landscape, is_model
 from hpc_localsgd.commands.resuming_from_mean import NEW, OTHERS
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.run.checkpoint.listing import FOLDER
+from hpc_localsgd.run.checkpoint.listing import FOLDER, all_folders, there
 from hpc_localsgd.run.final_model import FILE_NAME
 
 MADE = (FILE_NAME, "sharpness.h5", "tensorboard/events.out.tfevents.*")
@@ -60,10 +60,19 @@ def _figures(out: Path) -> Iterator[Path]:
 
 
 def remove_checkpoints(out: Path) -> None:
-    """Remove the checkpoints in the folder of a run; a link to another disk stays, empty."""
+    """Remove the checkpoints in the folder of a run; a link to another disk stays, empty.
+
+    Raises:
+        ConfigurationError: One stays, which the new run could be resumed from.
+    """
     for folder in (out / name for name in ("checkpoints", NEW, OTHERS)):
         for place in folder.glob("*") if folder.is_symlink() else (folder,):
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)  # NFS keeps names of what is open
+    if left := [folder for folder in all_folders(out / "checkpoints") if there(folder)]:
+        raise ConfigurationError(
+            f"--out {out}: {left[0].relative_to(out)} of the run before cannot be removed, and "
+            "--resume would continue from it: remove it, or give another --out"
+        )
 
 
 def remove_results(out: Path) -> None:

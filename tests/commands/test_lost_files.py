@@ -193,6 +193,17 @@ def test_overwrite_replaces_checkpoints_that_lie_elsewhere(tmp_path: Path) -> No
     assert main([*RUN, f"--out={out}", "--resume", "--seed=7", "--steps=4"]) == 0
 
 
+def test_overwrite_refuses_where_a_checkpoint_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RUN, f"--out={tmp_path}"]) == 0
+    before = files(tmp_path)
+    monkeypatch.setattr(shutil, "rmtree", lambda place, ignore_errors: None)
+    assert main([*RUN, f"--out={tmp_path}", "--overwrite", "--seed=4"]) == 2
+    assert "checkpoints/step-00000004 of the run before cannot" in capsys.readouterr().err
+    assert files(tmp_path) == before
+
+
 def test_overwrite_leaves_no_live_curves_of_the_run_before(tmp_path: Path) -> None:
     assert main([*RUN, f"--out={tmp_path}"]) == 0
     events = tmp_path / "tensorboard"
