@@ -5,6 +5,7 @@ Continues where it was interrupted. Exit status: 0 done, 2 a fault of the reques
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ def _options(out: Path, classes: int) -> str:
     from hpc_localsgd.tasks.imagenet import imagenet
 
     other = "" if classes == imagenet.classes else f" --task.classes {classes}"
-    return f"--task imagenet --task.data {out}{other}"
+    return f"--task imagenet --task.data {shlex.quote(str(out))}{other}"
 
 
 class _Progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import pickle
 import signal
 import subprocess
@@ -95,10 +96,10 @@ def test_a_file_system_without_locks_and_one_without_space(
 def test_what_packing_says_to_type_is_accepted(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "typed.h5"
+    out = tmp_path / "as typed.h5"
     assert pack_command([str(tree), str(out)]) == 0
-    typed = capsys.readouterr().out.rpartition("is complete: ")[2].split()
-    task: Any = parse(typed).config.task
+    typed = capsys.readouterr().out.rpartition("is complete: ")[2]
+    task: Any = parse(shlex.split(typed)).config.task
     assert built(Path(task.data), classes=task.classes).dim
 
 
