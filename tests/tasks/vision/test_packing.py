@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
