@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from hpc_localsgd.trajectory import diskspace
 from hpc_localsgd.trajectory.header import Header
+from hpc_localsgd.trajectory.new_groups import NewGroups
 from hpc_localsgd.trajectory.opening import opened
 from hpc_localsgd.trajectory.schema import SCHEMA_VERSION, RecordGone, TrajectoryError
 from hpc_localsgd.trajectory.segments import next_segment, segment_paths, trajectory_file
@@ -73,8 +74,10 @@ class Storage:
         diskspace.reserve(self.file, sum(table.needed_bytes() for table in tables))
         self._tainted = True
         try:
+            groups = NewGroups(self.file)
             for table in tables:
-                table.write(self.file)
+                table.write(groups)
+            groups.link()
             for name, value in attrs.items():
                 self.file.attrs[name] = value
             self.file.flush()

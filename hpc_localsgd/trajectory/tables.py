@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpc_localsgd.trajectory.new_groups import NewGroups
 from hpc_localsgd.trajectory.schema import UNWRITTEN, chunk_rows, fill_value
 
 _BIG_ROW_BYTES = 1 << 20  # from here on, stacking rows before writing would only copy them
@@ -111,13 +112,13 @@ class Table:
         grow = sum(d.new_bytes(self.written, len(self._rows)) for d in self.datasets.values())
         return grow + (0 if self.written else _DATASET_BYTES * (1 + len(self.datasets)))
 
-    def write(self, file: h5py.File) -> None:
+    def write(self, groups: NewGroups) -> None:
         """Write the waiting rows after the `written` ones, without forgetting them.
 
         Args:
-            file: The open file.
+            groups: Of the open file.
         """
-        group = file.require_group(self.path)
+        group = groups.group(self.path)
         for name, value in self.attrs.items():
             if name not in group.attrs:
                 group.attrs[name] = value

@@ -1,6 +1,7 @@
 """A killed writer, a full disk, a failing HDF5: what was flushed stays, what waits is not lost."""
 
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -139,6 +140,26 @@ def test_a_flush_says_how_long_the_file_is_before_anything_is_there(tmp_path, mo
     assert end() == before
     writer.close()
     assert len(Trajectory(tmp_path).snapshot_steps) == 3011
+
+
+def test_a_new_table_is_on_the_disk_before_the_file_refers_to_it(tmp_path, monkeypatch):
+    writer = Writer(tmp_path, header(), flush_every_s=3600)
+    real, seen = h5py.File.flush, []
+
+    def flush(file):
+        real(file)
+        with h5py.File(shutil.copy(writer.path, tmp_path / "copy.h5")) as copy:
+            names = []
+            copy.visit(names.append)
+            seen.append([name for name in names if name.endswith("loss")])
+
+    monkeypatch.setattr(h5py.File, "flush", flush)
+    for step, name in enumerate(["a/loss", "a/b/loss", "a/b/loss"]):
+        writer.series(name, step, 1.0)
+        writer.flush()
+    first, both = ["series/a/loss"], ["series/a/b/loss", "series/a/loss"]
+    assert seen == [[], first, first, both, both]
+    writer.close()
 
 
 @pytest.mark.parametrize("failing", ["resize", "__setitem__", "flush"])
