@@ -60,6 +60,10 @@ def _pack(folder: Path, out: Path) -> int:
     if left_out := listing.folder.left_out:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         print(f"left out, being neither image nor class: {left_out[0]}{more}", flush=True)
+    if empty := listing.empty:
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        cure = "copy again; --task.skip-corrupt trains without those of train"
+        print(f"empty: {empty[0]}{more}; {cure}", flush=True)
     print(f"{counts} images of {len(listing.folder.classes)} classes, {total}", flush=True)
     already = "" if pack(listing, out, _Progress()) else " already"
     options = _options(out, len(listing.folder.classes))

@@ -45,6 +45,15 @@ class Listing:
         return int(sum(sizes.sum() for sizes in self.sizes.values()))
 
     @property
+    def empty(self) -> list[Path]:
+        """Files in which there is nothing: copies that failed."""
+        return [
+            self.folder.path(split, int(i))
+            for split, sizes in self.sizes.items()
+            for i in np.flatnonzero(sizes == 0)
+        ]
+
+    @property
     def digest(self) -> str:
         """Digest of names, which hold the class, and sizes: equal wherever the tree lies."""
         parts = [

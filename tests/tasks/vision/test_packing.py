@@ -111,6 +111,16 @@ def test_other_images_are_not_mixed_into_a_pack(
     assert "was begun with other images" in capsys.readouterr().err
 
 
+def test_empty_files_are_named(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *others = sorted((tree / "train").rglob("*.JPEG"))[:3]
+    for each in (first, *others):
+        each.write_bytes(b"")
+    assert pack_command([str(tree), str(tmp_path / "x.h5")]) == 0
+    assert f"empty: {first} and 2 more; copy again" in capsys.readouterr().out
+
+
 def test_what_cannot_be_packed_is_refused(
     intact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
