@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,16 @@ def same_random_numbers() -> None:
     import torch
 
     torch.manual_seed(1234)
+
+
+@pytest.fixture
+def signals_of_a_login() -> Iterator[None]:
+    """Ctrl-C and the end of a login are heard, also where pytest runs behind or by nohup."""
+    heard = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

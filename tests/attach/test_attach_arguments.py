@@ -249,8 +249,10 @@ def test_a_long_round_is_said_at_its_start(schedule: Any, said: list[str]) -> No
         for _ in range(3):
             optimizer.step()
             sync.step()
-    assert len(found) == len(said)
-    assert all(text in str(w.message) for text, w in zip(said, found, strict=True))
+    # Not of what another test has left behind, and is collected here.
+    heard = [str(w.message) for w in found if w.category is UserWarning]
+    assert len(heard) == len(said)
+    assert all(text in message for text, message in zip(said, heard, strict=True))
 
 
 @pytest.mark.parametrize("given", [10.5, "10", True, 0, -3])

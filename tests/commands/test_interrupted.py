@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -24,14 +23,11 @@ class Ended(Exception):
 
 
 @pytest.fixture(autouse=True)
-def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def ends(monkeypatch: pytest.MonkeyPatch, signals_of_a_login: None) -> None:
     def kill(pid: int, number: int) -> None:
         raise Ended(number)
 
     monkeypatch.setattr(os, "kill", kill)
-    before = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -76,7 +72,6 @@ def test_ctrl_c_in_an_import_is_not_left_to_what_is_imported(
     (tmp_path / "swallows_interrupts.py").write_text(SWALLOWED)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupted.say_in_a_line()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

@@ -252,5 +252,6 @@ def test_the_environments_own_mpirun_puts_ranks_where_they_are_asked_to(tmp_path
 def test_make_takes_one_folder_for_the_environment(name: str) -> None:
     """`make clean VENV="my env"` would remove `my`."""
     make = ["make", "-n", "clean", f"VENV={name}"]
-    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    alone = {k: v for k, v in os.environ.items() if not k.startswith("M")}  # MAKELEVEL, MAKEFLAGS
+    done = subprocess.run(make, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "without a blank" in done.stderr and not done.stdout

@@ -117,6 +117,7 @@ def test_no_more_runs_at_a_time_than_were_asked_for(
     assert len(ended) == 4 and max(most) == 1
 
 
+@pytest.mark.usefixtures("signals_of_a_login")
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGHUP])
 def test_a_request_to_stop_reaches_the_run_that_is_just_being_started(
     by: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
