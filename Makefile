@@ -43,7 +43,7 @@ test: env  ## run every test, those under MPI and Horovod included
 	    --durations=10 --durations-min=5
 
 # Left out: tests that start ranks, and those marked `slow`, which take seconds each (`-m slow`).
-quick: env  ## run the quick tests, which start no ranks: an answer in some two minutes
+quick: env  ## run the quick tests, which start no ranks: an answer in some three minutes
 	$(BIN)/python -m pytest tests -n auto --dist worksteal -m "not launched and not slow"
 
 # cosmic-ray makes the faults. It is installed beside the environment, the first time it is needed.
