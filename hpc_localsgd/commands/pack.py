@@ -27,10 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error), PROG)
         return FAULT
     except OSError as error:  # a full disk, say: what is written stays, and the rest can follow
-        from hpc_localsgd.trajectory.diskspace import mend, why
+        from hpc_localsgd.trajectory.diskspace import to_continue, why
 
-        cure = f"{mend(error)}, and type the same command again to continue"
-        complain(f"{error.filename or options.out}: {why(error)}; {cure}", PROG)
+        complain(f"{error.filename or options.out}: {why(error)}; {to_continue(error)}", PROG)
         return 1
 
 
@@ -58,17 +57,20 @@ def _pack(folder: Path, out: Path) -> int:
     counts = ", ".join(f"{len(names)} {split}" for split, names in listing.names.items())
     total = human_bytes(listing.total)
     if left_out := listing.folder.left_out:
-        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-        print(f"left out, being neither image nor class: {left_out[0]}{more}", flush=True)
+        print(f"left out, being neither image nor class: {_first_of(left_out)}", flush=True)
     if empty := listing.empty:
-        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         cure = "copy again; --task.skip-corrupt trains without those of train"
-        print(f"empty: {empty[0]}{more}; {cure}", flush=True)
+        print(f"empty: {_first_of(empty)}; {cure}", flush=True)
     print(f"{counts} images of {len(listing.folder.classes)} classes, {total}", flush=True)
     already = "" if pack(listing, out, _Progress()) else " already"
     options = _options(out, len(listing.folder.classes))
     print(f"{out} is complete{already}: {options}", flush=True)
     return OK
+
+
+def _first_of(found: Sequence[object]) -> str:
+    """Return the first, and how many more there are."""
+    return f"{found[0]} and {len(found) - 1} more" if len(found) > 1 else str(found[0])
 
 
 def _options(out: Path, classes: int) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 
 from hpc_localsgd.commands.exit_codes import FAULT, OK, complain
 from hpc_localsgd.trajectory import TrajectoryError
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from hpc_localsgd.trajectory.whole_file import FULL
 
 
 def attempt(prog: str, work: Callable[[], object], writes: bool = False) -> int:

@@ -30,16 +30,14 @@ def agree(world: World, check: Callable[[], T]) -> T:
         ConfigurationError: On all ranks alike.
     """
     found: Any = None
-    said = ""
+    said, where = "", f" (on rank {world.rank})" if world.rank else ""
     try:
         found = check()
     except (ConfigurationError, TrajectoryError) as error:
-        where = f" (on rank {world.rank})" if world.rank else ""
         said = f"{error}{where}"
     except OSError as error:
         if error.filename is None:  # not of a file that somebody asked for
             raise
-        where = f" (on rank {world.rank})" if world.rank else ""
         said = f"{error.filename}: {error.strerror}{where}"
     for text in gather_texts(world, said, SAID_BYTES):
         if text:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import h5py
 
+from hpc_localsgd.trajectory.whole_file import FULL
+
 _SLACK_BYTES = 256 * 1024  # HDF5 takes metadata blocks a few at a time
 _HEAD = b"\x89HDF\r\n\x1a\n\0"  # of HDF5's default format, the earliest: version 0
 _END_AT = 40
@@ -117,7 +119,7 @@ def why(error: BaseException | None) -> str:
         error: What the operating system or HDF5 raised.
     """
     number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if number in FULL:
         return f"the disk is full or the quota used up ({os.strerror(number)})"
     if number == errno.EFBIG:
         return "the file may not grow further (File too large: ulimit -f)"
@@ -148,3 +150,12 @@ def mend(error: BaseException | None) -> str:
     if number in (errno.EIO, errno.ETIMEDOUT):
         return "have that disk checked, or leave that host out"
     return "make space"
+
+
+def to_continue(error: BaseException | None) -> str:
+    """Return the same for a command that keeps what it has written, and goes on from there.
+
+    Args:
+        error: What was raised; None if that is not known.
+    """
+    return f"{mend(error)}, and type the same command again to continue"

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # by the disk
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (*FULL, errno.EFBIG, errno.EIO, errno.EROFS)  # by the disk
 ENDS = (signal.SIGTERM, signal.SIGHUP)  # that end a process before it comes to a `finally`
 _unborn: set[Path] = set()
 os.register_at_fork(after_in_child=_unborn.clear)  # they are the parent's

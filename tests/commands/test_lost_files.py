@@ -236,7 +236,9 @@ def test_a_page_leaves_files_of_another_program(
     assert (tmp_path / name).read_text() == "a person's"
 
 
-@pytest.mark.parametrize("name", ["compare.html", "compare.tex", "whatif.csv"])
+@pytest.mark.parametrize(
+    "name", ["compare.html", "compare.csv", "compare.md", "compare.tex", "whatif.csv", "whatif.md"]
+)
 def test_tables_leave_files_of_another_program(
     name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,14 +73,14 @@ def landscape(options: LandscapeOptions, world: World) -> None:
 @contextmanager
 def _kept(path: Path) -> Iterator[None]:
     """Say of a disk that refuses what it leaves: the points so far are on it."""
-    from hpc_localsgd.trajectory.diskspace import mend, why
+    from hpc_localsgd.trajectory.diskspace import to_continue, why
 
     try:
         yield
     except OSError as error:
         raise DataError(
             f"cannot write {error.filename or path}: {why(error)}. The points before are in "
-            f"{path}: {mend(error)}, and type the same command again to continue"
+            f"{path}: {to_continue(error)}"
         ) from error
 
 

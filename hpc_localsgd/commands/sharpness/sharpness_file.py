@@ -25,7 +25,7 @@ from hpc_localsgd.trajectory import (
     TrajectoryError,
     Writer,
 )
-from hpc_localsgd.trajectory.diskspace import mend, why
+from hpc_localsgd.trajectory.diskspace import to_continue, why
 from hpc_localsgd.trajectory.records import padded
 from hpc_localsgd.trajectory.safe_text import load_yaml
 from hpc_localsgd.trajectory.schema import NotWritten
@@ -83,7 +83,7 @@ class SharpnessFile:
         except NotWritten as error:
             raise ConfigurationError(
                 f"cannot write {self.path}: {why(error.__cause__)}. The snapshots before are in "
-                f"it: {mend(error.__cause__)}, and type the same command again to continue"
+                f"it: {to_continue(error.__cause__)}"
             ) from error
         except TrajectoryError as error:
             raise ConfigurationError(str(error)) from error

@@ -14,12 +14,11 @@ from types import FrameType
 from hpc_localsgd.commands.sweep.members import Member
 from hpc_localsgd.commands.sweep.processes import Forked, Process, divide_cores, launched, tell
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.run.stopping import is_unheard
+from hpc_localsgd.run.stopping import SIGNALS, is_unheard
 
 LOGS = "logs"
 LOOK_EVERY_S = 0.05
 PATIENCE_S = 60.0  # from a request to stop until runs that did not are killed
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass
