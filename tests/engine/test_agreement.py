@@ -55,11 +55,12 @@ def test_what_all_accept_each_has_for_itself() -> None:
     assert on_ranks(3, lambda world: agree(world, lambda: world.rank)) == [0, 1, 2]
 
 
-def test_a_mistake_of_the_program_is_no_refusal() -> None:
+@pytest.mark.parametrize("mistake", [KeyError("a mistake"), OSError(9, "of no file")])
+def test_a_mistake_of_the_program_is_no_refusal(mistake: Exception) -> None:
     def wrong() -> None:
-        raise KeyError("a mistake")
+        raise mistake
 
-    with pytest.raises(KeyError):
+    with pytest.raises(type(mistake)):
         on_ranks(1, lambda world: agree(world, wrong))
 
 
