@@ -28,6 +28,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medians import quartiles, sureness, within
 from reporting import ROOT
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class Figure:
     """A contestant's time and its ratio to another's, each a median with its quartiles.
 
     `ratio_within` is where the median of the ratios lies with 95 % confidence, whatever their
-    distribution: between two of the ratios, by the binomial distribution.
+    distribution: between two of the ratios, see `medians`; of so many turns.
     """
 
     ms: float
@@ -246,6 +247,7 @@ class Figure:
     ratio: float
     ratio_quartiles: tuple[float, float]
     ratio_within: tuple[float, float]
+    turns: int
 
 
 def figures(times: Mapping[str, Sequence[float]], against: str) -> dict[str, Figure]:
@@ -256,29 +258,19 @@ def figures(times: Mapping[str, Sequence[float]], against: str) -> dict[str, Fig
         ms = [1000 * t for t in mine]
         found[name] = Figure(
             statistics.median(ms),
-            _quartiles(ms),
+            quartiles(ms),
             statistics.median(ratios),
-            _quartiles(ratios),
-            _within(ratios),
+            quartiles(ratios),
+            within(ratios),
+            len(ratios),
         )
     return found
 
 
-def _within(ratios: Sequence[float]) -> tuple[float, float]:
-    n = len(ratios)
-    below = max(0, int((n - 1.96 * n**0.5) / 2))
-    ordered = sorted(ratios)
-    return ordered[below], ordered[n - 1 - below]
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    low, _, high = statistics.quantiles(values, n=4)
-    return low, high
-
-
 def table(found: Mapping[str, Figure], against: str) -> str:
     """Return the figures as a Markdown table."""
-    lines = [f"| | ms | quartiles | x {against} | quartiles | 95 % |"]
+    sure = sureness(found[against].turns)
+    lines = [f"| | ms | quartiles | x {against} | quartiles | {sure} |"]
     lines.append("|---|--:|--:|--:|--:|--:|")
     for name, f in found.items():
         lines.append(

@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
+from medians import sureness
 from reporting import write_report
 from side_by_side import Figure, figures, free_port, started, take_turns
 
@@ -48,7 +49,8 @@ def main() -> None:
         data[cell] = {name: asdict(figure) for name, figure in found.items()}
         print(rows[-1], flush=True)
     rows.sort(key=lambda line: line.split("|")[1:3])  # sizes in the order they have
-    head = ["| | ranks | MB | bare, ms | the world, x bare | 95 % | a copy, x bare |"]
+    sure = sureness(options.rounds)
+    head = [f"| | ranks | MB | bare, ms | the world, x bare | {sure} | a copy, x bare |"]
     head.append("|---|--:|--:|--:|--:|--:|--:|")
     page = ["# The average at every size, beside the bare library", "\n".join([*head, *rows])]
     page += [between(data), *[f"Left out, for want of time: {'; '.join(left)}."] * bool(left)]

@@ -91,14 +91,14 @@ def _panel(
     x = np.array([p.costs[cost].mean for p in points])
     y = np.array([max(p.accuracy.mean, floor) for p in points])
     best = on_front(points, cost)
-    edge = [*x[best], 10 * x.max()]
+    edge, height = [*x[best], 10 * x.max()], np.maximum.accumulate([*y[best], y[best[-1]]])
     pale: dict[str, Any] = {
         "color": "#d5d8de",
         "linewidth": 5,
         "zorder": 1,
         "solid_joinstyle": "miter",
     }
-    axes.plot(edge, [*y[best], y[best[-1]]], drawstyle="steps-post", **pale)
+    axes.plot(edge, height, drawstyle="steps-post", **pale)
     for i, p in enumerate(points):
         low = p.accuracy.mean < floor
         bars = {"yerr": None if low else p.off or None, "xerr": _bar(p.costs[cost].deviation)}
@@ -177,7 +177,7 @@ def _legend(axes: Axes, points: Sequence[Point], looks: Looks, floor: float) -> 
     axes.set_axis_off()
     handles = [Line2D([], [], linestyle="none", markersize=5, **looks[p.label]) for p in points]
     handles.append(Line2D([], [], color="#d5d8de", linewidth=5))
-    names = [*(p.label for p in points), "nothing is both cheaper and better"]
+    names = [*(p.label for p in points), "nothing cheaper is as good"]
     if any(p.accuracy.mean < floor for p in points):
         hollow = {"marker": "o", "color": style.GREY, "markerfacecolor": "white"}
         handles.append(Line2D([], [], linestyle="none", markersize=5, **hollow))

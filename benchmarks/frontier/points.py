@@ -83,7 +83,7 @@ def first_at(source: Source, target: float) -> int | None:
 
 
 def on_front(points: Sequence[Point], cost: int) -> list[int]:
-    """Give the indices of the methods to which nothing here is both cheaper and better.
+    """Give the indices of the methods than which nothing cheaper is as good, to within the noise.
 
     Args:
         points: The methods on one network.

@@ -73,11 +73,11 @@ def report(made: Frontier, floor: float | None, name: str) -> list[Path]:
     parts = [
         "# Accuracy against communication",
         f"{', '.join(made.facts)}. Accuracy is of the mean model on the test set, ± the larger of "
-        "the deviation over seeds and the statistical error of the test set; in bold: nothing here "
-        "is both cheaper and better by more than that.",
+        "the deviation over seeds and the statistical error of the test set; in bold: nothing "
+        "cheaper here is as accurate, to within that.",
         f"![Accuracy against bytes and seconds]({name}.png)",
-        "On the pale line: nothing here is both cheaper and better. Hollow symbols at the lower "
-        "edge are of methods that are below it.",
+        "On the pale line is what is in bold. Hollow symbols at the lower edge are of methods that "
+        "are below it.",
         tables.as_markdown(made.networks).rstrip(),
         "\n".join(made.notes),
         f"## Circumstances\n\n{about}",

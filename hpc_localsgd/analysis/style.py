@@ -240,6 +240,15 @@ def _axis_in_units(axes: Axes, most: float, size: float, intervals: int) -> None
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / size:g}"))
 
 
+def clock(source: str) -> str:
+    """Return what is said of seconds of training: of a simulated run the computing is measured.
+
+    Args:
+        source: ``measured`` or ``modelled``, as in the record.
+    """
+    return "communication modelled" if source == "modelled" else source
+
+
 def byte_unit(most: float) -> tuple[float, str]:
     """Return the unit that fits best: (bytes in it, its name).
 

@@ -24,7 +24,7 @@ from hpc_localsgd.analysis.text_tables import named_values, text_table
 from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.commands.record_command import attempt
-from hpc_localsgd.cost.formatting import grouped, human_seconds
+from hpc_localsgd.cost.formatting import grouped, human_seconds, percent
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.safe_text import readable
@@ -89,7 +89,7 @@ def status_line(run: Trajectory) -> str:
     parts = [f"{readable(str(run.path.parent))}: {run.status}", f"step {grouped(reached)}{of}"]
     if (accuracy := _accuracy(run)) != "-":
         parts.append(f"test accuracy {accuracy}")
-    if (communicating := _percent(run, " % of the time")) != "-":
+    if (communicating := _percent(run, " of the time")) != "-":
         parts.append(f"communication {communicating}")
     return ", ".join(parts)
 
@@ -121,7 +121,7 @@ def page(run: Trajectory) -> str:
         ("computing", f"{human_seconds(totals.compute_s)} per worker"),
         ("waiting for the slowest", f"{human_seconds(totals.wait_s)} {of}"),
         ("transferring", f"{human_seconds(totals.transfer_s)} {of}"),
-        ("communication", _percent(run, " % of the time")),
+        ("communication", _percent(run, " of the time")),
         ("wall time", _wall(run)),
         _quality(run),
     ]
@@ -140,7 +140,7 @@ def _row(run: Trajectory) -> tuple[str, ...]:
     whole = totals.compute_s + totals.wait_s + totals.transfer_s
     step_s = human_seconds(whole / totals.steps) if totals.steps else "-"
     reached, rounds = grouped(_reached(run)), grouped(totals.rounds)
-    name, share = readable(str(run.path.parent)), _percent(run, " %")
+    name, share = readable(str(run.path.parent)), _percent(run)
     return name, run.status, str(run.K), reached, rounds, _accuracy(run), step_s, share
 
 
@@ -164,7 +164,7 @@ def _accuracy(run: Trajectory) -> str:
     return f"{100 * run.series(ACCURACY).value[-1]:.2f} %"
 
 
-def _percent(run: Trajectory, unit: str = "") -> str:
+def _percent(run: Trajectory, of: str = "") -> str:
     """Return the share of waiting and transferring in the mean worker's time; say if modelled."""
     totals = run.totals
     communicating = totals.wait_s + totals.transfer_s
@@ -172,7 +172,7 @@ def _percent(run: Trajectory, unit: str = "") -> str:
     if not (whole > 0 and math.isfinite(whole)):
         return "-"
     mark = ", modelled" if run.attrs["clock"] == "modelled" else ""
-    return f"{100 * communicating / whole:.1f}{unit}{mark}"
+    return f"{percent(communicating / whole)}{of}{mark}"
 
 
 def _wall(run: Trajectory) -> str:

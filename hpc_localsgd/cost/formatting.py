@@ -10,6 +10,12 @@ def grouped(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def percent(share: float) -> str:
+    """Format a share for a reader: ``25.0 %``, and below one percent two digits: ``0.034 %``."""
+    value = 100 * share
+    return f"{value:.2g} %" if 0 < value < 0.995 else f"{value:.1f} %"
+
+
 def human_seconds(seconds: float) -> str:
     """Format seconds for a reader: ``12 ms``, ``90 s``, ``7.4 min``, ``7 h 05 min``, or ``-``."""
     if not math.isfinite(seconds):

@@ -131,7 +131,7 @@ class Totals:
 
     @classmethod
     def of(cls, rounds: Rounds) -> Totals:
-        """Add up `rounds`; a missing value counts as 0, a column without any value stays NaN."""
+        """Add up `rounds`; one without a value counts as 0, a column without any stays NaN."""
         return cls(
             rounds=len(rounds),
             steps=int(rounds.local_steps.sum()),
@@ -144,10 +144,12 @@ class Totals:
 
 
 def _total(column: np.ndarray) -> float:
-    """Return the sum over rounds of the mean over workers. ``[S, K]``."""
-    if column.size and np.isnan(column).all():
+    """Return the sum over rounds of the mean over the workers that a round had. ``[S, K]``."""
+    known = ~np.isnan(column)
+    if column.size and not known.any():
         return float("nan")
-    return float(np.nansum(column) / max(1, column.shape[1]))
+    sums, count = np.where(known, column, 0.0).sum(axis=1), known.sum(axis=1)
+    return float((sums / np.maximum(count, 1)).sum())
 
 
 def padded(x: np.ndarray, dims: tuple[str, ...], K: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 
 from hpc_localsgd.analysis.compare import (
     MEASURES,
+    Summary,
     differences,
     front,
     grouped_runs,
@@ -18,6 +19,7 @@ from hpc_localsgd.analysis.compare import (
     uncertainty,
 )
 from hpc_localsgd.analysis.compare.draw import draw_front
+from hpc_localsgd.analysis.compare.measures import told
 from hpc_localsgd.analysis.compare.page import comparison, terminal
 from hpc_localsgd.analysis.compare.tables import tables
 from hpc_localsgd.analysis.compare.two_way import two_way
@@ -98,6 +100,12 @@ def test_mean_and_deviation_are_over_the_complete_runs(runs: list[str]) -> None:
     assert summary(groups[1], named["trace of the Hessian"]).count == 0
 
 
+def test_means_of_few_rounds_keep_their_digits() -> None:
+    (rounds,) = [m for m in MEASURES if m.name == "rounds"]
+    shown = [told(Summary(*found, 5), rounds) for found in ((10.4, 0.55), (312.2, 0.45), (7, 0))]
+    assert shown == ["10.4 ± 0.55", "312 ± 0.45", "7"]
+
+
 def test_curvatures_of_other_moments_are_not_compared(tmp_path: Path) -> None:
     runs = [record(tmp_path / "a", 0.9), record(tmp_path / "b", 0.9, momentum=0.5)]
     for run, steps, samples in ((runs[0], (20, 40), 64), (runs[1], (20,), 64)):
@@ -136,6 +144,12 @@ def test_a_difference_within_the_deviation_is_no_front() -> None:
     assert front(cost, gain, [0.01, 0.0, math.nan, 0.0]) == [0, 2]
     assert front(cost, gain, [0.01, 0.0, 0.002, 0.0]) == [0, 2, 3]  # equal costs, equal gains
     assert front(cost, gain, [0.05] * 4) == [0]
+
+
+def test_what_is_as_good_as_the_best_at_one_cost_is_no_lower_bar_for_what_costs_more() -> None:
+    """Methods of one H send as much: the last of them was what the next was compared with."""
+    cost, gain, noise = [1.0, 1.0, 1.0, 2.0], [0.90, 0.86, 0.82, 0.92], [0.05, 0.05, 0.05, 0.01]
+    assert front(cost, gain, noise) == [0, 1]
 
 
 def test_seconds_of_two_clocks_have_no_front(

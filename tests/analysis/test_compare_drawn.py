@@ -82,6 +82,13 @@ def test_the_front_claims_nothing_between_its_points(tmp_path: Path) -> None:
     assert line.get_ydata().tolist() == [0.7, 0.9]
 
 
+def test_the_front_does_not_fall_among_methods_of_one_cost(tmp_path: Path) -> None:
+    runs = several(tmp_path, [0.9, 0.86, 0.99], [10, 10, 20])
+    runs += [record(tmp_path / "seed", 0.8, momentum=0.1, sent=10, seed=1)]  # 0.85, off by 0.07
+    line = figure_of(runs).axes[0].lines[0]
+    assert line.get_ydata().tolist() == [0.86, 0.86, 0.99]
+
+
 DEFAULT = "hpc_localsgd.schedules.local_steps.every"
 
 

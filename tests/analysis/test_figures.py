@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.analysis import costs, curves
+from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
+from hpc_localsgd.analysis.draw.course import draw_course
 from hpc_localsgd.analysis.draw.spread import draw_spread
 from hpc_localsgd.analysis.draw.time import draw_time
 from hpc_localsgd.analysis.figures import FIGURES, draw_run
@@ -89,6 +91,23 @@ def test_only_the_communication_of_a_simulated_run_is_modelled(tmp_path):
         writer.round(step_begin=0, step_end=4, **row)
     (axes,) = draw_time(Trajectory(tmp_path)).axes
     assert axes.get_xlabel() == "seconds (communication modelled)"
+    *_, below = draw_course(Trajectory(tmp_path)).axes
+    assert below.get_xlabel() == "seconds, the slowest worker (communication modelled)"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "said"), [([4, 8, 8, 8, 8], "4-8"), ([8, 8, 3], "8"), ([8], "8"), ([2, 9], "2-9")]
+)
+def test_the_switch_is_labelled_with_every_length_behind_it(tmp_path, lengths, said):
+    """Where most rounds were of the longest, the shorter ones went unsaid."""
+    with Writer(tmp_path, _header()) as writer:
+        t = 0
+        for H in [1, 1, *lengths]:
+            row = {"compute_s": 0.1, "wait_s": 0.0, "transfer_s": 0.01, "payload_bytes": 8}
+            writer.round(step_begin=t, step_end=t + H, lr=0.1, **row)
+            t += H
+    panel = draw_accuracy(Trajectory(tmp_path)).axes[0]
+    assert f"H = {said} →" in {text.get_text() for text in panel.texts}
 
 
 def test_an_empty_run_is_drawn(tmp_path):

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
-from benchmarks import collectives, reporting, time_to_target
+from benchmarks import collectives, medians, reporting, time_to_target
 
 ROOT = reporting.ROOT
 
@@ -36,6 +37,15 @@ def test_an_exchange_of_a_train_takes_its_share(
     cell = collectives._cell(world, "gather", exchange, 4_000, how)
     assert cell.seconds == 2.0 and exchanged[0] == together * begun[0]
     assert begun[0] == collectives.WARM_UP + min(collectives.MOST, int(100 / (2 * together)) + 1)
+
+
+@pytest.mark.parametrize("n", [5, 6, 8, 11, 20, 60])
+def test_the_interval_of_a_median_has_the_confidence_that_is_said(n: int) -> None:
+    low, high = medians.within(range(n))
+    sure = [1 - 2 * binom.cdf(low + more, n, 0.5) for more in (0, 1)]
+    assert high == n - 1 - low and sure[1] < 0.95
+    assert sure[0] >= (0.95 if n > 5 else 0.9375)  # of five not even the least and the largest
+    assert medians.sureness(n) == ("95 %" if n > 5 else "94 %")
 
 
 def test_ratios_to_ours_are_of_equal_seeds_and_a_target_may_be_missed() -> None:

@@ -21,7 +21,7 @@ from small_runs import small_run
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS
 from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw.course import draw_course
-from hpc_localsgd.commands.display import Display, show_conclusion
+from hpc_localsgd.commands.display import Display, conclusion, show_conclusion
 from hpc_localsgd.commands.display.lines import fields, live_line
 from hpc_localsgd.commands.display.state import State
 from hpc_localsgd.commands.plan.command import main as plan
@@ -203,6 +203,13 @@ def test_the_closing_table_fits_a_persons_terminal_and_not_a_launchers(
     assert widest <= columns and (widest > 60) == (columns > 60)
     assert shown.getvalue().count("Q") == 70
     assert following.startswith("next ") and following.endswith(" -m hpc_localsgd report run")
+
+
+def test_one_worker_sends_nothing_in_parallel_sgd_either(tmp_path: Path) -> None:
+    run = small_run(K=1, steps=2)
+    table = conclusion(synthetic(tmp_path, K=1, steps=8), run, [])
+    said = dict(zip(*(column.cells for column in table.columns), strict=True))
+    assert str(said["sent by a worker"]).endswith(", against 0 B of parallel SGD")
 
 
 @pytest.mark.parametrize(

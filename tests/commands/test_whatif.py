@@ -179,6 +179,8 @@ def test_the_slowest_is_waited_for(tmp_path: Path) -> None:
     found = one(run, "--fabric", "1GbE")
     assert found.plan.compute_s == pytest.approx(12 * 0.11)
     assert found.waiting_s == pytest.approx(12 * 0.03, rel=0.35)  # of normal numbers, 0.021
+    talking_s = found.waiting_s + found.plan.exchange_s  # communication, as `summary` counts it
+    assert found.share() == pytest.approx(talking_s / found.total_s())
     longer_s = found.total_s(slower=2.0) - found.total_s()
     assert longer_s == pytest.approx(found.plan.compute_s + found.waiting_s)
     many = one(run, "--fabric", "1GbE", "--workers", "1024")

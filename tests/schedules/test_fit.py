@@ -9,7 +9,7 @@ import pytest
 
 from hpc_localsgd.cost.cost_model import NETWORKS, Network
 from hpc_localsgd.cost.fitting import fit_network
-from hpc_localsgd.cost.formatting import grouped, human_seconds, slurm_time
+from hpc_localsgd.cost.formatting import grouped, human_seconds, percent, slurm_time
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.time_limit import seconds_of
 
@@ -90,6 +90,12 @@ def test_numbers_for_a_person() -> None:
     shown += ["1 h 00 min", "7 h 05 min", "30 h 00 min", "2 d 03 h"]
     assert [human_seconds(s) for s in seconds] == shown
     assert slurm_time(4885) == "01:22:00"
+
+
+def test_a_small_share_is_not_nothing() -> None:
+    shares = [0.0, 3.44e-4, 0.0049, 0.00996, 0.25, 1.0]
+    shown = ["0.0 %", "0.034 %", "0.49 %", "1.0 %", "25.0 %", "100.0 %"]
+    assert [percent(share) for share in shares] == shown
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf])

@@ -70,6 +70,9 @@ def test_another_number_of_workers(tmp_path):
     assert run.K == 2 and run.rounds.compute_s.shape == (6, 3)
     assert np.isnan(run.rounds.compute_s[4:, 2]).all()
     assert np.isfinite(run.rounds.compute_s[:4]).all()
+    sums = run.totals  # each round's mean is over the workers that it had
+    assert (sums.compute_s, sums.wait_s) == (1 + 2 + 3 + 4 + 4.5 + 5.5, 6 * 0.5)
+    assert sums.payload_bytes == 6 * 4 * 5
 
 
 def test_series_of_another_number_of_workers(tmp_path):

@@ -74,7 +74,8 @@ def _draw_panel(axes: Axes, groups: Sequence[SeedGroup], cost: Measure) -> None:
     off = [uncertainty(g) for g in groups]
     best = front(x.tolist(), y.tolist(), off)
     pale: dict[str, Any] = {"color": style.PALE, "linewidth": 4, "zorder": 1}
-    axes.plot(x[best], y[best], drawstyle="steps-post", solid_joinstyle="round", **pale)
+    height = np.maximum.accumulate(y[best])  # of equal costs the best is first
+    axes.plot(x[best], height, drawstyle="steps-post", solid_joinstyle="round", **pale)
     for i in np.flatnonzero(known).tolist():
         bars: dict[str, Any] = {
             "xerr": _bar(summary(groups[i], cost).deviation),

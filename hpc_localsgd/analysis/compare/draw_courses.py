@@ -154,6 +154,6 @@ def _place_axis(axes: Axes, axis: Axis, furthest: float, groups: Sequence[SeedGr
     if axis.name == "seconds":
         style.seconds_axis(axes, max(furthest, 1e-9))
         (clock,) = clocks(groups)
-        return f"{style.time_unit(furthest)[1]} of training ({clock})"
+        return f"{style.time_unit(furthest)[1]} of training ({style.clock(clock)})"
     style.step_axis(axes, round(furthest))
     return "global step"

@@ -82,6 +82,11 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
+def _count(value: float) -> str:
+    """Format a number of things, or a mean of such numbers, of which small ones have digits."""
+    return grouped(value) if value >= 100 or value == round(value) else f"{value:.3g}"
+
+
 def _short(value: float) -> str:
     return f"{value:.4g}"
 
@@ -96,8 +101,8 @@ MEASURES = (
     ACCURACY,
     Measure("best", _best_accuracy, _percent),
     TEST_LOSS,
-    Measure("steps", lambda s: float(s.run.totals.steps), grouped),
-    Measure("rounds", lambda s: float(s.run.totals.rounds), grouped),
+    Measure("steps", lambda s: float(s.run.totals.steps), _count),
+    Measure("rounds", lambda s: float(s.run.totals.rounds), _count),
     SENT,
     TALKED,
     Measure("training", lambda s: float(round_s(s.run).sum()), human_seconds),
@@ -165,11 +170,11 @@ def told(found: Summary, measure: Measure) -> str:
 def front(
     cost: Sequence[float], gain: Sequence[float], noise: Sequence[float] | None = None
 ) -> list[int]:
-    """Return indices of the Pareto front by rising cost: no other point is both cheaper and better.
+    """Return indices of the Pareto front by rising cost: nothing cheaper is as good.
 
-    A costlier point is on it if it is better by more than its noise and that of the point before
-    it. Of points of equal cost that are no better than each other all are on it. A point with a NaN
-    is not.
+    A costlier point is on it if it is better by more than its noise and that of the best before it.
+    Of points of equal cost all are on it that are as good as the best of them, to within the noise.
+    A point with a NaN is not.
 
     Args:
         cost: The less the better.
@@ -180,10 +185,10 @@ def front(
     known = [i for i in range(len(cost)) if not (math.isnan(cost[i]) or math.isnan(gain[i]))]
     kept: list[int] = []
     for i in sorted(known, key=lambda i: (cost[i], -gain[i])):
-        before = kept[-1] if kept else i
-        apart = max(off[i], off[before])
-        better = gain[i] > gain[before] + apart
-        equal = cost[i] == cost[before] and gain[i] >= gain[before] - apart
+        best = max(kept, key=lambda j: gain[j], default=i)
+        apart = max(off[i], off[best])
+        better = gain[i] > gain[best] + apart
+        equal = cost[i] == cost[best] and gain[i] >= gain[best] - apart
         if not kept or better or equal:
             kept.append(i)
     return kept

@@ -52,9 +52,9 @@ def comparison(groups: Sequence[SeedGroup], made: Tables, album: Album) -> list[
     if crossed:
         parts.append(Section("Two ways", *crossed))
     caption = (
-        "On the pale line: nothing here is both cheaper and better. A configuration has the "
-        "same symbol in both panels; bars are deviations over seeds, or the statistical error "
-        "of the test set where that is larger."
+        "On the pale line: nothing cheaper here is as good, to within the bars. A configuration "
+        "has the same symbol in both panels; bars are deviations over seeds, or the statistical "
+        "error of the test set where that is larger."
     )
     words = "Accuracy against bytes and seconds"
     picture = album.add("front", lambda: draw_front(groups), words, caption)

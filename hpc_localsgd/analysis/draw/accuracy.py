@@ -222,20 +222,20 @@ def _mark_switch(run: Trajectory, panels: np.ndarray, seconds: bool) -> None:
     for axes in panels:
         axes.axvline(x, color=style.INK, linewidth=0.8, linestyle=(0, (1, 2.5)), zorder=1)
     later = run.rounds.local_steps[run.rounds.step_begin >= step]
-    low, high = int(np.median(later)), int(later.max())
     above: dict[str, Any] = {
         "xycoords": ("data", "axes fraction"),
         "textcoords": "offset points",
         "fontsize": 8,
     }
-    sides = (("← H = 1", -4, "right"), (f"H = {_range(later, low, high)} →", 4, "left"))
+    sides = (("← H = 1", -4, "right"), (f"H = {_range(later)} →", 4, "left"))
     for text, shift, side in sides:
         panels[0].annotate(text, (x, 1.03), xytext=(shift, 0), ha=side, color=style.GREY, **above)
 
 
-def _range(later: np.ndarray, middle: int, high: int) -> str:
-    """Format ``8`` for a constant H (a short last round aside), ``4-32`` for one that grows."""
-    return f"{high}" if middle == high else f"{int(later.min())}-{high}"
+def _range(later: np.ndarray) -> str:
+    """Format ``8`` for a constant H (a short last round aside), ``4-32`` for one that changes."""
+    low, high = int(later[:-1].min(initial=later[0])), int(later.max())
+    return f"{high}" if low == high else f"{low}-{high}"
 
 
 def loss_labels(run: Trajectory) -> list[tuple[float, str, str]]:

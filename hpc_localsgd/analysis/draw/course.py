@@ -77,7 +77,7 @@ def _place_axis(run: Trajectory, panels: np.ndarray, cost: Axis, last: int) -> N
     elif cost is SENT:
         bottom.set_xlabel(f"{style.byte_unit(end)[1]} sent by a worker")
     else:
-        clock = run.attrs["clock"]
+        clock = style.clock(str(run.attrs["clock"]))
         bottom.set_xlabel(f"{style.time_unit(end)[1]}, the slowest worker ({clock})")
 
 

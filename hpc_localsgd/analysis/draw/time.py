@@ -50,7 +50,7 @@ def _draw_bars(axes: Axes, spent: dict[str, np.ndarray], workers: int, bars_in: 
     total = sum(float(seconds.mean()) for seconds in spent.values())
     for column, name, colour in KINDS:
         mean = float(spent[column].mean())
-        label = f"{human_seconds(mean)} {name}, {100 * mean / total:.0f} %"
+        label = f"{human_seconds(mean)} {name}, {100 * mean / total:.3g} %"
         axes.barh(row, spent[column], thick, left=left, color=colour, linewidth=0, label=label)
         keep(axes, name, row, spent[column], names=("worker", "seconds"))
         left = left + spent[column]
@@ -60,9 +60,7 @@ def _draw_bars(axes: Axes, spent: dict[str, np.ndarray], workers: int, bars_in: 
 
 def _place_axes(axes: Axes, longest: float, workers: int, bars_in: float, clock: str) -> None:
     style.seconds_axis(axes, longest)
-    # Of a simulated run the computing is measured all the same.
-    words = " (communication modelled)" if clock == "modelled" else f", {clock}"
-    axes.set_xlabel(f"{style.time_unit(longest)[1]}{words}")
+    axes.set_xlabel(f"{style.time_unit(longest)[1]} ({style.clock(clock)})")
     axes.grid(axis="y", visible=False)
     every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 10**9) if bars_in * n / workers > 0.17)
     axes.set_yticks(range(0, workers, every))

@@ -44,7 +44,7 @@ def tiles_of(source: Source) -> list[tuple[str, str]]:
         parts = [sums.compute_s, sums.wait_s, sums.transfer_s]
         known = [0.0 if math.isnan(part) else part for part in parts]
         total = sum(known) or 1.0
-        shares = (f"{100 * part / total:.0f} %" for part in known)
+        shares = (_percent(part, total) for part in known)
         words = "{} computing, {} waiting, {} transferring".format(*shares)
         clock = ", communication modelled" if run.attrs["clock"] == "modelled" else ""
         shown.append((human_seconds(seconds), f"of training: {words}{clock}"))

@@ -49,7 +49,7 @@ def conclusion(
         hosts: Where each of the K workers was.
     """
     totals = trajectory.totals
-    parallel = run.task.x[0].nbytes * totals.steps
+    parallel = run.task.x[0].nbytes * totals.steps if run.world.K > 1 else 0
     share = 100 * totals.rounds / totals.steps
     of = "per worker" + (", modelled" if run.world.ledger.modelled else "")
     sent, would = human_bytes(totals.payload_bytes), human_bytes(parallel)
@@ -66,7 +66,7 @@ def conclusion(
         skipped = int(trajectory.series("data/skipped").value[-1])
         table.add_row("damaged images skipped", f"{skipped}, every time one was due in training")
     table.add_row(
-        "rounds", f"{totals.rounds:,}, against {totals.steps:,} of parallel SGD ({share:.0f} %)"
+        "rounds", f"{totals.rounds:,}, against {totals.steps:,} of parallel SGD ({share:.3g} %)"
     )
     table.add_row("sent by a worker", f"{sent}, against {would} of parallel SGD")
     table.add_row("optimiser", described(run.optimizer.torch))

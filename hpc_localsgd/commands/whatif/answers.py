@@ -68,9 +68,10 @@ class Answer:
         return computing + slower * self.parallel_wait_s + shown
 
     def share(self, slower: float = 1.0, dearer: float = 1.0) -> float:
-        """Return the exchanges' part of the seconds, waiting not counted; NaN of no seconds."""
+        """Return the part of waiting and of exchanges in the seconds; NaN of no seconds."""
         total = self.total_s(slower, dearer)
-        return dearer * self.plan.exchange_s / total if total else math.nan
+        communicating = slower * self.waiting_s + dearer * self.plan.exchange_s
+        return communicating / total if total else math.nan
 
     def speed_up(self, slower: float = 1.0, dearer: float = 1.0, hides: bool = False) -> float:
         """Return how many times sooner it ends than parallel SGD."""

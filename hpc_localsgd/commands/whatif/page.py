@@ -12,7 +12,7 @@ from hpc_localsgd.analysis.text_tables import text_table, wrapped
 from hpc_localsgd.commands.whatif.answers import Answer
 from hpc_localsgd.commands.whatif.basis import Basis
 from hpc_localsgd.commands.whatif.networks import RECORDED
-from hpc_localsgd.cost.formatting import grouped, human_seconds
+from hpc_localsgd.cost.formatting import grouped, human_seconds, percent
 from hpc_localsgd.trajectory.estimate import human_bytes
 from hpc_localsgd.trajectory.safe_text import readable
 
@@ -115,7 +115,7 @@ def _seconds(value: float, off: float) -> str:
 
 
 def _percent(value: float, off: float) -> str:
-    return f"{100 * value:.1f} %" + (f" ± {100 * off:.1f} %" if off >= 5e-4 else "")
+    return percent(value) + (f" ± {percent(off)}" if off >= 5e-4 else "")
 
 
 def _times(value: float, off: float) -> str:
