@@ -9,6 +9,15 @@
 # The site file (SITE=..., see sites/default.sh) says how programs are started here. A template that does
 # not train names, before it launches, the file that GROWS as its work gets on.
 
+# The name of an element of an array, 7_3: its number may be that of the whole array. A job that an element
+# has submitted finds that one's variables, and is none. Slurm knows; if it does not answer, they are believed.
+element() {
+    local said
+    said=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format '%A %i' 2>/dev/null || true)
+    said=$(awk -v number="$SLURM_JOB_ID" '$1 == number { print $2 }' <<<"$said")
+    echo "${said:-${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
+}
+
 RESUME_ME=85  # exit status of ranks that were asked to stop and have written a checkpoint
 KILLED_EARLY=140  # 128 + USR2: the signal came before Python could listen
 CRASHES=${CRASHES:-3}  # starts that failed and got no further, then the job gives up
@@ -20,9 +29,9 @@ SITE=${SITE:-default}
 # shellcheck source=slurm/sites/default.sh
 source "$SITE"
 
-# An element of an array has a name of its own: the number of its job may be that of the whole array.
-JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
-JOB=${JOB:-${SLURM_JOB_ID:?submit me with sbatch}}
+unset SLURM_EXPORT_ENV  # of sbatch --export=NONE or OUT=...: srun would start ranks without this environment
+JOB=${SLURM_JOB_ID:?submit me with sbatch}
+[[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || JOB=$(element)
 launched='' stopping='' interrupted='' trains='' left='' status=0
 NODES='' RANKS='' GROWS=''  # of templates: not whatever the shell that submitted has under these names
 RESTARTS=${SLURM_RESTART_COUNT:-0}
@@ -50,6 +59,7 @@ hand_on() {
 } 2>/dev/null
 
 trap 'stop USR2' USR2  # by --signal=B:USR2@..., before the time limit
+trap 'stop USR1' USR1  # where that says USR1, as jobs of other programs do
 trap 'stop TERM' TERM  # by scancel and preemption
 
 # --- the four parts of a job --------------------------------------------------------------------------
@@ -95,6 +105,8 @@ launch() {
     [[ -z $stopping ]] || { status=$RESUME_ME && return; }
     trains=''
     [[ " ${*:3:2} " != *[.\ ]train\ * ]] || trains=1
+    # srun starts a daemon a node of these, which gets all CPUs of the job there, not those of one task.
+    [[ $LAUNCHER == srun ]] || unset SRUN_CPUS_PER_TASK
     case $LAUNCHER in
     srun)
         how=(srun "${SRUN[@]}" --nodes="${NODES:-$SLURM_JOB_NUM_NODES}" --ntasks="$ranks")
@@ -161,7 +173,7 @@ requeue() {
     fi
     ((count == 1)) || why+=", $count of $bound times without progress"
     say "$why; back into the queue"
-    trap '' TERM USR2  # Slurm ends this script as soon as it is requeued
+    trap '' TERM USR1 USR2  # Slurm ends this script as soon as it is requeued
     for try in {1..5}; do
         ((try == 1)) || sleep "$PAUSE"
         scontrol requeue "$JOB" && exit 0

@@ -52,8 +52,8 @@ def kind_of_world(launch: Launch, alone: str = "") -> str:
     if launch.started == 1:
         if alone and launch.launcher == "sbatch" and (launch.size or 1) > 1:
             raise ConfigurationError(
-                f"Slurm gave this job {launch.size} tasks, but one process was started: put "
-                f"`srun --mpi=pmix` in front, or {alone}"
+                f"Slurm gave this job {launch.size} tasks ({launch.source}), but one process was "
+                f"started: put `srun --mpi=pmix` in front, or {alone}"
             )
         return SIMULATED
     if launch.launcher == "torchrun":
@@ -90,7 +90,7 @@ def join(kind: str, launch: Launch, device: torch.device, workers: int | None = 
     if n not in (None, world.n) and not told and not _part_of_mpi(kind, n):
         raise ConfigurationError(
             f"{launch.launcher} started {n} processes, but {kind} joined {world.n}: "
-            f"{_why_others(kind, launch)}"
+            f"{_why_others(kind, launch)}{launch.if_left_over if world.n == 1 else ''}"
         )
     return world
 

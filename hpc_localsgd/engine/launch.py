@@ -41,6 +41,11 @@ class Launch:
         """Number of processes that the launcher started; None if it does not say."""
         return self.size if self.launched else 1
 
+    @property
+    def if_left_over(self) -> str:
+        """What to type for a process that is alone because no launcher started it."""
+        return f"; if no launcher started this process, `unset {self.source}`"
+
 
 @dataclass(frozen=True)
 class _Launcher:

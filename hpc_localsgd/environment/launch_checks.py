@@ -24,7 +24,8 @@ def ranks(everyone: Ranks) -> Finding:
         text = f"{asked} asked ({launch.source}={asked}), not connected"
         return Finding(WARNING, "ranks", text, "repair the network first")
     if started == 1:
-        return Finding(PROBLEM, "ranks", f"{said}: each process is alone", _cure(launch.launcher))
+        cure = f"{_cure(launch.launcher)}{launch.if_left_over if launch.launched else ''}"
+        return Finding(PROBLEM, "ranks", f"{said}: each process is alone", cure)
     return Finding(PROBLEM, "ranks", said, "start again; see which rank failed above")
 
 

@@ -17,6 +17,7 @@ for word; do [[ $word != --nodelist=* ]] || node=${word#*=}; done
 trap 'echo signalled >>"$TOLD"; kill $!; exit ${ON_USR2:-85}' USR2
 echo "$(basename "$0") $*" >>"$TOLD"
 mkdir -p "$OUT/checkpoints/step-1"
+env >"$OUT/environment"
 touch "$OUT/checkpoints/step-1/rank-0-of-2.pt"
 [[ -z ${BEGAN:-} ]] || echo "$BEGAN" >"$OUT/began"
 [[ -z ${FOREVER:-} ]] || { sleep 60 >/dev/null 2>&1 & wait; }
@@ -46,6 +47,7 @@ esac
 """
 SQUEUE = """#!/bin/bash
 [[ -z ${SQUEUE_FAILS:-} ]] || { echo "slurm_load_jobs error: $SQUEUE_FAILS" >&2; exit 1; }
+[[ $* != *%i* ]] || { printf '%s\\n' "6 7_1" "7 ${NAMED:-7_$SLURM_ARRAY_TASK_ID}"; exit; }
 [[ $* != *" --jobs ${GONE:-none} "* ]] || { sleep 1; exit 0; }
 echo "${STATE-RUNNING}"
 """
@@ -132,6 +134,11 @@ class Stage:
     def end(self, job: subprocess.Popen[str]) -> Ended:
         text, _ = job.communicate(timeout=300)
         return Ended(job.returncode, text, self.told.read_text())
+
+    def variables(self) -> dict[str, str]:
+        """The environment that the last launcher was given."""
+        lines = (self.out / "environment").read_text().splitlines()
+        return dict(line.partition("=")[::2] for line in lines)
 
     def is_training(self) -> bool:
         return "train it" in self.told.read_text()

@@ -81,11 +81,14 @@ def test_progress_of_sharpness_is_the_growth_of_its_file(
     assert requeued == [True] * 4 + [False]
 
 
-@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
-def test_a_stop_signal_is_handed_on(stage: Stage, launcher: str) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "number"), [("srun", signal.SIGUSR2), ("mpirun", signal.SIGUSR1)]
+)
+def test_a_stop_signal_is_handed_on(stage: Stage, launcher: str, number: int) -> None:
+    """Slurm's, by --signal=B:USR2@120 as in the templates, or USR1 as with other programs."""
     job = stage.start(FOREVER="1", LAUNCHER=launcher)
     until(stage.is_training, 20, "the ranks train")
-    job.send_signal(signal.SIGUSR2)
+    job.send_signal(number)
     ended = stage.end(job)
     assert "signalled" in ended.told and ended.requeued and ended.status == 0, ended
 
@@ -154,6 +157,16 @@ def test_slurm_may_be_silent_for_a_while_when_a_job_wants_back_into_the_queue(st
 def test_an_element_of_an_array_requeues_itself_and_not_the_array(stage: Stage) -> None:
     array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
     assert "requeued 7_3\n" in stage.run(ENDS_WITH="85", **array).told
+    unheard_of = {"SQUEUE_FAILS": "Invalid job id specified"}
+    assert "requeued 7_3\n" in stage.run(ENDS_WITH="85", **array, **unheard_of).told
+
+
+def test_a_job_that_an_element_of_an_array_submitted_is_not_that_element(stage: Stage) -> None:
+    """Its environment has the variables of that one, which would be requeued in its place."""
+    outer = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "1", "NAMED": "7"}
+    ended = stage.run(ENDS_WITH="85", **outer)
+    assert ended.told.endswith("requeued 7\n") and "[job 7.0 " in ended.text, ended
+    assert (stage.out / "slurm" / "owner").read_text() == "7\n"
 
 
 def test_a_problem_found_by_the_doctor_starts_nothing(stage: Stage) -> None:

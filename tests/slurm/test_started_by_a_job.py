@@ -76,6 +76,21 @@ def test_every_launcher_is_told_the_ranks(stage: Stage, launcher: str) -> None:
     assert ranks[launcher] in told and told.startswith(launcher), told
 
 
+def test_ranks_have_the_environment_of_the_job_whatever_sbatch_exported(stage: Stage) -> None:
+    """After `sbatch --export=NONE`, or `--export=OUT=...`, srun would start them without it."""
+    assert stage.run(SLURM_EXPORT_ENV="NONE").status == 0
+    assert "SLURM_EXPORT_ENV" not in stage.variables()
+
+
+@pytest.mark.parametrize(("launcher", "cpus"), [("srun", "8"), ("mpirun", ""), ("horovodrun", "")])
+def test_the_cpus_of_a_task_bound_tasks_and_no_daemons(
+    stage: Stage, launcher: str, cpus: str
+) -> None:
+    """srun would start the daemon of a node, and all ranks below it, on the CPUs of one task."""
+    assert stage.run(LAUNCHER=launcher, SLURM_CPUS_PER_TASK="8").status == 0
+    assert stage.variables().get("SRUN_CPUS_PER_TASK", "") == cpus
+
+
 def test_an_unknown_launcher_is_refused(stage: Stage) -> None:
     ended = stage.run(LAUNCHER="mpiexec")
     assert ended.status == 2 and "give srun, mpirun or horovodrun" in ended.text
