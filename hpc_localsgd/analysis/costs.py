@@ -58,6 +58,24 @@ def elapsed_s(run: Trajectory, step: np.ndarray) -> np.ndarray:
     return np.interp(step, ends, np.concatenate([[0.0], np.cumsum(round_s(run))]))
 
 
+def averages_every_step(run: Trajectory) -> bool:
+    """Return whether gradients are averaged at every step, whatever rounds the schedule has.
+
+    Args:
+        run: The run; only the legend of its algorithm is read.
+    """
+    return str(run.attrs["algorithm"]).partition("(")[0] == "AllReduce"
+
+
+def exchanges(run: Trajectory) -> int:
+    """Return how often workers exchanged: once a round, or once a step in parallel SGD.
+
+    Args:
+        run: The run.
+    """
+    return run.totals.steps if averages_every_step(run) else run.totals.rounds
+
+
 def round_s(run: Trajectory) -> np.ndarray:
     """Return the seconds of each round ``[S]``: its slowest worker's, 0 where unknown.
 

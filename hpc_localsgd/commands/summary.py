@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from hpc_localsgd.analysis.costs import averages_every_step, exchanges
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
 from hpc_localsgd.analysis.text_tables import named_values, text_table
 from hpc_localsgd.commands.exit_codes import CommandParser
@@ -116,7 +117,7 @@ def page(run: Trajectory) -> str:
         ("on", f"{said['world']}, {said['task']}, {run.P:,} parameters"),
         *([("begins from", readable(whence))] if (whence := said["begins_from"]) else []),
         ("steps", grouped(_reached(run))),
-        ("rounds", f"{grouped(totals.rounds)}, against {grouped(totals.steps)} of parallel SGD"),
+        ("rounds", _rounds(run)),
         ("sent by a worker", sent),
         ("computing", f"{human_seconds(totals.compute_s)} per worker"),
         ("waiting for the slowest", f"{human_seconds(totals.wait_s)} {of}"),
@@ -139,9 +140,17 @@ def _row(run: Trajectory) -> tuple[str, ...]:
     totals = run.totals
     whole = totals.compute_s + totals.wait_s + totals.transfer_s
     step_s = human_seconds(whole / totals.steps) if totals.steps else "-"
-    reached, rounds = grouped(_reached(run)), grouped(totals.rounds)
+    reached, rounds = grouped(_reached(run)), grouped(exchanges(run))
     name, share = readable(str(run.path.parent)), _percent(run)
     return name, run.status, str(run.K), reached, rounds, _accuracy(run), step_s, share
+
+
+def _rounds(run: Trajectory) -> str:
+    """Return the number of exchanges, beside that of parallel SGD where it is not."""
+    steps = grouped(run.totals.steps)
+    if averages_every_step(run):
+        return f"{steps}, one a step: parallel SGD"
+    return f"{grouped(run.totals.rounds)}, against {steps} of parallel SGD"
 
 
 def _reached(run: Trajectory) -> int:

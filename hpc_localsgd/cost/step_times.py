@@ -7,7 +7,8 @@ of one worker deviates from the mean by
     deviation^2 = (H apart_s)^2 + H jitter_s^2
 
 and the slowest of K is above the mean by as many deviations as the largest of K normal numbers is
-expected to be. A round of H steps waits once, so it waits less than H rounds of one.
+expected to be. A round of H steps waits once, so it waits less than H rounds of one. Rounds that
+took ten times the usual, the first of a start, say nothing of either.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 PARTS = 10  # of the run, one after another
 MIDDLE = (16, 84)  # percentiles: one deviation to either side of the middle
+SLOW = 10  # times the usual: a round of a start, in which libraries load and compilers work
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def step_times(compute_s: np.ndarray, local_steps: np.ndarray) -> StepTimes:
         raise ValueError("no round has seconds of computing")
     mean = np.nanmean(seconds, axis=1)
     step_s, off = spread(mean, H)
-    return StepTimes(step_s, off, *_deviations(seconds - mean[:, None], H))
+    usual = mean <= SLOW * step_s * H
+    return StepTimes(step_s, off, *_deviations((seconds - mean[:, None])[usual], H[usual]))
 
 
 def spread(seconds: np.ndarray, counts: np.ndarray) -> tuple[float, float]:

@@ -75,6 +75,11 @@ def test_a_configuration_has_one_symbol_in_all_panels(tmp_path: Path) -> None:
     assert looks[0] == looks[1] and len({look[:2] for look in looks[0]}) == 4
 
 
+def test_seconds_that_were_predicted_are_called_so(tmp_path: Path) -> None:
+    figure = figure_of([record(tmp_path, 0.9, clock="modelled")])
+    assert figure.axes[1].get_xlabel() == "seconds waiting and transferring, mean worker (modelled)"
+
+
 def test_the_front_claims_nothing_between_its_points(tmp_path: Path) -> None:
     runs = several(tmp_path, [0.7, 0.9], [10, 20])
     line = figure_of(runs).axes[0].lines[0]

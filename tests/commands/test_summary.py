@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from launching import ROOT
 
+from hpc_localsgd.analysis.compare import MEASURES
+from hpc_localsgd.analysis.report.numbers import tiles_of
+from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.commands import summary
 from hpc_localsgd.commands.summary import main
 from hpc_localsgd.trajectory import Header, Writer
@@ -22,9 +25,10 @@ def record(
     status: str = "complete",
     t0: int = 0,
     clock: Literal["measured", "modelled"] = "measured",
+    algorithm: str = "LocalSGD",
 ) -> Path:
     """Ten rounds of 4 steps of two workers: each computes 3 s, waits and transfers 0.5 s."""
-    names = ("digits", "LocalSGD", "every(4)", "mpi(2)")
+    names = ("digits", algorithm, "every(4)", "mpi(2)")
     header = Header("seed: 0", *names, 2, 100, 0, t0=t0, clock=clock)
     with Writer(folder, header, mode="resume" if t0 else "new") as writer:
         for s in range(t0 // 4, 10):
@@ -54,6 +58,20 @@ def test_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said["rounds"] == "10, against 40 of parallel SGD"
     assert said["communication"] == "25.0 % of the time"
     assert said["sent by a worker"] == "4 kB" and said["test accuracy"] == "87.50 %"
+
+
+@pytest.mark.parametrize("algorithm", ["AllReduce", "AllReduce(compressor=Sign())"])
+def test_parallel_sgd_exchanges_at_every_step_whatever_its_schedule(
+    algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--algorithm allreduce` with the default schedule was said to have as few as Local SGD."""
+    run = record(tmp_path, algorithm=algorithm)
+    assert main([str(run)]) == 0
+    assert figures(capsys.readouterr().out)["rounds"] == "40, one a step: parallel SGD"
+    (source,) = open_runs([run])
+    (rounds,) = [measure for measure in MEASURES if measure.name == "rounds"]
+    assert rounds.of(source) == 40
+    assert ("40", "averages of gradients, one a step") in tiles_of(source)
 
 
 def test_a_resumed_run_says_how_often(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

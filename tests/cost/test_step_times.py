@@ -46,6 +46,8 @@ def test_a_slow_beginning_is_not_the_time_of_a_step() -> None:
     compute[0] = 60.0  # a compiler was at work
     found = step_times(compute, np.full(100, 8))
     assert (found.step_s, found.off) == (pytest.approx(0.1), pytest.approx(0))
+    compute[0, 1] = 50.0  # and not as long on both: every round was to wait for it
+    assert step_times(compute, np.full(100, 8)).waiting_s(8, 2) == pytest.approx(0)
     drifting = np.linspace(0.9, 1.1, 100)[:, None] * np.full((100, 2), 0.8)
     assert step_times(drifting, np.full(100, 8)).off == pytest.approx(0.061, abs=0.005)
 

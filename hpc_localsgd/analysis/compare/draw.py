@@ -19,6 +19,7 @@ from hpc_localsgd.analysis.compare.measures import (
     ACCURACY,
     SENT,
     Measure,
+    clocks,
     costs_of,
     front,
     summary,
@@ -85,7 +86,7 @@ def _draw_panel(axes: Axes, groups: Sequence[SeedGroup], cost: Measure) -> None:
         drawn = axes.errorbar(x[i], y[i], linestyle="none", zorder=3, **bars, **look)
         drawn.lines[0].set_clip_on(False)  # a dot at 100 % is whole
         keep(axes, groups[i].letter, x[i], y[i], y[i] - off[i], y[i] + off[i])
-    _scale(axes, x[known], cost)
+    _scale(axes, x[known], cost, " or ".join(sorted(clocks(groups))))
 
 
 def _name_points(axes: Axes, groups: Sequence[SeedGroup], x: np.ndarray, y: np.ndarray) -> None:
@@ -153,11 +154,11 @@ def _scale_accuracy(axes: Axes, groups: Sequence[SeedGroup]) -> None:
     style.in_percent(axes)
 
 
-def _scale(axes: Axes, x: np.ndarray, cost: Measure) -> None:
+def _scale(axes: Axes, x: np.ndarray, cost: Measure, clock: str) -> None:
     high = float(x.max())
     if high > 0:
         place = style.bytes_axis if cost is SENT else style.seconds_axis
         place(axes, 1.12 * high)
     unit = style.byte_unit(high)[1] if cost is SENT else style.time_unit(high)[1]
-    words = "sent by a worker" if cost is SENT else "waiting and transferring, mean worker"
-    axes.set_xlabel(f"{unit} {words}")
+    talked = f"waiting and transferring, mean worker ({clock})"
+    axes.set_xlabel(f"{unit} {'sent by a worker' if cost is SENT else talked}")

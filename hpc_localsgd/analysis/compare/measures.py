@@ -10,7 +10,7 @@ import numpy as np
 
 from hpc_localsgd.analysis import curves
 from hpc_localsgd.analysis.compare.groups import SeedGroup
-from hpc_localsgd.analysis.costs import round_s
+from hpc_localsgd.analysis.costs import exchanges, round_s
 from hpc_localsgd.analysis.draw.sharpness import series_of
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.cost.formatting import grouped, human_seconds
@@ -102,7 +102,7 @@ MEASURES = (
     Measure("best", _best_accuracy, _percent),
     TEST_LOSS,
     Measure("steps", lambda s: float(s.run.totals.steps), _count),
-    Measure("rounds", lambda s: float(s.run.totals.rounds), _count),
+    Measure("rounds", lambda s: float(exchanges(s.run)), _count),
     SENT,
     TALKED,
     Measure("training", lambda s: float(round_s(s.run).sum()), human_seconds),

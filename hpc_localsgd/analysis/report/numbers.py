@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpc_localsgd.analysis import curves
-from hpc_localsgd.analysis.costs import round_s
+from hpc_localsgd.analysis.costs import averages_every_step, round_s
 from hpc_localsgd.analysis.planned import Planned, steps_per_epoch
 from hpc_localsgd.analysis.report.source import Source
 from hpc_localsgd.cost.formatting import grouped, human_seconds
@@ -31,8 +31,7 @@ def tiles_of(source: Source) -> list[tuple[str, str]]:
     if loss is not None:
         shown.append((f"{loss.value[-1]:.4g}", "test loss of the mean model"))
     if sums.steps:
-        words = f"rounds in {grouped(sums.steps)} steps, {_percent(sums.rounds, sums.steps)}"
-        shown.append((grouped(sums.rounds), words))
+        shown.append(_exchanges(run))
     parallel = parallel_bytes(run, sums.steps)
     if run.K > 1 and sums.payload_bytes > 0:
         words = "sent by a worker"
@@ -51,6 +50,13 @@ def tiles_of(source: Source) -> list[tuple[str, str]]:
     if run.attrs["wall_s"] > 0:  # NaN where the record does not tell
         shown.append((human_seconds(run.attrs["wall_s"]), "wall time, all included"))
     return shown
+
+
+def _exchanges(run: Trajectory) -> tuple[str, str]:
+    rounds, steps = run.totals.rounds, run.totals.steps
+    if averages_every_step(run):
+        return grouped(steps), "averages of gradients, one a step"
+    return grouped(rounds), f"rounds in {grouped(steps)} steps, {_percent(rounds, steps)}"
 
 
 def plan_rows(source: Source) -> list[tuple[str, str, str, str]]:
