@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import h5py
 
-from hpc_localsgd.trajectory.whole_file import FULL
+from hpc_localsgd.trajectory.whole_file import FULL, sync
 
 _SLACK_BYTES = 256 * 1024  # HDF5 takes metadata blocks a few at a time
 _HEAD = b"\x89HDF\r\n\x1a\n\0"  # of HDF5's default format, the earliest: version 0
@@ -79,10 +81,41 @@ def _allocate(descriptor: int, end: int, nbytes: int) -> None:
         return
     try:
         allocate(descriptor, end, nbytes)
+        sync(descriptor)  # a file server may have promised nothing before
     except OSError as error:
         os.ftruncate(descriptor, end)  # a refusal may have extended the file part of the way
         if error.errno not in _NO_RESERVATIONS:
             raise
+
+
+def write(dataset: h5py.Dataset, place: Any, values: Any) -> None:
+    """Write numbers of a dataset, and hear of it if that fails.
+
+    HDF5 may write them as it closes the dataset, and tells nobody what becomes of it then.
+
+    Args:
+        dataset: Of a file opened by `open_to_write`.
+        place: Where in it.
+        values: The numbers.
+
+    Raises:
+        OSError: The disk refuses, or another of what h5py raises.
+    """
+    dataset[place] = values
+    dataset.flush()
+
+
+def flush(file: h5py.File) -> None:
+    """Put on the disk what HDF5 has been given.
+
+    Args:
+        file: A file opened by `open_to_write`.
+
+    Raises:
+        OSError: The disk refuses, or another of what h5py raises.
+    """
+    file.flush()
+    sync(file.id.get_vfd_handle())
 
 
 def give_back(file: h5py.File) -> None:
@@ -112,13 +145,24 @@ def say_end(file: h5py.File, end: int) -> None:
         os.pwrite(descriptor, end.to_bytes(8, "little"), _END_AT)
 
 
+def number_of(error: BaseException | None) -> int | None:
+    """Return the system's number of an error, which HDF5 may say in its text alone.
+
+    Args:
+        error: What was raised; None if that is not known.
+    """
+    said = re.search(r"errno = (\d+)", str(error))
+    number = getattr(error, "errno", None)
+    return int(said[1]) if number is None and said else number
+
+
 def why(error: BaseException | None) -> str:
     """Describe an error for a user.
 
     Args:
         error: What the operating system or HDF5 raised.
     """
-    number = getattr(error, "errno", None)
+    number = number_of(error)
     if number in FULL:
         return f"the disk is full or the quota used up ({os.strerror(number)})"
     if number == errno.EFBIG:
@@ -138,7 +182,7 @@ def mend(error: BaseException | None) -> str:
     Args:
         error: What was raised; None if that is not known.
     """
-    number = getattr(error, "errno", None)
+    number = number_of(error)
     if number == errno.EROFS:
         return "have it mounted writable, or leave that host out"
     if number in (errno.EACCES, errno.EPERM):

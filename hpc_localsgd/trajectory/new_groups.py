@@ -49,7 +49,7 @@ class NewGroups:
             OSError: There is no space.
         """
         if self._apart:
-            self._file.flush()
+            diskspace.flush(self._file)
             diskspace.reserve(self._file, 0)  # HDF5 has cut off what it had not used
         for path, group in self._apart.items():
             self._file[path] = group

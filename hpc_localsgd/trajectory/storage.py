@@ -49,7 +49,9 @@ class Storage:
             else:
                 self._create(header, mode)
             self.file = diskspace.open_to_write(self.path, "r+")
-        except OSError as error:
+        except TrajectoryError:
+            raise
+        except FAILURES as error:
             raise TrajectoryError(
                 f"{self.path}: cannot be opened for writing: {diskspace.why(error)}."
             ) from error
@@ -75,22 +77,24 @@ class Storage:
         self._tainted = True
         try:
             groups = NewGroups(self.file)
-            for table in tables:
-                table.write(groups)
+            kept = [table.write(groups) for table in tables]
             groups.link()
             for name, value in attrs.items():
                 self.file.attrs[name] = value
-            self.file.flush()
+            diskspace.flush(self.file)
+            del kept
         except BaseException:  # HDF5 cuts off what was reserved when it closes the file
-            diskspace.say_end(self.file, self._is.st_size)
+            with contextlib.suppress(*FAILURES):
+                diskspace.say_end(self.file, self._is.st_size)
             raise
         diskspace.give_back(self.file)
         self._tainted = False
         self._is = self.path.stat()
 
     def close(self) -> None:
-        """Close the file, which holds nothing unwritten."""
-        self.file.close()
+        """Close the file, which holds nothing unwritten: what fails now costs nothing."""
+        with contextlib.suppress(*FAILURES):
+            self.file.close()
 
     def _create(self, header: Header, mode: Mode) -> None:
         # Under another name until the header is on the disk: a job killed here leaves no half-born

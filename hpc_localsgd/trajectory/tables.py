@@ -112,12 +112,17 @@ class Table:
         grow = sum(d.new_bytes(self.written, len(self._rows)) for d in self.datasets.values())
         return grow + (0 if self.written else _DATASET_BYTES * (1 + len(self.datasets)))
 
-    def write(self, groups: NewGroups) -> None:
+    def write(self, groups: NewGroups) -> list[h5py.Dataset]:
         """Write the waiting rows after the `written` ones, without forgetting them.
 
         Args:
             groups: Of the open file.
+
+        Returns:
+            What was written to. Keep it until the file is flushed: of what cannot be written while
+            HDF5 closes a dataset nobody is told.
         """
+        found = []
         group = groups.group(self.path)
         for name, value in self.attrs.items():
             if name not in group.attrs:
@@ -125,6 +130,8 @@ class Table:
         for index, spec in enumerate(self.datasets.values()):
             dataset = group[spec.name] if spec.name in group else _create(group, spec)
             _write_rows(dataset, self.written, [row[index] for row in self._rows], spec)
+            found.append(dataset)
+        return found
 
     def commit(self) -> None:
         """Count the waiting rows, which are safely in the file, as written, and forget them."""

@@ -12,10 +12,31 @@ from pathlib import Path
 from types import FrameType
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (*FULL, errno.EFBIG, errno.EIO, errno.EROFS)  # by the disk
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_AWAY = (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
+REFUSED = (*FULL, *_AWAY, errno.EFBIG, errno.EIO, errno.EROFS)  # by the disk
 ENDS = (signal.SIGTERM, signal.SIGHUP)  # that end a process before it comes to a `finally`
 _unborn: set[Path] = set()
 os.register_at_fork(after_in_child=_unborn.clear)  # they are the parent's
+
+
+def sync(descriptor: int) -> None:
+    """Put what was written to an open file on the disk, as far as its file system can.
+
+    A file server takes what is written into memory first: that a quota is used up, or a disk has
+    failed, is said here, or nowhere. Where a host goes down, what was not put on the disk is lost.
+
+    Args:
+        descriptor: Of the file.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +162,7 @@ def test_a_shard_is_there_whole_or_not_at_all_and_a_full_disk_does_not_end_the_r
     tmp_path: Path, monkeypatch: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = finish(start(tmp_path / "whole")[0]).x.clone()
-    real, calls = os.fsync, []
+    real, calls = shard.sync, []
 
     def full(descriptor: int) -> None:
         calls.append(1)
@@ -172,7 +171,7 @@ def test_a_shard_is_there_whole_or_not_at_all_and_a_full_disk_does_not_end_the_r
         real(descriptor)
 
     job, _ = start(tmp_path / "full")
-    monkeypatch.setattr(shard.os, "fsync", full)
+    monkeypatch.setattr(shard, "sync", full)
     with pytest.raises(NotKept, match="make space, then start it again"):
         finish(job)  # only at the end
     assert torch.equal(job.run.task.x, whole)

@@ -13,7 +13,7 @@ from hpc_localsgd.commands.landscape.options import LandscapeOptions
 from hpc_localsgd.commands.landscape.slices import Runs, Slice
 from hpc_localsgd.commands.landscape.surface import NAMES
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.trajectory.diskspace import open_to_write, promise, why
+from hpc_localsgd.trajectory.diskspace import flush, open_to_write, promise, why, write
 from hpc_localsgd.trajectory.header import package_version, utc_now
 from hpc_localsgd.trajectory.safe_text import load_yaml
 from hpc_localsgd.trajectory.whole_file import put_whole
@@ -63,9 +63,9 @@ class LandscapeFile:
         places = np.unravel_index(index, self._file["done"].shape)
         for j, name in enumerate(NAMES):
             self._put(f"value/{name}", places, values[:, j])
-        self._file.flush()
+        flush(self._file)
         self._put("done", places, np.ones(len(index)))  # only what is on the disk is done
-        self._file.flush()
+        flush(self._file)
 
     def close(self) -> None:
         """Close the file."""
@@ -74,7 +74,7 @@ class LandscapeFile:
     def _put(self, name: str, places: Any, values: np.ndarray) -> None:
         whole = self._file[name][:]  # a few thousand numbers
         whole[places] = values
-        self._file[name][:] = whole
+        write(self._file[name], slice(None), whole)
 
     def _begin(self, runs: Runs, found: Slice, said: str) -> None:
         """Put a file without values in its place."""

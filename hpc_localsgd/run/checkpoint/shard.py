@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from hpc_localsgd.run.checkpoint.older_shards import today
+from hpc_localsgd.trajectory.whole_file import sync
 
 _DIGEST_BYTES = 32
 
@@ -41,7 +42,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
                 raise hashing.failed or error from error
             file.write(hashing.digest.digest())
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

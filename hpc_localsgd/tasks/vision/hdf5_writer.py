@@ -17,7 +17,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.vision.hdf5_reader import FORMAT, VERSION, check_format, lay_down, opened
 from hpc_localsgd.tasks.vision.image_store import MOST_BYTES, SPLITS, Folder
 from hpc_localsgd.trajectory import regular_file
-from hpc_localsgd.trajectory.diskspace import open_to_write, promise
+from hpc_localsgd.trajectory.diskspace import flush, open_to_write, promise, write
 
 AT_ONCE_BYTES = 64 << 20  # written and flushed together: what a kill can cost
 ENTRY_BYTES = 200  # of an image in the file's tables, or a bit more
@@ -115,9 +115,9 @@ def pack(listing: Listing, out: Path, say: Say = lambda done, total: None) -> bo
             for a, b in _portions(listing.sizes[split], begin):
                 say(done, listing.total)
                 _write(listing, split, file[name], a, b)
-                file.flush()
-                file[name]["packed"][()] = b  # only now: what it counts is in the file
-                file.flush()
+                flush(file)
+                write(file[name]["packed"], (), b)  # only now: what it counts is on the disk
+                flush(file)
                 done += int(listing.sizes[split][a:b].sum())
         file.attrs["complete"] = True
     say(done, listing.total)
@@ -162,9 +162,11 @@ def _portions(sizes: np.ndarray, begin: int) -> Iterator[tuple[int, int]]:
 def _write(listing: Listing, split: str, group: h5py.Group, a: int, b: int) -> None:
     """Write images a..b of a split: their bytes and checksums."""
     contents = [_content(listing, split, i) for i in range(a, b)]
-    group["crc"][a:b] = np.array([zlib.crc32(content) for content in contents], dtype=np.uint32)
+    crc = np.array([zlib.crc32(content) for content in contents], dtype=np.uint32)
+    write(group["crc"], slice(a, b), crc)
     begin, end = int(group["offset"][a]), int(group["offset"][b])
-    group["bytes"][begin:end] = np.frombuffer(b"".join(contents), dtype=np.uint8)
+    content = np.frombuffer(b"".join(contents), dtype=np.uint8)
+    write(group["bytes"], slice(begin, end), content)
 
 
 def _content(listing: Listing, split: str, i: int) -> bytes:
