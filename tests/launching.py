@@ -39,7 +39,7 @@ _SETTINGS = {
     # A rank that waits sleeps: there are more ranks than cores, and others have work to do.
     "OMPI_MCA_mpi_yield_when_idle": "1",
     "OMPI_MCA_threads_pthreads_yield_strategy": "nanosleep",
-    "OMPI_MCA_threads_pthreads_nanosleep_time": "50000",
+    "OMPI_MCA_threads_pthreads_nanosleep_time": "500000",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }

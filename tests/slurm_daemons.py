@@ -28,7 +28,7 @@ SETTINGS = {
     # Two nodes believe to have two cores each: a rank that waits sleeps.
     "OMPI_MCA_mpi_yield_when_idle": "1",
     "OMPI_MCA_threads_pthreads_yield_strategy": "nanosleep",
-    "OMPI_MCA_threads_pthreads_nanosleep_time": "50000",
+    "OMPI_MCA_threads_pthreads_nanosleep_time": "500000",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "HOROVOD_CYCLE_TIME": "1",

@@ -22,7 +22,7 @@ from hpc_localsgd.engine import reachability
 from hpc_localsgd.engine.finding import Finding
 from hpc_localsgd.engine.launch import Launch, detect
 from hpc_localsgd.environment import allocation, gpu
-from hpc_localsgd.worlds.version_check import source_digest
+from hpc_localsgd.worlds.version_check import package_digest
 
 ENV_SHOWN = (
     "OMP_NUM_THREADS",
@@ -113,7 +113,7 @@ def collect(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "allocated": allocation.of_this_process(environ),
         "mpi4py": installed("mpi4py"),
         "home": "HOME" in environ,
-        "package": source_digest(),
+        "package": package_digest(),
         "mpirun": _mpirun(environ),
         "horovod": installed("horovod"),
         **_hdf5(),

@@ -11,6 +11,7 @@ import os
 import platform
 import socket
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,8 @@ PACKAGE = Path(__file__).parent.parent
 NAMES = {"package": "the code of hpc_localsgd", "mpi": "MPI"}
 
 
-def source_digest(folder: Path = PACKAGE) -> str:
-    """Return 12 digits of SHA-256 of the names and texts of the package's Python files."""
+def source_digest(folder: Path) -> str:
+    """Return 12 digits of SHA-256 of the names and texts of a package's Python files."""
     found = hashlib.sha256()
     for inside, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != "__pycache__")
@@ -36,9 +37,15 @@ def source_digest(folder: Path = PACKAGE) -> str:
     return found.hexdigest()[:12]
 
 
+@cache
+def package_digest() -> str:
+    """Return the digest of this package, as it is when it is first asked for: each attach asks."""
+    return source_digest(PACKAGE)
+
+
 def software() -> dict[str, str]:
     """Return the digest of the package and the versions of Python and its libraries."""
-    found = {"package": source_digest(), "python": platform.python_version()}
+    found = {"package": package_digest(), "python": platform.python_version()}
     for name in ("torch", "horovod", "mpi4py", "numpy"):
         found[name] = str(getattr(sys.modules.get(name), "__version__", "-"))  # if it is loaded
     mpi = sys.modules.get("mpi4py.MPI")

@@ -57,7 +57,7 @@ def test_ranks_that_run_another_copy_of_the_package_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rank = threading.local()
-    monkeypatch.setattr(version_check, "source_digest", lambda: f"copy {rank.of}")
+    monkeypatch.setattr(version_check, "package_digest", lambda: f"copy {rank.of}")
 
     def work(world: ThreadWorld) -> None:
         rank.of = world.rank

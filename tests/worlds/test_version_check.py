@@ -69,7 +69,7 @@ def test_a_path_of_any_length_and_script_fits(monkeypatch: pytest.MonkeyPatch) -
         assert (
             len(raw) == version_check.SAID_BYTES and path.endswith(said["where"]) and said["where"]
         )
-        assert said["package"] == version_check.source_digest()
+        assert said["package"] == version_check.package_digest()
 
 
 def test_it_is_cheap() -> None:
