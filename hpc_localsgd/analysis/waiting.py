@@ -9,7 +9,8 @@ import numpy as np
 
 from hpc_localsgd.trajectory import Trajectory
 
-_PLACE = re.compile(r"\((\d+) x (\d+) workers")  # how worlds of several ranks describe themselves
+# How worlds of several ranks describe themselves: 2 x 4 workers, 8 on 3 ranks.
+_PLACE, _UNEVEN = re.compile(r"\((\d+) x (\d+) workers"), re.compile(r"\((\d+) on (\d+) ranks")
 
 WORTH_NAMING = 0.02  # of the time: less waiting than this is not a rank's fault
 
@@ -95,18 +96,32 @@ def waiting(run: Trajectory) -> Waiting:
         run: The run.
     """
     rounds, K = run.rounds, run.rounds.compute_s.shape[1]
-    place = _PLACE.search(str(run.attrs.get("world", "")))
-    n, R = (int(place[1]), int(place[2])) if place else (K, 1)
-    if n * R != K:  # a segment of the run had another number of workers
-        n, R, place = K, 1, None
-    names = tuple(_name(i, R, place is not None) for i in range(n))
+    placed = _placed(str(run.attrs.get("world", "")), K)
+    known = bool(placed)
+    R = np.array(placed or [1] * K, dtype=int)
+    first = np.cumsum(R) - R
+    names = tuple(_name(i, a, n, known) for i, (a, n) in enumerate(zip(first, R, strict=True)))
     # Workers of one rank take their steps and their exchanges together.
-    columns = (rounds[c].reshape(-1, n, R).mean(axis=2) for c in ("compute_s", "wait_s"))
-    compute, wait = columns
-    return Waiting(names, compute, wait, rounds.transfer_s.reshape(-1, n, R).mean(axis=2))
+    columns = (rounds[c] for c in ("compute_s", "wait_s", "transfer_s"))
+    compute, wait, transfer = (np.add.reduceat(x, first, axis=1) / R if K else x for x in columns)
+    return Waiting(names, compute, wait, transfer)
 
 
-def _name(i: int, R: int, rank: bool) -> str:
+def _placed(world: str, K: int) -> list[int]:
+    """Return the workers of each rank, the first ones one more where they are unequal.
+
+    None where they are not K in all: a segment of the run may have had another number.
+    """
+    even, uneven = _PLACE.search(world), _UNEVEN.search(world)
+    if even and int(even[1]) * int(even[2]) == K:
+        return [int(even[2])] * int(even[1])
+    if uneven and int(uneven[1]) == K >= int(uneven[2]) > 0:
+        few, more = divmod(K, int(uneven[2]))
+        return [few + (i < more) for i in range(int(uneven[2]))]
+    return []
+
+
+def _name(i: int, first: int, workers: int, rank: bool) -> str:
     if not rank:
         return f"worker {i}"
-    return f"rank {i}" if R == 1 else f"rank {i} (workers {i * R}-{(i + 1) * R - 1})"
+    return f"rank {i}" if workers == 1 else f"rank {i} (workers {first}-{first + workers - 1})"

@@ -152,6 +152,20 @@ def test_what_is_as_good_as_the_best_at_one_cost_is_no_lower_bar_for_what_costs_
     assert front(cost, gain, noise) == [0, 1]
 
 
+def test_what_diverged_is_on_no_front(tmp_path: Path) -> None:
+    """It sent least, as it ended first, and so it was."""
+    runs = [
+        record(tmp_path / "a", 0.9),
+        record(tmp_path / "b", 0.1, momentum=0.5, sent=10.0, status="diverged"),
+    ]
+    groups = grouped_runs(open_runs(runs))
+    made = tables(groups)
+    assert all(letters == ["A"] for letters in made.fronts.values())
+    assert "What diverged is on no front: B." in made.notes
+    figure = draw_front(groups)
+    assert figure is not None and figure.axes[0].lines[0].get_ydata().tolist() == [0.9]
+
+
 def test_seconds_of_two_clocks_have_no_front(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,12 +185,12 @@ def test_the_command(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "out"
     assert main([*runs, f"--out={out}"]) == 0
     text = capsys.readouterr().out
-    for words in ("92.00 % ± 2.80 %", "2 seeds, 1 stopped", "Only complete runs count: A"):
+    for words in ("92.00 % ± 2.83 %", "2 seeds, 1 stopped", "Only complete runs count: A"):
         assert words in text, text
     assert "Pareto front of accuracy against bytes sent by a worker: B, C" in text
     narrow = terminal(open_runs(runs), 60)
     assert max(map(len, narrow.splitlines())) <= 60
-    assert all(cell in narrow for cell in ("92.00 % ± 2.80 %", "2 seeds, 1 stopped"))
+    assert all(cell in narrow for cell in ("92.00 % ± 2.83 %", "2 seeds, 1 stopped"))
     assert "wall time" in text
     kinds = ("html", "csv", "md", "tex")
     tables = {f"compare.{kind}" for kind in kinds}
@@ -241,8 +255,8 @@ def test_methods_against_rates_are_a_table_of_two_ways(tmp_path: Path) -> None:
     assert (found.measure, found.across, found.options) == ("test accuracy", "rate.lr", 1)
     assert found.header == ["schedule.steps", "rate.lr 0.02", "rate.lr 0.1"]
     assert found.rows == [
-        ["4", "71.00 % ± 1.40 %", "91.00 % ± 1.40 %"],
-        ["16", "", "61.00 % ± 1.40 %"],
+        ["4", "71.00 % ± 1.41 %", "91.00 % ± 1.41 %"],
+        ["16", "", "61.00 % ± 1.41 %"],
     ]
     assert not list(two_way(grouped_runs(open_runs([Path(path) for path in paths[:4]]))))
     groups = grouped_runs(open_runs([Path(path) for path in paths]))

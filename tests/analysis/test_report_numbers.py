@@ -78,6 +78,24 @@ def test_who_waits_for_whom(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.share, 0.5 / (2.5 + 0.5 + 0.2))
 
 
+@pytest.mark.parametrize(("ranks", "known"), [(2, True), (0, False), (5, False)])
+def test_workers_of_unequal_ranks_arrive_together(tmp_path: Path, ranks: int, known: bool) -> None:
+    """Of three workers on two ranks the second one had never been the last, and caused nothing."""
+    world = f"horovod(3 on {ranks} ranks, workers, cpu, MPI)"
+    header = Header("seed: 0", "t", "LocalSGD", "every(2)", world, K=3, P=3, seed=0)
+    with Writer(tmp_path, header) as writer:
+        for s in range(4):
+            row = {"lr": 0.1, "transfer_s": 0.1, "payload_bytes": 8}
+            times = {"compute_s": [1.5, 1.5, 1.0], "wait_s": [0.0, 0.0, 0.5]}
+            writer.round(step_begin=2 * s, step_end=2 * s + 2, **row, **times)
+    found = waiting(Trajectory(tmp_path))
+    names = ("rank 0 (workers 0-1)", "rank 1") if known else tuple(f"worker {k}" for k in range(3))
+    assert found.names == names
+    if known:
+        assert found.last.tolist() == [0] * 4 and found.stragglers() == [0]
+        np.testing.assert_allclose(found.compute_s, [[1.5, 1.0]] * 4)
+
+
 def test_even_ranks_have_no_straggler(tmp_path: Path) -> None:
     run = synthetic(tmp_path, steps=400, switch=400, H=1)
     even = waiting(run)

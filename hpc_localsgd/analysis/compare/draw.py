@@ -24,6 +24,7 @@ from hpc_localsgd.analysis.compare.measures import (
     front,
     summary,
     uncertainty,
+    worth,
 )
 from hpc_localsgd.analysis.figure_data import keep
 
@@ -73,7 +74,7 @@ def _draw_panel(axes: Axes, groups: Sequence[SeedGroup], cost: Measure) -> None:
         style.note(axes, f"{cost.name}: not recorded")
         return
     off = [uncertainty(g) for g in groups]
-    best = front(x.tolist(), y.tolist(), off)
+    best = front(x.tolist(), [worth(g) for g in groups], off)
     pale: dict[str, Any] = {"color": style.PALE, "linewidth": 4, "zorder": 1}
     height = np.maximum.accumulate(y[best])  # of equal costs the best is first
     axes.plot(x[best], height, drawstyle="steps-post", solid_joinstyle="round", **pale)

@@ -125,6 +125,16 @@ def summary(group: SeedGroup, measure: Measure) -> Summary:
     return Summary(mean, deviation, len(values))
 
 
+def worth(group: SeedGroup) -> float:
+    """Return the accuracy by which a group is ranked; NaN where it diverged and no run is complete.
+
+    Args:
+        group: The runs.
+    """
+    diverged = any(source.run.status == "diverged" for source in group.counted)
+    return math.nan if diverged else summary(group, ACCURACY).mean
+
+
 def uncertainty(group: SeedGroup) -> float:
     """Return how far the accuracy of a group may be off: the larger of two standard deviations.
 
@@ -161,10 +171,12 @@ def told(found: Summary, measure: Measure) -> str:
     """Format a summary, ``97.21 % ± 0.30 %``; without the deviation where it is unknown or 0."""
     if math.isnan(found.mean):
         return ""
-    text = measure.text(found.mean)
-    if not found.deviation > 0:
+    text, off = measure.text(found.mean), found.deviation
+    if not off > 0:
         return text
-    return f"{text} ± {measure.text(float(f'{found.deviation:.2g}'))}"
+    # Two digits; but percent have as many decimals as the mean, or a 0 would follow that is none.
+    rounded = off if measure.text is _percent else float(f"{off:.2g}")
+    return f"{text} ± {measure.text(rounded)}"
 
 
 def front(

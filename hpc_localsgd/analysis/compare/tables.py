@@ -10,7 +10,6 @@ import numpy as np
 
 from hpc_localsgd.analysis.compare.groups import SeedGroup, differences
 from hpc_localsgd.analysis.compare.measures import (
-    ACCURACY,
     MEASURES,
     SHARPEST,
     Measure,
@@ -21,6 +20,7 @@ from hpc_localsgd.analysis.compare.measures import (
     summary,
     told,
     uncertainty,
+    worth,
 )
 from hpc_localsgd.analysis.report.source import Source
 
@@ -71,8 +71,7 @@ def tables(groups: Sequence[SeedGroup]) -> Tables:
 
 def _letters_on(groups: Sequence[SeedGroup], cost: Measure) -> list[str]:
     costs = [summary(g, cost).mean for g in groups]
-    gains = [summary(g, ACCURACY).mean for g in groups]
-    best = front(costs, gains, [uncertainty(g) for g in groups])
+    best = front(costs, [worth(g) for g in groups], [uncertainty(g) for g in groups])
     return [groups[i].letter for i in best]
 
 
@@ -94,6 +93,9 @@ def _notes(groups: Sequence[SeedGroup]) -> list[str]:
         notes.append(
             f"No run of {', '.join(open_ones)} is complete: its numbers are those of all its runs."
         )
+    diverged = [g.letter for g in groups if g.counted[0].run.status == "diverged"]
+    if diverged:
+        notes.append(f"What diverged is on no front: {', '.join(diverged)}.")
     seconds_are = clocks(groups)
     if len(seconds_are) > 1:
         notes.append(
