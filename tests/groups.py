@@ -34,6 +34,7 @@ FIRST = (
     *("test_every_world", "test_odd_command_lines", "test_tasks_contract"),
     *("test_checkpoint", "test_recipes", "test_restated_attached", "test_report", "test_whatif"),
     *("test_attach_ends", "test_loader_processes", "test_merging", "test_ends"),
+    *("test_torch_ends", "test_gloo_threads"),  # which would come last, alone
 )
 
 
