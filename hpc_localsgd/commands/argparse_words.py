@@ -81,6 +81,9 @@ _WORDS: dict[str, Callable[..., str]] = {
     r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)": _no_choice,
     r"argument (\S+): ignored explicit argument '(.*)'": "{1} takes no value, got {2}".format,
     r"argument (\S+): (.*)": "{1}: {2}".format,
+    r'Invalid option "(.*)" for --print_config': (
+        "--print-config takes no value, or skip_default, got {1}".format
+    ),
     r"ambiguous option: (\S+) could match (.*)": "{1} may be {2}: type all of it".format,
     r"the following arguments are required: (.*)": _missing,
     r"unrecognized arguments: (.*)": _no_such_option,

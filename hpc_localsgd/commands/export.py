@@ -75,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             put(export(options))
     except ConfigurationError as error:
         return refuse(str(error), launch, PROG)
-    except PermissionError as error:  # to look into the folder of --out
+    except OSError as error:  # of the folder of --out
+        if error.filename is None:
+            raise
         return refuse(f"{error.filename}: {error.strerror}", launch, PROG)
     return OK
 

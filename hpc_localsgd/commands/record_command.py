@@ -8,6 +8,8 @@ from hpc_localsgd.commands.exit_codes import FAULT, OK, complain
 from hpc_localsgd.trajectory import TrajectoryError
 from hpc_localsgd.trajectory.whole_file import FULL
 
+MISSES = 3  # in a row, of who watches a run: a read may fall into a flush
+
 
 def attempt(prog: str, work: Callable[[], object], writes: bool = False) -> int:
     """Do the work of a command; return its exit status.

@@ -24,7 +24,7 @@ from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
 from hpc_localsgd.analysis.text_tables import named_values, text_table
 from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.commands.output import columns_of_output, put
-from hpc_localsgd.commands.record_command import attempt
+from hpc_localsgd.commands.record_command import MISSES, attempt
 from hpc_localsgd.cost.formatting import grouped, human_seconds, percent
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
@@ -70,6 +70,7 @@ def _recorded(runs: Sequence[str]) -> Sequence[str]:
 def _watch(runs: Sequence[str]) -> None:
     """Print a line for each run, and again when it has changed, while one is in progress."""
     said: dict[str, str] = {}
+    missed = 0
     with suppress(KeyboardInterrupt):
         while True:
             for run in runs:
@@ -78,8 +79,14 @@ def _watch(runs: Sequence[str]) -> None:
                     if said.get(run) != line:
                         put(line)
                     said[run] = line
-            if all(status(run) != "running" for run in runs):
-                return
+            try:
+                if all(status(run) != "running" for run in runs):
+                    return
+                missed = 0
+            except TrajectoryError:
+                missed += 1
+                if missed > MISSES:
+                    raise
             time.sleep(AGAIN_S)
 
 

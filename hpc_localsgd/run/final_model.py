@@ -18,7 +18,7 @@ import torch
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.probes.base import View
-from hpc_localsgd.trajectory.whole_file import put_whole
+from hpc_localsgd.trajectory.whole_file import put_whole, sync
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run
@@ -65,6 +65,8 @@ def write_tensors(path: Path, named: dict[str, torch.Tensor], step: int) -> None
             unborn.touch()
             mode = unborn.stat().st_mode  # of any file of ours; safetensors makes private ones
             save_file(named, unborn, {"format": "pt", STEP: str(step)})
+            with unborn.open("rb") as file:  # safetensors does not hear what closing says
+                sync(file.fileno())
             unborn.chmod(mode)
     except SafetensorError as error:  # its own name for a full disk
         raise OSError(None, str(error), str(path)) from error

@@ -193,6 +193,8 @@ def mend(error: BaseException | None) -> str:
         return "see whether it is still mounted there"
     if number in (errno.EIO, errno.ETIMEDOUT):
         return "have that disk checked, or leave that host out"
+    if number == errno.EAGAIN:
+        return "wait for its end"
     return "make space"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from hpc_localsgd.trajectory.opening import opened
 from hpc_localsgd.trajectory.records import Rounds, Series, Snapshot, Totals, padded
 from hpc_localsgd.trajectory.safe_text import load_yaml
 from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError
-from hpc_localsgd.trajectory.segments import joined_rows, segment_paths, trajectory_file
+from hpc_localsgd.trajectory.segments import joined_rows, read_paths
 from hpc_localsgd.trajectory.tables import complete_rows
 from hpc_localsgd.trajectory.wall_clock import whole_run
 
@@ -53,9 +52,8 @@ class Trajectory:
 
     def __init__(self, path: str | Path, *, segments: bool = True) -> None:
         """Open the record; see the class."""
-        self.path = trajectory_file(path)
-        several = segments and os.path.exists(self.path)
-        self.paths = segment_paths(self.path) if several else [self.path]
+        self.paths = read_paths(path, segments)
+        self.path = self.paths[0]
         self._attrs = [attrs_of(segment) for segment in self.paths]
 
     @property

@@ -7,6 +7,7 @@ what an earlier segment recorded after that step, because the resumed job did th
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,23 @@ def trajectory_file(path: str | Path) -> Path:
     path = Path(path)
     is_file = path.is_file() or (path.suffix in (".h5", ".hdf5") and not path.is_dir())
     return path if is_file else path / FILE_NAME
+
+
+def read_paths(path: str | Path, segments: bool) -> list[Path]:
+    """Return the files of a run to read, in order: the first one even where it is missing.
+
+    Args:
+        path: The first file, or the run folder.
+        segments: Whether later segments count.
+
+    Raises:
+        TrajectoryError: One may not look there, a file server is away, or a segment is missing.
+    """
+    try:
+        base = trajectory_file(path)
+        return segment_paths(base) if segments and os.path.exists(base) else [base]
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def segment_paths(path: str | Path) -> list[Path]:

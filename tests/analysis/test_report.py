@@ -15,7 +15,7 @@ from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.commands import report as report_command
 from hpc_localsgd.commands.report import main
 from hpc_localsgd.train import main as train
-from hpc_localsgd.trajectory import Header, Trajectory, Writer
+from hpc_localsgd.trajectory import Header, Trajectory, TrajectoryError, Writer
 
 from .read_pages import Page, contents_lead_to_every_section, killed, page_of
 from .synthetic import synthetic
@@ -184,3 +184,19 @@ def test_a_page_follows_a_run_that_goes_on(
     assert main([str(run), "--formats", "--watch"]) == 0
     assert seen == [(True, 60.0), (True, 60.0)] and "refresh" not in page.read_text()
     assert capsys.readouterr().out.count("report.html") == 1
+
+
+def test_who_watches_reads_again_where_a_read_fell_into_a_flush(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = ["running", "", "", "running", *[""] * (report_command.MISSES + 1)]
+
+    def write(options: object) -> tuple[list[Path], bool]:
+        if not (there := looks.pop(0)):
+            raise TrajectoryError("being written at this moment")
+        return [Path("report.html")], there == "running"
+
+    monkeypatch.setattr(report_command, "_write", write)
+    monkeypatch.setattr(report_command.time, "sleep", lambda seconds: None)
+    assert main(["run", "--watch"]) == 2 and not looks
+    assert "being written" in capsys.readouterr().err

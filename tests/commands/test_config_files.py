@@ -100,3 +100,33 @@ def test_the_length_that_a_file_gives_is_taken_back_by_null(tmp_path: Path) -> N
     file.write_text("epochs: 150\nworkers: 256\n")
     found = parse([f"--config={file}", "--steps=200", "--epochs", "null", "--workers=4"]).config
     assert (found.steps, found.epochs, found.workers) == (200, None, 4)
+
+
+def test_a_name_may_have_any_letter(tmp_path: Path) -> None:
+    assert (
+        config(in_file(tmp_path, "out: runs/\U0001f600\u00fc\nseed: 7\n")).out
+        == "runs/\U0001f600\u00fc"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "batch-per-worker: 8\n",
+            "line 1: there is no option batch-per-worker - did you mean batch_per",
+        ),
+        ("print_config: true\n", "line 1: there is no option print_config (see"),
+        ("out: !!binary gIGC\n", "a value is neither text nor a number"),
+    ],
+)
+def test_what_no_file_can_say(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refusal(in_file(tmp_path, text))
+
+
+def test_what_is_no_text_is_refused() -> None:
+    assert "'r\\udcfcn' is no text in this shell's encoding" in refusal("--out", "r\udcfcn")
+
+
+def test_print_config_takes_no_value() -> None:
+    assert "--print-config takes no value, or skip_default, got x" in refusal("--print-config=x")

@@ -128,3 +128,27 @@ def test_sharpness_keeps_the_snapshots_before(
         assert main(words) == 2
     assert "make space, and type the same command again to continue" in line()
     assert main(words) == 0
+
+
+def test_a_model_of_which_a_file_server_says_late_that_it_has_no_space(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Callable[[], str]
+) -> None:
+    out = tmp_path / "m.safetensors"
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["export", str(run), f"--out={out}"]) == 2
+    assert f"cannot write {out}: No space left on device" in line()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "{run}", "--out={long}.safetensors"],
+        ["export", "{long}"],
+        ["sweep", "--out={long}", "--vary=steps=2", "--", "--workers=2"],
+        ["plan", "--workers=2", "--figure={long}.pdf"],
+    ],
+)
+def test_a_name_that_is_too_long(words: list[str], run: Path, line: Callable[[], str]) -> None:
+    assert main([word.format(run=run, long=300 * "x") for word in words]) == 2
+    assert "File name too long" in line()

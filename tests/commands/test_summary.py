@@ -174,6 +174,19 @@ def test_watching_prints_a_line_whenever_a_run_has_moved_on(
     assert slept == [summary.AGAIN_S] * 2
 
 
+def test_watching_looks_again_where_a_read_fell_into_a_flush(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = record(tmp_path / "run", "running")
+    whole = (run / "trajectory.h5").read_bytes()
+    contents = [whole[:-900], whole[:-900], whole, *[whole[:-900]] * (summary.MISSES + 1)]
+    monkeypatch.setattr(
+        summary.time, "sleep", lambda s: (run / "trajectory.h5").write_bytes(contents.pop(0))
+    )
+    assert main(["--watch", str(run)]) == 2 and not contents
+    assert "cut short" in capsys.readouterr().err
+
+
 def test_watching_passes_over_folders_without_a_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 
 from hpc_localsgd.commands.configuration import trust
 from hpc_localsgd.commands.configuration.names import CHOICES, choices, class_at
+from hpc_localsgd.errors import ConfigurationError
+
+
+def check_text(argv: Sequence[str]) -> None:
+    """Refuse bytes that are no text here: they could not be written into any file.
+
+    Raises:
+        ConfigurationError: There are some.
+    """
+    for word in argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigurationError(
+                f"{word!a} is no text in this shell's encoding ({sys.getfilesystemencoding()}): "
+                "type `export LC_ALL=C.UTF-8` and `unset PYTHONUTF8`, or give a name in UTF-8"
+            ) from error
 
 
 def expand(argv: Sequence[str], flags: frozenset[str]) -> list[str]:

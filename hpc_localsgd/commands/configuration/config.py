@@ -25,7 +25,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_loader
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.commands import argparse_words
 from hpc_localsgd.commands.configuration import config_file, help_page, trust, yaml_text
-from hpc_localsgd.commands.configuration.command_line import expand, options, overruled
+from hpc_localsgd.commands.configuration.command_line import check_text, expand, options, overruled
 from hpc_localsgd.commands.configuration.error_messages import in_words, keys, written
 from hpc_localsgd.commands.configuration.merging import KINDS, check_rate_is_elsewhere, settle
 from hpc_localsgd.commands.configuration.names import CHOICES, choices
@@ -187,6 +187,7 @@ def arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
 
 
 def _arguments(made: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    check_text(argv)
     if help_page.ALL in argv:
         made.print_help()
         raise SystemExit(0)

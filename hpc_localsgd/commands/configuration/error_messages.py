@@ -24,7 +24,7 @@ Show = Callable[[str], str]
 _UNRECOGNIZED = "unrecognized arguments: "
 _KEY = re.compile(r'Parser key "([\w.]+)": ?')
 _CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
-_NOT_ACCEPTED = re.compile(r"Option '([\w.]+)' is not accepted")
+_NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted")
 _NESTED = re.compile(r"Got value: NestedArg\(key='([\w.]+)'")
 _NO_OPTIMIZER = re.compile(
     r"Expected a dot import path string: (\S+)|module 'torch.optim' has no attribute '(\w+)'"
@@ -136,7 +136,7 @@ def _no_such_option(name: str, options: Sequence[str], show: Show) -> str:
         meant = show(_ELSEWHERE[first.replace("-", "_")])
         return f"there is no option {show(name)} - did you mean {meant}?"
     near = nearest(first, options)
-    guess = f" - did you mean {show(near + dot + rest)}?" if near else ""
+    guess = f" - did you mean {show(near + dot + rest)}?" if near and near != first else ""
     return f"there is no option {show(name)}{guess}"
 
 

@@ -7,6 +7,7 @@ same name: AdamW would get SGD's weight decay, and a constant rate the warm-up o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -56,10 +57,23 @@ def settle(
     out = list(words)
     for i, found in files.items():
         option = "--config=" if words[i].startswith("--config=") else ""
-        out[i] = option + json.dumps(found)
+        out[i] = option + _as_yaml(found, words[i].removeprefix("--config="))
     top = {path[0] for source in sources for path, _ in _named(source) if len(path) == 1}
     whole = {name: _whole(chosen[(name,)]) for name in top if name in defaults}
     return out, {name: path for name, path in whole.items() if _class(path) is not None}
+
+
+def _as_yaml(found: dict[str, Any], path: str) -> str:
+    r"""Return what a file says on one line; YAML does not know JSON's pairs, as \ud83d\ude00.
+
+    Raises:
+        ConfigurationError: It says something of which no option is made.
+    """
+    try:
+        text = json.dumps(found)
+    except TypeError as error:  # of a tag, as !!binary
+        raise ConfigurationError(f"{path}: a value is neither text nor a number") from error
+    return re.sub(r"\\ud[89ab]..\\ud[c-f]..", lambda pair: json.loads(f'"{pair[0]}"'), text)
 
 
 def check_rate_is_elsewhere(words: Sequence[str], load: Callable[[str], Any]) -> None:

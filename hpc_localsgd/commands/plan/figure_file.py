@@ -19,7 +19,13 @@ def check_figure(name: str) -> None:
     Raises:
         ConfigurationError: Its ending is of no format, or its folder cannot be written.
     """
-    path = Path(name)
+    try:
+        _check(name, Path(name))
+    except OSError as error:
+        raise ConfigurationError(f"--figure {name}: {error.strerror}; give another name") from error
+
+
+def _check(name: str, path: Path) -> None:
     if path.suffix[1:] not in FORMATS:
         endings = ", ".join(f".{suffix}" for suffix in FORMATS)
         raise ConfigurationError(f"--figure {name}: give a name that ends in {endings}")

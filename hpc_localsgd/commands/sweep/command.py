@@ -48,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         complain(str(error), PROG)
         return FAULT
+    except OSError as error:  # of the folder of --out
+        if error.filename is None:
+            raise
+        complain(f"{error.filename}: {error.strerror}", PROG)
+        return FAULT
 
 
 def parser() -> CommandParser:

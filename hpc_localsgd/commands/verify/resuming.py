@@ -14,10 +14,12 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.commands.verify.harness import Harness, anywhere, different
 from hpc_localsgd.commands.verify.trial import SAVED_AT, STEPS, Trial, resumed
 from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.trajectory.diskspace import promise
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.gather_texts import gather_texts
 
 TITLE = f"Saved after step {SAVED_AT} of {STEPS} and resumed: numbers that differ in any bit"
+SPACE_BYTES = 8 << 20  # more than all places take
 SEEN_WITHIN_S = 2.0  # network file systems show new folders late
 LONGEST_NAME = 1024
 
@@ -30,7 +32,9 @@ def check_resume(bench: Harness, check: str, algorithms: Mapping[str, Algorithm]
 def _differing(bench: Harness, algorithms: Mapping[str, Algorithm]) -> tuple[float, str]:
     """Return how much the resumed algorithms differ; each was saved by every rank while it ran."""
     if bench.folder is None:
-        raise ConfigurationError("no folder that all ranks can write to: start in one that is")
+        raise ConfigurationError(
+            "no folder that all ranks can write to, with some space: start in one"
+        )
     counts = {}
     for name, algorithm in algorithms.items():
         whole = bench.outcome(algorithm)
@@ -45,7 +49,7 @@ def _differing(bench: Harness, algorithms: Mapping[str, Algorithm]) -> tuple[flo
 def shared_folder(world: World) -> Iterator[Path | None]:
     """Make a temporary folder that all ranks see, and remove it afterwards. All ranks together.
 
-    None if neither the system's temporary folder nor the current one is shared.
+    None if neither the system's temporary folder nor the current one is shared and has space.
     """
     folder = _made(world, tempfile.gettempdir()) or _made(world, ".")
     try:
@@ -62,14 +66,16 @@ def _made(world: World, parent: str) -> Path | None:
     if world.rank == 0:
         try:
             name = tempfile.mkdtemp(prefix="verify-", dir=Path(parent).resolve())
+            promise(Path(name) / "space", SPACE_BYTES)
         except OSError:
-            pass
+            shutil.rmtree(name, ignore_errors=True)
+            name = ""
     folder = Path(gather_texts(world, name, LONGEST_NAME)[0])
     seen = bool(folder.name) and _appears(folder)
     if not anywhere(world, not seen):
         return folder
     if name:
-        Path(name).rmdir()
+        shutil.rmtree(name, ignore_errors=True)
     return None
 
 

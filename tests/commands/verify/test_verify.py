@@ -21,6 +21,7 @@ from hpc_localsgd.commands.verify import main
 from hpc_localsgd.commands.verify.harness import Harness
 from hpc_localsgd.commands.verify.model_checks import unequal
 from hpc_localsgd.commands.verify.problem import small
+from hpc_localsgd.commands.verify.resuming import shared_folder
 from hpc_localsgd.commands.verify.rows import Row, VerifyReport, as_json, as_table
 from hpc_localsgd.run.checkpoint import Checkpoints
 from hpc_localsgd.tasks.partition import Partition
@@ -279,3 +280,19 @@ def test_the_page_is_aligned_and_at_most_100_wide() -> None:
     assert found["speed"].split() == ["speed", "mpi", "812"]
     assert lines[-1] == "2 checks, 1 failed, in 1.25 s"
     assert json.loads(as_json(report))["checks"][1]["number"] is None
+
+
+def test_places_are_kept_where_there_is_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def allocate(*given: int) -> None:
+        asked.append(given)
+        if len(asked) == 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.posix_fallocate", allocate)
+    with shared_folder(Simulated(2)) as folder:
+        assert folder is not None and folder.parent == tmp_path
