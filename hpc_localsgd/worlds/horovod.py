@@ -19,7 +19,11 @@ BROADCAST_AT_MOST = 1 << 30  # elements; Horovod hands their number to MPI as an
 
 
 class Horovod(World):
-    """One rank per Horovod process, R workers in each; every collective is Horovod's."""
+    """One rank per Horovod process, R workers in each; every collective is Horovod's.
+
+    Attributes:
+        ends_for_all: Whether a process that ends takes MPI from ranks that wait in it.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Horovod(World):
         """
         device = torch.device(device)
         self._horovod = HorovodTransport(device, process_set)
+        self.ends_for_all = self._horovod.ends_for_all
         super().__init__(workers, self._horovod, device)
 
     def __repr__(self) -> str:
@@ -73,8 +78,10 @@ class HorovodTransport(Transport):
         os.environ.setdefault("HOROVOD_DYNAMIC_PROCESS_SETS", "1")  # blocks are known later
         shorten_cycles()
         # MPI is started by mpi4py, so that Horovod's shutdown does not finalise it while we use it.
+        # Where the script has called hvd.init(), Horovod does so on all ranks as one of them ends.
         mpi = hvd.mpi_built() and "HOROVOD_GLOO_RENDEZVOUS_ADDR" not in os.environ
-        MPI = mpi_module() if mpi else None
+        self.ends_for_all = bool(mpi and hvd.is_initialized())
+        self._MPI: Any = mpi_module() if mpi else None
         if not hvd.is_initialized():
             hvd.init()
         self._hvd: Any = hvd
@@ -86,7 +93,7 @@ class HorovodTransport(Transport):
                 "ranks that are"
             )
         self.rank, self.n = self._all.rank(), self._all.size()
-        self._mpi = MpiTransport(self._comm_of_all(MPI)) if MPI else None
+        self._mpi = MpiTransport(self._comm_of_all(self._MPI)) if mpi else None
         if self._mpi is not None:
             self.exchanged_bytes = self._mpi.exchanged_bytes
         gpu = device.type == "cuda"
@@ -139,7 +146,8 @@ class HorovodTransport(Transport):
 
     def allgather_host(self, v: torch.Tensor) -> torch.Tensor:
         """Gather by mpi4py, without waiting for Horovod's thread to ask all ranks first."""
-        return self.allgather(v) if self._mpi is None else self._mpi.allgather(v)
+        mpi = self._by_mpi()
+        return self.allgather(v) if mpi is None else mpi.allgather(v)
 
     def alltoall(self, v: torch.Tensor) -> torch.Tensor:
         """Exchange by hvd.alltoall with equal splits."""
@@ -156,8 +164,8 @@ class HorovodTransport(Transport):
         self, send: Mapping[int, torch.Tensor], receive: Mapping[int, int], like: torch.Tensor
     ) -> dict[int, torch.Tensor]:
         """Exchange rows by mpi4py's send and receive, or by hvd.alltoall with splits."""
-        if self._mpi is not None:
-            return self._mpi.exchange(send, receive, like)
+        if (mpi := self._by_mpi()) is not None:
+            return mpi.exchange(send, receive, like)
         splits = torch.tensor([len(send.get(d, ())) for d in range(self.n)], dtype=torch.int32)
         rows = [send[d] for d in range(self.n) if d in send]
         packed = self._near(torch.cat(rows) if rows else like.new_empty((0, like.shape[1])))
@@ -185,6 +193,17 @@ class HorovodTransport(Transport):
     def rank_group(self) -> object:
         """All ranks of Horovod, or those of the process set that was given."""
         return rank_group("horovod", self.rank, self.n) if self._everybody else self
+
+    def _by_mpi(self) -> MpiTransport | None:
+        """Return what exchanges by mpi4py, if Horovod runs on MPI.
+
+        Raises:
+            HorovodInternalError: Horovod was shut down, and MPI with it, which would abort.
+        """
+        if self._mpi is not None and self._MPI.Is_finalized():
+            said = "Horovod has been shut down, by this rank or by one that has ended"
+            raise self._internal_error(said)
+        return self._mpi
 
     def _root(self) -> int:
         """Return rank 0 of this world, as Horovod counts its ranks."""

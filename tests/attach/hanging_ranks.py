@@ -94,6 +94,10 @@ def main(kind: str, *rows: str) -> None:
         from hpc_localsgd.worlds.mpi import Mpi
 
         world = Mpi()
+    elif kind == "horovod":  # as scripts that come from Horovod do: it has started MPI then
+        import horovod.torch as hvd
+
+        hvd.init()
     for row in rows:
         phase, action = row.split(":")
         try:

@@ -21,7 +21,7 @@ COMPARED = ("H>1:skips", "H>1:adds", "H>1:evaluates", "H>1:saves")  # all ranks 
     ("launcher", "world", "last", "said"),
     [
         (mpirun, "mpi", "H=1:evaluates", "rank 1 in averaged() after 6 steps"),
-        (mpirun, "horovod", "H=1:leaves", "rank 1 has left the program"),
+        (mpirun, "horovod", "H>1:leaves", "rank 0: the ranks are out of step: rank 1 has left"),
         (gloo, "horovod", "H=1:skips", "rank 1 in averaged() after 9 steps"),
         (torchrun, "torch", "last:raises", "a fault of rank 1's own data"),
     ],

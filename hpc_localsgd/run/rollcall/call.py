@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EXPLAIN_S = 5.0  # from an error of a library to the reason for it
 PATIENCE_S = 3600.0
+LINGERS_S = 10.0  # at the end of a process that takes its library from ranks that wait in it
 
 _calls: weakref.WeakKeyDictionary[object, RollCall] = weakref.WeakKeyDictionary()
 
@@ -95,7 +96,8 @@ class RollCall:
     def __init__(self, world: World, patience_s: float) -> None:
         """Begin to watch this rank; alone, there is nothing to watch."""
         self.rank, self.n = world.rank, world.n
-        self._own, self._made = OwnOperations(), 0
+        self._own, self._made, self._unfinished = OwnOperations(), 0, set[int]()
+        self.ends_for_all = bool(getattr(world, "ends_for_all", False))
         self._worlds = worlds = weakref.WeakSet([world])
 
         def end(status: int) -> None:
@@ -109,6 +111,9 @@ class RollCall:
         watch = self._watch
         if watch is None:
             return
+        if self.ends_for_all:  # so as to run before Horovod's own, which ends it for all
+            atexit.unregister(_leave_all)
+            atexit.register(_leave_all)
         if self.rank == 0:  # before the thread, which is to answer at once: others wait for that
             watch.wire = _hub(self.n)
         watch.start()
@@ -132,6 +137,7 @@ class RollCall:
     def number(self) -> int:
         """Return the number of a run that begins; the same on all ranks."""
         self._made += 1
+        self._unfinished.add(self._made - 1)
         return self._made - 1
 
     def at(self, run: int, what: str, t: int) -> AbstractContextManager[None]:
@@ -175,13 +181,21 @@ class RollCall:
 
     def ended(self, run: int, how: str = ENDED) -> None:
         """Announce that a run is over on this rank, which joins no more of its operations."""
+        self._unfinished.discard(run)
         if self._own.over(run, how) and self._watch is not None:
             self._watch.say()
 
-    def leave(self, how: str = LEFT) -> None:
-        """Announce that the process ends, and send nothing more."""
+    def leave(self, how: str = LEFT, within_s: float = 0.0) -> None:
+        """Announce that the process ends, and send nothing more.
+
+        Args:
+            how: Why it ends.
+            within_s: How long to stay, so that ranks which wait for this one are told why first.
+        """
         if self._own.leave(how) and self._watch is not None:
             self._watch.say()
+            if self._unfinished:
+                self._watch.linger(self.n, within_s)
             self._watch.close()
 
     def abandon(self) -> None:
@@ -245,7 +259,7 @@ def _leave_all() -> None:
     error = getattr(sys, "last_value", None)
     how = failed(error) if error else LEFT
     for call in list(_calls.values()):
-        call.leave(how)
+        call.leave(how, LINGERS_S if call.ends_for_all else 0.0)
 
 
 def _abandon_all() -> None:

@@ -103,6 +103,24 @@ class Watch:
         """End the thread, which ends the connections."""
         self._closed.set()
 
+    def linger(self, n: int, within_s: float) -> None:
+        """Wait, at the end of the process, until no other of n ranks can be waiting for this one.
+
+        Not for long; after a verdict as long as those take that it ends.
+        """
+        end_s = time.monotonic() + within_s
+        while self.verdict is None and time.monotonic() < end_s and self._may_wait(n):
+            time.sleep(TICK_S / 20)
+        if self.verdict is not None:
+            time.sleep(min(within_s, 3 * TICK_S))
+
+    def _may_wait(self, n: int) -> bool:
+        """Return whether there are other ranks that have not left, as far as this one knows."""
+        if self.wire is None or self._rank:
+            return self.wire is not None and not self.wire.gone
+        left = {rank for rank, (said, _) in list(self._heard.items()) if said.left}
+        return len(left | self.wire.gone) < n - 1
+
     def abandon(self) -> None:
         """Be silent in a fork of the process, which has no such thread, and is not a rank."""
         wire, self.wire = self.wire, None
