@@ -106,6 +106,17 @@ def test_means_of_few_rounds_keep_their_digits() -> None:
     assert shown == ["10.4 ± 0.55", "312 ± 0.45", "7"]
 
 
+def test_a_mean_says_of_how_many_runs_it_is_where_others_do_not_have_it(tmp_path: Path) -> None:
+    """One seed of three with a sharpness gave the number of all three."""
+    runs = [record(tmp_path / f"{i}", (0.9, 0.9, math.nan)[i], seed=i) for i in range(3)]
+    with Writer(tmp_path / "0" / "sharpness.h5", Header(**HEADER)) as writer:
+        writer.series("sharpness/trace", 40, 2.5)
+    made = tables(grouped_runs(open_runs(runs)))
+    said = dict(zip(made.measured[0], made.measured[1][0], strict=True))
+    assert said["test accuracy"] == "90.00 % (2 of 3)" and said["rounds"] == "10"
+    assert said["trace of the Hessian"] == "2.5 (1 of 3)"
+
+
 def test_curvatures_of_other_moments_are_not_compared(tmp_path: Path) -> None:
     runs = [record(tmp_path / "a", 0.9), record(tmp_path / "b", 0.9, momentum=0.5)]
     for run, steps, samples in ((runs[0], (20, 40), 64), (runs[1], (20,), 64)):

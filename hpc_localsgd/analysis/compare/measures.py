@@ -40,11 +40,13 @@ class Summary:
         mean: Of those that have it; NaN without any.
         deviation: Sample standard deviation (n - 1); NaN of a single one.
         count: How many have it.
+        runs: How many there are, if some may not have it.
     """
 
     mean: float
     deviation: float
     count: int
+    runs: int = 0
 
 
 def _last(name: str) -> Callable[[Source], float]:
@@ -114,15 +116,15 @@ MEASURES = (
 
 def summary(group: SeedGroup, measure: Measure) -> Summary:
     """Return the mean and deviation of a measure over the runs of a group that count."""
-    values = np.array([measure.of(source) for source in group.counted], dtype=float)
-    values = values[np.isfinite(values)]
+    every = np.array([measure.of(source) for source in group.counted], dtype=float)
+    values = every[np.isfinite(every)]
     if not len(values):
-        return Summary(math.nan, math.nan, 0)
+        return Summary(math.nan, math.nan, 0, len(every))
     mean = float(values.mean())
     deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
     if deviation < 1e-12 * abs(mean):
         deviation = 0.0  # rounding of equal numbers
-    return Summary(mean, deviation, len(values))
+    return Summary(mean, deviation, len(values), len(every))
 
 
 def worth(group: SeedGroup) -> float:
@@ -168,15 +170,18 @@ def costs_of(groups: Sequence[SeedGroup]) -> tuple[Measure, ...]:
 
 
 def told(found: Summary, measure: Measure) -> str:
-    """Format a summary, ``97.21 % ± 0.30 %``; without the deviation where it is unknown or 0."""
+    """Format a summary, ``97.21 % ± 0.30 %``; without the deviation where it is unknown or 0.
+
+    Behind it stands of how many runs it is, ``(1 of 3)``, where the others do not have it.
+    """
     if math.isnan(found.mean):
         return ""
     text, off = measure.text(found.mean), found.deviation
-    if not off > 0:
-        return text
-    # Two digits; but percent have as many decimals as the mean, or a 0 would follow that is none.
-    rounded = off if measure.text is _percent else float(f"{off:.2g}")
-    return f"{text} ± {measure.text(rounded)}"
+    if off > 0:
+        # Two digits; but percent have as many decimals as the mean: a 0 would follow that is none.
+        rounded = off if measure.text is _percent else float(f"{off:.2g}")
+        text += f" ± {measure.text(rounded)}"
+    return f"{text} ({found.count} of {found.runs})" if found.count < found.runs else text
 
 
 def front(
