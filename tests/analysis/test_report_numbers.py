@@ -14,7 +14,8 @@ from hpc_localsgd.analysis import style
 from hpc_localsgd.analysis.costs import elapsed_s, sent_bytes
 from hpc_localsgd.analysis.draw.accuracy import draw_accuracy
 from hpc_localsgd.analysis.draw.course import draw_course
-from hpc_localsgd.analysis.draw.sharpness import smoothed
+from hpc_localsgd.analysis.draw.sharpness import draw_sharpness, smoothed
+from hpc_localsgd.analysis.figure_data import kept
 from hpc_localsgd.analysis.panels import draw_panels
 from hpc_localsgd.analysis.report.at_exchanges import alpha_panels
 from hpc_localsgd.analysis.report.numbers import plan_rows, planned_bytes
@@ -116,6 +117,21 @@ def test_the_density_integrates_to_one() -> None:
     nodes, weights = random.normal(size=(3, 10)), random.dirichlet(np.ones(10), 3)
     grid, density = smoothed(nodes, weights)
     assert abs(np.trapezoid(density, grid) - 1) < 1e-3
+
+
+def test_of_the_workers_own_eigenvalues_the_largest_are_shown(tmp_path: Path) -> None:
+    """A line was the mean of all ten of every worker, in a band from the least to the largest."""
+    names = {"task": "t", "algorithm": "a", "schedule": "s", "world": "w"}
+    with Writer(tmp_path, Header("seed: 0", **names, K=2, P=3, seed=0)) as writer:
+        for step in (0, 8):
+            values = np.array([[5.0, 1.0, 0.5], [7.0 + step, 2.0, 0.1]])
+            writer.series("sharpness/workers/eigenvalues", step, values, dims=("worker", "i"))
+    figure = draw_sharpness(Trajectory(tmp_path), [Trajectory(tmp_path)])
+    assert figure is not None
+    (panel,) = [axes for axes in figure.axes if axes.axison]
+    assert panel.get_title(loc="left") == "largest eigenvalue at the workers' own models"
+    assert [line.y.tolist() for line in kept(panel)] == [[5.0, 5.0], [7.0, 15.0]]
+    assert panel.lines[0].get_ydata().tolist() == [6.0, 10.0]
 
 
 def luminance(colour: str) -> float:

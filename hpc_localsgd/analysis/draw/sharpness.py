@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "sharpness/"
 SNAPSHOT_XI = "snapshot_xi_"
+WORKERS = "workers/eigenvalues"  # [n, K, k]: a page shows the largest of each worker
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ PANELS = (
     ("spread at the snapshots, tr Xi", (("snapshot_xi_trace", ""),)),
     ("eigenvalues of Xi", (("snapshot_xi_eigenvalues", ""),)),
     ("curvature along each deviation", (("snapshot_xi_curvature", ""),)),
+    ("largest eigenvalue at the workers' own models", ((WORKERS, ""),)),
+    ("trace at the workers' own models", (("workers/trace", ""),)),
 )
 
 
@@ -83,7 +86,11 @@ def draw_sharpness(run: Trajectory, sources: Sequence[Trajectory]) -> Figure | N
     """
     radii = next(filter(None, map(radii_of, reversed(sources))), None)
     far = {"sigma": f", σ = {radii.sigma:g}", "rho": f", ρ = {radii.rho:g}"} if radii else {}
-    panels = panels_of(_labelled(far), series_of(sources))
+    found = series_of(sources)
+    own = found.get(WORKERS)
+    if own is not None and own.value.ndim == 3:
+        found[WORKERS] = replace(own, value=own.value[:, :, 0], dims=own.dims[:1])
+    panels = panels_of(_labelled(far), found)
     return draw_panels(run, "Sharpness of the loss", panels) if panels else None
 
 

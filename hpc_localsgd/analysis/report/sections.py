@@ -117,7 +117,7 @@ def _sharpness(source: Source, album: Album, prefix: str) -> Section | None:
     run = source.run
     caption = (
         "At the snapshots of the mean model, on a fixed subset of the training data. Bars are "
-        "standard errors of the estimates."
+        "standard errors of the estimates, bands span the workers."
     )
     radii = radii_of(source.sharpness) if source.sharpness else None
     blank = said(without_rounding(series_of(source.files), SNAPSHOT_XI)[1])
