@@ -67,6 +67,7 @@ trap 'stop TERM' TERM  # by scancel and preemption
 begin() {
     local kept
     OUT=${1:?begin needs the folder of the run} kept=$1/slurm
+    [[ $OUT != -* ]] || { say "$OUT: give the folder of the run first, options behind it"; exit 2; }
     mkdir -p "$kept"
     own "$kept"
     rm -f "$OUT/STOP"
@@ -165,7 +166,8 @@ requeue() {
     [[ $1 == stopped ]] || why="failed with status $status" bound=$CRASHES
     word=$(state_of "$JOB")
     if [[ $stopping == TERM || -n $word && ! $word =~ ^(RUNNING|unknown)$ ]]; then
-        say "$why, ended by Slurm; to continue, submit it again" && exit "$status"
+        say "$why, ended by Slurm; to continue, submit it again, if Slurm does not start it again itself"
+        exit "$status"
     fi
     count=$(starts_in_vain "$1")
     if ((count >= bound)); then

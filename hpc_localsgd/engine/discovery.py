@@ -104,6 +104,11 @@ def _why_others(kind: str, launch: Launch) -> str:
             "ranks: start it by horovodrun --gloo, compile it with MPI (python -m "
             "hpc_localsgd.environment.horovod), or use mpi4py's (--world mpi)"
         )
+    if launch.launcher == "srun":
+        return (
+            "Slurm told MPI nothing of them: type `srun --mpi=pmix` (srun --mpi=list shows what "
+            "this cluster has), or start them by mpirun"
+        )
     return (
         "the launcher and the library belong to different MPIs; "
         "run `python -m hpc_localsgd doctor` under the same launcher"

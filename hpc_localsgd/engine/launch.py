@@ -43,7 +43,9 @@ class Launch:
 
     @property
     def if_left_over(self) -> str:
-        """What to type for a process that is alone because no launcher started it."""
+        """What to type for a process that is alone because no launcher started it; "" in a step."""
+        if self.launcher == "srun":
+            return ""
         return f"; if no launcher started this process, `unset {self.source}`"
 
 

@@ -57,6 +57,15 @@ def judge(
     return found or Finding(OK, "network", text)
 
 
+def loopback(network: HostNetwork, found: Finding) -> Finding:
+    """Return what was found, or that the loopback is down, without which no launcher works."""
+    up = any(i.loopback for i in network.interfaces) or not sys.platform.startswith("linux")
+    if up or found.level != OK:
+        return found
+    text = f"{network.host} has no 127.0.0.1, by which launchers talk to the ranks of a host"
+    return Finding(WARNING, "network", text, "as root: ip link set lo up")
+
+
 def _unknown(network: HostNetwork, several: bool) -> Finding:
     address = network.outward.address if several and network.outward else "127.0.0.1"
     text = f"{network.host} cannot resolve its own name: Gloo would crash, or see this rank alone"

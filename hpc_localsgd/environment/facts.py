@@ -93,7 +93,8 @@ class Facts:
 def collect(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return the facts that need no communication, as keyword arguments of `Facts`."""
     torch = gpu.installed_torch()
-    launch = detect(environ)
+    launch, network = detect(environ), reachability.network_here()
+    judged = reachability.judge(network, launch, environ)
     return {
         "rank": launch.rank,
         "launch": launch,
@@ -109,7 +110,7 @@ def collect(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "torch_cuda": torch.cuda if torch else None,
         "cuda_devices": _cuda_devices() if torch and torch.cuda else 0,
         "nvidia_driver": Path("/dev/nvidiactl").exists(),
-        "network": reachability.judge(reachability.network_here(), launch, environ),
+        "network": reachability.loopback(network, judged),
         "allocated": allocation.of_this_process(environ),
         "mpi4py": installed("mpi4py"),
         "home": "HOME" in environ,

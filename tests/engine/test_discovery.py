@@ -106,6 +106,9 @@ def test_a_library_that_joined_other_ranks_is_refused(monkeypatch: pytest.Monkey
     said = "started 2 processes, but mpi joined 1: .*; if no .*`unset OMPI_COMM_WORLD_SIZE`"
     with pytest.raises(ConfigurationError, match=said):
         discovery.join("mpi", detect(MPIRUN), CPU)
+    said = r"srun started 4 processes, but mpi joined 1: .* type `srun --mpi=pmix` .*mpirun$"
+    with pytest.raises(ConfigurationError, match=said):
+        discovery.join("mpi", detect(SRUN), CPU)
 
 
 @pytest.mark.parametrize(

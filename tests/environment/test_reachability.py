@@ -44,6 +44,16 @@ def on(hosts: int, environ: dict[str, str]) -> dict[str, str]:
     return {**environ, **(more or {"SLURM_STEP_NUM_NODES": str(hosts)})}
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for interfaces")
+def test_a_host_without_its_loopback_is_named() -> None:
+    well, down = Finding(OK, "network", "fine"), replace(FINE, interfaces=(ETH,))
+    assert reachability.loopback(FINE, well) is well
+    found = reachability.loopback(down, well)
+    assert (found.level, found.fix) == ("warning", "as root: ip link set lo up")
+    worse = Finding("problem", "network", "no name")
+    assert reachability.loopback(down, worse) is worse
+
+
 @pytest.mark.parametrize(
     ("network", "environ", "hosts", "level", "said"),
     [

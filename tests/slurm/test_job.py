@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from launching import until
@@ -61,17 +62,22 @@ def test_stops_without_progress_are_bounded_too(stage: Stage) -> None:
     assert "stopped 3 times without progress: giving up" in runs[-1].text
 
 
+def test_a_folder_that_is_an_option_is_refused(stage: Stage) -> None:
+    ended = stage.run("sharpness.sbatch", "--samples", "64", str(stage.out))
+    assert ended.status == 2 and "--samples: give the folder of the run first" in ended.text
+
+
 def test_stops_with_progress_are_not(stage: Stage) -> None:
     runs = [stage.run(ENDS_WITH="85", STOPS="2", BEGAN=str(step)) for step in range(4)]
     assert all(run.requeued for run in runs)
 
 
-@pytest.mark.parametrize("options", [(), ("--out={}/curvature.h5",)])
+@pytest.mark.parametrize("options", [(), ("--out={}/curvature.h5",), ("--out", "{}/two words.h5")])
 def test_progress_of_sharpness_is_the_growth_of_its_file(
     stage: Stage, options: tuple[str, ...]
 ) -> None:
     options = tuple(option.format(stage.folder) for option in options)
-    file = stage.folder / "curvature.h5" if options else stage.out / "sharpness.h5"
+    file = Path(options[-1].removeprefix("--out=")) if options else stage.out / "sharpness.h5"
     requeued = []
     for text in ("", "a", "ab", "ab", "ab"):
         file.parent.mkdir(exist_ok=True)
