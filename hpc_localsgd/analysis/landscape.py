@@ -92,8 +92,11 @@ class Landscape:
                         for name, value in file.attrs.items()
                     },
                 )
-        except (OSError, KeyError, ValueError, MemoryError) as error:
-            raise TrajectoryError(f"{path}: not a landscape, or damaged ({error}).") from error
+        except (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError) as error:
+            if isinstance(error, TrajectoryError):
+                raise
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TrajectoryError(f"{path}: not a landscape, or damaged ({said}).") from error
 
     @property
     def directions(self) -> str:

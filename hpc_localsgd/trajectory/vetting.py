@@ -20,6 +20,8 @@ from hpc_localsgd.trajectory.schema import ROUND_COLUMNS, TrajectoryError, check
 MOST_OBJECTS = 20_000
 SPARE_BYTES = 64 << 20  # what a killed job may have made room for, beside what it wrote
 PACKED = 64  # bytes that one byte of a file may stand for
+_TEXTS = b"GCOL\1\0\0\0"  # where HDF5 keeps texts; those of a record begin in its first part
+_LOOKED_AT_BYTES = 1 << 20
 _VETTED: dict[Path, tuple[int, ...]] = {}  # which are opened for every series
 
 
@@ -38,6 +40,7 @@ def vet(path: Path, file: h5py.File) -> None:
     if _VETTED.get(path) == now:
         return
     try:
+        _check_texts(path)
         names = _names(file)
         budget = SPARE_BYTES + PACKED * stat.st_size
         _check_attrs(file)
@@ -67,6 +70,7 @@ def why_strange(path: Path, file: h5py.File, large: tuple[str, ...], texts: tupl
     """
     budget = SPARE_BYTES + PACKED * os.stat(path).st_size
     try:
+        _check_texts(path)
         names = _names(file)
         _check_attrs(file)
         for name in names:
@@ -85,6 +89,25 @@ def why_strange(path: Path, file: h5py.File, large: tuple[str, ...], texts: tupl
 
 class _Strange(Exception):
     """Content that no record has; the message says what, as the second half of a sentence."""
+
+
+def _check_texts(path: Path) -> None:
+    """Refuse zeros among the texts, as a host that went down may leave: HDF5 never ends there."""
+    with path.open("rb") as stream:
+        begin = stream.read(_LOOKED_AT_BYTES)
+    at = begin.find(_TEXTS)
+    while at >= 0:
+        here, end = at + 16, min(at + _number(begin, at + 8, 8), len(begin))
+        while here + 16 <= end:
+            used, nbytes = _number(begin, here, 2), _number(begin, here + 8, 8)
+            if not used and not nbytes:
+                raise _Strange("it is damaged, its texts are zeros: copy it again")
+            here += 16 + -(-nbytes // 8) * 8 if used else nbytes
+        at = begin.find(_TEXTS, at + 1)
+
+
+def _number(raw: bytes, at: int, nbytes: int) -> int:
+    return int.from_bytes(raw[at : at + nbytes], "little")
 
 
 def _names(file: h5py.File) -> list[str]:

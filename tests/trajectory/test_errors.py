@@ -135,3 +135,13 @@ def test_appending_to_another_model(tmp_path):
 def test_a_header_no_run_can_have(wrong):
     with pytest.raises(TrajectoryError):
         header(**wrong)
+
+
+def test_zeros_among_its_texts_as_a_host_that_went_down_may_leave(tmp_path):
+    path = write_run(tmp_path, range(1))
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"GCOL") + 16  # of HDF5, which would read for ever
+    raw[at : at + 512] = bytes(512)
+    path.write_bytes(raw)
+    with pytest.raises(TrajectoryError, match="its texts are zeros: copy it again"):
+        Trajectory(path)

@@ -266,3 +266,8 @@ def test_a_landscape_and_a_sharpness_beside_it_are_vetted_too(tmp_path: Path) ->
         file["value"] = h5py.ExternalLink("/etc/passwd", "/")
     with pytest.raises(TrajectoryError, match="value is a link to another place"):
         Landscape.read(path)
+    with h5py.File(path, "w") as file:
+        file["value/train_loss"] = [1.0]
+    path.write_bytes(path.read_bytes().replace(b"SNOD", b"XXXX"))
+    with pytest.raises(TrajectoryError, match="not a landscape, or damaged"):
+        Landscape.read(path)

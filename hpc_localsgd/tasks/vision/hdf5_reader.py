@@ -22,6 +22,8 @@ import json
 import os
 import weakref
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from hpc_localsgd.tasks.vision.tree import is_junk
 from hpc_localsgd.trajectory.vetting import why_strange
 
 FORMAT, VERSION = "hpc_localsgd.images", 1
+_DAMAGED = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)  # of h5py
 
 
 class Pack(ImageStore):
@@ -86,7 +89,7 @@ class Pack(ImageStore):
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 said = file[SPLITS[split]]["name"].asstr()[i]
-        except (OSError, KeyError):
+        except _DAMAGED:
             said = "?"
         return f"{self.path}: image {i} of {SPLITS[split]} ({said})"
 
@@ -118,12 +121,26 @@ def _check_no_junk(path: Path, classes: tuple[str, ...]) -> None:
         )
 
 
-def opened(path: Path) -> h5py.File:
-    """Return a packed file for reading, without a lock.
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Open a packed file for reading as long as the block lasts, without a lock.
 
     Raises:
-        ConfigurationError: It cannot be opened; a truncated file is one reason.
+        ConfigurationError: It cannot be opened, as one that is cut short, or is damaged.
     """
+    with _opened(path) as file:
+        try:
+            yield file
+        except (ConfigurationError, DataError):
+            raise
+        except _DAMAGED as error:
+            raise ConfigurationError(
+                f"{path} is damaged (HDF5 says: {str(error).splitlines()[0]}): copy it again, or "
+                "remove it and pack again"
+            ) from error
+
+
+def _opened(path: Path) -> h5py.File:
     if not path.is_file():
         raise ConfigurationError(f"there is no file {path}")
     try:

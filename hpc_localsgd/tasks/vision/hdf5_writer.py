@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hpc_localsgd.tasks.vision.hdf5_reader import FORMAT, VERSION, check_format,
 from hpc_localsgd.tasks.vision.image_store import MOST_BYTES, SPLITS, Folder
 from hpc_localsgd.trajectory import regular_file
 from hpc_localsgd.trajectory.diskspace import flush, open_to_write, promise, write
+from hpc_localsgd.trajectory.whole_file import put_whole
 
 AT_ONCE_BYTES = 64 << 20  # written and flushed together: what a kill can cost
 ENTRY_BYTES = 200  # of an image in the file's tables, or a bit more
@@ -126,16 +126,22 @@ def pack(listing: Listing, out: Path, say: Say = lambda done, total: None) -> bo
 
 def _begin(listing: Listing, out: Path) -> None:
     """Make the structure of the file, under another name until it is whole."""
-    laying = out.with_name(out.name + ".begun")
-    promise(laying, ENTRY_BYTES * sum(map(len, listing.names.values())))  # HDF5 fails in its middle
-    with open_to_write(laying, "w") as file:
+    entries = sum(map(len, listing.names.values()))
+    with put_whole(out) as unborn:
+        promise(unborn, ENTRY_BYTES * entries)  # HDF5 fails in its middle
+        _lay_down(listing, unborn)
+        if out.exists():
+            raise ConfigurationError(f"another process has begun {out} meanwhile: wait for its end")
+
+
+def _lay_down(listing: Listing, unborn: Path) -> None:
+    with open_to_write(unborn, "w") as file:
         for split, name in SPLITS.items():
             labels = listing.folder.labels[split]
             lay_down(file, name, listing.names[split], labels, listing.sizes[split])
         file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
         file.attrs["classes"] = json.dumps(listing.folder.classes)
         file.attrs["listing"], file.attrs["complete"] = listing.digest, False
-    os.replace(laying, out)
 
 
 def _is_complete(listing: Listing, out: Path) -> bool:

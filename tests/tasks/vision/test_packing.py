@@ -169,3 +169,16 @@ def test_a_killed_pack_goes_on_where_it_was(
     for split, n in (("train", 40), ("test", 20)):
         assert np.array_equal(stores[0].labels[split], stores[1].labels[split])
         assert all(stores[0].encoded(split, i) == stores[1].encoded(split, i) for i in range(n))
+
+
+def test_a_file_that_another_process_began_meanwhile_is_left_alone(
+    intact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "x.h5"
+    monkeypatch.setattr(hdf5_writer, "promise", lambda path, nbytes: out.write_bytes(b"theirs"))
+    assert pack_command([str(intact / "images"), str(out)]) == 2
+    assert "another process has begun" in capsys.readouterr().err
+    assert out.read_bytes() == b"theirs" and list(tmp_path.glob("*x.h5*")) == [out]

@@ -65,6 +65,15 @@ def test_a_sound_pack_is_opened(tmp_path: Path) -> None:
     assert Pack(packed(tmp_path / "images.h5")).labels["train"].tolist() == [0, 1]
 
 
+def test_a_damaged_pack_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = packed(tmp_path / "images.h5")
+    whole = path.read_bytes()
+    for part in (b"TREE", b"SNOD", b"HEAP", b"GCOL"):  # what HDF5 finds its objects by
+        path.write_bytes(whole.replace(part, b"XXXX"))
+        with pytest.raises(ConfigurationError, match="damaged"):
+            Pack(path)
+
+
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_strange_pack_is_refused_in_a_sentence(harm: str, tmp_path: Path) -> None:
     path = packed(tmp_path / "images.h5")
