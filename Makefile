@@ -42,8 +42,8 @@ test: env  ## run every test, those under MPI and Horovod included
 	$(BIN)/python -m pytest tests -n 4 --dist loadgroup --no-loadscope-reorder \
 	    --durations=10 --durations-min=5
 
-# Left out: tests that start ranks, and those marked `slow`, which take seconds each (`-m slow`).
-quick: env  ## run the quick tests, which start no ranks: an answer in some three minutes
+# Left out: tests that start ranks, and those marked `slow`, which take most of the time (`-m slow`).
+quick: env  ## run the quick tests, which start no ranks: an answer in two minutes
 	$(BIN)/python -m pytest tests -n auto --dist worksteal -m "not launched and not slow"
 
 # cosmic-ray makes the faults. It is installed beside the environment, the first time it is needed.
