@@ -112,7 +112,7 @@ class Totals:
     """A run in a few numbers. Seconds and bytes are those of the mean worker.
 
     Attributes:
-        rounds: Rounds, so exchanges.
+        rounds: Rounds, so exchanges; those of `allreduce` are its steps.
         steps: Global steps, so the exchanges parallel SGD would have made.
         compute_s: Seconds of local steps.
         wait_s: Seconds waiting for the slowest worker.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from small_runs import go
 from hpc_localsgd.commands.assembly.objects import make_run
 from hpc_localsgd.commands.configuration import config
 from hpc_localsgd.commands.whatif.answers import Answer, with_length
+from hpc_localsgd.commands.whatif.page import as_csv
 from hpc_localsgd.cost.cost_model import NETWORKS
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import every, post_local, qsr
@@ -61,6 +64,14 @@ def test_an_answer_is_what_a_simulated_run_bills(words: list[str], tmp_path: Pat
     found = one(run, "--fabric", "1GbE", "--every", "4", "--", *words)
     scale = (found.plan.exchange_s - latency_s(found)) / (billed_s - latency_s(found))
     assert scale == pytest.approx(P / made.task.dim, rel=2e-3)  # the record says P
+
+
+def test_parallel_sgd_has_an_exchange_a_step_whatever_its_rounds(tmp_path: Path) -> None:
+    run = record(tmp_path)
+    for algorithm, rounds in (("allreduce", 12), ("local_sgd", 3)):
+        found = one(run, "--algorithm", algorithm, "--every", "4", "--fabric", "1GbE")
+        (row,) = csv.DictReader(io.StringIO(as_csv([found])))
+        assert (int(row["rounds"]), float(row["sent_bytes"])) == (rounds, rounds * BYTES)
 
 
 def test_bytes_of_factors_are_those_of_the_recorded_task_s_matrices(

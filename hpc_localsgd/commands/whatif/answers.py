@@ -46,6 +46,12 @@ class Answer:
         """Legend of the method."""
         return legend(self.planned.config.algorithm)
 
+    @property
+    def rounds(self) -> int:
+        """Exchanges: one a round, or one a step where gradients are averaged at every step."""
+        every = self.planned.config.algorithm.sends_gradients
+        return self.plan.steps if every else self.plan.rounds
+
     def total_s(self, slower: float = 1.0, dearer: float = 1.0) -> float:
         """Return the seconds of the run.
 
