@@ -57,9 +57,11 @@ FILES = {
 }
 TESTS = {
     "analysis/test_compare.py::test_a_difference_within_the_error_of_the_test_set_is_no_front",
+    "analysis/test_compare.py::test_a_mean_says_of_how_many_runs_it_is_where_others_do_not_have_it",
     "analysis/test_compare.py::test_methods_against_rates_are_a_table_of_two_ways",
     "analysis/test_compare.py::test_seconds_of_two_clocks_have_no_front",
     "analysis/test_compare.py::test_the_command",
+    "analysis/test_compare.py::test_what_diverged_is_on_no_front",
     "analysis/test_courses.py::test_bytes_and_seconds_are_those_spent_by_a_step",
     "analysis/test_courses.py::test_every_band_lies_inside_the_axes_of_a_share",
     "analysis/test_courses.py::test_markdown_and_latex_hold_the_same_cells",
