@@ -52,12 +52,12 @@ def test_runs_of_a_sweep_with_other_common_options_have_folders_of_their_own(sta
     assert len(folders(line="--task.data " + "/long" * 100)) == 5
 
 
-def test_a_line_of_a_sweep_may_quote_words_and_name_its_folder(stage: Stage) -> None:
-    words = [
-        "--evaluate_every=10 steps",
-        f"--out={stage.out / 'it is'}",
-        '--task.file=it\'s "a\\b"',
-    ]
+@pytest.mark.parametrize("named", [["--out={}"], ["--out", "{}"]])
+def test_a_line_of_a_sweep_may_quote_words_and_name_its_folder(
+    stage: Stage, named: list[str]
+) -> None:
+    words = ["--evaluate_every=10 steps", '--task.file=it\'s "a\\b"']
+    words[1:1] = [word.format(stage.out / "it is") for word in named]
     (stage.folder / "sweep.txt").write_text(f"# two runs\n--x 1\n{shlex.join(words)}\n")
     array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
     ended = stage.run("sweep.sbatch", **array, SWEEP=str(stage.folder / "sweep.txt"))
