@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from hpc_localsgd.trajectory.whole_file import FULL, sync
+from hpc_localsgd.trajectory.whole_file import FULL, number_of, sync
 
 _SLACK_BYTES = 256 * 1024  # HDF5 takes metadata blocks a few at a time
 _HEAD = b"\x89HDF\r\n\x1a\n\0"  # of HDF5's default format, the earliest: version 0
@@ -143,17 +142,6 @@ def say_end(file: h5py.File, end: int) -> None:
     descriptor = file.id.get_vfd_handle()
     if os.pread(descriptor, len(_HEAD), 0) == _HEAD:
         os.pwrite(descriptor, end.to_bytes(8, "little"), _END_AT)
-
-
-def number_of(error: BaseException | None) -> int | None:
-    """Return the system's number of an error, which HDF5 may say in its text alone.
-
-    Args:
-        error: What was raised; None if that is not known.
-    """
-    said = re.search(r"errno = (\d+)", str(error))
-    number = getattr(error, "errno", None)
-    return int(said[1]) if number is None and said else number
 
 
 def why(error: BaseException | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -74,10 +75,21 @@ def put_whole(path: Path) -> Iterator[Path]:
 def _refusal(error: BaseException | None) -> int | None:
     """Return why the disk refused, if that is behind an error: others follow from it."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in REFUSED:
-            return error.errno
+        if isinstance(error, OSError | RuntimeError) and (number := number_of(error)) in REFUSED:
+            return number
         error = error.__cause__ or error.__context__
     return None
+
+
+def number_of(error: BaseException | None) -> int | None:
+    """Return the system's number of an error, which HDF5 may say in its text alone.
+
+    Args:
+        error: What was raised; None if that is not known.
+    """
+    said = re.search(r"errno = (\d+)", str(error))
+    number = getattr(error, "errno", None)
+    return int(said[1]) if number is None and said else number
 
 
 def leave_nothing() -> None:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import pytest
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -51,6 +52,13 @@ def test_what_a_library_makes_of_a_full_disk_names_the_file(tmp_path: Path) -> N
         finally:  # as matplotlib does, which closes what it has not begun
             _ = Path.no_such_attribute  # type: ignore[attr-defined]
     assert raised.value.errno == errno.ENOSPC and raised.value.filename == str(file)
+
+
+def test_what_hdf5_says_in_its_text_alone(tmp_path: Path) -> None:
+    file = tmp_path / "l.h5"
+    with pytest.raises(OSError, match="Disk quota exceeded") as raised, put_whole(file):
+        raise RuntimeError("Can't decrement id ref count (file write failed: ..., errno = 122, ...")
+    assert raised.value.filename == str(file)
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
@@ -152,3 +160,18 @@ def test_a_model_of_which_a_file_server_says_late_that_it_has_no_space(
 def test_a_name_that_is_too_long(words: list[str], run: Path, line: Callable[[], str]) -> None:
     assert main([word.format(run=run, long=300 * "x") for word in words]) == 2
     assert "File name too long" in line()
+
+
+def test_a_landscape_is_flushed_before_hdf5_closes_what_was_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells nobody what it could not write when it closes a dataset: an axis would be zeros."""
+    real, held = h5py.File.flush, []
+
+    def flush(file: h5py.File) -> None:
+        held.append(h5py.h5f.get_obj_count(file.id, h5py.h5f.OBJ_DATASET))
+        real(file)
+
+    monkeypatch.setattr(h5py.File, "flush", flush)
+    assert main(["landscape", str(run), *PLANE, f"--out={tmp_path / 'l.h5'}"]) == 0
+    assert held[0] >= 11  # axes, values, path, basis, done

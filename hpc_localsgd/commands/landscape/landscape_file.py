@@ -98,20 +98,26 @@ class LandscapeFile:
                 "created": utc_now(),
             }
         )
+        kept = []  # until it is flushed: of what HDF5 cannot write as it closes one nobody is told
+
+        def put(name: str, values: Any, **said: str) -> None:
+            kept.append(file.create_dataset(name, data=values))
+            kept[-1].attrs.update(said)
+
         for i, axis in enumerate(found.axes):
-            file[f"axis/{i}"] = axis
-            file[f"axis/{i}"].attrs["meaning"] = f"coordinate along directions[{i}]"
+            put(f"axis/{i}", axis, meaning=f"coordinate along directions[{i}]")
         for name, (units, meaning) in ABOUT.items():
-            data = file.create_dataset(f"value/{name}", data=np.full(found.shape, np.nan))
-            data.attrs.update({"units": units, "meaning": meaning})
+            put(f"value/{name}", np.full(found.shape, np.nan), units=units, meaning=meaning)
         for name in ("step", "position", "off"):
-            file[f"path/{name}"] = getattr(found, name)
-        file["basis/origin"], file["basis/directions"] = found.origin, found.directions
+            put(f"path/{name}", getattr(found, name))
+        put("basis/origin", found.origin)
+        put("basis/directions", found.directions)
         if len(found.workers):
-            file["path/workers"] = found.workers
+            put("path/workers", found.workers)
         if len(found.explained):
-            file["basis/explained"] = found.explained
-        file["done"] = np.zeros(found.shape, dtype=np.uint8)
+            put("basis/explained", found.explained)
+        put("done", np.zeros(found.shape, dtype=np.uint8))
+        flush(file)
 
     def _check(self, said: str) -> None:
         before = str(self._file.attrs.get("settings", ""))

@@ -185,18 +185,29 @@ def _progress(group: h5py.Group) -> tuple[int, int]:
     return int(group["packed"][()]), len(group["label"])
 
 
-def lay_down(file: h5py.File, group: str, names: list[str], labels: Any, sizes: Any) -> None:
-    """Make the structure of a split with all of its space: nothing is ever added to it."""
+def lay_down(
+    file: h5py.File, group: str, names: list[str], labels: Any, sizes: Any
+) -> list[h5py.Dataset]:
+    """Make the structure of a split with all of its space: nothing is ever added to it.
+
+    Returns:
+        What was written to. Keep it until the file is flushed: of what cannot be written while
+        HDF5 closes a dataset nobody is told.
+    """
     made = file.create_group(group)
     n, total = len(names), int(np.sum(sizes))
-    made["offset"] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    made["label"] = np.asarray(labels, dtype=np.int64)
-    made.create_dataset("name", data=names, dtype=h5py.string_dtype())
-    made.create_dataset("crc", shape=(n,), dtype=np.uint32, fillvalue=0)
-    made["packed"] = np.int64(0)
+    offset = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    written = [
+        made.create_dataset("offset", data=offset),
+        made.create_dataset("label", data=np.asarray(labels, dtype=np.int64)),
+        made.create_dataset("name", data=names, dtype=h5py.string_dtype()),
+        made.create_dataset("crc", shape=(n,), dtype=np.uint32, fillvalue=0),
+        made.create_dataset("packed", data=np.int64(0)),
+    ]
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     space = h5py.h5s.create_simple((total,))
     h5py.h5d.create(made.id, b"bytes", h5py.h5t.NATIVE_UINT8, space, properties)
+    return written

@@ -136,12 +136,15 @@ def _begin(listing: Listing, out: Path) -> None:
 
 def _lay_down(listing: Listing, unborn: Path) -> None:
     with open_to_write(unborn, "w") as file:
+        kept = []
         for split, name in SPLITS.items():
             labels = listing.folder.labels[split]
-            lay_down(file, name, listing.names[split], labels, listing.sizes[split])
+            kept += lay_down(file, name, listing.names[split], labels, listing.sizes[split])
         file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
         file.attrs["classes"] = json.dumps(listing.folder.classes)
         file.attrs["listing"], file.attrs["complete"] = listing.digest, False
+        flush(file)
+        del kept
 
 
 def _is_complete(listing: Listing, out: Path) -> bool:
