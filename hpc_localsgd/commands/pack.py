@@ -26,10 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         complain(str(error), PROG)
         return FAULT
-    except OSError as error:  # a full disk, say: what is written stays, and the rest can follow
+    except (OSError, RuntimeError) as error:  # what is written stays, and the rest can follow
         from hpc_localsgd.trajectory.diskspace import to_continue, why
+        from hpc_localsgd.trajectory.whole_file import number_of
 
-        complain(f"{error.filename or options.out}: {why(error)}; {to_continue(error)}", PROG)
+        if not isinstance(error, OSError) and number_of(error) is None:
+            raise
+        name = getattr(error, "filename", None) or options.out
+        complain(f"{name}: {why(error)}; {to_continue(error)}", PROG)
         return 1
 
 

@@ -74,13 +74,17 @@ def landscape(options: LandscapeOptions, world: World) -> None:
 def _kept(path: Path) -> Iterator[None]:
     """Say of a disk that refuses what it leaves: the points so far are on it."""
     from hpc_localsgd.trajectory.diskspace import to_continue, why
+    from hpc_localsgd.trajectory.whole_file import number_of
 
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if not isinstance(error, OSError) and number_of(error) is None:
+            raise
+        name = getattr(error, "filename", None) or path
         raise DataError(
-            f"cannot write {error.filename or path}: {why(error)}. The points before are in "
-            f"{path}: {to_continue(error)}"
+            f"cannot write {name}: {why(error)}. The points before are in {path}: "
+            f"{to_continue(error)}"
         ) from error
 
 

@@ -83,9 +83,17 @@ def test_a_file_system_without_locks_and_one_without_space(
     def full(*given: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def in_words(*given: object) -> None:  # as HDF5 says it
+        raise RuntimeError("Can't decrement id ref count (..., errno = 28, ...)")
+
     words = [str(intact / "images"), str(tmp_path / "images.h5")]
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
+        assert pack_command(words) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "the disk is full" in said and "make space, and type the same command again" in said
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Dataset, "flush", in_words)
         assert pack_command(words) == 1
     (said,) = capsys.readouterr().err.splitlines()
     assert "the disk is full" in said and "make space, and type the same command again" in said
