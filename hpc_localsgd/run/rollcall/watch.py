@@ -175,7 +175,9 @@ class Watch:
         Ranks that meet all the same find out by themselves, and each can raise an exception.
         """
         gone = wire.gone if wire is not None else set()
-        if self.verdict is not None or (self._rank and wire is not None and not gone):
+        # Rank 0 at its end may wait in MPI_Finalize for all others, connected and unable to judge.
+        left = 0 in self._heard and self._heard[0][0].left
+        if self.verdict is not None or (self._rank and wire is not None and not (gone or left)):
             return  # rank 0 knows more
         self._gone = {rank: self._gone.get(rank, now_s) for rank in gone}
         heard = {rank: Heard(Note(), 0.0, now_s - at_s) for rank, at_s in self._gone.items()}

@@ -10,7 +10,7 @@ from turns import OVER, A, B, Rank
 
 from hpc_localsgd.run.rollcall import watch as watches
 from hpc_localsgd.run.rollcall.judging import GONE_S
-from hpc_localsgd.run.rollcall.protocol import Note
+from hpc_localsgd.run.rollcall.protocol import FAILED, LEFT, Note
 from hpc_localsgd.run.rollcall.watch import LONGEST_TICK_S, RunningClock
 from hpc_localsgd.run.stopping import HUNG
 
@@ -62,6 +62,17 @@ def test_a_rank_whose_rank_0_is_gone_judges_alone(capsys) -> None:
     assert rank.watch.verdict is None
     rank.turns(2)
     assert rank.ends == [HUNG] and "process of rank 0 has ended" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("how", "status"), [(LEFT, 2), (f"{FAILED} (E: x)", HUNG)])
+def test_a_rank_whose_rank_0_has_left_judges_alone(how: str, status: int, capsys) -> None:
+    """Its process lives on, and waits for all others in MPI_Finalize."""
+    rank = Rank(1)
+    rank.own.begin(A)
+    rank.hears(0, Note(0, left=how))
+    rank.turns(2)
+    assert rank.ends == [status]
+    assert f"rank 0 {how}, " in capsys.readouterr().err
 
 
 def test_a_rank_that_is_busy_or_suspended_is_waited_for_as_long_as_was_allowed() -> None:
