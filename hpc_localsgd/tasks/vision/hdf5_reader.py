@@ -201,7 +201,7 @@ def lay_down(
         made.create_dataset("offset", data=offset),
         made.create_dataset("label", data=np.asarray(labels, dtype=np.int64)),
         made.create_dataset("name", data=names, dtype=h5py.string_dtype()),
-        made.create_dataset("crc", shape=(n,), dtype=np.uint32, fillvalue=0),
+        made.create_dataset("crc", data=np.zeros(n, dtype=np.uint32)),  # else it has no space yet
         made.create_dataset("packed", data=np.int64(0)),
     ]
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

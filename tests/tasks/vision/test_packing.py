@@ -190,3 +190,20 @@ def test_a_file_that_another_process_began_meanwhile_is_left_alone(
     assert pack_command([str(intact / "images"), str(out)]) == 2
     assert "another process has begun" in capsys.readouterr().err
     assert out.read_bytes() == b"theirs" and list(tmp_path.glob("*x.h5*")) == [out]
+
+
+def test_a_pack_has_all_of_its_space_as_it_begins(
+    intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else HDF5 writes where new space is before how far the file reaches; a kill falls between."""
+    out = tmp_path / "images.h5"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(hdf5_writer, "_content", interrupted)
+        hdf5_writer.pack(hdf5_writer.listed(intact / "images"), out)
+    with h5py.File(out, "r", locking=False) as file:
+        for split in hdf5_writer.SPLITS.values():
+            assert all(dataset.id.get_offset() is not None for dataset in file[split].values())
+
+
+def interrupted(*_: object) -> bytes:
+    raise KeyboardInterrupt
