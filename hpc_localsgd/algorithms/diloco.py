@@ -12,7 +12,7 @@ from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.algorithms.compressed import coded_bytes, coded_state, compressed_mean
 from hpc_localsgd.compressors.base import Compression
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.worlds.without_compiler import spare_the_compiler, take_step
+from hpc_localsgd.tasks.without_compiler import spare_the_compiler, take_step
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import ModelSize, Now, Rows, State

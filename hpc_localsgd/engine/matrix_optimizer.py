@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.worlds.without_compiler import take_step
+from hpc_localsgd.tasks.without_compiler import take_step
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.base import Task

@@ -17,7 +17,7 @@ from torch import nn
 from hpc_localsgd.engine.matrix_optimizer import MatrixOptimizer, Shapes, looks_at_matrices, runs
 from hpc_localsgd.engine.non_finite import named_state_like, replace_by_mean, state_like
 from hpc_localsgd.errors import ConfigurationError
-from hpc_localsgd.worlds.without_compiler import spare_the_compiler, take_step
+from hpc_localsgd.tasks.without_compiler import spare_the_compiler, take_step
 
 if TYPE_CHECKING:
     from hpc_localsgd.tasks.base import Task

@@ -10,7 +10,6 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.base import Batch, Task, TaskContext
+from hpc_localsgd.tasks.cross_entropy import CrossEntropy
 from hpc_localsgd.tasks.draws import Draws
 from hpc_localsgd.tasks.flat import Replicas
 from hpc_localsgd.tasks.label_transforms import mixed, noisy
@@ -70,7 +70,7 @@ class Classification(Task):
         self._noise, self._mixup, self._noisy_from = label_noise, mixup, 0
         self.samples = samples if isinstance(samples, Samples) else Arrays(samples, context)
         self.splits, self.partition = self.samples.splits, self.samples.partition
-        self._criterion = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
+        self._criterion = CrossEntropy(label_smoothing)
         self._replicas = Replicas(
             self._module(context.seed),
             len(context.local_workers),

@@ -24,6 +24,7 @@ from hpc_localsgd.tasks.draws import Draws
 from hpc_localsgd.tasks.execution import Execution, LossScale, check_compiler
 from hpc_localsgd.tasks.gradient_parts import GradientParts
 from hpc_localsgd.tasks.layout import Layout, bind
+from hpc_localsgd.tasks.without_compiler import gradients_without_it
 
 ALIGNED = 64  # numbers
 SLOW_ON_CPU = (nn.modules.conv._ConvNd, nn.MultiheadAttention)  # by vmap
@@ -37,7 +38,7 @@ class Replicas:
     The loop is exact for every module. vmap runs all workers in one batched program: 4-7 times
     faster for 16 small MLPs, slower for LSTMs and, on a CPU, for convolutions and attention, and
     impossible with BatchNorm's running statistics; `Execution.replicas` chooses. A test holds both
-    equal.
+    equal. A loss that has a method `in_vmap` for the same is called by that in vmap.
 
     Attributes:
         vmapped: Whether vmap is used; None until the first batch has shown which is faster.
@@ -61,6 +62,7 @@ class Replicas:
         self.layout = Layout.of(module)
         self.dim = sum(self.layout.sizes)
         self.criterion = loss
+        self._criterion_in_vmap: LossFunction = getattr(loss, "in_vmap", loss)
         self.execution = execution or Execution()
         self.draws = draws or Draws(0, range(R), device)
         Q = sum(self.layout.buffer_sizes)
@@ -179,6 +181,7 @@ class Replicas:
         return total / n
 
     def _vmap(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        gradients_without_it()
         gradient = vmap(grad_and_value(self._loss_of, has_aux=True), randomness="different")
         parts = self.x.split(self.layout.sizes, dim=1)
         shapes, names = self.layout.shapes, self.layout.names
@@ -209,7 +212,7 @@ class Replicas:
             called: torch.Tensor = functional_call(self.modules[0], parameters, inputs)
             return called
 
-        loss = self._loss(module, inputs, targets)
+        loss = self._loss(module, inputs, targets, self._criterion_in_vmap)
         return loss * factor, loss
 
     def _loss(
@@ -217,10 +220,11 @@ class Replicas:
         module: Callable[[torch.Tensor], torch.Tensor],
         inputs: torch.Tensor,
         targets: torch.Tensor,
+        criterion: LossFunction | None = None,
     ) -> torch.Tensor:
         with self.execution.autocast(self.x.device):
             logits = module(inputs)
-        return self.criterion(logits.to(self.x.dtype), targets)
+        return (criterion or self.criterion)(logits.to(self.x.dtype), targets)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return what a resumed run needs beside parameters and buffers to be bitwise equal."""

@@ -32,7 +32,7 @@ WORLDS = {"simulated": Simulated, "horovod": Horovod, "mpi": Mpi, "torch": Torch
 def results(world: World) -> dict[str, dict[str, object]]:
     """Per algorithm: the mean model at the end and the payload of every worker.
 
-    Workers of a rank one after another: for `vmap`, every rank would load torch's compiler.
+    On ranks, workers one after another; in one process, as the machine finds faster.
     """
     found, how = {}, Execution(replicas="loop" if world.n > 1 else "auto")
     for algorithm in VARIANTS:

@@ -22,7 +22,7 @@ from hpc_localsgd.trajectory import Trajectory
 HERE = Path(__file__).parent
 COMMON = ("--task.hidden=8", "--steps=16", "--schedule=every", "--schedule.steps=4")
 COMMON += ("--snapshot-every=8", "--evaluate-every=0", "--spread-every=0", "--figures=false")
-COMMON += ("--replicas=loop",)  # for vmap, every rank would load torch's compiler
+COMMON += ("--replicas=loop",)  # on one host and on several alike
 BY_HOST = ("--workers=4", "--algorithm=hierarchical", "--algorithm.rounds=[2]")
 BY_TWO = (*BY_HOST, "--algorithm.blocks=[2]")
 WORLDS = {"mpirun": "mpi", "horovodrun": "horovod", "gloo": "horovod", "torchrun": "torch"}

@@ -60,7 +60,7 @@ MOVED = {
     "dropout": ["--task=dropping_digits.dropping_digits", "--workers=5"],
     "unsaid": ["--algorithm=slowmo"],  # K is that of the first launch
 }
-BATCHED = "horovodrun --gloo -np 2"  # elsewhere no rank loads torch's compiler, as vmap does
+BATCHED = "horovodrun --gloo -np 2"  # elsewhere a rank takes its workers one by one
 OF_MPI = 2  # the first launches, which give MPI to their ranks
 Launched = Callable[[str], tuple[Path, str]]
 

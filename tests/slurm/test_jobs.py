@@ -167,7 +167,6 @@ def test_a_sweep_skips_what_is_finished(cluster: Cluster, tmp_path: Path) -> Non
             out,
             *TINY,
             "--workers=2",
-            "--replicas=loop",  # for vmap, each run would load torch's compiler
             sbatch=f"{array} -o {said}",
             **variables,
         )

@@ -14,12 +14,13 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.tasks.digit_images import load, stratified
 
 FRACTIONS = (0.01, 0.1, 0.2, 0.25, 1 / 3, 0.5, 0.777, 0.99)
-# What a short run leaves loaded, and whether garbage is collected again.
+# What short runs leave loaded, and whether garbage is collected again.
 SHORT_RUN = """
 import gc, sys
 from hpc_localsgd.train import main
 small = "--steps=2 --algorithm=diloco --task.hidden=4 --figures=false --evaluate-every=0".split()
 assert main([*small, f"--out={sys.argv[1]}"]) == 0
+assert main([*small, "--workers=3", "--replicas=vmap", f"--out={sys.argv[1]}-3"]) == 0
 assert gc.isenabled()
 print({"sklearn", "pandas", "scipy", "matplotlib", "torch._dynamo", "sympy"} & set(sys.modules))
 """

@@ -15,7 +15,7 @@ import torch
 
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.checkpoint.rank_checkpoint import WHERE
-from hpc_localsgd.worlds.without_compiler import take_step
+from hpc_localsgd.tasks.without_compiler import take_step
 
 if TYPE_CHECKING:
     from hpc_localsgd.engine.position import Position, Run

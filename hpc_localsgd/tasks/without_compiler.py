@@ -1,8 +1,9 @@
-"""torch's optimisers without torch's compiler, whose import takes as long as that of torch.
+"""torch without its compiler, whose import takes as long as that of torch.
 
 The first optimiser of a process imports `torch._dynamo` (1.4 s of a processor, and a thousand files
-that every rank of a job reads) to keep the compiler out of some methods and to break graphs. Where
-nothing has been compiled there is no compiler to keep out and no graph to break.
+that every rank of a job reads) to keep the compiler out of some methods and to break graphs; the
+first gradient of `torch.func`, to keep it out of the backward pass. Where nothing has been compiled
+there is no compiler to keep out and no graph to break.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -29,6 +32,28 @@ def spare_the_compiler() -> None:
         plain = getattr(method, "__wrapped__", None)
         if plain is not None and _COMPILER not in sys.modules and not hasattr(plain, _INSTEAD):
             setattr(plain, _INSTEAD, _direct(method, plain))
+
+
+def gradients_without_it() -> None:
+    """Let gradients of `torch.func` leave the compiler alone until it is loaded.
+
+    Whatever else is asked of it loads it, and puts it in the place of what stands for it here.
+    """
+    if _COMPILER not in sys.modules and "_dynamo" not in vars(torch):
+        autograd = _NotLoaded(f"{_COMPILER}.compiled_autograd", _disable=nullcontext)
+        vars(torch)["_dynamo"] = _NotLoaded(_COMPILER, compiled_autograd=autograd)
+
+
+class _NotLoaded:
+    """A module that is loaded by the first use of what is not among the `known`."""
+
+    def __init__(self, name: str, **known: Any) -> None:
+        vars(self).update(known, _name=name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what looks at all modules, as `inspect`, asks for these
+            raise AttributeError(name)
+        return getattr(import_module(self._name), name)
 
 
 def _direct(method: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,16 +1,22 @@
-"""A run needs no compiler for torch's optimisers, which do as they do with it."""
+"""A run needs no compiler for optimisers and gradients of torch, which do as they do with it."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import ModuleType
 
 import pytest
 import torch
+from launching import ROOT
 from torch import nn
 
-from hpc_localsgd.worlds import without_compiler
-from hpc_localsgd.worlds.without_compiler import spare_the_compiler, take_step
+from hpc_localsgd.tasks import without_compiler
+from hpc_localsgd.tasks.without_compiler import (
+    gradients_without_it,
+    spare_the_compiler,
+    take_step,
+)
 
 OPTIMIZERS = [
     (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
@@ -66,6 +72,39 @@ def test_hooks_and_optimizers_of_ones_own_are_called(no_compiler: str) -> None:
     assert called == ["mine", "before", "after"]
     with pytest.raises(RuntimeError, match="leaf"):  # as torch has it
         take_step(torch.optim.SGD([x], lr=0.1, differentiable=True))
+
+
+LOADED_WHEN_ASKED_FOR = """
+import inspect, sys, torch
+from torch.func import grad
+from hpc_localsgd.tasks.without_compiler import gradients_without_it
+gradients_without_it()
+assert grad(lambda x: x.square())(torch.tensor(3.0)) == 6
+inspect.getmodule(inspect.currentframe())  # looks at all there is
+assert "torch._dynamo" not in sys.modules
+stands = torch._dynamo
+assert stands.compiled_autograd.compiled_autograd_enabled is False
+assert stands.is_compiling() is False
+assert torch._dynamo is sys.modules["torch._dynamo"] is not stands
+assert torch._dynamo.compiled_autograd is sys.modules["torch._dynamo.compiled_autograd"]
+gradients_without_it()
+assert grad(lambda x: x.square())(torch.tensor(3.0)) == 6
+assert torch._dynamo is sys.modules["torch._dynamo"]
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_what_stands_for_the_compiler_gives_way_to_it() -> None:
+    command = [sys.executable, "-c", LOADED_WHEN_ASKED_FOR]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.stdout == "done\n", done.stderr[-3000:]
+
+
+def test_a_compiler_that_is_there_stays_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(torch), "_dynamo", there := ModuleType("there"))
+    gradients_without_it()
+    assert torch._dynamo is there
 
 
 def test_when_the_compiler_is_loaded_torch_does_what_it_does(
