@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 
@@ -30,7 +31,9 @@ def _of_kind(kind: type, folder: str) -> list[type]:
     package = importlib.import_module(f"hpc_localsgd.{folder}")
     names = [m.name for m in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
     found = [cls for name in names for cls in vars(importlib.import_module(name)).values()]
-    made = {cls for cls in found if isinstance(cls, type) and issubclass(cls, kind)}
+    # To Python 3.10 `tuple[int]` is a class.
+    classes = {cls for cls in found if isinstance(cls, type) and get_origin(cls) is None}
+    made = {cls for cls in classes if issubclass(cls, kind)}
     return sorted((c for c in made if not inspect.isabstract(c)), key=lambda c: c.__name__)
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fuzzed import PARSERS
 from small_runs import files_below
 
@@ -31,7 +32,8 @@ SECONDS = 20  # of this process, for one command line
 
 @contextlib.contextmanager
 def in_a_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(name)
         (Path(name) / "precious").write_text("precious")
         yield Path(name)
 
