@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 
+def of_file(error: OSError) -> str:
+    """Return what the system said of a file, with the file.
+
+    Raises:
+        OSError: The error itself, where it is of no file that was asked for.
+    """
+    if error.filename is None:
+        raise error
+    return f"{error.filename}: {error.strerror}"
+
+
 class ConfigurationError(ValueError):
     """An error in the user's request: what was given, what is allowed, what to type.
 

@@ -18,6 +18,17 @@ element() {
     echo "${said:-${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
 }
 
+# What words say of an option, behind it or behind its =; the last of them counts. Nothing if none does.
+said_of() {
+    local option=$1 word before='' found=''
+    for word in "${@:2}"; do
+        [[ $before != "$option" ]] || found=$word
+        [[ $word != "$option"=* ]] || found=${word#*=}
+        before=$word
+    done
+    printf '%s' "$found"
+}
+
 RESUME_ME=85  # exit status of ranks that were asked to stop and have written a checkpoint
 KILLED_EARLY=140  # 128 + USR2: the signal came before Python could listen
 CRASHES=${CRASHES:-3}  # starts that failed and got no further, then the job gives up

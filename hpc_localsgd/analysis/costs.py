@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpc_localsgd.analysis.curves import mean_over_rest
+from hpc_localsgd.cost.formatting import grouped
 from hpc_localsgd.trajectory import Trajectory
 
 
@@ -74,6 +75,18 @@ def exchanges(run: Trajectory) -> int:
         run: The run.
     """
     return run.totals.steps if averages_every_step(run) else run.totals.rounds
+
+
+def rounds_said(run: Trajectory) -> str:
+    """Return the number of exchanges, beside that of parallel SGD where it is not.
+
+    Args:
+        run: The run.
+    """
+    steps = grouped(run.totals.steps)
+    if averages_every_step(run):
+        return f"{steps}, one a step: parallel SGD"
+    return f"{grouped(run.totals.rounds)}, against {steps} of parallel SGD"
 
 
 def round_s(run: Trajectory) -> np.ndarray:

@@ -20,7 +20,7 @@ from hpc_localsgd.commands.output import put
 from hpc_localsgd.commands.replaceable import check_replaceable, is_dcp, is_model, is_state_dict
 from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError, of_file
 from hpc_localsgd.trajectory.whole_file import put_whole
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         return refuse(str(error), launch, PROG)
     except OSError as error:  # of the folder of --out
-        if error.filename is None:
-            raise
-        return refuse(f"{error.filename}: {error.strerror}", launch, PROG)
+        return refuse(of_file(error), launch, PROG)
     return OK
 
 

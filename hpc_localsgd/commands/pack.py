@@ -27,13 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error), PROG)
         return FAULT
     except (OSError, RuntimeError) as error:  # what is written stays, and the rest can follow
-        from hpc_localsgd.trajectory.diskspace import to_continue, why
-        from hpc_localsgd.trajectory.whole_file import number_of
+        from hpc_localsgd.trajectory.diskspace import refused, to_continue
 
-        if not isinstance(error, OSError) and number_of(error) is None:
-            raise
-        name = getattr(error, "filename", None) or options.out
-        complain(f"{name}: {why(error)}; {to_continue(error)}", PROG)
+        complain(f"{refused(error, options.out)}; {to_continue(error)}", PROG)
         return 1
 
 

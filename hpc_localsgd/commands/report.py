@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.commands.figure_options import add_figure_options
 from hpc_localsgd.commands.output import put
-from hpc_localsgd.commands.record_command import MISSES, attempt
-from hpc_localsgd.trajectory import TrajectoryError
+from hpc_localsgd.commands.record_command import Misses, attempt
 
 if TYPE_CHECKING:
     from hpc_localsgd.analysis.report.source import Source
@@ -37,17 +36,12 @@ def _report(options: Namespace) -> None:
 
     files, going_on = _write(options)
     put(_said(files))
-    missed = 0
+    misses = Misses()
     with suppress(KeyboardInterrupt):  # of who watches: the page is whole
         while going_on and options.watch:
             time.sleep(AGAIN_S)
-            try:
+            with misses.allowed():
                 _, going_on = _write(options)
-                missed = 0
-            except TrajectoryError:
-                missed += 1
-                if missed > MISSES:
-                    raise
 
 
 def _write(options: Namespace) -> tuple[list[Path], bool]:

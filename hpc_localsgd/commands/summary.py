@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from hpc_localsgd.analysis.costs import averages_every_step, exchanges
+from hpc_localsgd.analysis.costs import exchanges, rounds_said
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
 from hpc_localsgd.analysis.text_tables import named_values, text_table
 from hpc_localsgd.commands.exit_codes import CommandParser
 from hpc_localsgd.commands.output import columns_of_output, put
-from hpc_localsgd.commands.record_command import MISSES, attempt
+from hpc_localsgd.commands.record_command import Misses, attempt
 from hpc_localsgd.cost.formatting import grouped, human_seconds, percent
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 from hpc_localsgd.trajectory.estimate import human_bytes
@@ -70,7 +70,7 @@ def _recorded(runs: Sequence[str]) -> Sequence[str]:
 def _watch(runs: Sequence[str]) -> None:
     """Print a line for each run, and again when it has changed, while one is in progress."""
     said: dict[str, str] = {}
-    missed = 0
+    misses = Misses()
     with suppress(KeyboardInterrupt):
         while True:
             for run in runs:
@@ -79,14 +79,9 @@ def _watch(runs: Sequence[str]) -> None:
                     if said.get(run) != line:
                         put(line)
                     said[run] = line
-            try:
+            with misses.allowed():
                 if all(status(run) != "running" for run in runs):
                     return
-                missed = 0
-            except TrajectoryError:
-                missed += 1
-                if missed > MISSES:
-                    raise
             time.sleep(AGAIN_S)
 
 
@@ -124,7 +119,7 @@ def page(run: Trajectory) -> str:
         ("on", f"{said['world']}, {said['task']}, {run.P:,} parameters"),
         *([("begins from", readable(whence))] if (whence := said["begins_from"]) else []),
         ("steps", grouped(_reached(run))),
-        ("rounds", _rounds(run)),
+        ("rounds", rounds_said(run)),
         ("sent by a worker", sent),
         ("computing", f"{human_seconds(totals.compute_s)} per worker"),
         ("waiting for the slowest", f"{human_seconds(totals.wait_s)} {of}"),
@@ -150,14 +145,6 @@ def _row(run: Trajectory) -> tuple[str, ...]:
     reached, rounds = grouped(_reached(run)), grouped(exchanges(run))
     name, share = readable(str(run.path.parent)), _percent(run)
     return name, run.status, str(run.K), reached, rounds, _accuracy(run), step_s, share
-
-
-def _rounds(run: Trajectory) -> str:
-    """Return the number of exchanges, beside that of parallel SGD where it is not."""
-    steps = grouped(run.totals.steps)
-    if averages_every_step(run):
-        return f"{steps}, one a step: parallel SGD"
-    return f"{grouped(run.totals.rounds)}, against {steps} of parallel SGD"
 
 
 def _reached(run: Trajectory) -> int:

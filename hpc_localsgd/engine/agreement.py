@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError, of_file
 from hpc_localsgd.trajectory import TrajectoryError
 from hpc_localsgd.types import legend
 from hpc_localsgd.worlds.gather_texts import gather_texts
@@ -36,9 +36,7 @@ def agree(world: World, check: Callable[[], T]) -> T:
     except (ConfigurationError, TrajectoryError) as error:
         said = f"{error}{where}"
     except OSError as error:
-        if error.filename is None:  # not of a file that somebody asked for
-            raise
-        said = f"{error.filename}: {error.strerror}{where}"
+        said = f"{of_file(error)}{where}"
     for text in gather_texts(world, said, SAID_BYTES):
         if text:
             raise ConfigurationError(text)

@@ -168,14 +168,16 @@ class Replicas:
         """Return the loss [] of a worker; add its gradient to g[r], one micro-batch at a time."""
         n = self.execution.accumulate
         if n == 1 and self.scale is None:  # nothing else between the bare loop and ours
-            loss = self._loss(self._run[r], self.execution.arranged(inputs), targets)
+            inputs = self.execution.arranged(inputs)
+            loss = self._loss(self._run[r], inputs, targets, self.criterion)
             loss.backward()
             return loss.detach()
         each = torch.full((), 1.0 / n, device=self.g.device, dtype=self.g.dtype)
         each = each if self.scale is None else each * self.scale.factor[r]
         total = torch.zeros_like(each)
         for batch, target in zip(inputs.chunk(n), targets.chunk(n), strict=True):
-            loss = self._loss(self._run[r], self.execution.arranged(batch), target)
+            batch = self.execution.arranged(batch)
+            loss = self._loss(self._run[r], batch, target, self.criterion)
             loss.backward(each)
             total += loss.detach()
         return total / n
@@ -220,11 +222,11 @@ class Replicas:
         module: Callable[[torch.Tensor], torch.Tensor],
         inputs: torch.Tensor,
         targets: torch.Tensor,
-        criterion: LossFunction | None = None,
+        criterion: LossFunction,
     ) -> torch.Tensor:
         with self.execution.autocast(self.x.device):
             logits = module(inputs)
-        return (criterion or self.criterion)(logits.to(self.x.dtype), targets)
+        return criterion(logits.to(self.x.dtype), targets)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return what a resumed run needs beside parameters and buffers to be bitwise equal."""

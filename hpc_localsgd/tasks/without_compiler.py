@@ -39,7 +39,7 @@ def gradients_without_it() -> None:
 
     Whatever else is asked of it loads it, and puts it in the place of what stands for it here.
     """
-    if _COMPILER not in sys.modules and "_dynamo" not in vars(torch):
+    if "_dynamo" not in vars(torch):
         autograd = _NotLoaded(f"{_COMPILER}.compiled_autograd", _disable=nullcontext)
         vars(torch)["_dynamo"] = _NotLoaded(_COMPILER, compiled_autograd=autograd)
 

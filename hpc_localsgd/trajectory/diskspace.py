@@ -164,6 +164,21 @@ def why(error: BaseException | None) -> str:
     return os.strerror(number) if number else str(error).split("\n")[0]
 
 
+def refused(error: OSError | RuntimeError, path: str | Path) -> str:
+    """Return which file the system refused, and why.
+
+    Args:
+        error: What the operating system or HDF5 raised.
+        path: Of the file, where the error does not say.
+
+    Raises:
+        RuntimeError: The error itself, where it is not the system's.
+    """
+    if not isinstance(error, OSError) and number_of(error) is None:
+        raise error
+    return f"{getattr(error, 'filename', None) or path}: {why(error)}"
+
+
 def mend(error: BaseException | None) -> str:
     """Return what a user must do about a disk that refuses.
 

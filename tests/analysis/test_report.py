@@ -12,6 +12,7 @@ import pytest
 
 from hpc_localsgd.analysis.draw.sharpness import Radii, draw_sharpness, radii_of
 from hpc_localsgd.analysis.report.source import open_runs
+from hpc_localsgd.commands import record_command
 from hpc_localsgd.commands import report as report_command
 from hpc_localsgd.commands.report import main
 from hpc_localsgd.train import main as train
@@ -189,7 +190,7 @@ def test_a_page_follows_a_run_that_goes_on(
 def test_who_watches_reads_again_where_a_read_fell_into_a_flush(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    looks = ["running", "", "", "running", *[""] * (report_command.MISSES + 1)]
+    looks = ["running", "", "", "running", *[""] * (record_command.MISSES + 1)]
 
     def write(options: object) -> tuple[list[Path], bool]:
         if not (there := looks.pop(0)):

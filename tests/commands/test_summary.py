@@ -15,7 +15,7 @@ from launching import ROOT
 from hpc_localsgd.analysis.compare import MEASURES
 from hpc_localsgd.analysis.report.numbers import tiles_of
 from hpc_localsgd.analysis.report.source import open_runs
-from hpc_localsgd.commands import summary
+from hpc_localsgd.commands import record_command, summary
 from hpc_localsgd.commands.summary import main
 from hpc_localsgd.trajectory import Header, Writer
 
@@ -179,7 +179,7 @@ def test_watching_looks_again_where_a_read_fell_into_a_flush(
 ) -> None:
     run = record(tmp_path / "run", "running")
     whole = (run / "trajectory.h5").read_bytes()
-    contents = [whole[:-900], whole[:-900], whole, *[whole[:-900]] * (summary.MISSES + 1)]
+    contents = [whole[:-900], whole[:-900], whole, *[whole[:-900]] * (record_command.MISSES + 1)]
     monkeypatch.setattr(
         summary.time, "sleep", lambda s: (run / "trajectory.h5").write_bytes(contents.pop(0))
     )

@@ -133,8 +133,16 @@ def worth(group: SeedGroup) -> float:
     Args:
         group: The runs.
     """
-    diverged = any(source.run.status == "diverged" for source in group.counted)
-    return math.nan if diverged else summary(group, ACCURACY).mean
+    return math.nan if diverged(group) else summary(group, ACCURACY).mean
+
+
+def diverged(group: SeedGroup) -> bool:
+    """Return whether a group has no complete run, and one that diverged.
+
+    Args:
+        group: The runs.
+    """
+    return any(source.run.status == "diverged" for source in group.counted)
 
 
 def uncertainty(group: SeedGroup) -> float:

@@ -16,6 +16,7 @@ from hpc_localsgd.analysis.compare.measures import (
     Summary,
     clocks,
     costs_of,
+    diverged,
     front,
     summary,
     told,
@@ -93,9 +94,8 @@ def _notes(groups: Sequence[SeedGroup]) -> list[str]:
         notes.append(
             f"No run of {', '.join(open_ones)} is complete: its numbers are those of all its runs."
         )
-    diverged = [g.letter for g in groups if g.counted[0].run.status == "diverged"]
-    if diverged:
-        notes.append(f"What diverged is on no front: {', '.join(diverged)}.")
+    if far := [g.letter for g in groups if diverged(g)]:
+        notes.append(f"What diverged is on no front: {', '.join(far)}.")
     seconds_are = clocks(groups)
     if len(seconds_are) > 1:
         notes.append(

@@ -115,15 +115,6 @@ def unstable(lr: float, eigenvalue: float) -> str:
     )
 
 
-def averages_every_step(run: Trajectory) -> bool:
-    """Return whether a run averages at every step, however long the rounds of its schedule are.
-
-    Args:
-        run: The record; only its configuration is read.
-    """
-    return _class_of(run.config.get("algorithm"), "") == "AllReduce"
-
-
 def gain(run: Trajectory) -> float:
     """Return by how much momentum makes the learning rate larger, (1 - dampening) / (1 - momentum).
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpc_localsgd.analysis.costs import averages_every_step
 from hpc_localsgd.analysis.planned import rate_of
-from hpc_localsgd.analysis.slow_sde.conditions import averages_every_step
 from hpc_localsgd.analysis.slow_sde.lyapunov import lyapunov
 from hpc_localsgd.analysis.slow_sde.psi import psi
 

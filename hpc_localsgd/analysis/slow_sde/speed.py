@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpc_localsgd.analysis.costs import averages_every_step
 from hpc_localsgd.analysis.planned import rate_of
-from hpc_localsgd.analysis.slow_sde.conditions import averages_every_step, foreign, gain, unstable
+from hpc_localsgd.analysis.slow_sde.conditions import foreign, gain, unstable
 from hpc_localsgd.analysis.slow_sde.regime import finite_boost
 
 if TYPE_CHECKING:

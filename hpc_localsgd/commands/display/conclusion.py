@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from hpc_localsgd.analysis.costs import averages_every_step
+from hpc_localsgd.analysis.costs import rounds_said
 from hpc_localsgd.analysis.curves import ACCURACY, TEST_LOSS, without_accuracy
 from hpc_localsgd.commands.output import columns_of_output, put
 from hpc_localsgd.commands.rich_text import as_text, page_width
@@ -66,9 +66,8 @@ def conclusion(
     if "data/skipped" in trajectory.names():
         skipped = int(trajectory.series("data/skipped").value[-1])
         table.add_row("damaged images skipped", f"{skipped}, every time one was due in training")
-    said = f"{totals.rounds:,}, against {totals.steps:,} of parallel SGD ({share:.3g} %)"
-    every = averages_every_step(trajectory)
-    table.add_row("rounds", f"{totals.steps:,}, one a step: parallel SGD" if every else said)
+    fewer = "" if run.algorithm.sends_gradients else f" ({share:.3g} %)"
+    table.add_row("rounds", f"{rounds_said(trajectory)}{fewer}")
     table.add_row("sent by a worker", f"{sent}, against {would} of parallel SGD")
     table.add_row("optimiser", described(run.optimizer.torch))
     table.add_row("learning rate", repr(run.rate))

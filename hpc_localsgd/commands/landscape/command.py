@@ -73,17 +73,13 @@ def landscape(options: LandscapeOptions, world: World) -> None:
 @contextmanager
 def _kept(path: Path) -> Iterator[None]:
     """Say of a disk that refuses what it leaves: the points so far are on it."""
-    from hpc_localsgd.trajectory.diskspace import to_continue, why
-    from hpc_localsgd.trajectory.whole_file import number_of
+    from hpc_localsgd.trajectory.diskspace import refused, to_continue
 
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if not isinstance(error, OSError) and number_of(error) is None:
-            raise
-        name = getattr(error, "filename", None) or path
         raise DataError(
-            f"cannot write {name}: {why(error)}. The points before are in {path}: "
+            f"cannot write {refused(error, path)}. The points before are in {path}: "
             f"{to_continue(error)}"
         ) from error
 

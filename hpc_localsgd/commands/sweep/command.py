@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from hpc_localsgd.commands.exit_codes import DIVERGED, FAULT, OK, STOPPED, CommandParser, complain
 from hpc_localsgd.commands.output import columns_of_output, put
-from hpc_localsgd.errors import ConfigurationError
+from hpc_localsgd.errors import ConfigurationError, of_file
 from hpc_localsgd.run.lease import lock
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error), PROG)
         return FAULT
     except OSError as error:  # of the folder of --out
-        if error.filename is None:
-            raise
-        complain(f"{error.filename}: {error.strerror}", PROG)
+        complain(of_file(error), PROG)
         return FAULT
 
 
