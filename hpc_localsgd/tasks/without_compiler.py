@@ -51,8 +51,6 @@ class _NotLoaded:
         vars(self).update(known, _name=name)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what looks at all modules, as `inspect`, asks for these
-            raise AttributeError(name)
         return getattr(import_module(self._name), name)
 
 

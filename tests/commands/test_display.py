@@ -213,6 +213,22 @@ def test_one_worker_sends_nothing_in_parallel_sgd_either(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("algorithm", "said"),
+    [
+        ("allreduce", "6, one a step: parallel SGD"),
+        ("local_sgd", "2, against 6 of parallel SGD (33.3 %)"),
+    ],
+)
+def test_the_closing_table_says_how_often_workers_exchanged(
+    tmp_path: Path, algorithm: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = "--workers=2 --steps=6 --task.hidden=4 --evaluate-every=0 --figures=false".split()
+    rounds = ["--schedule=every", "--schedule.steps=3", f"--algorithm={algorithm}"]
+    assert train([*tiny, *rounds, f"--out={tmp_path}"]) == 0
+    assert re.findall("^rounds +(.*)$", capsys.readouterr().out, re.MULTILINE) == [said]
+
+
+@pytest.mark.parametrize(
     ("on_path", "active", "base", "typed"),
     [
         (True, True, "/usr", "python"),

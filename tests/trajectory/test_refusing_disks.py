@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hpc_localsgd.trajectory import NotWritten, Trajectory, TrajectoryError, Writer
+from hpc_localsgd.trajectory.diskspace import refused
 
 from .runs import add_round, header
 
@@ -91,3 +92,12 @@ def test_what_fails_when_all_is_written_costs_nothing(tmp_path, monkeypatch):
         patch.setattr(h5py.File, "close", close)
         writer.close()
     assert Trajectory(tmp_path).status == "complete"
+
+
+def test_what_the_system_refused_is_told_apart_from_a_fault_of_the_program():
+    assert refused(RuntimeError(QUOTA), "x.h5").startswith("x.h5: the disk is full or the quota")
+    assert refused(OSError(errno.EIO, "said", "y.h5"), "x.h5").startswith("y.h5: ")
+    fault = RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError) as raised:
+        refused(fault, "x.h5")
+    assert raised.value is fault

@@ -61,6 +61,12 @@ def test_the_digest_is_of_every_line_and_name(tmp_path: Path) -> None:
     assert version_check.source_digest(tmp_path) in digests
 
 
+def test_the_package_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert version_check.package_digest() == version_check.source_digest(version_check.PACKAGE)
+    monkeypatch.setattr(version_check, "source_digest", None)  # not called again
+    assert len(version_check.package_digest()) == 12
+
+
 def test_a_path_of_any_length_and_script_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("/" + "ü" * 300, "/a" * 2000):
         monkeypatch.setattr(version_check, "PACKAGE", Path(path))
