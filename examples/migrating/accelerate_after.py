@@ -22,4 +22,5 @@ with hpc_localsgd.attach(model, optimizer, schedule=every(8)) as sync:
 
 if accelerator.is_main_process:
     show_accuracy(model)
+accelerator.wait_for_everyone()  # a rank that ends before the others may abort
 accelerator.end_training()

@@ -21,4 +21,5 @@ with LocalSGD(accelerator=accelerator, model=model, local_sgd_steps=8) as local_
 
 if accelerator.is_main_process:
     show_accuracy(model)
+accelerator.wait_for_everyone()  # a rank that ends before the others may abort
 accelerator.end_training()
