@@ -222,6 +222,15 @@ def torchrun(n: int) -> list[str]:
     return [_program("torchrun"), "--standalone", f"--nproc-per-node={n}", "--no-python"]
 
 
+def forked(n: int) -> list[str]:
+    """n ranks with torchrun's variables, forked from a process that has imported torch already.
+
+    For tests to which the launcher is no matter: they begin in a tenth of the processor time.
+    """
+    _refuse_where_none_may_start("forked_ranks.py")
+    return [sys.executable, str(ROOT / "tests" / "forked_ranks.py"), str(n)]
+
+
 def patient(timeout_s: float) -> float:
     """Return how long a slow machine may take for what a quiet one does in so many seconds."""
     return PATIENCE * timeout_s
@@ -249,13 +258,17 @@ def _need(module: str) -> None:
 
 def _program(name: str) -> str:
     """Find a launcher; a test that starts ranks without saying so fails."""
-    if not may_start_ranks:
-        pytest.fail(f"{name} starts ranks: mark this test with @pytest.mark.launched")
+    _refuse_where_none_may_start(name)
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
         pytest.skip(f"there is no {name} here: `make env` brings one")
     return found
+
+
+def _refuse_where_none_may_start(name: str) -> None:
+    if not may_start_ranks:
+        pytest.fail(f"{name} starts ranks: mark this test with @pytest.mark.launched")
 
 
 def _all_pids() -> list[int]:

@@ -164,3 +164,19 @@ class Stand:
 
     def get_closest_marker(self, name: str) -> pytest.Mark | None:
         return self.marks.get(name)
+
+
+@pytest.mark.launched
+def test_of_forked_ranks_one_that_fails_ends_the_others_and_the_next_script_runs(
+    tmp_path: Path,
+) -> None:
+    fails = "import os, time\nif os.environ['RANK'] == '1':\n    raise OSError('of rank 1')\n"
+    scripts = {"fails.py": f"{fails}time.sleep(600)", "other.py": "print('the other one')"}
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(text)
+    ended = launching.run(
+        launching.forked(2), [str(tmp_path / "fails.py"), "+", str(tmp_path / "other.py")]
+    )
+    assert ended.status == 1 and "OSError: of rank 1" in ended.stderr
+    assert ended.stdout.splitlines()[0] == "fails.py ended: [-15, 1]"
+    assert ended.stdout.count("the other one") == 2 and "other.py ended: [0, 0]" in ended.stdout

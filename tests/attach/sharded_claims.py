@@ -99,7 +99,7 @@ def as_if_it_were_whole(mesh: DeviceMesh) -> None:
 
 
 def the_ledger_has_the_bytes_of_the_shards(mesh: DeviceMesh) -> None:
-    side = Side(mesh, "sgd", True, {"schedule": every(4)})
+    side = Side(mesh, "sgd", True, {"schedule": every(3)})
     side.train(range(T))
     own = sum(p.to_local().numel() for p in side.model.parameters())
     assert side.sync.ledger.payload_bytes == 2 * 8 * own

@@ -1,7 +1,5 @@
 """Local steps across, shards inside, in one start of four ranks: torchrun sharded_ranks.py
 
-The example of that first.
-
 Two workers of two ranks each: every claim trains a model that `fully_shard` cuts in two, and beside
 it the same model whole, on the same two workers (each of the two columns of the mesh does that for
 itself, with the whole batch of its worker). All in float64.
@@ -10,7 +8,6 @@ itself, with the whole batch of its worker). All in float64.
 # ruff: noqa: E402 - the path is set before our own modules are imported
 from __future__ import annotations
 
-import runpy
 import sys
 import warnings
 from collections.abc import Callable
@@ -237,16 +234,7 @@ CLAIMS: list[Callable[[DeviceMesh], None]] = [
 ]
 
 
-def run_the_example() -> None:
-    """As torchrun starts it, but for its end: the claims go on in its processes."""
-    script = str(Path(__file__).parents[2] / "examples" / "fsdp_local_sgd.py")
-    with patch.object(sys, "argv", [script, "--steps", "40"]):
-        with patch.object(dist, "destroy_process_group"):
-            runpy.run_path(script, run_name="__main__")
-
-
 def main() -> None:
-    run_the_example()
     warnings.simplefilter("error", UserWarning)
     mesh = init_device_mesh("cpu", (WORKERS, SHARDS), mesh_dim_names=("replicate", "shard"))
     for claim in CLAIMS:

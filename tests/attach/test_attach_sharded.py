@@ -1,4 +1,4 @@
-"""`attach` on models that torch shards: all in one start of two workers of two ranks."""
+"""`attach` on models that torch shards: all by two workers of two ranks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from launching import run, torchrun
+from launching import ROOT, forked, run
 from sharded_ranks import CLAIMS
 
 pytestmark = pytest.mark.launched
@@ -15,8 +15,9 @@ pytestmark = pytest.mark.launched
 @pytest.fixture(scope="module")
 def said() -> str:
     """What the ranks said."""
+    example = [str(ROOT / "examples" / "fsdp_local_sgd.py"), "--steps", "40"]
     script = str(Path(__file__).with_name("sharded_ranks.py"))
-    return run(torchrun(4), [script], timeout_s=120).succeeded().text
+    return run(forked(4), [*example, "+", script], timeout_s=120).succeeded().text
 
 
 @pytest.mark.parametrize("claim", [claim.__name__ for claim in CLAIMS])

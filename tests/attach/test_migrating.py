@@ -10,7 +10,7 @@ import importlib.util
 import re
 
 import pytest
-from launching import ROOT, run, torchrun
+from launching import ROOT, forked, run
 
 FOLDER = ROOT / "examples" / "migrating"
 PAIRS = ("horovod", "ddp", "accelerate")
@@ -33,7 +33,7 @@ def test_the_page_shows_the_scripts() -> None:
 def test_the_scripts_of_accelerate_run(which: str) -> None:
     if not importlib.util.find_spec("accelerate"):
         pytest.skip("accelerate is not installed: `make extras`")
-    done = run(torchrun(2), [str(FOLDER / f"accelerate_{which}.py")])
+    done = run(forked(2), [str(FOLDER / f"accelerate_{which}.py")])
     if which == "after":  # accelerate's own ranks abort now and then as the interpreter ends
         done.succeeded()
     found = re.search(r"test accuracy: (0\.\d+)", done.text)

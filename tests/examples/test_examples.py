@@ -8,21 +8,18 @@ import runpy
 from pathlib import Path
 
 import pytest
-from launching import ROOT, run, torchrun
+from launching import ROOT, forked, run
 
 FOLDER = ROOT / "examples"
-SEVERAL = str(ROOT / "tests" / "attach" / "several_scripts.py")
 SCRIPTS = ("torchrun.py", "whole_loop.py")
 # Script -> what must be installed, and what it must reach.
 TRAINERS = {"hugging_face": ("transformers", "accelerate"), "lightning_module": ("lightning",)}
 # Both import torchvision where it is; PyPI's, linked against CUDA, needs help beside a CPU's torch.
 BESIDE_ANY_TORCH = """
-import runpy, sys
 from contextlib import suppress
 from hpc_localsgd.tasks.torchvision_import import import_torchvision
 with suppress(ImportError):
     import_torchvision()
-runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
@@ -34,12 +31,13 @@ def reached(text: str, before: str = "", what: str = "accuracy") -> float:
 
 
 @pytest.mark.launched
-def test_scripts_under_torchrun() -> None:
-    """Both in one launch, one after the other."""
+def test_scripts_of_two_workers() -> None:
+    """One after the other; `torchrun` itself starts those of docs/migrating.md."""
     one, two = (str(FOLDER / script) for script in SCRIPTS)
-    said = run(torchrun(2), [SEVERAL, one, "+", two]).succeeded().text
+    said = run(forked(2), [one, "+", two]).succeeded().text
     for script in SCRIPTS:
-        assert reached(said, rf"{script}: ") > 0.8
+        of_this, said = said.split(f"{script} ended: [0, 0]")
+        assert reached(of_this) > 0.8
 
 
 @pytest.mark.launched
@@ -48,8 +46,8 @@ def test_callbacks_of_trainers(script: str, tmp_path: Path) -> None:
     missing = [name for name in TRAINERS[script] if not importlib.util.find_spec(name)]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not installed: `make extras`")
-    started = ["-c", BESIDE_ANY_TORCH, str(FOLDER / "trainers" / f"{script}.py")]
-    outcome = run(torchrun(2), started).succeeded()
+    words = ["--first", BESIDE_ANY_TORCH, str(FOLDER / "trainers" / f"{script}.py")]
+    outcome = run(forked(2), words).succeeded()
     good = (
         reached(outcome.text) > 0.8
         if script == "lightning_module"

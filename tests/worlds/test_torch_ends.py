@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from launching import ROOT
 
 BEGUN_BY_US = """
 import atexit
@@ -76,34 +79,50 @@ def exchange(world):
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 
 
-def threads_left(script: str) -> int:
-    """Run a script of one rank, and return how many threads of Gloo it reports at its end."""
+SCRIPTS = {
+    "at exit": BEGUN_BY_US,
+    "closed": CLOSED,
+    "by the script": BEGUN_BY_THE_SCRIPT.replace("GIVEN", ""),
+    "a part of the script's": BEGUN_BY_THE_SCRIPT.replace("GIVEN", A_PART),
+    "no backend named": NO_BACKEND_NAMED,
+}
+ENDS, DOES_NOT = (UNDER_WAY.replace("ENDS_AFTER", after) for after in ("0.2", "1e9"))
+
+
+@pytest.fixture(scope="module")
+def threads_left(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], int]:
+    """How many threads of Gloo a script of one rank reports at its end, of all in one launch."""
+    folder, scripts = tmp_path_factory.mktemp("ends"), [*SCRIPTS.values(), ENDS, DOES_NOT]
+    words = ["1", sys.executable]
+    for i, script in enumerate(scripts):
+        (folder / f"{i}.py").write_text(BEFORE + script)
+        words += ["+"] * (i > 0) + [str(folder / f"{i}.py")]
     ended = subprocess.run(
-        [sys.executable, "-c", BEFORE + script],
+        [sys.executable, str(ROOT / "tests" / "forked_ranks.py"), *words],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert ended.returncode == 0, ended.stderr
-    return int(ended.stdout.rpartition(":")[2])
+    said = re.findall(r"threads of Gloo: (\d+)\n(\d).py ended: \[0\]", ended.stdout)
+
+    def left(script: str) -> int:
+        found = [int(n) for n, i in said if scripts[int(i)] == script]
+        assert found, ended.stderr
+        return found[0]
+
+    return left
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        BEGUN_BY_US,
-        CLOSED,
-        BEGUN_BY_THE_SCRIPT.replace("GIVEN", ""),
-        BEGUN_BY_THE_SCRIPT.replace("GIVEN", A_PART),
-        NO_BACKEND_NAMED,
-    ],
-    ids=["at exit", "closed", "by the script", "a part of the script's", "no backend named"],
-)
-def test_whoever_ends_the_process_group_ends_its_threads(script: str) -> None:
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_whoever_ends_the_process_group_ends_its_threads(
+    script: str, threads_left: Callable[[str], int]
+) -> None:
     assert threads_left(script) == 0
 
 
-def test_an_average_under_way_at_the_end_is_waited_for_but_not_for_ever() -> None:
-    assert threads_left(UNDER_WAY.replace("ENDS_AFTER", "0.2")) == 0
-    assert threads_left(UNDER_WAY.replace("ENDS_AFTER", "1e9")) > 0  # of ranks that are gone
+def test_an_average_under_way_at_the_end_is_waited_for_but_not_for_ever(
+    threads_left: Callable[[str], int],
+) -> None:
+    assert threads_left(ENDS) == 0
+    assert threads_left(DOES_NOT) > 0  # of ranks that are gone
