@@ -88,7 +88,7 @@ def _watch(runs: Sequence[str]) -> None:
 def status_line(run: Trajectory) -> str:
     """Return where a run is, on one line."""
     reached, steps = _reached(run), int(run.attrs.get("steps") or 0)
-    of = f" of {grouped(steps)}, {100 * reached / steps:.0f} %" if steps else ""
+    of = f" of {grouped(steps)}, {100 * reached // steps} %" if steps else ""
     parts = [f"{readable(str(run.path.parent))}: {run.status}", f"step {grouped(reached)}{of}"]
     if (accuracy := _accuracy(run)) != "-":
         parts.append(f"test accuracy {accuracy}")

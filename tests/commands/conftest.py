@@ -40,3 +40,18 @@ def no_launcher(*_: Any) -> Any:
 def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     """No job of Slurm has a limit that a plan would look at."""
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, and an empty one is written for each: what counts is which files are."""
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+    write = Figure.savefig
+
+    def blank(_: Figure, file: Any, bbox_inches: object = None, **options: Any) -> None:
+        write(Figure((0.1, 0.1)), file, **options)
+
+    monkeypatch.setattr(Figure, "savefig", blank)
+    monkeypatch.setattr(Figure, "get_tightbbox", lambda *_: Bbox.unit())

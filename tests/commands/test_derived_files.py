@@ -11,6 +11,7 @@ from hpc_localsgd.commands.report import main as report
 from hpc_localsgd.commands.sharpness.command import main as sharpness
 from hpc_localsgd.train import main as train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 RUN = ["--workers=2", "--task.hidden=4", "--steps=20", "--overwrite", "--snapshot-every=10"]
 MINE = (
     "notes.txt",

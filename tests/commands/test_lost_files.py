@@ -22,6 +22,7 @@ RUN = ["train", *RUN, "--figures=false"]
 FEW = ["--samples=20", "--eigenvalues=1", "--trace-probes=0", "--steps=last"]
 PLANE = ["--samples=20", "--points=2"]
 Command = Callable[[list[str]], int]
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from hpc_localsgd.__main__ import COMMANDS
 
 pytestmark = pytest.mark.usefixtures("short")
 SMALL_IMAGES = {"task.model": "resnet8", "task.size": "8", "task.classes": "4"}
-LINES = 25  # of a part; 500 in all
+LINES = 16  # of a part; 320 in all
 odd = settings(
     derandomize=True,
     database=None,
