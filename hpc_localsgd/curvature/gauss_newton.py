@@ -30,6 +30,7 @@ from torch.func import grad, vmap
 
 from hpc_localsgd.curvature.pullback import PullBack
 from hpc_localsgd.tasks.base import Batch, Task
+from hpc_localsgd.tasks.without_compiler import gradients_without_it
 
 if TYPE_CHECKING:
     from hpc_localsgd.types import Rows, Vector
@@ -159,6 +160,7 @@ class _Gradients:
     """Per-sample gradients [b, P]; by vmap where the model allows it."""
 
     def __init__(self, task: Task, buffers: Vector) -> None:
+        gradients_without_it()
         self._task, self._buffers, self._vmapped = task, buffers, True
 
     def __call__(self, x: Vector, inputs: torch.Tensor, targets: torch.Tensor) -> Rows:

@@ -11,14 +11,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hpc_localsgd.commands.assembly.worlds import make_world
-from hpc_localsgd.commands.configuration.config import parse
-from hpc_localsgd.commands.smoke import smaller
-from hpc_localsgd.commands.train import _train
-from hpc_localsgd.engine.launch import detect
 from hpc_localsgd.environment import garbage
-from hpc_localsgd.environment.cores import share_cores
-from hpc_localsgd.worlds.base import World
+
+with garbage.paused():  # a quarter of a rank's start
+    from hpc_localsgd.commands.assembly.worlds import make_world
+    from hpc_localsgd.commands.configuration.config import parse
+    from hpc_localsgd.commands.smoke import smaller
+    from hpc_localsgd.commands.train import _train
+    from hpc_localsgd.engine.launch import detect
+    from hpc_localsgd.environment.cores import share_cores
+    from hpc_localsgd.worlds.base import World
 
 share_cores(os.environ)
 garbage.leave_at_exit()

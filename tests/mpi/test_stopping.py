@@ -1,7 +1,7 @@
 """A job asked to stop, wherever its ranks are, is gone within 10 s and continues bit for bit.
 
 Jobs that are ended early mostly wait: some run at a time, from the first test on, and each test
-waits for its own. In the end all are resumed in one launch.
+waits for its own. In the end all are resumed in one launch, where each test waits for its own, too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from arriving import arrived, slow_from
+from ends_of_several import SEVERAL, has_ended, options_of
 from launching import (
     TRAIN,
     Job,
@@ -33,9 +34,9 @@ from launching import (
     steps_of_ranks,
     until,
 )
-from launching import run as launch
 
 from hpc_localsgd.commands.exit_codes import HUNG, STOPPED
+from hpc_localsgd.commands.summary import status
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.run.checkpoint.listing import last_complete, number
 from hpc_localsgd.trajectory import Trajectory, TrajectoryError
@@ -55,9 +56,9 @@ RUNS = {
     "gossip": [*SHORT, "--algorithm=gossip", "--optimizer=AdamW", "--world=mpi"],
     "overlap": [*SHORT, "--algorithm=overlap", "--world=mpi"],
     "horovod short": [*SHORT, "--world=horovod"],
+    "horovod long": [*LONG, "--world=horovod"],
     "horovod single": [*SINGLE, *LATE, "--world=horovod"],
 }
-SEVERAL = str(Path(__file__).parent / "several_runs.py")
 WRITTEN_WITHIN_S = 10
 AT_ONCE = 3  # jobs
 
@@ -72,16 +73,6 @@ def the_slow_task_is_found() -> Iterator[None]:
 def ranks(**variables: object) -> list[str]:
     """Two ranks under mpirun, with variables of their own."""
     return ["env", *(f"{name}={value}" for name, value in variables.items()), *mpirun(2)]
-
-
-def trained(outs: Iterable[tuple[str, Path]]) -> None:
-    """Train some of RUNS to their ends, from where they are, in one launch."""
-    files = []
-    for name, out in outs:
-        files.append(out.with_name(f"{out.name}.options"))
-        files[-1].write_text("\n".join([*RUN, *RUNS[name], f"--out={out}"]))
-    launcher = ranks(HURRY=SEVERAL)  # a file that is there: nobody waits for a middle
-    launch(launcher, [SEVERAL, *map(str, files)], timeout_s=400).succeeded()
 
 
 def arguments(out: Path, *options: str) -> list[str]:
@@ -230,22 +221,24 @@ def flushed(out: Path) -> dict[str, int]:
     return found
 
 
-# Name -> which of RUNS ends early, and how; those that take longest first.
+# Name -> which of RUNS ends early, and how; begun in this order.
 HALTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "three ends": ("short", ended_three_times),
     "frozen": ("short", frozen),
+    "a long round": ("horovod long", partial(stopped_by, "horovod long", "SIGUSR1")),
+    "SIGTERM": ("overlap", partial(stopped_by, "overlap", "SIGTERM")),
     "mpi waits": ("long", partial(stopped_while_rank_0_waits, "long", 199)),
     "horovod waits": (
         "horovod single",
         partial(stopped_while_rank_0_waits, "horovod single", LATE_AT),
     ),
-    "a long round": ("long", partial(stopped_by, "long", "SIGUSR2")),
-    "horovod": ("horovod short", partial(stopped_by, "horovod short", "SIGUSR1")),
-    "SIGTERM": ("overlap", partial(stopped_by, "overlap", "SIGTERM")),
     "mpirun kills": ("gossip", killed_by_mpirun),
     "horovodrun": ("horovod short", partial(stopped_by_a_file, horovodrun)),
     "horovodrun --gloo": ("horovod short", partial(stopped_by_a_file, gloo)),
 }
+QUICK = ("a long round", "SIGTERM")  # over before those that began with them
+SLOW = "frozen"  # until the watchdog bites
+OVER = [*QUICK, *(halt for halt in HALTS if halt not in (*QUICK, SLOW)), SLOW]
 
 
 @pytest.fixture(scope="module")
@@ -264,29 +257,44 @@ def halted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futur
 
 
 @pytest.fixture(scope="module")
-def finished(
+def finishing(
     halted: dict[str, Future[Path]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The folders of all of HALTS, which went on to their ends, and of RUNS, left alone."""
-    resumed = {halt: halted[halt].result() for halt in HALTS}
+) -> Iterator[tuple[Job, dict[str, Path]]]:
+    """A launch in which all of RUNS, left alone, and all of HALTS go on to their ends."""
     folder = tmp_path_factory.mktemp("whole")
-    whole = {name: folder / name.replace(" ", "-") for name in RUNS}
-    trained([*((HALTS[halt][0], out) for halt, out in resumed.items()), *whole.items()])
-    return resumed, whole
+    outs = {name: folder / name.replace(" ", "-") for name in RUNS}
+    of_runs = {name: name for name in RUNS} | {halt: of for halt, (of, _) in HALTS.items()}
+    outs |= {halt: halted[halt].result() for halt in HALTS}
+    for name, out in outs.items():
+        options_of(out).write_text("\n".join([*RUN, *RUNS[of_runs[name]], f"--out={out}"]))
+    launcher = ranks(HURRY=SEVERAL)  # a file that is there: nobody waits for a middle
+    with started(
+        behind_tests(launcher), [SEVERAL, *map(str, map(options_of, outs.values()))]
+    ) as job:
+        yield job, outs
 
 
-@pytest.mark.parametrize("halt", HALTS)
+@pytest.mark.parametrize("halt", OVER)
 def test_it_ends_soon_and_keeps_what_it_has(halted: dict[str, Future[Path]], halt: str) -> None:
     assert last_complete(halted[halt].result()) is not None
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_left_alone_it_ends(finishing: tuple[Job, dict[str, Path]], name: str) -> None:
+    job, outs = finishing
+    has_ended(job, options_of(outs[name]))
+    assert status(outs[name]) == "complete"
+
+
 @pytest.mark.parametrize("halt", HALTS)
-def test_resumed_it_is_the_same_run(
-    finished: tuple[dict[str, Path], dict[str, Path]], halt: str
-) -> None:
-    resumed, whole = finished
-    out, once = resumed[halt], whole[HALTS[halt][0]]
+def test_resumed_it_is_the_same_run(finishing: tuple[Job, dict[str, Path]], halt: str) -> None:
+    job, outs = finishing
+    out, once = outs[halt], outs[HALTS[halt][0]]
+    for each in (once, out):
+        has_ended(job, options_of(each))
     begun = len(Trajectory(out).paths)
     assert begun > 2 if halt == "three ends" else begun == 2
     assert torch.equal(final(out), final(once))
     same_record(once, out)
+    if halt == [*HALTS][-1]:
+        job.wait().succeeded()

@@ -22,13 +22,13 @@ from hpc_localsgd.train import main
 HERE = Path(__file__).parent
 RUN = ["--task=slow_digits.slow_digits", "--task.hidden=8", "--batch-per-worker=4", "--workers=4"]
 RUN += ["--dtype=float64", "--rate=constant", "--schedule=every", "--schedule.steps=4"]
-RUN += ["--steps=480", "--rate.lr=0.01", "--spread-every=8", "--evaluate-every=80"]
+RUN += ["--steps=320", "--rate.lr=0.01", "--spread-every=8", "--evaluate-every=80"]
 RUN += ["--checkpoint-every=4", "--figures=false", "--resume=auto"]
 SETTINGS = {
     "PYTHONPATH": str(HERE),
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     "GLOO_SOCKET_IFNAME": "lo",  # two agents count as two hosts
-    "SLOW_S": "0.4",
+    "SLOW_S": "0.6",
 }
 
 
@@ -124,6 +124,15 @@ def again(shrunk: Agents) -> Iterator[tuple[Agents, Job]]:
         yield shrunk, third
 
 
+@pytest.fixture(scope="module")
+def left(again: tuple[Agents, Job]) -> Agents:
+    """That was killed with its rank."""
+    agents, third = again
+    third.kill()
+    agents.go_on(1)
+    return agents
+
+
 @pytest.mark.launched
 def test_it_begins_with_one_agent(alone: Agents) -> None:
     assert alone.ranks == [1]
@@ -145,15 +154,16 @@ def test_it_takes_a_third(again: tuple[Agents, Job]) -> None:
 
 
 @pytest.mark.launched
-def test_one_that_is_killed_with_its_rank_is_done_without_to_the_end_of_the_simulated_run(
-    again: tuple[Agents, Job], tmp_path: Path
-) -> None:
-    agents, third = again
-    third.kill()
-    (agents.out.parent / "hurry").touch()
-    agents.first.wait().succeeded()
+def test_it_goes_on_without_one_that_is_killed_with_its_rank(left: Agents) -> None:
+    assert left.ranks == [1, 2, 1, 2, 1]
+
+
+@pytest.mark.launched
+def test_it_ends_where_the_simulated_run_ends(left: Agents, tmp_path: Path) -> None:
+    (left.out.parent / "hurry").touch()
+    left.first.wait().succeeded()
     assert main([*RUN, "--world=simulated", f"--out={tmp_path / 'alone'}"]) == 0
-    check_same_run(agents.out, tmp_path / "alone", launches=5)
+    check_same_run(left.out, tmp_path / "alone", launches=5)
 
 
 @pytest.mark.parametrize(

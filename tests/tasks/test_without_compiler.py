@@ -9,8 +9,10 @@ from types import ModuleType
 import pytest
 import torch
 from launching import ROOT
+from small_runs import small_run
 from torch import nn
 
+from hpc_localsgd.curvature.gauss_newton import squared_gradients
 from hpc_localsgd.tasks import without_compiler
 from hpc_localsgd.tasks.without_compiler import (
     gradients_without_it,
@@ -105,6 +107,16 @@ def test_a_compiler_that_is_there_stays_in_its_place(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(vars(torch), "_dynamo", there := ModuleType("there"))
     gradients_without_it()
     assert torch._dynamo is there
+
+
+def test_gradients_of_single_samples_load_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(torch), "_dynamo", None)
+    del vars(torch)["_dynamo"]
+    task = small_run(K=1).task
+    inputs, labels = task.batch([0], 0)
+    sums = squared_gradients(task, [(inputs[0], labels[0])], task.init(0), task.buffers[0])
+    assert sums[2] == len(labels[0])
+    assert not isinstance(vars(torch)["_dynamo"], ModuleType)
 
 
 def test_when_the_compiler_is_loaded_torch_does_what_it_does(
