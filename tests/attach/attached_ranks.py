@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ from loops import (
     parameters,
     steps,
 )
-from saved_by_dcp import distributed_checkpoints
 from spoiled import in_the_trainer, through_attach
 from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd import CoCoD, DiLoCo, Gossip, GradientTracking, every, post_local, qsr
 from hpc_localsgd.environment import garbage
+from hpc_localsgd.tasks.without_compiler import spare_the_compiler
 from hpc_localsgd.worlds.base import World
 
 POST_LOCAL = post_local(switch=4, every=3)
@@ -218,16 +219,28 @@ CLAIMS = (
     other_algorithms_and_dtypes,
     rank_0_gives_model_and_optimizer,
     a_rank_astray_goes_on_as_in_the_trainer,
-    compiled_after_attach,
-    distributed_checkpoints,
 )
+OF_TORCH = ("compiled_after_attach", "distributed_checkpoints")
+
+
+def claims_in(kind: str) -> tuple[Callable[[World], None], ...]:
+    """Return what must hold in a world.
+
+    What loads torch's compiler or its checkpoints, for seconds, must on torch's own ranks alone.
+    """
+    if kind != "torch":
+        return CLAIMS
+    from saved_by_dcp import distributed_checkpoints
+
+    return (*CLAIMS, compiled_after_attach, distributed_checkpoints)
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    spare_the_compiler()
     for kind in sys.argv[1:]:
         world = found(kind)
-        for claim in CLAIMS:
+        for claim in claims_in(kind):
             claim(world)
             if world.rank == 0:
                 print(f"holds in {world}: {claim.__name__}", flush=True)

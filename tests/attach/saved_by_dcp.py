@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from all_ranks import folder_of_all, same_complaint
 from loops import (
@@ -37,8 +36,6 @@ def dcp_parts(model: nn.Module, optimizer: torch.optim.Optimizer, sync: Sync) ->
 
 def distributed_checkpoints(world: World) -> None:
     """`torch.distributed.checkpoint` in mid-round: one entry a rank, or refused at the load."""
-    if not dist.is_initialized():
-        return
     options: dict[str, Any] = {"world": world, "schedule": every(4)}
     own, shared, mean = folder_of_all(), folder_of_all(), folder_of_all()
     model, optimizer, sync = attached(net(), "adam", **options)

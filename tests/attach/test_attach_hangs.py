@@ -1,4 +1,4 @@
-"""Ranks that miss each other end, on ranks of real launchers, with a sentence that names them.
+"""Ranks that miss each other end, in processes of their own, with a sentence that names them.
 
 The whole table is in `test_hangs_on_threads`; here is every world and every action, one job each.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launching import gloo, mpirun, run, torchrun
+from launching import forked, gloo, mpirun, run
 
 pytestmark = pytest.mark.launched
 
@@ -23,7 +23,7 @@ COMPARED = ("H>1:skips", "H>1:adds", "H>1:evaluates", "H>1:saves")  # all ranks 
         (mpirun, "mpi", "H=1:evaluates", "rank 1 in averaged() after 6 steps"),
         (mpirun, "horovod", "H>1:leaves", "rank 0: the ranks are out of step: rank 1 has left"),
         (gloo, "horovod", "H=1:skips", "rank 1 in averaged() after 9 steps"),
-        (torchrun, "torch", "last:raises", "a fault of rank 1's own data"),
+        (forked, "torch", "last:raises", "a fault of rank 1's own data"),
     ],
 )
 def test_no_hang(launcher: Callable[[int], list[str]], world: str, last: str, said: str) -> None:
