@@ -78,8 +78,20 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
-def as_if_it_were_whole(mesh: DeviceMesh) -> None:
-    for name, optimizer, given in CASES:
+def rounds_as_if_it_were_whole(mesh: DeviceMesh) -> None:
+    as_if_it_were_whole(mesh, CASES[:7])
+
+
+def methods_as_if_it_were_whole(mesh: DeviceMesh) -> None:
+    as_if_it_were_whole(mesh, CASES[7:14])
+
+
+def other_methods_as_if_it_were_whole(mesh: DeviceMesh) -> None:
+    as_if_it_were_whole(mesh, CASES[14:])
+
+
+def as_if_it_were_whole(mesh: DeviceMesh, cases: list[tuple[str, str, dict[str, Any]]]) -> None:
+    for name, optimizer, given in cases:
         one, other = (Side(mesh, optimizer, shards, given) for shards in (True, False))
         for side in (one, other):
             side.train(range(T - 1))

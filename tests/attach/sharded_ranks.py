@@ -20,8 +20,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 import torch
 import torch.distributed as dist
 from sharded_claims import (
-    as_if_it_were_whole,
+    methods_as_if_it_were_whole,
+    other_methods_as_if_it_were_whole,
     resumed_in_mid_round,
+    rounds_as_if_it_were_whole,
     the_ledger_has_the_bytes_of_the_shards,
     what_one_shard_finds_is_known_to_all,
     wrong_meshes_are_refused,
@@ -219,7 +221,9 @@ def running_statistics(mesh: DeviceMesh) -> None:
 
 
 CLAIMS: list[Callable[[DeviceMesh], None]] = [
-    as_if_it_were_whole,
+    rounds_as_if_it_were_whole,
+    methods_as_if_it_were_whole,
+    other_methods_as_if_it_were_whole,
     the_ledger_has_the_bytes_of_the_shards,
     resumed_in_mid_round,
     wrong_meshes_are_refused,
