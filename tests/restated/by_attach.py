@@ -32,20 +32,25 @@ class Model(nn.Module):
             )
             for dtype in dtypes
         )
+        self.lists = [list(copy) for copy in self.copies]  # a ParameterList looks up each by name
 
+    def flat(self) -> list[torch.Tensor]:
+        """The parameters [P] of every copy, with their graph."""
+        return [torch.cat([p.reshape(-1) for p in copy]) for copy in self.lists]
+
+    @torch.no_grad()
     def rows(self) -> list[np.ndarray]:
         """The parameters [P] of every copy."""
-        together = (torch.cat([p.detach().flatten() for p in copy]) for copy in self.copies)
-        return [x.double().numpy().copy() for x in together]
+        return [x.double().numpy() for x in self.flat()]
 
-    def step(self, optimizer: Any, problem: Problem, k: int, t: int) -> None:
-        """What a user does in a step: backward of a loss with the gradient of worker k."""
+    def step(
+        self, optimizer: Any, problem: Problem, rows: list[np.ndarray], k: int, t: int
+    ) -> None:
+        """What a user does in a step: backward of a loss with the gradient of worker k at rows."""
         optimizer.zero_grad()
         loss = torch.zeros((), dtype=torch.float64)
-        for copy, x in zip(self.copies, self.rows(), strict=True):
-            g = torch.from_numpy(problem.gradient(k, x, t)).split(SIZES)
-            for p, part in zip(copy, g, strict=True):
-                loss = loss + (p.flatten() * part.to(p.dtype)).sum()
+        for x, at in zip(self.flat(), rows, strict=True):
+            loss = loss + x @ torch.from_numpy(problem.gradient(k, at, t)).to(x.dtype)
         loss.backward()
         optimizer.step()
 
@@ -90,18 +95,18 @@ def attached(
             steps=problem.steps if told else None,
             bucket_bytes=40,
         )
-        noted = []
+        noted = [model.rows()]
         for t in range(problem.steps):
             for group in optimizer.param_groups:
                 group["lr"] = problem.rate(t)
-            model.step(optimizer, problem, world.rank, t)
+            model.step(optimizer, problem, noted[-1], world.rank, t)
             noted.append(model.rows())
             sync.step()
             noted.append(model.rows())
         if not told:
             sync.finish()
             noted[-1] = model.rows()
-        return noted
+        return noted[1:]
 
     of_ranks = on_ranks(problem.K, work)  # [K][2 steps][copies] of [P]
     return [

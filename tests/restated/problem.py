@@ -112,7 +112,7 @@ class Problem:
         return x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """An object of the package, and the equation that says what it does.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ CASES = [
 ]
 
 
+@cache
 def noted_by(case: Case) -> np.ndarray:
     """The equation's parameters; a run of attach ends with the mean model on every rank."""
     expected = case.problem()
