@@ -31,6 +31,15 @@ def commands(hosts: Hosts, launcher: str, layout: Layout, port: int = PORT) -> l
     return [[*hosts[host].on, *_torchrun(k, *words)] for host, k in layout.items()]
 
 
+@contextmanager
+def bridged(hosts: Hosts, *names: str) -> Iterator[None]:
+    """Give these hosts a bridge each, all of one address."""
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(hosts[name].bridge())
+        yield
+
+
 def _torchrun(ranks: int, *words: str) -> list[str]:
     program, _, *rest = torchrun(ranks)  # without --standalone
     return [program, *words, *rest]

@@ -1,6 +1,7 @@
-"""Where each rank is, then runs one after another: `placed_runs.py FOLDER FILE...`.
+"""Where each rank is, then runs one after another: `placed_runs.py FOLDER [doctor] FILE...`.
 
-Each file holds the options of one run, a line each; the first names the world.
+Each file holds the options of one run, a line each; the first names the world. The doctor looks
+before them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hpc_localsgd.environment import garbage
 with garbage.paused():  # a quarter of a rank's start
     from placed import note
 
+    from hpc_localsgd.commands import doctor
     from hpc_localsgd.commands.assembly.worlds import make_world
     from hpc_localsgd.commands.configuration.config import parse
     from hpc_localsgd.commands.train import _train
@@ -33,10 +35,14 @@ def workers_per_host(world: World) -> int | str:
 
 share_cores(os.environ)
 garbage.leave_at_exit()
-folder, *files = map(Path, sys.argv[1:])
-runs = [parse(file.read_text().splitlines()) for file in files]
+folder, *files = sys.argv[1:]
+examined = 0
+if files[0] == "doctor":
+    del files[0]
+    examined = doctor.main([])
+runs = [parse(Path(file).read_text().splitlines()) for file in files]
 made = make_world(runs[0].config, detect(os.environ))
-note(folder, joined=made.rank, world=repr(made), per_host=workers_per_host(made))
+note(Path(folder), joined=made.rank, world=repr(made), per_host=workers_per_host(made))
 statuses = [_train(run, made) for run in runs]
 made.close()
-sys.exit(max(statuses))
+sys.exit(max(examined, *statuses))

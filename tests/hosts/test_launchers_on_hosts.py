@@ -1,11 +1,13 @@
 """Each launcher puts ranks where it is told, on two and three hosts, and they train as on one.
 
-Ranks know where they are: which they are on their host, and how many workers each host has.
+Ranks know where they are: which they are on their host, and how many workers each host has. Two
+hosts have a bridge of one address, as Docker makes them: see `test_bridges_of_hosts`, too.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from hosts import Hosts
-from launches import Layout, run_on
+from launches import Layout, bridged, run_on
 from launching import mpirun, run
+from test_bridges_of_hosts import BEFORE_RUNS, WARNED, check_left_out, check_table
 
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
@@ -38,19 +41,27 @@ class Case:
     Attributes:
         layout: Ranks on each host.
         runs: The options of each run, beside those that all have.
+        shown: The four workers on their hosts, as a run says it.
         per_host: Workers on each host, or a part of the sentence that says why there is none.
     """
 
     layout: Layout
     runs: tuple[tuple[str, ...], ...]
+    shown: str
     per_host: int | str
 
 
+UNEQUAL = ((*BY_TWO, "--dtype=float64"),)
 CASES = {
     # Two ranks: sums of two have no order, so the bits are those of one host.
-    "1+1": Case({"a": 1, "b": 1}, (("--workers=4",), BY_HOST), 2),
-    "1+2+1": Case({"a": 1, "b": 2, "c": 1}, ((*BY_TWO, "--dtype=float64"),), "[1, 2, 1] workers"),
+    "1+1": Case({"a": 1, "b": 1}, (("--workers=4",), BY_HOST), "a x 2, b x 2", 2),
+    "2+1": Case({"a": 2, "b": 1}, UNEQUAL, "a x 3, b x 1", "[3, 1] workers"),
+    "1+2+1": Case({"a": 1, "b": 2, "c": 1}, UNEQUAL, "a x 1, b x 2, c x 1", "[1, 2, 1] workers"),
 }
+# Three hosts for MPI's daemon, which horovodrun starts too, and Slurm's; ranks of Gloo are dear.
+EACH = [(launcher, "1+1") for launcher in WORLDS]
+EACH += [("mpirun", "1+2+1"), ("srun", "1+2+1")]
+EACH += [("horovodrun", "2+1"), ("gloo", "2+1"), ("torchrun", "2+1")]
 
 
 def written(folder: Path, runs: tuple[tuple[str, ...], ...], world: str) -> list[str]:
@@ -70,14 +81,12 @@ def on_one_host(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Traj
     files = written(two, (CASES["1+1"].runs[0], BY_TWO), "mpi")
     run(mpirun(2), [str(HERE / "placed_runs.py"), str(two), *files], 250).succeeded()
     assert main([*COMMON, *CASES["1+2+1"].runs[0], f"--out={one / '0'}"]) == 0
-    return {
-        "1+1": [Trajectory(two / "0"), Trajectory(two / "1")],
-        "1+2+1": [Trajectory(one / "0")],
-    }
+    unequal = [Trajectory(one / "0")]
+    both = [Trajectory(two / "0"), Trajectory(two / "1")]
+    return {"1+1": both, "2+1": unequal, "1+2+1": unequal}
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("launcher", WORLDS)
+@pytest.mark.parametrize(("launcher", "name"), EACH)
 def test_ranks_are_where_they_were_asked_for_and_train_as_on_one_host(
     hosts: Hosts,
     on_one_host: dict[str, list[Trajectory]],
@@ -89,15 +98,20 @@ def test_ranks_are_where_they_were_asked_for_and_train_as_on_one_host(
     if launcher == "srun":
         request.getfixturevalue("slurm")
     case, world = CASES[name], WORLDS[launcher]
-    files = written(tmp_path, case.runs, world)
-    given = [str(HERE / "placed_runs.py"), str(tmp_path), *files]
-    ended = run_on(hosts, launcher, case.layout, given)
+    examined = name == "1+1" and launcher in BEFORE_RUNS
+    given = [*["doctor"] * examined, *written(tmp_path, case.runs, world)]
+    with bridged(hosts, "a", "b") if name == "1+1" else nullcontext():
+        program = [str(HERE / "placed_runs.py"), str(tmp_path)]
+        ended = run_on(hosts, launcher, case.layout, [*program, *given])
     said = "".join(outcome.succeeded().text for outcome in ended)
+    if examined:
+        check_table(launcher, said)
+    elif name == "1+1" and launcher in WARNED:
+        check_left_out(said)
     check_places(tmp_path, case.layout)
     check_world(tmp_path, case, world)
     for i, one in enumerate(on_one_host[name]):
-        shown = ", ".join(f"{host} x {4 * n // ranks_of(case)}" for host, n in case.layout.items())
-        assert f"workers on {shown}" in said and "without a rank" not in said
+        assert f"workers on {case.shown}\n" in said and "without a rank" not in said
         check_same(Trajectory(tmp_path / str(i)), one, 0.0 if name == "1+1" else 1e-12)
 
 

@@ -3,7 +3,8 @@
 mpirun itself waits for a host that it cannot reach until the kernel gives up; what is said ends it.
 Horovod's Gloo gives up by itself, before the watchdog where that has more patience.
 
-All jobs run at the same time, most of which is waiting. One gets its cable back, and goes on.
+All jobs run at the same time, most of which is waiting. One gets its cable back, and goes on. What
+becomes of them comes in steps, and each test waits for its own.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from hosts import Hosts
 from launching import TRAIN, Job, Outcome, gloo, mpirun, patient, started, steps_of_ranks, until
 
-WATCHDOG_S = 15  # a start may take longer: see the task
-BOUND_S = 100  # the watchdog's 15 s, 11 s for signs of life, 8 s for the shards, and a slow machine
+WATCHDOG_S = 6  # a start may take longer: see the task
+BOUND_S = 100  # the watchdog's 6 s, 11 s for signs of life, 8 s for the shards, and a slow machine
 LONG = (
     *("--task=slow_digits.slow_digits", "--task.hidden=8", "--task.step_s=0.02", "--steps=100000"),
     *("--schedule=every", "--schedule.steps=4", "--figures=false"),
@@ -68,9 +69,24 @@ class Ranks:
         return self.ended.stderr
 
 
+@dataclass
+class Jobs:
+    """Those that lose the cable of b, and one that loses that of c for a moment.
+
+    Attributes:
+        made: All of them.
+        run: Those that have not ended.
+        cut: Puts the cable of b back.
+    """
+
+    made: dict[str, Ranks]
+    run: dict[str, Job] = field(default_factory=dict)
+    cut: ExitStack = field(default_factory=ExitStack)
+
+
 @pytest.fixture(scope="module")
-def jobs(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ranks]:
-    """Jobs that lost the cable of b, and one that lost that of c for a moment."""
+def all_step(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """All train."""
     soon = f"--watchdog={WATCHDOG_S} s"
     made = {
         "mpi": Ranks(by_mpirun, ("--world=mpi", soon)),
@@ -78,27 +94,46 @@ def jobs(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ra
         "gloo": Ranks(by_gloo, ("--watchdog=10 minutes",)),
         "goes on": Ranks(by_mpirun, ("--world=mpi", "--watchdog=1 hour"), "c"),
     }
-    folder, run = tmp_path_factory.mktemp("cables"), dict[str, Job]()
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent / "mpi"))  # the slow task
-        for name, its in made.items():
-            its.out = folder / name.replace(" ", "-")
-            launcher = [*hosts["a"].on, *its.launcher(its.other)]
-            given = [*TRAIN, *LONG, *its.options, f"--out={its.out}"]
-            run[name] = stack.enter_context(started(launcher, given))
-        until(lambda: all(stepping(run[name], made[name].out) for name in run), 120, "all step")
-        with hosts.cut("b"):
-            with hosts.cut("c"):
-                waited_at = waiting(run["goes on"], out := made["goes on"].out)
-            until(lambda: min(steps_of_ranks(out), default=0) > waited_at, 90, "two go on")
-            (out / "STOP").touch()
-            made["goes on"].ended = run.pop("goes on").wait()
-            until(lambda: not any(job.ranks() for job in run.values()), BOUND_S, "the ranks ended")
-            made["gloo"].ended = run.pop("gloo").wait()
-            for job in run.values():
-                end_as_told(job)
-        for name, job in run.items():
-            made[name].ended = job.wait()
+    its, folder = Jobs(made), tmp_path_factory.mktemp("cables")
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # the slow task
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent / "mpi"))
+            for name, one in made.items():
+                one.out = folder / name.replace(" ", "-")
+                launcher = [*hosts["a"].on, *one.launcher(one.other)]
+                given = [*TRAIN, *LONG, *one.options, f"--out={one.out}"]
+                its.run[name] = stack.enter_context(started(launcher, given))
+        until(
+            lambda: all(stepping(its.run[name], made[name].out) for name in made), 120, "all step"
+        )
+        with its.cut:
+            yield its
+
+
+@pytest.fixture(scope="module")
+def back_again(all_step: Jobs, hosts: Hosts) -> Jobs:
+    """The cable of b is out, and that of c was, for a moment."""
+    its, out = all_step, all_step.made["goes on"].out
+    its.cut.enter_context(hosts.cut("b"))
+    with hosts.cut("c"):
+        waited_at = waiting(its.run["goes on"], out)
+    until(lambda: min(steps_of_ranks(out), default=0) > waited_at, 90, "two go on")
+    (out / "STOP").touch()
+    its.made["goes on"].ended = its.run.pop("goes on").wait()
+    return its
+
+
+@pytest.fixture(scope="module")
+def jobs(back_again: Jobs) -> dict[str, Ranks]:
+    """All have ended."""
+    made, run = back_again.made, back_again.run
+    until(lambda: not any(job.ranks() for job in run.values()), BOUND_S, "the ranks ended")
+    made["gloo"].ended = run.pop("gloo").wait()
+    for job in run.values():
+        end_as_told(job)
+    back_again.cut.close()
+    for name, job in run.items():
+        made[name].ended = job.wait()
     return made
 
 
@@ -135,6 +170,15 @@ def waiting(job: Job, out: Path) -> int:
     return max(steps_of_ranks(out))
 
 
+def test_ranks_on_two_hosts_train(all_step: Jobs) -> None:
+    assert set(all_step.run) == set(all_step.made)
+
+
+def test_a_run_goes_on_when_its_cable_is_put_back(back_again: Jobs) -> None:
+    said = back_again.made["goes on"].said()
+    assert "stopped on STOP" in said, said
+
+
 @pytest.mark.parametrize("world", ["mpi", "horovod"])
 def test_the_job_ends_within_the_bound_with_the_way_to_go_on(
     jobs: dict[str, Ranks], world: str
@@ -151,8 +195,3 @@ def test_an_exchange_that_fails_before_the_watchdog_looks_ends_in_a_sentence(
     of_ranks = [line for line in said.splitlines() if "<stderr>:" in line]
     assert not any("Traceback" in line for line in of_ranks)
     assert said.count("does not reach the others: one has ended, or the network") == 1
-
-
-def test_a_run_goes_on_when_its_cable_is_put_back(jobs: dict[str, Ranks]) -> None:
-    said = jobs["goes on"].said()
-    assert "stopped on STOP" in said, said

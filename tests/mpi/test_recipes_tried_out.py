@@ -1,7 +1,11 @@
-"""`--smoke` of every recipe under mpirun: the real models and algorithms, seconds each.
+"""`--smoke` of every recipe under mpirun: the algorithms on synthetic data, a second each.
 
 All of them in one launch, in the order of their names; each test waits for its own. One that fails
 ends those behind it, too.
+
+Of the nets that take long, each is trained by one recipe as it is: resnet50, resnet18, the
+transformer of texts. Others that have it, or one of the same layers, take a small net. What each
+is at its real size, `test_recipes` counts, and `test_models` builds.
 """
 
 from __future__ import annotations
@@ -17,9 +21,18 @@ from hpc_localsgd.trajectory import Trajectory
 
 HERE = Path(__file__).parent
 RECIPES = sorted((HERE.parents[1] / "benchmarks" / "configs").glob("*.yaml"))
-# Nets of ImageNet see small images, in a tenth of the time. (What each of them is at its real size,
-# `test_recipes` counts.)
-SMALLER = [path.stem for path in RECIPES if "imagenet" in path.stem]
+SMALL_NET = ("--task.model=resnet20",)
+# Images of ImageNet are small, in a tenth of the time.
+SMALLER = {
+    "imagenet_postlocal": ("--task.size=32", *SMALL_NET),
+    "muloco_text": ("--task.width=64", "--task.layers=2", "--task.length=64"),
+    "qsr_imagenet_resnet152": ("--task.size=32", *SMALL_NET),
+    "qsr_imagenet_resnet50": ("--task.size=64",),
+    "qsr_imagenet_vit_b": ("--task.size=64",),  # and see `several_small_runs`
+    "zhu_dsgd_exponential": SMALL_NET,
+    "zhu_dsgd_grid": SMALL_NET,
+    "zhu_dsgd_ring": SMALL_NET,
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +43,13 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Job
     for path in RECIPES:
         files.append(folder / f"{path.stem}.options")
         words = ["--config", path, "--smoke", "--world=mpi", "--out", folder / path.stem]
-        words += ["--task.size=64"] if path.stem in SMALLER else []
+        words += SMALLER.get(path.stem, ())
         files[-1].write_text("\n".join(map(str, words)))
     with pytest.MonkeyPatch.context() as patch:
         # Memory that is given back after every step is a third of the time of all.
         patch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**32))
         patch.setenv("MALLOC_TRIM_THRESHOLD_", str(2**33))
-        with started(mpirun(2), [str(HERE / "several_runs.py"), *map(str, files)]) as job:
+        with started(mpirun(2), [str(HERE / "several_small_runs.py"), *map(str, files)]) as job:
             yield folder, job
 
 

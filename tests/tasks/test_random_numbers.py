@@ -102,3 +102,24 @@ def test_a_row_that_is_no_state_of_a_generator_is_refused() -> None:
     state = {**task.state_dict(), "draws": torch.zeros_like(task.state_dict()["draws"])}
     with pytest.raises(RuntimeError):
         task.load_state_dict(state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_run_draws_its_model_once_and_the_same_is_drawn_again(dtype: torch.dtype) -> None:
+    made = list[nn.Module]()
+
+    def make() -> nn.Module:
+        made.append(Regularised.module())
+        return made[-1]
+
+    split = np.zeros((16, 6)), np.zeros(16, dtype=int)
+    task = Classification(make, {"train": split}, TaskContext(workers=1, seed=3, dtype=dtype))
+    first = task.init(3)
+    assert len(made) == 1  # of a large model it takes seconds
+    task.x.zero_()
+    first_again = task.init(3)
+    assert len(made) == 2 and torch.equal(first, first_again) and first.any()
+    assert first.data_ptr() != first_again.data_ptr()
+    assert not torch.equal(task.init(4), first)
+    other = Classification(make, {"train": split}, TaskContext(workers=1, seed=4, dtype=dtype))
+    assert torch.equal(other.init(3), first)
