@@ -13,6 +13,8 @@ import torch
 from mpi4py import MPI
 
 import hpc_localsgd
+from hpc_localsgd.environment import garbage
+from hpc_localsgd.tasks.without_compiler import spare_the_compiler
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
@@ -59,5 +61,7 @@ def main(how: str) -> None:
 
 
 if __name__ == "__main__":
+    garbage.leave_at_exit()
+    spare_the_compiler()
     for how in sys.argv[1:]:
         main(how)
