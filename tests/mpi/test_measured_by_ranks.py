@@ -15,13 +15,14 @@ from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
 
 SEVERAL = str(Path(__file__).parent / "several_commands.py")
-OPTIONS = ["--samples=17", "--eigenvalues=2", "--dtype=float64", "--direction-probes=2"]
+# Pieces of 6, 6, 6 and 2 samples: each of two ranks has its own for BatchNorm's statistics.
+OPTIONS = ["--samples=20", "--eigenvalues=2", "--dtype=float64", "--direction-probes=2"]
 OPTIONS += ["--trace-probes=10", "--density-steps=5", "--density-probes=2", "--steps=last"]
 OPTIONS += ["--ggn", "--fisher", "--noise", "--eigenvectors"]
 MORE = ["--density"]  # another setting
 COMMAND = ["-m", "hpc_localsgd", "sharpness"]
 POINTS = ["--samples=64", "--points=5"]
-LENGTH = ["--schedule=every", "--schedule.steps=4", "--steps=12"]
+LENGTH = ["--schedule=every", "--schedule.steps=4", "--steps=12", "--batch-per-worker=6"]
 KEPT = ["--snapshot-every=4", "--snapshot-workers", "--figures=false"]
 # With BatchNorm, whose statistics the ranks re-estimate together. At a rate of 0.1 all hidden units
 # die, and with them whatever depends on these statistics.
