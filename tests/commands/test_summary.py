@@ -17,7 +17,7 @@ from hpc_localsgd.analysis.report.numbers import tiles_of
 from hpc_localsgd.analysis.report.source import open_runs
 from hpc_localsgd.commands import record_command, summary
 from hpc_localsgd.commands.summary import main
-from hpc_localsgd.trajectory import Header, Writer
+from hpc_localsgd.trajectory import Header, Trajectory, Writer
 
 
 def record(
@@ -26,10 +26,11 @@ def record(
     t0: int = 0,
     clock: Literal["measured", "modelled"] = "measured",
     algorithm: str = "LocalSGD",
+    steps: int = 0,
 ) -> Path:
     """Ten rounds of 4 steps of two workers: each computes 3 s, waits and transfers 0.5 s."""
     names = ("digits", algorithm, "every(4)", "mpi(2)")
-    header = Header("seed: 0", *names, 2, 100, 0, t0=t0, clock=clock)
+    header = Header("seed: 0", *names, 2, 100, 0, steps=steps, t0=t0, clock=clock)
     with Writer(folder, header, mode="resume" if t0 else "new") as writer:
         for s in range(t0 // 4, 10):
             writer.round(
@@ -172,6 +173,11 @@ def test_watching_prints_a_line_whenever_a_run_has_moved_on(
     rest = "step 40, test accuracy 87.50 %, communication 25.0 % of the time"
     assert lines == [f"{run}: running, {rest}", f"{run}: complete, {rest}"]
     assert slept == [summary.AGAIN_S] * 2
+
+
+def test_a_run_that_has_not_ended_is_not_at_100_per_cent(tmp_path: Path) -> None:
+    run = record(tmp_path, "running", steps=41)  # 97.6 %
+    assert "step 40 of 41, 97 %" in summary.status_line(Trajectory(run))
 
 
 def test_watching_looks_again_where_a_read_fell_into_a_flush(
