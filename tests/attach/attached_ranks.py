@@ -16,7 +16,11 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-import torch
+from hpc_localsgd.environment import garbage
+
+with garbage.paused():  # a quarter of a rank's start
+    import torch
+
 from all_ranks import everyone_equal, same_complaint
 from loops import (
     OPTIMIZERS,
@@ -34,7 +38,6 @@ from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd import CoCoD, DiLoCo, Gossip, GradientTracking, every, post_local, qsr
-from hpc_localsgd.environment import garbage
 from hpc_localsgd.tasks.without_compiler import spare_the_compiler
 from hpc_localsgd.worlds.base import World
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import sys
 
-import torch
+from hpc_localsgd.environment import garbage
+
+with garbage.paused():  # a quarter of a rank's start
+    import torch
+
 from mpi4py import MPI
 
 import hpc_localsgd
-from hpc_localsgd.environment import garbage
 from hpc_localsgd.tasks.without_compiler import spare_the_compiler
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.horovod import Horovod

@@ -15,13 +15,16 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-import torch
+from hpc_localsgd.environment import garbage
+
+with garbage.paused():  # a quarter of a rank's start
+    import torch
+
 from torch import nn
 
 import hpc_localsgd
 from hpc_localsgd import every, post_local
 from hpc_localsgd.attach import Sync
-from hpc_localsgd.environment import garbage
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import Schedule
 from hpc_localsgd.tasks.without_compiler import spare_the_compiler
