@@ -37,9 +37,9 @@ train: env  ## train four Horovod workers with Post-local SGD on real data
 	@set -o pipefail; $(BIN)/horovodrun -np 4 $(BIN)/python -m hpc_localsgd.train \
 	    --out runs/digits --overwrite 2>&1 | sed -u -E 's/^\[[0-9,]+\]<std[a-z]+>: ?//'
 
-# Two workers start ranks, which mostly wait; two compute meanwhile: see tests/groups.py.
+# Two workers start ranks, which mostly wait; one computes meanwhile: see tests/groups.py.
 test: env  ## run every test, those under MPI and Horovod included
-	$(BIN)/python -m pytest tests -n 4 --dist loadgroup --no-loadscope-reorder \
+	$(BIN)/python -m pytest tests -n 3 --dist loadgroup --no-loadscope-reorder \
 	    --durations=10 --durations-min=5
 
 # Left out: tests that start ranks, and those marked `slow`, which take most of the time (`-m slow`).

@@ -1,10 +1,11 @@
 """Which tests start ranks, and which tests must run in one process, one after another.
 
-`make test` runs all tests on four workers, a group of them at a time. Two begin with the tests
+`make test` runs all tests on three workers, a group of them at a time. Two begin with the tests
 that start ranks: these mostly wait, for a Slurm, for a launcher, for a rank that is killed. The
-others begin with the tests that start none and compute meanwhile, where the first two leave a
-processor. A test that starts ranks says so with `@pytest.mark.launched`; `launching` refuses to
-serve one that does not. Tests of one group share their fixtures: a launch, a Slurm, hosts.
+third begins with the tests that start none and computes meanwhile, where the first two leave a
+processor. A fourth, on two cores, costs more than it gains: each collects all tests. A test that
+starts ranks says so with `@pytest.mark.launched`; `launching` refuses to serve one that does not.
+Tests of one group share their fixtures: a launch, a Slurm, hosts.
 """
 
 from __future__ import annotations
