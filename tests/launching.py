@@ -86,6 +86,11 @@ class Job:
                 found[int(said[0]) if said else 0] = pid
         return found
 
+    def until(self, claim: Callable[[], object], timeout_s: float, what: str) -> None:
+        """Wait for a claim to become true; fails at once where the job ends before."""
+        until(lambda: claim() or self.process.poll() is not None, timeout_s, what)
+        assert claim(), f"it ended, and still not: {what}\n{self._outcome(-1).text[-3000:]}"
+
     def wait(self, timeout_s: float = TIMEOUT_S) -> Outcome:
         """Until the launcher has ended, and then all of the job; fails when one takes too long."""
         try:

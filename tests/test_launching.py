@@ -180,3 +180,10 @@ def test_of_forked_ranks_one_that_fails_ends_the_others_and_the_next_script_runs
     assert ended.status == 1 and "OSError: of rank 1" in ended.stderr
     assert ended.stdout.splitlines()[0] == "fails.py ended: [-15, 1]"
     assert ended.stdout.count("the other one") == 2 and "other.py ended: [0, 0]" in ended.stdout
+
+
+def test_who_waits_for_a_job_does_not_wait_for_one_that_has_ended() -> None:
+    with launching.started(launching.alone, ["-c", "print('this')"]) as job:
+        job.until(lambda: "this" in job.stdout.read_text(), 100, "this")
+        with pytest.raises(AssertionError, match="it ended, and still not: that\nthis"):
+            job.until(lambda: "that" in job.stdout.read_text(), 10, "that")

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import hpc_localsgd.loop
+from hpc_localsgd.commands.configuration.run_parser import KeptParser
+from hpc_localsgd.commands.plan import command as plan
 from hpc_localsgd.engine import discovery
 from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.run.stopping import Stopped
@@ -27,6 +29,7 @@ def short() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hpc_localsgd.loop, "train", begin)
         patch.setattr(torch, "compile", lambda module: module)  # see tests/tasks/test_execution.py
+        patch.setattr(plan, "parser", KeptParser(plan.parser()).as_made)  # made once
         patch.setattr(discovery, "WORLDS", dict.fromkeys(discovery.WORLDS, no_launcher))
         yield
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from every_algorithm import results
-from launching import Job, gloo, horovodrun, mpirun, started, until
+from launching import Job, gloo, horovodrun, mpirun, started
 from variants import VARIANTS, name
 
 from hpc_localsgd.worlds.simulated import Simulated
@@ -81,8 +81,7 @@ def elsewhere(begun: tuple[Path, Job, str, bool]) -> Any:
 
 def has_come(file: Path, job: Job) -> Path:
     """Wait for a file of a job; itself."""
-    until(lambda: file.exists() or job.process.poll() is not None, 100, f"{file.name} is there")
-    assert file.exists(), job.stderr.read_text()[-3000:]
+    job.until(file.exists, 100, f"{file.name} is there")
     return file
 
 

@@ -25,7 +25,7 @@ class Crash:
     Attributes:
         folder: Has the folders of the runs, by the names of their launchers.
         launched: What the launchers are on host a.
-        began: When it did.
+        began: When the host crashed, by the monotonic clock.
         said: What the ranks of a launcher said until they had ended.
         seconds: From the crash until they had.
         submitted: The jobs in Slurm.
@@ -52,11 +52,11 @@ def has_checkpoint(out: Path, of: int | None = None) -> bool:
     return found is not None and of in (None, found[1])
 
 
-def ended(it: Crash, waiting: dict[str, Job], began: float) -> bool:
+def ended(it: Crash, waiting: dict[str, Job]) -> bool:
     """Note which jobs have no rank any more; whether that is so of all."""
     for name, job in list(waiting.items()):
         if not job.ranks():
-            it.seconds[name] = time.monotonic() - began
+            it.seconds[name] = time.monotonic() - it.began
             del waiting[name]
     return not waiting
 

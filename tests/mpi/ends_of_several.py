@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from launching import Job, until
+from launching import Job
 
 SEVERAL = str(Path(__file__).parent / "several_runs.py")
 
@@ -14,12 +14,7 @@ def options_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.options")
 
 
-def has_ended(job: Job, options: Path) -> None:
+def has_ended(job: Job, options: Path, timeout_s: float = 200) -> None:
     """Wait for the run with these options."""
     said = f"{options}: ended"
-
-    def over() -> bool:
-        return said in job.stderr.read_text() or job.process.poll() is not None
-
-    until(over, 200, f"{options.stem} has ended")
-    assert said in job.stderr.read_text(), job.wait().text[-3000:]
+    job.until(lambda: said in job.stderr.read_text(), timeout_s, f"{options.stem} has ended")

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launching import Job, mpirun, started, until
+from ends_of_several import has_ended, options_of
+from launching import Job, mpirun, started
 
 from hpc_localsgd.commands.smoke import STEPS
 from hpc_localsgd.trajectory import Trajectory
@@ -41,7 +42,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Job
     folder = tmp_path_factory.mktemp("recipes")
     files = []
     for path in RECIPES:
-        files.append(folder / f"{path.stem}.options")
+        files.append(options_of(folder / path.stem))
         words = ["--config", path, "--smoke", "--world=mpi", "--out", folder / path.stem]
         words += SMALLER.get(path.stem, ())
         files[-1].write_text("\n".join(map(str, words)))
@@ -56,8 +57,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Job
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipe_runs(path: Path, trials: tuple[Path, Job]) -> None:
     folder, job = trials
-    said = f"{folder / path.stem}.options: ended"
-    until(lambda: job.process.poll() is not None or said in job.stderr.read_text(), 100, said)
+    has_ended(job, options_of(folder / path.stem), 100)
     out = folder / f"{path.stem}-smoke"
     assert (out / "trajectory.h5").exists(), job.stderr.read_text()[-3000:]
     trial = Trajectory(out)

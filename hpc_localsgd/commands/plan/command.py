@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,6 @@ from hpc_localsgd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
-
-    from hpc_localsgd.commands.configuration.run_parser import KeptParser
 
 PROG = "python -m hpc_localsgd plan"
 
@@ -62,7 +59,7 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
     from hpc_localsgd.commands.plan.planned_run import PlanOptions, planned_run
     from hpc_localsgd.commands.plan.report import report
 
-    resolved = config.resolve(_kept().as_made(), argv)
+    resolved = config.resolve(parser(), argv)
     written: dict[str, Any] = yaml.safe_load(resolved.text)  # with the options of this command
     if launch.rank != 0 and resolved.config.fabric != MEASURED:
         return ""
@@ -78,13 +75,6 @@ def plan(argv: Sequence[str], launch: Launch) -> str:
     if written["json"]:
         return as_json(made)
     return page(made, columns_of_output(launch.launched))
-
-
-@cache
-def _kept() -> KeptParser:
-    from hpc_localsgd.commands.configuration.run_parser import KeptParser
-
-    return KeptParser(parser())
 
 
 def parser() -> ArgumentParser:
