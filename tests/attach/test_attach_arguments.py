@@ -118,7 +118,9 @@ class Task(nn.Module):
         (lambda m: Task(nn.DataParallel(m)), "model.net is a DataParallel"),
         (lambda m: torch.compile(DistributedDataParallel(m)), "model._orig_mod is a Distributed"),
         (lambda m: nn.Sequential(m, FullyShardedDataParallel(2, 2)), "model.1 is a FullySharded"),
-        (lambda m: nn.Sequential(torch.jit.script(m)), "model.0 is of torch.jit"),
+        # Linear, not m: torch.jit takes an object for an operator when it lies where an operator
+        # lay that torch.compile has dropped, and a convolution holds a list that may lie there
+        (lambda m: nn.Sequential(m, torch.jit.script(nn.Linear(2, 2))), "model.1 is of torch.jit"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
