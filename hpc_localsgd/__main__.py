@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"unknown command {command!r}{guess} ({', '.join(COMMANDS)})", file=sys.stderr)
         return 2
     try:
-        with garbage.paused():
+        with garbage.importing():
             module = import_module(f"hpc_localsgd.commands.{command}")
         return int(module.main(rest))
     except ModuleNotFoundError as error:

@@ -49,7 +49,7 @@ def _main(argv: Sequence[str], stopping: StopListener) -> int:
         sys.stdout.write(f"hpc_localsgd {__version__}: loading PyTorch\n")
         sys.stdout.flush()
     try:
-        with garbage.paused():
+        with garbage.importing():
             from hpc_localsgd.commands.configuration.config import parse
 
             resolved = parse(argv, PROG)
@@ -63,7 +63,7 @@ def _main(argv: Sequence[str], stopping: StopListener) -> int:
 
 def run(resolved: Resolved, launch: Launch, stopping: StopListener | None = None) -> int:
     """Train with parsed options in the world this process was launched into."""
-    with garbage.paused():
+    with garbage.importing():
         from hpc_localsgd.commands.assembly.cadences import log_every_s, watchdog_s
         from hpc_localsgd.commands.assembly.worlds import make_world
         from hpc_localsgd.commands.smoke import smaller
@@ -85,7 +85,7 @@ def run(resolved: Resolved, launch: Launch, stopping: StopListener | None = None
 
 
 def _train(resolved: Resolved, world: World, stopping: StopListener | None = None) -> int:
-    with garbage.paused():
+    with garbage.importing():
         from hpc_localsgd.commands.assembly.cadences import log_every_s
         from hpc_localsgd.commands.assembly.job import make_job
         from hpc_localsgd.commands.display import Display

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hpc_localsgd.environment import garbage
 
-with garbage.paused():  # a quarter of a rank's start
+garbage.leave_at_exit()
+with garbage.importing():  # a third of a rank's start
     from placed import note
 
     from hpc_localsgd.commands import doctor
@@ -34,7 +35,6 @@ def workers_per_host(world: World) -> int | str:
 
 
 share_cores(os.environ)
-garbage.leave_at_exit()
 folder, *files = sys.argv[1:]
 examined = 0
 if files[0] == "doctor":

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from hpc_localsgd.environment import garbage
 
-with garbage.paused():  # a quarter of a rank's start
+garbage.leave_at_exit()
+with garbage.importing():  # a third of a rank's start
     from hpc_localsgd.commands.assembly.worlds import make_world
     from hpc_localsgd.commands.configuration.config import parse
     from hpc_localsgd.commands.smoke import smaller
@@ -23,7 +24,6 @@ with garbage.paused():  # a quarter of a rank's start
     from hpc_localsgd.worlds.base import World
 
 share_cores(os.environ)
-garbage.leave_at_exit()
 launch = detect(os.environ)
 worlds: dict[tuple[str, int | None], World] = {}  # by kind and number of workers
 statuses = []

@@ -7,7 +7,8 @@ from typing import Any
 
 from hpc_localsgd.environment import garbage
 
-with garbage.paused():
+garbage.leave_at_exit()
+with garbage.importing():
     from hpc_localsgd.tasks.torchvision_import import require_torchvision
 
     models = require_torchvision().models
