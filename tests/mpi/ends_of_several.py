@@ -1,12 +1,15 @@
-"""Each run of a launch of several, `several_runs.py`, waited for alone."""
+"""Each run of a launch of several, `several_runs.py`, waited for alone; or of several commands."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launching import Job
 
-SEVERAL = str(Path(__file__).parent / "several_runs.py")
+HERE = Path(__file__).parent
+SEVERAL = str(HERE / "several_runs.py")
+COMMANDS = str(HERE / "several_commands.py")
 
 
 def options_of(out: Path) -> Path:
@@ -18,3 +21,17 @@ def has_ended(job: Job, options: Path, timeout_s: float = 200) -> None:
     """Wait for the run with these options."""
     said = f"{options}: ended"
     job.until(lambda: said in job.stderr.read_text(), timeout_s, f"{options.stem} has ended")
+
+
+def commands(folder: Path, words: Mapping[str, Sequence[str]]) -> list[str]:
+    """What several commands are as one: the words of each, by its name, go to a file."""
+    files = {name: folder / f"{name}.words" for name in words}
+    for name, file in files.items():
+        file.write_text("\n".join(words[name]))
+    return [COMMANDS, *map(str, files.values())]
+
+
+def statuses(said: str, folder: Path, name: str) -> list[int]:
+    """With what the ranks have ended one of several commands, in any order."""
+    line = f"{folder / name}.words: ended with status "
+    return [int(rest.split()[0]) for rest in said.split(line)[1:]]

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import TRAIN, mpirun, run
+from ends_of_several import commands, statuses
+from launching import mpirun, run
 
 from hpc_localsgd.run.checkpoint import shard
 from hpc_localsgd.trajectory import Trajectory
 
-SEVERAL = str(Path(__file__).parent / "several_runs.py")
 RUN = ("--task.hidden=8", "--batch-per-worker=4", "--schedule=every", "--schedule.steps=4")
 RUN += ("--evaluate-every=4", "--world=mpi", "--figures=false")
 CONSTANT = (*RUN, "--rate=constant", "--rate.lr=0.05", "--rate.warmup=3")
@@ -24,20 +24,22 @@ LONGER = ("--steps=28", "--resume=auto")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Their folders, and what the launch said in which all were trained, one after another."""
     folder = tmp_path_factory.mktemp("extended")
-    told = [
-        ("constant", (*CONSTANT, "--steps=12")),
-        ("constant", (*CONSTANT, *LONGER)),
-        ("whole", (*CONSTANT, "--steps=28")),
-        ("cosine", (*COSINE, "--steps=12")),
-        ("told", (*COSINE, "--steps=12")),
-        ("told", (*COSINE, *LONGER, "--extend")),
-    ]
-    files = []
-    for i, (name, options) in enumerate(told):
-        files.append(folder / f"{i}.txt")
-        files[-1].write_text("\n".join([*options, f"--out={folder / name}"]))
-    said = run(mpirun(2), [SEVERAL, *map(str, files)], timeout_s=150).succeeded().text
-    return folder, said
+    told = {
+        "constant": ("constant", *CONSTANT, "--steps=12"),
+        "longer": ("constant", *CONSTANT, *LONGER),
+        "whole": ("whole", *CONSTANT, "--steps=28"),
+        "cosine": ("cosine", *COSINE, "--steps=12"),
+        "refused": ("cosine", *COSINE, *LONGER),
+        "extended": ("cosine", *COSINE, *LONGER, "--extend"),
+    }
+    words = {
+        name: ["train", *options, f"--out={folder / out}"] for name, (out, *options) in told.items()
+    }
+    ended = run(mpirun(2), commands(folder, words), timeout_s=150)
+    for name in told:
+        expected = [2, 2] if name == "refused" else [0, 0]
+        assert statuses(ended.stderr, folder, name) == expected, ended.text
+    return folder, ended.text
 
 
 def final(out: Path) -> torch.Tensor:
@@ -64,16 +66,19 @@ def test_it_is_the_longer_run_bit_for_bit_where_the_rate_allows_it(
 
 
 def test_else_it_is_refused_with_the_rate(runs: tuple[Path, str]) -> None:
-    out = runs[0] / "cosine"
-    refused = run(mpirun(2), [*TRAIN, *COSINE, *LONGER, f"--out={out}"])
-    assert refused.status == 2 and Trajectory(out).attrs["steps"] == 12
-    assert refused.text.count("step 1 would have had the rate 0.0996") == 1, refused.text
-    assert "Add --extend to resume from step 12 all the same, where the rate is" in refused.text
+    _, said = runs
+    refused = [
+        line for line in said.split("\n") if line.startswith("python -m hpc_localsgd.train: ")
+    ]
+    assert len(refused) == 1 and "step 1 would have had the rate 0.0996" in refused[0], said
+    assert "Add --extend to resume from step 12 all the same, where the rate is" in said
 
 
 def test_it_continues_when_told_to(runs: tuple[Path, str]) -> None:
+    """It is of 12 steps until then: what was refused has left nothing."""
     folder, said = runs
     assert "it is not a run of 28 steps: step 1 would have had the rate" in said
-    record = Trajectory(folder / "told")
+    record = Trajectory(folder / "cosine")
     assert record.status == "complete" and record.rounds.step_end[-1] == 28
+    assert len(record.paths) == 2
     assert record.rounds.lr[2] < 0.05 < record.rounds.lr[3]  # at step 8 of 12, at step 12 of 28

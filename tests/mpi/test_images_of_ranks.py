@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import TRAIN, mpirun, started, train, until
+from ends_of_several import commands, statuses
+from launching import TRAIN, Job, mpirun, started
 from small_tasks import write_folder
 
 from hpc_localsgd.commands.exit_codes import STOPPED
@@ -19,45 +21,87 @@ from hpc_localsgd.trajectory import Trajectory
 OPTIONS = ["--task=imagenet", "--task.model=resnet8", "--task.size=16", "--task.classes=4"]
 OPTIONS += ["--steps=6", "--schedule=every", "--schedule.steps=3", "--batch-per-worker=4"]
 OPTIONS += ["--dtype=float64", "--evaluate-every=3", "--batchnorm-batches=4"]
+DAMAGED = Path("train") / "n00000000" / "image_0.JPEG"
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree, the same packed, and one of which an image is none."""
     folder = tmp_path_factory.mktemp("images")
     write_folder(folder / "tree")
     assert pack([str(folder / "tree"), str(folder / "packed.h5")]) == 0
+    write_folder(folder / "damaged", train=8, val=4)
+    (folder / "damaged" / DAMAGED).write_bytes(b"no image")
     return folder
 
 
-def test_ranks_and_loaders_do_not_change_the_numbers(images: Path, tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    alone = ["--workers=2", "--task.loaders=0", "--figures=false", f"--out={one}"]
-    assert main([*OPTIONS, *alone, f"--task.data={images / 'tree'}"]) == 0
-    where = [f"--task.data={images / 'packed.h5'}", "--task.loaders=1", f"--out={two}"]
-    train(mpirun(2), *OPTIONS, *where).succeeded()
-    for name in ("train/loss", "eval/test/loss"):
-        a, b = (Trajectory(out).series(name).value for out in (one, two))
-        np.testing.assert_allclose(a, b, rtol=1e-9)
+@pytest.fixture(scope="module")
+def two(images: Path) -> Iterator[tuple[Path, Job]]:
+    """A launch that trains on the good images, and then on those of which one is damaged."""
+    data = {"two": images / "packed.h5", "corrupt": images / "damaged"}
+    words = {
+        name: ["train", *OPTIONS, f"--task.data={data[name]}", f"--out={images / name}"]
+        + ["--task.loaders=1", "--figures=false"]
+        for name in data
+    }
+    with started(mpirun(2), commands(images, words)) as job:
+        yield images, job
 
 
-def test_a_run_that_is_stopped_leaves_no_loader_behind(images: Path, tmp_path: Path) -> None:
-    """The ranks leave at once; that nothing of the job runs on is seen by `Job.wait`."""
-    where = [f"--task.data={images / 'packed.h5'}", f"--out={tmp_path}", "--task.loaders=1"]
+@pytest.fixture(scope="module")
+def endless(two: tuple[Path, Job]) -> Iterator[tuple[Path, Job]]:
+    """A launch that trains until it is stopped; it begins while the other one ends."""
+    out = two[0] / "endless"
+    where = [f"--task.data={two[0] / 'packed.h5'}", f"--out={out}", "--task.loaders=1"]
     options = [*OPTIONS, *where, "--steps=100000", "--checkpoint-every=5", "--figures=false"]
     with started(mpirun(2), [*TRAIN, *options]) as job:
-        until(lambda: list(tmp_path.glob("checkpoints/*/*")), 90, "both ranks train")
-        loaders = job.pids() - {job.process.pid, *job.ranks().values()}
-        assert len(loaders) >= 4  # a fork server and a loader of each rank
-        for rank in job.ranks().values():
-            os.kill(rank, signal.SIGUSR2)
-        assert job.wait().status == STOPPED
+        yield out, job
 
 
-def test_a_corrupt_image_ends_the_job_with_its_name(images: Path, tmp_path: Path) -> None:
-    victim = images / "tree" / "train" / "n00000000" / "image_0.JPEG"
-    victim.write_bytes(b"no image")
-    where = [f"--task.data={images / 'tree'}", f"--out={tmp_path / 'run'}", "--task.loaders=1"]
-    outcome = train(mpirun(2), *OPTIONS, *where, timeout_s=60)
+@pytest.fixture(scope="module")
+def one(two: tuple[Path, Job]) -> Trajectory:
+    """The run of one process, which decodes the images of the tree itself."""
+    images, _ = two
+    alone = ["--workers=2", "--task.loaders=0", "--figures=false", f"--out={images / 'one'}"]
+    assert main([*OPTIONS, *alone, f"--task.data={images / 'tree'}"]) == 0
+    return Trajectory(images / "one")
+
+
+def test_one_process_trains(one: Trajectory) -> None:
+    assert one.status == "complete"
+    assert one.series("eval/test/loss").step.tolist() == [0, 3, 6]
+
+
+def test_ranks_and_loaders_do_not_change_the_numbers(
+    one: Trajectory, two: tuple[Path, Job]
+) -> None:
+    images, job = two
+
+    def ended() -> list[int]:
+        return statuses(job.stderr.read_text(), images, "two")
+
+    job.until(lambda: len(ended()) == 2, 100, "the first run has ended")
+    assert ended() == [0, 0]
+    for name in ("train/loss", "eval/test/loss"):
+        ranks = Trajectory(images / "two").series(name)
+        np.testing.assert_allclose(one.series(name).value, ranks.value, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("endless")
+def test_a_corrupt_image_ends_the_job_with_its_name(two: tuple[Path, Job]) -> None:
+    images, job = two
+    outcome = job.wait()
     assert outcome.status != 0
-    assert f"{victim} is not an image" in outcome.text
+    assert f"{images / 'damaged' / DAMAGED} is not an image" in outcome.text
     assert "Traceback" not in outcome.text
+
+
+def test_a_run_that_is_stopped_leaves_no_loader_behind(endless: tuple[Path, Job]) -> None:
+    """The ranks leave at once; that nothing of the job runs on is seen by `Job.wait`."""
+    out, job = endless
+    job.until(lambda: list(out.glob("checkpoints/*/*")), 90, "both ranks train")
+    loaders = job.pids() - {job.process.pid, *job.ranks().values()}
+    assert len(loaders) >= 4  # a fork server and a loader of each rank
+    for rank in job.ranks().values():
+        os.kill(rank, signal.SIGUSR2)
+    assert job.wait().status == STOPPED

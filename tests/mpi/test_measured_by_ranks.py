@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import horovodrun, mpirun, run
+from ends_of_several import commands, statuses
+from launching import Outcome, horovodrun, mpirun, run
 
 from hpc_localsgd.analysis.landscape import Landscape
 from hpc_localsgd.commands.landscape import main as landscape
@@ -14,7 +15,6 @@ from hpc_localsgd.commands.sharpness import main as sharpness
 from hpc_localsgd.train import main as train
 from hpc_localsgd.trajectory import Trajectory
 
-SEVERAL = str(Path(__file__).parent / "several_commands.py")
 # Pieces of 6, 6, 6 and 2 samples: each of two ranks has its own for BatchNorm's statistics.
 OPTIONS = ["--samples=20", "--eigenvalues=2", "--dtype=float64", "--direction-probes=2"]
 OPTIONS += ["--trace-probes=10", "--density-steps=5", "--density-probes=2", "--steps=last"]
@@ -48,18 +48,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def by_two_ranks(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what two ranks of one launch measured: `sharpness-NAME`, `landscape`."""
+def two(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The folder of what two ranks of one launch measured, and what they said.
+
+    That is `sharpness-NAME` and `landscape`; and, refused, what has other settings than its file.
+    """
     folder = tmp_path_factory.mktemp("two")
     words = {
-        f"sharpness-{name}": ["sharpness", str(out), *OPTIONS, *MORE]
+        f"sharpness-{name}": ["sharpness", str(out), *OPTIONS, *MORE, f"--out={folder / name}.h5"]
         for name, out in trained.items()
-    } | {"landscape": ["landscape", str(trained["conv"]), *POINTS]}
-    files = []
-    for name, those in words.items():
-        files.append(folder / f"{name}.words")
-        files[-1].write_text("\n".join([*those, "--world=mpi", f"--out={folder / name}.h5"]))
-    said = run(mpirun(2), [SEVERAL, *map(str, files)]).succeeded().stdout
+    }
+    kept = f"--out={folder / 'landscape.h5'}"
+    words["landscape"] = ["landscape", str(trained["conv"]), *POINTS, kept]
+    words["refused"] = ["sharpness", str(trained["conv"]), *OPTIONS]
+    words = {name: [*those, "--world=mpi"] for name, those in words.items()}
+    return folder, run(mpirun(2), commands(folder, words))
+
+
+@pytest.fixture(scope="module")
+def by_two_ranks(two: tuple[Path, Outcome]) -> Path:
+    """The folder, where all went well but for what is refused."""
+    folder, ended = two
+    said = ended.stdout
+    for name in [*(f"sharpness-{name}" for name in RUNS), "landscape"]:
+        assert statuses(ended.stderr, folder, name) == [0, 0], ended.text
     assert said.count("three largest eigenvalues") == len(RUNS)  # one rank speaks
     assert said.count("5 x 5 points") == 1
     return folder
@@ -76,7 +88,7 @@ def test_two_ranks_measure_the_same_sharpness(
     trained: dict[str, Path], by_two_ranks: Path, name: str
 ) -> None:
     one = Trajectory(trained[name] / "sharpness.h5")
-    assert_same(one, Trajectory(by_two_ranks / f"sharpness-{name}.h5"))
+    assert_same(one, Trajectory(by_two_ranks / f"{name}.h5"))
 
 
 def test_two_ranks_find_the_same_landscape_to_the_last_bit(
@@ -119,15 +131,14 @@ def assert_same(one: Trajectory, two: Trajectory) -> None:
 
 
 def test_a_fault_that_rank_0_meets_ends_all_ranks_with_one_message(
-    trained: dict[str, Path],
+    two: tuple[Path, Outcome],
 ) -> None:
     """Other settings than those of the file: found only after all have made their task."""
-    outcome = run(
-        mpirun(2), [*COMMAND, str(trained["conv"]), *OPTIONS, "--world=mpi"], timeout_s=60
-    )
-    assert outcome.status == 2
-    assert outcome.text.count("of other settings") == 1
-    assert "Traceback" not in outcome.text
+    folder, ended = two
+    assert statuses(ended.stderr, folder, "refused") == [2, 2]
+    assert ended.status == 2
+    assert ended.text.count("of other settings") == 1
+    assert "Traceback" not in ended.text
 
 
 def test_alone_there_is_no_such_command_line_fault(

@@ -8,6 +8,12 @@ by every loader.
 
 from __future__ import annotations
 
-from hpc_localsgd.tasks.vision.reader import leave_signals_to_the_rank
+import gc
+
+gc.disable()  # what is imported here stays: no collection looks through it, in no loader either
+
+from hpc_localsgd.tasks.vision.reader import leave_signals_to_the_rank  # noqa: E402
 
 leave_signals_to_the_rank()
+gc.freeze()
+gc.enable()
