@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ C = TypeVar("C", bound="Cluster")
 NEEDED = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
 INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge libpmix-dev"
 SETTLED_S = 3.0  # a requeued step has the number of the old one, whose daemon takes a while to go
+ASKED_EVERY_S = 0.5  # each time takes 20 ms of a processor, and tests wait for many jobs
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
 
@@ -51,6 +53,11 @@ def running(make: Callable[[Path], C]) -> Iterator[C]:
 class Cluster(Daemons):
     """Jobs of a Slurm: submitted, waited for, put back and started again."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._queue: dict[str, tuple[str, int]] = {}
+        self._asked, self._lock = 0.0, threading.Lock()
+
     def sbatch(self, *words: str, **variables: str) -> str:
         """Submit a job; its number."""
         return self.command("sbatch", "--parsable", *words, **variables)
@@ -69,25 +76,34 @@ class Cluster(Daemons):
 
     def wait(self, number: str, timeout_s: float = 240) -> str:
         """Until a job is over, and no process of it is alive; the state it ended in."""
-        until(lambda: self._state(number) in OVER, timeout_s, f"job {number} is over")
+        until(lambda: self.state(number)[0] in OVER, timeout_s, f"job {number} is over")
         until(lambda: not self._processes_of(number), 60, f"no process of job {number} is alive")
-        return self._state(number)
+        return self.state(number)[0]
 
     def wait_for_requeue(self, number: str, times: int = 1, timeout_s: float = 240) -> None:
         """Until a job is back in the queue for the so manyth time."""
 
         def is_back() -> bool:
-            state = self._state(number)
+            state, restarts = self.state(number)
             assert state not in OVER, f"job {number} is over: {state}"
-            return state == "PENDING" and self.job(number)["Restarts"] == str(times)
+            return (state, restarts) == ("PENDING", times)
 
         until(is_back, timeout_s, f"job {number} is back in the queue")
 
-    def _state(self, number: str) -> str:
-        """The state of a job; COMPLETING while its processes are being ended."""
-        # The record may say COMPLETED before they are; the queue knows.
-        queued = self.command("squeue", "-h", "-j", number, "-o", "%T", check=False)
-        return queued or self.job(number)["JobState"]
+    def state(self, number: str) -> tuple[str, int]:
+        """The state of a job, and how often it was started again.
+
+        It is COMPLETING while its processes are being ended. Of an array there are only the tasks,
+        as 12_1.
+        """
+        with self._lock:
+            if number not in self._queue or time.monotonic() > self._asked + ASKED_EVERY_S:
+                form = "JobArrayID:30,State:30,RestartCnt:30"
+                said = self.command("squeue", "-h", "-r", "-t", "all", "-O", form)
+                rows = [line.split() for line in said.splitlines()]
+                self._queue = {job: (state, int(times)) for job, state, times in rows}
+                self._asked = time.monotonic()
+            return self._queue[number]
 
     def start_requeued(self, *numbers: str, times: int = 1) -> None:
         """Start jobs requeued the so manyth time now; Slurm itself would wait for two minutes."""
@@ -104,12 +120,12 @@ class Cluster(Daemons):
         """Start a job each time it is back in the queue, until it is over."""
 
         def is_back_or_over(times: int) -> bool:
-            job, state = self.job(number), self._state(number)
-            return state in OVER or (state, job["Restarts"]) == ("PENDING", str(times))
+            state, restarts = self.state(number)
+            return state in OVER or (state, restarts) == ("PENDING", times)
 
         for times in itertools.count(1):
             until(lambda n=times: is_back_or_over(n), 240, f"job {number} is back or over")
-            if self._state(number) in OVER:
+            if self.state(number)[0] in OVER:
                 return
             self.start_requeued(number, times=times)
 

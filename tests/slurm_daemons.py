@@ -64,6 +64,7 @@ MpiDefault=none
 ReturnToService=2
 JobRequeue=1
 KillWait=5
+MinJobAge=60000
 OverTimeLimit=0
 SlurmdTimeout=10
 SchedulerType=sched/backfill

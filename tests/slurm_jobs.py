@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import Cluster
-from launching import ROOT
+from cluster import OVER, Cluster
+from launching import ROOT, until
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,20 @@ class Submitted:
         """Its final state, and what it said."""
         state = self.cluster.wait(self.number, timeout_s)
         return state, self.said.read_text()
+
+    def says(self, pattern: str, timeout_s: float = 60) -> None:
+        """Wait until a line of its output matches; fails at once where it ends before."""
+
+        def found() -> bool:
+            said = self.said.read_text() if self.said.exists() else ""
+            return re.search(pattern, said, re.MULTILINE) is not None
+
+        until(
+            lambda: found() or self.cluster.state(self.number)[0] in OVER,
+            timeout_s,
+            f"job {self.number} says {pattern}",
+        )
+        assert found(), f"it ended, and did not say {pattern}:\n{self.said.read_text()[-3000:]}"
 
     def completed(self) -> str:
         """What it said; fails the test when it did not succeed."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, need, running
 from stage import Stage
+from waiting_jobs import Waiting, submitted
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +20,15 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("its daemons need root: sudo .venv/bin/python -m pytest tests/slurm")
     with running(Cluster) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def waiting(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Waiting]]:
+    """Jobs that mostly wait."""
+    with submitted(cluster, tmp_path_factory.mktemp("waiting")) as jobs:
+        yield jobs
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ SQUEUE = """#!/bin/bash
 [[ $* != *" --jobs ${GONE:-none} "* ]] || { sleep 1; exit 0; }
 echo "${STATE-RUNNING}"
 """
-SILENT = {"SQUEUE_FAILS": "Unable to contact slurm controller (connect failure)", "PAUSE": "1"}
+SILENT = {"SQUEUE_FAILS": "Unable to contact slurm controller (connect failure)", "PAUSE": "0.1"}
 SCRIPT = """#!/bin/bash
 set -euo pipefail
 source slurm/job.sh
@@ -101,6 +101,11 @@ class Stage:
         site = self.folder / "site.sh"
         before = site.read_text() if site.exists() else "source slurm/sites/default.sh\n"
         site.write_text(f"{before}{text}\n")
+
+    def sleeps_for(self, seconds: float) -> None:
+        """Let every sleep of the job be as short."""
+        (self.folder / "sleep").write_text(f"#!/bin/sh\nexec /bin/sleep {seconds}\n")
+        (self.folder / "sleep").chmod(0o755)
 
     def start(self, template: str = "", *options: str, **variables: str) -> subprocess.Popen[str]:
         """Start a template; by default one that trains and does nothing else."""

@@ -150,12 +150,12 @@ def test_what_is_cancelled_is_not_requeued(stage: Stage) -> None:
 
 
 def test_a_job_that_must_not_be_requeued_says_how_to_go_on(stage: Stage) -> None:
-    ended = stage.run(ENDS_WITH="85", REFUSES="99", PAUSE="1")
+    ended = stage.run(ENDS_WITH="85", REFUSES="99", PAUSE="0.1")
     assert ended.status == 85 and "to continue, submit it again" in ended.text
 
 
 def test_slurm_may_be_silent_for_a_while_when_a_job_wants_back_into_the_queue(stage: Stage) -> None:
-    assert stage.run(ENDS_WITH="85", REFUSES="2", PAUSE="1").status == 0
+    assert stage.run(ENDS_WITH="85", REFUSES="2", PAUSE="0.1").status == 0
     ended = stage.run(ENDS_WITH="85", **SILENT)
     assert ended.requeued and ended.status == 0, ended
 
@@ -222,6 +222,7 @@ def test_an_owner_without_a_name_and_a_lock_without_a_job_are_no_hindrance(stage
     kept = stage.out / "slurm"
     (kept / "owner.lock").mkdir(parents=True)
     (kept / "owner").touch()
+    stage.sleeps_for(0.02)
     ended = stage.run()
     assert ended.status == 0 and (kept / "owner").read_text() == "7\n", ended
 

@@ -27,12 +27,17 @@ def test_scaling_has_a_worker_a_rank_and_its_own_length_whatever_the_recipe_says
     stage: Stage,
 ) -> None:
     recipe = "benchmarks/configs/imagenet_postlocal.yaml"  # of 256 workers and 150 epochs
-    ended = stage.run("scaling.sbatch", CONFIG=recipe, SLURM_JOB_NUM_NODES="2")
+    ended = stage.run("scaling.sbatch", CONFIG=recipe, SLURM_JOB_NUM_NODES="2", BATCH="32")
     lines = ended.trainings
     assert lines and all(f"train --config {recipe} --steps 200 --epochs null" in e for e in lines)
-    for line in lines:
-        (ranks,) = re.findall(r"--ntasks=(\d+)", line)
-        assert f" --workers {ranks} " in line
+    how = r"--nodes=(\d+) --ntasks=(\d+) .* --workers (\d+) --batch-per-worker (\d+) .*/(\S+-\d) "
+    found = [re.search(how, line) for line in lines]
+    assert [match and match.groups() for match in found] == [
+        ("1", "2", "2", "16", "strong-1"),
+        ("2", "4", "4", "8", "strong-2"),
+        ("1", "2", "2", "8", "weak-1"),
+        ("2", "4", "4", "8", "weak-2"),
+    ], lines
 
 
 def test_runs_of_a_sweep_with_other_common_options_have_folders_of_their_own(stage: Stage) -> None:

@@ -1,6 +1,6 @@
 """Jobs that are stopped in mid-run, requeue themselves and finish: bitwise the uninterrupted run.
 
-All of them run at the same time, most of which is waiting for processes to start.
+They run beside each other, and each test waits for its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cluster import Cluster
+from cluster import OVER, Cluster
 from launching import ROOT, until
 from slurm_jobs import Submitted, open_mpi_crashed, submit
 
@@ -28,8 +28,6 @@ MODULES = f"{ROOT}:{ROOT / 'tests' / 'mpi'}"  # ours, and that of the slow task
 TWO_NODES = "--nodes=2 --ntasks-per-node=1"
 PATIENCE_S = 240
 
-pytestmark = pytest.mark.timeout(900)  # of the fixture that runs them all
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -41,10 +39,10 @@ class Variant:
 
 
 VARIANTS = {
+    "overlap": Variant("--algorithm=overlap --schedule=every --schedule.steps=20", "horovodrun"),
     # One round, as long as the run.
     "qsr": Variant("--schedule=qsr --schedule.alpha=100"),
     "gossip": Variant("--algorithm=gossip --schedule=every --schedule.steps=8", "mpirun"),
-    "overlap": Variant("--algorithm=overlap --schedule=every --schedule.steps=20", "horovodrun"),
     "a rank killed": Variant(
         "--schedule.switch=0 --schedule.every=8 --checkpoint-every=20", stopped_by="KILL"
     ),
@@ -57,7 +55,7 @@ def options(variant: Variant) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
-    """All runs one after the other in one job, without the templates, beside the others."""
+    """All runs one after the other in one job, without the templates."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     files = []
     for name, variant in VARIANTS.items():
@@ -71,53 +69,69 @@ def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
     return Submitted(cluster, cluster.sbatch(*words, PYTHONPATH=MODULES), folder, said)
 
 
-@pytest.fixture(scope="module")
-def stopped(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Submitted]:
-    """All jobs, stopped in mid-run, back in the queue, and started again."""
-    folder = tmp_path_factory.mktemp("stopped")
-    hurry = folder / "hurry"
-    jobs = {}
-    for name, variant in VARIANTS.items():
-        here(folder, name).mkdir()
-        jobs[name] = submit(
-            cluster,
+class Stopped:
+    """Jobs that are stopped in mid-run, go back into the queue, and are started again."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self._cluster, self._folder = cluster, folder
+        self._jobs: dict[str, Submitted] = {}
+        self._starts: dict[str, int] = {}  # which of a job comes next, once it is stopped
+        self._back: set[str] = set()
+
+    def back(self, name: str) -> Submitted:
+        """Wait until a job is stopped and in the queue again, and start it."""
+        names = list(VARIANTS)
+        for each in names[: names.index(name) + 2]:  # the next one starts its ranks meanwhile
+            if each not in self._jobs:
+                self._jobs[each] = self._submit(each)
+        job = self._jobs[name]
+        if name not in self._back:
+            until(lambda: self._look(name), PATIENCE_S, "the job is stopped")
+            self._cluster.wait_for_requeue(job.number, self._starts[name])
+            self._hurry(name).touch()
+            self._cluster.start_requeued(job.number, times=self._starts[name])
+            self._back.add(name)
+        return job
+
+    def _submit(self, name: str) -> Submitted:
+        variant = VARIANTS[name]
+        self._here(name).mkdir()
+        return submit(
+            self._cluster,
             "digits_demo",
-            folder / name.replace(" ", "-"),
+            self._folder / name.replace(" ", "-"),
             *options(variant),
             sbatch=TWO_NODES,
             LAUNCHER=variant.launcher,
             PYTHONPATH=MODULES,
-            ARRIVES=f"{AT} {here(folder, name)}",
+            ARRIVES=f"{AT} {self._here(name)}",
             SLOW_S=SLOW_S,
-            HURRY=str(hurry),
+            HURRY=str(self._hurry(name)),
         )
-    starts: dict[str, int] = {}
-    until(lambda: all_are_stopped(folder, jobs, starts), PATIENCE_S, "all jobs are stopped")
-    for name, job in jobs.items():
-        cluster.wait_for_requeue(job.number, starts[name])
-    hurry.touch()
-    for times in set(starts.values()):
-        again = [job.number for name, job in jobs.items() if starts[name] == times]
-        cluster.start_requeued(*again, times=times)
-    return jobs
+
+    def _here(self, name: str) -> Path:
+        """Where the workers of a job say that they have come to step AT."""
+        return self._folder / f"{name.replace(' ', '-')}-arrived"
+
+    def _hurry(self, name: str) -> Path:
+        return self._folder / f"{name.replace(' ', '-')}-hurry"
+
+    def _look(self, name: str) -> bool:
+        """Stop all whose workers have arrived; whether this one has been."""
+        for each, job in self._jobs.items():
+            if each in self._starts:
+                continue
+            state, restarts = self._cluster.state(job.number)
+            assert state not in OVER, job.said.read_text()[-3000:]
+            arrived = len([*self._here(each).iterdir()]) == 2
+            if arrived and stop(job, VARIANTS[each]):
+                self._starts[each] = restarts + 1  # the first failed where MPI crashed
+        return name in self._starts
 
 
-def here(folder: Path, name: str) -> Path:
-    """Where the workers of a job say that they have come to step AT."""
-    return folder / f"{name.replace(' ', '-')}-arrived"
-
-
-def all_are_stopped(folder: Path, jobs: dict[str, Submitted], starts: dict[str, int]) -> bool:
-    """Stop those whose workers have arrived, and note which start comes next; whether all have."""
-    for name, job in jobs.items():
-        if name in starts:
-            continue
-        known = job.cluster.job(job.number)
-        assert known["JobState"] not in ("COMPLETED", "FAILED"), job.said.read_text()[-3000:]
-        arrived = len([*here(folder, name).iterdir()]) == 2
-        if arrived and stop(job, VARIANTS[name]):
-            starts[name] = int(known["Restarts"]) + 1  # the first failed where MPI crashed
-    return len(starts) == len(jobs)
+@pytest.fixture(scope="module")
+def stopped(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    return Stopped(cluster, tmp_path_factory.mktemp("stopped"))
 
 
 def stop(job: Submitted, variant: Variant) -> bool:
@@ -132,13 +146,22 @@ def stop(job: Submitted, variant: Variant) -> bool:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_stopped_job_finishes_with_bitwise_the_same_parameters(
-    name: str, uninterrupted: Submitted, stopped: dict[str, Submitted]
+def test_a_job_that_is_stopped_in_mid_run_goes_back_into_the_queue(
+    name: str, stopped: Stopped
 ) -> None:
+    said = stopped.back(name).said.read_text()
+    how = "stopped on request" if VARIANTS[name].stopped_by == "USR2" else "failed with status"
+    assert how in said and "back into the queue" in said, said[-3000:]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_stopped_job_finishes_with_bitwise_the_same_parameters(
+    name: str, uninterrupted: Submitted, stopped: Stopped
+) -> None:
+    job = stopped.back(name)
     uninterrupted.completed()
-    job = stopped[name]
     said = job.completed()
-    assert job.cluster.job(job.number)["Restarts"] == "1" or open_mpi_crashed(said)
+    assert job.cluster.state(job.number)[1] == 1 or open_mpi_crashed(said)
     again, once = Trajectory(job.out), Trajectory(uninterrupted.out / name)
     assert again.status == "complete" and len(again.paths) == 2, said[-3000:]
     assert 0 < t0(again) < STEPS, "it was not stopped in mid-run"
@@ -153,7 +176,8 @@ def t0(run: Trajectory) -> int:
     return int(Trajectory(run.paths[-1], segments=False).attrs["t0"])
 
 
-def test_the_long_round_was_left_in_its_middle(stopped: dict[str, Submitted]) -> None:
-    stopped["qsr"].completed()
-    run = Trajectory(stopped["qsr"].out)
+def test_the_long_round_was_left_in_its_middle(stopped: Stopped) -> None:
+    job = stopped.back("qsr")
+    job.completed()
+    run = Trajectory(job.out)
     assert list(run.rounds.local_steps) == [STEPS] and 0 < t0(run) < STEPS
