@@ -91,6 +91,20 @@ VARIANTS: list[Any] = [
     Overlap(pull=0.5, beta=0.0),
     EDiT(threshold=0.5, clip=0.05, warmup=1, smoothing=0.5),
 ]
+# The algorithms, and what beside them uses another operation of a world, or a graph or a block of
+# its own: enough where all variants have been compared on other ranks or over another library.
+OPERATIONS: list[Any] = [
+    *DEFAULTS,
+    LocalSGD(compressor=FP16()),  # each rank averages its share of the numbers
+    LocalSGD(compressor=Sign()),  # all ranks get the codes of all
+    AllReduce(compressor=PowerSGD(rank=2)),
+    Gossip(topology=one_peer_exponential()),  # not symmetric
+    Gossip(topology=star()),  # of unequal degrees
+    Gossip(topology=random_pairs()),
+    Choco(gamma=0.5, compressor=Int4()),
+    Hierarchical(blocks=(2,), rounds=(2,)),
+    StreamingDiLoCo(fragments=3, delay=2, keep_local=0.5),
+]
 
 
 def name(algorithm: Algorithm) -> str:
@@ -98,9 +112,9 @@ def name(algorithm: Algorithm) -> str:
     return repr(algorithm).replace(" ", "")
 
 
-def schedule_for(algorithm: Algorithm) -> Schedule:
+def schedule_for(algorithm: Algorithm, H: int = 4) -> Schedule:
     """Parallel rounds, local ones, a short last round; single steps where nothing else goes."""
-    return every(1) if isinstance(algorithm, GradientTracking) else post_local(switch=4, every=4)
+    return every(1) if isinstance(algorithm, GradientTracking) else post_local(switch=H, every=H)
 
 
 def run_of(
