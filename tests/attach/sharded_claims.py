@@ -54,15 +54,15 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.local_steps import spread_triggered
 
 CASES: list[tuple[str, str, dict[str, Any]]] = [
-    ("Local SGD", "sgd", {"schedule": every(3)}),
-    ("Local AdamW", "adamw", {"schedule": every(3)}),
-    ("Post-local SGD", "sgd", {"schedule": post_local(switch=3, every=2), "bucket_bytes": 64}),
-    ("Post-local AdamW", "adamw", {"schedule": post_local(switch=3, every=2)}),
+    ("Local SGD", "sgd", {"schedule": every(2)}),
+    ("Local AdamW", "adamw", {"schedule": every(2)}),
+    ("Post-local SGD", "sgd", {"schedule": post_local(switch=2, every=2), "bucket_bytes": 64}),
+    ("Post-local AdamW", "adamw", {"schedule": post_local(switch=2, every=2)}),
     ("H = 1", "sgd", {"schedule": every(1), "bucket_bytes": 64}),
     ("H = 1, AdamW", "adamw", {"schedule": every(1)}),
     ("parallel", "sgd", {"schedule": every(1), "algorithm": AllReduce()}),
-    ("SlowMo", "sgd", {"schedule": every(3), "algorithm": SlowMo()}),
-    ("DiLoCo", "adamw", {"schedule": every(3), "algorithm": DiLoCo()}),
+    ("SlowMo", "sgd", {"schedule": every(2), "algorithm": SlowMo()}),
+    ("DiLoCo", "adamw", {"schedule": every(2), "algorithm": DiLoCo()}),
     ("streaming", "adamw", {"schedule": every(2), "algorithm": StreamingDiLoCo(1, delay=1)}),
     ("gossip", "sgd", {"schedule": every(2), "algorithm": Gossip()}),
     ("D2", "sgd", {"schedule": every(2), "algorithm": D2()}),
@@ -73,7 +73,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("CHOCO", "sgd", {"schedule": every(2), "algorithm": Choco(compressor=BF16())}),
     ("NoLoCo", "sgd", {"schedule": every(2), "algorithm": "noloco"}),
     ("overlap", "sgd", {"schedule": every(2), "algorithm": Overlap()}),
-    ("coded", "sgd", {"schedule": every(3), "algorithm": LocalSGD(compressor=BF16())}),
+    ("coded", "sgd", {"schedule": every(2), "algorithm": LocalSGD(compressor=BF16())}),
     ("by the spread", "sgd", {"schedule": spread_triggered(target=1e-3)}),
 ]
 
@@ -111,7 +111,7 @@ def as_if_it_were_whole(mesh: DeviceMesh, cases: list[tuple[str, str, dict[str, 
 
 
 def the_ledger_has_the_bytes_of_the_shards(mesh: DeviceMesh) -> None:
-    side = Side(mesh, "sgd", True, {"schedule": every(3)})
+    side = Side(mesh, "sgd", True, {"schedule": every(2)})
     side.train(range(T))
     own = sum(p.to_local().numel() for p in side.model.parameters())
     assert side.sync.ledger.payload_bytes == 2 * 8 * own
@@ -123,14 +123,14 @@ def the_ledger_has_the_bytes_of_the_shards(mesh: DeviceMesh) -> None:
 def resumed_in_mid_round(mesh: DeviceMesh) -> None:
     """By torch.distributed.checkpoint, an entry a worker; what attach remembers, a file a rank."""
     for algorithm in (LocalSGD(), DiLoCo(), CoCoD()):
-        given = {"schedule": every(4), "algorithm": algorithm}
+        given = {"schedule": every(2), "algorithm": algorithm}
         side = Side(mesh, "adamw", True, given)
-        side.train(range(6))
+        side.train(range(3))
         folder = folder_of_all()
         own = f"{folder}/sync-{dist.get_rank()}.pt"
         dcp.save(entry(side), checkpoint_id=folder)
         torch.save(side.sync.state_dict(), own)
-        side.train(range(6, 11))
+        side.train(range(3, 5))
         side.sync.finish()
 
         again = Side(mesh, "adamw", True, given)
@@ -140,7 +140,7 @@ def resumed_in_mid_round(mesh: DeviceMesh) -> None:
         set_model_state_dict(again.model, parts["model"])
         set_optimizer_state_dict(again.model, again.optimizer, parts["optimizer"])
         again.sync.load_state_dict(torch.load(own, weights_only=True))
-        again.train(range(6, 11))
+        again.train(range(3, 5))
         again.sync.finish()
         assert torch.equal(whole(side.model), whole(again.model))
 

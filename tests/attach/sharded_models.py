@@ -20,7 +20,7 @@ import hpc_localsgd
 from hpc_localsgd.attach import Sync
 from hpc_localsgd.worlds.torch import Torch
 
-WORKERS, SHARDS, T = 2, 2, 6
+WORKERS, SHARDS, T = 2, 2, 4
 SAMPLES = 4  # of a worker at a step; its ranks share them
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),

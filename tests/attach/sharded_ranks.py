@@ -17,7 +17,9 @@ from unittest.mock import patch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
+import networkx  # noqa: F401 - once for all ranks, before they fork; so are torch's compilers
 import torch
+import torch._dynamo.backends.debugging
 import torch.distributed as dist
 from sharded_claims import (
     methods_as_if_it_were_whole,
@@ -55,6 +57,7 @@ from hpc_localsgd import (
     every,
     post_local,
 )
+from hpc_localsgd.environment import garbage
 
 
 def train_scaled(
@@ -75,12 +78,12 @@ def train_scaled(
 
 
 def whole_parameters_beside_shards(mesh: DeviceMesh) -> None:
-    for schedule in (every(1), every(2)):
-        both = [train_scaled(mesh, schedule, shards, 6) for shards in (True, False)]
-        for side in both:
-            side.sync.finish()
-        close(*(whole(side.model) for side in both))
-        same_everywhere(whole(both[0].model))
+    schedule = post_local(switch=2, every=2)
+    both = [train_scaled(mesh, schedule, shards, 5) for shards in (True, False)]
+    for side in both:
+        side.sync.finish()
+    close(*(whole(side.model) for side in both))
+    same_everywhere(whole(both[0].model))
     apart = []
     for shards in (True, False):  # what both ranks of a worker hold counts once
         run = train_scaled(mesh, every(4), shards, 3, Gossip()).sync._run
@@ -125,21 +128,21 @@ def tensors_cut_by_hand(mesh: DeviceMesh) -> None:
 
 
 def models_that_people_have(mesh: DeviceMesh) -> None:
+    schedule = post_local(switch=2, every=2)
     for form in ("tied", "checkpointed", "frozen"):
-        for schedule in (every(1), every(2)):
-            both = []
-            for shards in (True, False):
-                model = Model(form)
-                if shards:
-                    if form != "tied":  # what two layers share belongs to the module above them
-                        fully_shard(model.one, mesh=mesh["shard"])
-                    fully_shard(model, mesh=mesh["shard"])
-                side = Side(mesh, "adamw", shards, {"schedule": schedule}, model)
-                side.train(range(5))
-                side.sync.finish()
-                both.append(whole(side.model))
-            close(*both)
-            same_everywhere(both[0])
+        both = []
+        for shards in (True, False):
+            model = Model(form)
+            if shards:
+                if form != "tied":  # what two layers share belongs to the module above them
+                    fully_shard(model.one, mesh=mesh["shard"])
+                fully_shard(model, mesh=mesh["shard"])
+            side = Side(mesh, "adamw", shards, {"schedule": schedule}, model)
+            side.train(range(5))
+            side.sync.finish()
+            both.append(whole(side.model))
+        close(*both)
+        same_everywhere(both[0])
 
 
 def muon_of_even_shards(mesh: DeviceMesh) -> None:
@@ -157,7 +160,7 @@ def muon_of_even_shards(mesh: DeviceMesh) -> None:
             nn.init.normal_(parameter, std=0.5, generator=stream)
         if shards:
             fully_shard(model, mesh=mesh["shard"])
-        given = {"schedule": every(3), "algorithm": DiLoCo()}
+        given = {"schedule": every(2), "algorithm": DiLoCo()}
         side = Side(mesh, "muon", shards, given, model)
         begun = whole(model)
         with patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
@@ -196,7 +199,7 @@ def compiled_layers(mesh: DeviceMesh) -> None:
             fully_shard(model, mesh=mesh["shard"])
         schedule = post_local(switch=2, every=2)
         side = Side(mesh, "sgd", shards, {"schedule": schedule}, model)
-        side.train(range(6))
+        side.train(range(5))
         side.sync.finish()
         both.append(whole(side.model))
     close(*both)
@@ -250,4 +253,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    garbage.leave_at_exit()
     main()
