@@ -1,5 +1,6 @@
 """Two trainings side by side in one job of four ranks: python halves_of_a_job.py HOW...
 
+found   none: all ranks train together, where attach finds Horovod under the launcher
 hvd     Horovod is given a communicator; attach finds the world
 set     a Horovod process set, given to attach by hand
 mpi     an mpi4py communicator, given by hand
@@ -15,9 +16,9 @@ with garbage.paused():  # a quarter of a rank's start
     import torch
 
 from mpi4py import MPI
+from without_compiler import leave_the_compiler_out
 
 import hpc_localsgd
-from hpc_localsgd.tasks.without_compiler import spare_the_compiler
 from hpc_localsgd.worlds.base import World
 from hpc_localsgd.worlds.horovod import Horovod
 from hpc_localsgd.worlds.mpi import Mpi
@@ -25,6 +26,8 @@ from hpc_localsgd.worlds.mpi import Mpi
 
 def world_of(how: str, half: int) -> World | None:
     everybody = MPI.COMM_WORLD
+    if how == "found":
+        return None
     if how == "mpi":
         return Mpi(comm=everybody.Split(color=half, key=everybody.rank))
     import horovod.torch as hvd
@@ -54,7 +57,7 @@ def main(how: str) -> None:
         sync.step()
     sync.finish()
     weight = float(model.weight.detach().sum())
-    where = f"rank {sync.world.rank} of {sync.world.K}"
+    where = f"rank {sync.world.rank} of {sync.world.K} in {sync.world!r}"
     print(f"{how}: half {half}: {where}, {weight:.9f}", flush=True)
     MPI.COMM_WORLD.Barrier()  # Horovod ends for all its process sets when one process ends
     if how != "mpi":
@@ -65,6 +68,6 @@ def main(how: str) -> None:
 
 if __name__ == "__main__":
     garbage.leave_at_exit()
-    spare_the_compiler()
+    leave_the_compiler_out()
     for how in sys.argv[1:]:
         main(how)

@@ -32,7 +32,7 @@ def reached(text: str, before: str = "", what: str = "accuracy") -> float:
 
 @pytest.mark.launched
 def test_scripts_of_two_workers() -> None:
-    """One after the other; `torchrun` itself starts those of docs/migrating.md."""
+    """One after the other, with the variables of `torchrun`."""
     one, two = (str(FOLDER / script) for script in SCRIPTS)
     said = run(forked(2), [one, "+", two]).succeeded().text
     for script in SCRIPTS:
