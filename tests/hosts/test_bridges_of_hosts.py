@@ -1,7 +1,7 @@
 """Two hosts that have a bridge of one address: the doctor says what is so, and runs end.
 
 Open MPI would connect each rank to itself there, and wait for ever; Gloo goes by the host's name.
-Runs are those of `test_launchers_on_hosts`, and so are two of the doctors.
+Runs are those of `test_launchers_on_hosts`, and so are the doctors of which ranks then train.
 """
 
 from __future__ import annotations

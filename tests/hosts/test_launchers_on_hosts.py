@@ -1,7 +1,9 @@
 """Each launcher puts ranks where it is told, on two and three hosts, and they train as on one.
 
 Ranks know where they are: which they are on their host, and how many workers each host has. Two
-hosts have a bridge of one address, as Docker makes them: see `test_bridges_of_hosts`, too.
+hosts have a bridge of one address, as Docker makes them: see `test_bridges_of_hosts`, too. Where
+hosts have unequal numbers of ranks, one launcher's train; those of the others say where they are,
+which needs no library.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ import numpy as np
 import pytest
 from hosts import Hosts
 from launches import Layout, bridged, run_on
-from launching import mpirun, run
+from launching import forked, run
 from test_bridges_of_hosts import BEFORE_RUNS, WARNED, check_left_out, check_table
 
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 
 HERE = Path(__file__).parent
+# What ranks on one host import before they are forked.
+FIRST = "import hpc_localsgd.commands.assembly.job, hpc_localsgd.commands.configuration.config"
 COMMON = ("--task.hidden=8", "--steps=16", "--schedule=every", "--schedule.steps=4")
 COMMON += ("--snapshot-every=8", "--evaluate-every=0", "--spread-every=0", "--figures=false")
 COMMON += ("--replicas=loop",)  # on one host and on several alike
@@ -51,17 +55,19 @@ class Case:
     per_host: int | str
 
 
-UNEQUAL = ((*BY_TWO, "--dtype=float64"),)
 CASES = {
     # Two ranks: sums of two have no order, so the bits are those of one host.
     "1+1": Case({"a": 1, "b": 1}, (("--workers=4",), BY_HOST), "a x 2, b x 2", 2),
-    "2+1": Case({"a": 2, "b": 1}, UNEQUAL, "a x 3, b x 1", "[3, 1] workers"),
-    "1+2+1": Case({"a": 1, "b": 2, "c": 1}, UNEQUAL, "a x 1, b x 2, c x 1", "[1, 2, 1] workers"),
+    "2+1": Case(
+        {"a": 2, "b": 1}, ((*BY_TWO, "--dtype=float64"),), "a x 3, b x 1", "[3, 1] workers"
+    ),
 }
-# Three hosts for MPI's daemon, which horovodrun starts too, and Slurm's; ranks of Gloo are dear.
-EACH = [(launcher, "1+1") for launcher in WORLDS]
-EACH += [("mpirun", "1+2+1"), ("srun", "1+2+1")]
-EACH += [("horovodrun", "2+1"), ("gloo", "2+1"), ("torchrun", "2+1")]
+TRAINED = [*((launcher, "1+1") for launcher in WORLDS), ("horovodrun", "2+1")]
+# Three hosts for the daemons of MPI and Slurm.
+PLACED: list[tuple[str, Layout]] = [
+    *((launcher, {"a": 1, "b": 2, "c": 1}) for launcher in ("mpirun", "srun")),
+    *((launcher, {"a": 2, "b": 1}) for launcher in ("gloo", "torchrun")),
+]
 
 
 def written(folder: Path, runs: tuple[tuple[str, ...], ...], world: str) -> list[str]:
@@ -78,15 +84,14 @@ def written(folder: Path, runs: tuple[tuple[str, ...], ...], world: str) -> list
 def on_one_host(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Trajectory]]:
     """The runs of each case on this machine: two ranks where bits are compared, else one."""
     two, one = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
-    files = written(two, (CASES["1+1"].runs[0], BY_TWO), "mpi")
-    run(mpirun(2), [str(HERE / "placed_runs.py"), str(two), *files], 250).succeeded()
-    assert main([*COMMON, *CASES["1+2+1"].runs[0], f"--out={one / '0'}"]) == 0
-    unequal = [Trajectory(one / "0")]
-    both = [Trajectory(two / "0"), Trajectory(two / "1")]
-    return {"1+1": both, "2+1": unequal, "1+2+1": unequal}
+    files = written(two, (CASES["1+1"].runs[0], BY_TWO), "torch")
+    program = ["--first", FIRST, str(HERE / "placed_runs.py"), str(two)]
+    run(forked(2), [*program, *files], 250).succeeded()
+    assert main([*COMMON, *CASES["2+1"].runs[0], f"--out={one / '0'}"]) == 0
+    return {"1+1": [Trajectory(two / "0"), Trajectory(two / "1")], "2+1": [Trajectory(one / "0")]}
 
 
-@pytest.mark.parametrize(("launcher", "name"), EACH)
+@pytest.mark.parametrize(("launcher", "name"), TRAINED)
 def test_ranks_are_where_they_were_asked_for_and_train_as_on_one_host(
     hosts: Hosts,
     on_one_host: dict[str, list[Trajectory]],
@@ -113,6 +118,17 @@ def test_ranks_are_where_they_were_asked_for_and_train_as_on_one_host(
     for i, one in enumerate(on_one_host[name]):
         assert f"workers on {case.shown}\n" in said and "without a rank" not in said
         check_same(Trajectory(tmp_path / str(i)), one, 0.0 if name == "1+1" else 1e-12)
+
+
+@pytest.mark.parametrize(("launcher", "layout"), PLACED, ids=[name for name, _ in PLACED])
+def test_ranks_in_unequal_numbers_are_where_they_were_asked_for(
+    hosts: Hosts, request: pytest.FixtureRequest, tmp_path: Path, launcher: str, layout: Layout
+) -> None:
+    if launcher == "srun":
+        request.getfixturevalue("slurm")
+    for outcome in run_on(hosts, launcher, layout, [str(HERE / "placed.py"), str(tmp_path)]):
+        outcome.succeeded()
+    check_places(tmp_path, layout)
 
 
 def ranks_of(case: Case) -> int:

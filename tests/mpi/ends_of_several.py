@@ -10,6 +10,8 @@ from launching import Job
 HERE = Path(__file__).parent
 SEVERAL = str(HERE / "several_runs.py")
 COMMANDS = str(HERE / "several_commands.py")
+# What `several_runs.py` imports, for ranks that are forked behind it.
+FIRST = "import hpc_localsgd.commands.assembly.job, hpc_localsgd.commands.configuration.config"
 
 
 def options_of(out: Path) -> Path:

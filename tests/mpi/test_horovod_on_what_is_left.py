@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,29 +24,40 @@ RUN += ["--schedule.steps=4", f"--steps={STEPS}", "--spread-every=4", "--evaluat
 RUN += ["--checkpoint-every=4", "--figures=false", "--resume=auto"]
 
 
-def test_three_ranks_that_were_killed_go_on_as_two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run of which all three ranks were killed, when there was something to go on from."""
+    out = tmp_path_factory.mktemp("left") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        launcher = horovodrun(3, "-H", "localhost:3")
+        with arrived(launcher, arguments(out), out, AT, workers=3) as job:
+
+            def kept() -> bool:
+                found = last_complete(out)
+                return found is not None and number(found[0]) >= AT
+
+            until(kept, 60, "there is a checkpoint to go on from")
+            for pid in job.ranks().values():
+                os.kill(pid, signal.SIGKILL)
+            assert job.wait().status != 0
+        yield out
+
+
+def arguments(out: Path) -> list[str]:
+    return [*TRAIN, *RUN, "--world=horovod", f"--out={out}"]
+
+
+def test_a_job_of_which_all_ranks_are_killed_keeps_what_it_has(killed: Path) -> None:
+    found = last_complete(killed)
+    assert found is not None and AT <= number(found[0]) < STEPS and found[1] == 3
+
+
+def test_it_goes_on_as_two(killed: Path, tmp_path: Path) -> None:
     """Nobody says how many workers there are: K is that of the first start."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    out = tmp_path / "run"
-    given = [*TRAIN, *RUN, "--world=horovod", f"--out={out}"]
-    with arrived(horovodrun(3, "-H", "localhost:3"), given, out, AT, workers=3) as job:
-
-        def kept() -> bool:
-            found = last_complete(out)
-            return found is not None and number(found[0]) >= AT
-
-        until(kept, 60, "there is a checkpoint to go on from")
-        for pid in job.ranks().values():
-            os.kill(pid, signal.SIGKILL)
-        assert job.wait().status != 0
-    found = last_complete(out)
-    assert found is not None and number(found[0]) < STEPS
-
-    said = run(horovodrun(2, "-H", "localhost:2"), given).succeeded().stderr
+    said = run(horovodrun(2, "-H", "localhost:2"), arguments(killed)).succeeded().stderr
     line = "the checkpoint is of 3 ranks and this job has 2: the same 3 workers continue"
     assert said.count(line) == 1, said
     alone = tmp_path / "alone"
     assert main([*RUN, "--world=simulated", "--workers=3", f"--out={alone}"]) == 0
-    check_same_run(out, alone, launches=2)
+    check_same_run(killed, alone, launches=2)

@@ -25,10 +25,11 @@ RECIPES = sorted((HERE.parents[1] / "benchmarks" / "configs").glob("*.yaml"))
 SMALL_NET = ("--task.model=resnet20",)
 # Images of ImageNet are small, in a tenth of the time.
 SMALLER = {
+    "cifar10_labelnoise_resnet56": SMALL_NET,
     "imagenet_postlocal": ("--task.size=32", *SMALL_NET),
     "muloco_text": ("--task.width=64", "--task.layers=2", "--task.length=64"),
     "qsr_imagenet_resnet152": ("--task.size=32", *SMALL_NET),
-    "qsr_imagenet_resnet50": ("--task.size=64",),
+    "qsr_imagenet_resnet50": ("--task.size=32",),
     "qsr_imagenet_vit_b": ("--task.size=64",),  # and see `several_small_runs`
     "zhu_dsgd_exponential": SMALL_NET,
     "zhu_dsgd_grid": SMALL_NET,

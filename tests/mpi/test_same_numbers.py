@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import gloo, horovodrun, mpirun, run, torchrun
+from ends_of_several import FIRST, SEVERAL
+from launching import forked, gloo, horovodrun, mpirun, run
 from moved_runs import check_same_run
 
 from hpc_localsgd.train import main
 from hpc_localsgd.trajectory import Trajectory
 
-SEVERAL = str(Path(__file__).parent / "several_runs.py")
 PRECISIONS = {"float32": 1e-5, "float64": 1e-12}
 OPTIONS = """--workers=4
 --steps=60
@@ -36,18 +36,19 @@ OPTIONS = """--workers=4
 --figures=false
 --task.hidden=32
 """.split()
+OF_TORCH = "torchrun's variables, 3 ranks"  # under torchrun itself: tests/hosts, tests/contract
 # What starts a launch, its number of ranks, and the steps at which runs that move end there.
 LAUNCHES: dict[str, tuple[Callable[[int], list[str]], int, int]] = {
     "mpirun -np 3": (mpirun, 3, 8),
     "horovodrun -np 2": (horovodrun, 2, 12),
-    "torchrun --nproc-per-node=3": (torchrun, 3, 20),
+    OF_TORCH: (forked, 3, 20),
     "horovodrun --gloo -np 2": (gloo, 2, 24),
 }
 # Launch -> the world of the runs that are over in it, in the words of their records.
 WORLDS = {
     "mpirun -np 3": "mpi(4 on 3 ranks, workers",
     "horovodrun -np 2": "horovod(2 x 2 workers",
-    "torchrun --nproc-per-node=3": "torch(4 on 3 ranks, workers",
+    OF_TORCH: "torch(4 on 3 ranks, workers",
     "horovodrun --gloo -np 2": "horovod(2 x 2 workers",
 }
 MOVES = ["--batch-per-worker=8", "--dtype=float64", "--rate=constant", "--task.hidden=8"]
@@ -94,7 +95,8 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launched:
             how = [] if launch == BATCHED else ["--replicas=loop"]
             runs |= {dtype: [*options(here, dtype, world), *how] for dtype in PRECISIONS}
         files = written(here, runs.items())
-        return here, run(launcher(ranks), [SEVERAL, *files]).succeeded().stderr
+        first = ["--first", FIRST] if launcher is forked else []
+        return here, run(launcher(ranks), [*first, SEVERAL, *files]).succeeded().stderr
 
     return done
 
