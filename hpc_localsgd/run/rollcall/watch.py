@@ -139,8 +139,9 @@ class Watch:
     def _run(self) -> None:
         while not self._closed.is_set() and self.verdict is None:
             self.turn()
-        if self._held is not None:
-            self._held.close()
+        for wire in {self._held, self.wire}:  # connected since the last turn, where they differ
+            if wire is not None:
+                wire.close()
 
     def _listen(self, wire: Wire | None) -> None:
         """Read what came from the others within a tick."""

@@ -119,10 +119,11 @@ def test_a_fork_is_silent() -> None:
 
 
 def test_the_thread_ends_the_connections() -> None:
-    for end in ("closed", "over"):
+    for end in ("closed", "closed before a turn", "over"):
         rank = Rank(1)
         if end == "closed":
             rank.watch.turn()
+        if end != "over":
             rank.watch.close()
         else:
             rank.wire.came.append((0, OVER.to_json()))
