@@ -24,9 +24,8 @@ with garbage.paused():  # a quarter of a rank's start
     import numpy as np
     import torch
     from small_runs import go
-    from variants import OPERATIONS, VARIANTS, name, run_of, schedule_for
+    from variants import OPERATIONS, VARIANTS, built_once, name, run_of, schedule_for
 
-    from hpc_localsgd.tasks.digits import digits
     from hpc_localsgd.tasks.execution import Execution
     from hpc_localsgd.worlds.base import World
     from hpc_localsgd.worlds.horovod import Horovod
@@ -34,12 +33,6 @@ with garbage.paused():  # a quarter of a rank's start
     from hpc_localsgd.worlds.torch import Torch, among
 
 H, STEPS = 2, 7  # parallel rounds, two of local steps and a shorter one
-
-
-class built_once(digits):
-    """The digits, whose task all variants train, one after another, each from the same model."""
-
-    build = cache(digits.build)
 
 
 def results(
@@ -51,9 +44,9 @@ def results(
     """
     found = {}
     for algorithm in variants:
-        spec, how = built_once(hidden=16), Execution(replicas=replicas)
+        how = Execution(replicas=replicas)
         options = {"H": schedule_for(algorithm, H), "steps": STEPS, "execution": how}
-        run = run_of(algorithm, spec=spec, world=world, **options)
+        run = run_of(algorithm, spec=built_once(), world=world, **options)
         p, memory = go(run)
         mean = algorithm.readout(p.x, p.state, world)
         payload = [row["payload_bytes"] for row in memory.rounds]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from small_runs import go, quadratic, sgd
-from variants import DEFAULTS, VARIANTS, name, run_of
+from variants import DEFAULTS, VARIANTS, built_once, name, run_of
 
 from hpc_localsgd.algorithms.allreduce import AllReduce
 from hpc_localsgd.algorithms.base import Algorithm
@@ -36,6 +35,7 @@ from hpc_localsgd.loop import Position, Run, train
 from hpc_localsgd.run.checkpoint import RankCheckpoint, shard
 from hpc_localsgd.run.recorder import Recorder
 from hpc_localsgd.schedules.local_steps import every, post_local
+from hpc_localsgd.tasks.execution import Execution
 from hpc_localsgd.topology import (
     base_graph,
     complete,
@@ -56,6 +56,7 @@ NOT_ALONE = {
     NoLoCo: "outer momentum acts on one worker too",
     Overlap: "a worker is pulled to its own late anchor",
 }
+STEPS, STOPPED = 14, (8, 11)
 INF = float("inf")
 # No gradient is 0, and a rate that float32, the scale's type, has exactly.
 SIGN_SGD = {"H": every(1), "optimizer": sgd(), "spec": quadratic(noise=1.0, dim=9), "lr": 2**-5}
@@ -87,8 +88,15 @@ EQUALS: list[tuple[Algorithm, Algorithm, dict[str, Any]]] = [
 ]
 
 
+def short_run(algorithm: Algorithm, use: str = "", **options: Any) -> Run:
+    """Three rounds of local steps after the parallel ones; four small workers go faster in turn."""
+    how = Execution(replicas="loop")
+    return run_of(algorithm, STEPS, spec=built_once(use=use), execution=how, **options)
+
+
 def outcome(algorithm: Algorithm, **options: Any) -> torch.Tensor:
     """The mean model [P] at the end of a run."""
+    options = {"execution": Execution(replicas="loop"), "spec": built_once()} | options
     run = run_of(algorithm, **options)
     p, _ = go(run)
     return algorithm.readout(p.x, p.state, run.world)
@@ -176,7 +184,7 @@ class Watching:
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
 def test_rounds_are_what_is_declared_and_storage_and_dtype_are_kept(algorithm: Algorithm) -> None:
     """The ledger has the payload; workers that are said to end equal do; x stays where it is."""
-    run = run_of(algorithm)
+    run = short_run(algorithm)
     before, record = run.task.x.data_ptr(), Watching(run)
     p = train(run, run.beginning(), record)  # type: ignore[arg-type]
     assert record.rounds > 4
@@ -185,61 +193,38 @@ def test_rounds_are_what_is_declared_and_storage_and_dtype_are_kept(algorithm: A
 
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
 def test_in_single_precision_storage_and_dtype_are_kept(algorithm: Algorithm) -> None:
-    run = run_of(algorithm, dtype=torch.float32)
+    run = short_run(algorithm, dtype=torch.float32)
     before = run.task.x.data_ptr()
     p, _ = go(run)
     assert p.x.data_ptr() == before and p.x.dtype == torch.float32 and p.x.isfinite().all()
 
 
-@pytest.mark.parametrize("at", [8, 11])
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=name)
 def test_interrupted_and_resumed_is_uninterrupted_bitwise(
-    algorithm: Algorithm, at: int, tmp_path: Path
+    algorithm: Algorithm, tmp_path: Path
 ) -> None:
-    first = run_of(algorithm)
-    saved = RankCheckpoint.of(first, until(first, at), after=0)
-    shard.write(tmp_path / "shard.pt", saved.state)
-    second = run_of(algorithm)
-    place = RankCheckpoint.saved(shard.read(tmp_path / "shard.pt"))
-    q = place.restore(second, begun(second))
-    q.state = algorithm.resume(q.state, second.world)
-    assert q.t == at
-    assert torch.equal(train(second, q, Recorder(second)).x, undisturbed(algorithm))
+    """At the end of a round and inside one, by runs that have seen nothing of the first."""
+    whole = short_run(algorithm, "whole")
+    x = train(whole, whole.beginning(), Keeping(whole, tmp_path)).x
+    for at in STOPPED:
+        again = short_run(algorithm, f"resumed at {at}")
+        place = RankCheckpoint.saved(shard.read(tmp_path / f"{at}.pt"))
+        q = place.restore(again, again.beginning())
+        q.state = algorithm.resume(q.state, again.world)
+        assert q.t == at
+        assert torch.equal(train(again, q, Recorder(again)).x, x), f"stopped at {at}"
 
 
-@cache
-def undisturbed(algorithm: Algorithm) -> torch.Tensor:
-    """Where all workers are after a run that nobody stopped."""
-    return go(run_of(algorithm))[0].x
+class Keeping(Recorder):
+    """Saves where a run is at the steps `STOPPED`."""
 
-
-def begun(run: Run) -> Position:
-    return run.beginning()
-
-
-class Interrupted(Exception):
-    """Raised after a given step."""
-
-
-class Until(Recorder):
-    """Stops the loop after step `at`, wherever that is in a round."""
-
-    def __init__(self, run: Run, at: int) -> None:
+    def __init__(self, run: Run, folder: Path) -> None:
         super().__init__(run)
-        self.at = at
+        self.folder = folder
 
     def measure(self, p: Position) -> None:
-        self.place = p
-        if p.t == self.at:
-            raise Interrupted
-
-
-def until(run: Run, at: int) -> Position:
-    """The position after `at` steps of a longer run."""
-    record = Until(run, at)
-    with pytest.raises(Interrupted):
-        train(run, begun(run), record)
-    return record.place
+        if p.t in STOPPED:
+            shard.write(self.folder / f"{p.t}.pt", RankCheckpoint.of(self.run, p, after=0).state)
 
 
 def test_single_steps_are_hierarchical_unless_they_are_the_parallel_phase() -> None:

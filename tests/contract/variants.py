@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -27,6 +29,7 @@ from hpc_localsgd.commands.configuration.config import choices
 from hpc_localsgd.compressors import BF16, E3M0, FP16, ChunkedTopK, Int4, Int8, PowerSGD, Sign, TopK
 from hpc_localsgd.loop import Run
 from hpc_localsgd.schedules.local_steps import Schedule, every, post_local
+from hpc_localsgd.tasks.digits import digits
 from hpc_localsgd.topology import (
     base_graph,
     equi_dynamic,
@@ -115,6 +118,20 @@ def name(algorithm: Algorithm) -> str:
 def schedule_for(algorithm: Algorithm, H: int = 4) -> Schedule:
     """Parallel rounds, local ones, a short last round; single steps where nothing else goes."""
     return every(1) if isinstance(algorithm, GradientTracking) else post_local(switch=H, every=H)
+
+
+@dataclass(frozen=True)
+class built_once(digits):
+    """The digits, of which a process makes one task for the same workers, which begins anew.
+
+    Attributes:
+        use: Uses that differ have tasks of their own.
+    """
+
+    hidden: int = 16
+    use: str = ""
+
+    build = cache(digits.build)
 
 
 def run_of(
