@@ -29,12 +29,12 @@ def test_the_page_shows_the_scripts() -> None:
 
 
 @pytest.mark.launched
-@pytest.mark.parametrize("which", ["before", "after"])
-def test_the_scripts_of_accelerate_run(which: str) -> None:
+def test_the_scripts_of_accelerate_run() -> None:
     if not importlib.util.find_spec("accelerate"):
         pytest.skip("accelerate is not installed: `make extras`")
-    done = run(forked(2), [str(FOLDER / f"accelerate_{which}.py")])
-    if which == "after":  # accelerate's own ranks abort now and then as the interpreter ends
-        done.succeeded()
-    found = re.search(r"test accuracy: (0\.\d+)", done.text)
-    assert found and float(found[1]) > 0.85
+    before, after = (str(FOLDER / f"accelerate_{which}.py") for which in ("before", "after"))
+    said = run(forked(2), [before, "+", after]).text
+    # Accelerate's own ranks abort now and then as the interpreter ends, before ours begin.
+    assert "accelerate_after.py ended: [0, 0]" in said, said
+    found = re.findall(r"test accuracy: (0\.\d+)", said)
+    assert len(found) == 2 and min(map(float, found)) > 0.85, said
