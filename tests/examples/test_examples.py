@@ -12,10 +12,17 @@ import pytest
 from launching import ROOT, Job, behind_tests, forked, started
 
 FOLDER = ROOT / "examples"
-SCRIPTS = ("torchrun.py", "whole_loop.py")
-# Script -> what must be installed, and what it must reach.
-TRAINERS = {"hugging_face": ("transformers", "accelerate"), "lightning_module": ("lightning",)}
-# Both import torchvision where it is; PyPI's, linked against CUDA, needs help beside a CPU's torch.
+OURS = ("torchrun.py", "whole_loop.py")
+# Script of two workers -> what must be installed.
+SCRIPTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(OURS, ()),
+    "migrating/accelerate_before.py": ("accelerate",),
+    "migrating/accelerate_after.py": ("accelerate",),
+    "trainers/hugging_face.py": ("transformers", "accelerate"),
+    "trainers/lightning_module.py": ("lightning",),
+}
+MAY_ABORT = "accelerate_before.py"  # now and then, in accelerate, as the interpreter ends
+# Trainers import torchvision where it is; PyPI's, linked to CUDA, needs help beside a CPU's torch.
 BESIDE_ANY_TORCH = """
 from contextlib import suppress
 from hpc_localsgd.tasks.torchvision_import import import_torchvision
@@ -24,9 +31,9 @@ with suppress(ImportError):
 """
 
 
-def reached(text: str, before: str = "", what: str = "accuracy") -> float:
+def reached(text: str, what: str = "accuracy") -> float:
     """The number that a script printed at its end."""
-    found = re.search(rf"{before}test {what} of the \S+(?: model)?: (\d\.\d+)", text)
+    found = re.search(rf"test {what}(?: of the \S+(?: model)?)?: (\d\.\d+)", text)
     assert found, text
     return float(found[1])
 
@@ -37,48 +44,41 @@ def job() -> Iterator[Job]:
 
     They have the variables of `torchrun`.
     """
-    trainers = [f"trainers/{name}.py" for name in TRAINERS if not missing(name)]
-    scripts = [str(FOLDER / script) for script in (*SCRIPTS, *trainers)]
+    scripts = [str(FOLDER / script) for script in SCRIPTS if not missing(script)]
     words = ["--first", BESIDE_ANY_TORCH, *" + ".join(scripts).split()]
     with started(behind_tests(forked(2)), words) as job:
         yield job
 
 
-def missing(name: str) -> list[str]:
-    """What is not installed that a script with a trainer needs."""
-    return [each for each in TRAINERS[name] if not importlib.util.find_spec(each)]
-
-
-def said_by(job: Job, script: str) -> str:
-    """What the ranks of a script said, when all of them have ended well."""
-    job.until(lambda: f"{script} ended: " in job.stdout.read_text(), 100, f"{script} has ended")
-    so_far = job.stdout.read_text()
-    assert f"{script} ended: [0, 0]" in so_far, so_far + job.stderr.read_text()
-    return re.split(r"\S+\.py ended: .*\n", so_far.partition(f"{script} ended: ")[0])[-1]
+def missing(script: str) -> list[str]:
+    """What a script needs that is not installed."""
+    return [each for each in SCRIPTS[script] if not importlib.util.find_spec(each)]
 
 
 @pytest.mark.launched
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_of_two_workers(script: str, job: Job) -> None:
-    assert reached(said_by(job, script)) > 0.8
-
-
-@pytest.mark.launched
-@pytest.mark.parametrize("script", TRAINERS)
-def test_callbacks_of_trainers(script: str, job: Job) -> None:
     if names := missing(script):
         pytest.skip(f"{' and '.join(names)} not installed: `make extras`")
-    said = said_by(job, f"{script}.py")
-    good = reached(said) > 0.8 if script == "lightning_module" else reached(said, what="loss") < 1.0
-    assert good, said
+    name = Path(script).name
+    job.until(lambda: f"{name} ended: " in job.stdout.read_text(), 100, f"{name} has ended")
+    before, _, after = job.stdout.read_text().partition(f"{name} ended: ")
+    said = re.split(r"\S+\.py ended: .*\n", before)[-1]
+    if name != MAY_ABORT:
+        assert after.startswith("[0, 0]"), said + job.stderr.read_text()
+    if name == "hugging_face.py":
+        assert reached(said, "loss") < 1.0
+    else:
+        assert reached(said) > (0.85 if "migrating" in script else 0.8)
 
 
 @pytest.mark.launched
-def test_the_ranks_of_all_scripts_end_well(job: Job) -> None:
-    job.wait().succeeded()
+def test_nothing_else_runs(job: Job) -> None:
+    ended = re.findall(r"(\S+\.py) ended", job.wait().stdout)
+    assert ended == [Path(script).name for script in SCRIPTS if not missing(script)]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", OURS)
 def test_scripts_of_one_worker(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(FOLDER / script), run_name="__main__")
     assert reached(capsys.readouterr().out) > 0.8
