@@ -7,10 +7,12 @@ import re
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from hpc_localsgd.commands.configuration.config import Config, parse
+from hpc_localsgd.commands.configuration import config
+from hpc_localsgd.commands.configuration.run_parser import KeptParser
 from hpc_localsgd.commands.plan import command
 from hpc_localsgd.commands.smoke import STEPS, shortened, smaller
 from hpc_localsgd.engine.launch import detect
@@ -28,13 +30,23 @@ def recipe(name: str) -> Path:
 
 
 @cache
-def parsed(path: Path) -> Config:
-    return parse(["--config", str(path)]).config
+def parser() -> KeptParser:
+    return KeptParser(command.parser())
+
+
+@cache
+def resolved(path: Path) -> config.Resolved:
+    return config.resolve(parser().as_made(), ["--config", str(path), "--json"])
+
+
+def parsed(path: Path) -> config.Config:
+    return resolved(path).config
 
 
 @cache  # of a large net it takes seconds
 def plan(path: Path) -> Any:
-    return json.loads(command.plan(["--config", str(path), "--json"], detect({})))
+    with patch.object(config, "resolve", lambda *_: resolved(path)):
+        return json.loads(command.plan(["--config", str(path), "--json"], detect({})))
 
 
 @every_recipe

@@ -212,5 +212,6 @@ def _numbers(state: Any, K: int) -> float:
     if isinstance(state, dict):
         return sum(_numbers(value, K) for value in state.values())
     if isinstance(state, list | tuple):
-        return sum(_numbers(value, K) for value in state)
+        # The lengths of a model's hundreds of tensors are looked through at every round.
+        return sum(_numbers(value, K) for value in state if type(value) is not int)
     return 0.0
