@@ -220,7 +220,8 @@ def test_a_run_that_was_not_finished_is_said(
 
 def test_a_program_hears_of_it_at_its_exit_but_not_after_its_own_exception() -> None:
     """Two programs, of which the second is a fork of the first, with its messages in its output."""
-    program = "import os, torch, hpc_localsgd\nif not (second := os.fork()): os.dup2(1, 2)\n"
+    program = "import os, torch, torch._dynamo, hpc_localsgd\n"
+    program += "if not (second := os.fork()): os.dup2(1, 2)\n"
     end = "if not second: raise ValueError('mine')"
     program += PROGRAM.format(loop="t < 3 and sync.step()", end=end)
     program += "assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == 1\n"

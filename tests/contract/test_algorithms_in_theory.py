@@ -52,7 +52,7 @@ def test_unequal_data_bias_only_plain_gossip(algorithm: Algorithm, bias: float |
     from small_runs import quadratic
 
     spec = quadratic(h=(1.0, 2.0, 0.5, 1.5, 3.0, 0.7, 1.2, 2.5), c=tuple(range(8)), dim=1)
-    p, _ = go(small_run(spec=spec, K=8, H=1, steps=1500, lr=0.1, algorithm=algorithm))
+    p, _ = go(small_run(spec=spec, K=8, H=1, steps=400, lr=0.1, algorithm=algorithm))
     h, c = (torch.tensor(v, dtype=torch.float64) for v in (spec.h, spec.c))
     optimum = float((h * c).sum() / h.sum())
     error = (p.x[:, 0] - optimum).abs().max()

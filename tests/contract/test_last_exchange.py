@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 from small_runs import Memory, go
-from variants import VARIANTS, name, run_of
+from variants import VARIANTS, built_once, name, run_of
 
 from hpc_localsgd.algorithms.base import Algorithm
 from hpc_localsgd.loop import train
@@ -23,8 +23,8 @@ H, CUT, WHOLE = 2, 6, 10
 def goes_on_as_if_longer(algorithm: Algorithm) -> bool:
     """Compare a run of 10 steps with one of 6 that continues to 10, in every bit."""
     length = every(1) if algorithm.only_single_steps else every(H)
-    whole, _ = go(run_of(algorithm, WHOLE, H=length))
-    run = run_of(algorithm, CUT, H=length)
+    whole, _ = go(run_of(algorithm, WHOLE, H=length, spec=built_once(use="whole")))
+    run = run_of(algorithm, CUT, H=length, spec=built_once(use="cut"))
     p, _ = go(run)
     longer = replace(run, steps=WHOLE)
     p = train(longer, p, Recorder(longer, (), Spread(0), Memory()))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from launching import ROOT
 
 from hpc_localsgd.worlds import gloo_threads
 
@@ -20,7 +21,6 @@ from datetime import timedelta
 from threading import Thread
 import torch
 import torch.distributed as dist
-BEFORE
 store, ranks = dist.HashStore(), {}
 
 def join(rank):
@@ -38,11 +38,12 @@ def spin():
     while time.perf_counter() < end:
         pass
 
-AT_THE_END
 """
-OURS = "import hpc_localsgd.worlds.torch"
 NAMED = """
-from hpc_localsgd.worlds import gloo_threads
+if True:  # not among the imports at the head: the process that forks must not load it
+    import hpc_localsgd.worlds.torch
+from importlib import import_module
+gloo_threads = import_module("hpc_localsgd.worlds.gloo_threads")
 while len(gloo_threads._threads()) != 4:  # two of each group, which name themselves as they begin
     time.sleep(0.01)
 """
@@ -50,24 +51,30 @@ while len(gloo_threads._threads()) != 4:  # two of each group, which name themse
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 
 
-def ends(before: str, at_the_end: str) -> subprocess.CompletedProcess[str]:
-    script = SCRIPT.replace("BEFORE", before).replace("AT_THE_END", at_the_end)
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+SCRIPTS = ("spin()", NAMED + "spin()", NAMED + "atexit.register(spin)")
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """How the scripts ended, each a fork of a process that has imported torch alone."""
+    folder, words = tmp_path_factory.mktemp("ends"), ["1", sys.executable]
+    for i, at_the_end in enumerate(SCRIPTS):
+        (folder / f"{i}.py").write_text(SCRIPT + at_the_end)
+        words += ["+"] * (i > 0) + [str(folder / f"{i}.py")]
+    forked = [sys.executable, str(ROOT / "tests" / "forked_ranks.py"), *words]
+    done = subprocess.run(forked, capture_output=True, text=True, timeout=240, check=False)
+    return done.stdout + done.stderr
+
+
+def test_it_aborts_where_nothing_waits_for_the_threads(ended: str) -> None:
+    assert f"0.py ended: [-{signal.SIGABRT}]" in ended, (
+        f"torch mended it: gloo_threads has lost its object\n{ended}"
     )
 
 
-def test_it_aborts_where_nothing_waits_for_the_threads() -> None:
-    ended = ends("", "spin()")
-    assert ended.returncode == -signal.SIGABRT, "torch mended it: gloo_threads has lost its object"
-
-
-@pytest.mark.parametrize(
-    "last", ["spin()", "atexit.register(spin)"], ids=["in the script", "at its exit"]
-)
-def test_the_threads_are_waited_for(last: str) -> None:
-    ended = ends(OURS, NAMED + last)
-    assert ended.returncode == 0, ended.stderr
+@pytest.mark.parametrize("i", [1, 2], ids=["in the script", "at its exit"])
+def test_the_threads_are_waited_for(i: int, ended: str) -> None:
+    assert f"{i}.py ended: [0]" in ended, ended
 
 
 @pytest.fixture
