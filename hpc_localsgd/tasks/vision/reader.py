@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hpc_localsgd.errors import DataError
 
+FORK_SERVER = "hpc_localsgd.tasks.vision.fork_server"
 TIMEOUT_S = 600.0  # for one batch; a file system that hangs must not hang a job silently
 LOOK_AFTER_S = 5.0  # without a batch, check that no loader process has ended: nothing else would
 _TIMED_OUT = "DataLoader timed out"
@@ -79,15 +80,22 @@ class Result:
 class Reader:
     """Reader of batches on request, which reads ahead while one is used."""
 
-    def __init__(self, read: Callable[[BatchRequest], Result], processes: int, pin: bool) -> None:
+    def __init__(
+        self,
+        read: Callable[[BatchRequest], Result],
+        processes: int,
+        pin: bool,
+        first: str = FORK_SERVER,
+    ) -> None:
         """Prepare to read; processes are started with the first request.
 
         Args:
             read: Reads a batch; is sent to the processes.
             processes: How many; 0 reads in this one, when asked.
             pin: Copy batches into pinned memory.
+            first: Module that is imported once, before the processes are forked.
         """
-        self._read, self._processes, self._pin = read, processes, pin
+        self._read, self._processes, self._pin, self._first = read, processes, pin, first
         self._flying = PER_PROCESS * processes
         self._kept: dict[Hashable, Result] = {}
         self._plan = _Plan(self._kept)
@@ -135,7 +143,7 @@ class Reader:
 
     def _loader(self) -> DataLoader[Any]:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["hpc_localsgd.tasks.vision.fork_server"])
+        context.set_forkserver_preload([self._first])
         return DataLoader(
             _Remote(self._read),
             batch_size=None,

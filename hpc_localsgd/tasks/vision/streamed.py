@@ -16,6 +16,7 @@ from hpc_localsgd.tasks.vision.decoding import Decoder
 from hpc_localsgd.tasks.vision.reader import BatchRequest, Reader, Result
 
 _LOG = logging.getLogger("hpc_localsgd")
+FORK_SERVER_OF_IMAGES = "hpc_localsgd.tasks.vision.fork_server_of_images"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
 
 
@@ -35,7 +36,8 @@ class Streamed(Samples):
         self.classes = len(store.classes)
         self.splits = {split: len(labels) for split, labels in store.labels.items()}
         self.partition = context.partition(self.splits["train"], store.labels["train"])
-        self._reader = Reader(decoder, processes, pin=context.device.type == "cuda")
+        pin = context.device.type == "cuda"
+        self._reader = Reader(decoder, processes, pin, FORK_SERVER_OF_IMAGES)
         self.skipped = [0] * len(context.local_workers) if decoder.skip_corrupt else []
         self._faults = [0] * len(self.skipped)  # of the batches asked for last
         self._named: set[str] = set()

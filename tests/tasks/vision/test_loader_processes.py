@@ -26,6 +26,7 @@ GONE_WITHIN_S = 30
 RANKS = """
 import os, signal, sys
 
+OF_IMAGES = "hpc_localsgd.tasks.vision.fork_server_of_images"
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 def main():  # imports here: every loader imports this file, and has torch from the fork server
@@ -45,7 +46,8 @@ def rank(end):
     signal.alarm(300)  # one that hangs is none that ends
     if end == "signalled from its beginning":
         return from_the_beginning()
-    batches = Reader(blank, processes=2, pin=False)
+    of_images = end == "having decoded images"
+    batches = Reader(decoded if of_images else blank, 2, False, *[OF_IMAGES] * of_images)
     for t in range(2):  # one of each loader, so that both have begun
         batches.get(request(t), map(request, range(t + 1, 99)))
     mine = descendants(os.getpid())
@@ -114,12 +116,16 @@ def blank(request):
         raise KeyError(request.split)
     return Result(request.key, torch.zeros(4), torch.zeros(4), [])
 
+def decoded(request):
+    assert "torchvision.transforms.v2" in sys.modules  # each loader would import it anew
+    return blank(request)
+
 if __name__ == "__main__":
     main()
 """
 
 ENDS = {
-    "normally": 0,
+    "having decoded images": 0,
     "signalled from its beginning": 0,
     "at once, as on request": 85,
     "by SIGKILL": -signal.SIGKILL,
