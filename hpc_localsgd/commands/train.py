@@ -27,6 +27,7 @@ from hpc_localsgd.run.stopping import StopListener, Stopped
 if TYPE_CHECKING:
     from hpc_localsgd.commands.assembly.job import Job
     from hpc_localsgd.commands.configuration.config import Resolved
+    from hpc_localsgd.trajectory import Trajectory
     from hpc_localsgd.worlds.base import World
 
 PROG = "python -m hpc_localsgd.train"
@@ -142,22 +143,31 @@ def nothing_left(out: Path, first: bool) -> Iterator[None]:
 
 
 def _conclude(job: Job, figures: bool) -> None:
-    """Draw the figures and print the closing table, on rank 0."""
+    """Draw the figures and print the closing table, on rank 0.
+
+    Raises:
+        Gone: The record cannot be read.
+    """
     from hpc_localsgd.commands.display import show_conclusion
     from hpc_localsgd.run.final_model import FILE_NAME
     from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
     try:
         trajectory = Trajectory(job.out)
+        drawn = _drawn(trajectory, job.out) if figures else []
+        files = [job.out / name for name in ("trajectory.h5", FILE_NAME)]
+        kept = [file for file in files if file.exists()]
+        show_conclusion(trajectory, job.run, [*kept, *drawn], job.hosts)
     except (TrajectoryError, OSError) as error:
         raise Gone(f"the run is done, but its record cannot be read: {error}") from error
-    drawn = []
-    if figures:
-        from hpc_localsgd.analysis.figures import draw_run
 
-        try:
-            drawn = draw_run(trajectory, job.out)
-        except OSError as error:  # a full disk, say; the run itself is on it
-            complain(f"no figures: {error}", PROG)
-    kept = [job.out / name for name in ("trajectory.h5", FILE_NAME) if (job.out / name).exists()]
-    show_conclusion(trajectory, job.run, [*kept, *drawn], job.hosts)
+
+def _drawn(trajectory: Trajectory, out: Path) -> list[Path]:
+    """Draw the figures of a run; return those that could be written."""
+    from hpc_localsgd.analysis.figures import draw_run
+
+    try:
+        return draw_run(trajectory, out)
+    except OSError as error:  # a full disk, say; the run itself is on it
+        complain(f"no figures: {error}", PROG)
+        return []

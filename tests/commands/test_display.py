@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ from hpc_localsgd.commands.plan.command import main as plan
 from hpc_localsgd.commands.report import main as report
 from hpc_localsgd.commands.rich_text import WIDTH
 from hpc_localsgd.commands.summary import main as summary
+from hpc_localsgd.commands.train import _conclude
+from hpc_localsgd.errors import Gone
 from hpc_localsgd.run.finished_rounds import (
     COMPUTE_S,
     EXCHANGE_S,
@@ -38,7 +41,7 @@ from hpc_localsgd.run.finished_rounds import (
     STEPS_OF_ROUNDS,
 )
 from hpc_localsgd.train import main as train
-from hpc_localsgd.trajectory import Trajectory
+from hpc_localsgd.trajectory import Trajectory, TrajectoryError
 
 
 def test_a_run_and_its_plan_say_with_what_optimiser_and_rate(
@@ -259,3 +262,19 @@ def test_the_closing_table_says_what_to_type_next(
         show_conclusion(synthetic(Path(folder)), small_run(steps=2), [])
         *_, said = capsys.readouterr().out.splitlines()
         assert re.fullmatch(f"next  +{typed} -m hpc_localsgd report '{folder}'", said), said
+
+
+@pytest.mark.parametrize("figures", [True, False])
+def test_a_record_that_turns_out_damaged_when_a_run_is_done_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: bool
+) -> None:
+    """It opens, and what the figures or the table look up in it first cannot be read."""
+    synthetic(tmp_path)
+
+    def names(_: Trajectory) -> list[str]:
+        raise TrajectoryError("trajectory.h5: damaged")
+
+    monkeypatch.setattr(Trajectory, "names", names)
+    job: Any = SimpleNamespace(out=tmp_path, run=small_run(), hosts=[])
+    with pytest.raises(Gone, match=r"the run is done, but its record cannot be read: .* damaged"):
+        _conclude(job, figures)
