@@ -10,7 +10,8 @@ from pathlib import Path
 import hpc_localsgd
 
 STAR = """
-import sys
+import gc, sys
+gc.disable()  # what is imported stays
 import hpc_localsgd
 assert not {"torch", "numpy"} & set(sys.modules)
 before = set(globals())
