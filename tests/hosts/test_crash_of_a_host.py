@@ -81,6 +81,7 @@ def in_slurm(slurm: SlurmOfHosts, hurry: Path, tmp_path_factory: pytest.TempPath
         WORKERS="3",
         ANSWER="10",
         TASKS_PER_NODE="1",
+        ONCE=str(tmp_path_factory.mktemp("once")),  # it makes again what was made of the round
         **variables,
     )
     train_together(it, it.submitted)

@@ -20,6 +20,17 @@ if "pytest" not in sys.modules:  # in ranks: tests that run it themselves keep w
     )
 
 
+def made_before(workers: Sequence[int], t: int) -> bool:
+    """Note that workers make a step; whether one of them has, in an earlier start of the run."""
+    if not (folder := os.environ.get("ONCE", "")):
+        return False
+    notes = [Path(folder) / f"{worker}-{t}" for worker in workers]
+    found = any(note.exists() for note in notes)
+    for note in notes:
+        note.touch()
+    return found
+
+
 @dataclass(frozen=True)
 class slow_digits(digits):
     """The digits.
@@ -27,7 +38,8 @@ class slow_digits(digits):
     A run that is to be stopped in its middle says when it is there, and is not over before: with
     ARRIVES="STEP FOLDER" in the environment each worker makes a file of its number in the folder in
     that step, and takes so many seconds as SLOW_S says for each one from there on. All that ends
-    when the file is there that HURRY (a variable) names.
+    when the file is there that HURRY (a variable) names. Where ONCE names a folder for notes,
+    steps are quick by which workers catch up in their round with one that is at its end.
 
     Attributes:
         step_s: Least seconds of a step.
@@ -48,7 +60,7 @@ class slow_digits(digits):
             if folder and t == int(at):
                 for worker in workers:
                     (Path(folder) / str(worker)).touch()
-            if not os.path.exists(os.environ.get("HURRY", "")):
+            if not (os.path.exists(os.environ.get("HURRY", "")) or made_before(workers, t)):
                 arrived = bool(folder) and t >= int(at)
                 time.sleep(self.step_s + arrived * float(os.environ.get("SLOW_S", 0)))
             if t == self.at and self.late in workers:
