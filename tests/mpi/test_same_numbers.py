@@ -135,6 +135,12 @@ def elsewhere(request: pytest.FixtureRequest, launched: Launched) -> dict[str, T
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
+def test_one_process_runs_to_the_end(simulated: dict[str, Trajectory], dtype: str) -> None:
+    assert simulated[dtype].status == "complete"
+    assert simulated[dtype].snapshot_steps.tolist() == [0, 30, 60]
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
 def test_the_parameters_agree(
     simulated: dict[str, Trajectory], elsewhere: dict[str, Trajectory], dtype: str
 ) -> None:
