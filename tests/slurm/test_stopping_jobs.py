@@ -78,20 +78,28 @@ class Stopped:
         self._starts: dict[str, int] = {}  # which of a job comes next, once it is stopped
         self._back: set[str] = set()
 
+    def stop(self, name: str) -> Submitted:
+        """Wait until a job has come to step AT, and stop it."""
+        job = self._submitted(name)
+        until(lambda: self._look(name), PATIENCE_S, "the job is stopped")
+        return job
+
     def back(self, name: str) -> Submitted:
-        """Wait until a job is stopped and in the queue again, and start it."""
-        names = list(VARIANTS)
-        for each in names[: names.index(name) + 2]:  # the next one starts its ranks meanwhile
-            if each not in self._jobs:
-                self._jobs[each] = self._submit(each)
-        job = self._jobs[name]
+        """Wait until it is in the queue again, and start it."""
+        job = self.stop(name)
+        for following in [*VARIANTS][[*VARIANTS].index(name) + 1 :][:1]:
+            self._submitted(following)  # its ranks start meanwhile
         if name not in self._back:
-            until(lambda: self._look(name), PATIENCE_S, "the job is stopped")
             self._cluster.wait_for_requeue(job.number, self._starts[name])
             self._hurry(name).touch()
             self._cluster.start_requeued(job.number, times=self._starts[name])
             self._back.add(name)
         return job
+
+    def _submitted(self, name: str) -> Submitted:
+        if name not in self._jobs:
+            self._jobs[name] = self._submit(name)
+        return self._jobs[name]
 
     def _submit(self, name: str) -> Submitted:
         variant = VARIANTS[name]
@@ -145,13 +153,24 @@ def stop(job: Submitted, variant: Variant) -> bool:
     return True
 
 
+@pytest.mark.parametrize("then", ["is stopped", "goes back into the queue"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_job_that_is_stopped_in_mid_run_goes_back_into_the_queue(
-    name: str, stopped: Stopped
+def test_a_job_in_mid_run(
+    name: str, then: str, stopped: Stopped, request: pytest.FixtureRequest
 ) -> None:
+    """The first of the two waits for its ranks, the second for its end."""
+    if name == [*VARIANTS][-1]:
+        request.getfixturevalue("uninterrupted")  # is submitted beside the last
+    if then == "is stopped":
+        stopped.stop(name)
+        return
     said = stopped.back(name).said.read_text()
     how = "stopped on request" if VARIANTS[name].stopped_by == "USR2" else "failed with status"
     assert how in said and "back into the queue" in said, said[-3000:]
+
+
+def test_the_same_runs_complete_without_a_stop(uninterrupted: Submitted) -> None:
+    uninterrupted.completed()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
