@@ -101,8 +101,10 @@ def as_if_it_were_whole(mesh: DeviceMesh, cases: list[tuple[str, str, dict[str, 
                 assert one.loss(0).isfinite()
         for side in (one, other):
             side.train(range(T - 1, T))  # with one's own again
-            side.sync.finish()
         try:
+            close(whole(one.model), whole(other.model))  # this worker's
+            for side in (one, other):
+                side.sync.finish()
             close(whole(one.model), whole(other.model))
             same_everywhere(whole(one.model))
             assert one.sync._run.place.s == other.sync._run.place.s
