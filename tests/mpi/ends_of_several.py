@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,5 +36,5 @@ def commands(folder: Path, words: Mapping[str, Sequence[str]]) -> list[str]:
 
 def statuses(said: str, folder: Path, name: str) -> list[int]:
     """With what the ranks have ended one of several commands, in any order."""
-    line = f"{folder / name}.words: ended with status "
-    return [int(rest.split()[0]) for rest in said.split(line)[1:]]
+    line = re.escape(f"{folder / name}.words: ended with status ")
+    return [int(status) for status in re.findall(line + r"(\d+)\n", said)]
