@@ -98,12 +98,18 @@ class Cluster(Daemons):
         """
         with self._lock:
             if number not in self._queue or time.monotonic() > self._asked + ASKED_EVERY_S:
-                form = "JobArrayID:30,State:30,RestartCnt:30"
-                said = self.command("squeue", "-h", "-r", "-t", "all", "-O", form)
-                rows = [line.split() for line in said.splitlines()]
-                self._queue = {job: (state, int(times)) for job, state, times in rows}
-                self._asked = time.monotonic()
+                until(self._answered, 60, "squeue answers")  # a busy Slurm may not, now and then
             return self._queue[number]
+
+    def _answered(self) -> bool:
+        """Ask for all jobs; whether there was an answer."""
+        form = "JobArrayID:30,State:30,RestartCnt:30"
+        said = self.command("squeue", "-h", "-r", "-t", "all", "-O", form, check=False)
+        rows = [line.split() for line in said.splitlines()]
+        if rows:
+            self._queue = {job: (state, int(times)) for job, state, times in rows}
+            self._asked = time.monotonic()
+        return bool(rows)
 
     def start_requeued(self, *numbers: str, times: int = 1) -> None:
         """Start jobs requeued the so manyth time now; Slurm itself would wait for two minutes."""

@@ -77,16 +77,20 @@ class Jobs:
         made: All of them.
         run: Those that have not ended.
         cut: Puts the cable of b back.
+        moment: Puts that of c back.
+        waited_at: Step in which the ranks of a and c waited for each other.
     """
 
     made: dict[str, Ranks]
     run: dict[str, Job] = field(default_factory=dict)
     cut: ExitStack = field(default_factory=ExitStack)
+    moment: ExitStack = field(default_factory=ExitStack)
+    waited_at: int = 0
 
 
 @pytest.fixture(scope="module")
-def all_step(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
-    """All train."""
+def begun(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """All have been started."""
     soon = f"--watchdog={WATCHDOG_S} s"
     made = {
         "mpi": Ranks(by_mpirun, ("--world=mpi", soon)),
@@ -103,24 +107,30 @@ def all_step(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 launcher = [*hosts["a"].on, *one.launcher(one.other)]
                 given = [*TRAIN, *LONG, *one.options, f"--out={one.out}"]
                 its.run[name] = stack.enter_context(started(launcher, given))
-        until(
-            lambda: all(stepping(its.run[name], made[name].out) for name in made), 120, "all step"
-        )
-        with its.cut:
+        with its.cut, its.moment:
             yield its
 
 
 @pytest.fixture(scope="module")
-def back_again(all_step: Jobs, hosts: Hosts) -> Jobs:
-    """The cable of b is out, and that of c was, for a moment."""
-    its, out = all_step, all_step.made["goes on"].out
-    its.cut.enter_context(hosts.cut("b"))
-    with hosts.cut("c"):
-        waited_at = waiting(its.run["goes on"], out)
-    until(lambda: min(steps_of_ranks(out), default=0) > waited_at, 90, "two go on")
+def pulled(begun: Jobs, hosts: Hosts) -> Jobs:
+    """The cables of b and of c are out."""
+    for name in begun.made:
+        step(begun, name)
+    begun.cut.enter_context(hosts.cut("b"))
+    begun.moment.enter_context(hosts.cut("c"))
+    begun.waited_at = waiting(begun.run["goes on"], begun.made["goes on"].out)
+    return begun
+
+
+@pytest.fixture(scope="module")
+def back_again(pulled: Jobs) -> Jobs:
+    """That of c is back."""
+    out = pulled.made["goes on"].out
+    pulled.moment.close()
+    until(lambda: min(steps_of_ranks(out), default=0) > pulled.waited_at, 90, "two go on")
     (out / "STOP").touch()
-    its.made["goes on"].ended = its.run.pop("goes on").wait()
-    return its
+    pulled.made["goes on"].ended = pulled.run.pop("goes on").wait()
+    return pulled
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +153,11 @@ def end_as_told(job: Job) -> None:
     assert told and int(told[1]) == job.process.pid, job.stderr.read_text()
     os.kill(int(told[1]), signal.SIGKILL)
     job.process.wait(patient(BOUND_S))
+
+
+def step(its: Jobs, name: str) -> None:
+    """Wait until one of the jobs trains."""
+    until(lambda: stepping(its.run[name], its.made[name].out), 120, f"{name} steps")
 
 
 def stepping(job: Job, out: Path) -> bool:
@@ -170,8 +185,14 @@ def waiting(job: Job, out: Path) -> int:
     return max(steps_of_ranks(out))
 
 
-def test_ranks_on_two_hosts_train(all_step: Jobs) -> None:
-    assert all(stepping(job, all_step.made[name].out) for name, job in all_step.run.items())
+@pytest.mark.parametrize("name", ["mpi", "horovod", "gloo", "goes on"])
+def test_ranks_on_two_hosts_train(begun: Jobs, name: str) -> None:
+    step(begun, name)
+
+
+def test_ranks_wait_for_each_other_while_a_cable_is_out(pulled: Jobs) -> None:
+    """In one step, and are not ended by a watchdog of an hour."""
+    assert pulled.waited_at > 0 and pulled.run["goes on"].process.poll() is None
 
 
 def test_a_run_goes_on_when_its_cable_is_put_back(back_again: Jobs) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import users_models
-from launching import horovodrun, mpirun, run
 
 from hpc_localsgd.algorithms.slowmo import SlowMo
 from hpc_localsgd.commands.configuration.config import choices
@@ -29,7 +28,6 @@ from hpc_localsgd.worlds.placement import Placement
 from hpc_localsgd.worlds.simulated import Simulated
 
 HERE = str(Path(__file__).parent)
-VERIFY = ("-m", "hpc_localsgd", "verify")
 MODELS = "users_models"
 VMAP = "two workers at once (vmap) = one after the other"
 
@@ -71,15 +69,6 @@ def test_alone_every_row_is_ok(verified: Callable[..., dict[str, Any]]) -> None:
     assert all(row["number"] is not None for row in rows.values())
     assert found["workers"] == 4
     assert 0 < rows["local_sgd, top_k of all, sent as float32"]["number"] < 1e-6
-
-
-@pytest.mark.launched
-@pytest.mark.parametrize("launcher", [lambda: mpirun(2), lambda: horovodrun(2)])
-def test_launched_every_row_is_ok(launcher: Callable[[], Sequence[str]]) -> None:
-    done = run(launcher(), VERIFY).succeeded()
-    assert "failed" not in done.stdout
-    assert "2 x 2 workers" in done.stdout
-    assert done.stdout.count("all ok") == 1  # one rank speaks
 
 
 def test_a_wrong_algorithm_and_samples_used_twice_fail_their_rows(
