@@ -9,7 +9,8 @@ from typing import Any
 MOST_BYTES = 1 << 17  # PyYAML reads about as much in a second
 MOST_VALUES = 20_000  # of a configuration, aliases written out; one of a run has about a hundred
 _DEEPEST = 50
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
+_WORD = r"[A-Za-z0-9_/][A-Za-z0-9_./%]*"
+_WORDS = re.compile(rf"{_WORD}(?: {_WORD})*")
 
 
 def readable(text: str, keep: str = "") -> str:
@@ -31,9 +32,12 @@ def _escaped(c: str) -> str:
     return c.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def is_word(text: str) -> bool:
-    """Check whether a text is, in YAML too, one scalar of no more than letters, digits and dots."""
-    return len(text) <= MOST_BYTES and _WORD.fullmatch(text) is not None
+def is_plain(text: str) -> bool:
+    """Check whether a text is one scalar in YAML, without reading it as YAML, which takes longer.
+
+    So it is where it has no more than letters, digits, ``_``, ``.``, ``/``, ``%`` and blanks.
+    """
+    return len(text) <= MOST_BYTES and _WORDS.fullmatch(text) is not None
 
 
 def load_yaml(text: str, loader: Any = None) -> Any:
@@ -65,7 +69,7 @@ def check_yaml(text: str) -> None:
     """
     import yaml
 
-    if is_word(text):
+    if is_plain(text):
         return
     if len(text) > MOST_BYTES:
         raise yaml.YAMLError(f"{len(text):,} characters are too many for a configuration")

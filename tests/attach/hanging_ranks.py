@@ -17,7 +17,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 from hpc_localsgd.environment import garbage
 
-with garbage.paused():  # a quarter of a rank's start
+if __name__ == "__main__":
+    garbage.leave_at_exit()
+with garbage.importing():  # a third of a rank's start
     import torch
 
 from torch import nn
@@ -115,5 +117,4 @@ def main(kind: str, *rows: str) -> None:
 
 
 if __name__ == "__main__":
-    garbage.leave_at_exit()
     main(*sys.argv[1:])

@@ -19,7 +19,7 @@ from hpc_localsgd.errors import ConfigurationError
 from hpc_localsgd.schedules.duration import Units
 from hpc_localsgd.schedules.local_steps import every
 from hpc_localsgd.schedules.rates import constant, cosine, multi_step
-from hpc_localsgd.trajectory.safe_text import is_word
+from hpc_localsgd.trajectory.safe_text import is_plain
 
 UNITS = Units(10, 10, 1000)
 TOP = {"task", "algorithm", "gradient", "schedule", "rate"}
@@ -187,11 +187,18 @@ def test_a_number_is_what_it_looks_like(text: str, value: float, file: Any) -> N
     assert "wants a number, got 1:30.5" in refusal("--rate.lr=1:30.5")
 
 
-@pytest.mark.parametrize("text", ["a", "0.1", "1_0", "_", "a.b.", "1.2.3", "0x1F", "true", "e1"])
-def test_a_word_is_what_yaml_makes_of_it(text: str) -> None:
-    assert is_word(text) and yaml.load(text, Loader=AsTyped) == load(text) == text  # noqa: S506
-    assert not any(is_word(odd + text) for odd in (".", "-", "%", "&", "!", "é", " ", "\x07"))
-    assert not any(is_word(text + odd) for odd in (":", "\n", " ", ",", "]", "#", "é", "\x07"))
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a", "0.1", "1_0", "_", "a.b.", "1.2.3", "0x1F", "true", "e1"),
+        *("5%", "a%b.", "/a", "a/b/", "10 minutes", "a b/c 5%"),
+    ],
+)
+def test_a_plain_text_is_what_yaml_makes_of_it(text: str) -> None:
+    assert is_plain(text) and yaml.load(text, Loader=AsTyped) == load(text) == text  # noqa: S506
+    assert not any(is_plain(odd + text) for odd in (".", "-", "%", "&", "!", "é", " ", "\x07"))
+    assert not any(is_plain(text + odd) for odd in (":", "\n", " ", ",", "]", "#", "é", "\x07"))
+    assert not any(is_plain(f"a{odd}{text}") for odd in ("  ", " .", " %", " #", ": ", "\n", "\t"))
 
 
 @pytest.mark.parametrize("text", ["no", "on", "2026-01-01", "010", "10:00", "1e3", "null", "0x1F"])

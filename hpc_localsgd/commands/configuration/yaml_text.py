@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from jsonargparse._loaders_dumpers import get_yaml_default_loader  # no public name
 
-from hpc_localsgd.trajectory.safe_text import is_word
+from hpc_localsgd.trajectory.safe_text import is_plain
 
 MOST_ALIASES = 16
 _TAG = "tag:yaml.org,2002:"
@@ -74,7 +74,7 @@ def load(text: str) -> Any:
     """
     if _own.get():
         return yaml.safe_load(text)
-    if is_word(text):
+    if is_plain(text):
         return text
     try:
         return yaml.load(text, Loader=AsTyped)  # noqa: S506, a safe loader
