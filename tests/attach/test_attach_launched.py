@@ -1,7 +1,7 @@
 """`attach` on real ranks, many claims to a start; and the scripts of the docs.
 
 One start under Horovod's launcher, whose ranks run all scripts one after another, and one of ranks
-with torchrun's variables.
+with torchrun's variables. Torchrun itself starts a few lines.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from attached_ranks import CLAIMS, OF_TORCH
-from launching import ROOT, Job, behind_tests, forked, horovodrun, started
+from launching import ROOT, Job, behind_tests, forked, horovodrun, run, started, torchrun
 
 pytestmark = pytest.mark.launched
 
@@ -27,6 +27,27 @@ FIRST = f"""
 import sys
 sys.path[:0] = {[str(HERE), str(ROOT / "tests")]}
 import saved_by_dcp, torch._dynamo.backends.debugging
+"""
+# One weight, to which the ranks have slopes of 1 and 2.
+FEW_LINES = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import torch.distributed
+from without_compiler import leave_the_compiler_out
+import hpc_localsgd
+leave_the_compiler_out()
+torch.distributed.init_process_group("gloo")
+model = torch.nn.Linear(1, 1, bias=False)
+torch.nn.init.zeros_(model.weight)
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+sync = hpc_localsgd.attach(model, optimizer, schedule=hpc_localsgd.every(2), steps=2)
+for _ in range(2):
+    optimizer.zero_grad()
+    model(torch.ones(1, 1) * (torch.distributed.get_rank() + 1)).sum().backward()
+    optimizer.step()
+    sync.step()
+print(f"in {{sync.world!r}}: {{model.weight.item()}}", flush=True)
+torch.distributed.destroy_process_group()
 """
 # Launcher -> the worlds in which the claims must hold, and the scripts behind them.
 LAUNCHES: dict[Launcher, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -83,6 +104,11 @@ def test_the_scripts_of_the_docs_run(
         running.wait().succeeded()
     found = re.findall(sought, said(running))
     assert len(found) == 1 and float(found[0]) > 0.85, said(running)[-3000:]
+
+
+def test_ranks_that_torchrun_itself_starts_get_their_mean() -> None:
+    found = run(torchrun(2), ["-c", FEW_LINES], timeout_s=100).succeeded().stdout
+    assert re.findall(r"in torch\(2 .*: (\S+)\n", found) == ["-3.0"] * 2, found
 
 
 def said(job: Job) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launching import ROOT, Job, behind_tests, forked, run, started, torchrun
+from launching import ROOT, Job, behind_tests, forked, started
 
 FOLDER = ROOT / "examples"
 OURS = ("torchrun.py", "whole_loop.py")
 # Script of two workers -> what must be installed.
 SCRIPTS: dict[str, tuple[str, ...]] = {
-    "whole_loop.py": (),
+    **dict.fromkeys(OURS, ()),
     "migrating/accelerate_before.py": ("accelerate",),
     "migrating/accelerate_after.py": ("accelerate",),
     "trainers/hugging_face.py": ("transformers", "accelerate"),
@@ -40,7 +40,7 @@ def reached(text: str, what: str = "accuracy") -> float:
 
 @pytest.fixture(scope="module")
 def job() -> Iterator[Job]:
-    """All these scripts on two ranks each, one after another, forked from one process.
+    """All scripts on two ranks each, one after another, forked from one process.
 
     They have the variables of `torchrun`.
     """
@@ -76,13 +76,6 @@ def test_scripts_of_two_workers(script: str, job: Job) -> None:
 def test_nothing_else_runs(job: Job) -> None:
     ended = re.findall(r"(\S+\.py) ended", job.wait().stdout)
     assert ended == [Path(script).name for script in SCRIPTS if not missing(script)]
-
-
-@pytest.mark.launched
-def test_the_script_of_torchrun() -> None:
-    """`attach` in a loop that this launcher itself has started."""
-    said = run(torchrun(2), [str(FOLDER / "torchrun.py")], timeout_s=100).succeeded().stdout
-    assert reached(said) > 0.8
 
 
 @pytest.mark.parametrize("script", OURS)
