@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import TRAIN, Job, mpirun, started, until
+from launching import TRAIN, Job, Outcome, mpirun, started, until
 from launching import run as launch
 
 from hpc_localsgd.run.checkpoint import shard
@@ -149,11 +149,14 @@ def test_space_that_comes_back_in_time_leaves_no_trace(emptied: tuple[str, Path,
     same(whole, run)
 
 
-def test_a_disk_that_stays_full_costs_what_was_not_on_it_and_no_more(
-    emptied: tuple[str, Path, Path], tmp_path: Path
-) -> None:
-    hurry = tmp_path / "hurry"
-    with small_disk(tmp_path / "disk") as disk:
+@pytest.fixture(scope="module")
+def stayed_full(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[SmallDisk, list[str], list[str], Outcome]]:
+    """A run whose disk was full until its end: the disk, its command, and how it ended."""
+    folder = tmp_path_factory.mktemp("full")
+    hurry = folder / "hurry"
+    with small_disk(folder / "disk") as disk:
         arguments = [*TRAIN, *RUN, SLOW, f"--out={disk.inside / 'run'}"]
         launcher = [*until_told(hurry), *disk.launcher, *mpirun(2)]
         with started(launcher, arguments) as job:
@@ -161,12 +164,26 @@ def test_a_disk_that_stays_full_costs_what_was_not_on_it_and_no_more(
             disk.fill()
             hurry.touch()
             outcome = job.wait()
-        assert outcome.status not in (0, 2, 3), outcome.text
-        assert "Traceback" not in outcome.stderr, outcome.stderr[-3000:]
-        assert "make space" in outcome.stderr, outcome.stderr[-3000:]
-        found = last_complete(disk.outside / "run")
-        assert found is not None and number(found[0]) < STEPS
-        assert (Trajectory(disk.outside / "run").rounds.step_end <= STEPS).all()  # can be read
-        disk.make_space()
-        launch(launcher, arguments).succeeded()
-        same(emptied[2], disk.outside / "run")
+        yield disk, launcher, arguments, outcome
+
+
+def test_a_disk_that_stays_full_costs_what_was_not_on_it_and_no_more(
+    stayed_full: tuple[SmallDisk, list[str], list[str], Outcome],
+) -> None:
+    disk, _, _, outcome = stayed_full
+    assert outcome.status not in (0, 2, 3), outcome.text
+    assert "Traceback" not in outcome.stderr, outcome.stderr[-3000:]
+    assert "make space" in outcome.stderr, outcome.stderr[-3000:]
+    found = last_complete(disk.outside / "run")
+    assert found is not None and number(found[0]) < STEPS
+    assert (Trajectory(disk.outside / "run").rounds.step_end <= STEPS).all()  # can be read
+
+
+def test_the_run_goes_on_when_there_is_space(
+    emptied: tuple[str, Path, Path],
+    stayed_full: tuple[SmallDisk, list[str], list[str], Outcome],
+) -> None:
+    disk, launcher, arguments, _ = stayed_full
+    disk.make_space()
+    launch(launcher, arguments).succeeded()
+    same(emptied[2], disk.outside / "run")
