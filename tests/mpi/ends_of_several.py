@@ -34,6 +34,16 @@ def commands(folder: Path, words: Mapping[str, Sequence[str]]) -> list[str]:
     return [COMMANDS, *map(str, files.values())]
 
 
+def ended(job: Job, folder: Path, name: str, timeout_s: float = 200) -> list[int]:
+    """Wait until two ranks have ended one of several commands; their statuses."""
+
+    def found() -> list[int]:
+        return statuses(job.stderr.read_text(), folder, name)
+
+    job.until(lambda: len(found()) == 2, timeout_s, f"{name} has ended on both ranks")
+    return found()
+
+
 def statuses(said: str, folder: Path, name: str) -> list[int]:
     """With what the ranks have ended one of several commands, in any order."""
     line = re.escape(f"{folder / name}.words: ended with status ")

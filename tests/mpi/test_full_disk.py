@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ends_of_several import SEVERAL
 from launching import TRAIN, Job, Outcome, mpirun, started, until
 from launching import run as launch
 
@@ -109,7 +110,7 @@ def emptied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
         for i, words in enumerate([[SLOW, f"--out={disk.inside / 'run'}"], [f"--out={whole}"]]):
             files.append(folder / f"{i}.options")
             files[-1].write_text("\n".join([*RUN, *words]))
-        given = [str(HERE / "several_runs.py"), *map(str, files)]
+        given = [SEVERAL, *map(str, files)]
         with started([*until_told(hurry), *disk.launcher, *mpirun(2)], given) as job:
             until(lambda: last_complete(disk.outside / "run"), PATIENCE_S, "a checkpoint")
             # Filled again and again: a checkpoint that is thrown away would make room for the next.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ends_of_several import commands, statuses
+from ends_of_several import commands, ended
 from launching import TRAIN, Job, mpirun, started
 from small_tasks import write_folder
 
@@ -76,12 +76,7 @@ def test_ranks_and_loaders_do_not_change_the_numbers(
     one: Trajectory, two: tuple[Path, Job]
 ) -> None:
     images, job = two
-
-    def ended() -> list[int]:
-        return statuses(job.stderr.read_text(), images, "two")
-
-    job.until(lambda: len(ended()) == 2, 100, "the first run has ended")
-    assert ended() == [0, 0]
+    assert ended(job, images, "two", 100) == [0, 0]
     for name in ("train/loss", "eval/test/loss"):
         ranks = Trajectory(images / "two").series(name)
         np.testing.assert_allclose(one.series(name).value, ranks.value, rtol=1e-9)

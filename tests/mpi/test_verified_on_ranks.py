@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ends_of_several import commands, statuses
+from ends_of_several import commands, ended
 from launching import Job, behind_tests, horovodrun, started
 
 WORLDS = ("mpi", "horovod")
@@ -32,9 +32,6 @@ def test_every_row_is_ok(launched: tuple[Path, Job], world: str) -> None:
         said = re.findall(of_worlds, job.stdout.read_text(), re.DOTALL)
         return [result for name, result in said if name == world]
 
-    def ended() -> list[int]:
-        return statuses(job.stderr.read_text(), folder, world)
-
-    job.until(lambda: len(ended()) == 2 and found(), 200, f"it has ended over {world}")
-    assert ended() == [0, 0]
+    assert ended(job, folder, world) == [0, 0]
+    job.until(found, 60, f"what it found over {world} has come through the launcher")
     assert found() == ["all ok"]

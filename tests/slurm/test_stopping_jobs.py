@@ -15,6 +15,7 @@ import pytest
 from cluster import OVER, Cluster
 from launching import ROOT, until
 from slurm_jobs import Submitted, open_mpi_crashed, submit
+from waiting_jobs import MODULES, TWO_RANKS
 
 from hpc_localsgd.run.checkpoint.listing import last_complete
 from hpc_localsgd.trajectory import Trajectory
@@ -24,8 +25,6 @@ RUN = "--task=slow_digits.slow_digits --task.hidden=8 --batch-per-worker=4 --fig
 RUN += f"--steps={STEPS} --rate.warmup=0 --evaluate-every=50% --spread-every=0 "
 RUN += "--snapshot-every=100% --snapshot-workers --task.step-s=0"
 AT, SLOW_S = 75, "1"  # where a run is stopped, from where on it is slow until that is done
-MODULES = f"{ROOT}:{ROOT / 'tests' / 'mpi'}"  # ours, and that of the slow task
-TWO_NODES = "--nodes=2 --ntasks-per-node=1"
 PATIENCE_S = 240
 
 
@@ -65,7 +64,7 @@ def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
     program = f"python {ROOT}/tests/mpi/several_runs.py {' '.join(files)}"
     said = folder / "said"
     wrap = f"srun --mpi=pmix {program}"
-    words = [*TWO_NODES.split(), f"--output={said}", "--wrap", wrap]
+    words = [*TWO_RANKS.split(), f"--output={said}", "--wrap", wrap]
     return Submitted(cluster, cluster.sbatch(*words, PYTHONPATH=MODULES), folder, said)
 
 
@@ -109,7 +108,7 @@ class Stopped:
             "digits_demo",
             self._folder / name.replace(" ", "-"),
             *options(variant),
-            sbatch=TWO_NODES,
+            sbatch=TWO_RANKS,
             LAUNCHER=variant.launcher,
             PYTHONPATH=MODULES,
             ARRIVES=f"{AT} {self._here(name)}",

@@ -63,6 +63,12 @@ def test_loaders_are_the_ranks_share_of_the_cores_whatever_torch_computes_with(
     assert task.samples._reader._processes == loaders
 
 
+def test_loaders_of_images_find_torchvision_imported(intact: Path) -> None:
+    """What that module does for them is in test_loader_processes."""
+    task = built(intact / "images.h5", loaders=1)
+    assert task.samples._reader._first == "hpc_localsgd.tasks.vision.fork_server_of_images"
+
+
 def test_augmentation_can_be_switched(intact: Path) -> None:
     varied, plain, strong = (
         built(intact / "images.h5", **options)

@@ -109,11 +109,13 @@ def request(t, split="train"):
     return BatchRequest(split, np.zeros(0, dtype=int), (t,))
 
 def blank(request):
+    import gc
     import torch
     from hpc_localsgd.tasks.vision.reader import Result
 
     if request.split != "train":
         raise KeyError(request.split)
+    assert gc.get_freeze_count()  # each loader would look through all that was imported
     return Result(request.key, torch.zeros(4), torch.zeros(4), [])
 
 def decoded(request):
